@@ -1,0 +1,9 @@
+"""The errors that reach a user. Each is one sentence or two: what was wrong, where, what to do."""
+
+
+class UserError(Exception):
+    """The user's mistake, told in a sentence; the command line exits with code 2."""
+
+
+class RequirementMissed(Exception):
+    """A stated requirement was measured and missed; the command line exits with code 1."""

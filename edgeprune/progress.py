@@ -1,0 +1,50 @@
+"""Progress of long work, with the time left, on standard error."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+console = Console(stderr=True, highlight=False)
+_LINE_EVERY_SECONDS = 20.0
+
+
+def say(text: str) -> None:
+    """Print one line of progress on standard error."""
+    console.print(text, markup=False)
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Yield `items` under a progress bar; where no person watches, a plain line now and then."""
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield from bar.track(items, total=total, description=what)
+        return
+    started = printed = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done and now - printed > _LINE_EVERY_SECONDS:
+            printed = now
+            left = (now - started) / done * (total - done)
+            say(f"  {what}: {done} of {total}, about {left:.0f} s left")
+        yield item
