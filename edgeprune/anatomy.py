@@ -1,0 +1,376 @@
+"""What a transformer is made of, per family, as data: the one list of families.
+
+A model is described from its configuration and the shapes of its tensors alone, so that a dry run
+or a device can do it without torch. Every other file speaks of blocks, attention and feed-forward
+and never of an architecture's name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from edgeprune.errors import UserError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where one family of architectures keeps its parts; paths are relative to a layer."""
+
+    model_types: tuple[str, ...]
+    kind: Literal["encoder", "decoder"]
+    layers: str
+    query: str
+    key: str
+    value: str
+    output: str
+    up: str
+    down: str
+    attention: str
+    """The module that holds the head counts of `head_attributes`."""
+    head_attributes: Mapping[str, Literal["heads", "width", "groups"]]
+    """Attributes to set when heads leave: head count, heads x head size, or heads per key head."""
+    embeddings: Mapping[str, str]
+    gate: str | None = None
+    attention_norm: str | None = None
+    feed_forward_norm: str | None = None
+    """Norms read by nothing but the query, key and value, or the gate and up projections."""
+    head_bias: tuple[str, str] | None = None
+    """Module and keyword by which a layer receives a bias with one slice per original head."""
+    unread_pooler: str | None = None
+    """A pooler beside the encoder, which no sentence embedding reads."""
+    position_offset: int = 0
+    """Rows of the position table that no token reaches: positions start above the padding id."""
+
+
+_BERT = Family(
+    model_types=("bert", "electra"),
+    kind="encoder",
+    layers="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    up="intermediate.dense",
+    down="output.dense",
+    attention="attention.self",
+    head_attributes={"num_attention_heads": "heads", "all_head_size": "width"},
+    embeddings={
+        "word": "embeddings.word_embeddings",
+        "position": "embeddings.position_embeddings",
+        "token_type": "embeddings.token_type_embeddings",
+    },
+    unread_pooler="pooler",
+)
+
+FAMILIES: tuple[Family, ...] = (
+    _BERT,
+    replace(_BERT, model_types=("roberta", "xlm-roberta"), position_offset=2),
+    Family(
+        model_types=("distilbert",),
+        kind="encoder",
+        layers="transformer.layer",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        output="attention.out_lin",
+        up="ffn.lin1",
+        down="ffn.lin2",
+        attention="attention",
+        head_attributes={"n_heads": "heads", "dim": "width"},
+        embeddings={
+            "word": "embeddings.word_embeddings",
+            "position": "embeddings.position_embeddings",
+        },
+    ),
+    Family(
+        model_types=("mpnet",),
+        kind="encoder",
+        layers="encoder.layer",
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        output="attention.attn.o",
+        up="intermediate.dense",
+        down="output.dense",
+        attention="attention.attn",
+        head_attributes={"num_attention_heads": "heads", "all_head_size": "width"},
+        embeddings={
+            "word": "embeddings.word_embeddings",
+            "position": "embeddings.position_embeddings",
+        },
+        head_bias=("attention", "position_bias"),
+        unread_pooler="pooler",
+        position_offset=2,
+    ),
+    Family(
+        model_types=("llama", "mistral", "qwen2", "qwen3"),
+        kind="decoder",
+        layers="layers",
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        value="self_attn.v_proj",
+        output="self_attn.o_proj",
+        gate="mlp.gate_proj",
+        up="mlp.up_proj",
+        down="mlp.down_proj",
+        attention="self_attn",
+        head_attributes={"num_key_value_groups": "groups"},
+        embeddings={"word": "embed_tokens"},
+        attention_norm="input_layernorm",
+        feed_forward_norm="post_attention_layernorm",
+    ),
+)
+
+_BASE_PREFIXES = ("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet.", "model.")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One layer's attention: full module names of its projections, and its head counts."""
+
+    query: str
+    key: str
+    value: str
+    output: str
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    module: str
+    norm: str | None = None
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that read one key-value head."""
+        return self.num_heads // self.num_key_value_heads
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role, in the order of the data."""
+        return {
+            self.query: "query",
+            self.key: "key",
+            self.value: "value",
+            self.output: "output",
+        }
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """One layer's feed-forward: full module names of its linears, and its channel count."""
+
+    up: str
+    down: str
+    gate: str | None
+    channels: int
+    norm: str | None = None
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role, in the order of the data."""
+        gate = {self.gate: "gate"} if self.gate else {}
+        return {**gate, self.up: "up", self.down: "down"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer layer."""
+
+    index: int
+    name: str
+    attention: Attention
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A whole model: its blocks in order, its embeddings, and the linears outside the blocks."""
+
+    family: Family
+    model_type: str
+    blocks: tuple[Block, ...]
+    embeddings: dict[str, str]
+    head_linears: tuple[str, ...]
+    tied_embeddings: bool
+    hidden_size: int
+    shapes: Mapping[str, Shape] = field(repr=False)
+
+    @property
+    def kind(self) -> Literal["encoder", "decoder"]:
+        """Whether the model reads text at once or writes it token by token."""
+        return self.family.kind
+
+    @property
+    def head(self) -> str | None:
+        """The linear that yields a decoder's logits; None for encoders."""
+        return self.head_linears[-1] if self.kind == "decoder" and self.head_linears else None
+
+    def block_linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear inside the blocks."""
+        linears: dict[str, str] = {}
+        for block in self.blocks:
+            linears |= block.attention.linears() | block.feed_forward.linears()
+        return linears
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear, heads of the model included."""
+        return self.block_linears() | dict.fromkeys(self.head_linears, "head")
+
+    def shape(self, linear: str) -> tuple[int, int]:
+        """(outputs, inputs) of a linear, or (rows, width) of an embedding."""
+        rows, columns = self.shapes[f"{linear}.weight"]
+        return rows, columns
+
+
+def known_model_types() -> list[str]:
+    """Every `model_type` that the list of families describes."""
+    return sorted(name for family in FAMILIES for name in family.model_types)
+
+
+def find_family(model_type: str) -> Family:
+    """The family of a configuration's `model_type`.
+
+    Raises:
+        UserError: no family is known by that name.
+    """
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    raise UserError(
+        f"Models of type {model_type!r} are not known here; "
+        f"these are: {', '.join(known_model_types())}."
+    )
+
+
+def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
+    """Describe a model from its configuration and the shapes of its tensors.
+
+    Args:
+        config: the contents of config.json.
+        shapes: tensor name -> shape, as in a safetensors header or a state dict. Layers may differ
+            in size: every count is read off the shapes.
+
+    Raises:
+        UserError: the family is unknown, or a tensor that it must have is missing.
+    """
+    model_type = str(config.get("model_type", ""))
+    family = find_family(model_type)
+    prefix = _base_prefix(family, shapes)
+    head_dim = config.get("head_dim") or hidden_size(config) // num_heads(config)
+    blocks = []
+    for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
+        layer = f"{prefix}{family.layers}.{index}"
+        blocks.append(
+            Block(
+                index=index,
+                name=layer,
+                attention=_attention(family, layer, shapes, int(head_dim)),
+                feed_forward=FeedForward(
+                    up=f"{layer}.{family.up}",
+                    down=f"{layer}.{family.down}",
+                    gate=f"{layer}.{family.gate}" if family.gate else None,
+                    channels=_shape(shapes, f"{layer}.{family.up}")[0],
+                    norm=f"{layer}.{family.feed_forward_norm}"
+                    if family.feed_forward_norm
+                    else None,
+                ),
+            )
+        )
+    embeddings = {
+        role: prefix + path
+        for role, path in family.embeddings.items()
+        if f"{prefix}{path}.weight" in shapes
+    }
+    tied = bool(config.get("tie_word_embeddings", True)) and family.kind == "decoder"
+    return Anatomy(
+        family=family,
+        model_type=model_type,
+        blocks=tuple(blocks),
+        embeddings=embeddings,
+        head_linears=_head_linears(family, prefix, shapes, tied),
+        tied_embeddings=tied,
+        hidden_size=hidden_size(config),
+        shapes=_with_tied_head(shapes, embeddings, tied),
+    )
+
+
+def num_heads(config: Mapping[str, Any]) -> int:
+    """Attention heads of a layer before anything was cut."""
+    return int(config.get("num_attention_heads") or config["n_heads"])
+
+
+def hidden_size(config: Mapping[str, Any]) -> int:
+    """Width of the residual stream."""
+    return int(config.get("hidden_size") or config["dim"])
+
+
+def max_positions(config: Mapping[str, Any]) -> int:
+    """The longest sequence that the model takes, in tokens."""
+    family = find_family(str(config.get("model_type", "")))
+    return int(config.get("max_position_embeddings", 512)) - family.position_offset
+
+
+def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Attention:
+    query, key = f"{layer}.{family.query}", f"{layer}.{family.key}"
+    return Attention(
+        query=query,
+        key=key,
+        value=f"{layer}.{family.value}",
+        output=f"{layer}.{family.output}",
+        num_heads=_shape(shapes, query)[0] // head_dim,
+        num_key_value_heads=_shape(shapes, key)[0] // head_dim,
+        head_dim=head_dim,
+        module=f"{layer}.{family.attention}",
+        norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
+    )
+
+
+def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
+    try:
+        return shapes[f"{linear}.weight"]
+    except KeyError:
+        raise UserError(
+            f"The model has no tensor {linear}.weight; its files are not a whole model of its type."
+        ) from None
+
+
+def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
+    for prefix in _BASE_PREFIXES:
+        if f"{prefix}{family.layers}.0.{family.query}.weight" in shapes:
+            return prefix
+    raise UserError(
+        f"The model's files hold no layer named {family.layers}.0.{family.query}; "
+        "they are not a whole model of the type that config.json names."
+    )
+
+
+def _count_layers(path: str, shapes: Mapping[str, Shape]) -> int:
+    found = {name[len(path) + 1 :].split(".")[0] for name in shapes if name.startswith(f"{path}.")}
+    return len(found)
+
+
+def _head_linears(
+    family: Family, prefix: str, shapes: Mapping[str, Shape], tied: bool
+) -> tuple[str, ...]:
+    """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
+    inside = f"{prefix}{family.layers}."
+    embeddings = f"{prefix}embeddings."
+    names = [
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if name.endswith(".weight")
+        and len(shape) == 2
+        and not name.startswith((inside, embeddings))
+        and "embed" not in name.split(".")[-2]
+        and "relative_attention_bias" not in name
+    ]
+    if family.kind == "decoder" and tied and "lm_head" not in names:
+        names.append("lm_head")
+    return tuple(names)
+
+
+def _with_tied_head(
+    shapes: Mapping[str, Shape], embeddings: Mapping[str, str], tied: bool
+) -> Mapping[str, Shape]:
+    if not tied or "lm_head.weight" in shapes:
+        return shapes
+    return {**shapes, "lm_head.weight": shapes[f"{embeddings['word']}.weight"]}

@@ -1,0 +1,236 @@
+"""Find a model's files and read what they say of themselves, without torch.
+
+A model is given as a folder, as `package:NAME` (a Python package that carries one), or as an id on
+the Hugging Face hub. Weights come as safetensors or GGUF; pickled weights are refused.
+"""
+
+import importlib.util
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.anatomy import Anatomy, Shape, describe
+from edgeprune.errors import UserError
+
+_MAX_HEADER_BYTES = 100_000_000
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk: where it is, its configuration, and the shapes of its tensors."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    shapes: dict[str, Shape]
+    gguf: Path | None = None
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the model is made of."""
+        return describe(self.config, self.shapes)
+
+    @property
+    def task(self) -> str:
+        """What the model is for, read off its architecture's class."""
+        return task_of(self.config)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the weights."""
+        return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
+
+
+def task_of(config: dict[str, Any]) -> str:
+    """The pipeline task of a configuration, by the ending of its architecture's class."""
+    architecture = (config.get("architectures") or [""])[0]
+    if architecture.endswith("ForSequenceClassification"):
+        return "text-classification"
+    if architecture.endswith("ForCausalLM"):
+        return "text-generation"
+    return "feature-extraction"
+
+
+def open_checkpoint(name: str) -> Checkpoint:
+    """Find a model by folder, `package:NAME` or hub id, and read its configuration and shapes.
+
+    Raises:
+        UserError: there is no such model, its weights are pickled, or its files are damaged.
+    """
+    folder = _locate(name)
+    ggufs = sorted(folder.glob("*.gguf"))
+    config_file = folder / "config.json"
+    if not config_file.exists() and len(ggufs) == 1:
+        config, shapes = _read_gguf(ggufs[0])
+        return Checkpoint(name, folder, config, shapes, gguf=ggufs[0])
+    if not config_file.exists():
+        raise UserError(
+            f"{folder} holds no model: it has no config.json and no single GGUF file. "
+            "Name a folder saved by transformers' save_pretrained."
+        )
+    shapes = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        shapes |= {name: tuple(entry["shape"]) for name, entry in read_header(file).items()}
+    if not shapes:
+        raise UserError(_why_no_weights(folder))
+    return Checkpoint(name, folder, read_json(config_file), shapes)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Read and check the header of a safetensors file: tensor name -> dtype, shape, offsets.
+
+    The format is 8 bytes of little-endian header length, the header as JSON, then the data.
+
+    Raises:
+        UserError: the file is truncated, or its header does not fit its size.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+            raise UserError(f"{file} is not a whole safetensors file; copy it again.")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise UserError(f"{file} has a damaged safetensors header; copy it again.") from None
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if 8 + length + end != size:
+        raise UserError(
+            f"{file} is truncated or has bytes added: its header speaks of {8 + length + end} "
+            f"bytes and it has {size}; copy it again."
+        )
+    return header
+
+
+def tensor_bytes(shape: Shape, dtype: str = "F32") -> int:
+    """Bytes of a tensor in a safetensors file."""
+    count = 1
+    for length in shape:
+        count *= length
+    return count * _DTYPE_BYTES.get(dtype, 4)
+
+
+def _locate(name: str) -> Path:
+    if name.startswith("package:"):
+        return _in_package(name.removeprefix("package:"))
+    folder = Path(name).expanduser()
+    if folder.is_file() and folder.suffix == ".gguf":
+        return folder.parent
+    if folder.is_dir():
+        return folder
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _from_hub(name)
+    raise UserError(
+        f"There is no model {name!r}: give a folder, package:NAME, or a hub id like owner/model."
+    )
+
+
+def _in_package(package: str) -> Path:
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"The package {package!r} is not installed; try: pip install {package}")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    for pattern in ("config.json", "*.gguf"):
+        found = sorted(root.rglob(pattern), key=lambda file: len(file.parts))
+        if found:
+            return found[0].parent
+    raise UserError(f"The package {package!r} carries no config.json and no GGUF file.")
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        raise UserError(
+            f"{name!r} is not a folder here, and fetching it from the hub needs "
+            "pip install 'edgeprune[build]'."
+        ) from None
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{name!r} is no folder here and could not be fetched from the hub: {reason}"
+        ) from None
+
+
+def _why_no_weights(folder: Path) -> str:
+    pickled = [file.name for file in sorted(folder.iterdir()) if file.suffix in _PICKLED]
+    if pickled:
+        return (
+            f"{folder} holds only pickled weights ({pickled[0]}), which can run code when they are "
+            "read and are refused; save the model again with safe_serialization=True."
+        )
+    return f"{folder} has a config.json but no *.safetensors weights."
+
+
+_GGUF_LAYER = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def _read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Shape]]:
+    """Configuration and shapes of a GGUF file, under the names that transformers will give them."""
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise UserError(f"Reading {file.name} needs pip install 'edgeprune[build]'.") from None
+    try:
+        reader = GGUFReader(str(file))
+    except (ValueError, OSError, IndexError) as error:
+        raise UserError(f"{file} is not a whole GGUF file: {error}") from None
+    architecture = str(reader.fields["general.architecture"].contents())
+
+    def number(key: str) -> int:
+        return int(reader.fields[f"{architecture}.{key}"].contents())
+
+    shapes: dict[str, Shape] = {}
+    for tensor in reader.tensors:
+        shape = tuple(int(length) for length in reversed(tensor.shape))
+        parts = tensor.name.split(".")
+        if tensor.name == "token_embd.weight":
+            shapes["model.embed_tokens.weight"] = shape
+        elif tensor.name == "output.weight":
+            shapes["lm_head.weight"] = shape
+        elif parts[0] == "blk" and parts[2] in _GGUF_LAYER:
+            shapes[f"model.layers.{parts[1]}.{_GGUF_LAYER[parts[2]]}.{parts[3]}"] = shape
+    config = {
+        "model_type": architecture,
+        "architectures": ["GGUFForCausalLM"],
+        "hidden_size": number("embedding_length"),
+        "num_attention_heads": number("attention.head_count"),
+        "num_key_value_heads": number("attention.head_count_kv"),
+        "max_position_embeddings": number("context_length"),
+        "tie_word_embeddings": "lm_head.weight" not in shapes,
+    }
+    return config, shapes

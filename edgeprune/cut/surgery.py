@@ -1,0 +1,80 @@
+"""Remove feed-forward channels and attention heads from a model's shapes.
+
+What is left computes what the masked model computed: a channel or head that was multiplied by zero
+added nothing, so taking its rows and columns away changes no output.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from edgeprune.anatomy import Attention, FeedForward
+from edgeprune.errors import UserError
+from edgeprune.models import Model, set_head_attributes
+
+
+def keep_channels(model: Model, layer: int, keep: Sequence[int]) -> None:
+    """Keep only the channels `keep` (present positions) of a layer's feed-forward.
+
+    Raises:
+        UserError: nothing would be left.
+    """
+    part: FeedForward = model.anatomy.blocks[layer].feed_forward
+    index = _index(keep, layer, "feed-forward channel")
+    for name in (part.gate, part.up):
+        if name:
+            _keep_outputs(model.linear(name), index)
+    _keep_inputs(model.linear(part.down), index)
+    model.channels[layer] = [model.channels[layer][position] for position in index.tolist()]
+
+
+def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
+    """Keep only the query heads `keep` (present positions) of a layer's attention.
+
+    Where every query head has a key-value head of its own in an encoder, those leave with it. In a
+    decoder the key-value heads stay, since clients size the cache by the configuration; each of
+    them must keep equally many query heads.
+
+    Raises:
+        UserError: nothing would be left, or the groups would differ in size.
+    """
+    anatomy = model.anatomy
+    part: Attention = anatomy.blocks[layer].attention
+    index = _index(keep, layer, "attention head")
+    rows = (index[:, None] * part.head_dim + torch.arange(part.head_dim)).flatten()
+    _keep_outputs(model.linear(part.query), rows)
+    _keep_inputs(model.linear(part.output), rows)
+    if anatomy.kind == "encoder":
+        _keep_outputs(model.linear(part.key), rows)
+        _keep_outputs(model.linear(part.value), rows)
+    else:
+        per_group = torch.bincount(
+            index // part.heads_per_group, minlength=part.num_key_value_heads
+        )
+        if not bool((per_group == per_group[0]).all()):
+            raise UserError(
+                f"Layer {layer} would keep {per_group.tolist()} query heads per key-value head; "
+                "a decoder must keep equally many for each."
+            )
+    model.heads[layer] = [model.heads[layer][position] for position in index.tolist()]
+    set_head_attributes(model)
+
+
+def _index(keep: Sequence[int], layer: int, what: str) -> torch.Tensor:
+    index = torch.as_tensor(sorted(keep), dtype=torch.long)
+    if not len(index):
+        raise UserError(f"Layer {layer} would be left without a single {what}; ask for less.")
+    return index
+
+
+def _keep_outputs(linear: nn.Linear, index: torch.Tensor) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[index].clone())
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[index].clone())
+    linear.out_features = len(index)
+
+
+def _keep_inputs(linear: nn.Linear, index: torch.Tensor) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:, index].clone())
+    linear.in_features = len(index)

@@ -1,0 +1,246 @@
+"""Load and save torch models, whose layers may differ in size."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edgeprune.anatomy import Anatomy, describe, find_family, max_positions
+from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json, task_of
+from edgeprune.errors import UserError
+
+SIZES = "sizes.json"
+MASKS = "masks.safetensors"
+_ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/config.json")
+_NOT_ASSETS = ("model.safetensors.index.json", SIZES)
+
+
+@dataclass
+class Model:
+    """A torch model in float32, in evaluation mode, with what it is made of.
+
+    `heads` names, per layer, which of the original heads are left, in order; `channels` likewise.
+    """
+
+    module: nn.Module
+    config: dict[str, Any]
+    folder: Path
+    heads: list[list[int]]
+    channels: list[list[int]]
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the model is made of now, read off its tensors."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        return describe(self.config, shapes)
+
+    @property
+    def task(self) -> str:
+        """What the model is for: feature-extraction, text-classification or text-generation."""
+        return task_of(self.config)
+
+    def linear(self, name: str) -> nn.Linear:
+        """A linear by its full module name."""
+        return self.module.get_submodule(name)  # type: ignore[return-value]
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence in tokens that the model and its tokenizer take."""
+        return max_positions(self.config)
+
+
+def import_checkpoint(checkpoint: Checkpoint) -> Model:
+    """Read a model as transformers knows it into float32.
+
+    Raises:
+        UserError: transformers cannot read it, or a weight is not a finite number.
+    """
+    import transformers
+
+    auto = {
+        "feature-extraction": transformers.AutoModel,
+        "text-classification": transformers.AutoModelForSequenceClassification,
+        "text-generation": transformers.AutoModelForCausalLM,
+    }[checkpoint.task]
+    files: dict[str, Any] = (
+        {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {"use_safetensors": True}
+    )
+    try:
+        loaded = auto.from_pretrained(
+            checkpoint.folder, dtype=torch.float32, trust_remote_code=False, **files
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"{checkpoint.name} could not be read: {reason}") from error
+    config = json.loads(loaded.config.to_json_string(use_diff=False))
+    config["architectures"] = [type(loaded).__name__]
+    # A checkpoint that was 4-bit on disk is float32 from here on.
+    config.pop("quantization_config", None)
+    model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.folder)
+    for name, tensor in model.module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
+    return model
+
+
+def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint's tokenizer as tokenizer.json and its settings into `folder`.
+
+    Raises:
+        UserError: the model has no tokenizer that can be written so.
+    """
+    if (checkpoint.folder / "tokenizer.json").exists():
+        copy_assets(checkpoint.folder, folder)
+        return
+    from transformers import AutoTokenizer
+
+    files = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"{checkpoint.name} has no tokenizer that could be read: {error}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{checkpoint.name} has only a tokenizer written in Python; "
+            "save it with a tokenizer.json beside it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    # For a GGUF model this is the whole weight file under another name.
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+
+
+def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None = None) -> None:
+    """Save a model, its tokenizer and what its layers kept, so that `load_model` reads it again.
+
+    Args:
+        masks: kept entries by module name, written beside the weights where given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_assets(model.folder, folder)
+    (folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True))
+    sizes = {"heads": model.heads, "channels": model.channels}
+    (folder / SIZES).write_text(json.dumps(sizes))
+    tied = {model.anatomy.head} if model.anatomy.tied_embeddings else set()
+    tensors = {
+        name: tensor.detach().contiguous()
+        for name, tensor in model.module.state_dict().items()
+        if name.removesuffix(".weight") not in tied
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if masks is not None:
+        save_file({name: mask.contiguous() for name, mask in masks.items()}, folder / MASKS)
+
+
+def load_model(folder: Path) -> Model:
+    """Load what `save_model` wrote: each layer is built in the size that its tensors have.
+
+    Raises:
+        UserError: the folder is not whole.
+    """
+    import transformers
+    from transformers.modeling_utils import no_init_weights
+
+    if not (folder / SIZES).exists():
+        return import_checkpoint(open_checkpoint(str(folder)))
+    config = read_json(folder / "config.json")
+    architecture = getattr(transformers, config["architectures"][0])
+    with no_init_weights():
+        module = architecture(architecture.config_class.from_dict(config))
+    module = _without_unread_pooler(module, config)
+    tensors = load_file(folder / "model.safetensors")
+    anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    for name in anatomy.block_linears():
+        resize(module.get_submodule(name), tensors[f"{name}.weight"].shape)
+    missing, unexpected = module.load_state_dict(tensors, strict=False, assign=True)
+    lacking = [name for name in missing if not name.startswith(str(anatomy.head))]
+    if lacking or unexpected:
+        raise UserError(f"{folder} is not whole: {(lacking or unexpected)[0]} does not fit.")
+    module.tie_weights()
+    sizes = read_json(folder / SIZES)
+    model = Model(module.float().eval(), config, folder, sizes["heads"], sizes["channels"])
+    set_head_attributes(model)
+    return model
+
+
+def load_masks(folder: Path) -> dict[str, torch.Tensor]:
+    """The kept entries that `save_model` wrote, by module name; none where nothing is masked."""
+    return load_file(folder / MASKS) if (folder / MASKS).exists() else {}
+
+
+def resize(linear: nn.Module, shape: tuple[int, ...]) -> None:
+    """Give a linear another (outputs, inputs) shape; its values are left to be filled."""
+    outputs, inputs = shape
+    linear.out_features, linear.in_features = outputs, inputs
+    linear.weight = nn.Parameter(torch.empty(outputs, inputs))
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(torch.empty(outputs))
+
+
+def set_head_attributes(model: Model) -> None:
+    """Make every layer's attention agree with the heads that it has left."""
+    anatomy = model.anatomy
+    for block, heads in zip(anatomy.blocks, model.heads, strict=True):
+        attention = block.attention
+        counts = {
+            "heads": attention.num_heads,
+            "width": attention.num_heads * attention.head_dim,
+            "groups": attention.heads_per_group,
+        }
+        module = model.module.get_submodule(attention.module)
+        for attribute, meaning in anatomy.family.head_attributes.items():
+            setattr(module, attribute, counts[meaning])
+        if anatomy.family.head_bias:
+            path, keyword = anatomy.family.head_bias
+            _select_head_bias(model.module.get_submodule(f"{block.name}.{path}"), keyword, heads)
+
+
+def copy_assets(source: Path, target: Path) -> None:
+    """Copy everything of a model's folder that is not weights: tokenizer, configuration, pooling."""
+    for pattern in _ASSETS:
+        for file in source.glob(pattern):
+            if file.name in _NOT_ASSETS or file.suffix == ".gguf":
+                continue
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if file.resolve() != copy.resolve():
+                shutil.copyfile(file, copy)
+
+
+def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
+    model = Model(module.float().eval(), config, folder, [], [])
+    for block in model.anatomy.blocks:
+        model.heads.append(list(range(block.attention.num_heads)))
+        model.channels.append(list(range(block.feed_forward.channels)))
+    return model
+
+
+def _without_unread_pooler(module: nn.Module, config: dict[str, Any]) -> nn.Module:
+    """Drop the pooler of a sentence encoder, which its embeddings never read."""
+    pooler = find_family(config["model_type"]).unread_pooler
+    if pooler and task_of(config) == "feature-extraction" and hasattr(module, pooler):
+        setattr(module, pooler, None)
+    return module
+
+
+def _select_head_bias(module: nn.Module, keyword: str, heads: list[int]) -> None:
+    """Let a layer see only its kept heads' slices of a bias that all layers share."""
+    selected = hasattr(module, "kept_heads")
+    module.kept_heads = torch.tensor(heads)
+    if selected:
+        return
+
+    def select(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bias = kwargs.get(keyword)
+        if bias is not None and bias.shape[1] != len(layer.kept_heads):
+            kwargs = {**kwargs, keyword: bias.index_select(1, layer.kept_heads)}
+        return args, kwargs
+
+    module.register_forward_pre_hook(select, with_kwargs=True)
