@@ -1,0 +1,129 @@
+"""The asking side of a worker: one process for one contestant."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Any, Self
+
+from edgeprune.bench.contestants import Contestant
+from edgeprune.bench.settings import BenchSettings
+from edgeprune.errors import UserError
+
+_GRACE_SECONDS = 5.0
+
+
+class Process:
+    """A worker process with a contestant loaded. A context: leaving it ends the process."""
+
+    def __init__(
+        self, contestant: Contestant, settings: BenchSettings, cores: list[int] | None
+    ) -> None:
+        """Start it and load the model; `load_seconds` says how long loading took.
+
+        Args:
+            cores: processor cores to stay on; None for all.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        self.contestant = contestant
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
+        self._process = subprocess.Popen(
+            # -P: a file in the user's folder must not stand in for a module.
+            [sys.executable, "-P", "-m", "edgeprune.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            # Ctrl-C reaches the asking process alone, which then ends this one.
+            start_new_session=True,
+        )
+        try:
+            request = {
+                "model": str(contestant.model_path.absolute()),
+                "threads": settings.threads,
+                "cores": cores,
+                "vocabulary": contestant.vocabulary,
+                "config": contestant.cache_config,
+                "disabled_optimizers": list(contestant.disabled_optimizers),
+                "seed": settings.seed,
+            }
+            self.load_seconds = self.ask("load", **request)["seconds"][0]
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, command: str, **request: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer.
+
+        Raises:
+            UserError: the worker failed or died.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": command, **request}).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise UserError(self._death())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise UserError(f"{self.contestant.name} cannot be benchmarked: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process, gently and then not."""
+        try:
+            if self._process.poll() is None:
+                try:
+                    self._process.communicate(b'{"do": "exit"}\n', timeout=_GRACE_SECONDS)
+                except (BrokenPipeError, subprocess.TimeoutExpired):
+                    self._process.kill()
+                    self._process.wait()
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout, self._errors):
+                if pipe is not None and not pipe.closed:
+                    pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:  # nobody waits for a call that is under way
+            self._process.kill()
+        self.close()
+
+    def _death(self) -> str:
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        why = f"signal {-status}" if status < 0 else f"exit code {status}"
+        if status == -9:
+            why += ", perhaps for want of memory"
+        return (
+            f"The process that ran {self.contestant.name} ended with {why}"
+            f"{': ' + said[-1] if said else ''}."
+        )
+
+
+def choose_cores(threads: int) -> list[int] | None:
+    """The cores that all contestants share: as many as there are threads, the last ones, since
+    systems put their own work on the first. None where pinning is impossible or would take all.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[-threads:] if threads < len(allowed) else None

@@ -1,0 +1,82 @@
+"""A benchmark's result as a table for people."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.bench.contestants import SLOW_FUSIONS
+
+_TITLES = {"encoder": "one call", "prompt": "prompt", "decode": "one token decoded"}
+
+
+def bench_table(result: dict[str, Any]) -> RenderableType:
+    """The result of `compare` or `measure`, at 80 columns."""
+    settings, machine = result["settings"], result["machine"]
+    ours, theirs = result["candidate"], result.get("baseline")
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("")
+    if theirs:
+        table.add_column("baseline", justify="right")
+    table.add_column("candidate" if theirs else "measured", justify="right")
+    if theirs:
+        table.add_column("gain", justify="right")
+    for kind, found in result["measures"].items():
+        _add_speed(table, kind, found)
+    rows = (
+        ("model.onnx and its data", "model_bytes", 1e6, "MB"),
+        ("peak memory", "peak_memory_bytes", 1e6, "MB"),
+        ("loading", "load_seconds", 1e-3, "ms"),
+    )
+    for label, key, unit, name in rows:
+        cells = [f"{model[key] / unit:,.1f} {name}" for model in (theirs, ours) if model]
+        gain = [f"{theirs[key] / ours[key]:.2f}x less"] if theirs else []
+        table.add_row(label, *cells, *gain)
+    notes = [f"candidate: {ours['name']}"] if theirs else [ours["name"]]
+    if theirs:
+        notes.append(f"baseline:  {theirs['name']}, {_fusions(theirs)}")
+        notes += [
+            f"{_TITLES[kind]}: the time limit came before the 95 % interval was narrower "
+            f"than {settings['width']:.0%}"
+            for kind, found in result["measures"].items()
+            if not found["settled"]
+        ]
+    load = machine["load_average"]
+    notes.append(
+        f"{machine['processor']}, {machine['logical_cores']} cores"
+        f"{f', load {load[0]:.1f}' if load else ''}, ONNX Runtime {machine['onnxruntime']}"
+    )
+    return Group(
+        Text(_title(result), style="bold"), table, *(Text(note, style="dim") for note in notes)
+    )
+
+
+def _title(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
+    if "encoder" in result["measures"]:
+        return f"batch {settings['batch']}, {settings['tokens']} tokens, {threads}"
+    steps = f", then {settings['decode_steps']} decoded" if "decode" in result["measures"] else ""
+    return f"prompt of {settings['tokens']} tokens{steps}, {threads}"
+
+
+def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
+    models = [found[side] for side in ("baseline", "candidate") if side in found]
+    gain: list[str] = []
+    if ratio := found.get("ratio"):
+        gain = [f"{ratio['value']:.2f}x faster ({ratio['low']:.2f}-{ratio['high']:.2f})"]
+    title = _TITLES[kind]
+    table.add_row(f"{title}, median", *(f"{m['median_ms']:.2f} ms" for m in models), *gain)
+    blank = [""] * len(gain)
+    table.add_row(f"{title}, p95", *(f"{m['p95_ms']:.2f} ms" for m in models), *blank)
+    unit = "texts" if kind == "encoder" else "tokens"
+    rates = (f"{m[f'{unit}_per_second']:,.1f}" for m in models)
+    table.add_row(f"{'' if kind == 'encoder' else kind + ', '}{unit} a second", *rates, *blank)
+
+
+def _fusions(model: dict[str, Any]) -> str:
+    if model["fusions"] == "default fusions":
+        return "with the runtime's default fusions"
+    return f"with {SLOW_FUSIONS[0]} off, which is faster"

@@ -1,0 +1,390 @@
+"""The bundle: a folder that any ONNX client opens, with a manifest that says what is in it.
+
+    my-bundle/
+      onnx/model.onnx  (+ onnx/model.onnx_data)      the graph and, beyond 2 GB, its weights
+      config.json, generation_config.json            the model, as the Hugging Face hub lays it out
+      tokenizer.json, tokenizer_config.json, ...     its tokenizer
+      modules.json, 1_Pooling/config.json            how a sentence encoder pools
+      edgeprune.json                                 the manifest
+
+`Bundle.open` also takes a plain folder (model.onnx or onnx/model.onnx beside tokenizer.json and
+config.json) that has no manifest: then the task is read from the graph's outputs.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import edgeprune
+from edgeprune.errors import UserError
+from edgeprune.runtime.onnx_file import Outline, leaves_folder, read_outline
+
+Task = Literal["feature-extraction", "text-classification", "text-generation"]
+Pooling = Literal["mean", "cls"]
+
+TASKS: tuple[str, ...] = get_args(Task)
+MANIFEST = "edgeprune.json"
+FORMAT_VERSION = 1
+MINIMUM_ONNXRUNTIME = "1.17.0"
+_MODEL_PLACES = ("onnx/model.onnx", "model.onnx")
+# Tokenizers without a stated maximum write a number near 1e30 here.
+_NO_MAXIMUM = 1_000_000
+
+
+class Bundle:
+    """An opened bundle. Make one with `Bundle.open`; nothing heavy is loaded."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a bundle, or a plain folder with an ONNX model, and check that it is whole.
+
+        Sizes and paths are checked here; `verify` reads every byte.
+
+        Raises:
+            UserError: no such folder, no model in it, a missing or truncated file, external data
+                outside the folder, or a manifest of a newer format.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}: name a bundle, the folder build wrote.")
+        manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
+        bundle = cls(folder, manifest)
+        for name, entry in manifest.get("files", {}).items():
+            size = _listed_file(folder, name).stat().st_size
+            if size != entry["bytes"]:
+                raise UserError(
+                    f"{folder / name} is damaged: it has {size:,} bytes and the manifest says "
+                    f"{entry['bytes']:,}; copy or build the bundle again."
+                )
+        bundle.data_paths  # noqa: B018  (finds the model and checks where its data lies)
+        return bundle
+
+    def verify(self) -> None:
+        """Compare every file that the manifest lists with its SHA-256.
+
+        Raises:
+            UserError: a file's content was altered.
+        """
+        for name, entry in self.manifest.get("files", {}).items():
+            if _sha256(_listed_file(self.folder, name)) != entry["sha256"]:
+                raise UserError(
+                    f"{self.folder / name} was altered: its SHA-256 is not the manifest's; "
+                    f"copy or build the bundle again."
+                )
+
+    @cached_property
+    def model_path(self) -> Path:
+        for place in _MODEL_PLACES:
+            if (self.folder / place).is_file():
+                return self.folder / place
+        raise UserError(
+            f"{self.folder} holds no ONNX model: neither {' nor '.join(_MODEL_PLACES)}."
+        )
+
+    @cached_property
+    def outline(self) -> Outline:
+        """Inputs, outputs and operators of the graph."""
+        return read_outline(self.model_path)
+
+    @cached_property
+    def data_paths(self) -> tuple[Path, ...]:
+        """The files that hold the model's external data, if any."""
+        paths = []
+        for location in sorted(self.outline.external_files):
+            path = self.model_path.parent / location
+            if leaves_folder(location) or not _stays_inside(path, self.folder, self.model_path):
+                raise UserError(
+                    f"{self.model_path} wants its data from {location!r}, outside its own folder: "
+                    f"refused."
+                )
+            if not path.is_file():
+                raise UserError(f"{self.model_path} needs the file {path}, which is missing.")
+            paths.append(path)
+        return tuple(paths)
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of model.onnx and its external data."""
+        return sum(path.stat().st_size for path in (self.model_path, *self.data_paths))
+
+    @property
+    def tokenizer_path(self) -> Path:
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{self.folder} has no tokenizer.json, which reading text needs.")
+        return path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, the model's."""
+        config = self.read_json("config.json")
+        if config is None:
+            raise UserError(f"{self.folder} has no config.json, so its model is unknown.")
+        return config
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return self.read_json("tokenizer_config.json") or {}
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        return self.read_json("generation_config.json") or {}
+
+    @property
+    def minimum_onnxruntime(self) -> str | None:
+        """The oldest ONNX Runtime that opens it; None where nobody stated one."""
+        return self.manifest.get("minimum_onnxruntime")
+
+    @cached_property
+    def task(self) -> str:
+        """One of TASKS: the manifest's word, else what the graph's outputs are."""
+        if stated := self.manifest.get("task"):
+            return stated
+        outputs = self.outline.outputs
+        if any(name.startswith("present") for name in outputs):
+            return "text-generation"
+        if "logits" not in outputs:
+            return "feature-extraction"
+        if outputs["logits"] == 2:
+            return "text-classification"
+        heads = " ".join(self.config.get("architectures") or [])
+        if "ForCausalLM" in heads or "LMHead" in heads:
+            return "text-generation"
+        raise UserError(
+            f"{self.folder} gives logits of a kind that is neither classification nor generation "
+            f"(config.json says {heads or 'nothing'}); edgeprune runs {', '.join(TASKS)}."
+        )
+
+    @cached_property
+    def max_length(self) -> int | None:
+        """The most tokens of one sequence; None where nothing states a maximum."""
+        sentence = self.read_json("sentence_bert_config.json") or {}
+        stated = [
+            self.manifest.get("max_length"),
+            sentence.get("max_seq_length"),
+            self.tokenizer_config.get("model_max_length"),
+            self.config.get("max_position_embeddings"),
+        ]
+        known = [int(n) for n in stated if isinstance(n, int | float) and 0 < n < _NO_MAXIMUM]
+        return min(known, default=None)
+
+    @cached_property
+    def pooling(self) -> Pooling | None:
+        """How a sentence encoder pools its tokens; None where the folder does not say."""
+        for module in self._modules:
+            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+            if kind == "Pooling":
+                return self._pooling_mode(f"{module.get('path', '1_Pooling')}/config.json")
+        return None
+
+    @property
+    def normalize(self) -> bool:
+        """Whether a sentence encoder scales its embeddings to length 1."""
+        kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in self._modules]
+        return "Normalize" in kinds
+
+    @cached_property
+    def _modules(self) -> list[dict[str, Any]]:
+        path = self.folder / "modules.json"
+        modules = _load_json(path) if path.is_file() else []
+        if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
+            raise UserError(f"{path} is not a list of modules, as sentence-transformers writes it.")
+        for module in modules:
+            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+            if kind not in ("Transformer", "Pooling", "Normalize"):
+                raise UserError(
+                    f"{path} has a {kind} module, which edgeprune does not run: only Transformer, "
+                    f"Pooling and Normalize."
+                )
+        return modules
+
+    def _pooling_mode(self, name: str) -> Pooling:
+        if leaves_folder(name) or (config := self.read_json(name)) is None:
+            raise UserError(f"{self.folder / 'modules.json'} names {name}, which is missing.")
+        # sentence-transformers 5 writes one name (or a list), older ones a flag for each mode.
+        modes = config.get("pooling_mode")
+        if modes is None:
+            flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
+            modes = [flag.removeprefix("pooling_mode_").removesuffix("_tokens") for flag in flags]
+            modes = [mode.removesuffix("_token") for mode in modes]
+        modes = [modes] if isinstance(modes, str) else modes
+        if modes == ["mean"]:
+            return "mean"
+        if modes == ["cls"]:
+            return "cls"
+        raise UserError(
+            f"{self.folder / name} pools by {modes}, which edgeprune does not run: "
+            f"only mean or cls alone."
+        )
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the bundle, None where there is no such file."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        found = _load_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path} is not a JSON object.")
+        return found
+
+
+def write_bundle(
+    folder: str | Path,
+    onnx_folder: str | Path,
+    assets_folder: str | Path,
+    manifest: dict[str, Any],
+) -> Bundle:
+    """Write a bundle to `folder`, whole or not at all.
+
+    Everything is assembled in a temporary folder beside it and renamed into place. A bundle that
+    stands there is replaced; anything else is left alone.
+
+    Args:
+        onnx_folder: holds model.onnx and the external data that it names.
+        assets_folder: tokenizer, config and the rest, copied as they lie.
+        manifest: must name a "task"; format, versions and the files' hashes are filled in here.
+
+    Raises:
+        UserError: `folder` holds something else, the parts are incomplete, or the disk is full.
+    """
+    folder, onnx_folder, assets_folder = Path(folder), Path(onnx_folder), Path(assets_folder)
+    folder = folder.absolute()
+    if manifest.get("task") not in TASKS:
+        raise ValueError(f"the manifest must name a task, one of {', '.join(TASKS)}")
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        built = aside / "new"
+        for path in sorted(assets_folder.rglob("*")):
+            if path.is_file():
+                _copy(path, built / path.relative_to(assets_folder))
+        _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
+        for location in read_outline(onnx_folder / "model.onnx").external_files:
+            if leaves_folder(location):
+                raise UserError(f"{onnx_folder / 'model.onnx'} keeps its data outside its folder.")
+            _copy(onnx_folder / location, built / "onnx" / location)
+        _write_manifest(built, manifest)
+        Bundle.open(built)
+        if folder.exists():
+            folder.rename(aside / "old")
+        built.rename(folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"The disk is full: {folder} was not written.") from error
+        raise
+    finally:
+        if (aside / "old").exists() and not folder.exists():
+            (aside / "old").rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    return Bundle.open(folder)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write over anything but a bundle or an empty folder.
+
+    Raises:
+        UserError: `folder` is a file, or a folder that holds something else.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is not a folder: name another output folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder} holds something that is no bundle: name another output folder, or empty it."
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the bytes alone: a bundle is readable by all, however private its parts were."""
+    if not source.is_file():
+        raise UserError(f"{source} is missing, so the bundle cannot be written.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in files
+        if path != folder / MANIFEST
+    }
+    whole = {
+        "format_version": FORMAT_VERSION,
+        "edgeprune": edgeprune.__version__,
+        "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
+        **manifest,
+        "files": listed,
+    }
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    manifest = _load_json(path)
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{path} is not a manifest of edgeprune: it states no format_version.")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was written by a newer edgeprune (bundle format {version}; this one reads "
+            f"up to {FORMAT_VERSION}): run `pip install -U edgeprune`."
+        )
+    if manifest.get("task") not in TASKS:
+        raise UserError(f"{path} names no task that edgeprune runs: {', '.join(TASKS)}.")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    ):
+        raise UserError(f"{path} does not list its files with their bytes and SHA-256.")
+    return manifest
+
+
+def _listed_file(folder: Path, name: str) -> Path:
+    """The path of a file that the manifest lists, which must be there and inside."""
+    path = folder / name
+    if leaves_folder(name):
+        raise UserError(f"{folder / MANIFEST} lists {name!r}, outside the bundle: refused.")
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not whole: {name} is missing; copy or build the bundle again."
+        )
+    return path
+
+
+def _stays_inside(path: Path, folder: Path, model: Path) -> bool:
+    """Whether a data file really lies in the bundle, links followed.
+
+    The hub's download cache links each file of a snapshot to a folder of blobs, so a file that
+    really lies beside the model's own is inside too.
+    """
+    real = path.resolve()
+    return real.is_relative_to(folder.resolve()) or real.parent == model.resolve().parent
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON that can be read: {error}.") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

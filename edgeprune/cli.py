@@ -1,0 +1,174 @@
+"""The command line: one function a command, no logic. Nothing heavy is imported before its use."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+import edgeprune
+from edgeprune.errors import RequirementMissed, UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import RenderableType
+
+    Settings = TypeVar("Settings", bound=BaseModel)
+
+MISSED, MISTAKE, STOPPED = 1, 2, 130
+
+
+class Commands(click.Group):
+    """The one place that turns errors into exit codes and a sentence on standard error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RequirementMissed as error:
+            _end(str(error), MISSED)
+        except UserError as error:
+            _end(str(error), MISTAKE)
+        except KeyboardInterrupt:
+            _end("Stopped.", STOPPED)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)
+            if error.filename is None:  # nothing of the user's; a closed pipe, too, is click's
+                raise
+            _end(f"{error.filename}: {error.strerror}.", MISTAKE)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    click.echo(f"edgeprune: {' '.join(sentence.split())}", err=True)
+    sys.exit(code)
+
+
+def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
+    """Settings of the options that were given; the class knows the other defaults, and bounds."""
+    try:
+        return kind(**{name: value for name, value in options.items() if value is not None})
+    except ValueError as error:
+        first = error.errors()[0]  # type: ignore[attr-defined]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{name} {first['input']}: {first['msg']}.") from None
+
+
+def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None) -> None:
+    """Print a result as a table, and write it to a JSON file; "-" prints the JSON alone."""
+    from rich.console import Console
+
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    if json_file == "-":
+        click.echo(text)
+        return
+    Console(highlight=False).print(table)
+    if json_file:
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+
+
+def _writable(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Refuse a file that cannot be written before the work, not after it."""
+    if path and path != "-" and not Path(path).absolute().parent.is_dir():
+        raise UserError(f"There is no folder {Path(path).parent} to write {path} in.")
+    return path
+
+
+_json_option = click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    callback=_writable,
+    help="Write what is printed as JSON; - prints it.",
+)
+_against_option = click.option("--against", metavar="BUNDLE|FOLDER", help="What to compare with.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(edgeprune.__version__, prog_name="edgeprune")
+def main() -> None:
+    """Make a Hugging Face transformer small and fast on a CPU, and prove it by measurement."""
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("text", metavar="[TEXT|-]", required=False)
+@click.option("--raw", is_flag=True, help="Continue plain text; use no chat template.")
+@click.option("--max-tokens", type=int, help="Most tokens to generate.  [default: 256]")
+@click.option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0]")
+@click.option("--top-p", type=float, help="Sample from the likeliest only.  [default: 1]")
+@click.option("--seed", type=int, help="The same seed, the same text.  [default: 0]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, an object a line.")
+def run(
+    bundle: str,
+    text: str | None,
+    raw: bool,
+    max_tokens: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Embed, classify or generate, by the bundle's task; with -, for each line of input."""
+    from edgeprune.runtime import terminal
+    from edgeprune.runtime.generate import Sampling
+
+    sampling = _settings(
+        Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+    )
+    terminal.run(bundle, text, sampling, raw, threads, as_json)
+
+
+@main.command()
+@click.argument("bundle")
+@_against_option
+@click.option("--batch", type=int, help="Texts in a call of an encoder.  [default: 1]")
+@click.option("--tokens", type=int, help="Tokens of each text, or the prompt.  [default: 128]")
+@click.option("--threads", type=int, help="Threads.  [default: 1]")
+@click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
+@_json_option
+def bench(bundle: str, against: str | None, json_file: str | None, **options: Any) -> None:
+    """Time a bundle, alone or interleaved with another: latency, memory, size."""
+    from edgeprune.bench.compare import compare, measure
+    from edgeprune.bench.settings import BenchSettings
+    from edgeprune.bench.table import bench_table
+
+    settings = _settings(BenchSettings, **options)
+    result = compare(bundle, against, settings) if against else measure(bundle, settings)
+    _show(result, bench_table(result), json_file)
+
+
+@main.command()
+@click.argument("bundle")
+@click.option("--task", required=True, help="sts, cosine, classification, perplexity or kl.")
+@click.option("--data", required=True, metavar="FILE", help="A .txt, .jsonl or .csv file.")
+@click.option("--limit", type=int, help="Rows, texts or windows at most.")
+@click.option("--window", type=int, help="Tokens of a window of text.  [default: 512]")
+@_against_option
+@_json_option
+def evaluate(json_file: str | None, **options: Any) -> None:
+    """Measure a bundle's quality, beside the original's with --against."""
+    from edgeprune.evaluate.measures import evaluate
+    from edgeprune.evaluate.table import evaluate_table
+
+    result = evaluate(**options)
+    _show(result, evaluate_table(result), json_file)
+
+
+@main.command()
+@click.argument("bundle", metavar="BUNDLE|FOLDER")
+@_json_option
+def inspect(bundle: str, json_file: str | None) -> None:
+    """Show what is in it: layers with shapes and bits, bytes, operators, the manifest."""
+    from edgeprune.inspect import describe, inspect_table
+
+    found = describe(bundle)
+    _show(found, inspect_table(found), json_file)
+
+
+if __name__ == "__main__":
+    main()

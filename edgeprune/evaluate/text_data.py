@@ -1,0 +1,155 @@
+"""Text and labelled rows from the user's files: .txt, .jsonl, .csv, or a folder of .txt."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import UserError
+
+Row = dict[str, Any]
+
+
+def read_rows(path: str | Path, fields: Sequence[str], limit: int | None = None) -> list[Row]:
+    """Rows of a .jsonl or .csv file that have at least `fields`; the first `limit` of them.
+
+    Raises:
+        UserError: no such file, not UTF-8, no rows, or a row without one of the fields.
+    """
+    path = Path(path)
+    text = _read(path)
+    if path.suffix == ".jsonl":
+        rows = _jsonl(path, text, limit)
+    elif path.suffix == ".csv":
+        rows = _csv(path, text, limit)
+    else:
+        raise UserError(f"{path} is neither .jsonl nor .csv, with fields {', '.join(fields)}.")
+    for line, row in rows:
+        for field in fields:
+            if row.get(field) is None:
+                raise UserError(f"{path}, line {line}: no field {field!r}; it has {_names(row)}.")
+    if not rows:
+        raise UserError(f"{path} is empty: it has no rows.")
+    return [row for _, row in rows]
+
+
+def text_of(row: Row, field: str, path: str | Path) -> str:
+    """A row's field as text.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(row[field], str):
+        raise UserError(f"{path}: field {field!r} must be text, and is {row[field]!r} in one row.")
+    return row[field]
+
+
+def number_of(row: Row, field: str, path: str | Path) -> float:
+    """A row's field as a finite number.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        number = float(row[field])
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(row[field], bool) or not math.isfinite(number):
+        raise UserError(f"{path}: field {field!r} must be a number, and is {row[field]!r}.")
+    return number
+
+
+def read_texts(path: str | Path, limit: int | None = None) -> list[str]:
+    """Texts: the lines of a .txt that hold any, the field `text` of a .jsonl or .csv, or each
+    .txt file of a folder; the first `limit` of them.
+
+    Raises:
+        UserError: no such file, not UTF-8, no field `text`, or no text.
+    """
+    path = Path(path)
+    if path.is_dir():
+        texts = [_read(file) for file in _text_files(path)[:limit]]
+    elif path.suffix == ".txt":
+        texts = [line.strip() for line in _read(path).splitlines()]
+    else:
+        texts = [text_of(row, "text", path) for row in read_rows(path, ["text"], limit)]
+    texts = [text for text in texts if text.strip()][:limit]
+    if not texts:
+        raise UserError(f"{path} is empty: it has no text.")
+    return texts
+
+
+def read_document(path: str | Path) -> str:
+    """One running text: a .txt as it stands; the texts of anything else, a blank line between.
+
+    Raises:
+        UserError: as `read_texts`.
+    """
+    path = Path(path)
+    if not path.is_dir() and path.suffix == ".txt":
+        text = _read(path)
+        if not text.strip():
+            raise UserError(f"{path} is empty: it has no text.")
+        return text
+    return "\n\n".join(read_texts(path))
+
+
+def _read(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name one file in it.")
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text, from byte {error.start:,} on.") from None
+    if "\0" in text:
+        raise UserError(f"{path} is no text: it holds zero bytes.")
+    return text
+
+
+def _text_files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*.txt") if file.is_file())
+    if not files:
+        raise UserError(f"{folder} holds no .txt file.")
+    return files
+
+
+def _jsonl(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
+    rows: list[tuple[int, Row]] = []
+    # Not splitlines: JSON text may hold the other characters that it splits at.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if limit is not None and len(rows) == limit:
+            break
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {line}: not a JSON object.")
+        rows.append((line, row))
+    return rows
+
+
+def _csv(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, Row]] = []
+    try:
+        for row in reader:
+            if limit is not None and len(rows) == limit:
+                break
+            if None in row:
+                raise UserError(f"{path}, line {reader.line_num}: more values than the header has.")
+            rows.append((reader.line_num, dict(row)))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}.") from None
+    return rows
+
+
+def _names(row: Row) -> str:
+    return ", ".join(str(name) for name in row) or "none"

@@ -1,0 +1,89 @@
+"""What is in a bundle, an ONNX folder, or a Hugging Face folder of safetensors."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgeprune.bundle import Bundle
+from edgeprune.errors import UserError
+from edgeprune.inspect.layers import stored_bytes, stored_layers
+from edgeprune.inspect.safetensors_header import read_safetensors_header
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def describe(folder: str | Path) -> dict[str, Any]:
+    """What a folder holds, as a dict of plain JSON values.
+
+    For ONNX: "kind": "onnx", "operators", "layers", "bytes" by kind, and "manifest". For a
+    Hugging Face folder: "kind": "safetensors", and "tensors" with shapes and bytes.
+
+    Raises:
+        UserError: there is no model in the folder, it is damaged, or its weights are pickled.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.")
+    if (folder / "edgeprune.json").exists() or any(
+        (folder / place).is_file() for place in ("onnx/model.onnx", "model.onnx")
+    ):
+        return _describe_onnx(folder)
+    shards = sorted(folder.glob("*.safetensors"))
+    if shards:
+        return _describe_safetensors(folder, shards)
+    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise UserError(
+            f"{folder} holds only pickled weights ({', '.join(pickled)}), which can run any "
+            f"program when they are read: refused. Save the model as safetensors."
+        )
+    raise UserError(f"{folder} holds no model: neither model.onnx nor *.safetensors.")
+
+
+def _describe_onnx(folder: Path) -> dict[str, Any]:
+    bundle = Bundle.open(folder)
+    bundle.verify()
+    model = onnx.load(bundle.model_path, load_external_data=False)
+    layers = stored_layers(model.graph)
+    in_graph = stored_bytes(model.graph)
+    by_kind: Counter[str] = Counter()
+    for layer in layers:
+        by_kind[f"{layer.kind}s, {layer.bits} bit"] += layer.bytes
+    by_kind["scales, biases, norms and constants"] = in_graph - by_kind.total()
+    by_kind["graph"] = bundle.model_bytes - in_graph
+    return {
+        "kind": "onnx",
+        "folder": str(folder),
+        "task": bundle.task,
+        "max_length": bundle.max_length,
+        "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "operators": dict(bundle.outline.operators.most_common()),
+        "layers": [asdict(layer) for layer in layers],
+        "bytes": dict(by_kind),
+        "model_bytes": bundle.model_bytes,
+        "manifest": bundle.manifest or None,
+    }
+
+
+def _describe_safetensors(folder: Path, shards: Iterable[Path]) -> dict[str, Any]:
+    tensors = {}
+    for shard in shards:
+        tensors.update(read_safetensors_header(shard))
+    config = Bundle(folder, {}).read_json("config.json") or {}
+    by_type: Counter[str] = Counter()
+    for entry in tensors.values():
+        by_type[entry["dtype"]] += entry["bytes"]
+    return {
+        "kind": "safetensors",
+        "folder": str(folder),
+        "architectures": config.get("architectures"),
+        "tensors": tensors,
+        "parameters": sum(math.prod(entry["shape"]) for entry in tensors.values()),
+        "bytes": dict(by_type.most_common()),
+        "model_bytes": by_type.total(),
+    }

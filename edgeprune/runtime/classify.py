@@ -1,0 +1,80 @@
+"""Labels for texts from a bundle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.bundle import Bundle
+from edgeprune.errors import UserError
+from edgeprune.runtime.batches import BATCH_SIZE, run_batches
+from edgeprune.runtime.session import open_session
+from edgeprune.runtime.tokenize import Text, Tokenizer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest label, its probability, and every label's."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """A text classifier with one true label a text."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.tokenizer = Tokenizer(bundle)
+        self.session = open_session(
+            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
+        )
+        if "logits" not in [node.name for node in self.session.get_outputs()]:
+            raise UserError(f"{bundle.model_path} gives no logits: it is no classifier.")
+        if bundle.config.get("problem_type") not in (None, "single_label_classification"):
+            raise UserError(
+                f"{bundle.folder} is a {bundle.config['problem_type']} model; edgeprune runs "
+                f"classifiers with one label a text."
+            )
+        self.labels = _labels(bundle)
+
+    def classify(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> list[Prediction]:
+        """The prediction for each text."""
+        predictions = []
+        for row in softmax(self.logits(texts, batch_size)):
+            best = int(row.argmax())
+            by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
+            predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
+        return predictions
+
+    def logits(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Logits of each text, [texts, labels] float32."""
+        found = np.zeros((len(texts), len(self.labels)), np.float32)
+        for rows, logits, _ in run_batches(
+            self.session, self.tokenizer, "logits", texts, batch_size
+        ):
+            if logits.shape[-1] != len(self.labels):
+                raise UserError(
+                    f"{self.bundle.folder}: the model gives {logits.shape[-1]} logits and "
+                    f"config.json names {len(self.labels)} labels."
+                )
+            found[rows] = logits
+        return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _labels(bundle: Bundle) -> list[str]:
+    names = bundle.config.get("id2label")
+    if not isinstance(names, dict) or {str(key) for key in names} != {
+        str(index) for index in range(len(names))
+    }:
+        raise UserError(f"{bundle.folder / 'config.json'} has no id2label with every label's name.")
+    if len(names) < 2:
+        raise UserError(f"{bundle.folder} has one label: a regression model is no classifier.")
+    return [str(names[str(index)]) for index in range(len(names))]

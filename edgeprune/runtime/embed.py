@@ -1,0 +1,74 @@
+"""Sentence embeddings from a bundle."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeprune.bundle import Bundle
+from edgeprune.errors import UserError
+from edgeprune.progress import say
+from edgeprune.runtime.batches import BATCH_SIZE, run_batches
+from edgeprune.runtime.session import open_session
+from edgeprune.runtime.tokenize import Text, Tokenizer
+
+
+class Embedder:
+    """A sentence encoder: `embed` texts, pooled and normalized as the bundle says."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.tokenizer = Tokenizer(bundle)
+        self.session = open_session(
+            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
+        )
+        self._output, self._pooled = self._choose_output()
+        self._pooling = bundle.pooling
+        if self._pooling is None and not self._pooled:
+            say(f"{bundle.folder} does not say how to pool its tokens: taking their mean.")
+            self._pooling = "mean"
+
+    def embed(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Embeddings of texts, [texts, size] float32.
+
+        With dynamic INT8 activations a text's embedding depends slightly on its batch, whose
+        largest value sets the scale: take a batch size of 1 where that matters.
+        """
+        found: list[np.ndarray | None] = [None] * len(texts)
+        for rows, hidden, mask in run_batches(
+            self.session, self.tokenizer, self._output, texts, batch_size
+        ):
+            vectors = hidden if self._pooled else pool(hidden, mask, self._pooling or "mean")
+            if self.bundle.normalize:
+                vectors = normalize(vectors)
+            for row, vector in zip(rows, vectors, strict=True):
+                found[row] = vector
+        return np.asarray(found, np.float32)
+
+    def _choose_output(self) -> tuple[str, bool]:
+        """The output to read, and whether it is pooled already."""
+        ranks = {node.name: len(node.shape) for node in self.session.get_outputs()}
+        if ranks.get("sentence_embedding") == 2:
+            return "sentence_embedding", True
+        for name in ("last_hidden_state", "token_embeddings"):
+            if ranks.get(name) == 3:
+                return name, False
+        raise UserError(
+            f"{self.bundle.model_path} gives {', '.join(ranks)} and no last_hidden_state, "
+            f"token_embeddings or sentence_embedding: it is no text encoder."
+        )
+
+
+def pool(hidden: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
+    """Pool hidden states [batch, tokens, size] over real tokens (mask [batch, tokens]).
+
+    `mode` is "mean", or "cls" for the first token. Returns [batch, size].
+    """
+    if mode == "cls":
+        return hidden[:, 0]
+    weights = mask[:, :, None].astype(hidden.dtype)
+    return (hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
+
+
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [..., size] scaled to length 1; a zero vector stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,146 @@
+"""What an ONNX file says about itself, read without onnx and without its weights.
+
+An ONNX file is one protobuf message. `read_outline` walks it through a memory map and follows only
+the fields that name inputs, outputs, operators and external data, so that a bundle of any size
+opens at once and in little memory. Field numbers are those of onnx.proto.
+"""
+
+import mmap
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from edgeprune.errors import UserError
+
+# Where a message of each kind holds the messages that matter here.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse_tensor"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse_tensor": {1: "tensor", 2: "tensor"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+
+
+@dataclass
+class Outline:
+    """The names in an ONNX file; ranks are None where the file states no shape."""
+
+    inputs: dict[str, int | None] = field(default_factory=dict)
+    outputs: dict[str, int | None] = field(default_factory=dict)
+    operators: Counter[str] = field(default_factory=Counter)
+    external_files: set[str] = field(default_factory=set)
+
+
+def read_outline(path: Path) -> Outline:
+    """The outline of the ONNX file at `path`.
+
+    Raises:
+        UserError: the file is empty, truncated, or no ONNX file.
+    """
+    outline = Outline()
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            _walk(data, 0, len(data), "model", outline)
+    except (ValueError, IndexError, RecursionError, UnicodeDecodeError):
+        raise UserError(
+            f"{path} is not a whole ONNX file: it is empty, truncated or of another format."
+        ) from None
+    if not outline.outputs:
+        raise UserError(f"{path} is not an ONNX model: it has no graph with outputs.")
+    return outline
+
+
+def leaves_folder(location: str) -> bool:
+    """Whether a path written in a file would lead out of the file's own folder.
+
+    Both separators and drive letters count on every system: a bundle must not mean something
+    else when it is copied to another one.
+    """
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    return (
+        not location
+        or "\0" in location
+        or posix.is_absolute()
+        or bool(windows.drive or windows.root)
+        or ".." in posix.parts
+        or ".." in windows.parts
+    )
+
+
+def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) -> None:
+    for number, first, last in _fields(data, start, end):
+        if kind == "graph" and number in (11, 12):
+            name, rank = _value_info(data, first, last)
+            # Only the main graph is met directly under the model; inner graphs reuse the fields,
+            # and their names are of no interest.
+            (outline.inputs if number == 11 else outline.outputs)[name] = rank
+        elif kind == "node" and number == 4:
+            outline.operators[data[first:last].decode()] += 1
+        elif kind == "tensor" and number == 13:
+            entry = {n: data[a:b] for n, a, b in _fields(data, first, last)}
+            if entry.get(1) == b"location":
+                outline.external_files.add(entry.get(2, b"").decode())
+        elif child := _CHILDREN.get(kind, {}).get(number):
+            inner = outline
+            if kind == "attribute" and child == "graph":
+                inner = Outline(operators=outline.operators, external_files=outline.external_files)
+            _walk(data, first, last, child, inner)
+
+
+def _value_info(data: mmap.mmap, start: int, end: int) -> tuple[str, int | None]:
+    """Name and rank of a ValueInfoProto: name = 1, type = 2 > tensor_type = 1 > shape = 2."""
+    name, rank = "", None
+    for number, first, last in _fields(data, start, end):
+        if number == 1:
+            name = data[first:last].decode()
+        elif number == 2:
+            for n, a, b in _fields(data, first, last):
+                if n != 1:
+                    continue
+                for m, c, d in _fields(data, a, b):
+                    if m == 2:
+                        rank = sum(1 for k, _, _ in _fields(data, c, d) if k == 1)
+    return name, rank
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, first byte, end) of each length-delimited field between two offsets."""
+    at = start
+    while at < end:
+        key, at = _varint(data, at, end)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            _, at = _varint(data, at, end)
+        elif wire == 2:
+            length, at = _varint(data, at, end)
+            if at + length > end:
+                raise ValueError("a field is longer than its message")
+            yield number, at, at + length
+            at += length
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"unknown wire type {wire}")
+        if not number or at > end:
+            raise ValueError("a field is longer than its message")
+
+
+def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= end or shift > 63:
+            raise ValueError("a number is cut short")
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            return value, at
+        shift += 7

@@ -1,0 +1,120 @@
+"""The one place that makes an ONNX Runtime session.
+
+Options stay the runtime's defaults but for the number of threads, so that what is measured here
+is what any other client gets.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from edgeprune.errors import UserError
+
+_ERRORS_ONLY = 3
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+def open_session(
+    model_path: str | Path,
+    threads: int | None = None,
+    disabled_optimizers: Sequence[str] = (),
+    minimum_onnxruntime: str | None = None,
+) -> onnxruntime.InferenceSession:
+    """A session on the processor for one ONNX file.
+
+    Args:
+        threads: intra-op threads; None takes the runtime's default, all cores.
+        disabled_optimizers: graph fusions of the runtime to leave out, by their names.
+        minimum_onnxruntime: the oldest release that the model opens in, where it is known.
+
+    Raises:
+        UserError: the runtime is too old, or refuses the file.
+    """
+    if minimum_onnxruntime and _release(onnxruntime.__version__) < _release(minimum_onnxruntime):
+        raise UserError(
+            f"{model_path} needs ONNX Runtime {minimum_onnxruntime} or newer and "
+            f"{onnxruntime.__version__} is installed: run `pip install -U onnxruntime`."
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(model_path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(disabled_optimizers),
+        )
+    except Exception as error:  # the runtime's own errors share no base class
+        reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+        raise UserError(f"ONNX Runtime cannot open {model_path}: {reason}") from error
+
+
+def input_types(session: onnxruntime.InferenceSession) -> dict[str, type[np.generic]]:
+    """The numpy type of each input of the graph, by name, in the graph's order."""
+    types = {}
+    for node in session.get_inputs():
+        if node.type not in _NUMPY_TYPES:
+            raise UserError(f"The model's input {node.name} has type {node.type}, unknown here.")
+        types[node.name] = _NUMPY_TYPES[node.type]
+    return types
+
+
+def token_inputs(
+    types: Mapping[str, type[np.generic]],
+    ids: np.ndarray,
+    mask: np.ndarray,
+    type_ids: np.ndarray | None = None,
+    past: int = 0,
+) -> dict[str, np.ndarray]:
+    """What a transformer's graph asks for besides its cache, by its own input names.
+
+    Args:
+        types: of the graph's inputs, from `input_types`.
+        ids: token ids, [batch, tokens].
+        mask: 1 for each real token, of the cache too, [batch, past + tokens].
+        type_ids: segment of each token, [batch, tokens]; zeros where not given.
+        past: tokens that the cache holds already.
+
+    Raises:
+        UserError: the graph has an input that no transformer of text has.
+    """
+    inputs: dict[str, np.ndarray] = {}
+    for name, dtype in types.items():
+        if name == "input_ids":
+            inputs[name] = ids.astype(dtype)
+        elif name == "attention_mask":
+            inputs[name] = mask.astype(dtype)
+        elif name == "token_type_ids":
+            inputs[name] = (np.zeros_like(ids) if type_ids is None else type_ids).astype(dtype)
+        elif name == "position_ids":
+            positions = np.arange(past, past + ids.shape[1])
+            inputs[name] = np.broadcast_to(positions, ids.shape).astype(dtype)
+        elif not name.startswith("past_key_values."):
+            raise UserError(
+                f"The model's graph has an input {name!r} that edgeprune cannot fill: it runs "
+                f"text encoders, classifiers and decoders with a key-value cache."
+            )
+    return inputs
+
+
+def _release(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)

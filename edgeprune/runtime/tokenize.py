@@ -1,0 +1,84 @@
+"""Text to token ids, with the model's own tokenizer.json."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Encoding
+from tokenizers import Tokenizer as RustTokenizer
+
+from edgeprune.bundle import Bundle
+from edgeprune.errors import UserError
+from edgeprune.progress import say
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One tokenized text: ids, and the segment of each for pairs; both [tokens]."""
+
+    ids: Sequence[int]
+    type_ids: Sequence[int]
+
+
+class Tokenizer:
+    """A bundle's tokenizer. Padding and truncation written in tokenizer.json are not used: they
+    are how the model was trained, not how it is run."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        path = bundle.tokenizer_path
+        try:
+            self.rust = RustTokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise UserError(f"{path} is no tokenizer that can be read: {error}") from error
+        self.max_length = bundle.max_length
+        self.pad_id = self._pad_id(bundle)
+        self._side = bundle.tokenizer_config.get("truncation_side", "right")
+        self.rust.no_padding()
+        self.rust.no_truncation()
+
+    def encode(self, texts: Sequence[Text]) -> list[Tokens]:
+        """Tokens of each text with the model's special tokens; longer texts are cut at the
+        model's maximum, and one line says how many were."""
+        if self.max_length is not None:
+            self.rust.enable_truncation(self.max_length, direction=self._side)
+        try:
+            encodings: list[Encoding] = self.rust.encode_batch(list(texts))
+        finally:
+            self.rust.no_truncation()
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        if cut:
+            whose = "The text is" if len(texts) == 1 else f"{cut} of {len(texts)} texts are"
+            say(f"Warning: {whose} longer than the model's {self.max_length} tokens and was cut.")
+        return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+
+    def ids(self, text: str, special_tokens: bool = True) -> list[int]:
+        """All token ids of a text, however long."""
+        return self.rust.encode(text, add_special_tokens=special_tokens).ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.rust.decode(list(ids), skip_special_tokens=True)
+
+    def pad(self, batch: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, mask and segments of a batch, padded on the right: each [batch, tokens] int64."""
+        shape = (len(batch), max(len(tokens.ids) for tokens in batch))
+        ids = np.full(shape, self.pad_id, np.int64)
+        mask, type_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, tokens in enumerate(batch):
+            length = len(tokens.ids)
+            ids[row, :length] = tokens.ids
+            mask[row, :length] = 1
+            type_ids[row, :length] = tokens.type_ids
+        return ids, mask, type_ids
+
+    def _pad_id(self, bundle: Bundle) -> int:
+        token = bundle.tokenizer_config.get("pad_token")
+        if isinstance(token, dict):  # an AddedToken as older releases write it
+            token = token.get("content")
+        found = self.rust.token_to_id(token) if isinstance(token, str) else None
+        if found is None:
+            found = bundle.config.get("pad_token_id")
+        # Padding is masked, so that any id in the vocabulary does.
+        return found if isinstance(found, int) else 0
