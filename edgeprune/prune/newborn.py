@@ -1,8 +1,9 @@
 """What a regrown weight needs to catch up: a fresh optimizer, a fair score, time.
 
 A newborn starts at zero with Adam's averages at zero. Adam keeps one step counter per tensor, so
-on its own it would take a newborn's averages for old ones and make its first steps several times
-too long; `StepCorrection` rescales them to what a counter restarted for that entry would give.
+on its own it would take a newborn's averages for old ones and get its first steps wrong (three
+times too long late in training, too short early); `StepCorrection` rescales them to what a
+counter restarted for that entry would give.
 After the interventions of "On the Stability of Growth in Structural Plasticity" (2605.15435);
 the correction is our own derivation.
 """
