@@ -8,7 +8,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.result import Quality
-from edgeprune.evaluate.text_data import read_rows, text_of
+from edgeprune.text.files import read_rows, text_of
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
 

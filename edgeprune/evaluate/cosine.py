@@ -7,7 +7,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.result import Quality
-from edgeprune.evaluate.text_data import read_texts
+from edgeprune.text.files import read_texts
 from edgeprune.runtime.embed import Embedder, normalize
 
 

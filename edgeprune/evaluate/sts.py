@@ -7,7 +7,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.result import Quality
-from edgeprune.evaluate.text_data import number_of, read_rows, text_of
+from edgeprune.text.files import number_of, read_rows, text_of
 from edgeprune.runtime.embed import Embedder, normalize
 
 

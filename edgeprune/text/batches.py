@@ -1,0 +1,207 @@
+"""Batches of token ids: sentences of like length for encoders, full windows for decoders."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from edgeprune.errors import UserError
+from edgeprune.text.corpus import Corpus, sentences
+from edgeprune.text.settings import TextSettings
+
+_POOL_BATCHES = 16
+"""Batches sorted by length together: enough that little is padding, few enough to stay random."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids and mask [sequences, tokens], int64, and a label per sequence where known."""
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns a corpus into training batches without end and into held-out batches.
+
+    kind: 'sentences' (an encoder's embeddings), 'labelled' (a classifier) or 'windows' (a decoder).
+    """
+
+    corpus: Corpus
+    kind: str
+    tokenizer: Tokenizer
+    settings: TextSettings
+    pad_id: int
+    seed: int
+
+    def training(self) -> Iterator[Batch]:
+        """Batches without end, the same for the same seed."""
+        train, _ = self.corpus.split(self.settings.held_out, self.seed)
+        rng = np.random.default_rng(self.seed + 1)
+        if self.kind == "windows":
+            return self._windows(train, rng)
+        if self.kind == "labelled":
+            return self._labelled(train, rng)
+        return self._sentences(train, rng)
+
+    def held_out(self) -> list[Batch]:
+        """Text that no step trains on, plain: no fragments and no edits."""
+        _, held = self.corpus.split(self.settings.held_out, self.seed)
+        limit = self.settings.held_out_samples
+        if self.kind == "windows":
+            windows = self._token_windows(held)[:limit]
+            size = self._sequences_per_window_batch
+            return [
+                Batch(window, np.ones_like(window))
+                for window in (windows[i : i + size] for i in range(0, len(windows), size))
+            ]
+        if self.kind == "labelled":
+            assert held.labels is not None
+            chosen, labels = held.documents[:limit], np.array(held.labels[:limit])
+        else:
+            chosen, labels = self._some_sentences(held)[:limit], None
+        return list(self._by_length(self.encode(chosen), labels))
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with special tokens, cut at max_tokens."""
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.settings.max_tokens)
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+
+    def _sentences(self, train: Corpus, rng: np.random.Generator) -> Iterator[Batch]:
+        pool = self._some_sentences(train)
+        # An average sentence has some 24 tokens; the pool's size need not be exact.
+        count = _POOL_BATCHES * max(8, self.settings.batch_tokens // 24)
+        while True:
+            texts: list[str] = []
+            while len(texts) < count:
+                texts += self._views(pool, rng)
+            yield from self._shuffled(self._by_length(self.encode(texts)), rng)
+
+    def _labelled(self, train: Corpus, rng: np.random.Generator) -> Iterator[Batch]:
+        assert train.labels is not None
+        labels = np.array(train.labels)
+        count = _POOL_BATCHES * max(8, self.settings.batch_tokens // 24)
+        while True:
+            order = rng.permutation(len(labels))
+            for start in range(0, len(order), count):
+                part = order[start : start + count]
+                ids = self.encode([train.documents[i] for i in part])
+                yield from self._shuffled(self._by_length(ids, labels[part]), rng)
+
+    def _windows(self, train: Corpus, rng: np.random.Generator) -> Iterator[Batch]:
+        windows = self._token_windows(train)
+        size = min(self._sequences_per_window_batch, len(windows))
+        while True:
+            order = rng.permutation(len(windows))
+            for start in range(0, len(order) - size + 1, size):
+                window = windows[order[start : start + size]]
+                yield Batch(window, np.ones_like(window))
+
+    def _token_windows(self, corpus: Corpus) -> np.ndarray:
+        """The documents one after another, in windows of max_tokens [windows, tokens]."""
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        joined: list[int] = []
+        for encoding in self.tokenizer.encode_batch([f"{text}\n" for text in corpus.documents]):
+            joined += encoding.ids
+        length = self.settings.max_tokens
+        count = len(joined) // length
+        if not count:
+            raise UserError(
+                f"{corpus.source} holds {len(joined)} tokens of text for this use, less than one "
+                f"window of {length}: give more text or a smaller text.max_tokens."
+            )
+        return np.array(joined[: count * length], dtype=np.int64).reshape(count, length)
+
+    @property
+    def _sequences_per_window_batch(self) -> int:
+        return max(1, self.settings.batch_tokens // self.settings.max_tokens)
+
+    def _some_sentences(self, corpus: Corpus) -> list[str]:
+        found = sentences(corpus.documents)
+        if not found:
+            raise UserError(f"{corpus.source} holds no sentence of three words or more.")
+        return found
+
+    def _views(self, pool: list[str], rng: np.random.Generator) -> list[str]:
+        text = pool[rng.integers(len(pool))]
+        if rng.random() < self.settings.fragments:
+            text = fragment(text, rng)
+        if rng.random() < self.settings.neighbours:
+            return [text, edited(text, pool[rng.integers(len(pool))], rng)]
+        return [text]
+
+    def _by_length(
+        self, ids: Sequence[list[int]], labels: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """Batches of at most batch_tokens, sequences of like length together."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        chosen: list[int] = []
+        for i in order:
+            if chosen and (len(chosen) + 1) * len(ids[i]) > self.settings.batch_tokens:
+                yield self._pad(ids, chosen, labels)
+                chosen = []
+            chosen.append(i)
+        if chosen:
+            yield self._pad(ids, chosen, labels)
+
+    def _pad(
+        self, ids: Sequence[list[int]], chosen: list[int], labels: np.ndarray | None
+    ) -> Batch:
+        length = max(len(ids[i]) for i in chosen)
+        input_ids = np.full((len(chosen), length), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(input_ids)
+        for row, i in enumerate(chosen):
+            input_ids[row, : len(ids[i])] = ids[i]
+            mask[row, : len(ids[i])] = 1
+        return Batch(input_ids, mask, None if labels is None else labels[chosen])
+
+    @staticmethod
+    def _shuffled(batches: Iterator[Batch], rng: np.random.Generator) -> Iterator[Batch]:
+        made = list(batches)
+        for i in rng.permutation(len(made)):
+            yield made[i]
+
+
+def fragment(text: str, rng: np.random.Generator) -> str:
+    """3 to 14 consecutive words of a sentence."""
+    words = text.split()
+    count = int(rng.integers(3, min(14, len(words)) + 1))
+    start = int(rng.integers(0, len(words) - count + 1))
+    return " ".join(words[start : start + count])
+
+
+def edited(text: str, other: str, rng: np.random.Generator) -> str:
+    """A copy with a sixth of its words dropped, exchanged for `other`'s, or its halves swapped."""
+    words, foreign = text.split(), other.split()
+    changes = max(1, len(words) // 6)
+    kind = rng.random()
+    if kind < 0.4:
+        for _ in range(min(changes, len(words) - 2)):
+            words.pop(int(rng.integers(len(words))))
+    elif kind < 0.7:
+        for _ in range(changes):
+            words[int(rng.integers(len(words)))] = foreign[int(rng.integers(len(foreign)))]
+    else:
+        cut = int(rng.integers(len(words)))
+        words = words[cut:] + words[:cut]
+    return " ".join(words)
+
+
+def open_reader(
+    folder: Path, corpus: Corpus, kind: str, settings: TextSettings, pad_id: int, seed: int
+) -> Reader:
+    """A reader with the tokenizer of a model's folder.
+
+    Raises:
+        UserError: the folder has no tokenizer.json.
+    """
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
+    return Reader(corpus, kind, Tokenizer.from_file(str(file)), settings, pad_id, seed)

@@ -1,0 +1,139 @@
+"""A corpus: documents, and labels where the text has them, from any source that a user names."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.errors import UserError
+from edgeprune.text.files import read_rows, read_texts, text_of
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+_MIN_WORDS, _MAX_WORDS = 3, 80
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in order, with a label each where the source has labels."""
+
+    source: str
+    documents: list[str]
+    labels: list[int] | None = None
+
+    @property
+    def digest(self) -> str:
+        """A hash of the content, by which results are told apart."""
+        content = hashlib.sha256()
+        for number, document in enumerate(self.documents):
+            label = "" if self.labels is None else self.labels[number]
+            content.update(f"{label}\0{document}\0".encode())
+        return content.hexdigest()[:16]
+
+    def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
+        """Training and held-out documents, apart; round(share * n) are held out, at least one.
+
+        Raises:
+            UserError: there are fewer than two documents.
+        """
+        count = len(self.documents)
+        if count < 2:
+            raise UserError(
+                f"{self.source} holds a single text; give at least two, so that one can be held "
+                "out for choosing checkpoints."
+            )
+        order = np.random.default_rng(seed).permutation(count)
+        held = max(1, round(share * count))
+        return self._take(order[held:]), self._take(order[:held])
+
+    def _take(self, index: np.ndarray) -> "Corpus":
+        labels = None if self.labels is None else [self.labels[i] for i in index]
+        return Corpus(self.source, [self.documents[i] for i in index], labels)
+
+
+def read_corpus(source: str, labelled: bool = False) -> Corpus:
+    """Read the text that a user names.
+
+    Args:
+        labelled: rows must have an integer field `label` beside `text`.
+
+    Raises:
+        UserError: there is no such source, it is empty or not text, or has no labels.
+    """
+    if source.startswith("package:"):
+        texts = _from_package(source.removeprefix("package:"))
+        if labelled:
+            raise UserError(f"{source} has no labels; give a .jsonl file with text and label.")
+        return Corpus(source, texts)
+    path = Path(source).expanduser()
+    if not path.exists():
+        return _from_hub(source, labelled)
+    if not labelled:
+        return Corpus(source, read_texts(path))
+    rows = read_rows(path, ["text", "label"])
+    try:
+        labels = [int(row["label"]) for row in rows]
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: every label must be a whole number.") from None
+    return Corpus(source, [text_of(row, "text", path) for row in rows], labels)
+
+
+def sentences(documents: Sequence[str]) -> list[str]:
+    """Every sentence of 3 to 80 words, once, in order."""
+    found: dict[str, None] = {}
+    for document in documents:
+        for line in document.splitlines():
+            for sentence in _SENTENCE_END.split(line.strip()):
+                if _MIN_WORDS <= len(sentence.split()) <= _MAX_WORDS:
+                    found.setdefault(sentence)
+    return list(found)
+
+
+def _from_package(package: str) -> list[str]:
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"The package {package!r} is not installed; try: pip install {package}")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    texts = []
+    for file in sorted(root.rglob("*.txt")):
+        content = file.read_bytes()
+        try:
+            texts.append(content.decode("utf-8"))
+        except UnicodeDecodeError:
+            # Older corpora keep pound signs and curly quotes in the Windows code page.
+            texts.append(content.decode("cp1252", errors="replace"))
+    if not any(text.strip() for text in texts):
+        raise UserError(f"The package {package!r} carries no .txt files.")
+    return texts
+
+
+def _from_hub(name: str, labelled: bool) -> Corpus:
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix:
+        raise UserError(f"There is no file or folder {name}.")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(
+            f"There is no file or folder {name}, and Hugging Face datasets need "
+            "pip install 'edgeprune[build]'."
+        ) from None
+    try:
+        rows = load_dataset(name, split="train")
+    except Exception as error:  # the library raises whatever its backends do
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"{name!r} is no file here and could not be loaded as a dataset: {reason}"
+        ) from None
+    column = next((key for key in ("text", "sentence", "content") if key in rows.features), None)
+    if column is None or (labelled and "label" not in rows.features):
+        raise UserError(
+            f"The dataset {name} has the fields {', '.join(rows.features)}; "
+            f"it needs text{' and label' if labelled else ''}."
+        )
+    kept = [row for row in rows if str(row[column]).strip()]
+    labels = [int(row["label"]) for row in kept] if labelled else None
+    return Corpus(name, [str(row[column]) for row in kept], labels)
