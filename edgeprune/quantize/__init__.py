@@ -1,0 +1,1 @@
+"""Formats and values of weights: the plan, the rounding, and what protects activations."""

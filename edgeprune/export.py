@@ -1,0 +1,88 @@
+"""Torch to ONNX: the one place that knows optimum.
+
+The graph is optimum's own, float32, with its names for inputs and outputs, so that any client of
+such files takes it. Layers may differ in size. Nothing is optimized here; that is rewrite's work.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from edgeprune.errors import UserError
+from edgeprune.models import Model, copy_assets, load_model
+
+# LayerNormalization is one operator from 17 on; ONNX Runtime 1.17 reads up to 20.
+OPSET = 17
+_TASKS = {
+    "feature-extraction": "feature-extraction",
+    "text-classification": "text-classification",
+    "text-generation": "text-generation-with-past",
+}
+
+
+def export_onnx(model: Model, folder: Path) -> Path:
+    """Write a model's graph in float32 as `folder`/model.onnx, decoders with their cache.
+
+    Beyond 2 GB the weights stand beside it in model.onnx_data.
+
+    Returns:
+        The path of the graph.
+
+    Raises:
+        UserError: optimum has no exporter for this kind of model.
+    """
+    with _quiet():
+        from optimum.exporters.onnx import export
+        from optimum.exporters.tasks import TasksManager
+
+        try:
+            constructor = TasksManager.get_exporter_config_constructor(
+                exporter="onnx",
+                model=model.module,
+                task=_TASKS[model.task],
+                library_name="transformers",
+            )
+        except (KeyError, ValueError) as error:
+            raise UserError(f"optimum cannot export this model to ONNX: {error}") from error
+        config = model.module.config
+        cached = {"use_past": True, "use_past_in_inputs": True}
+        exporter = constructor(config, **(cached if model.task == "text-generation" else {}))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.onnx"
+        with torch.no_grad():
+            export(model.module, exporter, path, opset=OPSET, do_constant_folding=True)
+    return path
+
+
+def export_plain(model_folder: Path, output_folder: Path) -> Path:
+    """Export a model folder untouched, as a folder that a client runs: the reference of every
+    comparison.
+
+    Returns:
+        The path of the graph, onnx/model.onnx in `output_folder`.
+    """
+    model = load_model(model_folder)
+    copy_assets(model_folder, output_folder)
+    return export_onnx(model, output_folder / "onnx")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tracer's and the libraries' notes off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

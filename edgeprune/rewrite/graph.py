@@ -1,0 +1,258 @@
+"""An ONNX graph that can be searched and changed: who makes a tensor, who reads it, what it holds."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+CONTRIB = "com.microsoft"
+# Beyond this a protobuf cannot hold the weights and they go to a file of their own.
+_PROTOBUF_LIMIT = 1_900_000_000
+_SMALL_ELEMENTS = 64
+
+
+class Graph:
+    """A model's graph with its indexes. Passes change it in place; `model()` gives the result."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = _header(model)
+        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
+        self.inputs = [value.name for value in model.graph.input]
+        self.outputs = [value.name for value in model.graph.output]
+        self.index()
+
+    @classmethod
+    def load(cls, path: Path) -> "Graph":
+        """Read a model and its external data."""
+        return cls(onnx.load(str(path)))
+
+    def snapshot(self) -> "Graph":
+        """A copy to return to; the weights are shared, for no pass changes one in place."""
+        twin = Graph.__new__(Graph)
+        twin._model = _header(self._model)
+        twin.nodes = [_copy(node) for node in self.nodes]
+        twin.initializers = dict(self.initializers)
+        twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        twin.index()
+        return twin
+
+    def index(self) -> None:
+        """Renew who makes and who reads every tensor; the changing methods keep it up to date."""
+        self.producers: dict[str, NodeProto] = {}
+        self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            self._enter(node)
+
+    def _enter(self, node: NodeProto) -> None:
+        for name in node.output:
+            self.producers[name] = node
+        for name in set(node.input):
+            self.consumers[name].append(node)
+
+    def node(self, name: str) -> NodeProto | None:
+        """The node of that name, or None."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of an initializer, or None for a tensor that is computed."""
+        tensor = self.initializers.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def add_constant(self, name: str, value: np.ndarray) -> str:
+        """Store a tensor under a name; the same name must not hold another value."""
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        return name
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Iterable[str],
+        name: str,
+        outputs: list[str] | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Append a node and return its first output, named after the node unless given."""
+        outputs = outputs or [f"{name}_output_0"]
+        node = helper.make_node(op_type, list(inputs), outputs, name, domain=domain, **attributes)
+        self.nodes.append(node)
+        self._enter(node)
+        return outputs[0]
+
+    def replace_uses(self, old: str, new: str) -> None:
+        """Let every reader of `old` read `new`; a graph output keeps its name."""
+        for node in self.consumers.pop(old, []):
+            for place, name in enumerate(node.input):
+                if name == old:
+                    node.input[place] = new
+            if node not in self.consumers[new]:
+                self.consumers[new].append(node)
+        if old in self.outputs:
+            producer = self.producers[new]
+            for place, name in enumerate(producer.output):
+                if name == new:
+                    producer.output[place] = old
+            self._detach(old, producer)
+            self.index()
+            for reader in list(self.consumers.get(new, [])):
+                for place, name in enumerate(reader.input):
+                    if name == new:
+                        reader.input[place] = old
+            self.index()
+
+    def _detach(self, output: str, keep: NodeProto) -> None:
+        """Drop whatever else made `output`."""
+        self.nodes = [n for n in self.nodes if n is keep or output not in n.output]
+
+    def remove(self, nodes: Iterable[NodeProto]) -> None:
+        """Take nodes out of the graph."""
+        gone = {id(node) for node in nodes}
+        self.nodes = [node for node in self.nodes if id(node) not in gone]
+        self.index()
+
+    def sweep(self) -> int:
+        """Remove every node and initializer that no output needs; return how many nodes went."""
+        needed, live = list(self.outputs), []
+        seen: set[int] = set()
+        while needed:
+            node = self.producers.get(needed.pop())
+            if node is not None and id(node) not in seen:
+                seen.add(id(node))
+                needed.extend(node.input)
+        live = [node for node in self.nodes if id(node) in seen]
+        removed = len(self.nodes) - len(live)
+        self.nodes = live
+        self.index()
+        read = {name for node in live for name in node.input} | set(self.outputs)
+        self.initializers = {k: v for k, v in self.initializers.items() if k in read}
+        return removed
+
+    def ancestors(self, name: str, stop: Iterable[str] = ()) -> list[NodeProto]:
+        """Every node that a tensor is computed from, not passing the tensors in `stop`."""
+        barrier, found, todo = set(stop), [], [name]
+        seen: set[int] = set()
+        while todo:
+            tensor = todo.pop()
+            node = None if tensor in barrier else self.producers.get(tensor)
+            if node is not None and id(node) not in seen:
+                seen.add(id(node))
+                found.append(node)
+                todo.extend(node.input)
+        return found
+
+    def sources(self, name: str) -> set[str]:
+        """The graph inputs that a tensor depends on."""
+        read = {i for node in self.ancestors(name) for i in node.input} | {name}
+        return read & set(self.inputs)
+
+    def sort(self) -> None:
+        """Put the nodes in an order in which every tensor is made before it is read."""
+        waiting = {id(n): {i for i in n.input if i in self.producers} for n in self.nodes}
+        ready = [node for node in self.nodes if not waiting[id(node)]]
+        order: list[NodeProto] = []
+        position = 0
+        while position < len(ready):
+            node = ready[position]
+            position += 1
+            order.append(node)
+            for output in node.output:
+                for reader in self.consumers.get(output, []):
+                    left = waiting[id(reader)]
+                    if output in left:
+                        left.discard(output)
+                        if not left:
+                            ready.append(reader)
+        if len(order) != len(self.nodes):
+            raise ValueError("the graph has a cycle")
+        self.nodes = order
+
+    def model(self) -> onnx.ModelProto:
+        """The graph as a model, in a valid order, with the operator sets that it uses."""
+        self.sort()
+        model = _header(self._model)
+        model.graph.node.extend(self.nodes)
+        model.graph.initializer.extend(self.initializers.values())
+        for place in reversed(range(len(model.graph.output))):
+            if model.graph.output[place].name not in self.outputs:
+                del model.graph.output[place]
+        known = {entry.domain for entry in model.opset_import}
+        for domain in sorted({node.domain for node in self.nodes} - known - {""}):
+            model.opset_import.append(helper.make_opsetid(domain, 1))
+        return model
+
+    def save(self, path: Path) -> list[Path]:
+        """Write the model, beyond 2 GB with its weights beside it; return the files."""
+        model = self.model()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = path.with_name(path.name + "_data")
+        data.unlink(missing_ok=True)
+        if self.bytes() < _PROTOBUF_LIMIT:
+            onnx.save(model, str(path))
+            return [path]
+        onnx.save(
+            model,
+            str(path),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=data.name,
+        )
+        return [path, data]
+
+    def outline(self) -> onnx.ModelProto:
+        """The graph without large weights, which stand as inputs: enough to infer shapes from."""
+        self.sort()
+        source = self._model
+        outline = onnx.ModelProto(ir_version=source.ir_version)
+        outline.opset_import.extend(source.opset_import)
+        outline.graph.name = "outline"
+        outline.graph.node.extend(self.nodes)
+        outline.graph.input.extend(source.graph.input)
+        for output in source.graph.output:
+            # Only the type: what the tracer wrote of an output's shape is a claim, not a proof.
+            value = outline.graph.output.add(name=output.name)
+            value.type.tensor_type.elem_type = output.type.tensor_type.elem_type
+        for tensor in self.initializers.values():
+            if int(np.prod(tensor.dims)) <= _SMALL_ELEMENTS:
+                outline.graph.initializer.append(tensor)
+            else:
+                value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                outline.graph.input.append(value)
+        return outline
+
+    @property
+    def opsets(self) -> list[onnx.OperatorSetIdProto]:
+        """The operator sets that the model uses."""
+        return list(self._model.opset_import)
+
+    def bytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(len(t.raw_data) or t.ByteSize() for t in self.initializers.values())
+
+
+def _header(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with everything but nodes and weights."""
+    header = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
+    header.opset_import.extend(model.opset_import)
+    header.graph.name = model.graph.name
+    header.graph.input.extend(model.graph.input)
+    header.graph.output.extend(model.graph.output)
+    return header
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    copied = NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return helper.get_attribute_value(entry)
+    return default

@@ -1,0 +1,81 @@
+"""Find a model's linears and embeddings in its graph by the names that the exporter gave."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from edgeprune.rewrite.graph import Graph, attribute
+
+
+@dataclass(frozen=True)
+class LinearNodes:
+    """One linear in the graph: output = input @ weight + bias."""
+
+    name: str
+    product: NodeProto
+    bias_node: NodeProto | None
+    input: str
+    output: str
+    weight: str
+    transposed: bool
+    """The stored weight is (outputs, inputs) as in torch, not (inputs, outputs)."""
+    bias: str | None
+
+    def weight_as_torch(self, graph: Graph) -> np.ndarray:
+        """The stored weight as (outputs, inputs)."""
+        value = graph.constant(self.weight)
+        assert value is not None
+        return value if self.transposed else value.T
+
+
+def module_path(node: NodeProto) -> str:
+    """'/encoder/layer.0/query/MatMul' -> 'encoder.layer.0.query.MatMul'."""
+    return node.name.strip("/").replace("/", ".")
+
+
+def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
+    """The linears of those module names that the graph holds with a constant weight."""
+    wanted = {f"{name}.{kind}": name for name in names for kind in ("MatMul", "Gemm")}
+    found = {}
+    for node in graph.nodes:
+        name = wanted.get(module_path(node))
+        if name and node.op_type in ("MatMul", "Gemm") and node.input[1] in graph.initializers:
+            found[name] = _describe(graph, name, node)
+    return found
+
+
+def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
+    if node.op_type == "Gemm":
+        bias = node.input[2] if len(node.input) > 2 else None
+        transposed = bool(attribute(node, "transB", 0))
+        output = node.output[0]
+        return LinearNodes(
+            name, node, None, node.input[0], output, node.input[1], transposed, bias
+        )
+    for reader in graph.consumers.get(node.output[0], []):
+        others = [i for i in reader.input if i != node.output[0]]
+        if reader.op_type == "Add" and module_path(reader) == f"{name}.Add":
+            return LinearNodes(
+                name,
+                node,
+                reader,
+                node.input[0],
+                reader.output[0],
+                node.input[1],
+                False,
+                others[0],
+            )
+    return LinearNodes(
+        name, node, None, node.input[0], node.output[0], node.input[1], False, None
+    )
+
+
+def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
+    """The Gather node of each embedding of those module names."""
+    wanted = {f"{name}.Gather": name for name in names}
+    return {
+        wanted[module_path(node)]: node
+        for node in graph.nodes
+        if node.op_type == "Gather" and module_path(node) in wanted
+    }

@@ -1,0 +1,134 @@
+"""Rewrite an exported graph for the target: pass after pass, each compared with its input."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.anatomy import Anatomy
+from edgeprune.progress import say, track
+from edgeprune.quantize.model import Quantized
+from edgeprune.rewrite.attention import lay_out_attention
+from edgeprune.rewrite.constants import fold_constants
+from edgeprune.rewrite.embeddings import lower_embeddings
+from edgeprune.rewrite.graph import Graph
+from edgeprune.rewrite.int8 import lower_linears
+from edgeprune.rewrite.residual import residuals_as_sums
+from edgeprune.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
+from edgeprune.targets import Target
+
+
+class RewriteError(Exception):
+    """A lowering that the plan needs failed or drifted; nothing may be shipped."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One change of the graph, and how far it may move the outputs."""
+
+    name: str
+    change: Callable[[Graph], int]
+    tolerance: float
+    """Largest drift accepted, relative to an output's root mean square."""
+    required: bool = False
+    quantizes: bool = False
+    """Activations are rounded, so that the outputs as a whole are compared, not value by value."""
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What a pass did."""
+
+    name: str
+    changed: int
+    nodes: int
+    """Nodes in the graph afterwards."""
+    drift: float
+    tolerance: float
+    kept: bool
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data, for the manifest."""
+        return asdict(self)
+
+
+def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) -> list[Pass]:
+    """The passes for a model, in order."""
+    passes = [
+        Pass("fold constants", fold_constants, 1e-4),
+        Pass("lay out attention", lambda graph: lay_out_attention(graph, anatomy), 1e-3),
+    ]
+    if target.skip_layer_norm_harmful:
+        passes.append(Pass("residuals as sums", residuals_as_sums, 1e-3))
+    if quantized is not None and quantized.plan.quantized:
+        passes += [
+            Pass(
+                "int8 embeddings",
+                lambda graph: lower_embeddings(graph, quantized),
+                1e-3,
+                required=True,
+            ),
+            Pass(
+                "int8 linears",
+                lambda graph: lower_linears(graph, quantized),
+                0.5,
+                required=True,
+                quantizes=True,
+            ),
+        ]
+    return passes
+
+
+def rewrite(
+    source: Path,
+    output: Path,
+    anatomy: Anatomy,
+    quantized: Quantized | None,
+    batches: Sequence[Feed],
+    target: Target,
+) -> list[PassReport]:
+    """Rewrite the graph at `source` into `output`.
+
+    Args:
+        quantized: the plan and its values; None leaves every weight as it is.
+        batches: real text as input_ids and attention_mask, on which each pass is checked.
+
+    Returns:
+        A report of every pass, those that were undone included.
+
+    Raises:
+        RewriteError: a lowering that the plan needs is not possible or moves the outputs too far.
+    """
+    graph = Graph.load(source)
+    before = run_graph(graph, batches)
+    passes = passes_for(anatomy, quantized, target)
+    reports = []
+    for step in track(passes, "rewrite", len(passes)):
+        saved = graph.snapshot()
+        try:
+            changed = step.change(graph)
+            after = run_graph(graph, batches)
+            drift = (mean_drift if step.quantizes else largest_drift)(before, after)
+            reason = "" if drift <= step.tolerance else "the outputs drift too far"
+        except Exception as error:
+            if step.required:
+                raise RewriteError(f"the pass {step.name!r} failed: {error}") from error
+            changed, drift, reason = 0, 0.0, f"not possible here: {error}"
+        if reason and step.required:
+            raise RewriteError(
+                f"the pass {step.name!r} moved the outputs by {drift:.3g}, "
+                f"beyond its tolerance of {step.tolerance:g}"
+            )
+        if reason:
+            say(f"  {step.name}: undone, {reason}")
+            graph = saved
+        else:
+            before = after
+        reports.append(
+            PassReport(
+                step.name, changed, len(graph.nodes), drift, step.tolerance, not reason, reason
+            )
+        )
+    graph.save(output)
+    return reports

@@ -1,0 +1,99 @@
+"""Run a graph through ONNX Runtime and compare it with another on the same batches."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeprune.rewrite.graph import Graph
+
+Feed = Mapping[str, np.ndarray]
+Outputs = list[dict[str, np.ndarray]]
+
+
+def run_graph(graph: Graph, batches: Sequence[Feed]) -> Outputs:
+    """A graph's outputs by name on each batch, in a session with default options.
+
+    The batches need only hold input_ids and attention_mask; what else the graph asks for is added:
+    token types of zero, positions that count the attended tokens, an empty cache.
+    """
+    with TemporaryDirectory(prefix="edgeprune-") as folder:
+        path = graph.save(Path(folder) / "model.onnx")[0]
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        results = []
+        for batch in batches:
+            feed = complete_feed(session, batch)
+            values = dict(zip(names, session.run(names, feed), strict=True))
+            results.append(_without_padding(values, feed["attention_mask"]))
+        return results
+
+
+def _without_padding(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs with zeros at padded tokens, whose values mean nothing and may be NaN."""
+    padded = mask == 0
+    cleaned = {}
+    for name, value in values.items():
+        if value.ndim == 3 and value.shape[:2] == mask.shape:
+            value = np.where(padded[:, :, None], 0, value)
+        elif value.ndim == 4 and (value.shape[0], value.shape[2]) == mask.shape:
+            value = np.where(padded[:, None, :, None], 0, value)
+        cleaned[name] = value
+    return cleaned
+
+
+def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.ndarray]:
+    """A batch with every input that the session asks for.
+
+    Raises:
+        ValueError: the graph has an input that is not known.
+    """
+    tokens = np.asarray(batch["input_ids"], np.int64)
+    mask = np.asarray(batch.get("attention_mask", np.ones_like(tokens)), np.int64)
+    known = {
+        "input_ids": tokens,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(tokens),
+        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+        **batch,
+    }
+    feed = {}
+    for value in session.get_inputs():
+        if value.name in known:
+            feed[value.name] = np.asarray(known[value.name])
+        elif value.name.startswith("past_key_values."):
+            _, heads, _, width = value.shape
+            feed[value.name] = np.zeros((len(tokens), heads, 0, width), np.float32)
+        else:
+            raise ValueError(f"the graph has an unknown input {value.name}")
+    return feed
+
+
+def largest_drift(before: Outputs, after: Outputs) -> float:
+    """The largest relative difference of an output: |a - b| over the root mean square of a.
+
+    Outputs that the second graph has dropped are left out; NaN counts as infinite.
+    """
+    worst = 0.0
+    for old, new in zip(before, after, strict=True):
+        for name in new:
+            scale = float(np.sqrt(np.mean(np.square(old[name], dtype=np.float64))))
+            difference = float(np.max(np.abs(old[name] - new[name]), initial=0.0))
+            drift = difference / max(scale, 1e-12)
+            worst = max(worst, drift if np.isfinite(drift) else np.inf)
+    return worst
+
+
+def mean_drift(before: Outputs, after: Outputs) -> float:
+    """The largest over outputs and batches of ||a - b|| / ||a||: what quantizing costs."""
+    worst = 0.0
+    for old, new in zip(before, after, strict=True):
+        for name in new:
+            scale = float(np.linalg.norm(old[name].astype(np.float64)))
+            drift = float(np.linalg.norm(old[name] - new[name])) / max(scale, 1e-12)
+            worst = max(worst, drift if np.isfinite(drift) else np.inf)
+    return worst
