@@ -86,8 +86,11 @@ class Bundle:
         for place in _MODEL_PLACES:
             if (self.folder / place).is_file():
                 return self.folder / place
+        hint = ""
+        if any(self.folder.glob("*.safetensors")) or any(self.folder.glob("*.gguf")):
+            hint = f" Make a bundle of it with `edgeprune build --model {self.folder}`."
         raise UserError(
-            f"{self.folder} holds no ONNX model: neither {' nor '.join(_MODEL_PLACES)}."
+            f"{self.folder} holds no ONNX model: neither {' nor '.join(_MODEL_PLACES)}.{hint}"
         )
 
     @cached_property

@@ -100,4 +100,5 @@ def place_name(place: str | Path | Bundle) -> str:
 
 def _is_torch_folder(folder: Path) -> bool:
     has_onnx = any((folder / place).exists() for place in ("model.onnx", "onnx/model.onnx"))
-    return not has_onnx and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    weights = (file for kind in ("*.safetensors", "*.gguf") for file in folder.glob(kind))
+    return not has_onnx and any(weights)

@@ -6,9 +6,11 @@ makes gigabytes ends in an error.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import wraps
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -23,6 +25,9 @@ MAX_TEMPLATE_CHARACTERS = 256 * 1024
 MAX_OUTPUT_CHARACTERS = 4 * 1024 * 1024
 MAX_STEPS = 500_000
 MAX_NUMBER = 100_000
+MAX_BITS = 10_000
+# A width in "%99999999d", "{:99999999}" or "{:{}}".
+_LARGE_WIDTH = re.compile(r"[%{][^\s{}%]{0,20}?\d{6,}|%[-+ #0]*\*|\{[^{}]{0,40}\{")
 _FRAME_NAME = "<template>"
 
 Message = Mapping[str, Any]
@@ -94,20 +99,24 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        self.filters = {name: _limited(filter) for name, filter in self.filters.items()}
         self.filters["tojson"] = _tojson
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        for side in (left, right):
-            _refuse_large_number(side)
-        return _refuse_long(super().call_binop(context, operator, left, right))
+        _check_arguments(left, right)
+        return _check_value(super().call_binop(context, operator, left, right))
 
     # jinja2 names its first two parameters so that a template's keywords cannot meet them.
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        for argument in (*args, *kwargs.values()):
-            _refuse_large_number(argument)
-        return _refuse_long(super().call(__context, __obj, *args, **kwargs))
+        # The text of a `"...".format(...)` is the method's own.
+        _check_arguments(getattr(__obj, "__self__", None), *args, *kwargs.values())
+        return _check_value(super().call(__context, __obj, *args, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> Any:
+        _check_arguments(getattr(value, "__self__", None))
+        return super().wrap_str_format(value)
 
 
 class _StepLimit:
@@ -135,14 +144,29 @@ class _StepLimit:
         return self._count
 
 
-def _refuse_large_number(value: Any) -> None:
-    if isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise SecurityError(f"it calculates with {value}, beyond {MAX_NUMBER:,}")
+def _limited(filter: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(filter)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        _check_arguments(*args, *kwargs.values())
+        return _check_value(filter(*args, **kwargs))
+
+    return limited
 
 
-def _refuse_long(value: Any) -> Any:
+def _check_arguments(*arguments: Any) -> None:
+    """Refuse large numbers, and widths as large in a text that may be a format."""
+    for value in arguments:
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise SecurityError(f"it calculates with a number beyond {MAX_NUMBER:,}")
+        if isinstance(value, str) and _LARGE_WIDTH.search(value):
+            raise SecurityError("it asks for too wide a text")
+
+
+def _check_value(value: Any) -> Any:
     if isinstance(value, str | list | tuple) and len(value) > MAX_OUTPUT_CHARACTERS:
         raise SecurityError("it makes a value that is too long")
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise SecurityError("it makes a number that is too large")
     return value
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,6 @@ def run(
     raw: bool = False,
     threads: int | None = None,
     as_json: bool = False,
-    out: TextIO = sys.stdout,
 ) -> None:
     """Run a bundle on one text, or on each line of standard input where text is "-" or is missing
     in a pipe, and write an answer for each: a vector's first numbers, a label, or text as it comes.
@@ -41,12 +40,12 @@ def run(
     model = runtime.load(folder, threads)
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
     if isinstance(model, Generator):
-        _generate(model, texts, sampling, raw, as_json, out)
+        _generate(model, texts, sampling, raw, as_json)
         return
     # A text given alone is answered alone; lines go in batches.
     while batch := list(islice(texts, BATCH_SIZE)):
         for line in _answers(model, batch, as_json):
-            print(line, file=out, flush=True)
+            print(line, flush=True)
 
 
 def _answers(model: Embedder | Classifier, texts: list[str], as_json: bool) -> Iterator[str]:
@@ -69,7 +68,6 @@ def _generate(
     sampling: Sampling,
     raw: bool,
     as_json: bool,
-    out: TextIO,
 ) -> None:
     for text in texts:
         if raw:
@@ -77,11 +75,11 @@ def _generate(
         else:
             pieces = model.chat([{"role": "user", "content": text}], sampling)
         if as_json:
-            print(_json(text=text, generated="".join(pieces)), file=out, flush=True)
+            print(_json(text=text, generated="".join(pieces)), flush=True)
             continue
         for piece in pieces:
-            print(piece, end="", file=out, flush=True)
-        print(file=out, flush=True)
+            print(piece, end="", flush=True)
+        print(flush=True)
 
 
 def _brief(vector: np.ndarray) -> str:

@@ -1,0 +1,408 @@
+import math
+import string
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2.sandbox import SecurityError
+from onnx_models import (
+    VOCABULARY,
+    classifier_folder,
+    decoder_folder,
+    decoder_logits,
+    encoder_folder,
+    ids_of,
+    make_bundle,
+    mixing,
+    table,
+    write_json,
+)
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from edgeprune import runtime
+from edgeprune.errors import UserError
+from edgeprune.runtime.chat import render
+from edgeprune.runtime.embed import Embedder, normalize
+from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
+from edgeprune.runtime.session import open_session
+from edgeprune.runtime.tokenize import Tokenizer
+
+TEXTS = ["the cat sat on a mat", "the dog", "a dog ran far away", "cat", ""]
+
+
+def pooled_folder(folder: Path, pooling: str, **config: Any) -> Path:
+    encoder_folder(folder, **config)
+    kinds = ["Transformer", "Pooling", "Normalize"] if pooling == "mean" else ["Pooling"]
+    write_json(folder / "modules.json", [{"type": f"x.{kind}", "path": "p"} for kind in kinds])
+    write_json(folder / "p" / "config.json", {"pooling_mode": pooling})
+    return folder
+
+
+def hidden_states(text: str) -> np.ndarray:
+    return table()[ids_of(text)] @ mixing()
+
+
+def test_mean_pooling_leaves_padding_out_and_normalizes(tmp_path: Path) -> None:
+    embedder = runtime.load(pooled_folder(tmp_path, "mean"), threads=1)
+    means = np.array([hidden_states(text).mean(axis=0) for text in TEXTS])
+    expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+    for batch_size in (1, 2, 32):
+        np.testing.assert_allclose(embedder.embed(TEXTS, batch_size), expected, atol=1e-6)
+
+
+def test_cls_pooling_takes_the_first_token(tmp_path: Path) -> None:
+    embedder = runtime.load(pooled_folder(tmp_path, "cls"), threads=1)
+    expected = np.array([hidden_states(text)[0] for text in TEXTS])
+    np.testing.assert_allclose(embedder.embed(TEXTS), expected, atol=1e-6)
+
+
+def test_a_folder_without_pooling_takes_the_mean_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = runtime.load(encoder_folder(tmp_path), threads=1)
+    assert "taking their mean" in " ".join(capsys.readouterr().err.split())
+    expected = np.array([hidden_states(text).mean(axis=0) for text in TEXTS])
+    np.testing.assert_allclose(embedder.embed(TEXTS), expected, atol=1e-6)
+
+
+def test_a_long_text_is_cut_at_the_maximum_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder = runtime.load(pooled_folder(tmp_path, "cls", max_position_embeddings=5), threads=1)
+    assert isinstance(embedder, Embedder)
+    embedder.embed(["the cat sat"])
+    assert "Warning" not in capsys.readouterr().err
+    embedder.embed(["the cat sat on", "the cat"])
+    assert "1 of 2 texts are longer than the model's 5 tokens" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    cut = embedder.tokenizer.encode(["the cat sat on"])[0]
+    assert list(cut.ids) == [1, *ids_of("the cat sat")[1:4], 2]
+
+
+def test_no_texts_give_no_embeddings(tmp_path: Path) -> None:
+    assert len(runtime.load(encoder_folder(tmp_path), threads=1).embed([])) == 0
+
+
+def test_zero_vectors_stay_zero() -> None:
+    assert not normalize(np.zeros((2, 3))).any()
+
+
+def test_a_classifier_gives_every_labels_probability(tmp_path: Path) -> None:
+    classifier = runtime.load(classifier_folder(tmp_path), threads=1)
+    heads = table(8, 3, seed=5)
+    logits = np.array([table()[ids_of(text)].sum(axis=0) @ heads for text in TEXTS])
+    expected = scipy.special.softmax(logits, axis=1)
+    for prediction, row in zip(classifier.classify(TEXTS), expected, strict=True):
+        assert list(prediction.probabilities) == ["bad", "good", "so-so"]
+        np.testing.assert_allclose(list(prediction.probabilities.values()), row, atol=1e-5)
+        assert prediction.label == ["bad", "good", "so-so"][row.argmax()]
+        assert prediction.probability == prediction.probabilities[prediction.label]
+
+
+def test_a_classifier_takes_pairs(tmp_path: Path) -> None:
+    classifier = runtime.load(classifier_folder(tmp_path), threads=1)
+    ids = [*ids_of("the cat"), *ids_of("a dog")[1:]]
+    expected = table()[ids].sum(axis=0) @ table(8, 3, seed=5)
+    np.testing.assert_allclose(classifier.logits([("the cat", "a dog")])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"id2label": {"0": "score"}}, "one label"),
+        ({"id2label": {"0": "a", "2": "b"}}, "every label's name"),
+        ({"problem_type": "multi_label_classification"}, "one label a text"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(
+    tmp_path: Path, config: dict[str, Any], sentence: str
+) -> None:
+    classifier_folder(tmp_path)
+    write_json(tmp_path / "config.json", {"id2label": {"0": "a", "1": "b"}} | config)
+    with pytest.raises(UserError, match=sentence):
+        runtime.load(tmp_path)
+
+
+def greedy(prompt: list[int], count: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(decoder_logits(ids)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def generator(folder: Path, **config: Any) -> Generator:
+    loaded = runtime.load(decoder_folder(folder, **config), threads=1)
+    assert isinstance(loaded, Generator)
+    return loaded
+
+
+def test_the_cache_gives_what_the_whole_sequence_gives(tmp_path: Path) -> None:
+    model = generator(tmp_path)
+    for prompt in ([1], [1, 5, 6, 7], [9, 4]):
+        assert list(model.generate_ids(prompt, Sampling(max_tokens=12))) == greedy(prompt, 12)
+        np.testing.assert_allclose(model.logits(prompt), decoder_logits(prompt), atol=1e-5)
+
+
+def test_generation_stops_at_any_end_token(tmp_path: Path) -> None:
+    all_of_it = greedy([1, 5], 12)
+    end = all_of_it[3]
+    decoder_folder(tmp_path, eos_token_id=0)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [99, end]})
+    found = list(runtime.load(tmp_path, 1).generate_ids([1, 5], Sampling(max_tokens=12)))
+    assert found == all_of_it[: all_of_it.index(end)]
+
+
+def test_generation_stops_at_the_models_maximum(tmp_path: Path) -> None:
+    model = generator(tmp_path, max_position_embeddings=9)
+    assert list(model.generate_ids([1, 5])) == greedy([1, 5], 7)
+    for refused in (lambda: list(model.generate_ids([1] * 9)), lambda: model.complete("cat " * 9)):
+        with pytest.raises(UserError, match="the model takes 9: shorten"):
+            refused()
+    with pytest.raises(UserError, match="prompt is empty"):
+        list(model.generate_ids([]))
+    assert len(model.logits([1] * 9)) == 9
+
+
+LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
+
+
+def shares(sampling: Sampling, draws: int = 4000) -> np.ndarray:
+    random = np.random.default_rng(sampling.seed)
+    counts = Counter(choose(LOGITS, sampling, random) for _ in range(draws))
+    return np.array([counts[index] / draws for index in range(len(LOGITS))])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Sampling(temperature=1), [0.5, 0.25, 0.15, 0.1]),
+        (Sampling(temperature=1, top_p=0.7), [2 / 3, 1 / 3, 0, 0]),
+        (Sampling(temperature=1, top_p=0.01), [1, 0, 0, 0]),
+        (Sampling(temperature=0), [1, 0, 0, 0]),
+        (Sampling(temperature=0.5), np.array([0.25, 0.0625, 0.0225, 0.01]) / 0.345),
+        (Sampling(temperature=1e-6), [1, 0, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_with_the_probabilities_asked_for(
+    sampling: Sampling, expected: list[float]
+) -> None:
+    # Four standard errors of a share of 4,000 draws.
+    np.testing.assert_allclose(shares(sampling), expected, atol=4 * math.sqrt(0.25 / 4000))
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    model = generator(tmp_path)
+    runs = [
+        list(model.generate_ids([1, 5], Sampling(max_tokens=20, temperature=9, seed=seed)))
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def byte_level_tokenizer(tmp_path: Path) -> Tokenizer:
+    rust = RustTokenizer(models.BPE())
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    rust.train_from_iterator(["the cat sat on the mat", "déjà vu", string.printable], trainer)
+    decoder_folder(tmp_path)
+    rust.save(str(tmp_path / "tokenizer.json"))
+    from edgeprune.bundle import Bundle
+
+    return Tokenizer(Bundle.open(tmp_path))
+
+
+def test_streamed_pieces_make_the_whole_text(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tokenizer = byte_level_tokenizer(tmp_path_factory.mktemp("byte-level"))
+
+    @settings(max_examples=80, deadline=None)
+    @given(st.text())
+    def check(text: str) -> None:
+        pieces = list(stream_text(tokenizer, tokenizer.ids(text)))
+        assert "".join(pieces) == text
+        if "\ufffd" not in text:
+            assert not any("\ufffd" in piece for piece in pieces)
+
+    check()
+    cut_short = tokenizer.ids("né")[:-1]
+    assert "".join(stream_text(tokenizer, cut_short)) == tokenizer.text(cut_short)
+    assert len(list(stream_text(tokenizer, tokenizer.ids("the cat sat")))) >= 3
+
+
+TEMPLATE = """
+{%- for m in messages %}
+    {%- if loop.first and m.role != 'system' %}{{ bos_token }}<|system|>none{% endif %}
+    {%- if m.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('role?') }}{% endif %}
+    {%- if m.content is none %}{% continue %}{% endif %}
+{{ '<|' + m.role + '|>\\n' + m.content | trim + eos_token }}
+{% endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>' }}{{ {"a": [1, "é<"]} | tojson }}{% endif %}
+"""
+
+
+def test_a_chat_template_gives_what_transformers_makes_of_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    decoder_folder(tmp_path)
+    tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": TEMPLATE}
+    write_json(tmp_path / "tokenizer_config.json", tokens)
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), bos_token="<s>", eos_token="</s>"
+    )
+    theirs.chat_template = TEMPLATE
+    messages = [
+        {"role": "user", "content": " hi \n"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "<b>"},
+    ]
+    from edgeprune.bundle import Bundle
+    from edgeprune.runtime.chat import apply_chat_template
+
+    bundle = Bundle.open(tmp_path)
+    assert apply_chat_template(bundle, messages) == theirs.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    with pytest.raises(UserError, match=r"refuses this chat: role\?"):
+        apply_chat_template(bundle, [{"role": "robot", "content": ""}])
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    assert apply_chat_template(bundle, [{"role": "user", "content": "hi"}]) == "hi!"
+    (tmp_path / "chat_template.jinja").write_text("{{ 1 + 'a' }}")
+    with pytest.raises(UserError, match="template fails"):
+        apply_chat_template(bundle, messages)
+
+
+def test_a_bundle_without_template_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="use --raw"):
+        generator(tmp_path).chat([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+        "{% for a in range(90000) %}{{ 'x' * 90000 }}{% endfor %}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{{ 2 ** 99999 ** 9 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 99999) * 9999 }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ 'x' | center(999999999) }}",
+        "{{ 'x'.center(10 ** 9) }}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ 'ab'.__init__.__globals__ }}",
+        "{% include '/etc/passwd' %}",
+        "x" * 300_000,
+    ],
+)
+def test_a_hostile_template_ends_soon_in_an_error(template: str) -> None:
+    started, before = time.monotonic(), sys.gettrace()
+    with pytest.raises((jinja2.TemplateError, SecurityError, RecursionError, TypeError)):
+        render(template, messages=[])
+    assert time.monotonic() - started < 10
+    assert sys.gettrace() is before
+
+
+def test_a_session_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    path = decoder_folder(tmp_path) / "model.onnx"
+    with pytest.raises(UserError, match=r"needs ONNX Runtime 99\.1\.0 or newer"):
+        open_session(path, minimum_onnxruntime="99.1.0")
+    open_session(path, 1, minimum_onnxruntime="1.9.9")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="cannot open"):
+        open_session(path)
+
+
+def test_a_bundle_for_a_newer_runtime_is_refused(tmp_path: Path) -> None:
+    folder = make_bundle(
+        tmp_path / "b", encoder_folder(tmp_path / "p"), minimum_onnxruntime="99.0.0"
+    )
+    with pytest.raises(UserError, match="pip install -U onnxruntime"):
+        runtime.load(folder)
+
+
+def test_a_tokenizer_that_is_none_is_named(tmp_path: Path) -> None:
+    decoder_folder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer"):
+        runtime.load(tmp_path)
+
+
+def test_greedy_text_is_transformers_own(tmp_path: Path) -> None:
+    """A random Llama with grouped queries, exported by optimum, against generate() in torch."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    exporters = pytest.importorskip("optimum.exporters.onnx")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    torch_folder, folder = tmp_path / "torch", tmp_path / "onnx"
+    model.save_pretrained(torch_folder)
+    decoder_folder(tmp_path / "assets")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (torch_folder / name).write_bytes((tmp_path / "assets" / name).read_bytes())
+    exporters.main_export(
+        str(torch_folder), folder, task="text-generation-with-past", do_validation=False
+    )
+    ours = runtime.load(folder, threads=1)
+    assert isinstance(ours, Generator)
+    for prompt in ([1], [4, 5, 6], [9, 9, 8, 7, 5, 4]):
+        inputs = torch.tensor([prompt])
+        mask = torch.ones_like(inputs)
+        expected = model.generate(inputs, attention_mask=mask, max_new_tokens=16, do_sample=False)
+        found = list(ours.generate_ids(prompt, Sampling(max_tokens=16)))
+        assert found == [token for token in expected[0, len(prompt) :].tolist() if token != 2]
+        logits = model(inputs).logits[0].detach().numpy()
+        np.testing.assert_allclose(ours.logits(prompt), logits, atol=1e-4)
+
+
+def test_the_device_side_imports_nothing_of_the_build(tmp_path: Path) -> None:
+    modules = [
+        "cli",
+        "bundle",
+        "inspect",
+        "runtime.terminal",
+        "bench.compare",
+        "bench.table",
+        "bench.worker",
+        "evaluate.table",
+        "evaluate.measures",
+        *(f"evaluate.{name}" for name in ("sts", "cosine", "classification", "perplexity", "kl")),
+    ]
+    code = f"""
+import sys
+for name in {modules}:
+    __import__("edgeprune." + name)
+heavy = {{"torch", "transformers", "optimum", "safetensors", "scipy"}} & set(sys.modules)
+sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
