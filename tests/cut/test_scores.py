@@ -238,11 +238,13 @@ def test_global_keeps_the_largest_sum_under_minimums(seed, total):
     assert got == pytest.approx(best, rel=1e-6)
 
 
-@given(st.integers(0, 500), st.integers(3, 12))
-@settings(deadline=None, max_examples=40)
-def test_coverage_makes_the_least_covered_layer_as_covered_as_can_be(seed, total):
+@given(st.integers(0, 500), st.integers(3, 12), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_coverage_makes_the_least_covered_layer_as_covered_as_can_be(seed, total, ties):
     generator = torch.Generator().manual_seed(seed)
     scores = [torch.rand(4, generator=generator) ** (3 * i + 1) for i in range(3)]
+    if ties:
+        scores = [torch.randint(1, 4, (4,), generator=generator).double() for _ in range(3)]
 
     def least(counts) -> float:
         return min(
