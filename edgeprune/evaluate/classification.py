@@ -8,9 +8,9 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.result import Quality
-from edgeprune.text.files import read_rows, text_of
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
+from edgeprune.text.files import read_rows, text_of
 
 
 def classification(bundle: Bundle, data: Path, limit: int | None = None) -> Quality:

@@ -7,8 +7,8 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.result import Quality
-from edgeprune.text.files import read_texts
 from edgeprune.runtime.embed import Embedder, normalize
+from edgeprune.text.files import read_texts
 
 
 def cosine(bundle: Bundle, original: Bundle, data: Path, limit: int | None = None) -> Quality:

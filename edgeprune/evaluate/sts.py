@@ -7,8 +7,8 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.result import Quality
-from edgeprune.text.files import number_of, read_rows, text_of
 from edgeprune.runtime.embed import Embedder, normalize
+from edgeprune.text.files import number_of, read_rows, text_of
 
 
 def sts(bundle: Bundle, data: Path, limit: int | None = None) -> Quality:

@@ -6,8 +6,8 @@ import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
-from edgeprune.text.files import read_document
 from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.text.files import read_document
 
 # Rows of logits that are turned to float64 probabilities at a time: 64 x 49,152 x 8 B = 25 MB.
 CHUNK = 64
