@@ -170,5 +170,51 @@ def inspect(bundle: str, json_file: str | None) -> None:
     _show(found, inspect_table(found), json_file)
 
 
+@main.command()
+@click.argument("recipe", default="minilm")
+@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
+@click.option("--data", metavar="PATH|HUB_DATASET", help="Text to learn from.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder.  [default: build/RECIPE]")
+@click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
+@click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
+@click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
+def build(
+    recipe: str,
+    model: str | None,
+    data: str | None,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    dry_run: bool,
+    fresh: bool,
+) -> None:
+    """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file."""
+    from edgeprune import pipeline
+    from edgeprune.recipe import read_recipe
+    from edgeprune.report import terminal
+
+    sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
+    if dry_run:
+        terminal.show_preview(prepared)
+        return
+    outcome = pipeline.run(prepared, fresh)
+    terminal.show_outcome(outcome)
+    if outcome.missed:
+        raise RequirementMissed("; ".join(outcome.missed) + ".")
+
+
+@main.command()
+@click.argument("name", required=False)
+@_json_option
+def recipes(name: str | None, json_file: str | None) -> None:
+    """List the recipes that ship, or explain one with every setting and its default."""
+    from edgeprune.report import recipes as pages
+
+    result = pages.one(name) if name else pages.all_of_them()
+    _show(result, pages.table(result), json_file)
+
+
 if __name__ == "__main__":
     main()

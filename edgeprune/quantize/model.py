@@ -50,8 +50,10 @@ class Quantized:
         """Write plan.json and quantized.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PLAN).write_text(json.dumps(self.summary(), indent=1))
-        tensors = {f"{name}.codes": codes.contiguous() for name, codes in self.codes.items()}
-        tensors |= {f"{name}.scales": scales for name, scales in self.scales.items()}
+        # A tied head shares its embedding's values and is not written again.
+        own = [entry.name for entry in self.plan.quantized if entry.tied_to is None]
+        tensors = {f"{name}.codes": self.codes[name].contiguous() for name in own}
+        tensors |= {f"{name}.scales": self.scales[name].contiguous() for name in own}
         save_file(tensors, folder / VALUES)
 
     @classmethod
@@ -63,8 +65,13 @@ class Quantized:
         for key, tensor in tensors.items():
             name, part = key.rsplit(".", 1)
             parts[part][name] = tensor
+        plan = Plan.from_json(summary["plan"])
+        for entry in plan.quantized:
+            if entry.tied_to is not None:
+                for values in parts.values():
+                    values[entry.name] = values[entry.tied_to]
         return cls(
-            Plan.from_json(summary["plan"]),
+            plan,
             parts["codes"],
             parts["scales"],
             summary["errors"],

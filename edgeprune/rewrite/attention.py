@@ -53,9 +53,7 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
 class _Parts:
     """One block's projections, its softmax, and what is added to its scores."""
 
-    def __init__(
-        self, graph: Graph, attention: Attention, linears: dict[str, LinearNodes]
-    ) -> None:
+    def __init__(self, graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
         self.attention = attention
         self.query = linears[attention.query].output
         self.key = linears[attention.key].output
@@ -96,9 +94,7 @@ class _Parts:
 def _depends(graph: Graph, name: str, on: str) -> bool:
     """Whether a tensor is computed from another; a search back to where that one is made."""
     made = graph.producers[on]
-    return name == on or any(
-        on in node.input for node in graph.ancestors(name, [on, *made.input])
-    )
+    return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
 
 
 def _heads(graph: Graph, parts: _Parts, tensor: str, role: str, perm: list[int]) -> str:
@@ -181,9 +177,7 @@ def _decoder(graph: Graph, parts: _Parts) -> None:
         f"{parts.path}/query_heads", np.array([0, attention.num_heads, -1, 0], np.int64)
     )
     stacked = graph.add("Reshape", [query, rows], f"{parts.path}/query/Rows")
-    turned = graph.add(
-        "Transpose", [keys.output[0]], f"{parts.path}/key/Turned", perm=[0, 1, 3, 2]
-    )
+    turned = graph.add("Transpose", [keys.output[0]], f"{parts.path}/key/Turned", perm=[0, 1, 3, 2])
     scores = _scores(graph, parts, stacked, turned)
     scores = graph.add("Reshape", [scores, heads], f"{parts.path}/ScoresByHead")
     for place, tensor in enumerate(parts.added):

@@ -113,9 +113,7 @@ def tied_codes(graph: Graph, embedding: str, quantized: Quantized) -> str:
     return name
 
 
-def _biases(
-    graph: Graph, linears: list[LinearNodes], quantized: Quantized
-) -> np.ndarray | None:
+def _biases(graph: Graph, linears: list[LinearNodes], quantized: Quantized) -> np.ndarray | None:
     if all(linear.bias is None for linear in linears):
         return None
     parts = []

@@ -50,9 +50,7 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
         bias = node.input[2] if len(node.input) > 2 else None
         transposed = bool(attribute(node, "transB", 0))
         output = node.output[0]
-        return LinearNodes(
-            name, node, None, node.input[0], output, node.input[1], transposed, bias
-        )
+        return LinearNodes(name, node, None, node.input[0], output, node.input[1], transposed, bias)
     for reader in graph.consumers.get(node.output[0], []):
         others = [i for i in reader.input if i != node.output[0]]
         if reader.op_type == "Add" and module_path(reader) == f"{name}.Add":
@@ -66,9 +64,7 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
                 False,
                 others[0],
             )
-    return LinearNodes(
-        name, node, None, node.input[0], node.output[0], node.input[1], False, None
-    )
+    return LinearNodes(name, node, None, node.input[0], node.output[0], node.input[1], False, None)
 
 
 def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:

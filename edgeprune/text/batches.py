@@ -150,9 +150,7 @@ class Reader:
         if chosen:
             yield self._pad(ids, chosen, labels)
 
-    def _pad(
-        self, ids: Sequence[list[int]], chosen: list[int], labels: np.ndarray | None
-    ) -> Batch:
+    def _pad(self, ids: Sequence[list[int]], chosen: list[int], labels: np.ndarray | None) -> Batch:
         length = max(len(ids[i]) for i in chosen)
         input_ids = np.full((len(chosen), length), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(input_ids)

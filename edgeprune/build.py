@@ -1,0 +1,84 @@
+"""What a stage is given: the recipe, the original, the text, and where its result goes."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.checkpoint import Checkpoint, read_json
+from edgeprune.text.batches import Batch, Reader, open_reader
+from edgeprune.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from edgeprune.models import Model
+    from edgeprune.recipe import Recipe
+
+_KINDS = {
+    "feature-extraction": "sentences",
+    "text-classification": "labelled",
+    "text-generation": "windows",
+}
+
+
+@dataclass
+class Build:
+    """One build: what stays the same over its stages."""
+
+    recipe: "Recipe"
+    checkpoint: Checkpoint
+    corpus: Corpus
+    output: Path
+    results: dict[str, Any] = field(default_factory=dict)
+    """What each stage did, by its name."""
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Where each stage's output is, by its name."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.recipe.seed
+
+    @functools.cached_property
+    def original(self) -> "Model":
+        """The uncompressed model, read once."""
+        from edgeprune.models import load_model
+
+        return load_model(self.folders["load"])
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """Batches of the user's text."""
+        folder = self.folders["load"]
+        pad_id = read_json(folder / "config.json").get("pad_token_id") or 0
+        kind = text_kind(self.checkpoint.task)
+        return open_reader(folder, self.corpus, kind, self.recipe.text, int(pad_id), self.seed)
+
+    def batches(self) -> Iterator[Batch]:
+        """Training batches without end."""
+        return self.reader.training()
+
+    def held_out(self) -> list[Batch]:
+        """Batches that no stage trains on."""
+        return self.reader.held_out()
+
+    def calibration(self, sequences: int) -> list[Batch]:
+        """Training batches that hold at least so many sequences."""
+        taken: list[Batch] = []
+        count = 0
+        for batch in self.batches():
+            taken.append(batch)
+            count += len(batch.input_ids)
+            if count >= sequences:
+                return taken
+        return taken
+
+    def some(self, count: int) -> list[Batch]:
+        """The first training batches."""
+        return list(islice(self.batches(), count))
+
+
+def text_kind(task: str) -> str:
+    """How text is read for a task: sentences, labelled rows, or windows."""
+    return _KINDS[task]

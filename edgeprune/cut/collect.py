@@ -1,0 +1,173 @@
+"""Run text through a model once and score its channels and heads for a one-shot cut."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeprune.anatomy import Block
+from edgeprune.cut.scores import Fisher, Flap, ProbePruning, TaylorAbs, magnitude
+from edgeprune.gates import CHANNELS, HEADS, Gate, make_gates
+from edgeprune.models import Model
+from edgeprune.progress import track
+from edgeprune.recover.objective import embed, next_token_loss, tensors
+from edgeprune.text.batches import Batch
+
+Captured = dict[str, Tensor]
+
+
+def unit_scores(
+    model: Model, batches: Sequence[Batch], kinds: Sequence[str], score: str, seed: int
+) -> dict[str, list[Tensor]]:
+    """Scores [units] per layer of the channels and heads of `kinds`, higher meaning keep.
+
+    The units of a decoder's heads are whole slots: one query head of every key-value group.
+
+    Args:
+        score: fisher, taylor, flap, pp or magnitude, as methods.md section 6 defines them.
+    """
+    gates = [gate for kind in kinds for gate in make_gates(model, kind)]
+    found = _SCORES[score](model, gates, batches, seed)
+    return {
+        kind: [_by_unit(found[gate.name], gate) for gate in gates if gate.kind == kind]
+        for kind in kinds
+    }
+
+
+def _by_unit(scores: Tensor, gate: Gate) -> Tensor:
+    if gate.groups is None:
+        return scores
+    units = torch.zeros(int(gate.groups.max()) + 1, dtype=scores.dtype)
+    return units.index_add(0, gate.groups, scores)
+
+
+def _fisher(
+    model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
+) -> dict[str, Tensor]:
+    scorers = {gate.name: Fisher(len(gate.value), gate.unit_size) for gate in gates}
+    for captured in _with_gradients(model, gates, batches, seed):
+        for name, h in captured.items():
+            assert h.grad is not None
+            scorers[name].add(h, h.grad)
+    return {name: scorer.finish() for name, scorer in scorers.items()}
+
+
+def _taylor(
+    model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
+) -> dict[str, Tensor]:
+    scorers = {gate.name: TaylorAbs(len(gate.value), gate.unit_size) for gate in gates}
+    for captured in _with_gradients(model, gates, batches, seed):
+        for name, h in captured.items():
+            assert h.grad is not None
+            scorers[name].add((h, h.grad))
+    return {name: scorer.finish() for name, scorer in scorers.items()}
+
+
+def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Tensor]]:
+    def score(
+        model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
+    ) -> dict[str, Tensor]:
+        scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
+        with torch.no_grad(), _capturing(model, gates, retain=False) as captured:
+            for batch in track(batches, "scoring", len(batches)):
+                mask = torch.from_numpy(batch.attention_mask).bool()
+                model.module(**tensors(batch))
+                for name, h in captured.items():
+                    scorers[name].add(h[mask])
+        return {name: scorer.finish(model.linear(name).weight) for name, scorer in scorers.items()}
+
+    return score
+
+
+def _magnitude(
+    model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
+) -> dict[str, Tensor]:
+    blocks = model.anatomy.blocks
+    return {gate.name: _weight_norms(model, blocks[gate.layer], gate) for gate in gates}
+
+
+def _weight_norms(model: Model, block: Block, gate: Gate) -> Tensor:
+    if gate.kind == HEADS:
+        incoming = [model.linear(block.attention.query).weight]
+        if not gate.groups is not None:
+            incoming += [
+                model.linear(n).weight for n in (block.attention.key, block.attention.value)
+            ]
+    else:
+        part = block.feed_forward
+        incoming = [model.linear(name).weight for name in (part.gate, part.up) if name]
+    return magnitude(incoming, [model.linear(gate.name).weight], gate.unit_size)
+
+
+_SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "fisher": _fisher,
+    "taylor": _taylor,
+    "flap": _activations(Flap),
+    "pp": _activations(ProbePruning),
+    "magnitude": _magnitude,
+}
+
+
+def _with_gradients(
+    model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
+) -> Iterator[Captured]:
+    """What every gate multiplies, with its gradient, batch after batch."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.module.parameters():
+        parameter.requires_grad_(False)
+    # Something before the first gate must ask for gradients.
+    first = model.module.get_input_embeddings()
+    handle = first.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
+    try:
+        with _capturing(model, gates, retain=True) as captured:
+            for batch in track(batches, "scoring", len(batches)):
+                output = model.module(**tensors(batch))
+                probe(model.task, output, batch, generator).backward()
+                yield captured
+    finally:
+        handle.remove()
+
+
+def probe(task: str, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
+    """A scalar whose squared gradient, over many texts, is Fisher information.
+
+    Sentence encoders: v . e per text, v random: the embedding's own. Classifiers: the likelihood
+    of labels drawn from the model's own prediction. Decoders: that of the text's next tokens.
+    Summed over sequences, so that each one's gradient stands by itself.
+    """
+    if task == "feature-extraction":
+        embedding = embed(output, torch.from_numpy(batch.attention_mask))
+        return (embedding * torch.randn(embedding.shape, generator=generator)).sum()
+    if task == "text-classification":
+        drawn = torch.multinomial(output.logits.detach().softmax(-1), 1, generator=generator)
+        return functional.cross_entropy(output.logits, drawn.squeeze(1), reduction="sum")
+    return next_token_loss(output.logits, batch) * len(batch.input_ids)
+
+
+@contextmanager
+def _capturing(model: Model, gates: list[Gate], retain: bool) -> Iterator[Captured]:
+    captured: Captured = {}
+
+    def capture(name: str) -> Callable[..., None]:
+        def hook(_module: Any, args: tuple[Tensor, ...]) -> None:
+            if retain:
+                args[0].retain_grad()
+            captured[name] = args[0]
+
+        return hook
+
+    handles = [
+        model.module.get_submodule(gate.name).register_forward_pre_hook(capture(gate.name))
+        for gate in gates
+    ]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+__all__ = ["CHANNELS", "HEADS", "probe", "unit_scores"]

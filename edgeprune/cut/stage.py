@@ -1,0 +1,88 @@
+"""The cut stage: what pruning emptied leaves the shapes; more leaves in one shot where asked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.build import Build
+from edgeprune.cut.collect import unit_scores
+from edgeprune.cut.scores import select
+from edgeprune.cut.settings import CutSettings
+from edgeprune.cut.surgery import keep_channels, keep_heads
+from edgeprune.errors import UserError
+from edgeprune.gates import CHANNELS, HEADS, head_groups
+from edgeprune.models import Model, load_masks, load_model, save_model
+
+_KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
+
+
+def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict[str, Any]:
+    """Cut the model in `source`; write the smaller one into `target`."""
+    model, masks = load_model(source), load_masks(source)
+    weights = _apply_masks(model, masks)
+    asked = {CHANNELS: settings.channels, HEADS: settings.heads}
+    kinds = [kind for kind, share in asked.items() if share]
+    if kinds:
+        batches = build.calibration(settings.samples) if settings.score != "magnitude" else []
+        scores = unit_scores(model, batches, kinds, settings.score, build.seed)
+        # A fresh copy: scoring left hooks, gradients and frozen weights behind.
+        for kind in kinds:
+            cut(model, kind, scores[kind], asked[kind], settings)
+    save_model(model, target, _masks_of(model, weights) if weights else None)
+    return {
+        "heads": [len(heads) for heads in model.heads],
+        "channels": [len(channels) for channels in model.channels],
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+    }
+
+
+def cut(model: Model, kind: str, scores: list[Tensor], share: float, settings: CutSettings) -> None:
+    """Remove round(share * units) of a kind of unit, the lowest scores, exactly."""
+    total = sum(len(layer) for layer in scores)
+    keep = total - round(share * total)
+    minimum = settings.minimum_heads if kind == HEADS else settings.minimum_channels
+    if kind == HEADS and model.anatomy.kind == "decoder":
+        _check_groups(model, share)
+    policy, name = settings.resolved_policy, settings.score
+    kept = select(scores, keep, minimum, policy, score=name, normalize=name == "taylor")
+    remove_masked(model, kind, kept)
+
+
+def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:
+    """Cut the units that `kept` [units] marks False out of every layer."""
+    blocks = model.anatomy.blocks
+    for layer, mask in enumerate(kept):
+        positions = mask.bool()
+        if kind == HEADS and model.anatomy.kind == "decoder":
+            positions = positions[head_groups(blocks[layer])]
+        if not bool(positions.all()):
+            _KEEP[kind](model, layer, positions.nonzero().flatten().tolist())
+
+
+def _apply_masks(model: Model, masks: dict[str, Tensor]) -> list[str]:
+    """Cut what gate masks emptied; the names of linears that keep a weight mask are returned."""
+    for kind in (CHANNELS, HEADS):
+        layers = [masks.get(f"{kind}.{layer}") for layer in range(len(model.anatomy.blocks))]
+        present = [mask for mask in layers if mask is not None]
+        if present:
+            positions = [mask.bool() for mask in present]
+            for layer, mask in enumerate(positions):
+                if not bool(mask.all()):
+                    _KEEP[kind](model, layer, mask.nonzero().flatten().tolist())
+    return [name for name in masks if name.split(".")[0] not in (CHANNELS, HEADS)]
+
+
+def _masks_of(model: Model, linears: list[str]) -> dict[str, Tensor]:
+    """Masks of pruned weights, whose entries are exactly zero, in the shapes that are left."""
+    return {name: (model.linear(name).weight != 0).to(torch.uint8) for name in linears}
+
+
+def _check_groups(model: Model, share: float) -> None:
+    if any(block.attention.heads_per_group == 1 for block in model.anatomy.blocks):
+        raise UserError(
+            f"This model gives every query head a key-value head of its own, so none of its heads "
+            f"can leave while clients size the cache from the configuration (asked for {share:g}); "
+            "cut channels instead."
+        )

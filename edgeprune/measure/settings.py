@@ -1,0 +1,44 @@
+"""The settings of the build's own measurement, and what a recipe may require of it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class MeasureSettings(BaseModel):
+    """Speed, memory and quality of the bundle beside the original."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int = Field(128, ge=1, description="Tokens of a timed text or prompt.")
+    batch: int = Field(1, ge=1, description="Texts in a timed call of an encoder.")
+    threads: int = Field(1, ge=1, description="Threads of a timed session.")
+    seconds: float = Field(
+        20.0, gt=0, description="Longest time of the interleaved rounds; fewer where it is clear."
+    )
+    task: Literal["sts", "classification", "perplexity"] | None = Field(
+        None, description="A quality measure on data of the user's, beside held-out text."
+    )
+    data: str | None = Field(None, description="The file that the quality measure reads.")
+    limit: int | None = Field(None, ge=1, description="Rows or windows of it at most.")
+
+
+class Requirements(BaseModel):
+    """What a build must reach; where it does not, it still leaves its result, and exits with 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    speedup: float | None = Field(
+        None, gt=0, description="How many times faster than the original (prompt, for decoders)."
+    )
+    megabytes: float | None = Field(
+        None, gt=0, description="Most megabytes (10^6 bytes) of the graph and its data."
+    )
+    cosine: float | None = Field(
+        None, ge=0, le=1, description="Encoders: least mean cosine to the original's embeddings."
+    )
+    drop: float | None = Field(
+        None,
+        ge=0,
+        description="Most that measure.task may lose: points, or per cent of perplexity.",
+    )

@@ -1,0 +1,236 @@
+"""Run a recipe's stages in order, each once: a killed build goes on after its last whole stage.
+
+    output/
+      bundle/        the result, for any ONNX client
+      original/      the untouched model as a bundle of its own
+      report.html, report.json
+      stages/        what each stage wrote, under a key of (input, settings, code)
+
+A stage writes into a folder aside that is renamed when it is whole; a failure leaves nothing.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import edgeprune
+from edgeprune.build import Build, text_kind
+from edgeprune.bundle import Bundle, check_replaceable, write_bundle
+from edgeprune.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.errors import UserError
+from edgeprune.measure.stage import missed
+from edgeprune.progress import say
+from edgeprune.recipe import STAGES, Recipe, StageEntry
+from edgeprune.report.write import write_report
+from edgeprune.targets import find
+from edgeprune.text.corpus import read_corpus
+
+MARK = "stages"
+RECORD = "stage.json"
+_NOT_CODE = ("cli.py", "report", "inspect", "runtime")
+# Stages that run whatever the recipe says; the others run where it names them.
+_ALWAYS = ("load", "original", "export", "rewrite", "measure")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build left behind."""
+
+    bundle: Path
+    original: Path
+    report: Path
+    results: dict[str, Any]
+    missed: list[str]
+
+
+def prepare(recipe: Recipe, model: str | None, data: str | None, output: Path | None) -> Build:
+    """Check everything that can be checked before work begins.
+
+    Raises:
+        UserError: the model, the text or the output folder cannot be used.
+    """
+    name = model or recipe.model
+    if name is None:
+        raise UserError(f"The recipe {recipe.name} names no model; give one with --model.")
+    if data:
+        recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
+    if recipe.measure.task and not recipe.measure.data:
+        raise UserError("measure.task needs measure.data, the file that it reads.")
+    find(recipe.target)
+    checkpoint = open_checkpoint(name)
+    anatomy = checkpoint.anatomy
+    if not anatomy.blocks:
+        raise UserError(f"{name} has no layers.")
+    labelled = text_kind(checkpoint.task) == "labelled"
+    corpus = read_corpus(recipe.text.data, labelled)
+    folder = output or Path("build") / recipe.name
+    _check_output(folder)
+    return Build(recipe, checkpoint, corpus, folder)
+
+
+def run(build: Build, fresh: bool = False) -> Outcome:
+    """Run every stage that the recipe asks for, write bundle and report.
+
+    Args:
+        fresh: forget what earlier builds left in the output folder.
+    """
+    stages = build.output / MARK
+    if fresh:
+        shutil.rmtree(stages, ignore_errors=True)
+    stages.mkdir(parents=True, exist_ok=True)
+    source = build.checkpoint.folder
+    key = _digest(_model_digest(build.checkpoint), build.corpus.digest, build.recipe.text)
+    wanted = [entry for entry in STAGES if _wanted(entry, build.recipe)]
+    for number, entry in enumerate(wanted, start=1):
+        settings = getattr(build.recipe, entry.name, None)
+        key = _digest(key, entry.name, settings, build.seed, build.recipe.target, _code_digest())
+        if entry.name == "export":
+            build.folders["export_input"] = source
+        folder = stages / f"{entry.name}-{key[:12]}"
+        say(f"[{number}/{len(wanted)}] {entry.name}")
+        result = _recorded(folder) or _run_stage(entry, build, source, folder, settings)
+        build.results[entry.name] = result
+        build.folders[entry.name] = folder
+        if entry.name not in ("original", "measure"):
+            source = folder
+        _forget_others(stages, entry.name, folder)
+    return _finish(build)
+
+
+def _run_stage(
+    entry: StageEntry, build: Build, source: Path, folder: Path, settings: Any
+) -> dict[str, Any]:
+    aside = folder.parent / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    started = time.monotonic()
+    try:
+        result = dict(entry.load()(build, source, aside, settings))
+        result["seconds"] = round(time.monotonic() - started, 1)
+        result["peak_megabytes"] = round(_peak_bytes() / 1e6)
+        (aside / RECORD).write_text(json.dumps(result, indent=1))
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    say(f"      {result['seconds']:.0f} s")
+    return result
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """What a whole stage wrote in an earlier build."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    say("      kept from an earlier build")
+    return result
+
+
+def _finish(build: Build) -> Outcome:
+    facts = {
+        "source": {
+            "model": build.checkpoint.name,
+            "sha256": _model_digest(build.checkpoint),
+        },
+        "text": {
+            "source": build.corpus.source,
+            "documents": len(build.corpus.documents),
+            "digest": build.corpus.digest,
+        },
+        "recipe": build.recipe.model_dump(mode="json"),
+        "target": find(build.recipe.target).to_json(),
+    }
+    assets = build.folders["rewrite"]
+    stages = [{"name": name, **result} for name, result in build.results.items()]
+    task = build.checkpoint.task
+    manifest = {"task": task, **facts, "minimum_onnxruntime": "1.17.0", "stages": stages}
+    bundle = _write(build.output / "bundle", assets, manifest)
+    plain = {"task": task, "source": facts["source"], "stages": [], "recipe": {"name": "original"}}
+    original = _write(build.output / "original", build.folders["original"], plain)
+    report = write_report(build.output, {**facts, "task": task, "stages": stages})
+    return Outcome(
+        bundle.folder,
+        original.folder,
+        report,
+        build.results,
+        missed(build.results["measure"], build.recipe.require),
+    )
+
+
+def _write(folder: Path, built: Path, manifest: dict[str, Any]) -> Bundle:
+    assets = built.parent / f".assets-{built.name}"
+    shutil.rmtree(assets, ignore_errors=True)
+    try:
+        shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
+        return write_bundle(folder, built / "onnx", assets, manifest)
+    finally:
+        shutil.rmtree(assets, ignore_errors=True)
+
+
+def _wanted(entry: StageEntry, recipe: Recipe) -> bool:
+    return entry.name in _ALWAYS or getattr(recipe, entry.name) is not None
+
+
+def _check_output(folder: Path) -> None:
+    """An output folder is new, empty, or an earlier build's."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the output.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_dir():
+        raise UserError(
+            f"{folder} holds something that is no build of edgeprune; name another --output."
+        )
+    for part in ("bundle", "original"):
+        check_replaceable(folder / part)
+
+
+def _forget_others(stages: Path, name: str, keep: Path) -> None:
+    """Only the newest output of a stage is kept: models are large."""
+    for folder in stages.glob(f"{name}-*"):
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(*parts: Any) -> str:
+    texts = [
+        part.model_dump_json() if hasattr(part, "model_dump_json") else str(part) for part in parts
+    ]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _model_digest(checkpoint: Checkpoint) -> str:
+    """A hash of the weights and of the configuration that they are read by."""
+    config = json.dumps(checkpoint.config, sort_keys=True, default=str)
+    return _digest(config, _files_digest(tuple(checkpoint.files)))
+
+
+@functools.cache
+def _files_digest(files: tuple[Path, ...]) -> str:
+    content = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            content.update(hashlib.file_digest(stream, "sha256").digest())
+    return content.hexdigest()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """A hash of the code that stages run, so that a changed method is never mistaken for its
+    earlier self."""
+    root = Path(edgeprune.__file__).parent
+    content = hashlib.sha256(edgeprune.__version__.encode())
+    for file in sorted(root.rglob("*.py")):
+        if file.relative_to(root).parts[0] not in _NOT_CODE:
+            content.update(file.read_bytes())
+    return content.hexdigest()
+
+
+def _peak_bytes() -> int:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

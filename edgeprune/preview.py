@@ -1,0 +1,125 @@
+"""What a build would do, in sentences, without torch and without touching anything."""
+
+from edgeprune.anatomy import Anatomy
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.cut.settings import CutSettings
+from edgeprune.prune.train_settings import PruneStageSettings
+from edgeprune.quantize.plan import plan_formats
+from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.recipe import Recipe
+from edgeprune.recover.settings import RecoverSettings
+from edgeprune.targets import find
+from edgeprune.text.corpus import Corpus
+
+
+def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tuple[str, str]]:
+    """(stage, what it would do) for a recipe, a model and a text, in the order of the stages."""
+    anatomy = checkpoint.anatomy
+    rows = [
+        (
+            "load",
+            f"{checkpoint.name}: {anatomy.model_type}, {checkpoint.task}, "
+            f"{len(anatomy.blocks)} layers of {_heads(anatomy)} heads and {_channels(anatomy)} "
+            f"channels in all, {_parameters(anatomy):,} weights in linears and embeddings",
+        ),
+        ("load", f"{len(corpus.documents):,} texts from {corpus.source}"),
+        ("original", "exported plainly to float32 ONNX, as the reference"),
+    ]
+    if recipe.prune:
+        rows += [("prune", line) for line in prune_lines(anatomy, recipe.prune)]
+    if recipe.cut:
+        rows += [("cut", line) for line in cut_lines(anatomy, recipe.cut)]
+    if recipe.recover:
+        rows += [("recover", line) for line in recover_lines(anatomy, recipe.recover)]
+    if recipe.quantize:
+        rows += [
+            ("quantize", line)
+            for line in quantize_lines(anatomy, recipe.quantize, find(recipe.target).weight_bits)
+        ]
+    rows.append(("rewrite", f"for {find(recipe.target).name}, every pass checked on real batches"))
+    rows.append(
+        (
+            "measure",
+            f"beside the original: {recipe.measure.tokens} tokens, batch {recipe.measure.batch}, "
+            f"{recipe.measure.threads} thread(s)",
+        )
+    )
+    return rows
+
+
+def prune_lines(anatomy: Anatomy, settings: PruneStageSettings) -> list[str]:
+    """What dynamic pruning would remove."""
+    counts = {
+        "channels": _channels(anatomy),
+        "heads": _head_units(anatomy),
+        "weights": sum(rows * columns for rows, columns in _block_shapes(anatomy)),
+    }
+    lines = []
+    for pool in settings.pools():
+        if pool.gated:
+            units = counts[pool.pattern]
+            lines.append(f"{round(pool.share * units):,} of {units:,} {pool.pattern} go")
+        else:
+            units = counts["weights"]
+            share = f"{100 * pool.share:g} % of {units:,} weights"
+            lines.append(f"{share} go, in the pattern {pool.pattern}")
+    lines.append(f"{settings.steps:,} steps, budget {settings.budget}, by {settings.saliency}")
+    return lines
+
+
+def cut_lines(anatomy: Anatomy, settings: CutSettings) -> list[str]:
+    """What would leave the shapes."""
+    lines = ["what pruning emptied leaves the shapes"]
+    for noun, share, units in (
+        ("channels", settings.channels, _channels(anatomy)),
+        ("heads", settings.heads, _head_units(anatomy)),
+    ):
+        if share:
+            lines.append(
+                f"{round(share * units):,} of {units:,} {noun} leave in one shot by "
+                f"{settings.score}, {settings.resolved_policy}"
+            )
+    return lines
+
+
+def recover_lines(anatomy: Anatomy, settings: RecoverSettings) -> list[str]:
+    """How long and how the cut model would be trained."""
+    tables = sum(rows * width for rows, width in map(anatomy.shape, anatomy.embeddings.values()))
+    frozen = "" if settings.train_embeddings else f"; {tables:,} embedding weights stay frozen"
+    rate = settings.learning_rate
+    return [f"{settings.steps:,} steps of distillation, learning rate {rate:g}{frozen}"]
+
+
+def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, bits: int) -> list[str]:
+    """How many tensors would get which format, and their bytes before any cut."""
+    plan = plan_formats(anatomy, settings, bits, {})
+    weights = sum(
+        anatomy.shape(entry.name)[0] * anatomy.shape(entry.name)[1]
+        for entry in plan.quantized
+        if entry.tied_to is None
+    )
+    return [f"{len(plan.quantized)} tensors of {weights:,} weights become {bits}-bit integers"]
+
+
+def _block_shapes(anatomy: Anatomy) -> list[tuple[int, int]]:
+    return [anatomy.shape(name) for name in anatomy.block_linears()]
+
+
+def _parameters(anatomy: Anatomy) -> int:
+    tables = [anatomy.shape(name) for name in anatomy.embeddings.values()]
+    return sum(rows * columns for rows, columns in [*_block_shapes(anatomy), *tables])
+
+
+def _channels(anatomy: Anatomy) -> int:
+    return sum(block.feed_forward.channels for block in anatomy.blocks)
+
+
+def _heads(anatomy: Anatomy) -> int:
+    return sum(block.attention.num_heads for block in anatomy.blocks)
+
+
+def _head_units(anatomy: Anatomy) -> int:
+    """Heads that can leave one by one; a decoder's leave one per key-value group at a time."""
+    if anatomy.kind == "encoder":
+        return _heads(anatomy)
+    return sum(block.attention.heads_per_group for block in anatomy.blocks)

@@ -1,0 +1,27 @@
+"""The settings of the prune stage: dynamic pruning and the training that it happens in."""
+
+from pydantic import Field
+
+from edgeprune.prune.settings import PruneSettings
+from edgeprune.recover.settings import TrainSettings
+
+
+class PruneStageSettings(PruneSettings, TrainSettings):
+    """Dynamic momentum-variance pruning while distilling from the original."""
+
+    steps: int = Field(300, ge=2, description="Optimizer steps while pruning.")
+    target_noise: float = Field(
+        1.0,
+        ge=0,
+        description="Sentence encoders: size of the random direction added to the original's "
+        "embedding as target, without which a student that equals it has no gradient.",
+    )
+
+    def training(self) -> TrainSettings:
+        """The part of the settings that the training loop reads."""
+        return TrainSettings(**{name: getattr(self, name) for name in TrainSettings.model_fields})
+
+    @property
+    def gate_kinds(self) -> tuple[str, ...]:
+        """Which gates the pattern prunes, channels or heads or both; none for weights."""
+        return tuple(kind for kind in ("channels", "heads") if kind in self.pattern.split("+"))

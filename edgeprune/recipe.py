@@ -1,0 +1,208 @@
+"""The recipe: which stages run with which settings. Read, checked, explained and written here.
+
+A recipe is a YAML file. A stage that it does not name does not run; a setting that it does not
+name has its default. No torch here: a dry run and `edgeprune recipes` work on a device.
+"""
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeprune.cut.settings import CutSettings
+from edgeprune.errors import UserError
+from edgeprune.measure.settings import MeasureSettings, Requirements
+from edgeprune.prune.train_settings import PruneStageSettings
+from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.recover.settings import RecoverSettings
+from edgeprune.text.settings import TextSettings
+
+DEFAULT = "minilm"
+
+
+class Recipe(BaseModel):
+    """A whole recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("custom", description="What the recipe is called.")
+    description: str = Field("", description="What it does, in a sentence or two.")
+    model: str | None = Field(
+        None, description="A folder, a hub id, or package:NAME; --model overrides it."
+    )
+    seed: int = Field(0, ge=0, description="The seed of everything random.")
+    target: str = Field(
+        "auto", description="The kind of processor to build for; auto is this machine's."
+    )
+    text: TextSettings = Field(TextSettings(), description="The text to learn from.")
+    prune: PruneStageSettings | None = Field(None, description="Dynamic pruning.")
+    cut: CutSettings | None = Field(None, description="Removal from the shapes.")
+    recover: RecoverSettings | None = Field(None, description="Recovery by distillation.")
+    quantize: QuantizeSettings | None = Field(None, description="INT8 weights.")
+    measure: MeasureSettings = Field(MeasureSettings(), description="Speed, memory and quality.")
+    require: Requirements = Field(
+        Requirements(), description="What must be reached; missed, the exit code is 1."
+    )
+
+    def to_yaml(self) -> str:
+        """The recipe with every setting, as a file that reads back the same."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """Where a stage's function is; imported on use, since it may need torch."""
+
+    name: str
+    function: str
+
+    def load(self) -> Any:
+        """The stage's function (build, source, target, settings) -> what it did."""
+        return load_function(self.function)
+
+
+STAGES: tuple[StageEntry, ...] = (
+    StageEntry("load", "edgeprune.stages:load"),
+    StageEntry("original", "edgeprune.stages:original"),
+    StageEntry("prune", "edgeprune.prune.stage:run"),
+    StageEntry("cut", "edgeprune.cut.stage:run"),
+    StageEntry("recover", "edgeprune.recover.stage:run"),
+    StageEntry("quantize", "edgeprune.stages:quantize"),
+    StageEntry("export", "edgeprune.stages:export"),
+    StageEntry("rewrite", "edgeprune.stages:rewrite"),
+    StageEntry("measure", "edgeprune.measure.stage:run"),
+)
+
+
+def load_function(path: str) -> Any:
+    """What "module:function" names."""
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship, by name: from the installed package, or from the checkout."""
+    here = Path(__file__).parent
+    for folder in (here / "pipelines", here.parent / "pipelines"):
+        if folder.is_dir():
+            return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or file and apply `STAGE.KEY=VALUE` overrides.
+
+    Raises:
+        UserError: there is none, it is not YAML, or a setting is unknown or out of range.
+    """
+    file = shipped().get(name, Path(name).expanduser())
+    if not file.is_file():
+        raise UserError(
+            f"There is no recipe {name!r}{_nearest(name, shipped())}. Those that ship are: "
+            f"{', '.join(shipped())}; or give a YAML file."
+        )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is not a YAML recipe: {reason}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold settings by name, like `prune:` and `quantize:`.")
+    content.setdefault("name", file.stem)
+    for override in overrides:
+        _apply(content, override)
+    return validate(content, str(file))
+
+
+def validate(content: dict[str, Any], where: str) -> Recipe:
+    """Check a recipe's content.
+
+    Raises:
+        UserError: naming the first wrong setting, with the nearest right name or its range.
+    """
+    content = {key: _default_stage(key, value) for key, value in content.items()}
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain_error(error.errors()[0])}") from None
+
+
+def _default_stage(key: str, value: Any) -> Any:
+    """`cut:` with nothing behind it means the stage with its defaults; `cut: off` leaves it out."""
+    if key in Recipe.model_fields and key in _stage_models():
+        if value is None:
+            return {}
+        if value is False or value == "off":
+            return None
+    return value
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {override!r} must look like STAGE.KEY=VALUE, as prune.steps=200.")
+    keys = path.split(".")
+    place = content
+    for key in keys[:-1]:
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override!r}: {key} has no settings of its own.")
+    place[keys[-1]] = yaml.safe_load(value)
+
+
+def _explain_error(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *parents, key = error["loc"]
+        model: Any = Recipe
+        for parent in parents:
+            model = _stage_models().get(str(parent), model)
+        return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}."
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{path or 'the recipe'}: {message[0].lower()}{message[1:]} (given: {error['input']!r})."
+
+
+def _nearest(name: str, known: Any) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _stage_models() -> dict[str, type[BaseModel]]:
+    return {
+        "text": TextSettings,
+        "prune": PruneStageSettings,
+        "cut": CutSettings,
+        "recover": RecoverSettings,
+        "quantize": QuantizeSettings,
+        "measure": MeasureSettings,
+        "require": Requirements,
+    }
+
+
+def explain(recipe: Recipe) -> list[tuple[str, str, str, str]]:
+    """Every setting of a recipe: (name, value, default, description)."""
+    rows = []
+    for key in ("model", "seed", "target"):
+        field = Recipe.model_fields[key]
+        rows.append((key, str(getattr(recipe, key)), str(field.default), str(field.description)))
+    for stage, model in _stage_models().items():
+        settings = getattr(recipe, stage)
+        if settings is None:
+            continue
+        for key, field in model.model_fields.items():
+            rows.append(
+                (
+                    f"{stage}.{key}",
+                    str(getattr(settings, key)),
+                    str(field.default),
+                    str(field.description),
+                )
+            )
+    return rows

@@ -1,0 +1,121 @@
+"""What distillation minimizes, by the model's task: distances between student and original.
+
+    sentence encoders   embedding_weight * (1 - cosine) + similarity_weight * MSE of the batch's
+                        similarity matrices + hidden_weight * sum over layers of hidden MSE
+    classifiers         logits_weight * T^2 KL(original || student) + label_weight * cross-entropy
+                        + hidden_weight * hidden MSE
+    decoders            logits_weight * T^2 KL per token + label_weight * cross-entropy of the text
+
+The three-part encoder loss is methods.md's trial; KL with temperature is Hinton et al. (2015).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeprune.models import Model
+from edgeprune.recover.settings import TrainSettings
+from edgeprune.text.batches import Batch
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """A batch as keyword arguments of a torch model."""
+    return {
+        "input_ids": torch.from_numpy(batch.input_ids),
+        "attention_mask": torch.from_numpy(batch.attention_mask),
+    }
+
+
+def embed(output: Any, mask: Tensor) -> Tensor:
+    """Mean-pooled, normalized sentence embeddings [sequences, width] in float32."""
+    weights = mask.unsqueeze(-1).float()
+    pooled = (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
+    return functional.normalize(pooled, dim=-1)
+
+
+def hidden_error(student: Any, original: Any, mask: Tensor) -> Tensor:
+    """Squared error of the hidden states per token and feature, summed over the layers."""
+    weights = mask.unsqueeze(-1).float()
+    total = torch.zeros(())
+    for mine, its in zip(student.hidden_states[1:], original.hidden_states[1:], strict=True):
+        error = (mine.float() - its.float()).square() * weights
+        total = total + error.sum() / (weights.sum() * mine.shape[-1])
+    return total
+
+
+def embedding_loss(student: Any, original: Any, mask: Tensor, settings: TrainSettings) -> Tensor:
+    """The encoder's objective; every part is zero where student and original agree."""
+    mine, its = embed(student, mask), embed(original, mask)
+    loss = settings.embedding_weight * (1 - (mine * its).sum(-1)).mean()
+    loss = loss + settings.similarity_weight * functional.mse_loss(mine @ mine.T, its @ its.T)
+    if settings.hidden_weight:
+        loss = loss + settings.hidden_weight * hidden_error(student, original, mask)
+    return loss
+
+
+def divergence(student: Tensor, original: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(original || student) of logits [..., classes], mean over the leading axes."""
+    mine = functional.log_softmax(student.float() / temperature, -1).flatten(0, -2)
+    its = functional.log_softmax(original.float() / temperature, -1).flatten(0, -2)
+    kl = functional.kl_div(mine, its, log_target=True, reduction="batchmean")
+    return temperature**2 * kl
+
+
+def classifier_loss(
+    student: Any, original: Any, batch: Batch, mask: Tensor, settings: TrainSettings
+) -> Tensor:
+    """The classifier's objective, with labels where they are asked for."""
+    loss = settings.logits_weight * divergence(
+        student.logits, original.logits, settings.temperature
+    )
+    if settings.label_weight and batch.labels is not None:
+        labels = torch.from_numpy(batch.labels)
+        loss = loss + settings.label_weight * functional.cross_entropy(
+            student.logits.float(), labels
+        )
+    if settings.hidden_weight:
+        loss = loss + settings.hidden_weight * hidden_error(student, original, mask)
+    return loss
+
+
+def decoder_loss(student: Any, original: Any, batch: Batch, settings: TrainSettings) -> Tensor:
+    """The decoder's objective over full windows of text."""
+    loss = settings.logits_weight * divergence(
+        student.logits, original.logits, settings.temperature
+    )
+    if settings.label_weight:
+        loss = loss + settings.label_weight * next_token_loss(student.logits, batch)
+    return loss
+
+
+def next_token_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the text under logits [sequences, tokens, vocabulary]."""
+    target = torch.from_numpy(batch.input_ids)[:, 1:].flatten()
+    return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), target)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss of (student's output, original's output, batch, mask), and what it reads."""
+
+    loss: Callable[[Any, Any, Batch, Tensor], Tensor]
+    hidden_states: bool
+
+
+def make_objective(model: Model, settings: TrainSettings) -> Objective:
+    """The objective for a model's task."""
+    if model.task == "feature-extraction":
+        return Objective(
+            lambda mine, its, batch, mask: embedding_loss(mine, its, mask, settings),
+            settings.hidden_weight > 0,
+        )
+    if model.task == "text-classification":
+        return Objective(
+            lambda mine, its, batch, mask: classifier_loss(mine, its, batch, mask, settings),
+            settings.hidden_weight > 0,
+        )
+    return Objective(lambda mine, its, batch, mask: decoder_loss(mine, its, batch, settings), False)

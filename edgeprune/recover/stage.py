@@ -1,0 +1,30 @@
+"""The recover stage: distil the cut model from the original, masks held."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeprune.build import Build
+from edgeprune.models import load_masks, load_model, save_model
+from edgeprune.recover.settings import RecoverSettings
+from edgeprune.recover.train import HeldMasks, distil
+
+
+def run(build: Build, source: Path, target: Path, settings: RecoverSettings) -> dict[str, Any]:
+    """Train the model in `source` towards the original; write the best weights into `target`."""
+    student, masks = load_model(source), load_masks(source)
+    watchers = [HeldMasks(student, masks)] if masks else []
+    # Another seed than pruning's: other batches of the same text.
+    torch.manual_seed(build.seed + 1)
+    result = distil(
+        student,
+        build.original,
+        build.batches(),
+        build.held_out(),
+        settings,
+        "recovery",
+        watchers,
+    )
+    save_model(student, target, masks or None)
+    return result

@@ -1,0 +1,38 @@
+"""What `edgeprune build` prints: the preview of a dry run, and the result beside the original."""
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from edgeprune.build import Build
+from edgeprune.pipeline import Outcome
+from edgeprune.preview import preview
+from edgeprune.report.figures import comparison, conditions
+
+_console = Console(highlight=False)
+
+
+def show_preview(build: Build) -> None:
+    """The resolved recipe, then what each stage would do to this model."""
+    _console.print(Syntax(build.recipe.to_yaml(), "yaml", background_color="default"))
+    table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
+    for stage, line in preview(build.recipe, build.checkpoint, build.corpus):
+        table.add_row(stage, line)
+    _console.print(table)
+    _console.print(f"Nothing was touched; the output would be {build.output}.", soft_wrap=True)
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """The table of original against result, and where everything is."""
+    stages = [{"name": name, **result} for name, result in outcome.results.items()]
+    report = {"stages": stages}
+    table = Table("", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in comparison(report):
+        table.add_row(row.what, row.original, row.result, row.change)
+    _console.print(table)
+    _console.print(conditions(report), style="dim")
+    _console.print(f"bundle    {outcome.bundle}", soft_wrap=True)
+    _console.print(f"original  {outcome.original}", soft_wrap=True)
+    _console.print(f"report    {outcome.report}", soft_wrap=True)

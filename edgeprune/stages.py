@@ -1,0 +1,86 @@
+"""The stages between training and measuring: load, original, quantize, export, rewrite.
+
+Each takes the build, the folder of the stage before and the folder to write, and returns what it
+did. Pruning, cutting, recovery and measurement have rooms of their own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.build import Build
+from edgeprune.errors import UserError
+from edgeprune.export import export_onnx, export_plain
+from edgeprune.models import (
+    copy_assets,
+    import_checkpoint,
+    import_tokenizer,
+    load_model,
+    save_model,
+)
+from edgeprune.quantize.model import Quantized, quantize_model
+from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.recover.objective import tensors
+from edgeprune.rewrite.run import rewrite as rewrite_graph
+from edgeprune.targets import find
+
+ONNX = "onnx"
+_CHECKED_BATCHES = 2
+
+
+def load(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
+    """Read the model that the user named; write it in float32 with its tokenizer."""
+    model = import_checkpoint(build.checkpoint)
+    longest = build.recipe.text.max_tokens
+    if longest > model.max_length:
+        raise UserError(
+            f"text.max_tokens is {longest}, and {build.checkpoint.name} takes at most "
+            f"{model.max_length} tokens."
+        )
+    import_tokenizer(build.checkpoint, target)
+    save_model(model, target)
+    return {"parameters": sum(parameter.numel() for parameter in model.module.parameters())}
+
+
+def original(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
+    """Export the untouched model plainly to float32 ONNX: the reference of every comparison."""
+    path = export_plain(build.folders["load"], target)
+    return {"bytes": path.stat().st_size}
+
+
+def quantize(
+    build: Build, source: Path, target: Path, settings: QuantizeSettings
+) -> dict[str, Any]:
+    """Plan formats, compute every stored value, leave the model at those values."""
+    model = load_model(source)
+    batches = [tensors(batch) for batch in build.calibration(settings.calibration_samples)]
+    result = quantize_model(model, batches, settings, find(build.recipe.target))
+    save_model(model, target)
+    result.save(target)
+    return result.summary()
+
+
+def export(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
+    """Write the model's graph in float32."""
+    path = export_onnx(load_model(source), target / ONNX)
+    return {"bytes": path.stat().st_size}
+
+
+def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
+    """Lower the plan and rewrite the graph; the folder that results is what a bundle holds."""
+    model_folder = build.folders["export_input"]
+    quantized = Quantized.load(build.folders["quantize"]) if "quantize" in build.folders else None
+    batches = [
+        {"input_ids": batch.input_ids[:8], "attention_mask": batch.attention_mask[:8]}
+        for batch in build.some(_CHECKED_BATCHES)
+    ]
+    copy_assets(build.folders["load"], target)
+    (target / ONNX).mkdir(parents=True, exist_ok=True)
+    reports = rewrite_graph(
+        source / ONNX / "model.onnx",
+        target / ONNX / "model.onnx",
+        load_model(model_folder).anatomy,
+        quantized,
+        batches,
+        find(build.recipe.target),
+    )
+    return {"passes": [report.to_json() for report in reports]}
