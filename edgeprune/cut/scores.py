@@ -7,7 +7,7 @@ channel, head_dim for a head). Leave padded positions out, or at zero. Every sco
 batch with `add` and read once with `finish`, [units], float64; higher is worth more.
 
 Fisher and Taylor scores measure the loss itself: they may be ranked over all layers at once (a
-global threshold on Fisher is the best single choice known here, methods.md 6). The scores from
+global threshold on Fisher is the best single choice known here). The scores from
 activations or weights alone differ in scale from layer to layer: rank them inside a layer, with
 the `uniform` policy; equal coverage hurts them.
 """
@@ -192,7 +192,7 @@ def magnitude(incoming: Sequence[Tensor], outgoing: Sequence[Tensor], unit_size:
 
     incoming: matrices whose rows [columns, in] (or biases [columns]) belong to the units;
     outgoing: matrices whose columns [out, columns] do. One-shot it is catastrophic: channels of
-    small norm may carry massive activations (methods.md 6).
+    small norm may carry massive activations.
     """
     squares = [w.detach().double().reshape(w.shape[0], -1).square().sum(1) for w in incoming]
     squares += [w.detach().double().square().sum(0) for w in outgoing]

@@ -6,13 +6,13 @@
     pruner.after_step(optimizer)  # holds masks; renews them when an update is due
 
 Weights stay masked in the leaf parameter itself, so autograd's gradient is already the dense
-gradient with respect to the masked weight, at pruned entries too. methods.md 1.2 to 1.7; what is
+gradient with respect to the masked weight, at pruned entries too. What is
 ours and what is older stands in schedule.py, saliency.py and newborn.py.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,120 +21,15 @@ from torch.optim import Optimizer
 
 from edgeprune.errors import UserError
 from edgeprune.prune.budget import apportion
+from edgeprune.prune.layer import Layer, Prunable
 from edgeprune.prune.newborn import StepCorrection, forget, seed
-from edgeprune.prune.patterns import Gates, Pattern, weight_pattern
 from edgeprune.prune.ranking import highest, lowest
-from edgeprune.prune.saliency import SALIENCIES
 from edgeprune.prune.schedule import BudgetController, update_steps
 from edgeprune.prune.settings import PruneSettings
-from edgeprune.prune.signals import Trend, beta, spike_factor, unsteadiness
+from edgeprune.prune.signals import beta, spike_factor, unsteadiness
 
 PROTECTED_UPDATES = 2  # a newborn cannot be dropped by this many updates after its birth
 REGROWTH_ENDS = 0.9  # share of the updates after which nothing grows back
-GROWTH_DECAY = 0.9  # average of |gradient| by which removed weights are chosen to grow back
-
-
-@dataclass(frozen=True, eq=False)
-class Prunable:
-    """One tensor that gives up units.
-
-    value: the weight [out, in], or a vector of gates [positions], ones that multiply channels
-        or heads, with requires_grad and not given to the optimizer.
-    magnitude: for gates under `mag`, the norm of each unit's weights [units] (or a function that
-        returns it, when the weights train on).
-    groups: for gates that share a fate, the unit 0, 1, ... of each position [positions].
-    minimum: units that stay whatever happens.
-    weight: the layer's share in `layered` budgets beside its size and steadiness.
-    """
-
-    name: str
-    value: Tensor
-    magnitude: Tensor | Callable[[], Tensor] | None = None
-    groups: Tensor | None = None
-    minimum: int = 1
-    weight: float = 1.0
-
-
-class _Layer:
-    """A prunable at work: its pattern, unit mask, accumulators and steadiness."""
-
-    def __init__(self, prunable: Prunable, settings: PruneSettings) -> None:
-        value = prunable.value
-        self.name, self.value, self.prunable = prunable.name, value, prunable
-        self.gates: Gates | None = None
-        if settings.gated:
-            if value.dim() != 1:
-                raise ValueError(f"{self.name}: gates are a vector, not {tuple(value.shape)}")
-            self.gates = Gates(value.numel(), prunable.groups)
-        self.pattern: Pattern = self.gates or weight_pattern(
-            settings.pattern, tuple(value.shape), self.name
-        )
-        self.units = self.pattern.units
-        by_share = self.units - math.ceil((1 - settings.max_layer_sparsity) * self.units - 1e-9)
-        self.limit = min(by_share, self.units - max(1, prunable.minimum), self.pattern.capacity)
-        self.limit = max(0, self.limit)  # units that may go in all
-        self.saliency = SALIENCIES[settings.saliency]
-        if self.gates and settings.saliency == "mag" and prunable.magnitude is None:
-            raise ValueError(f"{self.name}: mag needs the magnitude of each channel or head")
-        self.kept = torch.ones(self.units, dtype=torch.bool, device=value.device)
-        self.mask = self.pattern.element_mask(self.kept)
-        like = self._weights()
-        wide = torch.promote_types(like.dtype, torch.float32)  # half precision cannot average
-        names = self.saliency.buffers
-        self.buffers = {name: torch.zeros_like(like, dtype=wide) for name in names}
-        self.trend = Trend(settings.rho)
-        self.growth: Tensor | None = None  # average of |gradient|
-        self.born: Tensor | None = None  # update at which each unit grew back; -1: never
-        self.correction: StepCorrection | None = None
-        if settings.regrowth:
-            self.growth = torch.zeros_like(like, dtype=wide)
-            self.born = torch.full((self.units,), -1, dtype=torch.int32, device=value.device)
-
-    @property
-    def removed(self) -> int:
-        return self.units - int(self.kept.sum())
-
-    def _weights(self) -> Tensor:
-        """What saliency takes for w: the masked weight, or 1 and 0 for each unit's gate."""
-        return self.kept.to(self.value.dtype) if self.gates else self.value.detach()
-
-    def accumulate(self, factor: float) -> None:
-        """Take the dense gradient, times the spike factor, into the accumulators."""
-        if not self.buffers and self.growth is None:
-            return
-        gradient = self.value.grad
-        assert gradient is not None
-        if self.gates:
-            gradient = self.gates.unit_gradient(gradient)
-        if factor < 1:
-            gradient = gradient * factor
-        self.saliency.accumulate(self.buffers, self._weights(), gradient)
-        if self.growth is not None:
-            self.growth.lerp_(gradient.abs().to(self.growth.dtype), 1 - GROWTH_DECAY)
-
-    def scores(self) -> Tensor:
-        """Unit scores [units] of the active units (those of others mean nothing)."""
-        magnitude = self.prunable.magnitude
-        if self.gates and not self.saliency.buffers and magnitude is not None:
-            scores = (magnitude() if callable(magnitude) else magnitude).detach()
-            if scores.shape != (self.units,):
-                raise ValueError(f"{self.name}: magnitude must have one entry per unit")
-        else:
-            scores = self.pattern.unit_scores(self.saliency.score(self.buffers, self._weights()))
-        if not bool(torch.isfinite(scores).all()):
-            raise UserError(
-                f"{self.name} holds weights that are not finite: training has diverged; "
-                "lower the learning rate"
-            )
-        return scores
-
-    @torch.no_grad()
-    def hold(self) -> None:
-        """Pruned entries are exactly zero, gates exactly 0 or 1."""
-        if self.gates:
-            self.value.copy_(self.mask)
-        else:
-            self.value.masked_fill_(~self.mask, 0)
 
 
 class MomentumVariancePruner:
@@ -156,7 +51,7 @@ class MomentumVariancePruner:
         if settings.gated and settings.regrowth:
             raise UserError("regrowth works on weights; channels and heads do not grow back")
         self.settings = settings
-        self._layers = [_Layer(prunable, settings) for prunable in prunables]
+        self._layers = [Layer(prunable, settings) for prunable in prunables]
         self.units = sum(layer.units for layer in self._layers)
         self.goal = round(settings.share * self.units)
         final = settings.share
@@ -355,7 +250,7 @@ class MomentumVariancePruner:
             new.append(highest(self._growth(layer), up) if up else torch.zeros_like(mask))
         return gone, new
 
-    def _comparable(self, layer: _Layer, scores: Tensor) -> Tensor:
+    def _comparable(self, layer: Layer, scores: Tensor) -> Tensor:
         """Scores over their mean size in the layer, unless layers share a scale already."""
         normalize = self.settings.normalize
         one_scale = self.settings.gated and self.settings.saliency != "mag"
@@ -364,12 +259,12 @@ class MomentumVariancePruner:
         mean = scores[layer.kept].abs().mean()
         return scores / mean if mean > 0 else scores
 
-    def _growth(self, layer: _Layer) -> Tensor:
+    def _growth(self, layer: Layer) -> Tensor:
         """Mean |gradient| of the units that were pruned before this update; -inf for others."""
         assert layer.growth is not None
         return layer.pattern.unit_scores(layer.growth).masked_fill(layer.kept, -math.inf)
 
-    def _follow_newborns(self, layer: _Layer) -> None:
+    def _follow_newborns(self, layer: Layer) -> None:
         assert layer.born is not None
         born = layer.pattern.element_mask(layer.kept & (layer.born >= 0)).reshape(-1)
         positions = born.nonzero().squeeze(1)
@@ -377,7 +272,7 @@ class MomentumVariancePruner:
         if len(positions):
             births = torch.tensor(self._births, device=layer.born.device)
             units = births[layer.born.clamp(min=0).long()]
-            taken = _spread(layer.pattern, units).reshape(-1)[positions]
+            taken = layer.pattern.element_mask(units).reshape(-1)[positions]
             layer.correction = StepCorrection(layer.value, positions, self._finite_steps - taken)
 
     # -- end, save and load -------------------------------------------------------------------
@@ -441,8 +336,3 @@ def _noun(settings: PruneSettings) -> str:
     if settings.gated:
         return settings.pattern
     return "blocks" if "x" in settings.pattern else "weights"
-
-
-def _spread(pattern: Pattern, units: Tensor) -> Tensor:
-    """Unit values [units] to elements of the weight's shape."""
-    return pattern.element_mask(units)

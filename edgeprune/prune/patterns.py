@@ -34,7 +34,7 @@ class Pattern(Protocol):
         """Element scores (of the weight's shape) to unit scores [units]."""
 
     def element_mask(self, kept: Tensor) -> Tensor:
-        """Unit mask [units] to an element mask of the weight's shape."""
+        """Unit mask [units] (or any value per unit) to the elements of the weight's shape."""
 
     def removable(self, scores: Tensor, kept: Tensor, candidates: Tensor) -> Tensor:
         """Of `candidates` [units], those that may all go at once, lowest scores first."""

@@ -1,6 +1,6 @@
 """How important a weight is: accumulators over gradients, and a score from them.
 
-One row of the table per method of methods.md 1.5; the lowest scores are pruned first. w is the
+One row of the table per method; the lowest scores are pruned first. w is the
 masked weight, g its dense gradient (already held to twice the trend of its norm, so that one
 spike cannot fill an average). Tensors may have any shape; for gates w is 1 and g the gate's
 gradient. Averages start at zero and stay uncorrected: the correction is one factor for all

@@ -1,6 +1,6 @@
 """How much is pruned at each mask update: a cubic target, and a budget smoothed by momentum.
 
-methods.md 1.3 and 1.7. The cubic target is Zhu and Gupta's (2017); the budget's recursion with
+The cubic target is Zhu and Gupta's (2017); the budget's recursion with
 deficit, gate, adaptive momentum, projection and exact landing is our own derivation. Plain
 floats, no torch.
 """
@@ -129,7 +129,7 @@ class BudgetController:
         return self.done < len(self.steps) and self.steps[self.done] == step
 
     def update(self) -> BudgetStep:
-        """Decide the next mask update; see methods.md 1.3 for the formulas in this order."""
+        """Decide the next mask update from the norms observed since the last one."""
         rule, step, past = self.rule, self.steps[self.done], self.sparsity
         first, last = self.steps[0], self.steps[-1]
         target = cubic_target(step, first, last, self.final)

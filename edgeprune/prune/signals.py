@@ -1,6 +1,6 @@
 """What the norm of the gradient says about how steady training is. Plain floats.
 
-methods.md 1.2 and 1.3; the variance recursion is West's (CACM 1979) with exponential weights,
+The variance recursion is West's (CACM 1979) with exponential weights,
 the use of it for a pruning budget is our own derivation.
 """
 

@@ -1,4 +1,4 @@
-"""Scores against autograd and plain numpy; choices against brute force (methods.md 6)."""
+"""Scores against autograd and plain numpy; choices against brute force."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The signals and the budget recursion: methods.md 1.8, invariants 1 to 8 without tensors."""
+"""The signals and the budget recursion: the invariants that need no tensors."""
 
 import json
 import math
@@ -169,7 +169,7 @@ def test_gate_closes_when_norms_stand_above_their_trend():
 
 
 def test_recursion_against_the_formulas_written_out():
-    """methods.md 1.3, line by line in numpy, on norms with a burst."""
+    """The recursion line by line in numpy, on norms with a burst."""
     rng = np.random.default_rng(1)
     sequence = rng.gamma(9, size=200)
     sequence[90:120] *= 25

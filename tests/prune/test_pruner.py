@@ -1,4 +1,4 @@
-"""The pruner on small networks: methods.md 1.8, every invariant that needs tensors."""
+"""The pruner on small networks: every invariant that needs tensors."""
 
 import copy
 import json
