@@ -166,10 +166,8 @@ def _fold_norms(
         if path is None:
             continue
         scale = _scale(model, readers, ranges[readers[0]], alpha)
-        norm = model.module.get_submodule(path)
-        norm.weight.div_(scale)
-        if getattr(norm, "bias", None) is not None:
-            norm.bias.div_(scale)
+        for parameter in model.module.get_submodule(path).parameters():
+            parameter.div_(scale)
         smoothed += _apply(model, readers, ranges, scale)
     return smoothed
 

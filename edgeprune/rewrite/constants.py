@@ -93,7 +93,7 @@ def _fold_nodes(graph: Graph) -> int:
         if not values or any(v is None or v.size > _MAX_FOLDED_ELEMENTS for v in values):
             continue
         results = ReferenceEvaluator(_single(node, graph)).run(None, {})
-        if any(result.size > _MAX_FOLDED_ELEMENTS for result in results):
+        if any(np.size(result) > _MAX_FOLDED_ELEMENTS for result in results):
             continue
         for name, result in zip(node.output, results, strict=True):
             graph.add_constant(name, np.asarray(result))

@@ -1,4 +1,4 @@
-"""An ONNX graph that can be searched and changed: who makes a tensor, who reads it, what it holds."""
+"""An ONNX graph to search and change: who makes a tensor, who reads it, what it holds."""
 
 from collections import defaultdict
 from collections.abc import Iterable

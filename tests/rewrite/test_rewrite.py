@@ -1,0 +1,226 @@
+"""The rewritten graph: every pass equals its input, values are the planned ones bit for bit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+from tiny_models import DECODERS, ENCODERS, make_batch, make_model
+
+from edgeprune.export import export_onnx
+from edgeprune.models import Model
+from edgeprune.quantize.model import Quantized, quantize_model
+from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.rewrite.attention import lay_out_attention
+from edgeprune.rewrite.constants import fold_constants
+from edgeprune.rewrite.graph import Graph
+from edgeprune.rewrite.int8 import lower_linears
+from edgeprune.rewrite.residual import residuals_as_sums
+from edgeprune.rewrite.run import PassReport, RewriteError, rewrite
+from edgeprune.rewrite.verify import largest_drift, run_graph
+from edgeprune.targets import find
+
+torch.set_num_threads(1)
+VNNI = find("x86-avx512-vnni")
+FAMILIES = ENCODERS + DECODERS
+FORMATS = QuantizeSettings(massive_activations="none")
+
+
+BATCH = make_batch(rows=1)
+
+
+@dataclass
+class Built:
+    """A model of unequal layers, quantized, its export and the rewritten graph."""
+
+    model: Model
+    quantized: Quantized
+    raw: Path
+    path: Path
+    reports: list[PassReport]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Builds each family once."""
+    done: dict[str, Built] = {}
+
+    def make(family):
+        if family not in done:
+            folder = tmp_path_factory.mktemp(family)
+            model = make_model(family, folder / "hf")
+            quantized = quantize_model(model, [], FORMATS, VNNI)
+            raw, path = export_onnx(model, folder), folder / "out.onnx"
+            batches = [_numpy(BATCH)]
+            reports = rewrite(raw, path, model.anatomy, quantized, batches, VNNI)
+            done[family] = Built(model, quantized, raw, path, reports)
+        return done[family]
+
+    return make
+
+
+def _numpy(batch):
+    return {name: value.numpy() for name, value in batch.items()}
+
+
+def _fake_quantized(model, batch, quantized):
+    """The oracle: torch, each planned linear's input rounded to 256 levels over its range."""
+
+    def per_tensor(_, inputs):
+        x = inputs[0]
+        low, high = x.min().clamp(max=0), x.max().clamp(min=0)
+        scale = (high - low) / 255
+        zero = (-low / scale).round()
+        return (((x / scale).round() + zero).clamp(0, 255).sub(zero) * scale,)
+
+    def per_token(_, inputs):
+        x = inputs[0]
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        return ((x / scale).round() * scale,)
+
+    rounders = {"int8": per_tensor, "int8-token": per_token}
+    hooks = [
+        model.linear(entry.name).register_forward_pre_hook(rounders[entry.format])
+        for entry in quantized.plan
+        if entry.format in rounders
+    ]
+    with torch.no_grad():
+        result = model.module(**batch)[0].numpy()
+    for hook in hooks:
+        hook.remove()
+    return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_float_pass_equals_its_input(family, build):
+    model, graph = build(family).model, Graph.load(build(family).raw)
+    batches = [_numpy(make_batch()), _numpy(make_batch(1, 5, seed=3))]
+    before = run_graph(graph, batches)
+    passes = {
+        "fold": (fold_constants, 50),
+        "attention": (lambda g: lay_out_attention(g, model.anatomy), 2),
+        "residual": (residuals_as_sums, 4),
+    }
+    for name, (change, least) in passes.items():
+        assert change(graph) >= least, name
+        after = run_graph(graph, batches)
+        assert set(after[0]) == set(before[0])
+        assert largest_drift(before, after) < 1e-4, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_equals_torch_rounding_the_same_way(family, build):
+    built = build(family)
+    assert all(report.kept for report in built.reports)
+    [got] = run_graph(Graph.load(built.path), [_numpy(BATCH)])
+    got = next(iter(got.values()))
+    oracle = _fake_quantized(built.model, BATCH, built.quantized)
+    with torch.no_grad():
+        plain = built.model.module(**BATCH)[0].numpy()
+    # A value on the edge of two codes may fall either way; nearly all must fall the same way.
+    assert np.linalg.norm(got - oracle) < 0.5 * np.linalg.norm(plain - oracle)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "untied", "qwen2"])
+def test_codes_in_the_file_are_the_planned_ones(family, build):
+    anatomy, quantized = build(family).model.anatomy, build(family).quantized
+    graph = onnx.load(str(build(family).path)).graph
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    codes = [value for value in stored.values() if value.dtype == np.int8]
+    attention = anatomy.blocks[0].attention
+    merged = [quantized.codes[n].numpy() for n in (attention.query, attention.key, attention.value)]
+    word = anatomy.embeddings["word"]
+    table = quantized.codes[word].numpy()
+    wanted = [
+        quantized.codes[attention.output].numpy().T,
+        quantized.codes[anatomy.blocks[1].feed_forward.down].numpy().T,
+        np.concatenate(merged).T,
+        table.T if anatomy.tied_embeddings else table,
+    ]
+    for value in wanted:
+        assert any(np.array_equal(stored_codes, value) for stored_codes in codes)
+    for name, scales in quantized.scales.items():
+        bits = scales.numpy().tobytes()
+        assert any(v.dtype == np.float32 and bits in v.tobytes() for v in stored.values()), name
+
+
+def test_tied_embedding_is_stored_once(build):
+    graph = onnx.load(str(build("llama").path)).graph
+    tables = [t for t in graph.initializer if int(np.prod(t.dims)) >= 131 * 32]
+    assert [t.data_type for t in tables] == [onnx.TensorProto.INT8]
+    readers = {n.op_type for n in graph.node if tables[0].name in n.input}
+    assert readers == {"Gather", "MatMulInteger"}
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "llama"])
+def test_default_session_makes_no_skip_layer_normalization(family, build, tmp_path):
+    def operators(file):
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return [n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node]
+
+    built = build(family)
+    result = operators(built.path)
+    assert not [name for name in result if "Skip" in name]
+    # Every product was joined with its quantization; none is left in pieces.
+    assert "MatMulInteger" not in result
+    assert any(name in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat") for name in result)
+    if family != "mpnet":
+        return
+    # The control: the runtime would fuse here, did the graph not prevent it.
+    naive = Graph.load(built.path)
+    for node in naive.nodes:
+        node.op_type = "Add" if node.op_type == "Sum" else node.op_type
+    naive.save(tmp_path / "naive.onnx")
+    assert [name for name in operators(tmp_path / "naive.onnx") if "Skip" in name]
+
+
+def test_lowering_refuses_other_values_than_planned(tmp_path):
+    model = make_model("bert", tmp_path / "hf")
+    path = export_onnx(model, tmp_path)
+    quantized = quantize_model(model, [], FORMATS, VNNI)
+    with pytest.raises(ValueError, match="not what was planned"):
+        lower_linears(Graph.load(path), quantized)
+    with pytest.raises(RewriteError, match="int8 embeddings"):
+        rewrite(path, tmp_path / "o.onnx", model.anatomy, quantized, [_numpy(make_batch())], VNNI)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_pass_that_drifts_is_undone(tmp_path, monkeypatch):
+    from edgeprune.rewrite import run
+
+    def spoil(graph):
+        norm = next(n for n in graph.nodes if n.op_type == "LayerNormalization")
+        weight = graph.constant(norm.input[1])
+        norm.input[1] = graph.add_constant("spoiled", weight * 1.5)
+        return 1
+
+    monkeypatch.setattr(run, "residuals_as_sums", spoil)
+    model = make_model("bert", tmp_path / "hf")
+    path = export_onnx(model, tmp_path)
+    batch = _numpy(make_batch())
+    reports = rewrite(path, tmp_path / "out.onnx", model.anatomy, None, [batch], VNNI)
+    spoiled = next(r for r in reports if r.name == "residuals as sums")
+    assert not spoiled.kept
+    assert spoiled.drift > spoiled.tolerance
+    before = run_graph(Graph.load(path), [batch])
+    assert largest_drift(before, run_graph(Graph.load(tmp_path / "out.onnx"), [batch])) < 1e-4
+
+
+def test_left_padding_gives_numbers(build, tmp_path):
+    model = build("llama").model
+    rewrite(build("llama").raw, tmp_path / "out.onnx", model.anatomy, None, [_numpy(BATCH)], VNNI)
+    tokens = make_batch(rows=1)["input_ids"].numpy()
+    padded = {
+        "input_ids": np.concatenate([np.full((1, 3), 1), tokens], axis=1),
+        "attention_mask": np.array([[0] * 3 + [1] * tokens.shape[1]]),
+    }
+    graph = Graph.load(tmp_path / "out.onnx")
+    plain, shifted = run_graph(graph, [{"input_ids": tokens}, padded])
+    assert np.abs(plain["logits"] - shifted["logits"][:, 3:]).max() < 1e-4

@@ -1,0 +1,113 @@
+"""Small random models of every family, whole or with layers that differ in size."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.models import Model, import_checkpoint, resize, set_head_attributes
+
+VOCABULARY = 131
+_BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 96,
+}
+_LLAMA = {**_BERT, "num_key_value_heads": 2}
+_DISTIL = {
+    "vocab_size": VOCABULARY,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 40,
+    "max_position_embeddings": 96,
+}
+
+ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "untied")
+
+
+def _new(family: str) -> nn.Module:
+    t = transformers
+    tied = {"tie_word_embeddings": True}
+    builders = {
+        "bert": lambda: t.BertModel(t.BertConfig(**_BERT)),
+        "distilbert": lambda: t.DistilBertModel(t.DistilBertConfig(**_DISTIL)),
+        "roberta": lambda: t.RobertaModel(t.RobertaConfig(**_BERT)),
+        "electra": lambda: t.ElectraModel(t.ElectraConfig(embedding_size=16, **_BERT)),
+        "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**_BERT)),
+        "classifier": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=3, **_BERT)),
+        "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **_LLAMA)),
+        "mistral": lambda: t.MistralForCausalLM(
+            t.MistralConfig(sliding_window=None, **tied, **_LLAMA)
+        ),
+        "qwen2": lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**tied, **_LLAMA)),
+        "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=8, **tied, **_LLAMA)),
+        "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **_LLAMA)),
+    }
+    return builders[family]()
+
+
+def make_model(family: str, folder: Path, unequal: bool = True, seed: int = 0) -> Model:
+    """A model with random weights, biases and norms; its first layer has half the heads and its
+    second 23 of 40 channels where `unequal`."""
+    torch.manual_seed(seed)
+    module = _new(family)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
+            if parameter.ndim == 1 and name.endswith("weight"):
+                parameter.add_(1.0)
+    module.save_pretrained(folder)
+    model = import_checkpoint(open_checkpoint(str(folder)))
+    if unequal:
+        _shrink(model)
+    return model
+
+
+def _shrink(model: Model) -> None:
+    first, second = model.anatomy.blocks
+    attention, part = first.attention, second.feed_forward
+    # With two key-value heads these are one query head of each.
+    kept = [0, 2]
+    rows = torch.cat([torch.arange(attention.head_dim) + attention.head_dim * h for h in kept])
+    names = (
+        [attention.query, attention.key, attention.value]
+        if attention.num_key_value_heads == attention.num_heads
+        else [attention.query]
+    )
+    for name in names:
+        _take(model.linear(name), rows, dim=0)
+    _take(model.linear(attention.output), rows, dim=1)
+    channels = torch.arange(23)
+    for name in filter(None, (part.gate, part.up)):
+        _take(model.linear(name), channels, dim=0)
+    _take(model.linear(part.down), channels, dim=1)
+    model.heads[0] = kept
+    model.channels[1] = channels.tolist()
+    set_head_attributes(model)
+
+
+def _take(linear: nn.Linear, indices: torch.Tensor, dim: int) -> None:
+    weight, bias = linear.weight.data.index_select(dim, indices), linear.bias
+    resize(linear, weight.shape)
+    linear.weight.data = weight
+    if bias is not None:
+        linear.bias.data = bias.data[indices] if dim == 0 else bias.data
+
+
+def make_batch(rows: int = 3, tokens: int = 11, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Token ids, right-padded by 0, 1, 2... tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCABULARY, (rows, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(rows):
+        if row:
+            mask[row, -row:] = 0
+    # 1 is the padding id of the families that count positions from it.
+    return {"input_ids": torch.where(mask == 1, ids, 1), "attention_mask": mask}
