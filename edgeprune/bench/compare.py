@@ -128,7 +128,11 @@ def _rounds(
     times = [_Times() for _ in processes]
     there = list(range(len(processes)))
     started = time.monotonic()
-    at_most = max(settings.min_rounds, round(time_limit / (2 * len(there) * settings.turn_seconds)))
+    for index in there:  # a last turn to warm up, which says how long a round takes
+        _turn(processes[index], kind, calls[index], settings)
+    round_seconds = 2 * (time.monotonic() - started)
+    at_most = max(settings.min_rounds, round(time_limit / round_seconds))
+    started = time.monotonic()
     for done in track(range(1, at_most + 1), f"timing {kind}", at_most):
         for index in (*there, *reversed(there)):
             if settings.threads > 1 and len(processes) > 1:
@@ -149,7 +153,7 @@ def _warm(process: Process, kind: str, settings: BenchSettings) -> int:
     seconds: list[float] = []
     while len(seconds) < 3 or time.monotonic() - started < _WARM_SECONDS:
         seconds += _turn(process, kind, 1, settings)
-    return min(_MAX_CALLS_A_TURN, max(3, round(settings.turn_seconds / median(seconds))))
+    return min(_MAX_CALLS_A_TURN, max(1, round(settings.turn_seconds / median(seconds))))
 
 
 def _turn(process: Process, kind: str, calls: int, settings: BenchSettings) -> list[float]:
