@@ -1,5 +1,6 @@
 """The asking side of a worker: one process for one contestant."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -90,8 +91,10 @@ class Process:
                 self._process.kill()
                 self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout, self._errors):
-                if pipe is not None and not pipe.closed:
-                    pipe.close()
+                # Closing writes what a dead process did not take.
+                with contextlib.suppress(BrokenPipeError):
+                    if pipe is not None:
+                        pipe.close()
 
     def __enter__(self) -> Self:
         return self
