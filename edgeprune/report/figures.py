@@ -24,7 +24,7 @@ def comparison(report: dict[str, Any]) -> list[Row]:
     rows = []
     for work, times in speed["measures"].items():
         ratio = times["ratio"]
-        interval = f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        interval = f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
         for figure in ("median_ms", "p95_ms"):
             name = f"{_WORK.get(work, work)}, {figure.removesuffix('_ms')}"
             change = interval if figure == "median_ms" else ""
@@ -36,18 +36,19 @@ def comparison(report: dict[str, Any]) -> list[Row]:
                     change,
                 )
             )
-        rate = "tokens_per_second"
-        if rate in times["candidate"]:
-            rows.append(
-                Row(
-                    f"{_WORK.get(work, work)}, rate",
-                    f"{times['baseline'][rate]:,.0f} tokens/s",
-                    f"{times['candidate'][rate]:,.0f} tokens/s",
-                    "",
+        for rate in ("texts_per_second", "tokens_per_second"):
+            if rate in times["candidate"]:
+                unit = rate.replace("_per_second", "/s")
+                rows.append(
+                    Row(
+                        f"{_WORK.get(work, work)}, rate",
+                        f"{times['baseline'][rate]:,.0f} {unit}",
+                        f"{times['candidate'][rate]:,.0f} {unit}",
+                        "",
+                    )
                 )
-            )
-    rows.append(_smaller("graph and data", its["bytes"], mine["bytes"]))
-    rows.append(_smaller("peak memory", its["peak_bytes"], mine["peak_bytes"]))
+    rows.append(_smaller("graph and data", its["model_bytes"], mine["model_bytes"]))
+    rows.append(_smaller("peak memory", its["peak_memory_bytes"], mine["peak_memory_bytes"]))
     for quality in measured["quality"]:
         rows += _quality_rows(quality)
     return rows
