@@ -8,8 +8,8 @@ Unsigned activations times signed weights: signed times signed falls to a naive 
 that read the same tensor become one product, whose columns are then split: q, k and v of MiniLM
 take 293 us against 363 us apart at 12 heads, 44 us against 70 us at one (128 tokens, Zen 4).
 
-With a scale per token ("int8-token") the quantization is written out row by row; it is for the few
-linears whose input holds massive activations.
+With a scale per token ("int8-token") the quantization is written out row by row, for models with
+massive activations: 760 us against 650 us (128 tokens, 1536 x 576), 24 us against 22 us for one.
 """
 
 from collections import defaultdict
@@ -137,6 +137,10 @@ def _quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, st
 
 def _quantize_tokens(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
     """A scale per token, symmetric about a zero point of 128: codes, zero point and scales."""
+    for node in graph.consumers[tensor]:
+        if node.op_type == "Div" and node.name.endswith("/Levels"):
+            [reader] = graph.consumers[node.output[0]]
+            return reader.output[0], reader.input[2], node.input[1]
     axis = -1
     magnitude = graph.add("Abs", [tensor], f"{path}/Abs")
     largest = graph.add("ReduceMax", [magnitude], f"{path}/Largest", axes=[axis], keepdims=1)

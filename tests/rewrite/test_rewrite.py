@@ -224,3 +224,21 @@ def test_left_padding_gives_numbers(build, tmp_path):
     graph = Graph.load(tmp_path / "out.onnx")
     plain, shifted = run_graph(graph, [{"input_ids": tokens}, padded])
     assert np.abs(plain["logits"] - shifted["logits"][:, 3:]).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_scale_per_token_equals_torch_and_is_computed_once(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    options = QuantizeSettings(massive_activations="auto", massive_ratio=1.1)
+    quantized = quantize_model(model, [make_batch()], options, VNNI)
+    assert {entry.format for entry in quantized.plan} == {"int8-token", "int8-rows"}
+    path = export_onnx(model, tmp_path)
+    rewrite(path, tmp_path / "out.onnx", model.anatomy, quantized, [_numpy(BATCH)], VNNI)
+    graph = Graph.load(tmp_path / "out.onnx")
+    [got] = run_graph(graph, [_numpy(BATCH)])
+    oracle = _fake_quantized(model, BATCH, quantized)
+    with torch.no_grad():
+        plain = model.module(**BATCH)[0].numpy()
+    assert np.linalg.norm(got["logits"] - oracle) < 0.5 * np.linalg.norm(plain - oracle)
+    # Per layer: q, k and v share one quantization, gate and up share one; o, down; and the head.
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.nodes) == 2 * 4 + 1
