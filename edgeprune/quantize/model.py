@@ -155,7 +155,8 @@ def _overrides(
     """The linears that need more than one scale per tensor.
 
     A scale per token everywhere costs a prompt 14 % of its speed (3.1x float32's plain export
-    becomes 2.7x, decoding stays 2.8x; Zen 4, one thread, 128 tokens) and is worth it. SmolLM2-135M, 5 windows of 512 tokens of WikiText-2, perplexity over float32's: smoothing alone
+    becomes 2.7x, decoding stays 2.8x; Zen 4, one thread, 128 tokens) and is worth it.
+    SmolLM2-135M, 5 windows of 512 tokens of WikiText-2, perplexity over float32's: smoothing alone
     +21.6 %; with a scale per token for down projections +4.1 %, for those and the head +3.0 %, for
     every linear +1.9 % (without smoothing +4.9 %). The weights' rounding costs +0.1 % of it.
     """
