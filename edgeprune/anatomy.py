@@ -286,11 +286,21 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         model_type=model_type,
         blocks=tuple(blocks),
         embeddings=embeddings,
-        head_linears=_head_linears(family, prefix, shapes, tied),
+        head_linears=_head_linears(family, prefix, shapes, tied, task_of(config)),
         tied_embeddings=tied,
         hidden_size=hidden_size(config),
         shapes=_with_tied_head(shapes, embeddings, tied),
     )
+
+
+def task_of(config: Mapping[str, Any]) -> str:
+    """The pipeline task of a configuration, by the ending of its architecture's class."""
+    architecture = (config.get("architectures") or [""])[0]
+    if architecture.endswith("ForSequenceClassification"):
+        return "text-classification"
+    if architecture.endswith("ForCausalLM"):
+        return "text-generation"
+    return "feature-extraction"
 
 
 def num_heads(config: Mapping[str, Any]) -> int:
@@ -349,9 +359,11 @@ def _count_layers(path: str, shapes: Mapping[str, Shape]) -> int:
 
 
 def _head_linears(
-    family: Family, prefix: str, shapes: Mapping[str, Shape], tied: bool
+    family: Family, prefix: str, shapes: Mapping[str, Shape], tied: bool, task: str
 ) -> tuple[str, ...]:
     """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
+    if family.kind == "encoder" and task == "feature-extraction":
+        return ()  # a file may hold a pooler or a language model's head, which no embedding reads
     inside = f"{prefix}{family.layers}."
     embeddings = f"{prefix}embeddings."
     names = [

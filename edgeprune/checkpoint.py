@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.anatomy import Anatomy, Shape, describe
+from edgeprune.anatomy import Anatomy, Shape, describe, task_of
 from edgeprune.errors import UserError
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -43,16 +43,6 @@ class Checkpoint:
     def files(self) -> list[Path]:
         """The files that hold the weights."""
         return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
-
-
-def task_of(config: dict[str, Any]) -> str:
-    """The pipeline task of a configuration, by the ending of its architecture's class."""
-    architecture = (config.get("architectures") or [""])[0]
-    if architecture.endswith("ForSequenceClassification"):
-        return "text-classification"
-    if architecture.endswith("ForCausalLM"):
-        return "text-generation"
-    return "feature-extraction"
 
 
 def open_checkpoint(name: str) -> Checkpoint:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgeprune.anatomy import Anatomy, describe, find_family, max_positions
-from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json, task_of
+from edgeprune.anatomy import Anatomy, describe, find_family, max_positions, task_of
+from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
 
 SIZES = "sizes.json"
@@ -157,15 +157,15 @@ def load_model(folder: Path) -> Model:
     module = _without_unread_pooler(module, config)
     tensors = load_file(folder / "model.safetensors")
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    sizes = read_json(folder / SIZES)
+    model = Model(module.float().eval(), config, folder, sizes["heads"], sizes["channels"])
     for name in anatomy.block_linears():
-        resize(module.get_submodule(name), tensors[f"{name}.weight"].shape)
+        resize(model.linear(name), tensors[f"{name}.weight"].shape)
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=True)
     lacking = [name for name in missing if not name.startswith(str(anatomy.head))]
     if lacking or unexpected:
         raise UserError(f"{folder} is not whole: {(lacking or unexpected)[0]} does not fit.")
-    module.tie_weights()
-    sizes = read_json(folder / SIZES)
-    model = Model(module.float().eval(), config, folder, sizes["heads"], sizes["channels"])
+    module.tie_weights()  # type: ignore[operator]
     set_head_attributes(model)
     return model
 
@@ -175,7 +175,7 @@ def load_masks(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / MASKS) if (folder / MASKS).exists() else {}
 
 
-def resize(linear: nn.Module, shape: tuple[int, ...]) -> None:
+def resize(linear: nn.Linear, shape: tuple[int, ...]) -> None:
     """Give a linear another (outputs, inputs) shape; its values are left to be filled."""
     outputs, inputs = shape
     linear.out_features, linear.in_features = outputs, inputs
@@ -203,7 +203,7 @@ def set_head_attributes(model: Model) -> None:
 
 
 def copy_assets(source: Path, target: Path) -> None:
-    """Copy everything of a model's folder that is not weights: tokenizer, configuration, pooling."""
+    """Copy a model's tokenizer, configuration and pooling: all that is not weights."""
     for pattern in _ASSETS:
         for file in source.glob(pattern):
             if file.name in _NOT_ASSETS or file.suffix == ".gguf":
@@ -230,14 +230,14 @@ def _without_unread_pooler(module: nn.Module, config: dict[str, Any]) -> nn.Modu
     return module
 
 
-def _select_head_bias(module: nn.Module, keyword: str, heads: list[int]) -> None:
+def _select_head_bias(module: Any, keyword: str, heads: list[int]) -> None:
     """Let a layer see only its kept heads' slices of a bias that all layers share."""
     selected = hasattr(module, "kept_heads")
     module.kept_heads = torch.tensor(heads)
     if selected:
         return
 
-    def select(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def select(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bias = kwargs.get(keyword)
         if bias is not None and bias.shape[1] != len(layer.kept_heads):
             kwargs = {**kwargs, keyword: bias.index_select(1, layer.kept_heads)}

@@ -81,8 +81,8 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     Args:
         fresh: forget what earlier builds left in the output folder.
     """
-    # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core made
-    # training ten times slower on a shared machine of two cores (6 s a step against 0.6 s).
+    # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
+    # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stages = build.output / MARK
     if fresh:

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from edgeprune.anatomy import Block
 from edgeprune.cut.scores import Fisher, Flap, ProbePruning, TaylorAbs, magnitude
-from edgeprune.gates import CHANNELS, HEADS, Gate, make_gates
+from edgeprune.gates import HEADS, Gate, make_gates
 from edgeprune.models import Model
+from edgeprune.probe import fisher_probe
 from edgeprune.progress import track
-from edgeprune.recover.objective import embed, next_token_loss, tensors
+from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
 Captured = dict[str, Tensor]
@@ -92,7 +92,7 @@ def _magnitude(
 def _weight_norms(model: Model, block: Block, gate: Gate) -> Tensor:
     if gate.kind == HEADS:
         incoming = [model.linear(block.attention.query).weight]
-        if not gate.groups is not None:
+        if gate.groups is None:
             incoming += [
                 model.linear(n).weight for n in (block.attention.key, block.attention.value)
             ]
@@ -119,32 +119,16 @@ def _with_gradients(
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
     # Something before the first gate must ask for gradients.
-    first = model.module.get_input_embeddings()
+    first = model.module.get_submodule(model.anatomy.embeddings["word"])
     handle = first.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
     try:
         with _capturing(model, gates, retain=True) as captured:
             for batch in track(batches, "scoring", len(batches)):
                 output = model.module(**tensors(batch))
-                probe(model.task, output, batch, generator).backward()
+                fisher_probe(model.task, output, batch, generator).backward()
                 yield captured
     finally:
         handle.remove()
-
-
-def probe(task: str, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
-    """A scalar whose squared gradient, over many texts, is Fisher information.
-
-    Sentence encoders: v . e per text, v random: the embedding's own. Classifiers: the likelihood
-    of labels drawn from the model's own prediction. Decoders: that of the text's next tokens.
-    Summed over sequences, so that each one's gradient stands by itself.
-    """
-    if task == "feature-extraction":
-        embedding = embed(output, torch.from_numpy(batch.attention_mask))
-        return (embedding * torch.randn(embedding.shape, generator=generator)).sum()
-    if task == "text-classification":
-        drawn = torch.multinomial(output.logits.detach().softmax(-1), 1, generator=generator)
-        return functional.cross_entropy(output.logits, drawn.squeeze(1), reduction="sum")
-    return next_token_loss(output.logits, batch) * len(batch.input_ids)
 
 
 @contextmanager
@@ -168,6 +152,3 @@ def _capturing(model: Model, gates: list[Gate], retain: bool) -> Iterator[Captur
     finally:
         for handle in handles:
             handle.remove()
-
-
-__all__ = ["CHANNELS", "HEADS", "probe", "unit_scores"]

@@ -1,12 +1,11 @@
 """The prune stage: momentum-variance pruning while distilling from the original.
 
-The saliencies read gradients, and a student that still equals its original has none. Sentence
-encoders therefore see sampled targets, as the true Fisher information asks: the original's
-embedding plus a random direction xi per text, whose gradient is xi . (embedding's derivative).
-Its square over many texts is the Fisher score of the embedding itself; its mean is zero, so the
-weights drift nowhere. Classifiers and decoders see the text's own labels or next tokens.
+The saliencies read gradients, and a student that still equals its original has none. A Fisher
+probe (see probe.py) therefore joins the distillation: gates receive the gradient of both, weights
+that are trained alone only that of the distillation.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from torch import Tensor
 from edgeprune.build import Build
 from edgeprune.gates import Gate, applied, make_gates
 from edgeprune.models import Model, load_model, save_model
+from edgeprune.probe import fisher_probe
 from edgeprune.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.prune.train_settings import PruneStageSettings
-from edgeprune.recover.objective import embed
-from edgeprune.recover.train import ExtraLoss, distil
+from edgeprune.recover.train import Probe, distil
 from edgeprune.text.batches import Batch
 
 
@@ -27,10 +26,9 @@ def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) 
     """Prune the model in `source`; write it with its masks into `target`."""
     student = load_model(source)
     gates = {kind: make_gates(student, kind) for kind in settings.gate_kinds}
-    pruners = [
-        MomentumVariancePruner(_prunables(student, pool.pattern, gates), pool, settings.steps)
-        for pool in settings.pools()
-    ]
+    pools = [(pool, _prunables(student, pool.pattern, gates)) for pool in settings.pools()]
+    pruners = [MomentumVariancePruner(prunables, pool, settings.steps) for pool, prunables in pools]
+    pruned = [prunable.value for _, prunables in pools for prunable in prunables]
     open_gates = [gate for kind in gates.values() for gate in kind]
     with applied(student, open_gates):
         checks = distil(
@@ -41,7 +39,7 @@ def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) 
             settings.training(),
             "pruning",
             watchers=pruners,
-            extra_loss=_sampled_targets(student, settings),
+            probe=_probe(student, settings, pruned, build.seed),
             best_from=max(pruner.budget.steps[-1] for pruner in pruners),
         )
     for pruner in pruners:
@@ -86,13 +84,17 @@ def unit_norms(model: Model, gate: Gate) -> Tensor:
     return torch.zeros(int(gate.groups.max()) + 1).index_add(0, gate.groups, positions).sqrt()
 
 
-def _sampled_targets(student: Model, settings: PruneStageSettings) -> ExtraLoss | None:
-    if student.task != "feature-extraction" or not settings.target_noise:
+def _probe(
+    student: Model, settings: PruneStageSettings, pruned: Sequence[Tensor], seed: int
+) -> Probe | None:
+    if not settings.probe:
         return None
+    generator = torch.Generator().manual_seed(seed)
+    task, width = student.task, student.anatomy.hidden_size
+    # Pruned weights are trained as well: there the probe must be no louder than the distillation.
+    size = settings.probe if settings.gated else settings.probe / width**0.5
 
-    def loss(output: Any, batch: Batch, mask: Tensor) -> Tensor:
-        embedding = embed(output, mask)
-        direction = torch.randn_like(embedding)
-        return settings.target_noise * (direction * embedding).sum(-1).mean()
+    def loss(output: Any, batch: Batch) -> Tensor:
+        return size * fisher_probe(task, output, batch, generator) / len(batch.input_ids)
 
-    return loss
+    return Probe(loss, pruned)

@@ -10,11 +10,11 @@ class PruneStageSettings(PruneSettings, TrainSettings):
     """Dynamic momentum-variance pruning while distilling from the original."""
 
     steps: int = Field(300, ge=2, description="Optimizer steps while pruning.")
-    target_noise: float = Field(
+    probe: float = Field(
         1.0,
         ge=0,
-        description="Sentence encoders: size of the random direction added to the original's "
-        "embedding as target, without which a student that equals it has no gradient.",
+        description="Weight of the Fisher probe in what gates learn, without which a student that "
+        "equals its original has no gradient; 0 leaves it out.",
     )
 
     def training(self) -> TrainSettings:

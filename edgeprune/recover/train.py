@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +17,14 @@ from edgeprune.recover.objective import Objective, make_objective, tensors
 from edgeprune.recover.settings import TrainSettings
 from edgeprune.text.batches import Batch
 
-ExtraLoss = Callable[[Any, Batch, Tensor], Tensor]
-"""A further loss of the student's output, the batch and its mask."""
+
+@dataclass(frozen=True)
+class Probe:
+    """A further loss of (student's output, batch) whose gradient only `tensors` receive: it
+    tells a pruner what units do and does not move the weights."""
+
+    loss: Callable[[Any, Batch], Tensor]
+    tensors: Sequence[Tensor]
 
 
 class Watcher(Protocol):
@@ -34,9 +41,7 @@ class HeldMasks:
     """Keeps pruned weights exactly zero while the rest is trained."""
 
     def __init__(self, model: Model, masks: dict[str, Tensor]) -> None:
-        self._held = [
-            (model.module.get_submodule(name).weight, mask.bool()) for name, mask in masks.items()
-        ]
+        self._held = [(model.linear(name).weight, mask.bool()) for name, mask in masks.items()]
 
     def observe(self) -> bool:
         """Take the gradient of pruned weights away."""
@@ -60,14 +65,14 @@ def distil(
     settings: TrainSettings,
     what: str,
     watchers: Sequence[Watcher] = (),
-    extra_loss: ExtraLoss | None = None,
+    probe: Probe | None = None,
     best_from: int = 0,
 ) -> dict[str, Any]:
     """Train `student` towards `original`; it is left with its best weights on held-out text.
 
     Args:
         what: named in the progress bar.
-        extra_loss: added to the training loss only.
+        probe: what a pruner learns from beside the training loss.
         best_from: the first step whose weights may be chosen (a pruner needs its last ones).
 
     Returns:
@@ -89,13 +94,16 @@ def distil(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        loss = _loss(student, original, next(batches), objective, settings, extra_loss)
+        batch = next(batches)
+        loss, output = _loss(student, original, batch, objective, settings)
         if not math.isfinite(loss.item()):
             raise UserError(
                 f"The loss of {what} is {loss.item()} at step {step} of {settings.steps}; "
                 "lower its learning_rate. Nothing of this stage was kept."
             )
-        loss.backward()
+        loss.backward(retain_graph=probe is not None)
+        if probe is not None:
+            _add_gradients(probe, output, batch)
         seen = [watcher.observe() for watcher in watchers]
         if all(seen):
             nn.utils.clip_grad_norm_(weights, settings.clip_norm)
@@ -144,7 +152,7 @@ def held_out_loss(
 ) -> float:
     """Mean objective over the held-out batches, each weighted by its sequences."""
     total = sum(
-        float(_loss(student, original, batch, objective, settings)) * len(batch.input_ids)
+        float(_loss(student, original, batch, objective, settings)[0]) * len(batch.input_ids)
         for batch in held_out
     )
     return total / sum(len(batch.input_ids) for batch in held_out)
@@ -156,18 +164,22 @@ def _loss(
     batch: Batch,
     objective: Objective,
     settings: TrainSettings,
-    extra: ExtraLoss | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Any]:
     inputs = tensors(batch)
     hidden = {"output_hidden_states": objective.hidden_states}
     with precision(settings):
         with torch.no_grad():
             its = original.module(**inputs, **hidden)
         mine = student.module(**inputs, **hidden)
-    loss = objective.loss(mine, its, batch, inputs["attention_mask"])
-    if extra is not None:
-        loss = loss + extra(mine, batch, inputs["attention_mask"])
-    return loss
+    return objective.loss(mine, its, batch, inputs["attention_mask"]), mine
+
+
+def _add_gradients(probe: Probe, output: Any, batch: Batch) -> None:
+    loss = probe.loss(output, batch)
+    for tensor, gradient in zip(
+        probe.tensors, torch.autograd.grad(loss, list(probe.tensors)), strict=True
+    ):
+        tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
 
 
 def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:
@@ -180,7 +192,7 @@ def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]
 
 @functools.cache
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    """Whether the processor multiplies bfloat16 in hardware: emulated, it is slower."""
     import cpuinfo
 
     flags = cpuinfo.get_cpu_info().get("flags", [])
