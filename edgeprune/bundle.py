@@ -18,14 +18,14 @@ import shutil
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import edgeprune
 from edgeprune.errors import UserError
+from edgeprune.pooling import Pooling, load_json, normalizes, read_pooling
 from edgeprune.runtime.onnx_file import Outline, leaves_folder, read_outline
 
 Task = Literal["feature-extraction", "text-classification", "text-generation"]
-Pooling = Literal["mean", "cls"]
 
 TASKS: tuple[str, ...] = get_args(Task)
 MANIFEST = "edgeprune.json"
@@ -183,58 +183,19 @@ class Bundle:
     @cached_property
     def pooling(self) -> Pooling | None:
         """How a sentence encoder pools its tokens; None where the folder does not say."""
-        for module in self._modules:
-            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-            if kind == "Pooling":
-                return self._pooling_mode(f"{module.get('path', '1_Pooling')}/config.json")
-        return None
+        return read_pooling(self.folder)
 
     @property
     def normalize(self) -> bool:
         """Whether a sentence encoder scales its embeddings to length 1."""
-        kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in self._modules]
-        return "Normalize" in kinds
-
-    @cached_property
-    def _modules(self) -> list[dict[str, Any]]:
-        path = self.folder / "modules.json"
-        modules = _load_json(path) if path.is_file() else []
-        if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-            raise UserError(f"{path} is not a list of modules, as sentence-transformers writes it.")
-        for module in modules:
-            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-            if kind not in ("Transformer", "Pooling", "Normalize"):
-                raise UserError(
-                    f"{path} has a {kind} module, which edgeprune does not run: only Transformer, "
-                    f"Pooling and Normalize."
-                )
-        return modules
-
-    def _pooling_mode(self, name: str) -> Pooling:
-        if leaves_folder(name) or (config := self.read_json(name)) is None:
-            raise UserError(f"{self.folder / 'modules.json'} names {name}, which is missing.")
-        # sentence-transformers 5 writes one name (or a list), older ones a flag for each mode.
-        modes = config.get("pooling_mode")
-        if modes is None:
-            flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
-            modes = [flag.removeprefix("pooling_mode_").removesuffix("_tokens") for flag in flags]
-            modes = [mode.removesuffix("_token") for mode in modes]
-        modes = [modes] if isinstance(modes, str) else modes
-        if modes == ["mean"]:
-            return "mean"
-        if modes == ["cls"]:
-            return "cls"
-        raise UserError(
-            f"{self.folder / name} pools by {modes}, which edgeprune does not run: "
-            f"only mean or cls alone."
-        )
+        return normalizes(self.folder)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object of the bundle, None where there is no such file."""
         path = self.folder / name
         if not path.is_file():
             return None
-        found = _load_json(path)
+        found = load_json(path)
         if not isinstance(found, dict):
             raise UserError(f"{path} is not a JSON object.")
         return found
@@ -337,7 +298,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    manifest = _load_json(path)
+    manifest = load_json(path)
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int) or version < 1:
         raise UserError(f"{path} is not a manifest of edgeprune: it states no format_version.")
@@ -379,13 +340,6 @@ def _stays_inside(path: Path, folder: Path, model: Path) -> bool:
     """
     real = path.resolve()
     return real.is_relative_to(folder.resolve()) or real.parent == model.resolve().parent
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON that can be read: {error}.") from None
 
 
 def _sha256(path: Path) -> str:

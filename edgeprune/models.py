@@ -13,6 +13,7 @@ from torch import nn
 from edgeprune.anatomy import Anatomy, describe, find_family, max_positions, task_of
 from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
+from edgeprune.pooling import Pooling, read_pooling
 
 SIZES = "sizes.json"
 MASKS = "masks.safetensors"
@@ -43,6 +44,11 @@ class Model:
     def task(self) -> str:
         """What the model is for: feature-extraction, text-classification or text-generation."""
         return task_of(self.config)
+
+    @property
+    def pooling(self) -> Pooling:
+        """How a sentence encoder pools its tokens; the mean where its folder does not say."""
+        return read_pooling(self.folder) or "mean"
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its full module name."""

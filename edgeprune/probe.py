@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgeprune.models import Model
 from edgeprune.recover.objective import embed, next_token_loss
 from edgeprune.text.batches import Batch
 
 
-def fisher_probe(task: str, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
+def fisher_probe(model: Model, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     """Sum over sequences, so that each one's gradient stands by itself.
 
     Sentence encoders: v . e with v random per text, the embedding's own Fisher score. Classifiers:
     the log-likelihood of a label drawn from the prediction. Decoders: that of the text's tokens.
     """
-    if task == "feature-extraction":
-        embedding = embed(output, torch.from_numpy(batch.attention_mask))
+    if model.task == "feature-extraction":
+        embedding = embed(output, torch.from_numpy(batch.attention_mask), model.pooling)
         return (embedding * torch.randn(embedding.shape, generator=generator)).sum()
-    if task == "text-classification":
+    if model.task == "text-classification":
         logits = output.logits.float()
         drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
         return functional.cross_entropy(logits, drawn.squeeze(1), reduction="sum")

@@ -125,7 +125,7 @@ def _with_gradients(
         with _capturing(model, gates, retain=True) as captured:
             for batch in track(batches, "scoring", len(batches)):
                 output = model.module(**tensors(batch))
-                fisher_probe(model.task, output, batch, generator).backward()
+                fisher_probe(model, output, batch, generator).backward()
                 yield captured
     finally:
         handle.remove()

@@ -27,7 +27,6 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     if kinds:
         batches = build.calibration(settings.samples) if settings.score != "magnitude" else []
         scores = unit_scores(model, batches, kinds, settings.score, build.seed)
-        # A fresh copy: scoring left hooks, gradients and frozen weights behind.
         for kind in kinds:
             cut(model, kind, scores[kind], asked[kind], settings)
     save_model(model, target, _masks_of(model, weights) if weights else None)
@@ -64,13 +63,10 @@ def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:
 def _apply_masks(model: Model, masks: dict[str, Tensor]) -> list[str]:
     """Cut what gate masks emptied; the names of linears that keep a weight mask are returned."""
     for kind in (CHANNELS, HEADS):
-        layers = [masks.get(f"{kind}.{layer}") for layer in range(len(model.anatomy.blocks))]
-        present = [mask for mask in layers if mask is not None]
-        if present:
-            positions = [mask.bool() for mask in present]
-            for layer, mask in enumerate(positions):
-                if not bool(mask.all()):
-                    _KEEP[kind](model, layer, mask.nonzero().flatten().tolist())
+        for layer in range(len(model.anatomy.blocks)):
+            mask = masks.get(f"{kind}.{layer}")
+            if mask is not None and not bool(mask.all()):
+                _KEEP[kind](model, layer, mask.nonzero().flatten().tolist())
     return [name for name in masks if name.split(".")[0] not in (CHANNELS, HEADS)]
 
 
@@ -80,7 +76,7 @@ def _masks_of(model: Model, linears: list[str]) -> dict[str, Tensor]:
 
 
 def _check_groups(model: Model, share: float) -> None:
-    if any(block.attention.heads_per_group == 1 for block in model.anatomy.blocks):
+    if all(block.attention.heads_per_group == 1 for block in model.anatomy.blocks):
         raise UserError(
             f"This model gives every query head a key-value head of its own, so none of its heads "
             f"can leave while clients size the cache from the configuration (asked for {share:g}); "

@@ -90,11 +90,11 @@ def _probe(
     if not settings.probe:
         return None
     generator = torch.Generator().manual_seed(seed)
-    task, width = student.task, student.anatomy.hidden_size
+    width = student.anatomy.hidden_size
     # Pruned weights are trained as well: there the probe must be no louder than the distillation.
     size = settings.probe if settings.gated else settings.probe / width**0.5
 
     def loss(output: Any, batch: Batch) -> Tensor:
-        return size * fisher_probe(task, output, batch, generator) / len(batch.input_ids)
+        return size * fisher_probe(student, output, batch, generator) / len(batch.input_ids)
 
     return Probe(loss, pruned)

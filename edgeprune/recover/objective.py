@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.models import Model
+from edgeprune.pooling import Pooling
 from edgeprune.recover.settings import TrainSettings
 from edgeprune.text.batches import Batch
 
@@ -30,8 +31,10 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def embed(output: Any, mask: Tensor) -> Tensor:
-    """Mean-pooled, normalized sentence embeddings [sequences, width] in float32."""
+def embed(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Pooled, normalized sentence embeddings [sequences, width] in float32."""
+    if pooling == "cls":
+        return functional.normalize(output.last_hidden_state[:, 0].float(), dim=-1)
     weights = mask.unsqueeze(-1).float()
     pooled = (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
     return functional.normalize(pooled, dim=-1)
@@ -47,9 +50,11 @@ def hidden_error(student: Any, original: Any, mask: Tensor) -> Tensor:
     return total
 
 
-def embedding_loss(student: Any, original: Any, mask: Tensor, settings: TrainSettings) -> Tensor:
+def embedding_loss(
+    student: Any, original: Any, mask: Tensor, pooling: Pooling, settings: TrainSettings
+) -> Tensor:
     """The encoder's objective; every part is zero where student and original agree."""
-    mine, its = embed(student, mask), embed(original, mask)
+    mine, its = embed(student, mask, pooling), embed(original, mask, pooling)
     loss = settings.embedding_weight * (1 - (mine * its).sum(-1)).mean()
     loss = loss + settings.similarity_weight * functional.mse_loss(mine @ mine.T, its @ its.T)
     if settings.hidden_weight:
@@ -109,8 +114,9 @@ class Objective:
 def make_objective(model: Model, settings: TrainSettings) -> Objective:
     """The objective for a model's task."""
     if model.task == "feature-extraction":
+        pooling = model.pooling
         return Objective(
-            lambda mine, its, batch, mask: embedding_loss(mine, its, mask, settings),
+            lambda mine, its, batch, mask: embedding_loss(mine, its, mask, pooling, settings),
             settings.hidden_weight > 0,
         )
     if model.task == "text-classification":
