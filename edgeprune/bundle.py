@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import edgeprune
 from edgeprune.errors import UserError

@@ -1,5 +1,6 @@
 """Load and save torch models, whose layers may differ in size."""
 
+import functools
 import json
 import shutil
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Model:
         """What the model is for: feature-extraction, text-classification or text-generation."""
         return task_of(self.config)
 
-    @property
+    @functools.cached_property
     def pooling(self) -> Pooling:
         """How a sentence encoder pools its tokens; the mean where its folder does not say."""
         return read_pooling(self.folder) or "mean"

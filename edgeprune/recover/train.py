@@ -96,11 +96,7 @@ def distil(
         optimizer.zero_grad(set_to_none=True)
         batch = next(batches)
         loss, output = _loss(student, original, batch, objective, settings)
-        if not math.isfinite(loss.item()):
-            raise UserError(
-                f"The loss of {what} is {loss.item()} at step {step} of {settings.steps}; "
-                "lower its learning_rate. Nothing of this stage was kept."
-            )
+        _check_finite(loss.item(), f"The loss of {what}", step, settings)
         loss.backward(retain_graph=probe is not None)
         if probe is not None:
             _add_gradients(probe, output, batch)
@@ -112,6 +108,7 @@ def distil(
             watcher.after_step(optimizer)
         if step % every == 0 or step == settings.steps:
             held = held_out_loss(student, original, held_out, objective, settings)
+            _check_finite(held, f"The held-out loss of {what}", step, settings)
             history.append(
                 {"step": step, "learning_rate": rate, "loss": loss.item(), "held_out": held}
             )
@@ -121,6 +118,14 @@ def distil(
         student.module.load_state_dict(best, strict=False)
     chosen = min((row for row in history if row["step"] >= best_from), key=lambda r: r["held_out"])
     return {"checks": history, "best_step": int(chosen["step"]), "held_out": chosen["held_out"]}
+
+
+def _check_finite(loss: float, which: str, step: int, settings: TrainSettings) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{which} is {loss} at step {step} of {settings.steps}; "
+            "lower its learning_rate. Nothing of this stage was kept."
+        )
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
