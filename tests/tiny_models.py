@@ -28,8 +28,12 @@ _DISTIL = {
     "max_position_embeddings": 96,
 }
 
+CLASSIFIERS = tuple(
+    f"{family}-classifier" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
+)
 ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "untied")
+ODD_DECODERS = ("llama-biased", "llama-ungrouped")
 
 
 def _new(family: str) -> nn.Module:
@@ -42,12 +46,31 @@ def _new(family: str) -> nn.Module:
         "electra": lambda: t.ElectraModel(t.ElectraConfig(embedding_size=16, **_BERT)),
         "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**_BERT)),
         "classifier": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=3, **_BERT)),
+        "bert-classifier": lambda: _new("classifier"),
+        "distilbert-classifier": lambda: t.DistilBertForSequenceClassification(
+            t.DistilBertConfig(num_labels=3, **_DISTIL)
+        ),
+        "roberta-classifier": lambda: t.RobertaForSequenceClassification(
+            t.RobertaConfig(num_labels=3, **_BERT)
+        ),
+        "electra-classifier": lambda: t.ElectraForSequenceClassification(
+            t.ElectraConfig(num_labels=3, embedding_size=16, **_BERT)
+        ),
+        "mpnet-classifier": lambda: t.MPNetForSequenceClassification(
+            t.MPNetConfig(num_labels=3, **_BERT)
+        ),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **_LLAMA)),
         "mistral": lambda: t.MistralForCausalLM(
             t.MistralConfig(sliding_window=None, **tied, **_LLAMA)
         ),
         "qwen2": lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**tied, **_LLAMA)),
         "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=8, **tied, **_LLAMA)),
+        "llama-biased": lambda: t.LlamaForCausalLM(
+            t.LlamaConfig(attention_bias=True, mlp_bias=True, **tied, **_LLAMA)
+        ),
+        "llama-ungrouped": lambda: t.LlamaForCausalLM(
+            t.LlamaConfig(**tied, **{**_LLAMA, "num_key_value_heads": 4})
+        ),
         "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **_LLAMA)),
     }
     return builders[family]()

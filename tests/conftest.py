@@ -1,0 +1,18 @@
+"""Makes the helper modules beside it importable from every folder of tests."""
+
+import hypothesis
+import pytest
+
+# A first call may wait for a busy machine; times say nothing about what is tested.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread(pytestconfig: pytest.Config) -> None:
+    """Tiny models are slower on many threads, and the machine may have other work."""
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.set_num_threads(1)
