@@ -55,9 +55,9 @@ class Build:
         kind = text_kind(self.checkpoint.task)
         return open_reader(folder, self.corpus, kind, self.recipe.text, int(pad_id), self.seed)
 
-    def batches(self) -> Iterator[Batch]:
-        """Training batches without end."""
-        return self.reader.training()
+    def batches(self, purpose: str = "") -> Iterator[Batch]:
+        """Training batches without end, drawn anew for every purpose."""
+        return self.reader.training(purpose)
 
     def held_out(self) -> list[Batch]:
         """Batches that no stage trains on."""

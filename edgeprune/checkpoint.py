@@ -40,6 +40,12 @@ class Checkpoint:
         return task_of(self.config)
 
     @property
+    def num_labels(self) -> int:
+        """How many labels a classifier knows; transformers' own default is two."""
+        names = self.config.get("id2label")
+        return len(names) if names else int(self.config.get("num_labels", 2))
+
+    @property
     def files(self) -> list[Path]:
         """The files that hold the weights."""
         return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))

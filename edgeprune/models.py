@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgeprune.anatomy import Anatomy, describe, find_family, max_positions, task_of
+from edgeprune.anatomy import Anatomy, describe, find_family, task_of
 from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
 from edgeprune.pooling import Pooling, read_pooling
@@ -54,11 +54,6 @@ class Model:
     def linear(self, name: str) -> nn.Linear:
         """A linear by its full module name."""
         return self.module.get_submodule(name)  # type: ignore[return-value]
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence in tokens that the model and its tokenizer take."""
-        return max_positions(self.config)
 
 
 def import_checkpoint(checkpoint: Checkpoint) -> Model:

@@ -9,21 +9,26 @@
 A stage writes into a folder aside that is renamed when it is whole; a failure leaves nothing.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import edgeprune
+from edgeprune.anatomy import max_positions
 from edgeprune.build import Build, text_kind
 from edgeprune.bundle import Bundle, check_replaceable, write_bundle
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.checks import check
 from edgeprune.errors import UserError
 from edgeprune.measure.stage import missed
 from edgeprune.progress import say
@@ -34,6 +39,8 @@ from edgeprune.text.corpus import read_corpus
 
 MARK = "stages"
 RECORD = "stage.json"
+_FULL = 1_000_000
+"""Bytes that are left on a disk that is full."""
 _NOT_CODE = ("cli.py", "report", "inspect", "runtime")
 # Stages that run whatever the recipe says; the others run where it names them.
 _ALWAYS = ("load", "original", "export", "rewrite", "measure")
@@ -61,15 +68,11 @@ def prepare(recipe: Recipe, model: str | None, data: str | None, output: Path | 
         raise UserError(f"The recipe {recipe.name} names no model; give one with --model.")
     if data:
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
-    if recipe.measure.task and not recipe.measure.data:
-        raise UserError("measure.task needs measure.data, the file that it reads.")
     find(recipe.target)
     checkpoint = open_checkpoint(name)
-    anatomy = checkpoint.anatomy
-    if not anatomy.blocks:
-        raise UserError(f"{name} has no layers.")
     labelled = text_kind(checkpoint.task) == "labelled"
     corpus = read_corpus(recipe.text.data, labelled)
+    check(recipe, checkpoint, corpus)
     folder = output or Path("build") / recipe.name
     _check_output(folder)
     return Build(recipe, checkpoint, corpus, folder)
@@ -84,27 +87,32 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stages = build.output / MARK
-    if fresh:
-        shutil.rmtree(stages, ignore_errors=True)
-    stages.mkdir(parents=True, exist_ok=True)
+    with _made(build.output / MARK) as stages:
+        _run_stages(build, stages, fresh)
+        return _finish(build)
+
+
+def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
     source = build.checkpoint.folder
-    key = _digest(_model_digest(build.checkpoint), build.corpus.digest, build.recipe.text)
+    inputs = (_model_digest(build.checkpoint), _assets_digest(source), build.corpus.digest)
+    key = _digest(*inputs, build.recipe.text)
     wanted = [entry for entry in STAGES if _wanted(entry, build.recipe)]
     for number, entry in enumerate(wanted, start=1):
         settings = getattr(build.recipe, entry.name, None)
         key = _digest(key, entry.name, settings, build.seed, build.recipe.target, _code_digest())
         if entry.name == "export":
             build.folders["export_input"] = source
+        if entry.name == "measure" and build.recipe.measure.data:
+            key = _digest(key, _data_digest(Path(build.recipe.measure.data)))
         folder = stages / f"{entry.name}-{key[:12]}"
         say(f"[{number}/{len(wanted)}] {entry.name}")
-        result = _recorded(folder) or _run_stage(entry, build, source, folder, settings)
+        recorded = None if fresh else _recorded(folder)
+        result = recorded or _run_stage(entry, build, source, folder, settings)
         build.results[entry.name] = result
         build.folders[entry.name] = folder
         if entry.name not in ("original", "measure"):
             source = folder
         _forget_others(stages, entry.name, folder)
-    return _finish(build)
 
 
 def _run_stage(
@@ -115,10 +123,12 @@ def _run_stage(
     aside.mkdir(parents=True)
     started = time.monotonic()
     try:
-        result = dict(entry.load()(build, source, aside, settings))
-        result["seconds"] = round(time.monotonic() - started, 1)
-        result["peak_megabytes"] = round(_peak_bytes() / 1e6)
-        (aside / RECORD).write_text(json.dumps(result, indent=1))
+        with _telling_of_a_full_disk(aside):
+            result = dict(entry.load()(build, source, aside, settings))
+            result["seconds"] = round(time.monotonic() - started, 1)
+            result["peak_megabytes"] = round(_peak_bytes() / 1e6)
+            (aside / RECORD).write_text(json.dumps(result, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -153,9 +163,16 @@ def _finish(build: Build) -> Outcome:
     assets = build.folders["rewrite"]
     stages = [{"name": name, **result} for name, result in build.results.items()]
     task = build.checkpoint.task
+    facts["max_length"] = max_positions(build.checkpoint.config)
     manifest = {"task": task, **facts, "minimum_onnxruntime": "1.17.0", "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest)
-    plain = {"task": task, "source": facts["source"], "stages": [], "recipe": {"name": "original"}}
+    plain = {
+        "task": task,
+        "source": facts["source"],
+        "max_length": facts["max_length"],
+        "stages": [],
+        "recipe": {"name": "original"},
+    }
     original = _write(build.output / "original", build.folders["original"], plain)
     report = write_report(build.output, {**facts, "task": task, "stages": stages})
     return Outcome(
@@ -171,7 +188,8 @@ def _write(folder: Path, built: Path, manifest: dict[str, Any]) -> Bundle:
     assets = built.parent / f".assets-{built.name}"
     shutil.rmtree(assets, ignore_errors=True)
     try:
-        shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
+        with _telling_of_a_full_disk(built):
+            shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
         return write_bundle(folder, built / "onnx", assets, manifest)
     finally:
         shutil.rmtree(assets, ignore_errors=True)
@@ -185,7 +203,7 @@ def _check_output(folder: Path) -> None:
     """An output folder is new, empty, or an earlier build's."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for the output.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_dir():
+    if folder.is_dir() and any(folder.iterdir()) and not _is_stages(folder / MARK):
         raise UserError(
             f"{folder} holds something that is no build of edgeprune; name another --output."
         )
@@ -193,11 +211,43 @@ def _check_output(folder: Path) -> None:
         check_replaceable(folder / part)
 
 
+def _is_stages(folder: Path) -> bool:
+    """Whether a folder holds what stages wrote, and nothing else: what is in it may be deleted."""
+    names = "|".join(entry.name for entry in STAGES)
+    known = re.compile(rf"\.?(assets-)?({names})-[0-9a-f]{{12}}(\.\d+)?")
+    return folder.is_dir() and all(known.fullmatch(found.name) for found in folder.iterdir())
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """Make a folder for the length of the context; it stays, with its parents, if it is used."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # not empty: it was used
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """Libraries that write report a full disk by errors of their own kinds."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free < _FULL or "No space left" in str(error):
+            raise UserError(f"The disk is full: {folder.parent} could not be written.") from error
+        raise
+
+
 def _forget_others(stages: Path, name: str, keep: Path) -> None:
     """Only the newest output of a stage is kept: models are large."""
-    for folder in stages.glob(f"{name}-*"):
-        if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
+    for pattern in (f"{name}-*", f".{name}-*"):  # the second: asides of builds that were killed
+        for folder in stages.glob(pattern):
+            if folder != keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(*parts: Any) -> str:
@@ -205,6 +255,19 @@ def _digest(*parts: Any) -> str:
         part.model_dump_json() if hasattr(part, "model_dump_json") else str(part) for part in parts
     ]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _assets_digest(folder: Path) -> str:
+    """A hash of a model's tokenizer and settings: the small files beside its weights."""
+    kinds = {".json", ".txt", ".model", ".jinja"}
+    files = [file for file in folder.glob("*") if file.suffix in kinds]
+    return _files_digest(tuple(sorted([*files, *folder.glob("*/config.json")])))
+
+
+def _data_digest(path: Path) -> str:
+    """A hash of the file, or of the folder's files, that a quality measure reads."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return _files_digest(tuple(sorted(files)))
 
 
 def _model_digest(checkpoint: Checkpoint) -> str:

@@ -28,7 +28,7 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
     if recipe.prune:
         rows += [("prune", line) for line in prune_lines(anatomy, recipe.prune)]
     if recipe.cut:
-        rows += [("cut", line) for line in cut_lines(anatomy, recipe.cut)]
+        rows += [("cut", line) for line in cut_lines(anatomy, recipe.cut, recipe.prune)]
     if recipe.recover:
         rows += [("recover", line) for line in recover_lines(anatomy, recipe.recover)]
     if recipe.quantize:
@@ -67,13 +67,18 @@ def prune_lines(anatomy: Anatomy, settings: PruneStageSettings) -> list[str]:
     return lines
 
 
-def cut_lines(anatomy: Anatomy, settings: CutSettings) -> list[str]:
+def cut_lines(
+    anatomy: Anatomy, settings: CutSettings, pruning: PruneStageSettings | None
+) -> list[str]:
     """What would leave the shapes."""
-    lines = ["what pruning emptied leaves the shapes"]
-    for noun, share, units in (
-        ("channels", settings.channels, _channels(anatomy)),
-        ("heads", settings.heads, _head_units(anatomy)),
-    ):
+    counts = {"channels": _channels(anatomy), "heads": _head_units(anatomy)}
+    lines = []
+    if pruning and pruning.gated:
+        lines.append("what pruning emptied leaves the shapes")
+        for pool in pruning.pools():
+            counts[pool.pattern] -= round(pool.share * counts[pool.pattern])
+    for noun, share in (("channels", settings.channels), ("heads", settings.heads)):
+        units = counts[noun]
         if share:
             lines.append(
                 f"{round(share * units):,} of {units:,} {noun} leave in one shot by "

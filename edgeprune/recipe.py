@@ -9,10 +9,10 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.cut.settings import CutSettings
 from edgeprune.errors import UserError
@@ -49,9 +49,22 @@ class Recipe(BaseModel):
         Requirements(), description="What must be reached; missed, the exit code is 1."
     )
 
+    @model_validator(mode="after")
+    def _emptied_units_leave(self) -> Self:
+        if self.prune and self.prune.gated and self.cut is None:
+            raise ValueError(
+                f"pruning of {self.prune.pattern} needs the cut stage, by which they leave the "
+                "shapes; add `cut: {}`"
+            )
+        return self
+
     def to_yaml(self) -> str:
         """The recipe with every setting, as a file that reads back the same."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        content = self.model_dump(mode="json")
+        for stage in _stage_models():
+            if content[stage] is None:
+                content[stage] = "off"  # an empty stage would mean its defaults
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 @dataclass(frozen=True)
@@ -149,12 +162,16 @@ def _apply(content: dict[str, Any], override: str) -> None:
     keys = path.split(".")
     place = content
     for key in keys[:-1]:
-        if place.get(key) is None:
+        if place.get(key) in (None, False, "off"):
             place[key] = {}
         place = place[key]
         if not isinstance(place, dict):
             raise UserError(f"--set {override!r}: {key} has no settings of its own.")
-    place[keys[-1]] = yaml.safe_load(value)
+    try:
+        place[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--set {override!r}: {value!r} is not YAML: {reason}") from None
 
 
 def _explain_error(error: Any) -> str:
@@ -166,7 +183,9 @@ def _explain_error(error: Any) -> str:
             model = _stage_models().get(str(parent), model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}."
     message = error["msg"].removeprefix("Value error, ")
-    return f"{path or 'the recipe'}: {message[0].lower()}{message[1:]} (given: {error['input']!r})."
+    given = error["input"]
+    shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
+    return f"{path or 'the recipe'}: {message[0].lower()}{message[1:]}{shown}."
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.build import Build
-from edgeprune.errors import UserError
 from edgeprune.export import export_onnx, export_plain
 from edgeprune.models import (
     copy_assets,
@@ -30,12 +29,6 @@ _CHECKED_BATCHES = 2
 def load(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
     """Read the model that the user named; write it in float32 with its tokenizer."""
     model = import_checkpoint(build.checkpoint)
-    longest = build.recipe.text.max_tokens
-    if longest > model.max_length:
-        raise UserError(
-            f"text.max_tokens is {longest}, and {build.checkpoint.name} takes at most "
-            f"{model.max_length} tokens."
-        )
     import_tokenizer(build.checkpoint, target)
     save_model(model, target)
     return {"parameters": sum(parameter.numel() for parameter in model.module.parameters())}

@@ -34,7 +34,7 @@ def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) 
         checks = distil(
             student,
             build.original,
-            build.batches(),
+            build.batches("prune"),
             build.held_out(),
             settings.training(),
             "pruning",

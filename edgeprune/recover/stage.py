@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edgeprune.build import Build
 from edgeprune.models import load_masks, load_model, save_model
 from edgeprune.recover.settings import RecoverSettings
@@ -15,12 +13,10 @@ def run(build: Build, source: Path, target: Path, settings: RecoverSettings) -> 
     """Train the model in `source` towards the original; write the best weights into `target`."""
     student, masks = load_model(source), load_masks(source)
     watchers = [HeldMasks(student, masks)] if masks else []
-    # Another seed than pruning's: other batches of the same text.
-    torch.manual_seed(build.seed + 1)
     result = distil(
         student,
         build.original,
-        build.batches(),
+        build.batches("recover"),
         build.held_out(),
         settings,
         "recovery",

@@ -38,10 +38,10 @@ class Reader:
     pad_id: int
     seed: int
 
-    def training(self) -> Iterator[Batch]:
-        """Batches without end, the same for the same seed."""
+    def training(self, purpose: str = "") -> Iterator[Batch]:
+        """Batches without end: the same for the same seed and purpose, others for another."""
         train, _ = self.corpus.split(self.settings.held_out, self.seed)
-        rng = np.random.default_rng(self.seed + 1)
+        rng = np.random.default_rng([self.seed, 1, *purpose.encode()])
         if self.kind == "windows":
             return self._windows(train, rng)
         if self.kind == "labelled":

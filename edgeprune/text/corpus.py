@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import UserError
-from edgeprune.text.files import read_rows, read_texts, text_of
+from edgeprune.text.files import number_of, read_rows, read_texts, text_of
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 _MIN_WORDS, _MAX_WORDS = 3, 80
@@ -74,10 +74,11 @@ def read_corpus(source: str, labelled: bool = False) -> Corpus:
     if not labelled:
         return Corpus(source, read_texts(path))
     rows = read_rows(path, ["text", "label"])
-    try:
-        labels = [int(row["label"]) for row in rows]
-    except (TypeError, ValueError):
-        raise UserError(f"{path}: every label must be a whole number.") from None
+    numbers = [number_of(row, "label", path) for row in rows]
+    wrong = next((number for number in numbers if not number.is_integer()), None)
+    if wrong is not None:
+        raise UserError(f"{path}: every label must be a whole number, and one is {wrong:g}.")
+    labels = [int(number) for number in numbers]
     return Corpus(source, [text_of(row, "text", path) for row in rows], labels)
 
 

@@ -1,0 +1,143 @@
+"""What a build can be refused for before its work begins, without torch."""
+
+import math
+from pathlib import Path
+
+from edgeprune.anatomy import Anatomy, max_positions
+from edgeprune.bench.settings import BenchSettings
+from edgeprune.bundle import Bundle
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.cut.settings import CutSettings
+from edgeprune.errors import UserError
+from edgeprune.evaluate.measures import MEASURES
+from edgeprune.prune.settings import PruneSettings
+from edgeprune.recipe import Recipe
+from edgeprune.text.corpus import Corpus, sentences
+
+
+def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Refuse a recipe that cannot be carried out on this model and text.
+
+    Raises:
+        UserError: naming the setting, or the text, that does not fit.
+    """
+    anatomy = checkpoint.anatomy
+    if not anatomy.blocks:
+        raise UserError(f"{checkpoint.name} has no layers.")
+    _check_lengths(recipe, checkpoint)
+    _check_measure(recipe, checkpoint)
+    _check_text(recipe, checkpoint, corpus)
+    units = {"channels": _channels(anatomy), "heads": _heads(anatomy)}
+    if recipe.prune and recipe.prune.gated:
+        for pool in recipe.prune.pools():
+            units[pool.pattern] = _left_by_pruning(anatomy, pool, units[pool.pattern])
+    if recipe.cut:
+        for kind, layers in units.items():
+            _check_cut(anatomy, recipe.cut, kind, layers)
+
+
+def _check_lengths(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    longest = max_positions(checkpoint.config)
+    if recipe.text.max_tokens > longest:
+        raise UserError(
+            f"text.max_tokens is {recipe.text.max_tokens}, and {checkpoint.name} takes at most "
+            f"{longest} tokens."
+        )
+    if checkpoint.gguf is None:  # what the tokenizer allows may be less
+        longest = Bundle(checkpoint.folder, {"max_length": longest}).max_length or longest
+    decoder = checkpoint.task == "text-generation"
+    generated = BenchSettings().decode_steps + 1 if decoder else 0
+    if recipe.measure.tokens + generated > longest:
+        beside = f" and {generated} more are generated" if generated else ""
+        raise UserError(
+            f"measure.tokens is {recipe.measure.tokens}{beside}, and {checkpoint.name} takes at "
+            f"most {longest} tokens."
+        )
+
+
+def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    task, data = recipe.measure.task, recipe.measure.data
+    if task is None:
+        return
+    if data is None:
+        raise UserError("measure.task needs measure.data, the file that it reads.")
+    if not Path(data).exists():
+        raise UserError(f"measure.data: there is no file {data}.")
+    if MEASURES[task].task != checkpoint.task:
+        fitting = [name for name, each in MEASURES.items() if each.task == checkpoint.task]
+        raise UserError(
+            f"measure.task is {task}, which does not fit {checkpoint.task}: "
+            f"take {' or '.join(fitting)}."
+        )
+
+
+def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
+    parts = corpus.split(recipe.text.held_out, recipe.seed)
+    if checkpoint.task == "feature-extraction":
+        for part, use in zip(parts, ("train on", "hold out"), strict=True):
+            if not sentences(part.documents):
+                raise UserError(
+                    f"{corpus.source} leaves no sentence of three words or more to {use}: "
+                    "give more text."
+                )
+    if corpus.labels is not None:
+        count = checkpoint.num_labels
+        wrong = next((label for label in corpus.labels if not 0 <= label < count), None)
+        if wrong is not None:
+            raise UserError(
+                f"{corpus.source} has the label {wrong}, and {checkpoint.name} knows "
+                f"{count} labels, 0 to {count - 1}."
+            )
+
+
+def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -> list[int]:
+    """Units that the prune stage leaves at most in every layer, where it can reach its share."""
+    kind, total = pool.pattern, sum(layers)
+    if kind == "heads" and pool.share:
+        _check_groups(anatomy)
+    most = [
+        max(0, min(n - math.ceil((1 - pool.max_layer_sparsity) * n - 1e-9), n - 1)) for n in layers
+    ]
+    goal = round(pool.share * total)
+    if goal > sum(most):
+        raise UserError(
+            f"prune: {goal} of {total} {kind} should go, and {sum(most)} can while every layer "
+            f"keeps one and at most {pool.max_layer_sparsity:g} of it leaves: ask for less."
+        )
+    # Where they leave from is not known yet; the sum is all that a later budget needs.
+    return [total - goal]
+
+
+def _check_cut(anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[int]) -> None:
+    share = settings.channels if kind == "channels" else settings.heads
+    minimum = settings.minimum_channels if kind == "channels" else settings.minimum_heads
+    if not share:
+        return
+    if kind == "heads":
+        _check_groups(anatomy)
+    total = sum(layers)
+    keep = total - round(share * total)
+    if keep < minimum * len(anatomy.blocks):
+        raise UserError(
+            f"cut.{kind} is {share:g}, which would keep {keep} of {total} in "
+            f"{len(anatomy.blocks)} layers, and every layer keeps at least {minimum}: ask for less."
+        )
+
+
+def _check_groups(anatomy: Anatomy) -> None:
+    if anatomy.kind == "decoder" and all(n == 1 for n in _heads(anatomy)):
+        raise UserError(
+            "This model gives every query head a key-value head of its own, so none of its heads "
+            "can leave while clients size the cache from the configuration; take channels instead."
+        )
+
+
+def _channels(anatomy: Anatomy) -> list[int]:
+    return [block.feed_forward.channels for block in anatomy.blocks]
+
+
+def _heads(anatomy: Anatomy) -> list[int]:
+    """Heads that can leave one by one; a decoder's leave one per key-value group at a time."""
+    if anatomy.kind == "encoder":
+        return [block.attention.num_heads for block in anatomy.blocks]
+    return [block.attention.heads_per_group for block in anatomy.blocks]

@@ -1,0 +1,276 @@
+"""Recipes: read, refused with a sentence, overridden, explained, written back."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+import edgeprune
+from edgeprune.errors import UserError
+from edgeprune.recipe import (
+    DEFAULT,
+    STAGES,
+    Recipe,
+    explain,
+    load_function,
+    read_recipe,
+    shipped,
+    validate,
+)
+
+SHIPPED = ("classifier", "minilm", "minilm-fast", "minilm-int8", "smollm2")
+
+
+def write(folder: Path, content: str) -> str:
+    file = folder / "mine.yaml"
+    file.write_text(content, encoding="utf-8")
+    return str(file)
+
+
+def refused(content: str, folder: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        read_recipe(write(folder, content), overrides)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    assert "pydantic" not in sentence
+    return sentence
+
+
+def test_these_recipes_ship():
+    assert set(shipped()) == set(SHIPPED)
+    assert DEFAULT in SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_reads_back_the_same(name, tmp_path):
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert len(recipe.description.split()) > 8
+    again = read_recipe(write(tmp_path, recipe.to_yaml()))
+    assert again == recipe
+    assert again.to_yaml() == recipe.to_yaml()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_prunes_as_it_says(name):
+    """What the description promises is what the settings hold."""
+    recipe = read_recipe(name)
+    assert recipe.quantize is not None
+    if name == "minilm-int8":
+        assert (recipe.prune, recipe.cut, recipe.recover) == (None, None, None)
+    elif name == "smollm2":
+        assert recipe.prune is None
+        assert recipe.cut.channels > 0
+    else:
+        assert recipe.prune.pattern == "channels+heads"
+        assert recipe.prune.budget == "mv"
+        assert recipe.cut is not None
+        assert recipe.recover is not None
+
+
+def test_deeper_means_deeper():
+    deep, usual = (read_recipe(name).prune for name in ("minilm-fast", "minilm"))
+    assert deep.sparsity > usual.sparsity
+    assert deep.head_sparsity > usual.head_sparsity
+
+
+def test_every_stage_names_a_function():
+    for entry in STAGES:
+        assert callable(load_function(entry.function)), entry.name
+
+
+# what is refused -------------------------------------------------------------------------------
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match=r"no recipe 'minlm'; did you mean 'minilm'\?") as error:
+        read_recipe("minlm")
+    assert all(name in str(error.value) for name in SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "nearest"),
+    [
+        ("prun: {}", "prun", "prune"),
+        ("prune: {stpes: 3}\ncut: {}", "prune.stpes", "steps"),
+        ("recover: {learning_rat: 0.1}", "recover.learning_rat", "learning_rate"),
+        ("text: {max_token: 12}", "text.max_token", "max_tokens"),
+        ("measure: {thread: 2}", "measure.thread", "threads"),
+        ("require: {speed_up: 2}", "require.speed_up", "speedup"),
+        ("quantize: {weigths: int8}", "quantize.weigths", "weights"),
+        ("cut: {chanels: 0.5}", "cut.chanels", "channels"),
+    ],
+)
+def test_a_misspelt_setting_names_the_nearest(content, path, nearest, tmp_path):
+    sentence = refused(content, tmp_path)
+    assert f"there is no setting '{path}'; did you mean '{nearest}'?" in sentence
+    assert "mine.yaml" in sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "bound"),
+    [
+        ("prune: {sparsity: 1.5}\ncut: {}", "prune.sparsity", "less than 1"),
+        ("prune: {sparsity: -0.1}\ncut: {}", "prune.sparsity", "greater than or equal to 0"),
+        ("cut: {heads: 1}", "cut.heads", "less than 1"),
+        ("recover: {learning_rate: 0}", "recover.learning_rate", "greater than 0"),
+        ("recover: {steps: many}", "recover.steps", "valid integer"),
+        ("text: {held_out: 0.5}", "text.held_out", "less than 0.5"),
+        ("seed: -1", "seed", "greater than or equal to 0"),
+        ("cut: {score: best}", "cut.score", "'fisher', 'taylor'"),
+        ("require: {cosine: 2}", "require.cosine", "less than or equal to 1"),
+        ("recover: {learning_rate: .nan}", "recover.learning_rate", "than"),
+    ],
+)
+def test_a_value_out_of_range_names_setting_bound_and_value(content, path, bound, tmp_path):
+    sentence = refused(content, tmp_path)
+    assert f"{path}: " in sentence
+    assert bound in sentence
+    assert re.search(r"\(given: .+\)", sentence)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("prune: {start: 0.8, end: 0.5}\ncut: {}", "start must come before end"),
+        ("prune: {pattern: '4:4'}", "n must be smaller than m"),
+        ("prune: {pattern: '2:4', sparsity: 0.3}", "means a sparsity of 0.5"),
+        ("prune: {pattern: squares}", "no such pattern: 'squares'"),
+        ("prune: {regrowth: 0.1}\ncut: {}", "do not grow back"),
+        ("prune: {pattern: channels}", "add `cut: {}`"),
+        ("prune: {}\ncut: off", "add `cut: {}`"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(content, words, tmp_path):
+    sentence = refused(content, tmp_path)
+    assert words in sentence
+    assert len(sentence) < 300  # and not the whole recipe beside it
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("prune: [1, 2", "not a YAML recipe"),
+        ("- prune", "must hold settings by name"),
+        ("", "must hold settings by name"),
+        ("prune: 3", "prune: input should be a valid dictionary"),
+        ("1: 2", "mine.yaml"),
+        ("text: off", "text: input should be a valid dictionary"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(content, words, tmp_path):
+    assert words in refused(content, tmp_path)
+
+
+def test_a_binary_file_is_no_recipe(tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match="not a YAML recipe"):
+        read_recipe(str(file))
+    with pytest.raises(UserError, match="There is no recipe"):
+        read_recipe(str(tmp_path))
+
+
+# --set and off ---------------------------------------------------------------------------------
+
+
+def test_set_reaches_every_depth_and_adds_stages(tmp_path):
+    recipe = read_recipe(
+        write(tmp_path, "cut: {channels: 0.5}\nprune: off"),
+        ["seed=7", "cut.channels=0.25", "recover.steps=12", "text.data=a=b.txt", "prune.steps=9"],
+    )
+    assert recipe.seed == 7
+    assert recipe.cut.channels == 0.25
+    assert recipe.recover.steps == 12
+    assert recipe.text.data == "a=b.txt"
+    assert recipe.prune.steps == 9
+
+
+@pytest.mark.parametrize("off", ["off", "no", "false", '"off"'])
+def test_a_stage_is_left_out_by_off(off, tmp_path):
+    assert read_recipe(write(tmp_path, f"recover: {off}\ncut: {{}}")).recover is None
+    assert read_recipe("minilm", [f"recover={off}"]).recover is None
+
+
+def test_a_stage_without_settings_has_its_defaults(tmp_path):
+    recipe = read_recipe(write(tmp_path, "quantize:\ncut: {}"))
+    assert recipe.quantize == type(recipe.quantize)()
+    assert recipe.cut == type(recipe.cut)()
+    assert recipe.recover is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("prune.steps", "must look like STAGE.KEY=VALUE"),
+        ("=3", "must look like STAGE.KEY=VALUE"),
+        ("seed.deeper=3", "seed has no settings of its own"),
+        ("text.data=[", "is not YAML"),
+        ("prune.stps=3", "did you mean 'steps'?"),
+        ("prune.steps=0", "prune.steps: "),
+    ],
+)
+def test_a_wrong_override_is_refused(override, words, tmp_path):
+    assert words in refused("prune: {}\ncut: {}\nseed: 1", tmp_path, override)
+
+
+@settings(max_examples=20)
+@given(
+    sparsity=st.floats(0, 0.9),
+    steps=st.integers(2, 10**6),
+    text=st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1),
+)
+def test_any_valid_recipe_reads_back_the_same(sparsity, steps, text):
+    content = {
+        "name": text,
+        "prune": {"sparsity": sparsity, "steps": steps},
+        "cut": {},
+        "text": {"data": text},
+    }
+    recipe = validate(content, "here")
+    assert validate(yaml.safe_load(recipe.to_yaml()), "here") == recipe
+
+
+# explanations ----------------------------------------------------------------------------------
+
+
+def test_explain_covers_every_setting_with_a_description():
+    everything = validate({"prune": {}, "cut": {}, "recover": {}, "quantize": {}}, "here")
+    rows = {name: (value, default, text) for name, value, default, text in explain(everything)}
+    expected = {"model", "seed", "target"}
+    for stage in Recipe.model_fields:
+        part = getattr(everything, stage)
+        if isinstance(part, BaseModel):
+            expected |= {f"{stage}.{key}" for key in type(part).model_fields}
+    assert set(rows) == expected
+    for name, (_, _, text) in rows.items():
+        assert len(text.split()) >= 2, name
+        assert text[0].isupper() or text[0] in "'ln", name
+        assert text.endswith("."), name
+
+
+def test_explain_shows_what_a_recipe_changed():
+    rows = {name: (value, default) for name, value, default, _ in explain(read_recipe("minilm"))}
+    assert rows["prune.sparsity"] == ("0.5", "0.5")
+    assert rows["recover.steps"] == (str(read_recipe("minilm").recover.steps), "1000")
+    assert "cut.score" in rows
+    int8 = [name for name, *_ in explain(read_recipe("minilm-int8"))]
+    assert not [name for name in int8 if name.startswith(("prune.", "cut.", "recover."))]
+
+
+def test_settings_files_import_no_torch():
+    root = Path(edgeprune.__file__).parent
+    modules = [
+        "edgeprune." + ".".join(file.relative_to(root).with_suffix("").parts)
+        for file in sorted(root.rglob("*settings.py"))
+    ]
+    assert len(modules) >= 7
+    code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(run.stdout.split()) & {"torch", "transformers", "optimum", "safetensors"}
