@@ -9,6 +9,7 @@ import onnxruntime
 import psutil
 
 import edgeprune
+from edgeprune.targets import processor
 
 # Instruction sets that matrix products use.
 _FLAG_PREFIXES = ("avx", "amx", "fma", "f16c", "sse4", "ssse3")
@@ -18,16 +19,14 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 def machine_facts() -> dict[str, Any]:
     """Processor, cores, load and versions, as plain JSON values; None where unknown."""
-    import cpuinfo
-
-    processor = cpuinfo.get_cpu_info()
+    facts = processor.processor()
     flags = sorted(
         flag
-        for flag in processor.get("flags", [])
+        for flag in facts.get("flags", [])
         if flag.startswith(_FLAG_PREFIXES) or flag in _ARM_FLAGS
     )
     return {
-        "processor": processor.get("brand_raw") or platform.processor() or None,
+        "processor": facts.get("brand_raw") or platform.processor() or None,
         "architecture": platform.machine(),
         "flags": flags,
         "physical_cores": psutil.cpu_count(logical=False),

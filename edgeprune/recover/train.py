@@ -1,7 +1,6 @@
 """One training loop for pruning and recovery: distil, watch held-out text, keep the best."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from edgeprune.models import Model
 from edgeprune.progress import track
 from edgeprune.recover.objective import Objective, make_objective, tensors
 from edgeprune.recover.settings import TrainSettings
+from edgeprune.targets import processor
 from edgeprune.text.batches import Batch
 
 
@@ -195,13 +195,9 @@ def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted == "bfloat16")
 
 
-@functools.cache
 def _has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware: emulated, it is slower."""
-    import cpuinfo
-
-    flags = cpuinfo.get_cpu_info().get("flags", [])
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & processor.flags())
 
 
 def _snapshot(model: Model) -> dict[str, Tensor]:

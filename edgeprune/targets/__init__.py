@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeprune.errors import UserError
+from edgeprune.targets import processor
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,7 @@ def find(name: str) -> Target:
 
 def detect() -> Target:
     """This machine's target, by the flags that its processor announces."""
-    import cpuinfo
-
-    return choose(platform.machine(), cpuinfo.get_cpu_info().get("flags", []))
+    return choose(platform.machine(), sorted(processor.flags()))
 
 
 def choose(machine: str, flags: list[str]) -> Target:
