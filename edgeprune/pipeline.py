@@ -18,7 +18,7 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,25 +261,31 @@ def _assets_digest(folder: Path) -> str:
     """A hash of a model's tokenizer and settings: the small files beside its weights."""
     kinds = {".json", ".txt", ".model", ".jinja"}
     files = [file for file in folder.glob("*") if file.suffix in kinds]
-    return _files_digest(tuple(sorted([*files, *folder.glob("*/config.json")])))
+    return _files_digest(sorted([*files, *folder.glob("*/config.json")]))
 
 
 def _data_digest(path: Path) -> str:
     """A hash of the file, or of the folder's files, that a quality measure reads."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return _files_digest(tuple(sorted(files)))
+    return _files_digest(sorted(files))
 
 
 def _model_digest(checkpoint: Checkpoint) -> str:
     """A hash of the weights and of the configuration that they are read by."""
     config = json.dumps(checkpoint.config, sort_keys=True, default=str)
-    return _digest(config, _files_digest(tuple(checkpoint.files)))
+    return _digest(config, _files_digest(checkpoint.files))
+
+
+def _files_digest(files: Iterable[Path]) -> str:
+    """A hash of files' contents, in their order."""
+    stats = [(file, file.stat()) for file in files]
+    return _read_digest(tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
 
 
 @functools.cache
-def _files_digest(files: tuple[Path, ...]) -> str:
+def _read_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     content = hashlib.sha256()
-    for file in files:
+    for file, *_ in files:
         with file.open("rb") as stream:
             content.update(hashlib.file_digest(stream, "sha256").digest())
     return content.hexdigest()

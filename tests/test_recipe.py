@@ -198,6 +198,21 @@ def test_a_stage_is_left_out_by_off(off, tmp_path):
     assert read_recipe("minilm", [f"recover={off}"]).recover is None
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "1:4", "4x16", "12:16"])
+def test_a_pattern_needs_no_quotes(pattern, tmp_path):
+    """To YAML 1.1, 2:4 is a number to the base of sixty."""
+    recipe = read_recipe(write(tmp_path, f"prune: {{pattern: {pattern}}}"))
+    assert recipe.prune.pattern == pattern
+    assert read_recipe("minilm", [f"prune={{pattern: {pattern}}}"]).prune.pattern == pattern
+    assert read_recipe(write(tmp_path, recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize("rate", ["5e-5", "5.0e-5", "0.00005"])
+def test_a_rate_may_be_written_as_people_do(rate, tmp_path):
+    recipe = read_recipe(write(tmp_path, f"recover: {{learning_rate: {rate}}}"))
+    assert recipe.recover.learning_rate == 5e-5
+
+
 def test_a_stage_without_settings_has_its_defaults(tmp_path):
     recipe = read_recipe(write(tmp_path, "quantize:\ncut: {}"))
     assert recipe.quantize == type(recipe.quantize)()

@@ -1,0 +1,469 @@
+"""`edgeprune build` from end to end on tiny models: bundle, report, resume, seeds, refusals."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner, Result
+from safetensors.numpy import load_file
+from tiny_builds import RECIPE, model_folder, recipe_file, sentence_lines, text_file
+
+from edgeprune.bundle import Bundle
+from edgeprune.cli import main
+from edgeprune.models import load_model
+from edgeprune.recipe import read_recipe
+from edgeprune.runtime.embed import Embedder
+
+KEPT = "kept from an earlier build"
+STAGES = ["load", "original", "prune", "cut", "recover", "quantize", "export", "rewrite", "measure"]
+# Weights leave nothing of the shapes.
+WEIGHTS = RECIPE.replace("  head_sparsity: 0.5\n", "").replace("channels+heads", "PATTERN")
+
+
+def build(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, ["build", *map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def stage(output: Path, name: str) -> Path:
+    """The one folder that a stage left."""
+    (folder,) = (output / "stages").glob(f"{name}-*")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file's time and content."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Site:
+    """A tiny model, its text and a recipe; builds into folders of their own."""
+
+    def __init__(self, folder: Path, family: str, recipe: str = RECIPE) -> None:
+        self.folder = folder
+        self.model = model_folder(folder / "model", family)
+        labelled = family.endswith("classifier")
+        self.text = text_file(folder / ("text.jsonl" if labelled else "text.txt"))
+        self.recipe = recipe_file(folder / "tiny.yaml", recipe)
+
+    def build(self, output: str = "out", *options: object) -> Result:
+        given = ("--model", self.model, "--data", self.text, "--output", self.folder / output)
+        return build(self.recipe, *given, *options)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Site:
+    return Site(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture(scope="module")
+def built(site) -> Result:
+    """One whole build, nothing left out."""
+    return site.build()
+
+
+@pytest.fixture(scope="module")
+def output(site, built) -> Path:
+    assert built.exit_code == 0, built.stderr
+    return site.folder / "out"
+
+
+@pytest.fixture
+def untimed(output, monkeypatch):
+    """Builds whose times are no matter take the first one's."""
+    measured = json.loads((stage(output, "measure") / "stage.json").read_text())["speed"]
+    monkeypatch.setattr("edgeprune.measure.stage.compare", lambda *_a, **_k: measured)
+
+
+# a whole build ---------------------------------------------------------------------------------
+
+
+def test_a_build_leaves_a_bundle_its_original_and_a_report(output, built):
+    assert sorted(path.name for path in output.iterdir()) == [
+        "bundle",
+        "original",
+        "report.html",
+        "report.json",
+        "stages",
+    ]
+    for name in ("bundle", "original"):
+        bundle = Bundle.open(output / name)
+        bundle.verify()
+        assert bundle.task == "feature-extraction"
+        assert str(output / name) in built.stdout
+        assert bundle.max_length == 64
+    manifest = Bundle.open(output / "bundle").manifest
+    assert [each["name"] for each in manifest["stages"]] == STAGES
+    assert manifest["recipe"] == read_recipe(str(output.parent / "tiny.yaml")).model_dump(
+        mode="json"
+    ) | {"text": manifest["recipe"]["text"]}
+    assert manifest["recipe"]["text"]["data"] == str(output.parent / "text.txt")
+    assert Bundle.open(output / "bundle").model_bytes < Bundle.open(output / "original").model_bytes
+    shown = built.stdout.split()
+    assert {"latency,", "graph", "cosine"} <= set(shown)
+
+
+def test_exactly_what_was_asked_is_gone(output):
+    did = {
+        each["name"]: each for each in json.loads((output / "report.json").read_text())["stages"]
+    }
+    assert [(p["pattern"], p["units"], p["removed"]) for p in did["prune"]["pools"]] == [
+        ("channels", 80, 40),
+        ("heads", 8, 4),
+    ]
+    assert sum(did["cut"]["channels"]) == 40
+    assert sum(did["cut"]["heads"]) == 4
+    weights = load_file(stage(output, "quantize") / "model.safetensors")
+    for layer in range(2):
+        up = weights[f"encoder.layer.{layer}.intermediate.dense.weight"]
+        query = weights[f"encoder.layer.{layer}.attention.self.query.weight"]
+        assert up.shape == (did["cut"]["channels"][layer], 32)
+        assert query.shape == (8 * did["cut"]["heads"][layer], 32)
+
+
+def test_the_original_answers_as_transformers_does(site, output):
+    texts = sentence_lines(6, seed=5)
+    got = Embedder(Bundle.open(output / "original")).embed(texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(site.model)
+    model = transformers.AutoModel.from_pretrained(site.model).eval()
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**inputs).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_the_bundle_answers_as_the_recovered_model(output):
+    """Cut, recovered and quantized in torch; the rest is arithmetic of the runtime's."""
+    texts = sentence_lines(6, seed=5)
+    bundle = Bundle.open(output / "bundle")
+    got = Embedder(bundle).embed(texts)
+    model = load_model(stage(output, "quantize"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(output / "bundle")
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model.module(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        ).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    expected = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    cosine = (
+        (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+    )
+    assert cosine.min() > 0.99
+
+
+class Page(HTMLParser):
+    """Collects a page's text, its tables' sizes, and anything that it would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.cells, self.fetched = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [value for key, value in attrs if key in ("src", "href")]
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.cells:
+            self.cells[-1] += data
+
+
+def test_the_report_is_one_page_that_says_what_was_done(output):
+    page = Page()
+    page.feed((output / "report.html").read_text(encoding="utf-8"))
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    text = " ".join(page.text)
+    assert page.fetched == []
+    cells = [cell.strip() for cell in page.cells]
+    for name in STAGES:
+        assert name in cells
+    assert "Pruning of channels: 40 of 80 removed" in text
+    assert report["source"]["model"] in text
+    ratio = report["stages"][-1]["speed"]["measures"]["encoder"]["ratio"]
+    assert f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" in cells
+    assert re.fullmatch(r"[0-9a-f]{64}", report["source"]["sha256"])
+    assert report["text"]["documents"] == 60
+    cut = next(each for each in report["stages"] if each["name"] == "cut")
+    assert len(cut["heads"]) == 2
+
+
+# resume ----------------------------------------------------------------------------------------
+
+
+def test_a_second_build_keeps_every_stage(site, output):
+    before = tree(output / "stages")
+    again = site.build()
+    assert again.exit_code == 0
+    assert again.stderr.count(KEPT) == len(STAGES)
+    assert tree(output / "stages") == before
+    assert Bundle.open(output / "bundle").manifest["stages"][0]["name"] == "load"
+
+
+def test_a_later_setting_runs_only_what_comes_after_it(site, output, untimed):
+    """In a copy of the output, since it changes."""
+    copy = site.folder / "later"
+    shutil.copytree(output, copy)
+    before = tree(copy / "stages")
+    result = site.build("later", "--set", "quantize.clip=mse")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count(KEPT) == 5
+    after = tree(copy / "stages")
+    for name in STAGES[:5]:
+        kept = {path: content for path, content in before.items() if path.startswith(name)}
+        assert kept == {p: c for p, c in after.items() if p.startswith(name)}
+    assert stage(copy, "quantize").name != stage(output, "quantize").name  # and one is left
+    assert Bundle.open(copy / "bundle").manifest["recipe"]["quantize"]["clip"] == "mse"
+
+
+@pytest.mark.parametrize(
+    "change", ["text.txt", "model/tokenizer.json", "model/config.json", "model/model.safetensors"]
+)
+def test_other_input_is_another_build(change, site, output, monkeypatch):
+    """Nothing is kept: the first stage runs again, and is stopped there."""
+    monkeypatch.setattr("edgeprune.stages.import_checkpoint", _fail)
+    file = site.folder / change
+    content = file.read_bytes()
+    try:
+        if change.endswith("safetensors"):
+            file.write_bytes(content[:-4] + np.float32(0.5).tobytes())
+        else:
+            other = {"text.txt": b"w010", "model/tokenizer.json": b"w010"}.get(change, b"gelu")
+            file.write_bytes(content.replace(other, b"relu"))
+        assert file.read_bytes() != content
+        with pytest.raises(RuntimeError, match="planted"):
+            site.build()
+    finally:
+        file.write_bytes(content)
+    assert site.build().stderr.count(KEPT) == len(STAGES)
+
+
+def _fail(*_arguments: object, **_options: object) -> None:
+    raise RuntimeError("planted")
+
+
+def test_a_failed_stage_leaves_nothing_and_is_run_again(site, output, untimed, monkeypatch):
+    copy = site.folder / "failed"
+    shutil.copytree(output, copy)
+    bundle = tree(copy / "bundle")
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeprune.recover.stage.distil", _fail)
+        with pytest.raises(RuntimeError, match="planted"):
+            site.build("failed", "--set", "recover.steps=5")
+    names = sorted(path.name for path in (copy / "stages").iterdir())
+    assert not [name for name in names if name.startswith(".")]
+    # The stages of the build before stand as they were; so does its bundle.
+    assert names == sorted(path.name for path in (output / "stages").iterdir())
+    assert tree(copy / "bundle") == bundle
+    # What a killed build left aside is swept away, and never taken for a stage.
+    aside = copy / "stages" / ".recover-0123456789ab.999"
+    aside.mkdir()
+    (aside / "stage.json").write_text("{}")
+    result = site.build("failed", "--set", "recover.steps=5")
+    assert result.exit_code == 0
+    assert result.stderr.count(KEPT) == 4
+    assert not aside.exists()
+    assert Bundle.open(copy / "bundle").manifest["recipe"]["recover"]["steps"] == 5
+
+
+def test_a_first_build_that_fails_leaves_no_folder(site, monkeypatch):
+    monkeypatch.setattr("edgeprune.stages.import_checkpoint", _fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        site.build("deep/never")
+    assert not (site.folder / "deep").exists()
+
+
+def test_fresh_keeps_nothing_but_what_a_failure_would_lose(site, output, untimed, monkeypatch):
+    copy = site.folder / "fresh"
+    shutil.copytree(output, copy)
+    before = tree(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeprune.stages.load", _fail)
+        with pytest.raises(RuntimeError, match="planted"):
+            site.build("fresh", "--fresh")
+    assert tree(copy) == before
+    result = site.build("fresh", "--fresh")
+    assert result.exit_code == 0
+    assert KEPT not in result.stderr
+    times = {path: time for path, (time, _) in tree(copy / "stages").items()}
+    assert all(time > before[f"stages/{path}"][0] for path, time in times.items())
+
+
+# seeds -----------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_builds_the_same_bytes(site, output, untimed):
+    assert site.build("again").exit_code == 0
+    assert site.build("other", "--seed", 1).exit_code == 0
+    for file in ("bundle/onnx/model.onnx", "original/onnx/model.onnx"):
+        assert (site.folder / "again" / file).read_bytes() == (output / file).read_bytes()
+    other = site.folder / "other"
+    assert (other / "bundle/onnx/model.onnx").read_bytes() != (
+        output / "bundle/onnx/model.onnx"
+    ).read_bytes()
+    assert Bundle.open(other / "bundle").manifest["recipe"]["seed"] == 1
+    held = [
+        (stage(folder, "measure") / "held_out.txt").read_text().splitlines()
+        for folder in (output, other)
+    ]
+    assert len(held[0]) == len(held[1]) == 12
+    assert held[0] != held[1]
+
+
+# --dry-run -------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_touches_nothing_and_prints_counts(site):
+    before = tree(site.folder)
+    result = site.build("nowhere", "--dry-run")
+    assert result.exit_code == 0
+    assert tree(site.folder) == before
+    assert not (site.folder / "nowhere").exists()
+    shown = " ".join(result.stdout.split())
+    for words in (
+        "40 of 80 channels go",
+        "4 of 8 heads go",
+        "8 steps, budget mv, by platon",
+        "6 steps of distillation",
+        "60 texts from",
+        "2 layers of 8 heads and 80 channels in all",
+        "12 tokens, batch 1, 1 thread(s)",
+        "head_sparsity: 0.5",
+        "Nothing was touched",
+    ):
+        assert words in shown, words
+    # 2 layers of 4 x 32 x 32 and 2 x 40 x 32; 131 words and 96 positions of 32; 2 token types.
+    assert f"{2 * (4 * 1024 + 2 * 1280) + (131 + 96 + 2) * 32:,} weights" in shown
+    assert "14 tensors" in shown  # 12 linears, words and positions: two token types stay float
+
+
+def test_a_dry_run_counts_a_cut_after_pruning(site):
+    result = site.build("nowhere", "--dry-run", "--set", "cut.channels=0.25")
+    assert "10 of 40 channels leave in one shot by fisher, global" in " ".join(
+        result.stdout.split()
+    )
+
+
+# refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fresh", [(), ("--fresh",)])
+@pytest.mark.parametrize("foreign", ["notes.txt", "stages/notes.txt", "bundle/notes.txt"])
+def test_a_folder_with_something_else_is_refused_untouched(foreign, fresh, site, tmp_path):
+    file = tmp_path / "out" / foreign
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    before = tree(tmp_path)
+    result = site.build(tmp_path / "out", *fresh)
+    assert result.exit_code == 2
+    assert "holds something" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert tree(tmp_path) == before
+
+
+def test_a_file_is_no_output_folder(site, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    result = site.build(tmp_path / "out")
+    assert result.exit_code == 2
+    assert "is a file; name a folder" in result.stderr
+
+
+def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
+    result = site.build(
+        "out", "--set", "require.speedup=1000", "--set", "require.cosine=0.9999",
+        "--set", "require.megabytes=0.001",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert result.stderr.count(KEPT) == len(STAGES)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("edgeprune: encoder is ")
+    assert "1000x was required" in last
+    assert "0.001 were allowed" in last
+    assert "0.9999 was required" in last
+    Bundle.open(output / "bundle").verify()
+    assert site.build("out", "--set", "require.megabytes=5").exit_code == 0
+
+
+# other models and patterns ---------------------------------------------------------------------
+
+
+def test_a_decoder_is_built_and_generates(tmp_path):
+    site = Site(tmp_path, "llama")
+    result = site.build()
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(tmp_path / "out" / "bundle")
+    assert bundle.task == "text-generation"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    did = {each["name"]: each for each in report["stages"]}
+    assert sum(did["cut"]["channels"]) == 40
+    # Two slots of two heads a layer; half of the four slots are gone, every layer keeps one.
+    assert did["cut"]["heads"] == [2, 2]
+    assert bundle.config["num_key_value_heads"] == 2
+    assert set(did["measure"]["speed"]["measures"]) == {"prompt", "decode"}
+    assert [each["task"] for each in did["measure"]["quality"]] == ["perplexity", "kl"]
+    run = CliRunner().invoke(
+        main,
+        ["run", str(bundle.folder), "w001 w002", "--raw", "--max-tokens", "4"],
+    )
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout.strip()
+
+
+def test_a_classifier_is_built_and_classifies(untimed, tmp_path):
+    site = Site(tmp_path, "classifier", RECIPE.replace("steps: 8", "steps: 8\n  label_weight: 1"))
+    result = site.build()
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(tmp_path / "out" / "bundle")
+    assert bundle.task == "text-classification"
+    quality = Bundle.open(bundle.folder).manifest["stages"][-1]["quality"][0]
+    assert quality["task"] == "classification"
+    assert quality["conditions"]["texts"] == 12
+    run = CliRunner().invoke(main, ["run", str(bundle.folder), "w001 w002", "--json"])
+    assert run.exit_code == 0, run.stderr
+
+
+@pytest.mark.parametrize("pattern", ["4x16", "2:4"])
+def test_single_weights_go_and_stay_gone(pattern, site, untimed, tmp_path):
+    recipe = recipe_file(tmp_path / "tiny.yaml", WEIGHTS.replace("PATTERN", pattern))
+    if pattern == "2:4":
+        recipe.write_text(recipe.read_text().replace("  sparsity: 0.5\n", ""))
+    out = tmp_path / "out"
+    result = build(recipe, "--model", site.model, "--data", site.text, "--output", out)
+    assert result.exit_code == 0, result.stderr
+    weights = load_file(stage(out, "recover") / "model.safetensors")
+    masks = load_file(stage(out, "recover") / "masks.safetensors")
+    stored = load_file(stage(out, "quantize") / "model.safetensors")
+    assert len(masks) == 12
+    zero = total = 0
+    for name, mask in masks.items():
+        weight = weights[f"{name}.weight"]
+        assert not weight[mask == 0].any()
+        assert not stored[f"{name}.weight"][mask == 0].any()
+        zero, total = zero + int((mask == 0).sum()), total + mask.size
+        if pattern == "2:4":
+            assert (mask.reshape(mask.shape[0], -1, 4).sum(-1) == 2).all()
+        if pattern == "4x16":  # 4 neighbouring inputs of 16 neighbouring outputs share a fate
+            for top in range(0, mask.shape[0], 16):
+                blocks = mask[top : top + 16].reshape(-1, mask.shape[1] // 4, 4)
+                assert np.isin(blocks.sum((0, 2)), (0, blocks.shape[0] * 4)).all()
+    assert total == 2 * (4 * 1024 + 2 * 1280)
+    if pattern != "4x16":  # there half of the blocks are gone, and those at an edge are smaller
+        assert zero == total // 2
+    else:
+        assert 0.4 < zero / total < 0.6
+    Bundle.open(out / "bundle").verify()
