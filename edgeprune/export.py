@@ -5,6 +5,7 @@ such files takes it. Layers may differ in size. Nothing is optimized here; that 
 """
 
 import contextlib
+import json
 import logging
 import os
 import warnings
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import UserError
-from edgeprune.models import Model, copy_assets, load_model
+from edgeprune.models import Model, copy_assets, import_tokenizer, load_model
 
 # LayerNormalization is one operator from 17 on; ONNX Runtime 1.17 reads up to 20.
 OPSET = 17
@@ -68,6 +70,8 @@ def export_plain(model_folder: Path, output_folder: Path) -> Path:
     """
     model = load_model(model_folder)
     copy_assets(model_folder, output_folder)
+    import_tokenizer(open_checkpoint(str(model_folder)), output_folder)
+    (output_folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True))
     return export_onnx(model, output_folder / "onnx")
 
 
