@@ -164,7 +164,12 @@ def _finish(build: Build) -> Outcome:
     stages = [{"name": name, **result} for name, result in build.results.items()]
     task = build.checkpoint.task
     facts["max_length"] = max_positions(build.checkpoint.config)
-    manifest = {"task": task, **facts, "minimum_onnxruntime": "1.17.0", "stages": stages}
+    shared = {
+        "task": task,
+        "max_length": max_positions(build.checkpoint.config),
+        "minimum_onnxruntime": "1.17.0",
+    }
+    manifest = {**shared, **facts, "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest)
     plain = {
         "task": task,
