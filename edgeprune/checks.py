@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from edgeprune.anatomy import Anatomy, max_positions
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bundle import Bundle
@@ -12,6 +14,7 @@ from edgeprune.errors import UserError
 from edgeprune.evaluate.measures import MEASURES
 from edgeprune.prune.settings import PruneSettings
 from edgeprune.recipe import Recipe
+from edgeprune.text.batches import open_tokenizer
 from edgeprune.text.corpus import Corpus, sentences
 
 
@@ -80,6 +83,11 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
                     f"{corpus.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
                 )
+    file = checkpoint.folder / "tokenizer.json"
+    if checkpoint.task == "text-generation" and file.exists():
+        tokenizer = open_tokenizer(file)
+        for part in parts:
+            _check_window(part, tokenizer, recipe.text.max_tokens)
     if corpus.labels is not None:
         count = checkpoint.num_labels
         wrong = next((label for label in corpus.labels if not 0 <= label < count), None)
@@ -88,6 +96,19 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
                 f"{corpus.source} has the label {wrong}, and {checkpoint.name} knows "
                 f"{count} labels, 0 to {count - 1}."
             )
+
+
+def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
+    """Count tokens until there are enough for one window."""
+    count = 0
+    for document in part.documents:
+        count += len(tokenizer.encode(document).ids)
+        if count >= length:
+            return
+    raise UserError(
+        f"{part.source} leaves {count} tokens of text to train on or to hold out, less than one "
+        f"window of {length}: give more text or a smaller text.max_tokens."
+    )
 
 
 def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -> list[int]:

@@ -73,14 +73,19 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {"use_safetensors": True}
     )
     try:
-        loaded = auto.from_pretrained(
-            checkpoint.folder, dtype=torch.float32, trust_remote_code=False, **files
+        loaded, found = auto.from_pretrained(
+            checkpoint.folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **files,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(f"{checkpoint.name} could not be read: {reason}") from error
     config = json.loads(loaded.config.to_json_string(use_diff=False))
     config["architectures"] = [type(loaded).__name__]
+    _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
     # A checkpoint that was 4-bit on disk is float32 from here on.
     config.pop("quantization_config", None)
     model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.folder)
@@ -104,9 +109,10 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     files = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # what is raised where files are missing depends on the tokenizer
         raise UserError(
-            f"{checkpoint.name} has no tokenizer that could be read: {error}"
+            f"{checkpoint.name} has no tokenizer that could be read ({error}); "
+            "save the model with a tokenizer.json beside it."
         ) from error
     if not tokenizer.is_fast:
         raise UserError(
@@ -222,6 +228,19 @@ def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
         model.heads.append(list(range(block.attention.num_heads)))
         model.channels.append(list(range(block.feed_forward.channels)))
     return model
+
+
+def _check_whole(checkpoint: Checkpoint, config: dict[str, Any], lacking: list[Any]) -> None:
+    """Refuse a model for which transformers would make up weights at random."""
+    pooler = find_family(config["model_type"]).unread_pooler
+    names = [name if isinstance(name, str) else name[0] for name in lacking]
+    if pooler and task_of(config) == "feature-extraction":
+        names = [name for name in names if not name.startswith(f"{pooler}.")]
+    if names:
+        raise UserError(
+            f"{checkpoint.name} is not whole: {names[0]} is missing or has another shape than "
+            f"its config.json says ({len(names)} such in all)."
+        )
 
 
 def _without_unread_pooler(module: nn.Module, config: dict[str, Any]) -> nn.Module:

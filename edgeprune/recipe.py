@@ -75,8 +75,17 @@ class StageEntry:
     function: str
 
     def load(self) -> Any:
-        """The stage's function (build, source, target, settings) -> what it did."""
-        return load_function(self.function)
+        """The stage's function (build, source, target, settings) -> what it did.
+
+        Raises:
+            UserError: a package that building needs is not installed.
+        """
+        try:
+            return load_function(self.function)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"Building needs the package {error.name}: pip install 'edgeprune[build]'."
+            ) from error
 
 
 STAGES: tuple[StageEntry, ...] = (

@@ -207,9 +207,24 @@ def open_reader(
     """A reader with the tokenizer of a model's folder.
 
     Raises:
-        UserError: the folder has no tokenizer.json.
+        UserError: the folder has no tokenizer.json, or none that can be read.
     """
     file = folder / "tokenizer.json"
     if not file.exists():
         raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
-    return Reader(corpus, kind, Tokenizer.from_file(str(file)), settings, pad_id, seed)
+    return Reader(corpus, kind, open_tokenizer(file), settings, pad_id, seed)
+
+
+def open_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer that neither pads nor cuts, whatever its file says.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UserError(f"{file} is no tokenizer that can be read: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

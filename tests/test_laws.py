@@ -1,0 +1,243 @@
+"""The house's laws, by running without torch and by reading the code as a tree."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_builds import model_folder, text_file
+
+import edgeprune
+from edgeprune.anatomy import known_model_types
+
+ROOT = Path(edgeprune.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+HEAVY = (
+    "torch",
+    "transformers",
+    "optimum",
+    "safetensors",
+    "sentence_transformers",
+    "accelerate",
+    "datasets",
+)
+
+# Refuses the heavy packages, as if they were not installed, then runs what follows.
+WITHOUT = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(name + " is not installed on a device", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def on_a_device(code: str) -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT + code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def modules(*places: str) -> list[str]:
+    """Every module in these rooms and files."""
+    found = []
+    for place in places:
+        path = ROOT / place
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+        for file in files:
+            parts = file.relative_to(ROOT.parent).with_suffix("").parts
+            found.append(".".join(part for part in parts if part != "__init__"))
+    assert len(found) >= len(places)
+    return found
+
+
+# Law 1 -----------------------------------------------------------------------------------------
+
+
+def test_the_refusal_refuses():
+    code = "try:\n    import torch\nexcept ImportError as e:\n    print(e)"
+    assert on_a_device(code) == "torch is not installed on a device\n"
+
+
+def test_what_a_device_needs_imports_without_torch():
+    names = modules(
+        "runtime",
+        "bench",
+        "evaluate",
+        "inspect",
+        "report",
+        "targets",
+        "text",
+        "bundle",
+        "recipe",
+        "preview",
+        "pipeline",
+        "checks",
+        "checkpoint",
+        "anatomy",
+        "cli",
+        "errors",
+        "progress",
+    )
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)\nprint('all')"
+    assert on_a_device(code) == "all\n"
+
+
+def test_every_settings_file_imports_without_torch():
+    names = [name for name in modules(".") if name.endswith("settings")]
+    assert len(names) >= 7
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)\nprint('all')"
+    assert on_a_device(code) == "all\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+def test_recipes_dry_runs_and_inspection_work_without_torch(model, tmp_path):
+    text = text_file(tmp_path / "text.txt")
+    build = ["--model", str(model), "--data", str(text), "--output", str(tmp_path / "out")]
+    build += ["--set", "measure.tokens=16"]
+    commands = [
+        ["--help"],
+        ["recipes"],
+        ["recipes", "minilm"],
+        ["build", "minilm", "--dry-run", *build],
+        ["inspect", str(model)],
+        ["build", "smollm2", "--dry-run", "--model", str(tmp_path)],
+    ]
+    code = f"""
+from click.testing import CliRunner
+from edgeprune.cli import main
+for command in {commands!r}:
+    result = CliRunner().invoke(main, command)
+    print("<" + command[0], result.exit_code)
+    print(result.stdout, result.stderr)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+"""
+    shown = on_a_device(code)
+    assert re.findall(r"^<(\S+) (\d)$", shown, re.M) == [
+        ("--help", "0"),
+        ("recipes", "0"),
+        ("recipes", "0"),
+        ("build", "0"),
+        ("inspect", "0"),
+        ("build", "2"),
+    ]
+    assert "minilm-fast" in shown
+    assert "prune.sparsity" in shown
+    assert "40 of 80 channels go" in shown
+    assert "holds no model" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_build_says_what_is_missing(model, tmp_path):
+    """On a device, building is refused with a sentence, not a traceback."""
+    text = text_file(tmp_path / "text.txt")
+    command = ["build", "minilm-int8", "--model", str(model), "--data", str(text)]
+    command += ["--set", "measure.tokens=16", "--output", str(tmp_path / "out")]
+    code = f"""
+from click.testing import CliRunner
+from edgeprune.cli import main
+result = CliRunner().invoke(main, {command!r})
+print(result.exit_code, result.stderr)
+"""
+    shown = on_a_device(code)
+    assert shown.startswith("2 ")
+    assert "pip install 'edgeprune[build]'" in shown
+    assert not (tmp_path / "out").exists()
+
+
+# Law 3 -----------------------------------------------------------------------------------------
+
+
+def words_of(text: str) -> set[str]:
+    """Lower-case words of an identifier or a string, parted at case and punctuation."""
+    parted = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text)
+    return set(re.split(r"[^a-z0-9]+", parted.lower()))
+
+
+def spoken(tree: ast.AST) -> list[tuple[int, str]]:
+    """(line, text) of every identifier and string that is code: no comments, no docstrings, and
+    no prose (a description or an error's sentence)."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    prose = set()
+    for node in ast.walk(tree):
+        if isinstance(node, documented) or hasattr(node, "body"):
+            for statement in getattr(node, "body", []) if isinstance(node.body, list) else []:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    prose.add(statement.value)
+    found = []
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
+            if " " not in node.value.strip():
+                found.append((line, node.value))
+        elif isinstance(node, ast.Name):
+            found.append((line, node.id))
+        elif isinstance(node, ast.Attribute):
+            found.append((line, node.attr))
+        elif isinstance(node, ast.arg | ast.keyword) and node.arg:
+            found.append((line, node.arg))
+        elif isinstance(node, (*documented[1:], ast.alias)):
+            found.append((line, node.name))
+    return found
+
+
+def test_only_one_file_knows_the_families():
+    families = {word for name in known_model_types() for word in name.split("-")} - {"xlm"}
+    assert {"bert", "llama", "mpnet"} <= families
+    families |= {"gpt", "gpt2", "gemma", "phi", "opt", "bloom", "t5", "smollm", "deberta"}
+    # A file of sentence-transformers', which every kind of encoder has.
+    allowed = {"sentence_bert_config.json"}
+    found = [
+        f"{file.relative_to(ROOT)}:{line} {text}"
+        for file in FILES
+        if file.relative_to(ROOT).as_posix() != "anatomy.py"
+        for line, text in spoken(ast.parse(file.read_text(encoding="utf-8")))
+        if text not in allowed and words_of(text) & families
+    ]
+    assert found == []
+
+
+def test_the_search_for_families_finds_them():
+    code = (
+        '"""Of bert."""\n# llama\nx = "BertModel"\n'
+        'class LlamaThing:\n    """bert"""\ny = z.is_qwen3\n"a sentence on bert"\nw == "mpnet"\n'
+    )
+    hits = {text for _, text in spoken(ast.parse(code))}
+    assert {"BertModel", "LlamaThing", "mpnet", "is_qwen3"} <= hits
+    assert "a sentence on bert" not in hits
+
+
+# Law 6 -----------------------------------------------------------------------------------------
+
+
+def test_only_bench_times_anything():
+    clocks = {"perf_counter", "perf_counter_ns", "timeit", "process_time", "thread_time"}
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for file in FILES
+        if clocks & {text for _, text in spoken(ast.parse(file.read_text(encoding="utf-8")))}
+    ]
+    assert found  # bench/ does
+    assert {file.split("/")[0] for file in found} == {"bench"}
+
+
+def test_only_one_file_knows_optimum():
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for name in [getattr(node, "module", None) or node.names[0].name]
+        if name.split(".")[0] == "optimum"
+    ]
+    assert set(found) == {"export.py"}
