@@ -1,8 +1,9 @@
 """The prune stage: momentum-variance pruning while distilling from the original.
 
-The saliencies read gradients, and a student that still equals its original has none. A Fisher
-probe (see probe.py) therefore joins the distillation: gates receive the gradient of both, weights
-that are trained alone only that of the distillation.
+The saliencies read gradients, and a student that still equals its original has none from the
+distillation. Gates, which are not trained, therefore learn from a Fisher probe alone (see probe.py):
+what a unit does to the model's own output. The distillation's gradient would also count what it
+does to hidden states on the way. Pruned weights, which are trained, receive both.
 """
 
 from collections.abc import Sequence
@@ -97,4 +98,4 @@ def _probe(
     def loss(output: Any, batch: Batch) -> Tensor:
         return size * fisher_probe(student, output, batch, generator) / len(batch.input_ids)
 
-    return Probe(loss, pruned)
+    return Probe(loss, pruned, alone=settings.gated)

@@ -20,11 +20,15 @@ from edgeprune.text.batches import Batch
 
 @dataclass(frozen=True)
 class Probe:
-    """A further loss of (student's output, batch) whose gradient only `tensors` receive: it
-    tells a pruner what units do and does not move the weights."""
+    """A further loss of (student's output, batch) whose gradient only `tensors` receive: it tells a
+    pruner what units do and moves no other weight.
+
+    alone: they receive nothing else, as gates do, which are not trained.
+    """
 
     loss: Callable[[Any, Batch], Tensor]
     tensors: Sequence[Tensor]
+    alone: bool
 
 
 class Watcher(Protocol):
@@ -184,7 +188,8 @@ def _add_gradients(probe: Probe, output: Any, batch: Batch) -> None:
     for tensor, gradient in zip(
         probe.tensors, torch.autograd.grad(loss, list(probe.tensors)), strict=True
     ):
-        tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+        known = None if probe.alone else tensor.grad
+        tensor.grad = gradient if known is None else known + gradient
 
 
 def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:
