@@ -5,10 +5,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from tiny_builds import model_folder
 from tiny_models import DECODERS, ENCODERS, make_batch, make_model
 
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.export import export_onnx, export_plain
-from edgeprune.models import save_model
+from edgeprune.models import import_checkpoint, save_model
 from edgeprune.rewrite.verify import complete_feed
 
 torch.set_num_threads(1)
@@ -73,11 +75,12 @@ def test_batch_and_length_stay_dynamic(tmp_path):
 
 
 def test_plain_export_is_a_runnable_folder(tmp_path, capfd):
-    model = make_model("distilbert", tmp_path / "hf")
+    model = import_checkpoint(open_checkpoint(str(model_folder(tmp_path / "hf", "distilbert"))))
     save_model(model, tmp_path / "cut")
     path = export_plain(tmp_path / "cut", tmp_path / "plain")
     assert path == tmp_path / "plain/onnx/model.onnx"
     assert (tmp_path / "plain/config.json").exists()
+    assert (tmp_path / "plain/tokenizer.json").exists()
     weights = {t.name for t in onnx.load(str(path)).graph.initializer}
     assert "embeddings.word_embeddings.weight" in weights
     captured = capfd.readouterr()
