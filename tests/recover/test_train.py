@@ -326,29 +326,33 @@ def test_a_last_step_that_spoils_the_weights_is_noticed(student, original):
 
 
 def test_a_probe_reaches_only_its_own_tensors(original, tmp_path):
-    """Weights move as without it; gates receive the sum of both gradients."""
+    """Weights move as without it; gates receive the sum of both gradients, or the probe's alone."""
     weights, gradients = [], []
-    for number in range(2):
+    for number, alone in enumerate((None, False, True)):
         student = make_model("bert", tmp_path / str(number), unequal=False, seed=1)
         gates = make_gates(student, CHANNELS)
 
         def loss(output, batch):
             return output.last_hidden_state.square().mean()
 
-        probe = Probe(loss, [gate.value for gate in gates]) if number else None
+        tensors_ = [gate.value for gate in gates]
+        probe = None if alone is None else Probe(loss, tensors_, alone)
         with applied(student, gates):
             run(student, original, TrainSettings(steps=1, **QUIET), probe=probe)
         weights.append(torch.cat([p.detach().flatten() for p in student.module.parameters()]))
         gradients.append(torch.cat([gate.value.grad for gate in gates]))
     assert torch.equal(weights[0], weights[1])
-    student = make_model("bert", tmp_path / "2", unequal=False, seed=1)
+    assert torch.equal(weights[0], weights[2])
+    student = make_model("bert", tmp_path / "own", unequal=False, seed=1)
     gates = make_gates(student, CHANNELS)
     with applied(student, gates):
         output = student.module(**tensors(make_batches(student.task)[0]))
         own = torch.autograd.grad(
             output.last_hidden_state.square().mean(), [gate.value for gate in gates]
         )
-    torch.testing.assert_close(gradients[1] - gradients[0], torch.cat(own), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(gradients[2], torch.cat(own), rtol=1e-4, atol=1e-6)
+    both = gradients[0] + torch.cat(own)
+    torch.testing.assert_close(gradients[1], both, rtol=1e-4, atol=1e-6)
 
 
 def test_the_same_batches_give_the_same_weights(original, tmp_path):
