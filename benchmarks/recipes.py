@@ -65,9 +65,8 @@ def rows(work: Path) -> list[Row]:
                     **sts,
                 )
             )
-            made.append(
-                Row(f"{name}, one-shot", recipe, text, variant="one-shot Fisher", beside=name, **sts)
-            )
+            one = {"variant": "one-shot Fisher", "beside": name}
+            made.append(Row(f"{name}, one-shot", recipe, text, **one, **sts))
     made.append(Row("minilm-int8", "minilm-int8", NEWS, variant="nothing removed", **sts))
     made.append(
         Row(
@@ -196,9 +195,8 @@ def table(done: dict[str, Any]) -> str:
             f"{change or f'{scale * (value - before):+.2f}'}"
         )
         megabytes = result["speed"]["candidate"]["model_bytes"] / 1e6
-        build = (
-            f"{result['build_seconds'] / 60:.1f} min, {result['build_peak_megabytes'] / 1024:.1f} GB"
-        )
+        gigabytes = result["build_peak_megabytes"] / 1024
+        build = f"{result['build_seconds'] / 60:.1f} min, {gigabytes:.1f} GB"
         lines.append(
             f"| {result['name']} | {result['row']['variant']} | {speed} | {quality} "
             f"| {megabytes:.1f} | {build} |"

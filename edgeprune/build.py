@@ -42,10 +42,10 @@ class Build:
 
     @functools.cached_property
     def original(self) -> "Model":
-        """The uncompressed model, read once."""
-        from edgeprune.models import load_model
+        """The uncompressed model, read once, to be distilled from."""
+        from edgeprune.models import TRAINING_ATTENTION, load_model
 
-        return load_model(self.folders["load"])
+        return load_model(self.folders["load"], TRAINING_ATTENTION)
 
     @functools.cached_property
     def reader(self) -> Reader:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.build import Build
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.export import export_onnx, export_plain
 from edgeprune.models import (
     copy_assets,
@@ -71,7 +72,7 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
     reports = rewrite_graph(
         source / ONNX / "model.onnx",
         target / ONNX / "model.onnx",
-        load_model(model_folder).anatomy,
+        open_checkpoint(str(model_folder)).anatomy,
         quantized,
         batches,
         find(build.recipe.target),

@@ -1,8 +1,8 @@
 """The prune stage: momentum-variance pruning while distilling from the original.
 
 The saliencies read gradients, and a student that still equals its original has none from the
-distillation. Gates, which are not trained, therefore learn from a Fisher probe alone (see probe.py):
-what a unit does to the model's own output. The distillation's gradient would also count what it
+distillation. Gates, which are not trained, therefore learn from a Fisher probe alone (see
+probe.py): what a unit does to the model's own output. The distillation's gradient would also count what it
 does to hidden states on the way. Pruned weights, which are trained, receive both.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeprune.build import Build
 from edgeprune.gates import Gate, applied, make_gates
-from edgeprune.models import Model, load_model, save_model
+from edgeprune.models import TRAINING_ATTENTION, Model, load_model, save_model
 from edgeprune.probe import fisher_probe
 from edgeprune.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.prune.train_settings import PruneStageSettings
@@ -25,7 +25,7 @@ from edgeprune.text.batches import Batch
 
 def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) -> dict[str, Any]:
     """Prune the model in `source`; write it with its masks into `target`."""
-    student = load_model(source)
+    student = load_model(source, TRAINING_ATTENTION)
     gates = {kind: make_gates(student, kind) for kind in settings.gate_kinds}
     pools = [(pool, _prunables(student, pool.pattern, gates)) for pool in settings.pools()]
     pruners = [MomentumVariancePruner(prunables, pool, settings.steps) for pool, prunables in pools]

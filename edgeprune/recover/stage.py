@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.build import Build
-from edgeprune.models import load_masks, load_model, save_model
+from edgeprune.models import TRAINING_ATTENTION, load_masks, load_model, save_model
 from edgeprune.recover.settings import RecoverSettings
 from edgeprune.recover.train import HeldMasks, distil
 
 
 def run(build: Build, source: Path, target: Path, settings: RecoverSettings) -> dict[str, Any]:
     """Train the model in `source` towards the original; write the best weights into `target`."""
-    student, masks = load_model(source), load_masks(source)
+    student, masks = load_model(source, TRAINING_ATTENTION), load_masks(source)
     watchers = [HeldMasks(student, masks)] if masks else []
     result = distil(
         student,
