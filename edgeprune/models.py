@@ -152,11 +152,11 @@ TRAINING_ATTENTION = "eager"
 backward (0.46 s against 0.25 s a step of MiniLM in bfloat16 on two cores)."""
 
 
-def load_model(folder: Path, attention: str = "sdpa") -> Model:
+def load_model(folder: Path, attention: str | None = None) -> Model:
     """Load what `save_model` wrote: each layer is built in the size that its tensors have.
 
     Args:
-        attention: transformers' name of the attention implementation.
+        attention: transformers' name of the attention implementation; None leaves it the choice.
 
     Raises:
         UserError: the folder is not whole.
@@ -169,7 +169,8 @@ def load_model(folder: Path, attention: str = "sdpa") -> Model:
     config = read_json(folder / "config.json")
     architecture = getattr(transformers, config["architectures"][0])
     settings = architecture.config_class.from_dict(config)
-    settings._attn_implementation = attention
+    if attention is not None:
+        settings._attn_implementation = attention
     with no_init_weights():
         module = architecture(settings)
     module = _without_unread_pooler(module, config)

@@ -2,8 +2,8 @@
 
 The saliencies read gradients, and a student that still equals its original has none from the
 distillation. Gates, which are not trained, therefore learn from a Fisher probe alone (see
-probe.py): what a unit does to the model's own output. The distillation's gradient would also count what it
-does to hidden states on the way. Pruned weights, which are trained, receive both.
+probe.py): what a unit does to the model's own output. The distillation's gradient would also count
+what it does to hidden states on the way. Pruned weights, which are trained, receive both.
 """
 
 from collections.abc import Sequence
