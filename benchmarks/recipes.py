@@ -96,7 +96,7 @@ def rows(work: Path) -> list[Row]:
 def main() -> None:
     """Run what is not there yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", help="a row's name, or how it starts")
+    parser.add_argument("--only", action="append", help="a row's name")
     parser.add_argument("--work", type=Path, default=Path("build") / "benchmarks")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     given = parser.parse_args()
@@ -105,7 +105,7 @@ def main() -> None:
         sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
     done = read_results()
     for row in [] if given.table else rows(given.work):
-        wanted = not given.only or any(row.name.startswith(name) for name in given.only)
+        wanted = not given.only or row.name in given.only
         if wanted and row.name not in done:
             done[row.name] = measure(row, Path(str(data)), given.work, done)
             RESULTS.parent.mkdir(exist_ok=True)

@@ -41,7 +41,7 @@ def comparison(report: dict[str, Any]) -> list[Row]:
                 unit = rate.replace("_per_second", "/s")
                 rows.append(
                     Row(
-                        f"{_WORK.get(work, work)}, rate",
+                        "texts" if work == "encoder" else f"{_WORK.get(work, work)}, tokens",
                         f"{times['baseline'][rate]:,.0f} {unit}",
                         f"{times['candidate'][rate]:,.0f} {unit}",
                         "",
