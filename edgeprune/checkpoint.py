@@ -6,17 +6,15 @@ the Hugging Face hub. Weights come as safetensors or GGUF; pickled weights are r
 
 import importlib.util
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.anatomy import Anatomy, Shape, describe, task_of
 from edgeprune.errors import UserError
+from edgeprune.safetensors_header import read_header
 
-_MAX_HEADER_BYTES = 100_000_000
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1}
 
 
 @dataclass(frozen=True)
@@ -89,42 +87,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file} must hold a JSON object, not a {type(value).__name__}.")
     return value
-
-
-def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Read and check the header of a safetensors file: tensor name -> dtype, shape, offsets.
-
-    The format is 8 bytes of little-endian header length, the header as JSON, then the data.
-
-    Raises:
-        UserError: the file is truncated, or its header does not fit its size.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise UserError(f"{file} is not a whole safetensors file; copy it again.")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            raise UserError(f"{file} has a damaged safetensors header; copy it again.") from None
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if 8 + length + end != size:
-        raise UserError(
-            f"{file} is truncated or has bytes added: its header speaks of {8 + length + end} "
-            f"bytes and it has {size}; copy it again."
-        )
-    return header
-
-
-def tensor_bytes(shape: Shape, dtype: str = "F32") -> int:
-    """Bytes of a tensor in a safetensors file."""
-    count = 1
-    for length in shape:
-        count *= length
-    return count * _DTYPE_BYTES.get(dtype, 4)
 
 
 def _locate(name: str) -> Path:

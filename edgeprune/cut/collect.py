@@ -44,26 +44,20 @@ def _by_unit(scores: Tensor, gate: Gate) -> Tensor:
     return units.index_add(0, gate.groups, scores)
 
 
-def _fisher(
-    model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
-) -> dict[str, Tensor]:
-    scorers = {gate.name: Fisher(len(gate.value), gate.unit_size) for gate in gates}
-    for captured in _with_gradients(model, gates, batches, seed):
-        for name, h in captured.items():
-            assert h.grad is not None
-            scorers[name].add(h, h.grad)
-    return {name: scorer.finish() for name, scorer in scorers.items()}
+def _by_gradients(
+    make: Callable[[int, int], Any], add: Callable[[Any, Tensor, Tensor], None]
+) -> Callable[..., dict[str, Tensor]]:
+    def score(
+        model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
+    ) -> dict[str, Tensor]:
+        scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
+        for captured in _with_gradients(model, gates, batches, seed):
+            for name, h in captured.items():
+                assert h.grad is not None
+                add(scorers[name], h, h.grad)
+        return {name: scorer.finish() for name, scorer in scorers.items()}
 
-
-def _taylor(
-    model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
-) -> dict[str, Tensor]:
-    scorers = {gate.name: TaylorAbs(len(gate.value), gate.unit_size) for gate in gates}
-    for captured in _with_gradients(model, gates, batches, seed):
-        for name, h in captured.items():
-            assert h.grad is not None
-            scorers[name].add((h, h.grad))
-    return {name: scorer.finish() for name, scorer in scorers.items()}
+    return score
 
 
 def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Tensor]]:
@@ -103,8 +97,8 @@ def _weight_norms(model: Model, block: Block, gate: Gate) -> Tensor:
 
 
 _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
-    "fisher": _fisher,
-    "taylor": _taylor,
+    "fisher": _by_gradients(Fisher, lambda scorer, h, g: scorer.add(h, g)),
+    "taylor": _by_gradients(TaylorAbs, lambda scorer, h, g: scorer.add((h, g))),
     "flap": _activations(Flap),
     "pp": _activations(ProbePruning),
     "magnitude": _magnitude,

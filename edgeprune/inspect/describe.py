@@ -12,7 +12,7 @@ import onnx
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.inspect.layers import stored_bytes, stored_layers
-from edgeprune.inspect.safetensors_header import read_safetensors_header
+from edgeprune.safetensors_header import read_header
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -73,7 +73,7 @@ def _describe_onnx(folder: Path) -> dict[str, Any]:
 def _describe_safetensors(folder: Path, shards: Iterable[Path]) -> dict[str, Any]:
     tensors = {}
     for shard in shards:
-        tensors.update(read_safetensors_header(shard))
+        tensors.update(read_header(shard))
     config = Bundle(folder, {}).read_json("config.json") or {}
     by_type: Counter[str] = Counter()
     for entry in tensors.values():

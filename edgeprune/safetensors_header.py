@@ -17,7 +17,7 @@ _SAFETENSORS_BITS = {
 _MAX_HEADER_BYTES = 100_000_000
 
 
-def read_safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
     """Shape, dtype and bytes of each tensor of a safetensors file, in the file's order.
 
     Only the header is read: 8 bytes that say its length, little-endian, and then JSON.
