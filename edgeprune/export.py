@@ -4,12 +4,7 @@ The graph is optimum's own, float32, with its names for inputs and outputs, so t
 such files takes it. Layers may differ in size. Nothing is optimized here; that is rewrite's work.
 """
 
-import contextlib
 import json
-import logging
-import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,6 +12,7 @@ import torch
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import UserError
 from edgeprune.models import Model, copy_assets, import_tokenizer, load_model
+from edgeprune.quiet import quiet
 
 # LayerNormalization is one operator from 17 on; ONNX Runtime 1.17 reads up to 20.
 OPSET = 17
@@ -38,7 +34,7 @@ def export_onnx(model: Model, folder: Path) -> Path:
     Raises:
         UserError: optimum has no exporter for this kind of model.
     """
-    with _quiet():
+    with quiet():
         from optimum.exporters.onnx import export
         from optimum.exporters.tasks import TasksManager
 
@@ -73,20 +69,3 @@ def export_plain(model_folder: Path, output_folder: Path) -> Path:
     import_tokenizer(open_checkpoint(str(model_folder)), output_folder)
     (output_folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True))
     return export_onnx(model, output_folder / "onnx")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the tracer's and the libraries' notes off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("optimum", "transformers", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -15,6 +15,7 @@ from edgeprune.anatomy import Anatomy, describe, find_family, task_of
 from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
 from edgeprune.pooling import Pooling, read_pooling
+from edgeprune.quiet import quiet
 
 SIZES = "sizes.json"
 MASKS = "masks.safetensors"
@@ -73,13 +74,14 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {"use_safetensors": True}
     )
     try:
-        loaded, found = auto.from_pretrained(
-            checkpoint.folder,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **files,
-        )
+        with quiet():
+            loaded, found = auto.from_pretrained(
+                checkpoint.folder,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **files,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(f"{checkpoint.name} could not be read: {reason}") from error
@@ -108,7 +110,8 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
     files = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
     except Exception as error:  # what is raised where files are missing depends on the tokenizer
         raise UserError(
             f"{checkpoint.name} has no tokenizer that could be read ({error}); "
