@@ -83,5 +83,5 @@ def _quality_rows(quality: dict[str, Any]) -> list[Row]:
             before = quality["original"][key]
             rows.append(Row(name, f"{before:.4g}", f"{value:.4g}", f"{value - before:+.3g}"))
         else:
-            rows.append(Row(f"{name}, to the original", "", f"{value:.4f}", ""))
+            rows.append(Row(f"{name}, to the original", "", f"{value:.4g}", ""))
     return rows

@@ -26,7 +26,7 @@ def show_outcome(outcome: Outcome) -> None:
     """The table of original against result, and where everything is."""
     stages = [{"name": name, **result} for name, result in outcome.results.items()]
     report = {"stages": stages}
-    table = Table("", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
+    table = Table("measured", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in comparison(report):
