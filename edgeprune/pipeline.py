@@ -163,7 +163,6 @@ def _finish(build: Build) -> Outcome:
     assets = build.folders["rewrite"]
     stages = [{"name": name, **result} for name, result in build.results.items()]
     task = build.checkpoint.task
-    facts["max_length"] = max_positions(build.checkpoint.config)
     shared = {
         "task": task,
         "max_length": max_positions(build.checkpoint.config),
@@ -171,13 +170,7 @@ def _finish(build: Build) -> Outcome:
     }
     manifest = {**shared, **facts, "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest)
-    plain = {
-        "task": task,
-        "source": facts["source"],
-        "max_length": facts["max_length"],
-        "stages": [],
-        "recipe": {"name": "original"},
-    }
+    plain = {**shared, "source": facts["source"], "stages": [], "recipe": {"name": "original"}}
     original = _write(build.output / "original", build.folders["original"], plain)
     report = write_report(build.output, {**facts, "task": task, "stages": stages})
     return Outcome(
