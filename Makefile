@@ -3,8 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests that want real text read this folder; they skip, saying so, where it is unset.
-export EDGEPRUNE_DATA ?=
+# Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
 .PHONY: demo test test-slow lint clean
 

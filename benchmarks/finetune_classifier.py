@@ -1,6 +1,6 @@
 """Fine-tune MiniLM on SST-2: the classifier that the `classifier` recipe is measured on.
 
-    EDGEPRUNE_DATA=../shared/data python benchmarks/finetune_classifier.py [OUTPUT]
+    EDGEPRUNE_DATA=<folder> python benchmarks/finetune_classifier.py [OUTPUT]
 
 Writes a Hugging Face folder (default build/benchmarks/sst2-minilm); prints dev accuracy.
 """

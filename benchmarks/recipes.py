@@ -1,6 +1,6 @@
 """Build every recipe that ships and measure what it reached: speed, quality, bytes, build cost.
 
-    EDGEPRUNE_DATA=../shared/data python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
+    EDGEPRUNE_DATA=<folder> python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
 
 One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
 an interrupted run goes on. The rows beside minilm and minilm-fast take as long in all as they: a
@@ -135,6 +135,8 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
     bundle, original = output / "bundle", output / "original"
     speed = compare(bundle, original, BenchSettings(time_limit=40.0))
     quality = evaluate(bundle, row.task, data / row.data, row.limit, original)
+    for result in (speed["candidate"], speed["baseline"], quality):
+        _forget_places(result, (data, work))
     stages = json.loads((output / "report.json").read_text())["stages"]
     return {
         "name": row.name,
@@ -147,6 +149,14 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
         "speed": speed,
         "quality": quality,
     }
+
+
+def _forget_places(result: dict[str, Any], roots: tuple[Path, ...]) -> None:
+    """Name files by where they are in the data or the work folder, not on this machine."""
+    for key, value in result.items():
+        for root in roots:
+            if isinstance(value, str) and value.startswith(f"{root}/"):
+                result[key] = value.removeprefix(f"{root}/")
 
 
 def one_shot(recipe: str, beside: dict[str, Any]) -> list[str]:

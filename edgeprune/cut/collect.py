@@ -27,7 +27,7 @@ def unit_scores(
     The units of a decoder's heads are whole slots: one query head of every key-value group.
 
     Args:
-        score: fisher, taylor, flap, pp or magnitude, as methods.md section 6 defines them.
+        score: fisher, taylor, flap, pp or magnitude, as scores.py defines them.
     """
     gates = [gate for kind in kinds for gate in make_gates(model, kind)]
     found = _SCORES[score](model, gates, batches, seed)

@@ -6,7 +6,7 @@
                         + hidden_weight * hidden MSE
     decoders            logits_weight * T^2 KL per token + label_weight * cross-entropy of the text
 
-The three-part encoder loss is methods.md's trial; KL with temperature is Hinton et al. (2015).
+The parts of the encoder's loss are our own choice; KL with temperature is Hinton et al., 2015.
 """
 
 from collections.abc import Callable
