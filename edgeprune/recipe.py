@@ -135,7 +135,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     file = shipped().get(name, Path(name).expanduser())
     if not file.is_file():
         raise UserError(
-            f"There is no recipe {name!r}{_nearest(name, shipped())}. Those that ship are: "
+            f"There is no recipe {name!r}{_nearest(name, shipped())} Those that ship are: "
             f"{', '.join(shipped())}; or give a YAML file."
         )
     try:
@@ -200,7 +200,7 @@ def _explain_error(error: Any) -> str:
         model: Any = Recipe
         for parent in parents:
             model = _stage_models().get(str(parent), model)
-        return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}."
+        return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
     shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
@@ -209,7 +209,7 @@ def _explain_error(error: Any) -> str:
 
 def _nearest(name: str, known: Any) -> str:
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {found[0]!r}?" if found else "."
 
 
 def _stage_models() -> dict[str, type[BaseModel]]:
