@@ -39,8 +39,8 @@ def main() -> None:
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
     model.config.id2label = {0: "negative", 1: "positive"}
     model.config.label2id = {"negative": 0, "positive": 1}
-    corpus = read_corpus(str(data / "sst2.train.jsonl"), labelled=True)
-    settings = TextSettings(data="sst2", max_tokens=128, batch_tokens=1536)
+    corpus = read_corpus([str(data / "sst2.train.jsonl")], labelled=True)
+    settings = TextSettings(data=("sst2",), max_tokens=128, batch_tokens=1536)
     batches = open_reader(source, corpus, "labelled", settings, 0, 0).training()
     schedule = TrainSettings(steps=STEPS, learning_rate=RATE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=True)

@@ -173,7 +173,9 @@ def inspect(bundle: str, json_file: str | None) -> None:
 @main.command()
 @click.argument("recipe", default="minilm")
 @click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
-@click.option("--data", metavar="PATH|HUB_DATASET", help="Text to learn from.")
+@click.option(
+    "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Folder.  [default: build/RECIPE]")
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
@@ -182,7 +184,7 @@ def inspect(bundle: str, json_file: str | None) -> None:
 def build(
     recipe: str,
     model: str | None,
-    data: str | None,
+    data: tuple[str, ...],
     output: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,

@@ -57,7 +57,7 @@ class Outcome:
     missed: list[str]
 
 
-def prepare(recipe: Recipe, model: str | None, data: str | None, output: Path | None) -> Build:
+def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Path | None) -> Build:
     """Check everything that can be checked before work begins.
 
     Raises:

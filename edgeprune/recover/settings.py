@@ -14,7 +14,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(1000, ge=1, description="Optimizer steps.")
-    learning_rate: float = Field(5e-4, gt=0, lt=1, description="AdamW's largest learning rate.")
+    learning_rate: float = Field(3e-4, gt=0, lt=1, description="AdamW's largest learning rate.")
     warmup: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )

@@ -50,7 +50,7 @@ class Reader:
         return self._sentences(train, rng)
 
     def held_out(self) -> list[Batch]:
-        """Text that no step trains on, plain: no fragments and no edits."""
+        """Text that no step trains on, plain: no fragments."""
         _, held = self.corpus.split(self.settings.held_out, self.seed)
         limit = self.settings.held_out_samples
         if self.kind == "windows":
@@ -78,9 +78,7 @@ class Reader:
         # An average sentence has some 24 tokens; the pool's size need not be exact.
         count = _POOL_BATCHES * max(8, self.settings.batch_tokens // 24)
         while True:
-            texts: list[str] = []
-            while len(texts) < count:
-                texts += self._views(pool, rng)
+            texts = [self._view(pool, rng) for _ in range(count)]
             yield from self._shuffled(self._by_length(self.encode(texts)), rng)
 
     def _labelled(self, train: Corpus, rng: np.random.Generator) -> Iterator[Batch]:
@@ -129,13 +127,9 @@ class Reader:
             raise UserError(f"{corpus.source} holds no sentence of three words or more.")
         return found
 
-    def _views(self, pool: list[str], rng: np.random.Generator) -> list[str]:
+    def _view(self, pool: list[str], rng: np.random.Generator) -> str:
         text = pool[rng.integers(len(pool))]
-        if rng.random() < self.settings.fragments:
-            text = fragment(text, rng)
-        if rng.random() < self.settings.neighbours:
-            return [text, edited(text, pool[rng.integers(len(pool))], rng)]
-        return [text]
+        return fragment(text, rng) if rng.random() < self.settings.fragments else text
 
     def _by_length(
         self, ids: Sequence[list[int]], labels: np.ndarray | None = None
@@ -182,23 +176,6 @@ def fragment(text: str, rng: np.random.Generator) -> str:
     count = int(rng.integers(3, min(14, len(words)) + 1))
     start = int(rng.integers(0, len(words) - count + 1))
     return " ".join(words[start : start + count])
-
-
-def edited(text: str, other: str, rng: np.random.Generator) -> str:
-    """A copy with a sixth of its words dropped, exchanged for `other`'s, or its halves swapped."""
-    words, foreign = text.split(), other.split()
-    changes = max(1, len(words) // 6)
-    kind = rng.random()
-    if kind < 0.4:
-        for _ in range(min(changes, len(words) - 2)):
-            words.pop(int(rng.integers(len(words))))
-    elif kind < 0.7:
-        for _ in range(changes):
-            words[int(rng.integers(len(words)))] = foreign[int(rng.integers(len(foreign)))]
-    else:
-        cut = int(rng.integers(len(words)))
-        words = words[cut:] + words[:cut]
-    return " ".join(words)
 
 
 def open_reader(

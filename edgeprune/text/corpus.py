@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import UserError
+from edgeprune.text import wordnet
 from edgeprune.text.files import number_of, read_rows, read_texts, text_of
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
@@ -54,8 +55,8 @@ class Corpus:
         return Corpus(self.source, [self.documents[i] for i in index], labels)
 
 
-def read_corpus(source: str, labelled: bool = False) -> Corpus:
-    """Read the text that a user names.
+def read_corpus(sources: Sequence[str], labelled: bool = False) -> Corpus:
+    """Read the text that a user names, one source after another.
 
     Args:
         labelled: rows must have an integer field `label` beside `text`.
@@ -63,6 +64,15 @@ def read_corpus(source: str, labelled: bool = False) -> Corpus:
     Raises:
         UserError: there is no such source, it is empty or not text, or has no labels.
     """
+    parts = [_read_source(source, labelled) for source in sources]
+    return Corpus(
+        " and ".join(sources),
+        [document for part in parts for document in part.documents],
+        [label for part in parts for label in part.labels or ()] if labelled else None,
+    )
+
+
+def _read_source(source: str, labelled: bool) -> Corpus:
     if source.startswith("package:"):
         texts = _from_package(source.removeprefix("package:"))
         if labelled:
@@ -99,6 +109,9 @@ def _from_package(package: str) -> list[str]:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"The package {package!r} is not installed; try: pip install {package}")
     root = Path(next(iter(spec.submodule_search_locations)))
+    dictionary = wordnet.find(root)
+    if dictionary is not None:
+        return wordnet.read(dictionary)
     texts = []
     for file in sorted(root.rglob("*.txt")):
         content = file.read_bytes()
@@ -108,7 +121,7 @@ def _from_package(package: str) -> list[str]:
             # Older corpora keep pound signs and curly quotes in the Windows code page.
             texts.append(content.decode("cp1252", errors="replace"))
     if not any(text.strip() for text in texts):
-        raise UserError(f"The package {package!r} carries no .txt files.")
+        raise UserError(f"The package {package!r} carries neither .txt files nor WordNet.")
     return texts
 
 

