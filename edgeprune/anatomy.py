@@ -293,9 +293,21 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     )
 
 
+_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+
+
 def task_of(config: Mapping[str, Any]) -> str:
-    """The pipeline task of a configuration, by the ending of its architecture's class."""
+    """The pipeline task of a configuration, by the ending of its architecture's class.
+
+    Raises:
+        UserError: its head is of a kind that would be lost.
+    """
     architecture = (config.get("architectures") or [""])[0]
+    if architecture.endswith(_OTHER_HEADS):
+        raise UserError(
+            f"{architecture} has a head that EdgePrune does not run: it takes sentence encoders, "
+            "classifiers of whole texts (ForSequenceClassification) and decoders (ForCausalLM)."
+        )
     if architecture.endswith("ForSequenceClassification"):
         return "text-classification"
     if architecture.endswith("ForCausalLM"):

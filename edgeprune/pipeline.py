@@ -95,7 +95,8 @@ def run(build: Build, fresh: bool = False) -> Outcome:
 def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
     source = build.checkpoint.folder
     inputs = (_model_digest(build.checkpoint), _assets_digest(source), build.corpus.digest)
-    key = _digest(*inputs, build.recipe.text)
+    # The texts themselves are in the corpus' digest: where they lie does not matter.
+    key = _digest(*inputs, build.recipe.text.model_dump(exclude={"data"}))
     wanted = [entry for entry in STAGES if _wanted(entry, build.recipe)]
     for number, entry in enumerate(wanted, start=1):
         settings = getattr(build.recipe, entry.name, None)

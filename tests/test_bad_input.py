@@ -112,6 +112,14 @@ def test_an_unknown_family_lists_those_that_are_known(made, out, tmp_path):
     assert all(name in sentence for name in known_model_types())
 
 
+def test_a_head_that_would_be_lost(made, out, tmp_path):
+    model = copied(made, tmp_path)
+    config = json.loads((model / "config.json").read_text())
+    config["architectures"] = ["BertForTokenClassification"]
+    (model / "config.json").write_text(json.dumps(config))
+    assert "a head that EdgePrune does not run" in refused(out, *of(made, model=model))
+
+
 def test_a_config_of_another_family_than_its_weights(made, out, tmp_path):
     model = copied(made, tmp_path)
     config = json.loads((model / "config.json").read_text())

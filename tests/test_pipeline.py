@@ -253,6 +253,13 @@ def test_other_input_is_another_build(change, site, output, monkeypatch):
     assert site.build().stderr.count(KEPT) == len(STAGES)
 
 
+def test_text_that_moved_is_the_same_text(site, output):
+    moved = site.folder / "moved.txt"
+    shutil.copyfile(site.folder / "text.txt", moved)
+    given = ("--model", site.model, "--data", moved, "--output", output)
+    assert build(site.recipe, *given).stderr.count(KEPT) == len(STAGES)
+
+
 def _fail(*_arguments: object, **_options: object) -> None:
     raise RuntimeError("planted")
 

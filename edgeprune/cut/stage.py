@@ -11,7 +11,6 @@ from edgeprune.cut.collect import unit_scores
 from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads
-from edgeprune.errors import UserError
 from edgeprune.gates import CHANNELS, HEADS, head_groups
 from edgeprune.models import Model, load_masks, load_model, save_model
 
@@ -42,8 +41,6 @@ def cut(model: Model, kind: str, scores: list[Tensor], share: float, settings: C
     total = sum(len(layer) for layer in scores)
     keep = total - round(share * total)
     minimum = settings.minimum_heads if kind == HEADS else settings.minimum_channels
-    if kind == HEADS and model.anatomy.kind == "decoder":
-        _check_groups(model, share)
     policy, name = settings.resolved_policy, settings.score
     kept = select(scores, keep, minimum, policy, score=name, normalize=name == "taylor")
     remove_masked(model, kind, kept)
@@ -73,12 +70,3 @@ def _apply_masks(model: Model, masks: dict[str, Tensor]) -> list[str]:
 def _masks_of(model: Model, linears: list[str]) -> dict[str, Tensor]:
     """Masks of pruned weights, whose entries are exactly zero, in the shapes that are left."""
     return {name: (model.linear(name).weight != 0).to(torch.uint8) for name in linears}
-
-
-def _check_groups(model: Model, share: float) -> None:
-    if all(block.attention.heads_per_group == 1 for block in model.anatomy.blocks):
-        raise UserError(
-            f"This model gives every query head a key-value head of its own, so none of its heads "
-            f"can leave while clients size the cache from the configuration (asked for {share:g}); "
-            "cut channels instead."
-        )
