@@ -109,7 +109,7 @@ def test_a_build_leaves_a_bundle_its_original_and_a_report(output, built):
     assert manifest["recipe"] == read_recipe(str(output.parent / "tiny.yaml")).model_dump(
         mode="json"
     ) | {"text": manifest["recipe"]["text"]}
-    assert manifest["recipe"]["text"]["data"] == str(output.parent / "text.txt")
+    assert manifest["recipe"]["text"]["data"] == [str(output.parent / "text.txt")]
     assert Bundle.open(output / "bundle").model_bytes < Bundle.open(output / "original").model_bytes
     shown = built.stdout.split()
     assert {"latency,", "graph", "cosine"} <= set(shown)
