@@ -26,8 +26,8 @@ from edgeprune.errors import UserError
 from edgeprune.evaluate.classification import macro_f1
 from edgeprune.evaluate.kl import kl_divergence
 from edgeprune.evaluate.measures import MEASURES, evaluate
-from edgeprune.evaluate.perplexity import negative_log_likelihood
 from edgeprune.evaluate.sts import mean_ranks, spearman
+from edgeprune.evaluate.windows import negative_log_likelihood
 from edgeprune.text.files import read_document, read_rows, read_texts
 
 PAIRS = [
@@ -155,8 +155,12 @@ def test_perplexity_over_windows_that_do_not_overlap(tmp_path: Path) -> None:
     result = evaluate(folder, "perplexity", tmp_path / "text.txt", limit=3, window=12)
     assert result["values"]["nats_per_token"] == pytest.approx(np.mean(nats), rel=1e-5)
     assert result["values"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-5)
-    expected = {"windows": 3, "window_tokens": 12, "predicted_tokens": 33}
-    assert result["conditions"] == expected
+    assert result["conditions"] == {
+        "windows": 3,
+        "window_tokens": 12,
+        "stride_tokens": 12,
+        "predicted_tokens": 33,
+    }
     whole = evaluate(folder, "perplexity", tmp_path / "text.txt", window=12)
     assert whole["conditions"]["windows"] == 4
 
@@ -203,7 +207,7 @@ def test_a_request_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for arguments, sentence in (
         ((encoder, "spearmint", text), "no measure 'spearmint'"),
         ((encoder, "perplexty", text), "Did you mean perplexity?"),
-        ((encoder, "perplexity", text), "take sts or cosine"),
+        ((encoder, "perplexity", text), "take sts or cosine or retrieval"),
         ((encoder, "cosine", text), "name it with --against"),
         ((encoder, "cosine", text, None, decoder), "does text-generation"),
         ((encoder, "cosine", text, 0, encoder), "at least 1"),
@@ -222,7 +226,7 @@ def test_an_altered_bundle_is_refused(tmp_path: Path) -> None:
     whole[len(whole) // 2] ^= 1
     model.write_bytes(whole)
     with pytest.raises(UserError, match=r"model\.onnx was altered"):
-        evaluate(folder, "sts", tmp_path / "none.jsonl")
+        evaluate(folder, "sts", jsonl(tmp_path / "rows.jsonl", [{}]))
 
 
 def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
@@ -291,7 +295,7 @@ def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
 
 
 def test_every_measure_fits_a_task_that_runs() -> None:
-    assert {measure.task for measure in MEASURES.values()} == {
+    assert {task for measure in MEASURES.values() for task in measure.tasks} == {
         "feature-extraction",
         "text-classification",
         "text-generation",
