@@ -1,4 +1,3 @@
-import json
 import math
 import os
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from onnx_models import (
     make_bundle,
     mixing,
     table,
+    write_jsonl,
 )
 
 from edgeprune.errors import UserError
@@ -37,11 +37,6 @@ PAIRS = [
     ("a mat", "a dog sat on a mat", 2.5),
     ("the cat", "away", 0.5),
 ]
-
-
-def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def embedding(text: str) -> np.ndarray:
@@ -99,7 +94,7 @@ def test_sts_and_its_difference_to_the_original(tmp_path: Path) -> None:
     ours = encoder_folder(tmp_path / "ours")
     original = encoder_folder(tmp_path / "original", depth=2)
     rows = [{"text": a, "text_pair": b, "score": score} for a, b, score in PAIRS]
-    result = evaluate(ours, "sts", jsonl(tmp_path / "pairs.jsonl", rows), against=original)
+    result = evaluate(ours, "sts", write_jsonl(tmp_path / "pairs.jsonl", rows), against=original)
     cosines = [cosine(embedding(a), embedding(b)) for a, b, _ in PAIRS]
     expected = 100 * scipy.stats.spearmanr(cosines, [score for *_, score in PAIRS]).statistic
     assert result["values"]["spearman"] == pytest.approx(expected)
@@ -121,7 +116,7 @@ def test_classification_takes_labels_as_numbers_or_names(tmp_path: Path, name: s
         (tmp_path / name).write_text("text,label\n" + "".join(lines))
     else:
         rows = [{"text": text, "label": t} for text, t in zip(texts, truth, strict=True)]
-        jsonl(tmp_path / name, rows)
+        write_jsonl(tmp_path / name, rows)
     heads = table(8, 3, seed=5)
     found = [int((table()[ids_of(text)].sum(axis=0) @ heads).argmax()) for text in texts]
     folder = classifier_folder(tmp_path / "model")
@@ -135,7 +130,7 @@ def test_classification_takes_labels_as_numbers_or_names(tmp_path: Path, name: s
 def test_a_label_that_the_model_does_not_have_is_named(tmp_path: Path) -> None:
     folder = classifier_folder(tmp_path / "model")
     for label in (3, -1, "fine", True, 1.5):
-        rows = jsonl(tmp_path / "rows.jsonl", [{"text": "cat", "label": label}])
+        rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "cat", "label": label}])
         with pytest.raises(UserError, match="none of the model's: bad, good, so-so, or 0 to 2"):
             evaluate(folder, "classification", rows)
 
@@ -226,7 +221,7 @@ def test_an_altered_bundle_is_refused(tmp_path: Path) -> None:
     whole[len(whole) // 2] ^= 1
     model.write_bytes(whole)
     with pytest.raises(UserError, match=r"model\.onnx was altered"):
-        evaluate(folder, "sts", jsonl(tmp_path / "rows.jsonl", [{}]))
+        evaluate(folder, "sts", write_jsonl(tmp_path / "rows.jsonl", [{}]))
 
 
 def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
@@ -272,7 +267,7 @@ def test_bad_text_is_named(tmp_path: Path, name: str, content: bytes, sentence: 
 def test_a_score_must_be_a_number(tmp_path: Path, score: object) -> None:
     rows = [{"text": "cat", "text_pair": "dog", "score": score}] * 2
     with pytest.raises(UserError, match="'score'"):
-        evaluate(encoder_folder(tmp_path / "e"), "sts", jsonl(tmp_path / "r.jsonl", rows))
+        evaluate(encoder_folder(tmp_path / "e"), "sts", write_jsonl(tmp_path / "r.jsonl", rows))
 
 
 def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
@@ -286,7 +281,7 @@ def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
     (tmp_path / "sub" / "b.txt").write_text("three\nfour")
     assert read_texts(tmp_path) == ["one\n\n  two \n", "three\nfour"]
     assert read_document(tmp_path) == "one\n\n  two \n\n\nthree\nfour"
-    jsonl(tmp_path / "a.jsonl", [{"text": "line\u2028separator"}])
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "line\u2028separator"}])
     assert read_texts(tmp_path / "a.jsonl") == ["line\u2028separator"]
     with pytest.raises(UserError, match="no file"):
         read_texts(tmp_path / "absent.txt")

@@ -28,7 +28,7 @@ def bootstrap(
     if len(rows) < 2:
         return {}
     random = np.random.default_rng(seed)
-    drawn = [statistic(random.choice(rows, len(rows))) for _ in range(RESAMPLES)]
+    drawn = [statistic(rows[random.integers(0, len(rows), len(rows))]) for _ in range(RESAMPLES)]
     intervals = {}
     for name in drawn[0]:
         values = np.array([values[name] for values in drawn])
