@@ -38,7 +38,7 @@ def _groups(result: dict[str, Any]) -> list[RenderableType]:
         value = entry[1]["values"][main]
         return value is None, sign * (value or 0.0)
 
-    table = _table(f"{_words(main)} by {result['group']}", result)
+    table = _table(result["group"], result)
     table.add_column("rows", justify="right")
     for group, found in sorted(result["groups"].items(), key=badness):
         table.add_row(group, *_cells(found, main), f"{found['rows']:,}")
@@ -46,17 +46,17 @@ def _groups(result: dict[str, Any]) -> list[RenderableType]:
         f"worst {_words(name)}: {_number(result['groups'][group]['values'][name])}, {group}"
         for name, group in result["worst"].items()
     ]
-    lines += [
-        f"largest loss of {_words(name)}: "
-        f"{_number(result['groups'][group]['difference'][name], '+')}, {group}"
-        for name, group in result.get("largest_loss", {}).items()
-    ]
-    return [table, *(Text(line) for line in lines), Text("")]
+    for name, group in result.get("largest_loss", {}).items():
+        change = result["groups"][group]["difference"][name]
+        if change * (-1 if name in LOWER_IS_BETTER else 1) < 0:
+            lines.append(f"largest loss of {_words(name)}: {_number(change, '+')}, {group}")
+    title = Text(f"{_words(main)} by {result['group']}, the worst first", style="bold")
+    return [title, table, *(Text(line) for line in lines), Text("")]
 
 
 def _table(title: str, result: dict[str, Any]) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column(title)
+    table.add_column(title, overflow="fold")
     columns = ["original", "this bundle", "difference"] if "original" in result else ["this bundle"]
     for column in (*columns, "95 % interval"):
         table.add_column(column, justify="right")
@@ -76,7 +76,7 @@ def _cells(found: dict[str, Any], name: str) -> list[str]:
 
 
 def _interval(interval: list[float] | None, sign: str = "") -> str:
-    return " to ".join(_number(bound, sign) for bound in interval) if interval else "-"
+    return " to ".join(f"{bound:{sign}.3g}" for bound in interval) if interval else "-"
 
 
 def _number(value: float | None, sign: str = "") -> str:
