@@ -66,8 +66,8 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
         raise UserError("measure.task needs measure.data, the file that it reads.")
     if not Path(data).exists():
         raise UserError(f"measure.data: there is no file {data}.")
-    if MEASURES[task].task != checkpoint.task:
-        fitting = [name for name, each in MEASURES.items() if each.task == checkpoint.task]
+    if checkpoint.task not in MEASURES[task].tasks:
+        fitting = [name for name, each in MEASURES.items() if checkpoint.task in each.tasks]
         raise UserError(
             f"measure.task is {task}, which does not fit {checkpoint.task}: "
             f"take {' or '.join(fitting)}."

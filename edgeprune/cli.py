@@ -144,18 +144,37 @@ def bench(bundle: str, against: str | None, json_file: str | None, **options: An
 
 @main.command()
 @click.argument("bundle")
-@click.option("--task", required=True, help="sts, cosine, classification, perplexity or kl.")
-@click.option("--data", required=True, metavar="FILE", help="A .txt, .jsonl or .csv file.")
-@click.option("--limit", type=int, help="Rows, texts or windows at most.")
+@click.option(
+    "--task",
+    required=True,
+    help="sts, cosine or retrieval; classification; perplexity, kl, choice, cloze or generation; "
+    "calibration.",
+)
+@click.option(
+    "--data",
+    required=True,
+    metavar="FILE|HUB_DATASET",
+    help="A .txt, .jsonl or .csv file, or NAME, NAME:SPLIT or NAME:CONFIG:SPLIT of a dataset.",
+)
+@click.option("--limit", type=int, help="Rows, texts or windows (of each group) at most.")
 @click.option("--window", type=int, help="Tokens of a window of text.  [default: 512]")
+@click.option("--stride", type=int, help="Tokens between windows' starts.  [default: the window]")
+@click.option("--group", metavar="FIELD", help="Also each value of this field, and the worst.")
+@click.option(
+    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name of a field."
+)
+@click.option("--rows", "keep_rows", is_flag=True, help="Put each row's scores in the JSON.")
 @_against_option
 @_json_option
-def evaluate(json_file: str | None, **options: Any) -> None:
+def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> None:
     """Measure a bundle's quality, beside the original's with --against."""
     from edgeprune.evaluate.measures import evaluate
     from edgeprune.evaluate.table import evaluate_table
 
-    result = evaluate(**options)
+    renamed = dict(field.partition("=")[::2] for field in fields)
+    if not all(renamed.values()):
+        raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
+    result = evaluate(**options, fields=renamed)
     _show(result, evaluate_table(result), json_file)
 
 

@@ -1,4 +1,3 @@
-import json
 import math
 import os
 from importlib.util import find_spec
@@ -20,14 +19,15 @@ from onnx_models import (
     make_bundle,
     mixing,
     table,
+    write_jsonl,
 )
 
 from edgeprune.errors import UserError
 from edgeprune.evaluate.classification import macro_f1
 from edgeprune.evaluate.kl import kl_divergence
 from edgeprune.evaluate.measures import MEASURES, evaluate
-from edgeprune.evaluate.perplexity import negative_log_likelihood
 from edgeprune.evaluate.sts import mean_ranks, spearman
+from edgeprune.evaluate.windows import negative_log_likelihood
 from edgeprune.text.files import read_document, read_rows, read_texts
 
 PAIRS = [
@@ -37,11 +37,6 @@ PAIRS = [
     ("a mat", "a dog sat on a mat", 2.5),
     ("the cat", "away", 0.5),
 ]
-
-
-def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def embedding(text: str) -> np.ndarray:
@@ -99,7 +94,7 @@ def test_sts_and_its_difference_to_the_original(tmp_path: Path) -> None:
     ours = encoder_folder(tmp_path / "ours")
     original = encoder_folder(tmp_path / "original", depth=2)
     rows = [{"text": a, "text_pair": b, "score": score} for a, b, score in PAIRS]
-    result = evaluate(ours, "sts", jsonl(tmp_path / "pairs.jsonl", rows), against=original)
+    result = evaluate(ours, "sts", write_jsonl(tmp_path / "pairs.jsonl", rows), against=original)
     cosines = [cosine(embedding(a), embedding(b)) for a, b, _ in PAIRS]
     expected = 100 * scipy.stats.spearmanr(cosines, [score for *_, score in PAIRS]).statistic
     assert result["values"]["spearman"] == pytest.approx(expected)
@@ -121,7 +116,7 @@ def test_classification_takes_labels_as_numbers_or_names(tmp_path: Path, name: s
         (tmp_path / name).write_text("text,label\n" + "".join(lines))
     else:
         rows = [{"text": text, "label": t} for text, t in zip(texts, truth, strict=True)]
-        jsonl(tmp_path / name, rows)
+        write_jsonl(tmp_path / name, rows)
     heads = table(8, 3, seed=5)
     found = [int((table()[ids_of(text)].sum(axis=0) @ heads).argmax()) for text in texts]
     folder = classifier_folder(tmp_path / "model")
@@ -135,7 +130,7 @@ def test_classification_takes_labels_as_numbers_or_names(tmp_path: Path, name: s
 def test_a_label_that_the_model_does_not_have_is_named(tmp_path: Path) -> None:
     folder = classifier_folder(tmp_path / "model")
     for label in (3, -1, "fine", True, 1.5):
-        rows = jsonl(tmp_path / "rows.jsonl", [{"text": "cat", "label": label}])
+        rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "cat", "label": label}])
         with pytest.raises(UserError, match="none of the model's: bad, good, so-so, or 0 to 2"):
             evaluate(folder, "classification", rows)
 
@@ -155,8 +150,12 @@ def test_perplexity_over_windows_that_do_not_overlap(tmp_path: Path) -> None:
     result = evaluate(folder, "perplexity", tmp_path / "text.txt", limit=3, window=12)
     assert result["values"]["nats_per_token"] == pytest.approx(np.mean(nats), rel=1e-5)
     assert result["values"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-5)
-    expected = {"windows": 3, "window_tokens": 12, "predicted_tokens": 33}
-    assert result["conditions"] == expected
+    assert result["conditions"] == {
+        "windows": 3,
+        "window_tokens": 12,
+        "stride_tokens": 12,
+        "predicted_tokens": 33,
+    }
     whole = evaluate(folder, "perplexity", tmp_path / "text.txt", window=12)
     assert whole["conditions"]["windows"] == 4
 
@@ -203,7 +202,7 @@ def test_a_request_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for arguments, sentence in (
         ((encoder, "spearmint", text), "no measure 'spearmint'"),
         ((encoder, "perplexty", text), "Did you mean perplexity?"),
-        ((encoder, "perplexity", text), "take sts or cosine"),
+        ((encoder, "perplexity", text), "take sts or cosine or retrieval"),
         ((encoder, "cosine", text), "name it with --against"),
         ((encoder, "cosine", text, None, decoder), "does text-generation"),
         ((encoder, "cosine", text, 0, encoder), "at least 1"),
@@ -222,7 +221,7 @@ def test_an_altered_bundle_is_refused(tmp_path: Path) -> None:
     whole[len(whole) // 2] ^= 1
     model.write_bytes(whole)
     with pytest.raises(UserError, match=r"model\.onnx was altered"):
-        evaluate(folder, "sts", tmp_path / "none.jsonl")
+        evaluate(folder, "sts", write_jsonl(tmp_path / "rows.jsonl", [{}]))
 
 
 def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
@@ -268,7 +267,7 @@ def test_bad_text_is_named(tmp_path: Path, name: str, content: bytes, sentence: 
 def test_a_score_must_be_a_number(tmp_path: Path, score: object) -> None:
     rows = [{"text": "cat", "text_pair": "dog", "score": score}] * 2
     with pytest.raises(UserError, match="'score'"):
-        evaluate(encoder_folder(tmp_path / "e"), "sts", jsonl(tmp_path / "r.jsonl", rows))
+        evaluate(encoder_folder(tmp_path / "e"), "sts", write_jsonl(tmp_path / "r.jsonl", rows))
 
 
 def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
@@ -282,7 +281,7 @@ def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
     (tmp_path / "sub" / "b.txt").write_text("three\nfour")
     assert read_texts(tmp_path) == ["one\n\n  two \n", "three\nfour"]
     assert read_document(tmp_path) == "one\n\n  two \n\n\nthree\nfour"
-    jsonl(tmp_path / "a.jsonl", [{"text": "line\u2028separator"}])
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "line\u2028separator"}])
     assert read_texts(tmp_path / "a.jsonl") == ["line\u2028separator"]
     with pytest.raises(UserError, match="no file"):
         read_texts(tmp_path / "absent.txt")
@@ -291,7 +290,7 @@ def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
 
 
 def test_every_measure_fits_a_task_that_runs() -> None:
-    assert {measure.task for measure in MEASURES.values()} == {
+    assert {task for measure in MEASURES.values() for task in measure.tasks} == {
         "feature-extraction",
         "text-classification",
         "text-generation",

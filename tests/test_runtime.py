@@ -31,6 +31,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from edgeprune import runtime
 from edgeprune.errors import UserError
+from edgeprune.evaluate.measures import MEASURES
 from edgeprune.runtime.chat import render
 from edgeprune.runtime.embed import Embedder, normalize
 from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
@@ -395,7 +396,7 @@ def test_the_device_side_imports_nothing_of_the_build(tmp_path: Path) -> None:
         "bench.worker",
         "evaluate.table",
         "evaluate.measures",
-        *(f"evaluate.{name}" for name in ("sts", "cosine", "classification", "perplexity", "kl")),
+        *(each.function.split(":")[0].removeprefix("edgeprune.") for each in MEASURES.values()),
     ]
     code = f"""
 import sys

@@ -1,39 +1,54 @@
 """Classification: accuracy and macro F1."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
-from edgeprune.evaluate.result import Quality
+from edgeprune.evaluate.data import Data
+from edgeprune.evaluate.result import Quality, Scores
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
-from edgeprune.text.files import read_rows, text_of
+from edgeprune.text.files import Row, text_of
 
 
-def classification(bundle: Bundle, data: Path, limit: int | None = None) -> Quality:
+def classification(bundle: Bundle, data: Data) -> Quality:
     """Accuracy and macro F1, both times 100.
 
     `data` has rows with `text` and `label` (and `text_pair` where the model takes pairs); a label
     is a number, or a name that the model's id2label has.
     """
-    rows = read_rows(data, ["text", "label"], limit)
+    rows = data.rows(["text", "label"])
+    logits, truth = classified(bundle, rows, data.place)
+    return Quality(
+        {"label": truth, "found": logits.argmax(axis=1)},
+        _accuracy_and_f1,
+        {"texts": len(rows)},
+        data.groups(rows),
+    )
+
+
+def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndarray, np.ndarray]:
+    """The model's logits of each row's text [rows, labels], and the true label's number [rows]."""
+    classifier = Classifier(bundle)
+    truth = np.array([_label(row["label"], classifier.labels, place) for row in rows])
     texts: list[Text] = [
-        (text_of(row, "text", data), text_of(row, "text_pair", data))
+        (text_of(row, "text", place), text_of(row, "text_pair", place))
         if row.get("text_pair") is not None
-        else text_of(row, "text", data)
+        else text_of(row, "text", place)
         for row in rows
     ]
-    classifier = Classifier(bundle)
-    truth = np.array([_label(row["label"], classifier.labels, data) for row in rows])
-    found = classifier.logits(texts).argmax(axis=1)
-    values = {
+    return classifier.logits(texts), truth
+
+
+def _accuracy_and_f1(scores: Scores) -> dict[str, float]:
+    truth, found = scores["label"], scores["found"]
+    return {
         "accuracy": 100 * float((found == truth).mean()),
         "macro_f1": 100 * macro_f1(truth, found),
     }
-    return Quality(values, {"texts": len(rows)})
 
 
 def macro_f1(truth: np.ndarray, found: np.ndarray) -> float:
@@ -41,14 +56,13 @@ def macro_f1(truth: np.ndarray, found: np.ndarray) -> float:
 
     F1 = 2 TP / (2 TP + FP + FN).
     """
-    scores = []
-    for label in np.union1d(truth, found):
-        hits = int(((truth == label) & (found == label)).sum())
-        scores.append(2 * hits / int((truth == label).sum() + (found == label).sum()))
-    return float(np.mean(scores))
+    classes = int(max(truth.max(), found.max())) + 1
+    hits = np.bincount(truth[truth == found], minlength=classes)
+    both = np.bincount(truth, minlength=classes) + np.bincount(found, minlength=classes)
+    return float((2 * hits[both > 0] / both[both > 0]).mean())
 
 
-def _label(value: Any, labels: list[str], data: Path) -> int:
+def _label(value: Any, labels: list[str], place: str) -> int:
     if isinstance(value, str) and value in labels:
         return labels.index(value)
     if isinstance(value, str) and value.strip().isdecimal():  # as CSV has it
@@ -56,6 +70,6 @@ def _label(value: Any, labels: list[str], data: Path) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(labels):
         return value
     raise UserError(
-        f"{data}: label {value!r} is none of the model's: {', '.join(labels)}, "
+        f"{place}: label {value!r} is none of the model's: {', '.join(labels)}, "
         f"or 0 to {len(labels) - 1}."
     )

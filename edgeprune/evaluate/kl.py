@@ -1,40 +1,34 @@
 """How far a decoder's next-token probabilities moved from the original's."""
 
-from pathlib import Path
-
 import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
-from edgeprune.evaluate.result import Quality
+from edgeprune.evaluate.data import Data
+from edgeprune.evaluate.result import Quality, Scores
 from edgeprune.evaluate.windows import CHUNK, log_softmax, token_windows
 from edgeprune.progress import track
 from edgeprune.runtime.generate import Generator
 
 
-def kl(
-    bundle: Bundle, original: Bundle, data: Path, limit: int | None = None, window: int = 512
-) -> Quality:
+def kl(bundle: Bundle, original: Bundle, data: Data, window: int = 512) -> Quality:
     """Mean KL(original || bundle) a token, in nats, and the share of tokens (times 100) where
-    both find the same token likeliest; over the windows that `perplexity` takes."""
-    windows = token_windows(original, data, window, limit)
+    both find the same token likeliest; over windows that do not overlap."""
+    windows = token_windows(original, data, window)
     ours, theirs = Generator(bundle), Generator(original)
-    divergence, agreed = 0.0, 0
-    for ids in track(windows, "divergence from the original", len(windows)):
+    nats, agreed = [], []
+    for ids in track(windows.ids, "divergence from the original", len(windows.ids)):
         reference, candidate = theirs.logits(ids), ours.logits(ids)
         if reference.shape != candidate.shape:
             raise UserError(
                 f"{bundle.folder} has a vocabulary of {candidate.shape[-1]:,} tokens and "
                 f"{original.folder} one of {reference.shape[-1]:,}: they cannot be compared."
             )
-        divergence += float(kl_divergence(reference, candidate).sum())
-        agreed += int((reference.argmax(axis=1) == candidate.argmax(axis=1)).sum())
-    values = {
-        "kl_nats_per_token": divergence / windows.size,
-        "same_top_token": 100 * agreed / windows.size,
-    }
-    conditions = {"windows": len(windows), "window_tokens": window, "tokens": windows.size}
-    return Quality(values, conditions)
+        nats.append(kl_divergence(reference, candidate).mean())
+        agreed.append((reference.argmax(axis=1) == candidate.argmax(axis=1)).mean())
+    conditions = {"windows": len(nats), "window_tokens": window, "tokens": windows.ids.size}
+    scores = {"nats_per_token": np.array(nats), "same_top_token": np.array(agreed)}
+    return Quality(scores, _means, conditions, windows.groups)
 
 
 def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -45,3 +39,10 @@ def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
         log_p, log_q = log_softmax(reference[rows]), log_softmax(candidate[rows])
         nats[rows] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     return nats
+
+
+def _means(scores: Scores) -> dict[str, float]:
+    return {
+        "kl_nats_per_token": float(scores["nats_per_token"].mean()),
+        "same_top_token": 100 * float(scores["same_top_token"].mean()),
+    }

@@ -1,6 +1,6 @@
 """The quality measures by name, and how one is run on a bundle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,33 +11,44 @@ from typing import Any
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.result import Quality
+from edgeprune.evaluate.summary import by_group, summary
+
+_ENCODERS, _CLASSIFIERS, _DECODERS = (
+    ("feature-extraction",),
+    ("text-classification",),
+    ("text-generation",),
+)
 
 
 @dataclass(frozen=True)
 class Measure:
     """Where a measure's function is, and what it needs."""
 
-    function: str  # "module:function", imported on use
-    task: str  # of the bundles that it fits
+    function: str  # "module:function" of bundle, (original,) data and options; imported on use
+    tasks: tuple[str, ...]  # of the bundles that it fits
     against_original: bool = False  # whether it compares two models token by token or text by text
-    windowed: bool = False  # whether it takes windows of tokens
+    options: tuple[str, ...] = ()  # which of window and stride it takes
 
 
 MEASURES = {
-    "sts": Measure("edgeprune.evaluate.sts:sts", "feature-extraction"),
-    "cosine": Measure(
-        "edgeprune.evaluate.cosine:cosine", "feature-extraction", against_original=True
+    "sts": Measure("edgeprune.evaluate.sts:sts", _ENCODERS),
+    "cosine": Measure("edgeprune.evaluate.cosine:cosine", _ENCODERS, against_original=True),
+    "retrieval": Measure(
+        "edgeprune.evaluate.retrieval:retrieval", _ENCODERS, against_original=True
     ),
-    "classification": Measure(
-        "edgeprune.evaluate.classification:classification", "text-classification"
-    ),
+    "classification": Measure("edgeprune.evaluate.classification:classification", _CLASSIFIERS),
+    "calibration": Measure("edgeprune.evaluate.calibration:calibration", _CLASSIFIERS + _DECODERS),
     "perplexity": Measure(
-        "edgeprune.evaluate.perplexity:perplexity", "text-generation", windowed=True
+        "edgeprune.evaluate.perplexity:perplexity", _DECODERS, options=("window", "stride")
     ),
     "kl": Measure(
-        "edgeprune.evaluate.kl:kl", "text-generation", against_original=True, windowed=True
+        "edgeprune.evaluate.kl:kl", _DECODERS, against_original=True, options=("window",)
     ),
+    "choice": Measure("edgeprune.evaluate.choice:choice", _DECODERS),
+    "cloze": Measure("edgeprune.evaluate.cloze:cloze", _DECODERS),
+    "generation": Measure("edgeprune.evaluate.generation:generation", _DECODERS),
 }
 
 
@@ -48,20 +59,31 @@ def evaluate(
     limit: int | None = None,
     against: str | Path | Bundle | None = None,
     window: int | None = None,
+    stride: int | None = None,
+    group: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    keep_rows: bool = False,
 ) -> dict[str, Any]:
     """Measure a bundle's quality, beside the original's where `against` names it.
 
     Args:
         task: a name in MEASURES.
-        data: the file (or folder of text) that the measure reads.
-        limit: rows, texts or windows at most.
+        data: what the measure reads: a file, a folder of text, or a Hugging Face dataset's name.
+        limit: rows, texts or windows (of each group) at most.
         against: the original: a bundle, an ONNX folder, or a Hugging Face folder.
         window: tokens of a window, for perplexity and kl; 512 where not given.
+        stride: tokens from one window's start to the next's, for perplexity; the window's where not
+            given.
+        group: the field of the rows by whose values the result is also given group by group.
+        fields: for a field that the measure reads, the data's own name of it.
+        keep_rows: also return what each row scored.
 
     Returns:
         A dict of plain JSON values: "task", "data", "bundle", "against", "conditions" (counts),
-        "values", and with `against` "original" (values) and "difference" (values - original) where
-        the measure is one model's own.
+        "values" and "interval" (95 % bootstrap over rows); with `against` also "original",
+        "difference" (values - original) and "difference_interval" (paired), where the measure is
+        one model's own; with `group` "group", "groups", "worst" and "largest_loss" as `by_group`
+        has them; with `keep_rows` "rows": for "bundle" (and "original") a list by score.
 
     Raises:
         UserError: an unknown task, one that does not fit the bundle, or bad data.
@@ -69,43 +91,39 @@ def evaluate(
     from edgeprune.bench.contestants import opened, place_name
 
     measure = _find(task)
+    options = _options(task, measure, window, stride)
     if limit is not None and limit < 1:
         raise UserError(f"The limit must be at least 1, not {limit}.")
-    if window is not None and (window < 2 or not measure.windowed):
-        raise UserError(f"A window needs two tokens or more, and {task} must take windows.")
     if measure.against_original and against is None:
         raise UserError(f"{task} compares with the original: name it with --against.")
-    options: dict[str, Any] = {"data": Path(data), "limit": limit}
-    if window is not None:
-        options["window"] = window
     module, name = measure.function.split(":")
     function: Callable[..., Quality] = getattr(import_module(module), name)
-
-    def run(*bundles: Bundle) -> Quality:
-        quality = function(*bundles, **options)
-        if not all(isfinite(value) for value in quality.values.values()):
-            raise UserError(f"{bundles[0].folder} gives outputs that are no numbers: {task} fails.")
-        return quality
-
-    with ExitStack() as stack:
-        ours = _fitting(stack.enter_context(opened(bundle)), task, measure)
-        result: dict[str, Any] = {"task": task, "data": str(data), "bundle": place_name(bundle)}
-        if against is None:
-            found = run(ours)
-            return result | {"conditions": found.conditions, "values": found.values}
-        theirs = _fitting(stack.enter_context(opened(against)), task, measure)
+    source = Data(data, limit, group, fields)
+    result: dict[str, Any] = {"task": task, "data": source.place, "bundle": place_name(bundle)}
+    if against is not None:
         result["against"] = place_name(against)
+    theirs = None
+    with ExitStack() as stack:
+        models = [
+            _fitting(stack.enter_context(opened(place)), task, measure)
+            for place in (bundle, against)
+            if place is not None
+        ]
         if measure.against_original:
-            found = run(ours, theirs)
-            return result | {"conditions": found.conditions, "values": found.values}
-        found, original = run(ours), run(theirs)
-    difference = {key: value - original.values[key] for key, value in found.values.items()}
-    return result | {
-        "conditions": found.conditions,
-        "values": found.values,
-        "original": original.values,
-        "difference": difference,
-    }
+            ours = _checked(function(*models, source, **options), task, models[0])
+        else:
+            ours, *others = [
+                _checked(function(model, source, **options), task, model) for model in models
+            ]
+            theirs = others[0] if others else None
+    result |= {"conditions": ours.conditions} | summary(ours, theirs)
+    if group is not None:
+        result |= {"group": group} | by_group(ours, theirs)
+    if keep_rows:
+        result["rows"] = {"bundle": _listed(ours)}
+        if theirs is not None:
+            result["rows"]["original"] = _listed(theirs)
+    return result
 
 
 def _find(task: str) -> Measure:
@@ -116,12 +134,33 @@ def _find(task: str) -> Measure:
     return MEASURES[task]
 
 
+def _options(task: str, measure: Measure, window: int | None, stride: int | None) -> dict[str, int]:
+    """The options that were given, which the measure must take."""
+    if window is not None and (window < 2 or "window" not in measure.options):
+        raise UserError(f"A window needs two tokens or more, and {task} must take windows.")
+    if stride is not None and (stride < 1 or "stride" not in measure.options):
+        raise UserError(f"A stride needs one token or more, and {task} must take strides.")
+    given = {"window": window, "stride": stride}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
     bundle.verify()
-    if bundle.task != measure.task:
-        fitting = [name for name, each in MEASURES.items() if each.task == bundle.task]
+    if bundle.task not in measure.tasks:
+        fitting = [name for name, each in MEASURES.items() if bundle.task in each.tasks]
         raise UserError(
-            f"{task} measures {measure.task}, and {bundle.folder} does {bundle.task}: "
-            f"take {' or '.join(fitting)}."
+            f"{task} measures {' and '.join(measure.tasks)}, and {bundle.folder} does "
+            f"{bundle.task}: take {' or '.join(fitting)}."
         )
     return bundle
+
+
+def _checked(quality: Quality, task: str, bundle: Bundle) -> Quality:
+    """Refuse what outputs that are no numbers make."""
+    if not all(isfinite(value) for value in quality.values().values()):
+        raise UserError(f"{bundle.folder} gives outputs that are no numbers: {task} fails.")
+    return quality
+
+
+def _listed(quality: Quality) -> dict[str, list[Any]]:
+    return {name: score.tolist() for name, score in quality.scores.items()}

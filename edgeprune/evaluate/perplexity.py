@@ -1,38 +1,44 @@
 """Perplexity of a decoder on a text."""
 
-from pathlib import Path
-
 import numpy as np
 
 from edgeprune.bundle import Bundle
-from edgeprune.evaluate.result import Quality
-from edgeprune.evaluate.windows import CHUNK, log_softmax, token_windows
+from edgeprune.evaluate.data import Data
+from edgeprune.evaluate.result import Quality, Scores
+from edgeprune.evaluate.windows import negative_log_likelihood, token_windows
 from edgeprune.progress import track
 from edgeprune.runtime.generate import Generator
 
 
-def perplexity(bundle: Bundle, data: Path, limit: int | None = None, window: int = 512) -> Quality:
+def perplexity(bundle: Bundle, data: Data, window: int = 512, stride: int | None = None) -> Quality:
     """exp of the mean negative log likelihood, in nats, over all predicted tokens.
 
-    Each window stands alone: its first token is given, each other is predicted from those before
-    it in the window.
+    Each window stands alone: a token is predicted from those before it in the window. With a
+    stride below the window, a window predicts only the tokens that no earlier one holds, each from
+    window - stride tokens or more: the first tokens of a text have fewer, and its very first is
+    given. Without one, the first token of every window is given.
     """
-    windows = token_windows(bundle, data, window, limit)
+    windows = token_windows(bundle, data, window, stride)
     generator = Generator(bundle)
-    nats = 0.0
-    for ids in track(windows, "perplexity", len(windows)):
-        nats += float(negative_log_likelihood(generator.logits(ids)[:-1], ids[1:]).sum())
-    predicted = windows.size - len(windows)
-    values = {"perplexity": float(np.exp(nats / predicted)), "nats_per_token": nats / predicted}
-    conditions = {"windows": len(windows), "window_tokens": window, "predicted_tokens": predicted}
-    return Quality(values, conditions)
+    first = np.maximum(windows.new_from, 1)
+    nats = np.array(
+        [
+            negative_log_likelihood(generator.logits(ids)[start - 1 : -1], ids[start:]).sum()
+            for ids, start in track(
+                zip(windows.ids, first, strict=True), "perplexity", len(windows.ids)
+            )
+        ]
+    )
+    tokens = window - first
+    conditions = {
+        "windows": len(nats),
+        "window_tokens": window,
+        "stride_tokens": stride or window,
+        "predicted_tokens": int(tokens.sum()),
+    }
+    return Quality({"nats": nats, "tokens": tokens}, _perplexity, conditions, windows.groups)
 
 
-def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """-log p of each target [n] under its row of logits [n, vocabulary], in nats: [n]."""
-    nats = np.empty(len(targets))
-    for start in range(0, len(targets), CHUNK):
-        rows = slice(start, start + CHUNK)
-        chosen = targets[rows, None]
-        nats[rows] = -np.take_along_axis(log_softmax(logits[rows]), chosen, axis=1)[:, 0]
-    return nats
+def _perplexity(scores: Scores) -> dict[str, float]:
+    nats = float(scores["nats"].sum() / scores["tokens"].sum())
+    return {"perplexity": float(np.exp(nats)), "nats_per_token": nats}

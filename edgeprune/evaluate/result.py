@@ -1,11 +1,58 @@
 """What a quality measure returns."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+# What each row scored, by name: arrays whose first axis is the rows.
+Scores = dict[str, np.ndarray]
+
+# Of all values that the measures name, those of which less is better.
+LOWER_IS_BETTER = frozenset(
+    {
+        "perplexity",
+        "nats_per_token",
+        "kl_nats_per_token",
+        "ece",
+        "brier",
+        "nll",
+        "choice_only",
+        "both_wrong",
+        "illusion",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Measured values by name, and what they were measured on."""
+    """What each row scored, how rows make the measured values, and what they were measured on.
 
-    values: dict[str, float]
+    Everything that needs rows works by this alone: the values themselves, their bootstrap
+    intervals, differences to another model on the same rows, and groups.
+
+    scores: a row is a text, a pair, an item or a window.
+    aggregate: the values, by name, of any choice of rows of the scores; the first is the main one.
+    groups: the group of each row, where rows were asked for by groups.
+    """
+
+    scores: Scores
+    aggregate: Callable[[Scores], dict[str, float]]
     conditions: dict[str, int]
+    groups: Sequence[str] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.scores.values())))
+
+    def values(self, rows: np.ndarray | None = None) -> dict[str, float]:
+        """The measured values, over all rows or over the chosen ones (indices, repeated or not)."""
+        if rows is None:
+            return self.aggregate(self.scores)
+        return self.aggregate({name: score[rows] for name, score in self.scores.items()})
+
+
+def percentages(scores: Scores) -> dict[str, float]:
+    """The mean of each score, times 100: the aggregate of scores that are shares or yes and no."""
+    return {name: 100 * float(np.mean(score)) for name, score in scores.items()}

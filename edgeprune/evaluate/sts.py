@@ -1,30 +1,34 @@
 """Sentence similarity: how well cosines of embeddings order pairs as people did."""
 
-from pathlib import Path
-
 import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.result import Quality
 from edgeprune.runtime.embed import Embedder, normalize
-from edgeprune.text.files import number_of, read_rows, text_of
+from edgeprune.text.files import number_of, text_of
 
 
-def sts(bundle: Bundle, data: Path, limit: int | None = None) -> Quality:
+def sts(bundle: Bundle, data: Data) -> Quality:
     """Spearman's rank correlation, times 100, of the embeddings' cosine with the pairs' scores.
 
     `data` has rows with `text`, `text_pair` and `score`.
     """
-    rows = read_rows(data, ["text", "text_pair", "score"], limit)
-    left = [text_of(row, "text", data) for row in rows]
-    right = [text_of(row, "text_pair", data) for row in rows]
-    scores = np.array([number_of(row, "score", data) for row in rows])
+    rows = data.rows(["text", "text_pair", "score"])
+    left = [text_of(row, "text", data.place) for row in rows]
+    right = [text_of(row, "text_pair", data.place) for row in rows]
+    scores = np.array([number_of(row, "score", data.place) for row in rows])
     if len(set(scores)) < 2:
-        raise UserError(f"{data}: all scores are the same, so that no order can be compared.")
+        raise UserError(f"{data.place}: all scores are the same, so that no order can be compared.")
     vectors = normalize(Embedder(bundle).embed([*left, *right]))
     cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
-    return Quality({"spearman": 100 * spearman(cosines, scores)}, {"pairs": len(rows)})
+    return Quality(
+        {"cosine": cosines, "score": scores},
+        lambda found: {"spearman": 100 * spearman(found["cosine"], found["score"])},
+        {"pairs": len(rows)},
+        data.groups(rows),
+    )
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float:

@@ -7,28 +7,81 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.evaluate.result import LOWER_IS_BETTER
+
 
 def evaluate_table(result: dict[str, Any]) -> RenderableType:
     """The result of `evaluate`, at 80 columns."""
+    table = _table("", result)
+    for name in result["values"]:
+        table.add_row(_words(name), *_cells(result, name))
     conditions = ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in result["conditions"].items()
+        f"{value:,} {_words(name)}" for name, value in result["conditions"].items()
     )
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    original, difference = result.get("original"), result.get("difference")
-    if original:
-        table.add_column("original", justify="right")
-    table.add_column("this bundle", justify="right")
-    if difference:
-        table.add_column("difference", justify="right")
-    for name, value in result["values"].items():
-        cells = [f"{original[name]:.4g}"] if original else []
-        cells.append(f"{value:.4g}")
-        cells += [f"{difference[name]:+.4g}"] if difference else []
-        table.add_row(name.replace("_", " "), *cells)
     notes = [f"{result['data']}: {conditions}", result["bundle"]]
     if against := result.get("against"):
         notes.append(f"against {against}")
-    return Group(
-        Text(result["task"], style="bold"), table, *(Text(note, style="dim") for note in notes)
-    )
+    if result.get("difference") and not result["difference_interval"]:
+        notes.append("no interval: the two models' rows cannot be paired, or are fewer than two")
+    parts: list[RenderableType] = [Text(result["task"], style="bold"), table]
+    if "groups" in result:
+        parts += _groups(result)
+    return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def _groups(result: dict[str, Any]) -> list[RenderableType]:
+    """The main value of every group, the worst first, and the worst group for each value."""
+    main = next(iter(result["values"]))
+    sign = -1 if main in LOWER_IS_BETTER else 1
+
+    def badness(entry: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
+        value = entry[1]["values"][main]
+        return value is None, sign * (value or 0.0)
+
+    table = _table(result["group"], result)
+    table.add_column("rows", justify="right")
+    for group, found in sorted(result["groups"].items(), key=badness):
+        table.add_row(group, *_cells(found, main), f"{found['rows']:,}")
+    lines = [
+        f"worst {_words(name)}: {_number(result['groups'][group]['values'][name])}, {group}"
+        for name, group in result["worst"].items()
+    ]
+    for name, group in result.get("largest_loss", {}).items():
+        change = result["groups"][group]["difference"][name]
+        if change * (-1 if name in LOWER_IS_BETTER else 1) < 0:
+            lines.append(f"largest loss of {_words(name)}: {_number(change, '+')}, {group}")
+    title = Text(f"{_words(main)} by {result['group']}, the worst first", style="bold")
+    return [title, table, *(Text(line) for line in lines), Text("")]
+
+
+def _table(title: str, result: dict[str, Any]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column(title, overflow="fold")
+    columns = ["original", "this bundle", "difference"] if "original" in result else ["this bundle"]
+    for column in (*columns, "95 % interval"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _cells(found: dict[str, Any], name: str) -> list[str]:
+    """A value; with an original both, their difference, and its interval instead of the value's."""
+    if "original" not in found:
+        return [_number(found["values"][name]), _interval(found["interval"].get(name))]
+    return [
+        _number(found["original"][name]),
+        _number(found["values"][name]),
+        _number(found["difference"][name], "+"),
+        _interval(found["difference_interval"].get(name), "+"),
+    ]
+
+
+def _interval(interval: list[float] | None, sign: str = "") -> str:
+    return " to ".join(f"{bound:{sign}.3g}" for bound in interval) if interval else "-"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.4g}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

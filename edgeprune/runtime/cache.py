@@ -55,6 +55,14 @@ class Decoder:
             for name, (heads, size) in self._shapes.items()
         }
 
+    def mark(self) -> tuple[int, dict[str, onnxruntime.OrtValue]]:
+        """Where the sequence stands now, to come back to with `rewind`; costs nothing."""
+        return self.length, self._cache
+
+    def rewind(self, mark: tuple[int, dict[str, onnxruntime.OrtValue]]) -> None:
+        """Go back to a mark: what was fed after it is forgotten."""
+        self.length, self._cache = mark
+
     def feed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Append tokens ([tokens] or [batch, tokens]) and return their logits.
 

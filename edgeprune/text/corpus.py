@@ -12,6 +12,7 @@ import numpy as np
 from edgeprune.errors import UserError
 from edgeprune.text import wordnet
 from edgeprune.text.files import number_of, read_rows, read_texts, text_of
+from edgeprune.text.hub import load_hub
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 _MIN_WORDS, _MAX_WORDS = 3, 80
@@ -126,22 +127,7 @@ def _from_package(package: str) -> list[str]:
 
 
 def _from_hub(name: str, labelled: bool) -> Corpus:
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix:
-        raise UserError(f"There is no file or folder {name}.")
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UserError(
-            f"There is no file or folder {name}, and Hugging Face datasets need "
-            "pip install 'edgeprune[build]'."
-        ) from None
-    try:
-        rows = load_dataset(name, split="train")
-    except Exception as error:  # the library raises whatever its backends do
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            f"{name!r} is no file here and could not be loaded as a dataset: {reason}"
-        ) from None
+    _, rows = load_hub(name, ["train"])
     column = next((key for key in ("text", "sentence", "content") if key in rows.features), None)
     if column is None or (labelled and "label" not in rows.features):
         raise UserError(

@@ -1,0 +1,21 @@
+"""Two encoders' embeddings of the same texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeprune.bundle import Bundle
+from edgeprune.errors import UserError
+from edgeprune.runtime.embed import Embedder, normalize
+
+
+def unit_embeddings(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings of length 1, [texts, size] float32.
+
+    Raises:
+        UserError: the model's outputs are no numbers, which no comparison would show.
+    """
+    vectors = normalize(Embedder(bundle).embed(texts))
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{bundle.folder} gives embeddings that are no numbers.")
+    return vectors

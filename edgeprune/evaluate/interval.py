@@ -1,0 +1,39 @@
+"""Bootstrap intervals of what a quality measure found."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 2000
+Interval = tuple[float, float]
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], dict[str, float]], rows: np.ndarray, seed: int = 0
+) -> dict[str, Interval]:
+    """95 % percentile bootstrap interval of each value of a statistic (Efron, 1979).
+
+    A statistic of two models' difference, given the same rows of both, gives the interval of the
+    paired difference: what makes a row hard for both models does not widen it.
+
+    Args:
+        statistic: values by name from indices of rows; NaN where those rows leave one undefined,
+            and such resamples are left out.
+        rows: the indices to draw from, [n].
+
+    Returns:
+        (low, high) by name; nothing for a value that no resample defines, and nothing at all for
+        fewer than two rows, which say nothing of their spread.
+    """
+    if len(rows) < 2:
+        return {}
+    random = np.random.default_rng(seed)
+    drawn = [statistic(rows[random.integers(0, len(rows), len(rows))]) for _ in range(RESAMPLES)]
+    intervals = {}
+    for name in drawn[0]:
+        values = np.array([values[name] for values in drawn])
+        defined = values[np.isfinite(values)]
+        if len(defined):
+            low, high = np.percentile(defined, [2.5, 97.5])
+            intervals[name] = (float(low), float(high))
+    return intervals
