@@ -93,6 +93,8 @@ def cut_lines(
                 f"{round(share * units):,} of {units:,} {noun} leave in one shot by "
                 f"{settings.score}, {settings.resolved_policy}"
             )
+    if settings.compensate:
+        lines.append("the channels that stay make up for those that go, by least squares")
     return lines
 
 

@@ -60,6 +60,15 @@ class Recipe(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _emptied_weights_stay_empty(self) -> Self:
+        if self.prune and not self.prune.gated and self.cut and self.cut.compensate:
+            raise ValueError(
+                "cut.compensate refits whole linears and would fill the weights that pruning "
+                f"in the pattern {self.prune.pattern} emptied; leave one of them out"
+            )
+        return self
+
     def to_yaml(self) -> str:
         """The recipe with every setting, as a file that reads back the same."""
         content = self.model_dump(mode="json")

@@ -57,13 +57,19 @@ def inverse_factor(hessian: Tensor) -> Tensor:
     Raises:
         UserError: H is not positive definite.
     """
-    factor, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
-    if int(failed):
-        raise UserError(
-            "The inputs' Gram matrix is not positive definite: raise prune.damping or samples."
-        )
+    factor = _cholesky(hessian.flip(0, 1))
     identity = torch.eye(len(hessian), dtype=hessian.dtype)
     return torch.linalg.solve_triangular(factor.flip(0, 1), identity, upper=True)
+
+
+def _cholesky(hessian: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if int(failed):
+        raise UserError(
+            "What a linear reads on the calibration text cannot be inverted: "
+            "raise damping, or give more samples."
+        )
+    return factor
 
 
 def joint_costs(work: Tensor, upper: Tensor, width: int) -> Tensor:
@@ -120,7 +126,7 @@ def least_squares(weight: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
     W H[:, K] (H_KK)^-1; the same as removing all the others at once.
     """
     index = kept.nonzero().flatten()
-    factor = torch.linalg.cholesky(hessian[index][:, index])
+    factor = _cholesky(hessian[index][:, index])
     return torch.cholesky_solve((weight.double() @ hessian[:, index]).T, factor).T
 
 

@@ -146,7 +146,6 @@ def test_correction_brings_the_whole_model_nearer(family, pattern, tmp_path):
         counts = uniform_counts(model, pattern, 0.5)
         prune_layers(model, Walk(model, text[:10]), counts, pattern, solve_by(method))
         far[method] = distance(model, original, text[10:])
-    print(far)
     assert max(far["sparsegpt"], far["thanos"]) < min(far["wanda"], far["magnitude"])
 
 
