@@ -31,7 +31,7 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     _check_measure(recipe, checkpoint)
     _check_text(recipe, checkpoint, corpus)
     units = {"channels": _channels(anatomy), "heads": _heads(anatomy)}
-    if recipe.prune and recipe.prune.gated:
+    if isinstance(recipe.prune, PruneSettings) and recipe.prune.gated:
         for pool in recipe.prune.pools():
             units[pool.pattern] = _left_by_pruning(anatomy, pool, units[pool.pattern])
     if recipe.cut:

@@ -3,6 +3,8 @@
 from edgeprune.anatomy import Anatomy
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
+from edgeprune.prune.methods import AnyPruneSettings
+from edgeprune.prune.oneshot_settings import OneShotSettings
 from edgeprune.prune.train_settings import PruneStageSettings
 from edgeprune.quantize.plan import plan_formats
 from edgeprune.quantize.settings import QuantizeSettings
@@ -47,8 +49,15 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
     return rows
 
 
-def prune_lines(anatomy: Anatomy, settings: PruneStageSettings) -> list[str]:
-    """What dynamic pruning would remove."""
+def prune_lines(anatomy: Anatomy, settings: AnyPruneSettings) -> list[str]:
+    """What pruning would remove."""
+    if isinstance(settings, OneShotSettings):
+        units = sum(rows * columns for rows, columns in _block_shapes(anatomy))
+        share = f"{100 * settings.sparsity:g} % of {units:,} weights"
+        return [
+            f"{share} go, in the pattern {settings.pattern}",
+            f"in one shot by {settings.method}, on {settings.samples:,} sequences of text",
+        ]
     counts = {
         "channels": _channels(anatomy),
         "heads": _head_units(anatomy),
@@ -68,12 +77,12 @@ def prune_lines(anatomy: Anatomy, settings: PruneStageSettings) -> list[str]:
 
 
 def cut_lines(
-    anatomy: Anatomy, settings: CutSettings, pruning: PruneStageSettings | None
+    anatomy: Anatomy, settings: CutSettings, pruning: AnyPruneSettings | None
 ) -> list[str]:
     """What would leave the shapes."""
     counts = {"channels": _channels(anatomy), "heads": _head_units(anatomy)}
     lines = []
-    if pruning and pruning.gated:
+    if isinstance(pruning, PruneStageSettings) and pruning.gated:
         lines.append("what pruning emptied leaves the shapes")
         for pool in pruning.pools():
             counts[pool.pattern] -= round(pool.share * counts[pool.pattern])
@@ -84,6 +93,8 @@ def cut_lines(
                 f"{round(share * units):,} of {units:,} {noun} leave in one shot by "
                 f"{settings.score}, {settings.resolved_policy}"
             )
+    if settings.compensate:
+        lines.append("the channels that stay make up for those that go, by least squares")
     return lines
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeprune.cut.settings import CutSettings
 from edgeprune.errors import UserError
 from edgeprune.measure.settings import MeasureSettings, Requirements
-from edgeprune.prune.train_settings import PruneStageSettings
+from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
 from edgeprune.text.settings import TextSettings
@@ -40,7 +40,9 @@ class Recipe(BaseModel):
         "auto", description="The kind of processor to build for; auto is this machine's."
     )
     text: TextSettings = Field(TextSettings(), description="The text to learn from.")
-    prune: PruneStageSettings | None = Field(None, description="Dynamic pruning.")
+    prune: AnyPruneSettings | None = Field(
+        None, description="Pruning, by the method that `method` names."
+    )
     cut: CutSettings | None = Field(None, description="Removal from the shapes.")
     recover: RecoverSettings | None = Field(None, description="Recovery by distillation.")
     quantize: QuantizeSettings | None = Field(None, description="INT8 weights.")
@@ -55,6 +57,15 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"pruning of {self.prune.pattern} needs the cut stage, by which they leave the "
                 "shapes; add `cut: {}`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _emptied_weights_stay_empty(self) -> Self:
+        if self.prune and not self.prune.gated and self.cut and self.cut.compensate:
+            raise ValueError(
+                "cut.compensate refits whole linears and would fill the weights that pruning "
+                f"in the pattern {self.prune.pattern} emptied; leave one of them out"
             )
         return self
 
@@ -194,17 +205,31 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _explain_error(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
+    location, method = _without_method(error["loc"])
+    path = ".".join(str(part) for part in location)
+    if error["type"] == "union_tag_invalid":
+        given = str(error["ctx"]["tag"])
+        return (
+            f"{path}.method: there is no method {given!r}{_nearest(given, METHODS)} "
+            f"Those that there are: {', '.join(METHODS)}."
+        )
     if error["type"] == "extra_forbidden":
-        *parents, key = error["loc"]
+        *parents, key = location
         model: Any = Recipe
         for parent in parents:
-            model = _stage_models().get(str(parent), model)
+            model = {**_stage_models(), "prune": METHODS[method].settings}.get(str(parent), model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
     shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
     return f"{path or 'the recipe'}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def _without_method(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
+    """A place without the name of the pruning method that pydantic puts into it, and that name."""
+    if location[:1] == ("prune",) and len(location) > 1:
+        return (location[0], *location[2:]), str(location[1])
+    return location, DEFAULT_METHOD
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -215,7 +240,7 @@ def _nearest(name: str, known: Any) -> str:
 def _stage_models() -> dict[str, type[BaseModel]]:
     return {
         "text": TextSettings,
-        "prune": PruneStageSettings,
+        "prune": METHODS[DEFAULT_METHOD].settings,
         "cut": CutSettings,
         "recover": RecoverSettings,
         "quantize": QuantizeSettings,
@@ -230,11 +255,11 @@ def explain(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     for key in ("model", "seed", "target"):
         field = Recipe.model_fields[key]
         rows.append((key, str(getattr(recipe, key)), str(field.default), str(field.description)))
-    for stage, model in _stage_models().items():
+    for stage in _stage_models():
         settings = getattr(recipe, stage)
         if settings is None:
             continue
-        for key, field in model.model_fields.items():
+        for key, field in type(settings).model_fields.items():
             rows.append(
                 (
                     f"{stage}.{key}",

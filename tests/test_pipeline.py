@@ -474,3 +474,33 @@ def test_single_weights_go_and_stay_gone(pattern, site, untimed, tmp_path):
     else:
         assert 0.4 < zero / total < 0.6
     Bundle.open(out / "bundle").verify()
+
+
+ONE_SHOT = """
+name: tiny
+text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
+prune: {method: wanda, sparsity: 0.4, samples: 32}
+recover: {steps: 4, checks: 2, precision: float32}
+measure: {tokens: 12, seconds: 0.2}
+"""
+
+
+def test_weights_go_in_one_shot_and_stay_gone(tmp_path):
+    site = Site(tmp_path, "bert", ONE_SHOT)
+    result = site.build()
+    assert result.exit_code == 0, result.stderr
+    out = tmp_path / "out"
+    masks = load_file(stage(out, "recover") / "masks.safetensors")
+    weights = load_file(stage(out, "recover") / "model.safetensors")
+    zero = sum(int((mask == 0).sum()) for mask in masks.values())
+    total = sum(mask.size for mask in masks.values())
+    assert zero == round(0.4 * total)
+    assert not any(weights[f"{name}.weight"][mask == 0].any() for name, mask in masks.items())
+    stages = Bundle.open(out / "bundle").manifest["stages"]
+    pruned = next(each for each in stages if each["name"] == "prune")
+    assert (pruned["method"], pruned["removed"]) == ("wanda", zero)
+    assert set(pruned["layers"]) == set(masks)
+    assert all(0 < each["error"] < 1 for each in pruned["layers"].values())
+    assert pruned["seconds"] > 0
+    dry = site.build("nowhere", "--dry-run")
+    assert "in one shot by wanda, on 32 sequences" in " ".join(dry.stdout.split())

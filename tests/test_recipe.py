@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 import edgeprune
 from edgeprune.errors import UserError
+from edgeprune.prune.methods import METHODS
 from edgeprune.recipe import (
     DEFAULT,
     STAGES,
@@ -105,6 +106,8 @@ def test_an_unknown_recipe_names_the_nearest():
         ("require: {speed_up: 2}", "require.speed_up", "speedup"),
         ("quantize: {weigths: int8}", "quantize.weigths", "weights"),
         ("cut: {chanels: 0.5}", "cut.chanels", "channels"),
+        ("prune: {method: wanda, sampels: 3}", "prune.sampels", "samples"),
+        ("prune: {method: thanos, outlier_row: 0.1}", "prune.outlier_row", "outlier_rows"),
     ],
 )
 def test_a_misspelt_setting_names_the_nearest(content, path, nearest, tmp_path):
@@ -119,6 +122,7 @@ def test_a_misspelt_setting_names_the_nearest(content, path, nearest, tmp_path):
         ("prune: {sparsity: 1.5}\ncut: {}", "prune.sparsity", "less than 1"),
         ("prune: {sparsity: -0.1}\ncut: {}", "prune.sparsity", "greater than or equal to 0"),
         ("cut: {heads: 1}", "cut.heads", "less than 1"),
+        ("prune: {method: sparsegpt, damping: 0}", "prune.damping", "greater than 0"),
         ("recover: {learning_rate: 0}", "recover.learning_rate", "greater than 0"),
         ("recover: {steps: many}", "recover.steps", "valid integer"),
         ("text: {held_out: 0.5}", "text.held_out", "less than 0.5"),
@@ -145,6 +149,16 @@ def test_a_value_out_of_range_names_setting_bound_and_value(content, path, bound
         ("prune: {regrowth: 0.1}\ncut: {}", "do not grow back"),
         ("prune: {pattern: channels}", "add `cut: {}`"),
         ("prune: {}\ncut: off", "add `cut: {}`"),
+        ("prune: {method: wnda}", "prune.method: there is no method 'wnda'; did you mean 'wanda'?"),
+        ("prune: {method: 3}", "there is no method '3'. Those that there are: momentum-variance,"),
+        ("prune: {method: wanda, steps: 3}", "there is no setting 'prune.steps'"),
+        ("prune: {method: wanda, pattern: channels}", "no such pattern: 'channels'"),
+        ("prune: {pattern: columns}", "no such pattern: 'columns'"),
+        ("prune: {method: thanos, outlier_rows: 0.1}", "go with the pattern columns or n:m"),
+        (
+            "prune: {method: thanos, pattern: columns, outlier_rows: 0.5}",
+            "less than 1 - sparsity",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(content, words, tmp_path):
@@ -255,8 +269,10 @@ def test_any_valid_recipe_reads_back_the_same(sparsity, steps, text):
 # explanations ----------------------------------------------------------------------------------
 
 
-def test_explain_covers_every_setting_with_a_description():
-    everything = validate({"prune": {}, "cut": {}, "recover": {}, "quantize": {}}, "here")
+@pytest.mark.parametrize("method", METHODS)
+def test_explain_covers_every_setting_with_a_description(method):
+    pruning = {"method": method}
+    everything = validate({"prune": pruning, "cut": {}, "recover": {}, "quantize": {}}, "here")
     rows = {name: (value, default, text) for name, value, default, text in explain(everything)}
     expected = {"model", "seed", "target"}
     for stage in Recipe.model_fields:
@@ -277,6 +293,26 @@ def test_explain_shows_what_a_recipe_changed():
     assert "cut.score" in rows
     int8 = [name for name, *_ in explain(read_recipe("minilm-int8"))]
     assert not [name for name in int8 if name.startswith(("prune.", "cut.", "recover."))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_pruning_reads_back_and_names_a_function(method, tmp_path):
+    pattern = "channels" if method == "momentum-variance" else "2:4"
+    content = f"prune: {{method: {method}, pattern: {pattern}}}\ncut: {{}}"
+    recipe = read_recipe(write(tmp_path, content))
+    assert type(recipe.prune) is METHODS[method].settings
+    assert recipe.prune.sparsity == 0.5
+    assert read_recipe(write(tmp_path, recipe.to_yaml())) == recipe
+    assert callable(load_function(METHODS[method].function))
+    without = [name for name, *_ in explain(recipe) if name == "prune.method"]
+    assert len(without) == 1
+
+
+def test_pruning_without_a_method_is_momentum_variance(tmp_path):
+    recipe = read_recipe(write(tmp_path, "prune: {}\ncut: {}"))
+    assert recipe.prune == METHODS["momentum-variance"].settings()
+    changed = read_recipe(write(tmp_path, "prune: {}\ncut: {}"), ["prune={method: wanda}"])
+    assert changed.prune == METHODS["wanda"].settings()
 
 
 def test_settings_files_import_no_torch():

@@ -1,8 +1,8 @@
 """The settings of cutting: what leaves the shapes, beyond what pruning has emptied."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class CutSettings(BaseModel):
@@ -32,8 +32,25 @@ class CutSettings(BaseModel):
         "taylor, whose scales agree between layers, and uniform for the others.",
     )
     samples: int = Field(1024, ge=1, description="Sequences of text on which the scores are taken.")
+    compensate: bool = Field(
+        False,
+        description="Whether the channels that `channels` leaves make up for those that go: each "
+        "down projection is refitted to the text's outputs by least squares.",
+    )
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="Share of the channels' mean square that is added to each in compensation: "
+        "how little it trusts the text.",
+    )
     minimum_heads: int = Field(1, ge=1, description="Heads (or groups) that every layer keeps.")
     minimum_channels: int = Field(1, ge=1, description="Channels that every layer keeps.")
+
+    @model_validator(mode="after")
+    def _compensation_has_channels(self) -> Self:
+        if self.compensate and not self.channels:
+            raise ValueError("compensate is for channels that the cut removes: give `channels` too")
+        return self
 
     @property
     def resolved_policy(self) -> Literal["global", "uniform", "coverage"]:

@@ -1,5 +1,6 @@
 """The cut stage: what pruning emptied leaves the shapes; more leaves in one shot where asked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from edgeprune.build import Build
 from edgeprune.cut.collect import unit_scores
+from edgeprune.cut.compensate import cut_channels
 from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads
 from edgeprune.gates import CHANNELS, HEADS, head_groups
 from edgeprune.models import Model, load_masks, load_model, save_model
+from edgeprune.text.batches import Batch
 
 _KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
 
@@ -21,13 +24,14 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
-    asked = {CHANNELS: settings.channels, HEADS: settings.heads}
+    asked = {HEADS: settings.heads, CHANNELS: settings.channels}
     kinds = [kind for kind, share in asked.items() if share]
     if kinds:
-        batches = build.calibration(settings.samples) if settings.score != "magnitude" else []
+        read = settings.score != "magnitude" or settings.compensate
+        batches = build.calibration(settings.samples) if read else []
         scores = unit_scores(model, batches, kinds, settings.score, build.seed)
         for kind in kinds:
-            cut(model, kind, scores[kind], asked[kind], settings)
+            cut(model, kind, scores[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
     return {
         "heads": [len(heads) for heads in model.heads],
@@ -36,14 +40,27 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     }
 
 
-def cut(model: Model, kind: str, scores: list[Tensor], share: float, settings: CutSettings) -> None:
-    """Remove round(share * units) of a kind of unit, the lowest scores, exactly."""
+def cut(
+    model: Model,
+    kind: str,
+    scores: list[Tensor],
+    share: float,
+    settings: CutSettings,
+    batches: Sequence[Batch] = (),
+) -> None:
+    """Remove round(share * units) of a kind of unit, the lowest scores, exactly.
+
+    batches: the text on which the channels that stay are refitted, where `compensate` says so.
+    """
     total = sum(len(layer) for layer in scores)
     keep = total - round(share * total)
     minimum = settings.minimum_heads if kind == HEADS else settings.minimum_channels
     policy, name = settings.resolved_policy, settings.score
     kept = select(scores, keep, minimum, policy, score=name, normalize=name == "taylor")
-    remove_masked(model, kind, kept)
+    if kind == CHANNELS and settings.compensate:
+        cut_channels(model, kept, batches, settings.damping)
+    else:
+        remove_masked(model, kind, kept)
 
 
 def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:

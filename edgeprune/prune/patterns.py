@@ -11,6 +11,9 @@ as one, and says which units may go. Budgets count units:
   unit's score is the mean over the weights that it really has, so that small ones are neither
   favoured nor spared. Exact in blocks, and in weights too where the shape is a multiple.
 - Gates: one gate, or several that share a fate (query heads, one of each key-value group).
+
+A matrix that is pruned a few columns at a time has the pattern of those columns wherever it is cut
+at a multiple of `span`.
 """
 
 import math
@@ -21,14 +24,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.errors import UserError
-from edgeprune.prune.settings import PATTERN_HELP, parse_block, parse_n_m
+from edgeprune.prune.settings import COLUMNS, PATTERN_HELP, parse_block, parse_n_m
 
 
 class Pattern(Protocol):
-    """units: how many there are; capacity: how many of them the pattern itself lets go."""
+    """units: how many there are; capacity: how many of them the pattern itself lets go.
 
+    grid: the units as rows and columns; inputs, outputs: the weights of a unit that is not at a
+    ragged edge; span: consecutive inputs that must be looked at together.
+    """
+
+    shape: tuple[int, ...]
     units: int
     capacity: int
+    grid: tuple[int, ...]
+    inputs: int
+    outputs: int
+    span: int
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         """Element scores (of the weight's shape) to unit scores [units]."""
@@ -43,8 +55,10 @@ class Pattern(Protocol):
 class Singles:
     """Each weight by itself."""
 
+    inputs = outputs = span = 1
+
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+        self.shape = self.grid = shape
         self.units = self.capacity = math.prod(shape)
 
     def unit_scores(self, scores: Tensor) -> Tensor:
@@ -63,6 +77,7 @@ class NM(Singles):
     def __init__(self, shape: tuple[int, ...], n: int, m: int) -> None:
         super().__init__(shape)
         self.n, self.m = n, m
+        self.span = m
         outputs, inputs = shape
         self.padding = -inputs % m
         sizes = torch.full((-(-inputs // m),), m)
@@ -90,8 +105,9 @@ class Blocks:
 
     def __init__(self, shape: tuple[int, ...], inputs: int, outputs: int) -> None:
         self.shape = shape
-        self.inputs, self.outputs = inputs, outputs
-        self.grid = (-(-shape[0] // outputs), -(-shape[1] // inputs))
+        self.inputs = self.span = inputs
+        self.outputs = outputs
+        self.grid: tuple[int, ...] = (-(-shape[0] // outputs), -(-shape[1] // inputs))
         self.units = self.capacity = math.prod(self.grid)
         heights = torch.full((self.grid[0],), outputs)
         widths = torch.full((self.grid[1],), inputs)
@@ -142,6 +158,8 @@ def weight_pattern(text: str, shape: tuple[int, ...], name: str = "weight") -> P
     if text == "weights":
         return Singles(shape)
     n_m, block = parse_n_m(text), parse_block(text)
+    if text == COLUMNS:
+        block = (1, shape[0])
     if not (n_m or block):
         raise UserError(f"no such pattern of weights: {text!r}; a pattern is {PATTERN_HELP}")
     if len(shape) != 2:

@@ -1,7 +1,7 @@
 """The settings of dynamic pruning. No torch here: the command line reads this file."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,11 @@ PATTERN_HELP = (
     "'weights', n:m such as '2:4', a block such as '4x1', '4x16' or '1x16', "
     "'channels', 'heads' or 'channels+heads'"
 )
+WEIGHT_PATTERN_HELP = (
+    "'weights', n:m such as '2:4', a block such as '4x1', '4x16' or '1x16', "
+    "or 'columns', whole inputs of a linear"
+)
+COLUMNS = "columns"
 _GATES = ("channels", "heads")
 
 
@@ -26,15 +31,20 @@ def parse_block(pattern: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-class PruneSettings(BaseModel):
-    """Dynamic momentum-variance pruning of one or two pools of units."""
+class PatternSettings(BaseModel):
+    """What is removed as one unit, and how much: what all methods of pruning have in common."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    named_patterns: ClassVar[tuple[str, ...]] = ("weights", COLUMNS)
+    """The patterns that have a name, beside n:m and blocks."""
+    pattern_help: ClassVar[str] = WEIGHT_PATTERN_HELP
+
     pattern: str = Field(
-        "channels+heads",
-        description=f"What is removed as one unit: {PATTERN_HELP}. n:m keeps n of m consecutive "
-        "inputs; a block of k x n spans k consecutive inputs and n consecutive outputs.",
+        "weights",
+        description=f"What is removed as one unit: {WEIGHT_PATTERN_HELP}. n:m keeps n of m "
+        "consecutive inputs; a block of k x n spans k consecutive inputs and n consecutive "
+        "outputs.",
     )
     sparsity: float = Field(
         0.5,
@@ -42,6 +52,53 @@ class PruneSettings(BaseModel):
         lt=1,
         description="Share of the weights, blocks or channels that is removed. An n:m pattern "
         "sets it to 1 - n/m.",
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _known_pattern(cls, pattern: str) -> str:
+        n_m = parse_n_m(pattern)
+        if n_m and n_m[0] >= n_m[1]:
+            raise ValueError(f"{pattern} keeps every weight; n must be smaller than m")
+        if n_m or parse_block(pattern) or pattern in cls.named_patterns:
+            return pattern
+        raise ValueError(f"no such pattern: {pattern!r}; it is {cls.pattern_help}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _n_m_sets_the_sparsity(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("pattern"), str):
+            n_m = parse_n_m(values["pattern"])
+            if n_m and "sparsity" not in values:
+                return {**values, "sparsity": 1 - n_m[0] / n_m[1]}
+        return values
+
+    @model_validator(mode="after")
+    def _sparsity_agrees(self) -> Self:
+        n_m = parse_n_m(self.pattern)
+        if n_m and abs(self.sparsity - (1 - n_m[0] / n_m[1])) > 1e-9:
+            raise ValueError(
+                f"pattern {self.pattern} means a sparsity of {1 - n_m[0] / n_m[1]:g}, "
+                f"not {self.sparsity:g}: leave sparsity out"
+            )
+        return self
+
+    @property
+    def gated(self) -> bool:
+        """Whether units are channels or heads, pruned through gates, rather than weights."""
+        return self.pattern in (*_GATES, "channels+heads")
+
+
+class PruneSettings(PatternSettings):
+    """Dynamic momentum-variance pruning of one or two pools of units."""
+
+    named_patterns = ("weights", *_GATES, "channels+heads")
+    pattern_help = PATTERN_HELP
+
+    pattern: str = Field(
+        "channels+heads",
+        description=f"What is removed as one unit: {PATTERN_HELP}. n:m keeps n of m consecutive "
+        "inputs; a block of k x n spans k consecutive inputs and n consecutive outputs.",
     )
     head_sparsity: float = Field(
         0.5, ge=0, lt=1, description="Share of the attention heads that is removed."
@@ -106,33 +163,8 @@ class PruneSettings(BaseModel):
         0.7, gt=0, le=1, description="Share of the training steps at which the last one is done."
     )
 
-    @field_validator("pattern")
-    @classmethod
-    def _known_pattern(cls, pattern: str) -> str:
-        n_m = parse_n_m(pattern)
-        if n_m and n_m[0] >= n_m[1]:
-            raise ValueError(f"{pattern} keeps every weight; n must be smaller than m")
-        if n_m or parse_block(pattern) or pattern in ("weights", *_GATES, "channels+heads"):
-            return pattern
-        raise ValueError(f"no such pattern: {pattern!r}; it is {PATTERN_HELP}")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _n_m_sets_the_sparsity(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("pattern"), str):
-            n_m = parse_n_m(values["pattern"])
-            if n_m and "sparsity" not in values:
-                return {**values, "sparsity": 1 - n_m[0] / n_m[1]}
-        return values
-
     @model_validator(mode="after")
     def _values_agree(self) -> Self:
-        n_m = parse_n_m(self.pattern)
-        if n_m and abs(self.sparsity - (1 - n_m[0] / n_m[1])) > 1e-9:
-            raise ValueError(
-                f"pattern {self.pattern} means a sparsity of {1 - n_m[0] / n_m[1]:g}, "
-                f"not {self.sparsity:g}: leave sparsity out"
-            )
         if self.beta_min > self.beta_max:
             raise ValueError("beta_min must not be larger than beta_max")
         if self.start >= self.end:
@@ -146,11 +178,6 @@ class PruneSettings(BaseModel):
                     f"max_layer_sparsity ({self.max_layer_sparsity:g}) lets any layer lose"
                 )
         return self
-
-    @property
-    def gated(self) -> bool:
-        """Whether units are channels or heads, pruned through gates, rather than weights."""
-        return self.pattern in (*_GATES, "channels+heads")
 
     @property
     def share(self) -> float:

@@ -1,5 +1,7 @@
 """The settings of the prune stage: dynamic pruning and the training that it happens in."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from edgeprune.prune.settings import PruneSettings
@@ -9,6 +11,11 @@ from edgeprune.recover.settings import TrainSettings
 class PruneStageSettings(PruneSettings, TrainSettings):
     """Dynamic momentum-variance pruning while distilling from the original."""
 
+    method: Literal["momentum-variance"] = Field(
+        "momentum-variance",
+        description="How weights are chosen: momentum-variance trains while it prunes; magnitude, "
+        "wanda, sparsegpt and thanos prune in one shot, layer after layer, on a little text.",
+    )
     steps: int = Field(300, ge=2, description="Optimizer steps while pruning.")
     probe: float = Field(
         1.0,

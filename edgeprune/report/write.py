@@ -36,7 +36,7 @@ def render(report: dict[str, Any]) -> str:
         checks={
             name: stage(report, name)["checks"]
             for name in ("prune", "recover")
-            if stage(report, name)
+            if "checks" in stage(report, name)
         },
         pools=stage(report, "prune").get("pools", []),
         passes=stage(report, "rewrite").get("passes", []),

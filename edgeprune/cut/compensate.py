@@ -1,0 +1,72 @@
+"""Cut feed-forward channels and let those that stay make up for them.
+
+Least squares on the kept inputs of each down projection, as Thanos and SparseGPT correct weights,
+layer after layer: each sees what the cut layers before it hand on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edgeprune.cut.surgery import keep_channels
+from edgeprune.errors import UserError
+from edgeprune.models import Model
+from edgeprune.progress import track
+from edgeprune.prune.obs import damped, least_squares
+from edgeprune.prune.walk import InputStatistics, Walk
+from edgeprune.text.batches import Batch
+
+
+@torch.no_grad()
+def cut_channels(
+    model: Model, kept: Sequence[Tensor], batches: Sequence[Batch], damping: float
+) -> None:
+    """Cut the channels that `kept` [channels] marks False out of every layer, compensated.
+
+    Raises:
+        UserError: the text gives values that are not finite.
+    """
+    walk = Walk(model, batches)
+    blocks = model.anatomy.blocks
+    for block, mask in track(zip(blocks, kept, strict=True), "compensating", len(blocks)):
+        down = model.linear(block.feed_forward.down)
+        keep = mask.bool()
+        if not bool(keep.all()):
+            inputs = walk.inputs(block, block.feed_forward.down)
+            weight, bias = compensated(down.weight, down.bias, inputs, keep, damping)
+            if not bool(torch.isfinite(weight).all()):
+                raise UserError(
+                    f"{block.feed_forward.down} would be corrected to values that are not finite: "
+                    "raise cut.samples."
+                )
+            keep_channels(model, block.index, keep.nonzero().flatten().tolist())
+            down.weight.copy_(weight)
+            if bias is not None:
+                down.bias.copy_(bias)
+        walk.advance(block)
+
+
+def compensated(
+    weight: Tensor, bias: Tensor | None, inputs: InputStatistics, kept: Tensor, damping: float
+) -> tuple[Tensor, Tensor | None]:
+    """The weight [out, kept] and bias [out] on the `kept` inputs that come nearest W x + b.
+
+    With a bias, deviations from the mean are fitted and the bias makes the means agree: least
+    squares over weight and bias together. Without one, the inputs as they are.
+
+    Args:
+        weight: [out, in].
+        inputs: what the linear reads over the text.
+        kept: mask [in].
+        damping: share of the mean diagonal that is added to the Gram matrix's.
+    """
+    gram = inputs.gram.double()
+    mean = inputs.total.double() / max(1, inputs.tokens)
+    if bias is not None:
+        gram = gram - inputs.tokens * torch.outer(mean, mean)
+    fitted = least_squares(weight, damped(gram, damping), kept)
+    if bias is None:
+        return fitted.to(weight.dtype), None
+    shift = weight.double() @ mean - fitted @ mean[kept]
+    return fitted.to(weight.dtype), (bias.double() + shift).to(bias.dtype)

@@ -1,0 +1,101 @@
+"""Momentum-variance pruning while distilling from the original, as the prune stage.
+
+The saliencies read gradients, and a student that still equals its original has none from the
+distillation. Gates, which are not trained, therefore learn from a Fisher probe alone (see
+probe.py): what a unit does to the model's own output. The distillation's gradient would also count
+what it does to hidden states on the way. Pruned weights, which are trained, receive both.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.build import Build
+from edgeprune.gates import Gate, applied, make_gates
+from edgeprune.models import TRAINING_ATTENTION, Model, load_model, save_model
+from edgeprune.probe import fisher_probe
+from edgeprune.prune.controller import MomentumVariancePruner, Prunable
+from edgeprune.prune.train_settings import PruneStageSettings
+from edgeprune.recover.train import Probe, distil
+from edgeprune.text.batches import Batch
+
+
+def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) -> dict[str, Any]:
+    """Prune the model in `source`; write it with its masks into `target`."""
+    student = load_model(source, TRAINING_ATTENTION)
+    gates = {kind: make_gates(student, kind) for kind in settings.gate_kinds}
+    pools = [(pool, _prunables(student, pool.pattern, gates)) for pool in settings.pools()]
+    pruners = [MomentumVariancePruner(prunables, pool, settings.steps) for pool, prunables in pools]
+    pruned = [prunable.value for _, prunables in pools for prunable in prunables]
+    open_gates = [gate for kind in gates.values() for gate in kind]
+    with applied(student, open_gates):
+        checks = distil(
+            student,
+            build.original,
+            build.batches("prune"),
+            build.held_out(),
+            settings.training(),
+            "pruning",
+            watchers=pruners,
+            probe=_probe(student, settings, pruned, build.seed),
+            best_from=max(pruner.budget.steps[-1] for pruner in pruners),
+        )
+    for pruner in pruners:
+        pruner.finish()
+    masks = {name: mask for pruner in pruners for name, mask in pruner.masks.items()}
+    save_model(student, target, {name: mask.to(torch.uint8) for name, mask in masks.items()})
+    return {
+        "pools": [
+            {
+                "pattern": pruner.settings.pattern,
+                "units": pruner.units,
+                "removed": pruner.removed,
+                "trajectory": pruner.trajectory,
+            }
+            for pruner in pruners
+        ],
+        **checks,
+    }
+
+
+def _prunables(student: Model, pattern: str, gates: dict[str, list[Gate]]) -> list[Prunable]:
+    if pattern in gates:
+        return [
+            Prunable(
+                f"{gate.kind}.{gate.layer}",
+                gate.value,
+                magnitude=unit_norms(student, gate),
+                groups=gate.groups,
+            )
+            for gate in gates[pattern]
+        ]
+    return [Prunable(name, student.linear(name).weight) for name in student.anatomy.block_linears()]
+
+
+@torch.no_grad()
+def unit_norms(model: Model, gate: Gate) -> Tensor:
+    """Norm of each unit's columns in the linear that its gate feeds [units]."""
+    squares = model.linear(gate.name).weight.square().sum(0)
+    positions = squares.view(-1, gate.unit_size).sum(1)
+    if gate.groups is None:
+        return positions.sqrt()
+    return torch.zeros(int(gate.groups.max()) + 1).index_add(0, gate.groups, positions).sqrt()
+
+
+def _probe(
+    student: Model, settings: PruneStageSettings, pruned: Sequence[Tensor], seed: int
+) -> Probe | None:
+    if not settings.probe:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    width = student.anatomy.hidden_size
+    # Pruned weights are trained as well: there the probe must be no louder than the distillation.
+    size = settings.probe if settings.gated else settings.probe / width**0.5
+
+    def loss(output: Any, batch: Batch) -> Tensor:
+        return size * fisher_probe(student, output, batch, generator) / len(batch.input_ids)
+
+    return Probe(loss, pruned, alone=settings.gated)

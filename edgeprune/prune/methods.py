@@ -1,0 +1,50 @@
+"""The methods of the prune stage: name in a recipe -> settings and "module:function". No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Tag
+
+from edgeprune.prune.oneshot_settings import (
+    MagnitudeSettings,
+    SparseGPTSettings,
+    ThanosSettings,
+    WandaSettings,
+)
+from edgeprune.prune.train_settings import PruneStageSettings
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings of a method and its stage's function (build, source, target, settings)."""
+
+    settings: type[BaseModel]
+    function: str
+
+
+DEFAULT_METHOD = "momentum-variance"
+METHODS: dict[str, Method] = {
+    "momentum-variance": Method(PruneStageSettings, "edgeprune.prune.dynamic:run"),
+    "magnitude": Method(MagnitudeSettings, "edgeprune.prune.oneshot:run"),
+    "wanda": Method(WandaSettings, "edgeprune.prune.oneshot:run"),
+    "sparsegpt": Method(SparseGPTSettings, "edgeprune.prune.oneshot:run"),
+    "thanos": Method(ThanosSettings, "edgeprune.prune.oneshot:run"),
+}
+
+
+def method_of(values: Any) -> str:
+    """The method that a recipe's settings (or settings that were read) name."""
+    if isinstance(values, Mapping):
+        return str(values.get("method", DEFAULT_METHOD))
+    return str(getattr(values, "method", DEFAULT_METHOD))
+
+
+AnyPruneSettings = Annotated[
+    Annotated[PruneStageSettings, Tag("momentum-variance")]
+    | Annotated[MagnitudeSettings, Tag("magnitude")]
+    | Annotated[WandaSettings, Tag("wanda")]
+    | Annotated[SparseGPTSettings, Tag("sparsegpt")]
+    | Annotated[ThanosSettings, Tag("thanos")],
+    Discriminator(method_of),
+]

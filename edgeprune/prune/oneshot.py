@@ -1,0 +1,128 @@
+"""One-shot pruning as the prune stage: layer after layer, each seeing the pruned ones before it.
+
+Each linear gives up the same share of its units, the counts exact in sum. A linear's weights are
+replaced before the next linear's inputs are seen (walk.py), so that later layers make up for what
+earlier ones changed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.build import Build
+from edgeprune.errors import UserError
+from edgeprune.models import Model, load_model, save_model
+from edgeprune.progress import track
+from edgeprune.prune.budget import project
+from edgeprune.prune.magnitude import magnitude
+from edgeprune.prune.obs import Pruned, relative_error
+from edgeprune.prune.oneshot_settings import OneShotSettings
+from edgeprune.prune.patterns import weight_pattern
+from edgeprune.prune.settings import parse_n_m
+from edgeprune.prune.sparsegpt import sparsegpt
+from edgeprune.prune.thanos import thanos
+from edgeprune.prune.walk import Walk, input_groups
+from edgeprune.prune.wanda import wanda
+
+Solver = Callable[[Tensor, Tensor, str, int], Pruned]
+"""(weight [out, in], Gram matrix [in, in], pattern, units that go) -> what is left."""
+
+_SOLVERS: dict[str, Callable[..., Pruned]] = {
+    "magnitude": magnitude,
+    "wanda": wanda,
+    "sparsegpt": sparsegpt,
+    "thanos": thanos,
+}
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One linear after pruning: weights removed of all, and ||(W' - W) X|| / ||W X||."""
+
+    removed: int
+    weights: int
+    error: float
+
+
+def run(build: Build, source: Path, target: Path, settings: OneShotSettings) -> dict[str, Any]:
+    """Prune the model in `source` in one shot; write it with its masks into `target`."""
+    model = load_model(source)
+    counts = uniform_counts(model, settings.pattern, settings.sparsity)
+    walk = Walk(model, build.calibration(settings.samples))
+    masks, layers = prune_layers(model, walk, counts, settings.pattern, solver_of(settings))
+    save_model(model, target, {name: mask.to(torch.uint8) for name, mask in masks.items()})
+    return {
+        "pattern": settings.pattern,
+        "units": sum(counts.values()),
+        "removed": sum(layer.removed for layer in layers.values()),
+        "weights": sum(layer.weights for layer in layers.values()),
+        "layers": {name: vars(layer) for name, layer in layers.items()},
+    }
+
+
+def solver_of(settings: Any) -> Solver:
+    """The solver of a one-shot method's settings, with its own settings given."""
+    function, options = _SOLVERS[settings.method], settings.options
+
+    def solve(weight: Tensor, gram: Tensor, pattern: str, count: int) -> Pruned:
+        return function(weight, gram, pattern, count, **options)
+
+    return solve
+
+
+def uniform_counts(model: Model, pattern: str, sparsity: float) -> dict[str, int]:
+    """Units that go from each linear of the blocks: the same share of each.
+
+    They are round(sparsity * units) in all; under n:m, what the pattern asks of each shape.
+    """
+    names = list(model.anatomy.block_linears())
+    patterns = [weight_pattern(pattern, model.anatomy.shape(name), name) for name in names]
+    if parse_n_m(pattern):
+        return {name: units.capacity for name, units in zip(names, patterns, strict=True)}
+    sizes = [units.units for units in patterns]
+    keep = sum(sizes) - round(sparsity * sum(sizes))
+    kept = project([1 - sparsity] * len(sizes), sizes, keep, minimum=0)
+    return {name: size - left for name, size, left in zip(names, sizes, kept, strict=True)}
+
+
+@torch.no_grad()
+def prune_layers(
+    model: Model, walk: Walk, counts: Mapping[str, int], pattern: str, solve: Solver
+) -> tuple[dict[str, Tensor], dict[str, LayerResult]]:
+    """Prune the linears of a model's blocks in place, in the order of the data.
+
+    Args:
+        walk: calibration text before the first block.
+        counts: units that go, for every linear of the blocks.
+
+    Returns:
+        Masks [out, in] of what is kept, and what became of each linear, by name.
+
+    Raises:
+        UserError: inputs or corrected weights are not finite.
+    """
+    masks: dict[str, Tensor] = {}
+    results: dict[str, LayerResult] = {}
+    blocks = model.anatomy.blocks
+    for block in track(blocks, "pruning layers", len(blocks)):
+        for names in input_groups(block):
+            gram = walk.inputs(block, names[0]).gram
+            for name in names:
+                weight = model.linear(name).weight
+                pruned = solve(weight.detach(), gram, pattern, counts[name])
+                if not bool(torch.isfinite(pruned.weight).all()):
+                    raise UserError(
+                        f"{name} would be corrected to values that are not finite: "
+                        "raise prune.damping or prune.samples."
+                    )
+                error = relative_error(weight, pruned.weight, gram)
+                removed = int((~pruned.kept).sum())
+                results[name] = LayerResult(removed, weight.numel(), error)
+                masks[name] = pruned.kept
+                weight.copy_(pruned.weight)
+        walk.advance(block)
+    return masks, results

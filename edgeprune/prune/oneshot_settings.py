@@ -1,0 +1,91 @@
+"""The settings of the one-shot methods, which prune layer after layer. No torch here."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from edgeprune.prune.settings import COLUMNS, PatternSettings, parse_n_m
+
+
+class OneShotSettings(PatternSettings):
+    """What every one-shot method needs."""
+
+    samples: int = Field(
+        64, ge=1, description="Sequences of text on which the layers' inputs are seen."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings of this method alone, by name."""
+        shared = {*OneShotSettings.model_fields, "method"}
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
+
+
+class MagnitudeSettings(OneShotSettings):
+    """The smallest weights of each linear go; the text is only for the reported errors."""
+
+    method: Literal["magnitude"] = Field(
+        "magnitude",
+        description="Magnitude: the smallest weights go. A baseline; it needs training after it.",
+    )
+
+
+class WandaSettings(OneShotSettings):
+    """Smallest weight times input norm, output by output, without an update."""
+
+    method: Literal["wanda"] = Field(
+        "wanda",
+        description="Wanda: the smallest of weight times input norm go, output by output; the "
+        "rest stay as they are. The quickest that looks at the text.",
+    )
+
+
+class CorrectedSettings(OneShotSettings):
+    """What the methods need that correct the weights that stay."""
+
+    block_size: int = Field(
+        128, ge=1, description="Columns whose weights are chosen together, before the next."
+    )
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="Share of the inputs' mean square that is added to each: how little the "
+        "correction trusts the text.",
+    )
+
+
+class SparseGPTSettings(CorrectedSettings):
+    """Optimal brain surgeon, column after column."""
+
+    method: Literal["sparsegpt"] = Field(
+        "sparsegpt",
+        description="SparseGPT: weights whose removal the others can best make up for go, and the "
+        "columns after them are corrected.",
+    )
+
+
+class ThanosSettings(CorrectedSettings):
+    """Optimal brain surgeon for all weights of a block of columns at once."""
+
+    method: Literal["thanos"] = Field(
+        "thanos",
+        description="Thanos: chosen as by Wanda, over all columns that are left; everything that "
+        "leaves a block of columns is corrected for jointly.",
+    )
+    outlier_rows: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of each linear's outputs, those of the largest energy, that keep every "
+        "weight; for columns (where others lose more for it) and n:m (where less goes in all).",
+    )
+
+    @model_validator(mode="after")
+    def _outliers_have_a_pattern(self) -> Self:
+        if not self.outlier_rows:
+            return self
+        if self.pattern != COLUMNS and not parse_n_m(self.pattern):
+            raise ValueError("outlier_rows go with the pattern columns or n:m")
+        if self.pattern == COLUMNS and self.outlier_rows >= 1 - self.sparsity:
+            raise ValueError("outlier_rows must be less than 1 - sparsity")
+        return self

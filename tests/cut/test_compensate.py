@@ -1,0 +1,109 @@
+"""Compensated cuts beside numpy's least squares, and beside the same cut left alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import make_batch, make_model
+from torch import Tensor
+
+from edgeprune.cut.compensate import compensated, cut_channels
+from edgeprune.cut.settings import CutSettings
+from edgeprune.cut.stage import cut, remove_masked
+from edgeprune.errors import UserError
+from edgeprune.gates import CHANNELS
+from edgeprune.models import Model, load_model, save_model
+from edgeprune.prune.walk import InputStatistics
+from edgeprune.recipe import validate
+from edgeprune.recover.objective import tensors
+from edgeprune.text.batches import Batch
+
+
+def batches_of(count: int, seed: int = 0) -> list[Batch]:
+    made = [make_batch(rows=12, tokens=20, seed=seed + i) for i in range(count)]
+    return [Batch(b["input_ids"].numpy(), b["attention_mask"].numpy()) for b in made]
+
+
+def outputs(model: Model, batches: list[Batch]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat(
+            [
+                model.module(**tensors(batch))[0][torch.from_numpy(batch.attention_mask).bool()]
+                for batch in batches
+            ]
+        )
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@given(st.integers(0, 10**6))
+def test_a_linear_is_refitted_as_numpy_does(biased, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((200, 9)) @ rng.standard_normal((9, 9)) + 2 * rng.standard_normal(9)
+    weight, bias = rng.standard_normal((5, 9)), rng.standard_normal(5)
+    kept = rng.permutation(9) < 6
+    width = (torch.zeros(9, 9, dtype=torch.float64), torch.zeros(9, dtype=torch.float64))
+    inputs = InputStatistics(*width)
+    for part in np.array_split(x, 3):
+        rows = torch.from_numpy(part)
+        inputs.gram += rows.T @ rows
+        inputs.total += rows.sum(0)
+        inputs.tokens += len(rows)
+    found, shift = compensated(
+        torch.from_numpy(weight),
+        torch.from_numpy(bias) if biased else None,
+        inputs,
+        torch.from_numpy(kept),
+        damping=1e-12,
+    )
+    one = np.ones((200, 1)) if biased else np.empty((200, 0))
+    target = x @ weight.T + (bias if biased else 0)
+    expected = np.linalg.lstsq(np.hstack([x[:, kept], one]), target, rcond=None)[0]
+    np.testing.assert_allclose(found.numpy(), expected[:6].T, rtol=1e-4, atol=1e-6)
+    assert (shift is None) == (not biased)
+    if shift is not None:
+        np.testing.assert_allclose(shift.numpy(), expected[6], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama", "llama-biased"])
+def test_the_cut_model_is_nearer_on_text_that_it_did_not_see(family, tmp_path):
+    original = make_model(family, tmp_path)
+    seen, unseen = batches_of(8), batches_of(3, seed=100)
+    expected = outputs(original, unseen)
+    generator = torch.Generator().manual_seed(0)
+    kept = [torch.rand(size, generator=generator) < 0.75 for size in (40, 23)]
+    errors = []
+    for compensate in (False, True):
+        model = make_model(family, tmp_path)
+        if compensate:
+            cut_channels(model, kept, seen, 0.01)
+        else:
+            remove_masked(model, CHANNELS, kept)
+        assert [len(layer) for layer in model.channels] == [int(mask.sum()) for mask in kept]
+        errors.append(float((outputs(model, unseen) - expected).square().mean()))
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_what_was_cut_loads_again_as_it_was(tmp_path):
+    model = make_model("llama", tmp_path / "in")
+    settings = CutSettings(channels=0.3, compensate=True, policy="uniform")
+    cut(model, CHANNELS, [torch.rand(40), torch.rand(23)], 0.3, settings, batches_of(3))
+    assert sum(len(layer) for layer in model.channels) == 63 - round(0.3 * 63)
+    save_model(model, tmp_path / "out")
+    text = batches_of(1, seed=50)
+    assert torch.equal(outputs(load_model(tmp_path / "out"), text), outputs(model, text))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"cut": {"compensate": True}}, "give `channels` too"),
+        (
+            {"cut": {"channels": 0.1, "compensate": True}, "prune": {"pattern": "4x1"}},
+            "would fill the weights",
+        ),
+    ],
+)
+def test_compensation_that_cannot_be_is_refused(content, words):
+    with pytest.raises(UserError, match=words):
+        validate(content, "here")
