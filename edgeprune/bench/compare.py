@@ -26,9 +26,8 @@ _REST_SECONDS = 0.05
 _WARM_SECONDS = 0.5
 _MEMORY_CALLS = 3
 # glibc learns while it runs from what size on a freed block goes back to the system. What it learns
-# hangs on addresses, which are random: 9 of 60 processes with MiniLM in INT8 ended with 6.5 MB (7 %)
-# less than the others. With the size fixed, 40 of 40 agreed to a thousandth. For memory alone: it
-# slows calls down.
+# hangs on addresses, which are random: 9 of 60 processes with MiniLM in INT8 peaked 7 % below the
+# others. With the size fixed, 64 of 64 agreed to two thousandths. For memory alone: calls get slower.
 _STEADY_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 _MAX_CALLS_A_TURN = 1000
 

@@ -99,7 +99,9 @@ class Figures(_Read):
 
 def identify(bundle: Bundle, place: str | Path) -> Identity:
     """What a bundle says that it is, before anything is measured."""
-    return Identity(place_name(place), bundle.task, bundle.manifest.get("source", {}).get("sha256"))
+    source = bundle.manifest.get("source")
+    sha256 = source.get("sha256") if isinstance(source, dict) else None
+    return Identity(place_name(place), bundle.task, sha256)
 
 
 def figures_of(
