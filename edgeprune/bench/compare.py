@@ -27,7 +27,7 @@ _WARM_SECONDS = 0.5
 _MEMORY_CALLS = 3
 # glibc learns while it runs from what size on a freed block goes back to the system. What it learns
 # hangs on addresses, which are random: 9 of 60 processes with MiniLM in INT8 peaked 7 % below the
-# others. With the size fixed, 64 of 64 agreed to two thousandths. For memory alone: calls get slower.
+# others. With the size fixed, 64 of 64 agreed to two thousandths. Memory alone: calls get slower.
 _STEADY_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 _MAX_CALLS_A_TURN = 1000
 

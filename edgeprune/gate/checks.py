@@ -17,7 +17,7 @@ from edgeprune.gate.record import Check, Verdict, skipped
 from edgeprune.gate.settings import Limits
 
 _WORK = {"encoder": "latency", "prompt": "prompt latency", "decode": "decode latency"}
-# An interval as wide as the distance to the limit would settle it every other time, since its middle
+# An interval as wide as the distance to the limit settles it every other time, since its middle
 # moves too; one narrower by this (1.96 + 0.84 standard errors, not 1.96) does four times in five.
 _SURE = (1.96 + 0.84) / 1.96
 # More time than this many times what was spent is no advice.

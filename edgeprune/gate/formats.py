@@ -30,6 +30,9 @@ _HEADS = ("baseline", "candidate", "change", "at most")
 
 def text(outcome: Outcome) -> RenderableType:
     """A table for a terminal of 80 columns, then a line for whatever needs words."""
+    names = Text(_names(outcome), style="dim")
+    if outcome.baseline is None:
+        return names
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for head in _HEADS:
@@ -43,7 +46,7 @@ def text(outcome: Outcome) -> RenderableType:
         for check in outcome.checks
         if check.verdict != "pass"
     ]
-    return Group(table, *said, Text(_names(outcome), style="dim"))
+    return Group(table, *said, names)
 
 
 def markdown(outcome: Outcome, strict: bool = False) -> str:
