@@ -32,6 +32,11 @@ class Commands(click.Group):
             _end(str(error), MISTAKE)
         except KeyboardInterrupt:
             _end("Stopped.", STOPPED)
+        except ImportError as error:
+            # What a library in C++ makes of a Ctrl-C while it is loaded.
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            _end("Stopped.", STOPPED)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)

@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import psutil
 import pytest
+from click.testing import CliRunner
 from onnx_models import WORDS, encoder_folder
 from tiny_builds import model_folder, recipe_file, text_file
+
+from edgeprune.cli import Commands
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 
@@ -78,6 +82,21 @@ def test_ctrl_c_leaves_no_half_stage_of_a_build(scene: Path) -> None:
     assert not (out / "bundle").exists()
     for folder in out.glob("stages/*"):
         assert (folder / "stage.json").stat().st_size > 0
+
+
+def test_ctrl_c_while_a_library_is_loaded_is_no_error() -> None:
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    @click.option("--pressed", is_flag=True)
+    def load(pressed: bool) -> None:
+        raise ImportError("initialization failed") from (KeyboardInterrupt() if pressed else None)
+
+    stopped = CliRunner().invoke(group, ["load", "--pressed"])
+    assert (stopped.exit_code, stopped.stderr) == (130, "edgeprune: Stopped.\n")
+    assert isinstance(CliRunner().invoke(group, ["load"]).exception, ImportError)
 
 
 def interrupt(command: list[object], ready: Ready, scene: Path) -> None:
