@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -539,3 +542,26 @@ def test_figures_are_read_as_they_were_saved(tmp_path: Path) -> None:
     run.save(saved, tmp_path / "f")
     assert read_figures(tmp_path / "f") == saved
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+# the workflow ------------------------------------------------------------------------------------
+
+
+def test_the_workflow_runs_commands_that_there_are() -> None:
+    """Its scripts are bash, and what they ask of edgeprune exists."""
+    root = Path(__file__).parents[1]
+    workflow = yaml.safe_load((root / "deploy/github-actions/edgeprune.yml").read_text())
+    scripts = [
+        step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    ]
+    used = set()
+    for script in scripts:
+        checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+        assert checked.returncode == 0, checked.stderr
+        for line in script.replace("\\\n", " ").splitlines():
+            if found_ := re.match(r"\s*edgeprune (\w+)(.*)", line):
+                command = main.commands[found_[1]]
+                known = {name for parameter in command.params for name in parameter.opts}
+                assert set(re.findall(r" (--[\w-]+)", found_[2])) <= known
+                used.add(found_[1])
+    assert used == {"build", "check"}

@@ -132,10 +132,8 @@ def paired_speed(
     checks = []
     for kind, ratio in ratios.items():
         interval = (1 / ratio["high"], 1 / ratio["value"], 1 / ratio["low"])
-        check = _timed(kind, ours, theirs, interval, limits)
-        if check.verdict == "undecided":
-            check = _with_advice(check, ratio["pairs"], time_limit)
-        checks.append(check)
+        check = replace(_timed(kind, ours, theirs, interval, limits), pairs=ratio["pairs"])
+        checks.append(_with_advice(check, time_limit) if check.verdict == "undecided" else check)
     return checks
 
 
@@ -203,9 +201,15 @@ def as_built(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
 def _grown(name: str, unit: str, ours: float, theirs: float, limit: float) -> Check:
     """A figure of which less is better, and that repeats."""
     change = 100 * (ours / theirs - 1)
-    verdict: Verdict = "fail" if change > limit else "pass"
     return Check(
-        name, verdict, _allowed(f"{change:+.1f} %", limit), unit, theirs, ours, change, None, limit
+        name,
+        "fail" if change > limit else "pass",
+        _allowed(f"{change:+.1f} %", limit),
+        unit,
+        theirs,
+        ours,
+        change,
+        limit=limit,
     )
 
 
@@ -229,25 +233,27 @@ def _timed(
         ours.speed[kind].median_ms,
         change,
         (low, high),
-        limit,
+        limit=limit,
     )
 
 
-def _with_advice(check: Check, pairs: int, time_limit: float) -> Check:
+def _with_advice(check: Check, time_limit: float) -> Check:
     """What more time would settle: an interval narrows with the square root of the pairs."""
     assert check.change is not None
     assert check.interval is not None
     assert check.limit is not None
+    assert check.pairs is not None
     low, high = check.interval
     half = high - check.change if check.change <= check.limit else check.change - low
     distance = abs(check.limit - check.change)
     if _SURE * half > distance * math.sqrt(_MOST_PATIENCE):
         return _extended(check, "too close to the limit for more time to settle it")
     longer = (_SURE * half / distance) ** 2
+    needed, seconds = math.ceil(check.pairs * longer), math.ceil(time_limit * longer)
     return _extended(
         check,
-        f"{math.ceil(pairs * longer):,} pairs in place of {pairs:,} would likely settle it: "
-        f"--time-limit {math.ceil(time_limit * longer)}",
+        f"{needed:,} pairs in place of {check.pairs:,} would likely settle it: "
+        f"--time-limit {seconds}",
     )
 
 
@@ -267,9 +273,8 @@ def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
         its,
         mine,
         change,
-        None,
-        limit,
-        relative,
+        limit=limit,
+        relative=relative,
     )
 
 

@@ -209,8 +209,9 @@ def _as_built(manifest: dict[str, Any]) -> list[Quality]:
     """What the build's own measurement found on the text that it held out."""
     stages = {stage.get("name"): stage for stage in manifest.get("stages", [])}
     text, recipe = manifest.get("text", {}), manifest.get("recipe", {})
-    # The same text, cut into the same held-out part by the same seed.
-    digest = _digest(text.get("digest"), recipe.get("text"), recipe.get("seed"))
+    # The same text, wherever it lay, cut into the same held-out part by the same seed.
+    cutting = {key: value for key, value in recipe.get("text", {}).items() if key != "data"}
+    digest = _digest(text.get("digest"), cutting, recipe.get("seed"))
     return [
         Quality(task=found["task"], data=found["data"], digest=digest, values=found["values"])
         for found in stages.get("measure", {}).get("quality", [])

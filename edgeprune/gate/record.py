@@ -23,6 +23,7 @@ class Check:
     candidate: float | None = None
     change: float | None = None
     interval: tuple[float, float] | None = None  # 95 %, of the change
+    pairs: int | None = None  # of turns, that the interval is from
     limit: float | None = None
     relative: bool = True
 

@@ -26,6 +26,9 @@ from edgeprune.gate.settings import Limits, QualityTask
 # more, and the smallest of the three counts.
 _MEMORY_PROCESSES = 3
 _MIN_ROUNDS = 10
+# Many short pairs, not few long ones: a neighbour's burst then spoils a smaller share of them, and
+# their median takes no notice. Shorter still, the calls that warm the caches would eat the time.
+_TURN_SECONDS = 0.03
 _NARROWEST, _WIDEST = 0.002, 0.03
 
 
@@ -82,6 +85,7 @@ def check(
         update={
             "tune_baseline": False,  # both sides run in the same kind of session
             "min_rounds": max(bench.min_rounds, _MIN_ROUNDS),
+            "turn_seconds": _TURN_SECONDS,
             # Half the limit tells no loss from a loss of twice the limit with room to spare.
             "width": min(_WIDEST, max(_NARROWEST, limits.max_slowdown / 200)),
         }
