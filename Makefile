@@ -1,11 +1,12 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
 # make test   install with test tools and run the suite
+# make gate   build a tiny bundle and compare it with the figures kept in .ci
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow gate lint clean
 
 demo: $(VENV)/.build
 	$(BIN)/edgeprune build minilm --output build/demo
@@ -15,6 +16,9 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow
+
+gate: $(VENV)/.test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

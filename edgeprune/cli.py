@@ -32,6 +32,11 @@ class Commands(click.Group):
             _end(str(error), MISTAKE)
         except KeyboardInterrupt:
             _end("Stopped.", STOPPED)
+        except ImportError as error:
+            # What a library in C++ makes of a Ctrl-C while it is loaded.
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            _end("Stopped.", STOPPED)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)
@@ -176,6 +181,83 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
         raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
     result = evaluate(**options, fields=renamed)
     _show(result, evaluate_table(result), json_file)
+
+
+@main.command()
+@click.argument("candidate", metavar="BUNDLE")
+@click.option(
+    "--against", metavar="BUNDLE|FILE", help="The baseline: a bundle, or what --save wrote."
+)
+@click.option(
+    "--save",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True),
+    callback=_writable,
+    help="Keep this bundle's figures as a later baseline.",
+)
+@click.option("--max-slowdown", metavar="PERCENT", help="Of a call's time.  [default: 5%]")
+@click.option("--max-memory", metavar="PERCENT", help="Of peak memory.  [default: 5%]")
+@click.option("--max-size", metavar="PERCENT", help="Of graph and data.  [default: 2%]")
+@click.option("--max-operators", metavar="PERCENT", help="Of operators run.  [default: 0%]")
+@click.option("--max-drop", type=float, help="Of quality: points, or %.  [default: 0.5]")
+@click.option("--task", help="A quality measure, as `evaluate` has them.")
+@click.option("--data", metavar="FILE", help="What it reads.")
+@click.option("--limit", type=int, help="Rows, texts or windows of it at most.")
+@click.option(
+    "--original", metavar="BUNDLE|FOLDER", help="For cosine and kl.  [default: the baseline]"
+)
+@click.option("--batch", type=int, help="Texts in a call of an encoder.  [default: 1]")
+@click.option("--tokens", type=int, help="Tokens of each text, or the prompt.  [default: 128]")
+@click.option("--threads", type=int, help="Threads.  [default: 1]")
+@click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
+@click.option("--strict", is_flag=True, help="Exit with 1 where anything is undecided, too.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "junit", "markdown"]),
+    default="text",
+    help="How to print it.",
+)
+@_json_option
+def check(
+    candidate: str,
+    against: str | None,
+    save: str | None,
+    strict: bool,
+    form: str,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Compare a bundle with a baseline; exit with 1 if anything became worse than allowed.
+
+    Size, operators, memory and quality repeat, and decide at once. Speed fails only where its whole
+    95 % interval lies beyond the limit; else it passes or is undecided. Exit codes: 0 nothing
+    became worse, 1 something did, 2 it could not be measured.
+    """
+    from rich.console import Console
+
+    from edgeprune.bench.settings import BenchSettings
+    from edgeprune.gate import formats, run
+    from edgeprune.gate.settings import Limits, QualityTask
+
+    limits = _settings(Limits, **{name: options.pop(name) for name in Limits.model_fields})
+    quality = _settings(
+        QualityTask, **{name: options.pop(name) for name in QualityTask.model_fields}
+    )
+    bench = _settings(BenchSettings, **options)
+    if against is None and save is None:
+        raise UserError("Name a baseline with --against, or a file to keep figures in with --save.")
+    outcome = run.check(candidate, against, limits, bench, quality)
+    if save:
+        run.save(outcome.candidate, Path(save))
+    if form == "text" and json_file != "-":
+        Console(highlight=False).print(formats.text(outcome))
+    else:
+        click.echo(formats.FORMATS["json" if json_file == "-" else form](outcome, strict))
+    if json_file and json_file != "-":
+        Path(json_file).write_text(formats.as_json(outcome) + "\n", encoding="utf-8")
+    if missed := outcome.missed(strict):
+        raise RequirementMissed("; ".join(missed) + ".")
 
 
 @main.command()

@@ -41,7 +41,7 @@ MARK = "stages"
 RECORD = "stage.json"
 _FULL = 1_000_000
 """Bytes that are left on a disk that is full."""
-_NOT_CODE = ("cli.py", "report", "inspect", "runtime")
+_NOT_CODE = ("cli.py", "gate", "report", "inspect", "runtime")
 # Stages that run whatever the recipe says; the others run where it names them.
 _ALWAYS = ("load", "original", "export", "rewrite", "measure")
 

@@ -69,6 +69,7 @@ def test_what_a_device_needs_imports_without_torch():
         "runtime",
         "bench",
         "evaluate",
+        "gate",
         "inspect",
         "report",
         "targets",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,12 +21,17 @@ class Process:
     """A worker process with a contestant loaded. A context: leaving it ends the process."""
 
     def __init__(
-        self, contestant: Contestant, settings: BenchSettings, cores: list[int] | None
+        self,
+        contestant: Contestant,
+        settings: BenchSettings,
+        cores: list[int] | None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it and load the model; `load_seconds` says how long loading took.
 
         Args:
             cores: processor cores to stay on; None for all.
+            environment: variables to add to this process's own.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -38,6 +44,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            env={**os.environ, **(environment or {})},
             # Ctrl-C reaches the asking process alone, which then ends this one.
             start_new_session=True,
         )

@@ -43,4 +43,9 @@ class BenchSettings(BaseModel):
     turn_seconds: float = Field(
         default=0.1, gt=0.0, le=60.0, description="about how long one contestant's turn lasts"
     )
+    tune_baseline: bool = Field(
+        default=True,
+        description="time a float baseline without the runtime's slow fusions too, and take the "
+        "faster; off compares like with like",
+    )
     seed: int = Field(default=0, ge=0, description="of the token ids and of the bootstrap")

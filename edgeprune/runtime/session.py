@@ -30,6 +30,7 @@ def open_session(
     threads: int | None = None,
     disabled_optimizers: Sequence[str] = (),
     minimum_onnxruntime: str | None = None,
+    optimized_path: str | Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session on the processor for one ONNX file.
 
@@ -37,6 +38,7 @@ def open_session(
         threads: intra-op threads; None takes the runtime's default, all cores.
         disabled_optimizers: graph fusions of the runtime to leave out, by their names.
         minimum_onnxruntime: the oldest release that the model opens in, where it is known.
+        optimized_path: where to write the graph as the runtime's own optimizer leaves it.
 
     Raises:
         UserError: the runtime is too old, or refuses the file.
@@ -50,6 +52,8 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
     try:
         return onnxruntime.InferenceSession(
             str(model_path),

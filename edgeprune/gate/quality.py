@@ -1,0 +1,86 @@
+"""Quality for the gate: one measure on both sides, and how its change counts."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.bundle import Bundle
+from edgeprune.errors import UserError
+from edgeprune.evaluate.measures import MEASURES, evaluate
+from edgeprune.gate.figures import Quality
+from edgeprune.gate.settings import QualityTask
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a measure's first value counts: so many points a unit, or per cent where None."""
+
+    higher_is_better: bool
+    points: float | None
+
+
+# By the first value that each measure gives. A KL divergence of 0.01 nats a token is about one per
+# cent of perplexity.
+SCALES = {
+    "spearman": Scale(True, 1.0),
+    "mean_cosine": Scale(True, 100.0),
+    "overlap_at_10": Scale(True, 1.0),
+    "accuracy": Scale(True, 1.0),
+    "acc": Scale(True, 1.0),
+    "exact_match": Scale(True, 1.0),
+    "ece": Scale(False, 1.0),
+    "perplexity": Scale(False, None),
+    "kl_nats_per_token": Scale(False, 100.0),
+}
+
+
+def measure_quality(given: QualityTask, bundle: Bundle, baseline: Bundle | None) -> Quality | None:
+    """Run the measure on one side; None where none was asked for.
+
+    One that compares with the original takes `given.original`, else the baseline: then it says how
+    far the answers moved since.
+
+    Raises:
+        UserError: half a measure was asked for, or it does not fit the bundle, or has nothing to
+            compare with.
+    """
+    if given.task is None or given.data is None:
+        if given != QualityTask():
+            raise UserError("A quality measure needs both --task and --data.")
+        return None
+    against: str | Bundle | None = None
+    if given.task in MEASURES and MEASURES[given.task].against_original:
+        against = given.original or baseline
+        if against is None:
+            raise UserError(f"{given.task} compares with the original: name it with --original.")
+    found = evaluate(bundle, given.task, given.data, given.limit, against)
+    return Quality(
+        task=given.task,
+        data=given.data,
+        digest=_digest(Path(given.data), given),
+        values=found["values"],
+    )
+
+
+def headline(quality: Quality) -> tuple[str, Scale]:
+    """The value that the gate judges, a measure's first, and its scale.
+
+    Raises:
+        UserError: nobody told the gate whether more of it is better.
+    """
+    name = next(iter(quality.values))
+    if name not in SCALES:
+        raise UserError(
+            f"The gate does not know whether more {name} is better: take a task that gives "
+            f"{', '.join(SCALES)}."
+        )
+    return name, SCALES[name]
+
+
+def _digest(data: Path, given: QualityTask) -> str:
+    """A hash of the data, the rows taken of it, and whether there is an original."""
+    content = hashlib.sha256(f"{given.limit} {given.original is None}\0".encode())
+    for file in sorted(data.rglob("*")) if data.is_dir() else [data]:
+        if file.is_file():
+            content.update(file.read_bytes())
+    return content.hexdigest()

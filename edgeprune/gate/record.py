@@ -1,0 +1,33 @@
+"""One thing that the gate looked at, and what came of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["pass", "fail", "undecided", "skipped"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure of the candidate beside the baseline's.
+
+    `change` and `limit` are per cent of the baseline where `relative`, else points or a count; a
+    change beyond its limit, on the limit's side of zero, is a regression. None where there is no
+    such number.
+    """
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    unit: str = ""  # of baseline and candidate: "bytes", "ms", "operators" or "" for a score
+    baseline: float | None = None
+    candidate: float | None = None
+    change: float | None = None
+    interval: tuple[float, float] | None = None  # 95 %, of the change
+    pairs: int | None = None  # of turns, that the interval is from
+    limit: float | None = None
+    relative: bool = True
+
+
+def skipped(name: str, why: str) -> Check:
+    """What was not checked, and why."""
+    return Check(name, "skipped", f"not checked: {why}")

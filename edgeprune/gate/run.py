@@ -1,0 +1,168 @@
+"""The gate: a candidate beside a baseline, and whether anything became worse.
+
+The baseline is a bundle, measured again in the same run and interleaved, or the file of an earlier
+run. Everything is measured before anything is judged, so that a report is whole.
+"""
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.bench.compare import compare, measure, peak_memory
+from edgeprune.bench.contestants import Contestant, opened, place_name
+from edgeprune.bench.settings import BenchSettings
+from edgeprune.bundle import Bundle
+from edgeprune.gate import checks
+from edgeprune.gate.figures import Figures, figures_of, identify, read_figures
+from edgeprune.gate.quality import measure_quality
+from edgeprune.gate.record import Check, Verdict
+from edgeprune.gate.settings import Limits, QualityTask
+
+# Peak memory repeats to a thousandth where the allocator is glibc's, whose chance bench takes out,
+# and elsewhere what disturbs it mostly adds. So a first look beyond the limit is followed by two
+# more, and the smallest of the three counts.
+_MEMORY_PROCESSES = 3
+_MIN_ROUNDS = 10
+# Many short pairs, not few long ones: a neighbour's burst then spoils a smaller share of them, and
+# their median takes no notice. Shorter still, the calls that warm the caches would eat the time.
+_TURN_SECONDS = 0.03
+_NARROWEST, _WIDEST = 0.002, 0.03
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the gate measured and found."""
+
+    candidate: Figures
+    baseline: Figures | None
+    checks: list[Check]
+    limits: Limits
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all: a failure, else something undecided, else all is well."""
+        found = {check.verdict for check in self.checks}
+        return "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
+
+    def missed(self, strict: bool = False) -> list[str]:
+        """The regressions, each as a sentence; where `strict`, what is undecided too."""
+        missing = ("fail", "undecided") if strict else ("fail",)
+        return [
+            f"{check.name}: {check.sentence}" for check in self.checks if check.verdict in missing
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "limits": self.limits.model_dump(),
+            "checks": [asdict(check) for check in self.checks],
+            "candidate": self.candidate.to_json(),
+            "baseline": self.baseline.to_json() if self.baseline else None,
+        }
+
+
+def check(
+    candidate: str | Path,
+    against: str | Path | None,
+    limits: Limits,
+    bench: BenchSettings,
+    task: QualityTask,
+) -> Outcome:
+    """Measure a candidate, and compare it with a baseline.
+
+    Args:
+        against: a bundle (or an ONNX or Hugging Face folder), or the file that `check --save` or
+            `bench --json` wrote; None measures the candidate alone, and checks nothing.
+        task: the quality measure to run on both sides, if any.
+
+    Raises:
+        UserError: a side is damaged, cannot be measured, or is of another model.
+    """
+    settings = bench.model_copy(
+        update={
+            "tune_baseline": False,  # both sides run in the same kind of session
+            "min_rounds": max(bench.min_rounds, _MIN_ROUNDS),
+            "turn_seconds": _TURN_SECONDS,
+            # Half the limit tells no loss from a loss of twice the limit with room to spare.
+            "width": min(_WIDEST, max(_NARROWEST, limits.max_slowdown / 200)),
+        }
+    )
+    with ExitStack() as stack:
+        ours = _whole(stack, candidate)
+        if against is None:
+            return Outcome(_alone(ours, candidate, settings, task), None, [], limits)
+        if _is_saved(against):
+            its = read_figures(Path(against))
+            checks.refuse_another_model(identify(ours, candidate), its.identity)
+            mine = _alone(ours, candidate, settings, task)
+            speed = checks.saved_speed(mine, its, limits)
+        else:
+            theirs = _whole(stack, against)
+            checks.refuse_another_model(identify(ours, candidate), identify(theirs, against))
+            # Quality first: what is wrong with its data is told before minutes of timing.
+            qualities = [measure_quality(task, bundle, theirs) for bundle in (ours, theirs)]
+            result = compare(ours, theirs, settings)
+            _look_at_memory_again(result, ours, theirs, settings, limits)
+            mine = figures_of(ours, place_name(candidate), result, "candidate", qualities[0])
+            its = figures_of(theirs, place_name(against), result, "baseline", qualities[1])
+            ratios = {kind: found["ratio"] for kind, found in result["measures"].items()}
+            speed = checks.paired_speed(mine, its, ratios, limits, settings.time_limit)
+    found = [
+        checks.same_source(mine.identity, its.identity),
+        checks.size(mine, its, limits),
+        *checks.operators(mine, its, limits),
+        checks.memory(mine, its, limits),
+        *speed,
+        *checks.as_built(mine, its, limits),
+        checks.quality(mine, its, limits),
+    ]
+    return Outcome(mine, its, found, limits)
+
+
+def save(figures: Figures, file: Path) -> None:
+    """Write figures to be a later run's baseline, whole or not at all."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        aside.write_text(json.dumps(figures.to_json(), indent=1) + "\n", encoding="utf-8")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _whole(stack: ExitStack, place: str | Path) -> Bundle:
+    """A side, with every byte compared with its manifest."""
+    bundle = stack.enter_context(opened(place))
+    bundle.verify()
+    return bundle
+
+
+def _is_saved(place: str | Path) -> bool:
+    path = Path(place)
+    return path.is_file() and path.suffix != ".onnx"
+
+
+def _alone(
+    bundle: Bundle, place: str | Path, settings: BenchSettings, task: QualityTask
+) -> Figures:
+    quality = measure_quality(task, bundle, None)
+    return figures_of(bundle, place_name(place), measure(bundle, settings), "candidate", quality)
+
+
+def _look_at_memory_again(
+    result: dict[str, Any],
+    ours: Bundle,
+    theirs: Bundle,
+    settings: BenchSettings,
+    limits: Limits,
+) -> None:
+    """Measure peak memory in two more processes of each side, where the first pair would fail."""
+    mine, its = result["candidate"], result["baseline"]
+    if mine["peak_memory_bytes"] <= its["peak_memory_bytes"] * (1 + limits.max_memory / 100):
+        return
+    for side, bundle in ((mine, ours), (its, theirs)):
+        contestant = Contestant.of(bundle)
+        again = [peak_memory(contestant, settings) for _ in range(_MEMORY_PROCESSES - 1)]
+        side["peak_memory_bytes"] = min(side["peak_memory_bytes"], *again)
