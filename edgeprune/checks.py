@@ -12,6 +12,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.errors import UserError
 from edgeprune.evaluate.measures import MEASURES
+from edgeprune.measure.settings import OWN_TASKS
 from edgeprune.prune.settings import PruneSettings
 from edgeprune.recipe import Recipe
 from edgeprune.text.batches import open_tokenizer
@@ -67,7 +68,7 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
     if not Path(data).exists():
         raise UserError(f"measure.data: there is no file {data}.")
     if checkpoint.task not in MEASURES[task].tasks:
-        fitting = [name for name, each in MEASURES.items() if checkpoint.task in each.tasks]
+        fitting = [name for name in OWN_TASKS if checkpoint.task in MEASURES[name].tasks]
         raise UserError(
             f"measure.task is {task}, which does not fit {checkpoint.task}: "
             f"take {' or '.join(fitting)}."

@@ -251,7 +251,7 @@ def test_a_wrong_recipe_or_setting(arguments, words, out):
         (
             "llama",
             ["measure.task=sts", f"measure.data={__file__}"],
-            "does not fit text-generation: take perplexity or kl",
+            "does not fit text-generation: take perplexity or choice or cloze or generation",
         ),
     ],
 )

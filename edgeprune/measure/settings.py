@@ -1,8 +1,12 @@
 """The settings of the build's own measurement, and what a recipe may require of it."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+OwnTask = Literal["sts", "classification", "perplexity", "choice", "cloze", "generation"]
+OWN_TASKS: tuple[str, ...] = get_args(OwnTask)
 
 
 class MeasureSettings(BaseModel):
@@ -16,7 +20,7 @@ class MeasureSettings(BaseModel):
     seconds: float = Field(
         20.0, gt=0, description="Longest time of the interleaved rounds; fewer where it is clear."
     )
-    task: Literal["sts", "classification", "perplexity"] | None = Field(
+    task: OwnTask | None = Field(
         None, description="A quality measure on data of the user's, beside held-out text."
     )
     data: str | None = Field(None, description="The file that the quality measure reads.")
