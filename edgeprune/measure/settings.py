@@ -4,7 +4,6 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 OwnTask = Literal["sts", "classification", "perplexity", "choice", "cloze", "generation"]
 OWN_TASKS: tuple[str, ...] = get_args(OwnTask)
 
