@@ -21,6 +21,7 @@ inline Int load(const int32_t* p) { return _mm256_loadu_si256(ints(p)); }
 inline Int load(const edgeprune::Word* p) { return _mm256_loadu_si256(ints(p)); }
 inline void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
 inline void store(int32_t* p, Int v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+// As the nearest of 0...255.
 inline void store_bytes(uint8_t* p, Int v) {
     const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(shorts, shorts));
@@ -34,6 +35,11 @@ inline Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
 inline Int mul(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
 inline Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+// An estimate of 12 bits, and a step of Newton's.
+inline Float reciprocal(Float v) {
+    const Float first = _mm256_rcp_ps(v);
+    return mul(first, _mm256_fnmadd_ps(v, first, splat(2.0f)));
+}
 inline Float minimum(Float a, Float b) { return _mm256_min_ps(a, b); }
 inline Float maximum(Float a, Float b) { return _mm256_max_ps(a, b); }
 inline bool any_above(Float a, float bound) {
@@ -43,8 +49,8 @@ inline Float to_float(Int v) { return _mm256_cvtepi32_ps(v); }
 inline Int round_to_int(Float v) {
     return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline Float power_of_two(Int n) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, splat(127)), 23));
+inline Float times_power_of_two(Float v, Int n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(n, 23)));
 }
 
 #if defined(__AVXVNNI__)

@@ -20,8 +20,10 @@ inline Int load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Int load(const edgeprune::Word* p) { return _mm512_loadu_si512(p); }
 inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
 inline void store(int32_t* p, Int v) { _mm512_storeu_si512(p, v); }
+// As the nearest of 0...255.
 inline void store_bytes(uint8_t* p, Int v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+    const Int positive = _mm512_max_epi32(v, _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(positive));
 }
 inline Float splat(float v) { return _mm512_set1_ps(v); }
 inline Int splat(int32_t v) { return _mm512_set1_epi32(v); }
@@ -32,6 +34,11 @@ inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
 inline Int mul(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
 inline Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+// An estimate of 14 bits, and a step of Newton's.
+inline Float reciprocal(Float v) {
+    const Float first = _mm512_rcp14_ps(v);
+    return mul(first, _mm512_fnmadd_ps(v, first, splat(2.0f)));
+}
 inline Float minimum(Float a, Float b) { return _mm512_min_ps(a, b); }
 inline Float maximum(Float a, Float b) { return _mm512_max_ps(a, b); }
 inline bool any_above(Float a, float bound) {
@@ -41,8 +48,8 @@ inline Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
 inline Int round_to_int(Float v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-inline Float power_of_two(Int n) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, splat(127)), 23));
+inline Float times_power_of_two(Float v, Int n) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_slli_epi32(n, 23)));
 }
 
 inline Codes make_codes(Int w) { return w; }

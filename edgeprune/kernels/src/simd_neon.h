@@ -22,6 +22,7 @@ inline Int load(const edgeprune::Word* p) {
 }
 inline void store(float* p, Float v) { vst1q_f32(p, v); }
 inline void store(int32_t* p, Int v) { vst1q_s32(p, v); }
+// As the nearest of 0...255.
 inline void store_bytes(uint8_t* p, Int v) {
     const uint16x4_t shorts = vqmovun_s32(v);
     const uint8x8_t bytes = vqmovn_u16(vcombine_u16(shorts, shorts));
@@ -37,13 +38,14 @@ inline Float mul(Float a, Float b) { return vmulq_f32(a, b); }
 inline Int mul(Int a, Int b) { return vmulq_s32(a, b); }
 inline Float div(Float a, Float b) { return vdivq_f32(a, b); }
 inline Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+inline Float reciprocal(Float v) { return div(splat(1.0f), v); }
 inline Float minimum(Float a, Float b) { return vminq_f32(a, b); }
 inline Float maximum(Float a, Float b) { return vmaxq_f32(a, b); }
 inline bool any_above(Float a, float bound) { return vmaxvq_u32(vcgtq_f32(a, splat(bound))) != 0; }
 inline Float to_float(Int v) { return vcvtq_f32_s32(v); }
 inline Int round_to_int(Float v) { return vcvtnq_s32_f32(v); }
-inline Float power_of_two(Int n) {
-    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, splat(127)), 23));
+inline Float times_power_of_two(Float v, Int n) {
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(n, 23)));
 }
 
 inline Codes make_codes(Int w) { return vreinterpretq_s8_s32(w); }

@@ -39,8 +39,12 @@ inline Int load(const int32_t* p) { return bits<Int>(p); }
 inline Int load(const edgeprune::Word* p) { return bits<Int>(p); }
 inline void store(float* p, Float v) { memcpy(p, &v, sizeof v); }
 inline void store(int32_t* p, Int v) { memcpy(p, &v, sizeof v); }
+// As the nearest of 0...255.
 inline void store_bytes(uint8_t* p, Int v) {
-    for (int i = 0; i < 4; i++) p[i] = uint8_t(v.lane[i]);
+    for (int i = 0; i < 4; i++) {
+        const int32_t value = int32_t(v.lane[i]);
+        p[i] = uint8_t(value < 0 ? 0 : value > 255 ? 255 : value);
+    }
 }
 inline Float splat(float v) { return {{v, v, v, v}}; }
 inline Int splat(int32_t v) { return each<Int>([=](int) { return uint32_t(v); }); }
@@ -59,6 +63,7 @@ inline Float div(Float a, Float b) {
     return each<Float>([&](int i) { return a.lane[i] / b.lane[i]; });
 }
 inline Float fma(Float a, Float b, Float c) { return add(mul(a, b), c); }
+inline Float reciprocal(Float v) { return div(splat(1.0f), v); }
 inline Float minimum(Float a, Float b) {
     return each<Float>([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
@@ -79,9 +84,10 @@ inline Int round_to_int(Float v) {
                                                                : 0x80000000u;
     });
 }
-inline Float power_of_two(Int n) {
-    const Int exponent = each<Int>([&](int i) { return (n.lane[i] + 127) << 23; });
-    return bits<Float>(&exponent);
+inline Float times_power_of_two(Float v, Int n) {
+    const Int number = bits<Int>(&v);
+    const Int sum = each<Int>([&](int i) { return number.lane[i] + (n.lane[i] << 23); });
+    return bits<Float>(&sum);
 }
 
 inline Codes make_codes(Int w) { return w; }

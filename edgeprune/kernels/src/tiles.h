@@ -29,46 +29,43 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
 
 // ---- Epilogues ----------------------------------------------------------------------------------
 
-// e^x for x in [-87, 88], to 2 units in the last place: a polynomial for the fraction of a power of 2.
-inline Float exponential(Float x) {
-    x = maximum(minimum(x, splat(88.0f)), splat(-87.0f));
-    const Int power = round_to_int(mul(x, splat(1.44269504f)));
-    const Float whole = to_float(power);
-    Float rest = fma(whole, splat(-0.693359375f), x);
-    rest = fma(whole, splat(2.12194440e-4f), rest);
-    Float sum = splat(1.0f / 720);
-    sum = fma(sum, rest, splat(1.0f / 120));
-    sum = fma(sum, rest, splat(1.0f / 24));
-    sum = fma(sum, rest, splat(1.0f / 6));
-    sum = fma(sum, rest, splat(0.5f));
+// 2^x for x in [-126, 126]: of the fraction by a polynomial with a relative error of at most 1.2e-7.
+inline Float power2(Float x) {
+    x = maximum(minimum(x, splat(126.0f)), splat(-126.0f));
+    const Int whole = round_to_int(x);
+    const Float rest = sub(x, to_float(whole));
+    Float sum = splat(0.00132995042f);
+    sum = fma(sum, rest, splat(0.00967072104f));
+    sum = fma(sum, rest, splat(0.0555056617f));
+    sum = fma(sum, rest, splat(0.240222673f));
+    sum = fma(sum, rest, splat(0.69314718f));
     sum = fma(sum, rest, splat(1.0f));
-    sum = fma(sum, rest, splat(1.0f));
-    return mul(sum, power_of_two(power));
+    return times_power_of_two(sum, whole);
 }
 
-inline Float sigmoid_times(Float by, Float x) {
-    return div(by, add(splat(1.0f), exponential(sub(splat(0.0f), x))));
+// by * sigmoid(x); `scale` is -log2(e), or that times a factor of x.
+inline Float sigmoid_times(Float by, Float x, float scale = -1.44269504f) {
+    return mul(by, reciprocal(add(splat(1.0f), power2(mul(x, splat(scale))))));
 }
 
 // x Phi(x) = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc from Abramowitz and Stegun 7.1.26,
-// whose error is at most 1.5e-7.
+// whose error is at most 1.5e-7; its coefficients are halved here, and e^(-x^2 / 2) is a power of 2.
 inline Float gelu(Float x) {
     const Float size = maximum(x, sub(splat(0.0f), x));
-    const Float z = mul(size, splat(0.70710678f));
-    const Float t = div(splat(1.0f), fma(z, splat(0.3275911f), splat(1.0f)));
-    Float sum = splat(1.061405429f);
-    sum = fma(sum, t, splat(-1.453152027f));
-    sum = fma(sum, t, splat(1.421413741f));
-    sum = fma(sum, t, splat(-0.284496736f));
-    sum = fma(sum, t, splat(0.254829592f));
-    const Float tail = mul(mul(sum, t), exponential(sub(splat(0.0f), mul(z, z))));
-    return sub(maximum(x, splat(0.0f)), mul(mul(size, splat(0.5f)), tail));
+    const Float t = reciprocal(fma(size, splat(0.3275911f * 0.70710678f), splat(1.0f)));
+    Float sum = splat(0.5f * 1.061405429f);
+    sum = fma(sum, t, splat(0.5f * -1.453152027f));
+    sum = fma(sum, t, splat(0.5f * 1.421413741f));
+    sum = fma(sum, t, splat(0.5f * -0.284496736f));
+    sum = fma(sum, t, splat(0.5f * 0.254829592f));
+    const Float decay = power2(mul(mul(x, x), splat(-0.72134752f)));
+    return sub(maximum(x, splat(0.0f)), mul(mul(size, t), mul(sum, decay)));
 }
 
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
 inline Float gelu_tanh(Float x) {
-    const Float cube = mul(mul(x, x), mul(x, splat(0.044715f)));
-    return sigmoid_times(x, mul(add(x, cube), splat(1.59576912f)));
+    const Float curve = fma(mul(x, x), splat(0.044715f), splat(1.0f));
+    return sigmoid_times(x, mul(x, curve), -1.44269504f * 1.59576912f);
 }
 
 inline Float finish(Epilogue epilogue, Float value, const float* other) {
@@ -119,30 +116,29 @@ void range(const float* x, size_t count, float* low, float* high) {
 
 // Division is slow, and a product with 1 / scale rounds otherwise only next to a half: a vector that
 // has such a value is divided after all.
-inline Int levels(Float x, Float scale, Float inverse, Float low, Float high) {
-    Float level = mul(x, inverse);
-    const Float away = sub(level, to_float(round_to_int(level)));
-    if (any_above(maximum(away, sub(splat(0.0f), away)), 0.4998f)) level = div(x, scale);
-    return round_to_int(minimum(maximum(level, low), high));
+inline Int levels(Float x, Float scale, Float inverse) {
+    const Float level = mul(x, inverse);
+    const Int whole = round_to_int(level);
+    const Float away = sub(level, to_float(whole));
+    if (any_above(maximum(away, sub(splat(0.0f), away)), 0.4998f)) return round_to_int(div(x, scale));
+    return whole;
 }
 
 void quantize(const float* x, size_t count, float scale, int32_t zero_point, uint8_t* codes) {
     // The bound holds while |x / scale| is at most 255 and 1 / scale is a normal number.
     const bool normal = scale > 1e-30f && scale < 1e30f;
     const Float divisor = splat(scale), inverse = splat(normal ? 1.0f / scale : 0.0f);
-    const Float low = splat(-float(zero_point)), high = splat(float(255 - zero_point));
     const Int shift = splat(zero_point);
     size_t i = 0;
     if (normal)
         for (; i + kLanes <= count; i += kLanes)
-            store_bytes(codes + i, add(levels(load(x + i), divisor, inverse, low, high), shift));
+            store_bytes(codes + i, add(levels(load(x + i), divisor, inverse), shift));
     for (; i < count; i += kLanes) {
         const size_t left = count - i < kLanes ? count - i : kLanes;
         float values[kLanes] = {};
         uint8_t bytes[kLanes];
         memcpy(values, x + i, left * sizeof(float));
-        const Float level = minimum(maximum(div(load(values), divisor), low), high);
-        store_bytes(bytes, add(round_to_int(level), shift));
+        store_bytes(bytes, add(round_to_int(div(load(values), divisor)), shift));
         memcpy(codes + i, bytes, left);
     }
 }
