@@ -21,17 +21,13 @@ def main() -> int:
     """The exit code of pytest."""
     sanitizer, folder = sys.argv[1], Path(sys.argv[2])
     library = compile_library(folder / "libsanitized.so", extra=FLAGS[sanitizer])
-    runtime = subprocess.run(
-        [*find_compiler(), f"-print-file-name={RUNTIMES[sanitizer]}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    # The sanitizer looks for libstdc++'s throw when it starts: before Python would load that.
+    preloaded = [where(name) for name in (RUNTIMES[sanitizer], "libstdc++.so")]
     environment = {
         **os.environ,
         "EDGEPRUNE_TEST_LIBRARY": str(library),
         # Loaded first, as the interpreter is not built with it; Python itself never frees all.
-        "LD_PRELOAD": runtime,
+        "LD_PRELOAD": " ".join(preloaded),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
@@ -39,6 +35,12 @@ def main() -> int:
     names = "products or epilogues or quantiz or hostile or threads or callers"
     line = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", names, str(tests)]
     return subprocess.run(line, env=environment, check=False).returncode
+
+
+def where(name: str) -> str:
+    """The path of one of the compiler's libraries."""
+    line = [*find_compiler(), f"-print-file-name={name}"]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,14 @@ FLAGS = (
     "-Wall",
     "-Wextra",
 )
-LINK = ("-shared", "-s", "-static-libstdc++", "-static-libgcc", "-Wl,--no-undefined", "-lm")
+LINK = (
+    "-shared",
+    "-s",
+    "-Wl,--exclude-libs,ALL",
+    "-static-libstdc++",
+    "-static-libgcc",
+    "-Wl,--no-undefined",
+)
 
 
 class CannotCompile(Exception):

@@ -191,7 +191,8 @@ void pack(const Job& job, int64_t row, int rows, void* packed, void* staging) {
             if (kFlip)
                 for (int64_t k = 0; k < K; k++) to[k] ^= kFlip;
         }
-        memset(to + used, 0, row_bytes - used);
+        // What stands for no input must be the same on every processor, whatever its weight says.
+        memset(to + used, is_int8(weights.format) ? kFlip : 0, row_bytes - used);
     }
     if (stride == 1) return;
     memset(to, 0, (stride - rows) * row_bytes);
