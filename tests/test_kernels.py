@@ -237,6 +237,24 @@ def test_quantization_is_the_stock_one_bit_for_bit(
         np.testing.assert_array_equal(session.run(None, {"x": x})[0], wanted)
 
 
+@given(step=st.floats(2**-13, 2**13, width=32))
+@settings(max_examples=60)
+def test_values_half_way_between_codes_round_as_the_stock_ones(
+    step: float,
+    unit_sessions: list[onnxruntime.InferenceSession],
+    quantizer: onnxruntime.InferenceSession,
+) -> None:
+    """(k + 1/2) steps for every code k: here a product with 1 / scale rounds the other way."""
+    x = np.zeros(7 * 37, np.float32)
+    x[:255] = (np.arange(255) + 0.5) * step
+    x[255] = 255 * step
+    x = x.reshape(7, 37)
+    codes, scale, zero = quantizer.run(None, {"x": x})
+    wanted = (codes.astype(np.int32) - int(zero)).astype(np.float32) * scale
+    for session in unit_sessions:
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], wanted)
+
+
 @pytest.mark.parametrize("name", INT8)
 def test_one_quantization_serves_several_linears(name: str, built: Path, set_name: str) -> None:
     linear = random_linear(name, 101, 77, 0.6)
