@@ -261,10 +261,19 @@ def check(
 
 
 @main.command()
-@click.argument("bundle", metavar="BUNDLE|FOLDER")
+@click.argument("bundle", metavar="BUNDLE|FOLDER", required=False)
+@click.option("--system", is_flag=True, help="Show this machine and what is installed instead.")
 @_json_option
-def inspect(bundle: str, json_file: str | None) -> None:
+def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
     """Show what is in it: layers with shapes and bits, bytes, operators, the manifest."""
+    if system == bool(bundle):
+        raise UserError("Name a bundle or a folder to inspect, or give --system; one of the two.")
+    if bundle is None:
+        from edgeprune.inspect.system import describe_system, system_table
+
+        facts = describe_system()
+        _show(facts, system_table(facts), json_file)
+        return
     from edgeprune.inspect import describe, inspect_table
 
     found = describe(bundle)

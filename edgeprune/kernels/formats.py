@@ -1,0 +1,43 @@
+"""The sparse formats, and what the operators of each kind are called."""
+
+from dataclasses import dataclass
+
+DOMAIN = "edgeprune"
+
+
+@dataclass(frozen=True)
+class Format:
+    """Blocks of `inputs` consecutive inputs by `outputs` consecutive outputs, of one type."""
+
+    name: str
+    inputs: int
+    outputs: int
+    dtype: str
+
+
+FORMATS = {
+    made.name: made
+    for made in (
+        Format("int8-4x16", 4, 16, "int8"),
+        Format("int8-4x1", 4, 1, "int8"),
+        Format("float32-1x16", 1, 16, "float32"),
+        Format("float32-1x1", 1, 1, "float32"),
+    )
+}
+
+# What an operator does after the product and the bias: the end of its name.
+EPILOGUES = {
+    "none": "",
+    "gelu": "Gelu",
+    "gelu-tanh": "GeluTanh",
+    "silu-mul": "SiluMul",
+    "add": "Add",
+}
+# These read one tensor more, of the result's shape.
+WITH_OTHER = ("silu-mul", "add")
+
+
+def op_type(dtype: str, epilogue: str, shared: bool) -> str:
+    """The operator for weights of a type; `shared`: x comes quantized, for several readers."""
+    kind = "Float" if dtype == "float32" else "Int8Shared" if shared else "Int8"
+    return f"SparseLinear{kind}{EPILOGUES[epilogue]}"

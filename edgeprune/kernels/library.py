@@ -1,0 +1,77 @@
+"""The compiled operator library: where it is, what it says of this processor, its registration."""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.errors import UserError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+LIBRARY = Path(__file__).parent / "libedgeprune_kernels.so"
+# Names the instruction set to use, for tests and comparisons; by default the best.
+CHOICE = "EDGEPRUNE_KERNELS"
+HOW_TO_GET = (
+    "install a C++ compiler (on Debian: apt install g++) "
+    "and run `python -m edgeprune.kernels.compile`"
+)
+
+
+def installed() -> bool:
+    """Whether the library was built for this installation."""
+    return LIBRARY.is_file()
+
+
+def register(options: "onnxruntime.SessionOptions") -> None:
+    """Let sessions made with these options run the sparse operators.
+
+        options = onnxruntime.SessionOptions()
+        edgeprune.kernels.register(options)
+        session = onnxruntime.InferenceSession("model.onnx", options)
+
+    Raises:
+        UserError: the library is not installed, or ONNX Runtime cannot load it.
+    """
+    if not installed():
+        raise UserError(f"The sparse operator library is not installed: {HOW_TO_GET}.")
+    try:
+        options.register_custom_ops_library(str(LIBRARY))
+    except Exception as error:  # the runtime's own errors share no base class
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"ONNX Runtime cannot load {LIBRARY}: {reason}") from error
+
+
+def system_facts() -> dict[str, Any]:
+    """What is installed, as plain JSON values.
+
+    "library": its path or None; "missing": what to do where it is None; "instruction_sets": those
+    that the library has, the best first, with whether this processor has them; "chosen": the one
+    that will run, None where EDGEPRUNE_KERNELS names one that the processor does not have.
+    """
+    if not installed():
+        return {"library": None, "missing": HOW_TO_GET, "instruction_sets": {}, "chosen": None}
+    library = _loaded()
+    sets: dict[str, bool] = {}
+    while name := library.edgeprune_set(len(sets)):
+        sets[name.decode()] = bool(library.edgeprune_supports(name))
+    chosen = library.edgeprune_chosen()
+    return {
+        "library": str(LIBRARY),
+        "missing": None,
+        "instruction_sets": sets,
+        "chosen": chosen.decode() if chosen else None,
+        "wanted": os.environ.get(CHOICE) or None,
+    }
+
+
+@functools.cache
+def _loaded() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(LIBRARY))
+    library.edgeprune_set.restype = ctypes.c_char_p
+    library.edgeprune_set.argtypes = [ctypes.c_int]
+    library.edgeprune_supports.argtypes = [ctypes.c_char_p]
+    library.edgeprune_chosen.restype = ctypes.c_char_p
+    return library

@@ -1,0 +1,6 @@
+#include "simd_plain.h"
+#include "tiles.h"
+
+static bool always() { return true; }
+
+EDGEPRUNE_KERNELS(plain_kernels, "plain", always)

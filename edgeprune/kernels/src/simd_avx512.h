@@ -1,0 +1,96 @@
+// Vectors of 16 lanes: AVX-512 with VNNI (Intel from Ice Lake on, AMD from Zen 4 on).
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace {
+
+typedef __m512 Float;
+typedef __m512i Int;
+typedef __m512i Codes;
+
+constexpr int kLanes = 16;
+constexpr int kMostRows = 16;  // rows summed at once: as many registers of the 32
+constexpr uint8_t kFlip = 0;
+
+inline Float load(const float* p) { return _mm512_loadu_ps(p); }
+inline Int load(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline Int load(const edgeprune::Word* p) { return _mm512_loadu_si512(p); }
+inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+inline void store(int32_t* p, Int v) { _mm512_storeu_si512(p, v); }
+// As the nearest of 0...255.
+inline void store_bytes(uint8_t* p, Int v) {
+    const Int positive = _mm512_max_epi32(v, _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(positive));
+}
+inline Float splat(float v) { return _mm512_set1_ps(v); }
+inline Int splat(int32_t v) { return _mm512_set1_epi32(v); }
+inline Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+inline Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
+inline Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
+inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+inline Int mul(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+inline Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
+inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+// An estimate of 14 bits, and a step of Newton's.
+inline Float reciprocal(Float v) {
+    const Float first = _mm512_rcp14_ps(v);
+    return mul(first, _mm512_fnmadd_ps(v, first, splat(2.0f)));
+}
+inline Float minimum(Float a, Float b) { return _mm512_min_ps(a, b); }
+inline Float maximum(Float a, Float b) { return _mm512_max_ps(a, b); }
+inline bool any_above(Float a, float bound) {
+    return _mm512_cmp_ps_mask(a, splat(bound), _CMP_GT_OQ) != 0;
+}
+inline Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
+inline Int round_to_int(Float v) {
+    return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Float times_power_of_two(Float v, Int n) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_slli_epi32(n, 23)));
+}
+
+inline Codes make_codes(Int w) { return w; }
+inline Int dot(Int sums, Int x, Codes w) { return _mm512_dpbusd_epi32(sums, x, w); }
+
+template <int Rows>
+inline void multiply_rows(Int (&sums)[Rows][1], const edgeprune::Word* x, const int8_t* values) {
+    const Int w = _mm512_loadu_si512(values);
+    for (int i = 0; i < Rows; i++) sums[i][0] = dot(sums[i][0], splat(int32_t(x[i])), w);
+}
+
+template <int Rows>
+inline void multiply_rows(Float (&sums)[Rows][1], const float* x, const float* values) {
+    const Float w = load(values);
+    for (int i = 0; i < Rows; i++) sums[i][0] = fma(splat(x[i]), w, sums[i][0]);
+}
+
+// A square of 16 x 16: pairs, then fours of lanes within quarters, then the quarters.
+inline void transpose(Float (&rows)[16]) {
+    Float a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            const __m512d low = _mm512_castps_pd(a[i + j]), high = _mm512_castps_pd(a[i + j + 2]);
+            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    // b[4 r + c], quarter q: column 4 q + c of rows 4 r ... 4 r + 3.
+    for (int c = 0; c < 4; c++) {
+        const Float even_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88);
+        const Float even_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
+        const Float odd_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
+        const Float odd_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
+        rows[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        rows[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        rows[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+        rows[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+    }
+}
+
+}  // namespace

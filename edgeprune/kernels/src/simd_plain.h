@@ -1,0 +1,128 @@
+// Four lanes in plain C++: for processors without any of the others, and to compare them with.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+
+namespace {
+
+struct Float {
+    float lane[4];
+};
+// Unsigned, for a sum that overflows must wrap as the instructions do.
+struct Int {
+    uint32_t lane[4];
+};
+typedef Int Codes;
+
+constexpr int kLanes = 4;
+constexpr int kMostRows = 4;
+constexpr uint8_t kFlip = 0;
+
+template <class Out, class Operation>
+inline Out each(Operation operation) {
+    Out out;
+    for (int i = 0; i < 4; i++) out.lane[i] = operation(i);
+    return out;
+}
+template <class Vector>
+inline Vector bits(const void* p) {
+    Vector v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline Float load(const float* p) { return bits<Float>(p); }
+inline Int load(const int32_t* p) { return bits<Int>(p); }
+inline Int load(const edgeprune::Word* p) { return bits<Int>(p); }
+inline void store(float* p, Float v) { memcpy(p, &v, sizeof v); }
+inline void store(int32_t* p, Int v) { memcpy(p, &v, sizeof v); }
+// As the nearest of 0...255.
+inline void store_bytes(uint8_t* p, Int v) {
+    for (int i = 0; i < 4; i++) {
+        const int32_t value = int32_t(v.lane[i]);
+        p[i] = uint8_t(value < 0 ? 0 : value > 255 ? 255 : value);
+    }
+}
+inline Float splat(float v) { return {{v, v, v, v}}; }
+inline Int splat(int32_t v) { return each<Int>([=](int) { return uint32_t(v); }); }
+inline Float add(Float a, Float b) {
+    return each<Float>([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline Int add(Int a, Int b) { return each<Int>([&](int i) { return a.lane[i] + b.lane[i]; }); }
+inline Float sub(Float a, Float b) {
+    return each<Float>([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline Float mul(Float a, Float b) {
+    return each<Float>([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+inline Int mul(Int a, Int b) { return each<Int>([&](int i) { return a.lane[i] * b.lane[i]; }); }
+inline Float div(Float a, Float b) {
+    return each<Float>([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+inline Float fma(Float a, Float b, Float c) { return add(mul(a, b), c); }
+inline Float reciprocal(Float v) { return div(splat(1.0f), v); }
+inline Float minimum(Float a, Float b) {
+    return each<Float>([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline Float maximum(Float a, Float b) {
+    return each<Float>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline bool any_above(Float a, float bound) {
+    return a.lane[0] > bound || a.lane[1] > bound || a.lane[2] > bound || a.lane[3] > bound;
+}
+inline Float to_float(Int v) {
+    return each<Float>([&](int i) { return float(int32_t(v.lane[i])); });
+}
+inline Int round_to_int(Float v) {
+    // What no 32-bit integer holds becomes the lowest one, as x86 has it.
+    return each<Int>([&](int i) {
+        const float whole = rintf(v.lane[i]);
+        return whole > -2147483648.0f && whole < 2147483648.0f ? uint32_t(int32_t(whole))
+                                                               : 0x80000000u;
+    });
+}
+inline Float times_power_of_two(Float v, Int n) {
+    const Int number = bits<Int>(&v);
+    const Int sum = each<Int>([&](int i) { return number.lane[i] + (n.lane[i] << 23); });
+    return bits<Float>(&sum);
+}
+
+inline Codes make_codes(Int w) { return w; }
+inline Int dot(Int sums, Int x, Codes w) {
+    for (int i = 0; i < 4; i++)
+        for (int byte = 0; byte < 32; byte += 8) {
+            const int32_t code = uint8_t(x.lane[i] >> byte), weight = int8_t(w.lane[i] >> byte);
+            sums.lane[i] += uint32_t(code * weight);
+        }
+    return sums;
+}
+
+template <int Rows>
+inline void multiply_rows(Int (&sums)[Rows][4], const edgeprune::Word* x, const int8_t* values) {
+    for (int p = 0; p < 4; p++) {
+        const Codes w = bits<Int>(values + 16 * p);
+        for (int i = 0; i < Rows; i++) sums[i][p] = dot(sums[i][p], splat(int32_t(x[i])), w);
+    }
+}
+
+template <int Rows>
+inline void multiply_rows(Float (&sums)[Rows][4], const float* x, const float* values) {
+    for (int p = 0; p < 4; p++) {
+        const Float w = load(values + 4 * p);
+        for (int i = 0; i < Rows; i++) sums[i][p] = fma(splat(x[i]), w, sums[i][p]);
+    }
+}
+
+inline void transpose(Float (&rows)[4]) {
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < i; j++) {
+            const float kept = rows[i].lane[j];
+            rows[i].lane[j] = rows[j].lane[i];
+            rows[j].lane[i] = kept;
+        }
+}
+
+}  // namespace
