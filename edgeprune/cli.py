@@ -126,10 +126,13 @@ def run(
 @main.command()
 @click.argument("bundle")
 @_against_option
-@click.option("--batch", type=int, help="Texts in a call of an encoder.  [default: 1]")
+@click.option("--batch", type=int, help="Texts in a call.  [default: 1]")
 @click.option("--tokens", type=int, help="Tokens of each text, or the prompt.  [default: 128]")
 @click.option("--threads", type=int, help="Threads.  [default: 1]")
 @click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
+@click.option(
+    "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
+)
 @_json_option
 def bench(bundle: str, against: str | None, json_file: str | None, **options: Any) -> None:
     """Time a bundle, alone or interleaved with another: latency, memory, size."""

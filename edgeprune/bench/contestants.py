@@ -37,7 +37,7 @@ class Contestant:
     task: str
     vocabulary: int
     max_length: int | None
-    model_bytes: int
+    files: tuple[Path, ...]
     is_float: bool
     has_cache: bool
     cache_config: dict[str, Any]
@@ -56,7 +56,7 @@ class Contestant:
             task=bundle.task,
             vocabulary=vocabulary,
             max_length=bundle.max_length,
-            model_bytes=bundle.model_bytes,
+            files=(bundle.model_path, *bundle.data_paths),
             is_float=not any(operator in bundle.outline.operators for operator in _QUANTIZED),
             has_cache=any(name.startswith("past_key_values.") for name in bundle.outline.inputs),
             cache_config={key: bundle.config[key] for key in sizes if key in bundle.config},

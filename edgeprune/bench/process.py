@@ -56,6 +56,10 @@ class Process:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, command: str, **request: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from edgeprune.bench.contestants import SLOW_FUSIONS
 
-_TITLES = {"encoder": "one call", "prompt": "prompt", "decode": "one token decoded"}
+_TITLES = {"encoder": "one call", "prompt": "prompt to first token", "decode": "one token decoded"}
 
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
@@ -26,11 +26,14 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
     for kind, found in result["measures"].items():
         _add_speed(table, kind, found)
     rows = (
-        ("model.onnx and its data", "model_bytes", 1e6, "MB"),
+        ("model on disk", "model_bytes", 1e6, "MB"),
+        ("model, zlib level 6", "compressed_bytes", 1e6, "MB"),
         ("peak memory", "peak_memory_bytes", 1e6, "MB"),
         ("loading", "load_seconds", 1e-3, "ms"),
     )
     for label, key, unit, name in rows:
+        if key not in ours:
+            continue
         cells = [f"{model[key] / unit:,.1f} {name}" for model in (theirs, ours) if model]
         gain = [f"{theirs[key] / ours[key]:.2f}x less"] if theirs else []
         table.add_row(label, *cells, *gain)
@@ -43,6 +46,11 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
             for kind, found in result["measures"].items()
             if not found["settled"]
         ]
+    if result["noise"]["noisy"]:
+        notes.append(
+            f"A noisy machine: {', and '.join(result['noise']['why'])}. The plain times may not "
+            f"repeat{'; ratios are paired and state their interval' if theirs else ''}."
+        )
     load = machine["load_average"]
     notes.append(
         f"{machine['processor']}, {machine['logical_cores']} cores"
@@ -59,7 +67,8 @@ def _title(result: dict[str, Any]) -> str:
     if "encoder" in result["measures"]:
         return f"batch {settings['batch']}, {settings['tokens']} tokens, {threads}"
     steps = f", then {settings['decode_steps']} decoded" if "decode" in result["measures"] else ""
-    return f"prompt of {settings['tokens']} tokens{steps}, {threads}"
+    batch = f"batch {settings['batch']}, " if settings["batch"] > 1 else ""
+    return f"{batch}prompt of {settings['tokens']} tokens{steps}, {threads}"
 
 
 def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
@@ -70,7 +79,9 @@ def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
     title = _TITLES[kind]
     table.add_row(f"{title}, median", *(f"{m['median_ms']:.2f} ms" for m in models), *gain)
     blank = [""] * len(gain)
-    table.add_row(f"{title}, p95", *(f"{m['p95_ms']:.2f} ms" for m in models), *blank)
+    for percentile in ("p95", "p99"):
+        cells = (f"{m[f'{percentile}_ms']:.2f} ms" for m in models)
+        table.add_row(f"{title}, {percentile}", *cells, *blank)
     unit = "texts" if kind == "encoder" else "tokens"
     rates = (f"{m[f'{unit}_per_second']:,.1f}" for m in models)
     table.add_row(f"{'' if kind == 'encoder' else kind + ', '}{unit} a second", *rates, *blank)

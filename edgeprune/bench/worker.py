@@ -5,8 +5,8 @@ It reads one JSON object a line on standard input and answers each with one on s
     {"do": "load", "model": path, "threads": 1, "cores": [1], "vocabulary": 30522, "seed": 0,
      "disabled_optimizers": [], "config": {...}}                            -> {"seconds": [s]}
     {"do": "encoder", "batch": 1, "tokens": 128, "calls": 8}                -> {"seconds": [...]}
-    {"do": "prompt", "tokens": 128, "calls": 2}                             -> {"seconds": [...]}
-    {"do": "decode", "context": 128, "steps": 32}                           -> {"seconds": [...]}
+    {"do": "prompt", "batch": 1, "tokens": 128, "calls": 2}                 -> {"seconds": [...]}
+    {"do": "decode", "batch": 1, "context": 128, "steps": 32}               -> {"seconds": [...]}
     {"do": "memory"}                                                        -> {"peak_bytes": n}
     {"do": "exit"}
 
@@ -49,12 +49,13 @@ class Worker:
         return _timed(lambda: self.session.run(None, feeds), request["calls"])
 
     def prompt(self, request: dict[str, Any]) -> dict[str, Any]:
+        """From an empty cache to the first token of the answer."""
         decoder = Decoder(self.session, self.config)
-        ids = self._ids(1, request["tokens"])
+        ids = self._ids(request["batch"], request["tokens"])
 
         def call() -> None:
-            decoder.reset()
-            decoder.feed(ids)
+            decoder.reset(request["batch"])
+            decoder.feed(ids)[:, -1].argmax(axis=-1)
 
         return _timed(call, request["calls"])
 
@@ -63,10 +64,11 @@ class Worker:
         decoder = Decoder(self.session, self.config)
         if not decoder.has_cache:
             raise ValueError("the decoder has no key-value cache, so decoding cannot be timed")
+        decoder.reset(request["batch"])
         # The cache holds what a prompt left there: its values decide how dynamic quantization and
         # denormal numbers behave.
-        decoder.feed(self._ids(1, request["context"]))
-        ids = iter(self._ids(1, request["steps"] + 1)[0])
+        decoder.feed(self._ids(request["batch"], request["context"]))
+        ids = iter(self._ids(request["batch"], request["steps"] + 1).T)
         decoder.feed([next(ids)])
         return _timed(lambda: decoder.feed([next(ids)]), request["steps"])
 
