@@ -133,6 +133,7 @@ def run(
 @click.option(
     "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
 )
+@click.option("--profile", is_flag=True, help="Also share the time out among operators.")
 @_json_option
 def bench(bundle: str, against: str | None, json_file: str | None, **options: Any) -> None:
     """Time a bundle, alone or interleaved with another: latency, memory, size."""

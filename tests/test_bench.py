@@ -6,6 +6,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ from edgeprune.bench.settings import BenchSettings
 from edgeprune.bench.size import compressed_bytes
 from edgeprune.bench.stats import median, paired_ratio, percentile
 from edgeprune.bench.table import bench_table
+from edgeprune.bench.worker import by_operator
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 
@@ -218,6 +220,50 @@ def test_a_noisy_machine_is_said_in_the_table(tmp_path: Path) -> None:
     assert "A noisy machine: turns differed by 20%" in table_text(result)
     result["noise"] = judge(0.01, 0.0)
     assert "noisy machine" not in table_text(result)
+
+
+def test_the_profile_shares_the_time_out_among_operators(tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path / "m", depth=7, width=512)
+    lighter = encoder_folder(tmp_path / "l", depth=3, width=512)
+    settings = QUICK.model_copy(update={"profile": True, "tokens": 64})
+    sides = compare(lighter, folder, settings)["profile"]["encoder"]
+    for side, depth in (("candidate", 3), ("baseline", 7)):
+        operators = sides[side]["operators"]
+        assert operators["MatMul"]["count"] == depth
+        assert next(iter(operators)) == "MatMul"  # nothing else in the graph works
+        assert operators["MatMul"]["share"] > 0.5
+        inside = sum(entry["ms"] for entry in operators.values())
+        outside = sides[side]["outside_share"] * sides[side]["run_ms"]
+        assert inside + outside == pytest.approx(sides[side]["run_ms"])
+    alone = measure(decoder_folder(tmp_path / "d"), settings)
+    assert set(alone["profile"]) == {"prompt", "decode"}
+    assert alone["profile"]["decode"]["candidate"]["operators"]["CumSum"]["count"] == 1
+    shown = table_text(alone)
+    assert "CumSum" in shown
+    assert "between operators" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_profile_is_summed_over_the_last_runs_and_counts_what_is_inside_a_loop_once() -> None:
+    def node(operator: str, start: int, lasts: int, name: str = "x_kernel_time") -> dict[str, Any]:
+        args = {"op_name": operator}
+        return {"cat": "Node", "name": name, "ts": start, "dur": lasts, "args": args}
+
+    def run(start: int, lasts: int) -> dict[str, Any]:
+        return {"cat": "Session", "name": "model_run", "ts": start, "dur": lasts, "args": {}}
+
+    events = [
+        *(node("Add", 1, 500), run(0, 900)),
+        *(node("Add", 1001, 20), node("Mul", 1030, 50), node("Loop", 1025, 60), run(1000, 100)),
+        *(node("Add", 2001, 40), node("Add", 2050, 5, "x_fence_before"), run(2000, 200)),
+    ]
+    assert by_operator(events, 2) == {
+        "run_ms": pytest.approx(0.15),
+        "operators": {
+            "Add": {"ms": pytest.approx(0.03), "count": 1},
+            "Mul": {"ms": pytest.approx(0.025), "count": 0.5},
+        },
+    }
 
 
 def table_text(result: dict[str, object]) -> str:

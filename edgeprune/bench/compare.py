@@ -14,6 +14,7 @@ from edgeprune.bench.contestants import Contestant, opened, place_name
 from edgeprune.bench.machine import machine_facts
 from edgeprune.bench.noise import CoreWatch, judge, turn_spread
 from edgeprune.bench.process import Process, choose_cores
+from edgeprune.bench.profile import profile_of
 from edgeprune.bench.rounds import Times, ratio_of, time_rounds, turn
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bench.size import bytes_of, compressed_bytes
@@ -40,7 +41,8 @@ def compare(
         "noise" (how quiet the machine was, by noise.py) and "measures": for each kind of work
         ("encoder", or "prompt" and "decode") the calls' median_ms, p95_ms and p99_ms of both,
         tokens per second, a prompt's first_token_ms, and "ratio": how many times faster the
-        candidate is, with its 95 % interval.
+        candidate is, with its 95 % interval. Where the settings ask for it, "profile": by kind
+        of work and side, each type of operator's share of the time.
 
     Raises:
         UserError: a model cannot be opened or run, or the two do different tasks.
@@ -110,6 +112,14 @@ def _run(contestants: Sequence[Contestant], settings: BenchSettings) -> dict[str
     result["measures"] = {
         kind: _measured(found, kind, chosen, settings) for kind, found in times.items()
     }
+    if settings.profile:
+        sides = {"candidate": candidate}
+        if chosen is not None:
+            sides["baseline"] = contestants[chosen]
+        result["profile"] = {
+            kind: {side: profile_of(model, kind, settings, cores) for side, model in sides.items()}
+            for kind in kinds
+        }
     return result
 
 

@@ -20,12 +20,17 @@ class Process:
     """A worker process with a contestant loaded. A context: leaving it ends the process."""
 
     def __init__(
-        self, contestant: Contestant, settings: BenchSettings, cores: list[int] | None
+        self,
+        contestant: Contestant,
+        settings: BenchSettings,
+        cores: list[int] | None,
+        profile: bool = False,
     ) -> None:
         """Start it and load the model; `load_seconds` says how long loading took.
 
         Args:
             cores: processor cores to stay on; None for all.
+            profile: let the runtime note the time of each operator, which slows it.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -50,6 +55,7 @@ class Process:
                 "config": contestant.cache_config,
                 "disabled_optimizers": list(contestant.disabled_optimizers),
                 "seed": settings.seed,
+                "profile": profile,
             }
             self.load_seconds = self.ask("load", **request)["seconds"][0]
         except BaseException:

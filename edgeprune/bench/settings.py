@@ -52,3 +52,6 @@ class BenchSettings(BaseModel):
     compressed: bool = Field(
         default=False, description="also compress the files, about a second for 20 to 30 MB"
     )
+    profile: bool = Field(
+        default=False, description="also share the time out among operators, in another process"
+    )

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from edgeprune.bench.contestants import SLOW_FUSIONS
 
+_OPERATORS_SHOWN = 10
 _TITLES = {"encoder": "one call", "prompt": "prompt to first token", "decode": "one token decoded"}
 
 
@@ -57,7 +58,10 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
         f"{f', load {load[0]:.1f}' if load else ''}, ONNX Runtime {machine['onnxruntime']}"
     )
     return Group(
-        Text(_title(result), style="bold"), table, *(Text(note, style="dim") for note in notes)
+        Text(_title(result), style="bold"),
+        table,
+        *(_profile(kind, sides) for kind, sides in result.get("profile", {}).items()),
+        *(Text(note, style="dim") for note in notes),
     )
 
 
@@ -85,6 +89,39 @@ def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
     unit = "texts" if kind == "encoder" else "tokens"
     rates = (f"{m[f'{unit}_per_second']:,.1f}" for m in models)
     table.add_row(f"{'' if kind == 'encoder' else kind + ', '}{unit} a second", *rates, *blank)
+
+
+def _profile(kind: str, sides: dict[str, Any]) -> Table:
+    """Shares of the time by operator, the largest first."""
+    shown = [side for side in ("baseline", "candidate") if side in sides]
+    table = Table(box=SIMPLE_HEAD, title=f"{_TITLES[kind]}, by operator", title_justify="left")
+    table.add_column("")
+    for side in shown:
+        table.add_column(side if len(shown) > 1 else "share", justify="right")
+        table.add_column("ms", justify="right")
+    profiles = [sides[side] for side in shown]
+    names = {name for found in profiles for name in found["operators"]}
+    nothing = {"share": 0.0, "ms": 0.0}
+    rows = {name: [found["operators"].get(name, nothing) for found in profiles] for name in names}
+    most_first = sorted(rows, key=lambda name: -max(entry["share"] for entry in rows[name]))
+    for name in most_first[:_OPERATORS_SHOWN]:
+        table.add_row(name, *_shares(rows[name]))
+    if rest := [rows[name] for name in most_first[_OPERATORS_SHOWN:]]:
+        sums = [
+            {key: sum(entry[key] for entry in side) for key in nothing}
+            for side in zip(*rest, strict=True)
+        ]
+        table.add_row(f"{len(rest)} others", *_shares(sums))
+    between = [
+        {"share": found["outside_share"], "ms": found["outside_share"] * found["run_ms"]}
+        for found in profiles
+    ]
+    table.add_row("between operators", *_shares(between))
+    return table
+
+
+def _shares(entries: list[dict[str, float]]) -> list[str]:
+    return [text for e in entries for text in (f"{e['share']:.1%}", f"{e['ms']:.3f}")]
 
 
 def _fusions(model: dict[str, Any]) -> str:

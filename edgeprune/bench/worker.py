@@ -3,11 +3,12 @@
 It reads one JSON object a line on standard input and answers each with one on standard output:
 
     {"do": "load", "model": path, "threads": 1, "cores": [1], "vocabulary": 30522, "seed": 0,
-     "disabled_optimizers": [], "config": {...}}                            -> {"seconds": [s]}
+     "disabled_optimizers": [], "config": {...}, "profile": false}          -> {"seconds": [s]}
     {"do": "encoder", "batch": 1, "tokens": 128, "calls": 8}                -> {"seconds": [...]}
     {"do": "prompt", "batch": 1, "tokens": 128, "calls": 2}                 -> {"seconds": [...]}
     {"do": "decode", "batch": 1, "context": 128, "steps": 32}               -> {"seconds": [...]}
     {"do": "memory"}                                                        -> {"peak_bytes": n}
+    {"do": "profile", "runs": 8}                                            -> {"run_ms": t, ...}
     {"do": "exit"}
 
 A failure is answered with {"error": sentence}. Its peak memory is measured, so it imports nothing
@@ -17,6 +18,7 @@ but numpy, onnxruntime and the two files below.
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,9 +35,16 @@ class Worker:
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("cores") and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, request["cores"])
+        prefix = None
+        if request["profile"]:
+            self._profiles = tempfile.TemporaryDirectory(prefix="edgeprune-")
+            prefix = os.path.join(self._profiles.name, "profile")
         started = time.perf_counter()
         self.session = open_session(
-            request["model"], request["threads"], request["disabled_optimizers"]
+            request["model"],
+            request["threads"],
+            request["disabled_optimizers"],
+            profile_prefix=prefix,
         )
         seconds = time.perf_counter() - started
         self.config = request["config"]
@@ -75,6 +84,11 @@ class Worker:
     def memory(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"peak_bytes": peak_bytes()}
 
+    def profile(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The runtime's own times by operator, a run; of the last `runs` runs. Ends profiling."""
+        with self._profiles, open(self.session.end_profiling(), encoding="utf-8") as file:
+            return by_operator(json.load(file), request["runs"])
+
     def _ids(self, batch: int, tokens: int) -> np.ndarray:
         return self.random.integers(0, self.vocabulary, (batch, tokens))
 
@@ -101,6 +115,29 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def by_operator(events: list[dict[str, Any]], runs: int) -> dict[str, Any]:
+    """Sums of ONNX Runtime's profile (Chrome's trace format) over its last `runs` runs.
+
+    Returns:
+        "run_ms", the milliseconds of one run, and "operators": for each type of operator the
+        "ms" and the "count" of its calls in one run. What a run takes beyond its operators is
+        the runtime's own.
+    """
+    whole = [event for event in events if event["name"] == "model_run"][-runs:]
+    operators: dict[str, dict[str, float]] = {}
+    for event in events:
+        # A Loop's or an If's time is that of the operators inside, which are listed as well.
+        name = event["args"].get("op_name")
+        if event["cat"] != "Node" or name in ("If", "Loop", "Scan"):
+            continue
+        if event["name"].endswith("_kernel_time") and event["ts"] >= whole[0]["ts"]:
+            sums = operators.setdefault(name, {"ms": 0.0, "count": 0})
+            sums["ms"] += event["dur"] / 1000 / len(whole)
+            sums["count"] += 1 / len(whole)
+    run_ms = sum(event["dur"] for event in whole) / 1000 / len(whole)
+    return {"run_ms": run_ms, "operators": operators}
+
+
 def main() -> None:
     worker = Worker()
     commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -109,6 +146,7 @@ def main() -> None:
         "prompt": worker.prompt,
         "decode": worker.decode,
         "memory": worker.memory,
+        "profile": worker.profile,
     }
     for line in sys.stdin:
         request = json.loads(line)

@@ -30,6 +30,7 @@ def open_session(
     threads: int | None = None,
     disabled_optimizers: Sequence[str] = (),
     minimum_onnxruntime: str | None = None,
+    profile_prefix: str | Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session on the processor for one ONNX file.
 
@@ -37,6 +38,8 @@ def open_session(
         threads: intra-op threads; None takes the runtime's default, all cores.
         disabled_optimizers: graph fusions of the runtime to leave out, by their names.
         minimum_onnxruntime: the oldest release that the model opens in, where it is known.
+        profile_prefix: where the runtime writes its profile, whose name it completes; profiling
+            slows every run.
 
     Raises:
         UserError: the runtime is too old, or refuses the file.
@@ -50,6 +53,9 @@ def open_session(
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     try:
         return onnxruntime.InferenceSession(
             str(model_path),
