@@ -235,7 +235,7 @@ def test_the_profile_shares_the_time_out_among_operators(tmp_path: Path) -> None
         inside = sum(entry["ms"] for entry in operators.values())
         outside = sides[side]["outside_share"] * sides[side]["run_ms"]
         assert inside + outside == pytest.approx(sides[side]["run_ms"])
-    alone = measure(decoder_folder(tmp_path / "d"), settings)
+    alone = measure(decoder_folder(tmp_path / "d"), QUICK.model_copy(update={"profile": True}))
     assert set(alone["profile"]) == {"prompt", "decode"}
     assert alone["profile"]["decode"]["candidate"]["operators"]["CumSum"]["count"] == 1
     shown = table_text(alone)
