@@ -134,6 +134,7 @@ def run(
     "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
 )
 @click.option("--profile", is_flag=True, help="Also share the time out among operators.")
+@click.option("--counters", is_flag=True, help="Also count instructions and cycles by perf.")
 @_json_option
 def bench(bundle: str, against: str | None, json_file: str | None, **options: Any) -> None:
     """Time a bundle, alone or interleaved with another: latency, memory, size."""

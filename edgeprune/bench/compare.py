@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.bench.contestants import Contestant, opened, place_name
+from edgeprune.bench.counters import counters
 from edgeprune.bench.machine import machine_facts
 from edgeprune.bench.noise import CoreWatch, judge, turn_spread
 from edgeprune.bench.process import Process, choose_cores
@@ -42,7 +43,8 @@ def compare(
         ("encoder", or "prompt" and "decode") the calls' median_ms, p95_ms and p99_ms of both,
         tokens per second, a prompt's first_token_ms, and "ratio": how many times faster the
         candidate is, with its 95 % interval. Where the settings ask for it, "profile": by kind
-        of work and side, each type of operator's share of the time.
+        of work and side, each type of operator's share of the time, and "counters": likewise the
+        instructions and cycles of a call, or "missing", why there are none.
 
     Raises:
         UserError: a model cannot be opened or run, or the two do different tasks.
@@ -112,14 +114,16 @@ def _run(contestants: Sequence[Contestant], settings: BenchSettings) -> dict[str
     result["measures"] = {
         kind: _measured(found, kind, chosen, settings) for kind, found in times.items()
     }
+    sides = {"candidate": candidate}
+    if chosen is not None:
+        sides["baseline"] = contestants[chosen]
     if settings.profile:
-        sides = {"candidate": candidate}
-        if chosen is not None:
-            sides["baseline"] = contestants[chosen]
         result["profile"] = {
             kind: {side: profile_of(model, kind, settings, cores) for side, model in sides.items()}
             for kind in kinds
         }
+    if settings.counters:
+        result["counters"] = counters(sides, kinds, settings, cores)
     return result
 
 

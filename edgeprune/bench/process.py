@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,12 +27,14 @@ class Process:
         settings: BenchSettings,
         cores: list[int] | None,
         profile: bool = False,
+        under: Sequence[str] = (),
     ) -> None:
         """Start it and load the model; `load_seconds` says how long loading took.
 
         Args:
             cores: processor cores to stay on; None for all.
             profile: let the runtime note the time of each operator, which slows it.
+            under: a command that runs the worker as its own child.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -39,7 +43,7 @@ class Process:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
         self._process = subprocess.Popen(
             # -P: a file in the user's folder must not stand in for a module.
-            [sys.executable, "-P", "-m", "edgeprune.bench.worker"],
+            [*under, sys.executable, "-P", "-m", "edgeprune.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -94,12 +98,10 @@ class Process:
                 try:
                     self._process.communicate(b'{"do": "exit"}\n', timeout=_GRACE_SECONDS)
                 except (BrokenPipeError, subprocess.TimeoutExpired):
-                    self._process.kill()
-                    self._process.wait()
+                    self._kill()
         finally:
             if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
+                self._kill()
             for pipe in (self._process.stdin, self._process.stdout, self._errors):
                 # Closing writes what a dead process did not take.
                 with contextlib.suppress(BrokenPipeError):
@@ -116,8 +118,17 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:  # nobody waits for a call that is under way
-            self._process.kill()
+            self._kill()
         self.close()
+
+    def _kill(self) -> None:
+        """End it at once, and what it started: the worker may have a command above it."""
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        self._process.wait()
 
     def _death(self) -> str:
         status = self._process.wait()

@@ -57,11 +57,16 @@ def time_rounds(
 def turn(process: Process, kind: str, calls: int, settings: BenchSettings) -> list[float]:
     """Seconds of each call of one turn. The call after a change of turns meets cold caches, and
     is left out: the worker's decoding does so by itself, the rest here."""
-    work = {"batch": settings.batch}
     if kind == "decode":
-        steps = {"context": settings.tokens, "steps": settings.decode_steps}
-        return process.ask("decode", **work, **steps)["seconds"]
-    return process.ask(kind, **work, tokens=settings.tokens, calls=calls + 1)["seconds"][1:]
+        return process.ask(kind, **request(kind, settings.decode_steps, settings))["seconds"]
+    return process.ask(kind, **request(kind, calls + 1, settings))["seconds"][1:]
+
+
+def request(kind: str, calls: int, settings: BenchSettings) -> dict[str, int]:
+    """What a worker is asked for `calls` calls of a kind of work; of decoding, as many steps."""
+    if kind == "decode":
+        return {"batch": settings.batch, "context": settings.tokens, "steps": calls}
+    return {"batch": settings.batch, "tokens": settings.tokens, "calls": calls}
 
 
 def ratio_of(times: Sequence[Times], baseline: int | None, settings: BenchSettings) -> Ratio:

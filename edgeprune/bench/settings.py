@@ -55,3 +55,6 @@ class BenchSettings(BaseModel):
     profile: bool = Field(
         default=False, description="also share the time out among operators, in another process"
     )
+    counters: bool = Field(
+        default=False, description="also count a call's instructions and cycles, where perf may"
+    )

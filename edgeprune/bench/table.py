@@ -38,6 +38,9 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
         cells = [f"{model[key] / unit:,.1f} {name}" for model in (theirs, ours) if model]
         gain = [f"{theirs[key] / ours[key]:.2f}x less"] if theirs else []
         table.add_row(label, *cells, *gain)
+    counted = result.get("counters", {})
+    if "missing" not in counted:
+        _add_counts(table, counted)
     notes = [f"candidate: {ours['name']}"] if theirs else [ours["name"]]
     if theirs:
         notes.append(f"baseline:  {theirs['name']}, {_fusions(theirs)}")
@@ -52,6 +55,8 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
             f"A noisy machine: {', and '.join(result['noise']['why'])}. The plain times may not "
             f"repeat{'; ratios are paired and state their interval' if theirs else ''}."
         )
+    if "missing" in counted:
+        notes.append(f"No instructions and cycles: {counted['missing']}.")
     load = machine["load_average"]
     notes.append(
         f"{machine['processor']}, {machine['logical_cores']} cores"
@@ -89,6 +94,15 @@ def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
     unit = "texts" if kind == "encoder" else "tokens"
     rates = (f"{m[f'{unit}_per_second']:,.1f}" for m in models)
     table.add_row(f"{'' if kind == 'encoder' else kind + ', '}{unit} a second", *rates, *blank)
+
+
+def _add_counts(table: Table, counted: dict[str, Any]) -> None:
+    for kind, sides in counted.items():
+        models = [sides[side] for side in ("baseline", "candidate") if side in sides]
+        for name in models[0]:
+            cells = [f"{model[name] / 1e6:,.1f} M" for model in models]
+            gain = [f"{models[0][name] / models[1][name]:.2f}x fewer"] if len(models) > 1 else []
+            table.add_row(f"{_TITLES[kind]}, {name}", *cells, *gain)
 
 
 def _profile(kind: str, sides: dict[str, Any]) -> Table:
