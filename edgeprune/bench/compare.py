@@ -49,34 +49,45 @@ def compare(
     Raises:
         UserError: a model cannot be opened or run, or the two do different tasks.
     """
-    settings = settings or BenchSettings()
-    with opened(candidate) as ours, opened(baseline) as theirs:
-        first, second = (
-            Contestant.of(ours, place_name(candidate)),
-            Contestant.of(theirs, place_name(baseline)),
-        )
-        if _kinds(first) != _kinds(second):
-            raise UserError(
-                f"{first.name} does {first.task} and {second.name} {second.task}"
-                f"{'' if first.task != second.task else ', one without a key-value cache'}: "
-                f"there is nothing to compare."
-            )
-        contestants = [first, second]
-        if second.is_float:
-            contestants.append(second.without_slow_fusions())
-        return _run(contestants, settings)
+    return _results(candidate, baseline, [settings or BenchSettings()])[0]
 
 
 def measure(place: str | Path | Bundle, settings: BenchSettings | None = None) -> dict[str, Any]:
     """Measure one model alone: `compare`'s result without baseline and ratios."""
-    settings = settings or BenchSettings()
-    with opened(place) as bundle:
-        return _run([Contestant.of(bundle, place_name(place))], settings)
+    return _results(place, None, [settings or BenchSettings()])[0]
+
+
+def sweep(
+    candidate: str | Path | Bundle,
+    baseline: str | Path | Bundle | None,
+    points: Sequence[BenchSettings],
+) -> dict[str, Any]:
+    """Measure at several settings; {"sweep": [results as of `compare` or `measure`]}."""
+    return {"sweep": _results(candidate, baseline, points)}
+
+
+def _results(
+    candidate: str | Path | Bundle,
+    baseline: str | Path | Bundle | None,
+    points: Sequence[BenchSettings],
+) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        contestants = [
+            Contestant.of(stack.enter_context(opened(place)), place_name(place))
+            for place in (candidate, baseline)
+            if place is not None
+        ]
+        if len(contestants) > 1:
+            _check_alike(*contestants)
+            if contestants[1].is_float:
+                contestants.append(contestants[1].without_slow_fusions())
+        for settings in points:  # all, before the first is timed
+            for contestant in contestants:
+                _check_length(contestant, settings)
+        return [_run(contestants, settings) for settings in points]
 
 
 def _run(contestants: Sequence[Contestant], settings: BenchSettings) -> dict[str, Any]:
-    for contestant in contestants:
-        _check_length(contestant, settings)
     facts = machine_facts()
     cores = choose_cores(settings.threads)
     candidate, *variants = contestants
@@ -191,6 +202,15 @@ def _kinds(contestant: Contestant) -> list[str]:
     if contestant.task != "text-generation":
         return ["encoder"]
     return ["prompt", "decode"] if contestant.has_cache else ["prompt"]
+
+
+def _check_alike(first: Contestant, second: Contestant) -> None:
+    if _kinds(first) != _kinds(second):
+        raise UserError(
+            f"{first.name} does {first.task} and {second.name} {second.task}"
+            f"{'' if first.task != second.task else ', one without a key-value cache'}: "
+            f"there is nothing to compare."
+        )
 
 
 def _check_length(contestant: Contestant, settings: BenchSettings) -> None:

@@ -10,11 +10,16 @@ from rich.text import Text
 from edgeprune.bench.contestants import SLOW_FUSIONS
 
 _OPERATORS_SHOWN = 10
+_SWEPT = ("batch", "tokens", "threads")
 _TITLES = {"encoder": "one call", "prompt": "prompt to first token", "decode": "one token decoded"}
 
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
-    """The result of `compare` or `measure`, at 80 columns."""
+    """The result of `compare`, `measure` or `sweep`, at 80 columns."""
+    return _sweep(result["sweep"]) if "sweep" in result else _point(result)
+
+
+def _point(result: dict[str, Any]) -> RenderableType:
     settings, machine = result["settings"], result["machine"]
     ours, theirs = result["candidate"], result.get("baseline")
     table = Table(box=SIMPLE_HEAD)
@@ -45,29 +50,87 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
     if theirs:
         notes.append(f"baseline:  {theirs['name']}, {_fusions(theirs)}")
         notes += [
-            f"{_TITLES[kind]}: the time limit came before the 95 % interval was narrower "
-            f"than {settings['width']:.0%}"
+            f"{_TITLES[kind]}: {_unsettled(settings)}"
             for kind, found in result["measures"].items()
             if not found["settled"]
         ]
     if result["noise"]["noisy"]:
         notes.append(
-            f"A noisy machine: {', and '.join(result['noise']['why'])}. The plain times may not "
-            f"repeat{'; ratios are paired and state their interval' if theirs else ''}."
+            f"A noisy machine: {', and '.join(result['noise']['why'])}. {_noisy(bool(theirs))}"
         )
     if "missing" in counted:
         notes.append(f"No instructions and cycles: {counted['missing']}.")
-    load = machine["load_average"]
-    notes.append(
-        f"{machine['processor']}, {machine['logical_cores']} cores"
-        f"{f', load {load[0]:.1f}' if load else ''}, ONNX Runtime {machine['onnxruntime']}"
-    )
+    notes.append(_machine(machine))
     return Group(
         Text(_title(result), style="bold"),
         table,
         *(_profile(kind, sides) for kind, sides in result.get("profile", {}).items()),
         *(Text(note, style="dim") for note in notes),
     )
+
+
+def _sweep(results: list[dict[str, Any]]) -> RenderableType:
+    """A row for each point and kind of work; what all points share stands in the title."""
+    first = results[0]
+    kinds, theirs = list(first["measures"]), first.get("baseline")
+    swept = [key for key in _SWEPT if len({result["settings"][key] for result in results}) > 1]
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    for key in swept:
+        table.add_column(key, justify="right")
+    if len(kinds) > 1:
+        table.add_column("work")
+    unit = "texts" if "encoder" in kinds else "tokens"
+    for title in (*(["baseline"] if theirs else []), "candidate" if theirs else "ms", f"{unit}/s"):
+        table.add_column(title, justify="right")
+    if theirs:
+        table.add_column("faster", justify="right")
+    for result in results:
+        for kind in kinds:
+            found = result["measures"][kind]
+            cells = [str(result["settings"][key]) for key in swept]
+            cells += [kind] if len(kinds) > 1 else []
+            models = [found[side] for side in ("baseline", "candidate") if side in found]
+            cells += [f"{model['median_ms']:.2f}" for model in models]
+            rate = found["candidate"][f"{unit}_per_second"]
+            cells.append(f"{rate:,.1f}" if rate < 1000 else f"{rate:,.0f}")
+            cells += [_ratio(found["ratio"])] if theirs else []
+            table.add_row(*cells)
+    same = [f"{key} {first['settings'][key]}" for key in _SWEPT if key not in swept]
+    notes = [f"candidate: {first['candidate']['name']}"] if theirs else [first["candidate"]["name"]]
+    if theirs:
+        notes.append(f"baseline:  {theirs['name']}, its faster fusions at each point")
+        measured = [found for result in results for found in result["measures"].values()]
+        if late := sum(not found["settled"] for found in measured):
+            notes.append(f"In {late} of {len(measured)} rows {_unsettled(first['settings'])}")
+    if noisy := sum(result["noise"]["noisy"] for result in results):
+        notes.append(f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(theirs))}")
+    notes.append(_machine(first["machine"]))
+    return Group(
+        Text(", ".join([*same, "median milliseconds"]), style="bold"),
+        table,
+        *(Text(note, style="dim") for note in notes),
+    )
+
+
+def _unsettled(settings: dict[str, Any]) -> str:
+    return f"the time limit came before the 95 % interval was narrower than {settings['width']:.0%}"
+
+
+def _noisy(compared: bool) -> str:
+    paired = "; ratios are paired and state their interval" if compared else ""
+    return f"The plain times may not repeat{paired}."
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    load = machine["load_average"]
+    return (
+        f"{machine['processor']}, {machine['logical_cores']} cores"
+        f"{f', load {load[0]:.1f}' if load else ''}, ONNX Runtime {machine['onnxruntime']}"
+    )
+
+
+def _ratio(ratio: dict[str, Any]) -> str:
+    return f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
 
 
 def _title(result: dict[str, Any]) -> str:
