@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeprune.bench.contestants import Contestant, opened, place_name
+from edgeprune.bench.contestants import DECODER, ENCODER, Contestant, entered
 from edgeprune.bench.counters import counters
 from edgeprune.bench.machine import machine_facts
 from edgeprune.bench.noise import CoreWatch, judge, turn_spread
@@ -24,14 +24,16 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 
 _MEMORY_CALLS = 3
+# What contestants.py tells apart.
+Place = str | Path | Bundle
 
 
 def compare(
-    candidate: str | Path | Bundle,
-    baseline: str | Path | Bundle,
+    candidate: Place,
+    baseline: Place,
     settings: BenchSettings | None = None,
 ) -> dict[str, Any]:
-    """Measure a candidate beside a baseline, interleaved.
+    """Measure a candidate beside a baseline, interleaved. contestants.py says what both may be.
 
     A float baseline also runs with the runtime's slow fusions off; the faster of the two, by
     median, is the baseline.
@@ -52,14 +54,14 @@ def compare(
     return _results(candidate, baseline, [settings or BenchSettings()])[0]
 
 
-def measure(place: str | Path | Bundle, settings: BenchSettings | None = None) -> dict[str, Any]:
+def measure(place: Place, settings: BenchSettings | None = None) -> dict[str, Any]:
     """Measure one model alone: `compare`'s result without baseline and ratios."""
     return _results(place, None, [settings or BenchSettings()])[0]
 
 
 def sweep(
-    candidate: str | Path | Bundle,
-    baseline: str | Path | Bundle | None,
+    candidate: Place,
+    baseline: Place | None,
     points: Sequence[BenchSettings],
 ) -> dict[str, Any]:
     """Measure at several settings; {"sweep": [results as of `compare` or `measure`]}."""
@@ -67,19 +69,19 @@ def sweep(
 
 
 def _results(
-    candidate: str | Path | Bundle,
-    baseline: str | Path | Bundle | None,
+    candidate: Place,
+    baseline: Place | None,
     points: Sequence[BenchSettings],
 ) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         contestants = [
-            Contestant.of(stack.enter_context(opened(place)), place_name(place))
+            stack.enter_context(entered(place))
             for place in (candidate, baseline)
             if place is not None
         ]
         if len(contestants) > 1:
             _check_alike(*contestants)
-            if contestants[1].is_float:
+            if contestants[1].fusable:
                 contestants.append(contestants[1].without_slow_fusions())
         for settings in points:  # all, before the first is timed
             for contestant in contestants:
@@ -91,7 +93,7 @@ def _run(contestants: Sequence[Contestant], settings: BenchSettings) -> dict[str
     facts = machine_facts()
     cores = choose_cores(settings.threads)
     candidate, *variants = contestants
-    kinds = _kinds(candidate)
+    kinds = candidate.kinds
     # Peak memory first: it leaves every file in the system's cache, so that loading is timed alike.
     memory = [_peak_memory(contestant, settings) for contestant in contestants[:2]]
     with ExitStack() as stack:
@@ -105,21 +107,24 @@ def _run(contestants: Sequence[Contestant], settings: BenchSettings) -> dict[str
         }
         others = watch.others_share()
         loads = [process.load_seconds for process in processes]
+        runtimes = [process.hello["runtime"] for process in processes]
     result: dict[str, Any] = {
         "settings": settings.model_dump(),
         "cores": cores,
         "machine": facts,
         "noise": judge(turn_spread(found for each in times.values() for found in each), others),
-        "candidate": _about(candidate, memory[0], loads[0], settings),
+        "candidate": _about(candidate, runtimes[0], memory[0], loads[0], settings),
     }
     chosen = None
     if variants:
         # By the first kind of work: one session runs them all.
         medians = [median(found.calls) for found in times[kinds[0]][1:]]
         chosen = 1 + medians.index(min(medians))
-        result["baseline"] = _about(contestants[chosen], memory[1], loads[chosen], settings)
+        result["baseline"] = _about(
+            contestants[chosen], runtimes[chosen], memory[1], loads[chosen], settings
+        )
         result["baseline"]["variants_ms"] = {
-            _fusions(variant): value * 1000
+            _fusions(variant) or runtimes[chosen]: value * 1000
             for variant, value in zip(variants, medians, strict=True)
         }
     result["measures"] = {
@@ -171,17 +176,23 @@ def _speed(times: Times, kind: str, settings: BenchSettings) -> dict[str, float]
 def _peak_memory(contestant: Contestant, settings: BenchSettings) -> int:
     """Peak resident bytes of a process that only loads and runs this model."""
     with Process(contestant, settings, choose_cores(settings.threads)) as process:
-        for kind in _kinds(contestant):
+        for kind in contestant.kinds:
             turn(process, kind, _MEMORY_CALLS, settings)
         return process.ask("memory")["peak_bytes"]
 
 
 def _about(
-    contestant: Contestant, peak_bytes: int, load_seconds: float, settings: BenchSettings
+    contestant: Contestant,
+    runtime: str,
+    peak_bytes: int,
+    load_seconds: float,
+    settings: BenchSettings,
 ) -> dict[str, Any]:
     about = {
         "name": contestant.name,
         "task": contestant.task,
+        "runtime": runtime,
+        "notes": list(contestant.notes),
         "fusions": _fusions(contestant),
         "model_bytes": bytes_of(contestant.files),
         "peak_memory_bytes": peak_bytes,
@@ -192,30 +203,28 @@ def _about(
     return about
 
 
-def _fusions(contestant: Contestant) -> str:
+def _fusions(contestant: Contestant) -> str | None:
+    """Which of ONNX Runtime's fusions are on; None in another runtime."""
+    if "disabled_optimizers" not in contestant.load:
+        return None
     if not contestant.disabled_optimizers:
         return "default fusions"
     return f"without {' and '.join(contestant.disabled_optimizers)}"
 
 
-def _kinds(contestant: Contestant) -> list[str]:
-    if contestant.task != "text-generation":
-        return ["encoder"]
-    return ["prompt", "decode"] if contestant.has_cache else ["prompt"]
-
-
 def _check_alike(first: Contestant, second: Contestant) -> None:
-    if _kinds(first) != _kinds(second):
-        raise UserError(
-            f"{first.name} does {first.task} and {second.name} {second.task}"
-            f"{'' if first.task != second.task else ', one without a key-value cache'}: "
-            f"there is nothing to compare."
+    if first.kinds != second.kinds:
+        described = (
+            f"{model.name} is {'an encoder' if model.kinds == ENCODER else 'a decoder'}"
+            f"{' without a key-value cache' if model.kinds == DECODER else ''}"
+            for model in (first, second)
         )
+        raise UserError(f"{' and '.join(described)}: there is nothing to compare.")
 
 
 def _check_length(contestant: Contestant, settings: BenchSettings) -> None:
     needed = settings.tokens
-    if "decode" in _kinds(contestant):
+    if "decode" in contestant.kinds:
         needed += settings.decode_steps + 1
     if contestant.max_length is not None and needed > contestant.max_length:
         raise UserError(

@@ -8,6 +8,7 @@ nothing but the number of calls are subtracted: ((N + k calls) - (N calls)) / k.
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def _perf(output: Path) -> list[str]:
 
 
 def counters(
-    sides: dict[str, Contestant], kinds: list[str], settings: BenchSettings, cores: list[int] | None
+    sides: dict[str, Contestant],
+    kinds: Sequence[str],
+    settings: BenchSettings,
+    cores: list[int] | None,
 ) -> dict[str, Any]:
     """Counts by kind of work and side; or "missing", a sentence's part that says why."""
     if why := why_missing():

@@ -1,67 +1,54 @@
-"""The asking side of a worker: one process for one contestant."""
+"""The asking side of the protocol: one process for one contestant."""
 
 import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from edgeprune.bench.contestants import Contestant
+from edgeprune.bench.protocol import VERSION
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.errors import UserError
 
 _GRACE_SECONDS = 5.0
+_MAX_SAID = 300
 
 
-class Process:
-    """A worker process with a contestant loaded. A context: leaving it ends the process."""
+class Conversation:
+    """A process that speaks the protocol. A context: leaving it ends the process."""
 
-    def __init__(
-        self,
-        contestant: Contestant,
-        settings: BenchSettings,
-        cores: list[int] | None,
-        profile: bool = False,
-        under: Sequence[str] = (),
-    ) -> None:
-        """Start it and load the model; `load_seconds` says how long loading took.
-
-        Args:
-            cores: processor cores to stay on; None for all.
-            profile: let the runtime note the time of each operator, which slows it.
-            under: a command that runs the worker as its own child.
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        """Start it and greet it; `hello` is its answer.
 
         Raises:
-            UserError: the model cannot be loaded.
+            UserError: it cannot be started, or does not speak this version of the protocol.
         """
-        self.contestant = contestant
+        self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
-        self._process = subprocess.Popen(
-            # -P: a file in the user's folder must not stand in for a module.
-            [*under, sys.executable, "-P", "-m", "edgeprune.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            # Ctrl-C reaches the asking process alone, which then ends this one.
-            start_new_session=True,
-        )
         try:
-            request = {
-                "model": str(contestant.model_path.absolute()),
-                "threads": settings.threads,
-                "cores": cores,
-                "vocabulary": contestant.vocabulary,
-                "config": contestant.cache_config,
-                "disabled_optimizers": list(contestant.disabled_optimizers),
-                "seed": settings.seed,
-                "profile": profile,
-            }
-            self.load_seconds = self.ask("load", **request)["seconds"][0]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                # Ctrl-C reaches the asking process alone, which then ends this one.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise UserError(f"{name} cannot be started: {error.strerror}.") from None
+        try:
+            self.hello = self.ask("hello")
+            if self.hello.get("protocol") != VERSION:
+                raise UserError(
+                    f"{name} speaks version {self.hello.get('protocol')} of the benchmark's "
+                    f"protocol and this edgeprune version {VERSION}: see edgeprune.bench.protocol."
+                )
         except BaseException:
             self.close()
             raise
@@ -74,7 +61,7 @@ class Process:
         """Send a command and wait for its answer.
 
         Raises:
-            UserError: the worker failed or died.
+            UserError: the process failed, died, or answered something else.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -86,9 +73,16 @@ class Process:
             line = b""
         if not line:
             raise UserError(self._death())
-        answer = json.loads(line)
+        try:
+            answer = dict(json.loads(line))
+        except (ValueError, TypeError):
+            said = line.decode(errors="replace").strip()[:_MAX_SAID]
+            raise UserError(
+                f"{self.name} does not speak the protocol of edgeprune.bench.protocol: asked to "
+                f"{command}, it said {said!r}."
+            ) from None
         if "error" in answer:
-            raise UserError(f"{self.contestant.name} cannot be benchmarked: {answer['error']}")
+            raise UserError(f"{self.name} cannot be benchmarked: {answer['error']}")
         return answer
 
     def close(self) -> None:
@@ -122,7 +116,7 @@ class Process:
         self.close()
 
     def _kill(self) -> None:
-        """End it at once, and what it started: the worker may have a command above it."""
+        """End it at once, and what it started: a command may run the model as its own child."""
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -138,9 +132,44 @@ class Process:
         if status == -9:
             why += ", perhaps for want of memory"
         return (
-            f"The process that ran {self.contestant.name} ended with {why}"
-            f"{': ' + said[-1] if said else ''}."
+            f"The process that ran {self.name} ended with {why}{': ' + said[-1] if said else ''}."
         )
+
+
+class Process(Conversation):
+    """A process with a contestant loaded."""
+
+    def __init__(
+        self,
+        contestant: Contestant,
+        settings: BenchSettings,
+        cores: list[int] | None,
+        profile: bool = False,
+        under: Sequence[str] = (),
+    ) -> None:
+        """Start it and load the model; `load_seconds` says how long loading took.
+
+        Args:
+            cores: processor cores to stay on; None for all.
+            profile: let the runtime note the time of each operator, which slows it.
+            under: a command that runs the process as its own child.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        super().__init__(contestant.name, [*under, *contestant.command])
+        try:
+            self.load_seconds = self.ask(
+                "load",
+                threads=settings.threads,
+                cores=cores,
+                seed=settings.seed,
+                profile=profile,
+                **contestant.load,
+            )["seconds"][0]
+        except BaseException:
+            self.close()
+            raise
 
 
 def choose_cores(threads: int) -> list[int] | None:

@@ -21,9 +21,11 @@ def profile_of(
     Returns:
         "run_ms" of a profiled run; "operators": for each type, the one that takes most first,
         its "share" of the run (0 to 1), "ms" and "count" of calls in a run; and "outside_share",
-        what the runtime takes between operators.
+        what the runtime takes between operators. Or "missing", why there is no profile.
     """
     with Process(contestant, settings, cores, profile=True) as process:
+        if "profile" not in process.hello["does"]:
+            return {"missing": f"{process.hello['runtime']} does not tell it"}
         turn(process, kind, _WARM_CALLS + _CALLS, settings)
         runs = settings.decode_steps if kind == "decode" else _CALLS
         found = process.ask("profile", runs=runs)

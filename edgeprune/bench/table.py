@@ -38,17 +38,16 @@ def _point(result: dict[str, Any]) -> RenderableType:
         ("loading", "load_seconds", 1e-3, "ms"),
     )
     for label, key, unit, name in rows:
-        if key not in ours:
-            continue
+        if not all(model.get(key) for model in (theirs, ours) if model is not None):
+            continue  # not asked for, or not known of a foreign program
         cells = [f"{model[key] / unit:,.1f} {name}" for model in (theirs, ours) if model]
         gain = [f"{theirs[key] / ours[key]:.2f}x less"] if theirs else []
         table.add_row(label, *cells, *gain)
     counted = result.get("counters", {})
     if "missing" not in counted:
         _add_counts(table, counted)
-    notes = [f"candidate: {ours['name']}"] if theirs else [ours["name"]]
+    notes = _names(ours, theirs)
     if theirs:
-        notes.append(f"baseline:  {theirs['name']}, {_fusions(theirs)}")
         notes += [
             f"{_TITLES[kind]}: {_unsettled(settings)}"
             for kind, found in result["measures"].items()
@@ -60,11 +59,22 @@ def _point(result: dict[str, Any]) -> RenderableType:
         )
     if "missing" in counted:
         notes.append(f"No instructions and cycles: {counted['missing']}.")
+    profiles = result.get("profile", {})
+    notes += [
+        f"No time by operator of the {side}: {found['missing']}."
+        for side, found in next(iter(profiles.values()), {}).items()
+        if "missing" in found
+    ]
+    notes += [note for model in (theirs, ours) if model for note in model["notes"]]
     notes.append(_machine(machine))
     return Group(
         Text(_title(result), style="bold"),
         table,
-        *(_profile(kind, sides) for kind, sides in result.get("profile", {}).items()),
+        *(
+            _profile(kind, told)
+            for kind, sides in profiles.items()
+            if (told := {side: each for side, each in sides.items() if "missing" not in each})
+        ),
         *(Text(note, style="dim") for note in notes),
     )
 
@@ -96,9 +106,8 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
             cells += [_ratio(found["ratio"])] if theirs else []
             table.add_row(*cells)
     same = [f"{key} {first['settings'][key]}" for key in _SWEPT if key not in swept]
-    notes = [f"candidate: {first['candidate']['name']}"] if theirs else [first["candidate"]["name"]]
+    notes = _names(first["candidate"], theirs)
     if theirs:
-        notes.append(f"baseline:  {theirs['name']}, its faster fusions at each point")
         measured = [found for result in results for found in result["measures"].values()]
         if late := sum(not found["settled"] for found in measured):
             notes.append(f"In {late} of {len(measured)} rows {_unsettled(first['settings'])}")
@@ -201,7 +210,16 @@ def _shares(entries: list[dict[str, float]]) -> list[str]:
     return [text for e in entries for text in (f"{e['share']:.1%}", f"{e['ms']:.3f}")]
 
 
-def _fusions(model: dict[str, Any]) -> str:
+def _names(ours: dict[str, Any], theirs: dict[str, Any] | None) -> list[str]:
+    """What was run, and in what where that is not the runtime's default."""
+    if theirs is None:
+        return [f"{ours['name']}{_way(ours)}"]
+    return [f"candidate: {ours['name']}{_way(ours)}", f"baseline:  {theirs['name']}{_way(theirs)}"]
+
+
+def _way(model: dict[str, Any]) -> str:
+    if model["fusions"] is None:
+        return f", in {model['runtime']}"
     if model["fusions"] == "default fusions":
-        return "with the runtime's default fusions"
-    return f"with {SLOW_FUSIONS[0]} off, which is faster"
+        return ""
+    return f", with {SLOW_FUSIONS[0]} off, which is faster"

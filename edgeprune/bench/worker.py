@@ -1,30 +1,22 @@
-"""A process that loads one ONNX file and times calls of it: `python -m edgeprune.bench.worker`.
+"""A process that runs one ONNX file: `python -m edgeprune.bench.worker`.
 
-It reads one JSON object a line on standard input and answers each with one on standard output:
+It speaks the protocol of protocol.py. Its load is also told:
 
-    {"do": "load", "model": path, "threads": 1, "cores": [1], "vocabulary": 30522, "seed": 0,
-     "disabled_optimizers": [], "config": {...}, "profile": false}          -> {"seconds": [s]}
-    {"do": "encoder", "batch": 1, "tokens": 128, "calls": 8}                -> {"seconds": [...]}
-    {"do": "prompt", "batch": 1, "tokens": 128, "calls": 2}                 -> {"seconds": [...]}
-    {"do": "decode", "batch": 1, "context": 128, "steps": 32}               -> {"seconds": [...]}
-    {"do": "memory"}                                                        -> {"peak_bytes": n}
-    {"do": "profile", "runs": 8}                                            -> {"run_ms": t, ...}
-    {"do": "exit"}
+    "model": path, "vocabulary": 30522, "config": {...} (the sizes of a decoder's cache),
+    "disabled_optimizers": [], "profile": false
 
-A failure is answered with {"error": sentence}. Its peak memory is measured, so it imports nothing
-but numpy, onnxruntime and the two files below.
+Its peak memory is measured, so it imports nothing but numpy, onnxruntime and a few files of ours.
 """
 
 import json
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
+from edgeprune.bench.protocol import serve, stay_on, timed
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.session import input_types, open_session, token_inputs
 
@@ -33,32 +25,32 @@ class Worker:
     """The loaded model, and one method a command."""
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
-        if request.get("cores") and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, request["cores"])
+        stay_on(request["cores"])
         prefix = None
         if request["profile"]:
             self._profiles = tempfile.TemporaryDirectory(prefix="edgeprune-")
             prefix = os.path.join(self._profiles.name, "profile")
-        started = time.perf_counter()
-        self.session = open_session(
-            request["model"],
-            request["threads"],
-            request["disabled_optimizers"],
-            profile_prefix=prefix,
-        )
-        seconds = time.perf_counter() - started
+
+        def load() -> None:
+            self.session = open_session(
+                request["model"],
+                request["threads"],
+                request["disabled_optimizers"],
+                profile_prefix=prefix,
+            )
+
+        seconds = timed(load)
         self.config = request["config"]
         self.vocabulary = request["vocabulary"]
         self.random = np.random.default_rng(request["seed"])
-        return {"seconds": [seconds]}
+        return seconds
 
     def encoder(self, request: dict[str, Any]) -> dict[str, Any]:
         ids = self._ids(request["batch"], request["tokens"])
         feeds = token_inputs(input_types(self.session), ids, np.ones_like(ids))
-        return _timed(lambda: self.session.run(None, feeds), request["calls"])
+        return timed(lambda: self.session.run(None, feeds), request["calls"])
 
     def prompt(self, request: dict[str, Any]) -> dict[str, Any]:
-        """From an empty cache to the first token of the answer."""
         decoder = Decoder(self.session, self.config)
         ids = self._ids(request["batch"], request["tokens"])
 
@@ -66,10 +58,9 @@ class Worker:
             decoder.reset(request["batch"])
             decoder.feed(ids)[:, -1].argmax(axis=-1)
 
-        return _timed(call, request["calls"])
+        return timed(call, request["calls"])
 
     def decode(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Steps of one token after a context of that many; the cache grows as in use."""
         decoder = Decoder(self.session, self.config)
         if not decoder.has_cache:
             raise ValueError("the decoder has no key-value cache, so decoding cannot be timed")
@@ -78,11 +69,8 @@ class Worker:
         # denormal numbers behave.
         decoder.feed(self._ids(request["batch"], request["context"]))
         ids = iter(self._ids(request["batch"], request["steps"] + 1).T)
-        decoder.feed([next(ids)])
-        return _timed(lambda: decoder.feed([next(ids)]), request["steps"])
-
-    def memory(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"peak_bytes": peak_bytes()}
+        decoder.feed(next(ids))
+        return timed(lambda: decoder.feed(next(ids)), request["steps"])
 
     def profile(self, request: dict[str, Any]) -> dict[str, Any]:
         """The runtime's own times by operator, a run; of the last `runs` runs. Ends profiling."""
@@ -91,28 +79,6 @@ class Worker:
 
     def _ids(self, batch: int, tokens: int) -> np.ndarray:
         return self.random.integers(0, self.vocabulary, (batch, tokens))
-
-
-def peak_bytes() -> int:
-    """The most resident memory that this process has had.
-
-    Linux: VmHWM; `ru_maxrss` also counts the parent's memory before exec, there.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            for line in status:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def by_operator(events: list[dict[str, Any]], runs: int) -> dict[str, Any]:
@@ -140,33 +106,14 @@ def by_operator(events: list[dict[str, Any]], runs: int) -> dict[str, Any]:
 
 def main() -> None:
     worker = Worker()
-    commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    commands = {
         "load": worker.load,
         "encoder": worker.encoder,
         "prompt": worker.prompt,
         "decode": worker.decode,
-        "memory": worker.memory,
         "profile": worker.profile,
     }
-    for line in sys.stdin:
-        request = json.loads(line)
-        if request["do"] == "exit":
-            return
-        try:
-            answer = commands[request["do"]](request)
-        except Exception as error:  # whatever it is, the asking process must hear of it
-            answer = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
-        print(json.dumps(answer), flush=True)
-
-
-def _timed(call: Callable[[], object], calls: int) -> dict[str, Any]:
-    """Seconds of each of `calls` calls."""
-    seconds = []
-    for _ in range(calls):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds}
+    serve(f"ONNX Runtime {onnxruntime.__version__}", commands)
 
 
 if __name__ == "__main__":
