@@ -59,7 +59,7 @@ def test_what_starting_and_loading_take_is_subtracted(tmp_path: Path) -> None:
         "prompt": {"candidate": per_call},
         "decode": {"candidate": per_call},
     }
-    assert "one token decoded, instructions" in table_text(result)
+    assert "next token, instructions" in table_text(result)
 
 
 def test_counts_are_real_or_their_absence_is_explained(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from edgeprune.bench.contestants import SLOW_FUSIONS
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
-_TITLES = {"encoder": "one call", "prompt": "prompt to first token", "decode": "one token decoded"}
+_TITLES = {"encoder": "one call", "prompt": "first token", "decode": "next token"}
 
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
