@@ -8,7 +8,7 @@ nothing but the number of calls are subtracted: ((N + k calls) - (N calls)) / k.
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,19 @@ def count(
 
     With more threads than one, those that wait for work count as well.
     """
-    few, more = (
-        _whole_process(contestant, kind, calls, settings, cores) for calls in (_FEW, _FEW + _MORE)
+    return per_call(
+        lambda calls: _whole_process(contestant, kind, calls, settings, cores), _FEW, _MORE
     )
-    return {
-        name: (more[name] - few[name]) / _MORE for name in EVENTS if name in few and name in more
-    }
+
+
+def per_call(counted: Callable[[int], dict[str, float]], few: int, more: int) -> dict[str, float]:
+    """What each of `more` calls adds to the counts of a process that makes `few`.
+
+    Args:
+        counted: from a number of calls to the counts of a whole process that makes them.
+    """
+    start, end = counted(few), counted(few + more)
+    return {name: (end[name] - start[name]) / more for name in end if name in start}
 
 
 def read_counts(text: str) -> dict[str, float]:
