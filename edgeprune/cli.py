@@ -1,6 +1,7 @@
 """The command line: one function a command, no logic. Nothing heavy is imported before its use."""
 
 import errno
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -80,6 +81,21 @@ def _writable(ctx: click.Context, option: click.Parameter, path: str | None) -> 
     return path
 
 
+class Numbers(click.ParamType):
+    """Whole numbers with commas between them."""
+
+    name = "N[,N...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number, nor several with commas.", param, ctx)
+
+
+NUMBERS = Numbers()
 _json_option = click.option(
     "--json",
     "json_file",
@@ -131,19 +147,38 @@ def run(
 @main.command()
 @click.argument("bundle")
 @_against_option
-@click.option("--batch", type=int, help="Texts in a call of an encoder.  [default: 1]")
-@click.option("--tokens", type=int, help="Tokens of each text, or the prompt.  [default: 128]")
-@click.option("--threads", type=int, help="Threads.  [default: 1]")
+@click.option("--batch", type=NUMBERS, help="Texts in a call; 1,8 measures each.  [default: 1]")
+@click.option("--tokens", type=NUMBERS, help="Tokens of a text or the prompt.  [default: 128]")
+@click.option("--threads", type=NUMBERS, help="Threads.  [default: 1]")
 @click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
+@click.option(
+    "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
+)
+@click.option("--profile", is_flag=True, help="Also share the time out among operators.")
+@click.option("--counters", is_flag=True, help="Also count instructions and cycles by perf.")
 @_json_option
-def bench(bundle: str, against: str | None, json_file: str | None, **options: Any) -> None:
+def bench(
+    bundle: str,
+    against: str | None,
+    batch: tuple[int, ...] | None,
+    tokens: tuple[int, ...] | None,
+    threads: tuple[int, ...] | None,
+    json_file: str | None,
+    **options: Any,
+) -> None:
     """Time a bundle, alone or interleaved with another: latency, memory, size."""
-    from edgeprune.bench.compare import compare, measure
+    from edgeprune.bench.compare import compare, measure, sweep
     from edgeprune.bench.settings import BenchSettings
     from edgeprune.bench.table import bench_table
 
-    settings = _settings(BenchSettings, **options)
-    result = compare(bundle, against, settings) if against else measure(bundle, settings)
+    points = [
+        _settings(BenchSettings, batch=b, tokens=t, threads=n, **options)
+        for b, t, n in itertools.product(batch or [None], tokens or [None], threads or [None])
+    ]
+    if len(points) > 1:
+        result = sweep(bundle, against, points)
+    else:
+        result = compare(bundle, against, *points) if against else measure(bundle, *points)
     _show(result, bench_table(result), json_file)
 
 

@@ -1,12 +1,22 @@
-"""What can be benchmarked and evaluated: bundles, plain ONNX folders, and Hugging Face folders.
+"""What can be benchmarked, and evaluated.
 
-A Hugging Face folder without ONNX is exported plainly to float32 ONNX in a temporary folder, so
-that the original runs in the same runtime as what was made of it.
+| named by | what runs |
+|---|---|
+| a bundle, or a plain folder with an ONNX model | ONNX Runtime, in worker.py |
+| a Hugging Face folder | its plain float32 export, likewise, so that the runtime is the same |
+| `model.onnx`, a file | likewise; what it needs is read off its graph |
+| `torch:FOLDER` | PyTorch itself, in torch_worker.py |
+| `command:PROGRAM ARGUMENTS` | a program that speaks the protocol of protocol.py |
+
+Evaluation knows the first two.
 """
 
+import importlib.util
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,22 +36,29 @@ _QUANTIZED = (
     "MatMulIntegerToFloat",
     "QGemm",
 )
+_CACHE_SIZES = ("num_key_value_heads", "num_attention_heads", "hidden_size", "head_dim")
+ENCODER: tuple[str, ...] = ("encoder",)
+DECODER: tuple[str, ...] = ("prompt",)
+CACHED_DECODER: tuple[str, ...] = ("prompt", "decode")
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One model to be timed."""
+    """One model to be timed, and the process that runs it."""
 
     name: str
-    model_path: Path
-    task: str
-    vocabulary: int
-    max_length: int | None
-    model_bytes: int
-    is_float: bool
-    has_cache: bool
-    cache_config: dict[str, Any]
-    disabled_optimizers: tuple[str, ...] = ()
+    command: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """The kinds of work that it is timed at."""
+    load: dict[str, Any] = field(default_factory=dict)
+    """What its process must know to load it."""
+    files: tuple[Path, ...] = ()
+    task: str | None = None
+    max_length: int | None = None
+    fusable: bool = False
+    """Whether it is float in ONNX Runtime, so that the runtime's fusions matter."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how it is run, for the reader of the result."""
 
     @classmethod
     def of(cls, bundle: Bundle, name: str | None = None) -> "Contestant":
@@ -49,26 +66,54 @@ class Contestant:
         vocabulary = bundle.config.get("vocab_size")
         if not isinstance(vocabulary, int) or vocabulary < 1:
             raise UserError(f"{bundle.folder / 'config.json'} states no vocab_size.")
-        sizes = ("num_key_value_heads", "num_attention_heads", "hidden_size", "head_dim")
+        outline = bundle.outline
+        kinds = ENCODER
+        if bundle.task == "text-generation":
+            kinds = CACHED_DECODER if has_cache(outline.inputs) else DECODER
         return cls(
             name=name or str(bundle.folder),
-            model_path=bundle.model_path,
+            command=own_command("worker"),
+            kinds=kinds,
+            load=onnx_load(bundle.model_path, vocabulary, bundle.config),
+            files=(bundle.model_path, *bundle.data_paths),
             task=bundle.task,
-            vocabulary=vocabulary,
             max_length=bundle.max_length,
-            model_bytes=bundle.model_bytes,
-            is_float=not any(operator in bundle.outline.operators for operator in _QUANTIZED),
-            has_cache=any(name.startswith("past_key_values.") for name in bundle.outline.inputs),
-            cache_config={key: bundle.config[key] for key in sizes if key in bundle.config},
+            fusable=is_float(outline.operators),
         )
 
+    @property
+    def disabled_optimizers(self) -> tuple[str, ...]:
+        return tuple(self.load.get("disabled_optimizers", ()))
+
     def without_slow_fusions(self) -> "Contestant":
-        return replace(self, disabled_optimizers=SLOW_FUSIONS)
+        return replace(self, load=self.load | {"disabled_optimizers": list(SLOW_FUSIONS)})
+
+
+@contextmanager
+def entered(place: str | Path | Bundle) -> Iterator[Contestant]:
+    """The contestant that a place of any kind above names, for the time of a `with`.
+
+    Raises:
+        UserError: there is no such model, it is damaged, or running it needs another install.
+    """
+    kind, _, rest = str(place).partition(":")
+    if kind in _BY_PREFIX and not isinstance(place, Bundle):
+        yield _BY_PREFIX[kind](str(place), rest)
+    elif not isinstance(place, Bundle) and Path(place).suffix == ".onnx":
+        from edgeprune.bench.graph_file import of_graph_file
+
+        yield of_graph_file(Path(place))
+    else:
+        with opened(place) as bundle:
+            yield Contestant.of(bundle, place_name(place))
 
 
 @contextmanager
 def opened(place: str | Path | Bundle) -> Iterator[Bundle]:
-    """A bundle from a folder of any kind above, for the time of a `with`.
+    """A bundle from a folder of any kind, for the time of a `with`.
+
+    A Hugging Face folder without ONNX is exported plainly to float32 ONNX in a temporary folder,
+    so that the original runs in the same runtime as what was made of it.
 
     Raises:
         UserError: the folder holds no model, or exporting needs the build install.
@@ -96,6 +141,78 @@ def opened(place: str | Path | Bundle) -> Iterator[Bundle]:
 def place_name(place: str | Path | Bundle) -> str:
     """What to call a model that was named by its folder, or given as a bundle."""
     return str(place.folder if isinstance(place, Bundle) else place)
+
+
+def onnx_load(path: Path, vocabulary: int, config: dict[str, Any]) -> dict[str, Any]:
+    """What worker.py must know to load an ONNX file."""
+    return {
+        "model": str(path.absolute()),
+        "vocabulary": vocabulary,
+        "config": {key: config[key] for key in _CACHE_SIZES if key in config},
+        "disabled_optimizers": [],
+    }
+
+
+def has_cache(inputs: dict[str, Any]) -> bool:
+    return any(name.startswith("past_key_values.") for name in inputs)
+
+
+def is_float(operators: dict[str, int]) -> bool:
+    return not any(operator in operators for operator in _QUANTIZED)
+
+
+def own_command(module: str) -> tuple[str, ...]:
+    # -P: a file in the user's folder must not stand in for a module.
+    return (sys.executable, "-P", "-m", f"edgeprune.bench.{module}")
+
+
+def _of_torch(name: str, model: str) -> Contestant:
+    """A folder, package:NAME or hub id that PyTorch runs."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(f"{name} needs PyTorch: run `pip install 'edgeprune[build]'`.")
+    from edgeprune.anatomy import max_positions
+    from edgeprune.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model)
+    return Contestant(
+        name=name,
+        command=own_command("torch_worker"),
+        kinds=CACHED_DECODER if checkpoint.task == "text-generation" else ENCODER,
+        load={"model": model},
+        files=tuple(checkpoint.files),
+        task=checkpoint.task,
+        max_length=max_positions(checkpoint.config),
+    )
+
+
+def _of_command(name: str, line: str) -> Contestant:
+    """A program that speaks the protocol; it is started once to ask what it can do."""
+    from edgeprune.bench.process import Conversation
+
+    try:
+        command = tuple(shlex.split(line))
+    except ValueError as error:
+        raise UserError(f"{name} is no command line: {error}.") from None
+    if not command:
+        raise UserError("command: names no program; write command:PROGRAM ARGUMENTS.")
+    with Conversation(name, command) as process:
+        hello = process.hello
+    kinds = tuple(kind for kind in (*ENCODER, *CACHED_DECODER) if kind in hello.get("does", ()))
+    if kinds not in (ENCODER, DECODER, CACHED_DECODER):
+        raise UserError(
+            f"{name} says it does {', '.join(hello.get('does', ())) or 'nothing'}; it must do "
+            f"either encoder, or prompt and perhaps decode."
+        )
+    return Contestant(
+        name=name,
+        command=command,
+        kinds=kinds,
+        files=tuple(Path(file) for file in hello.get("files", ())),
+        max_length=hello.get("max_length"),
+    )
+
+
+_BY_PREFIX = {"torch": _of_torch, "command": _of_command}
 
 
 def _is_torch_folder(folder: Path) -> bool:

@@ -1,73 +1,73 @@
-"""The asking side of a worker: one process for one contestant."""
+"""The asking side of the protocol: one process for one contestant."""
 
 import contextlib
 import json
 import os
+import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from edgeprune.bench.contestants import Contestant
+from edgeprune.bench.protocol import VERSION
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.errors import UserError
 
 _GRACE_SECONDS = 5.0
+_MAX_SAID = 300
 
 
-class Process:
-    """A worker process with a contestant loaded. A context: leaving it ends the process."""
+class Conversation:
+    """A process that speaks the protocol. A context: leaving it ends the process."""
 
     def __init__(
-        self,
-        contestant: Contestant,
-        settings: BenchSettings,
-        cores: list[int] | None,
-        environment: Mapping[str, str] | None = None,
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start it and load the model; `load_seconds` says how long loading took.
+        """Start it and greet it; `hello` is its answer.
 
         Args:
-            cores: processor cores to stay on; None for all.
             environment: variables to add to this process's own.
 
         Raises:
-            UserError: the model cannot be loaded.
+            UserError: it cannot be started, or does not speak this version of the protocol.
         """
-        self.contestant = contestant
+        self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
-        self._process = subprocess.Popen(
-            # -P: a file in the user's folder must not stand in for a module.
-            [sys.executable, "-P", "-m", "edgeprune.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **(environment or {})},
-            # Ctrl-C reaches the asking process alone, which then ends this one.
-            start_new_session=True,
-        )
         try:
-            request = {
-                "model": str(contestant.model_path.absolute()),
-                "threads": settings.threads,
-                "cores": cores,
-                "vocabulary": contestant.vocabulary,
-                "config": contestant.cache_config,
-                "disabled_optimizers": list(contestant.disabled_optimizers),
-                "seed": settings.seed,
-            }
-            self.load_seconds = self.ask("load", **request)["seconds"][0]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C reaches the asking process alone, which then ends this one.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise UserError(f"{name} cannot be started: {error.strerror}.") from None
+        try:
+            self.hello = self.ask("hello")
+            if self.hello.get("protocol") != VERSION:
+                raise UserError(
+                    f"{name} speaks version {self.hello.get('protocol')} of the benchmark's "
+                    f"protocol and this edgeprune version {VERSION}: see edgeprune.bench.protocol."
+                )
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, command: str, **request: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
         Raises:
-            UserError: the worker failed or died.
+            UserError: the process failed, died, or answered something else.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -79,9 +79,16 @@ class Process:
             line = b""
         if not line:
             raise UserError(self._death())
-        answer = json.loads(line)
+        try:
+            answer = dict(json.loads(line))
+        except (ValueError, TypeError):
+            said = line.decode(errors="replace").strip()[:_MAX_SAID]
+            raise UserError(
+                f"{self.name} does not speak the protocol of edgeprune.bench.protocol: asked to "
+                f"{command}, it said {said!r}."
+            ) from None
         if "error" in answer:
-            raise UserError(f"{self.contestant.name} cannot be benchmarked: {answer['error']}")
+            raise UserError(f"{self.name} cannot be benchmarked: {answer['error']}")
         return answer
 
     def close(self) -> None:
@@ -91,12 +98,10 @@ class Process:
                 try:
                     self._process.communicate(b'{"do": "exit"}\n', timeout=_GRACE_SECONDS)
                 except (BrokenPipeError, subprocess.TimeoutExpired):
-                    self._process.kill()
-                    self._process.wait()
+                    self._kill()
         finally:
             if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
+                self._kill()
             for pipe in (self._process.stdin, self._process.stdout, self._errors):
                 # Closing writes what a dead process did not take.
                 with contextlib.suppress(BrokenPipeError):
@@ -113,8 +118,17 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:  # nobody waits for a call that is under way
-            self._process.kill()
+            self._kill()
         self.close()
+
+    def _kill(self) -> None:
+        """End it at once, and what it started: a command may run the model as its own child."""
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        self._process.wait()
 
     def _death(self) -> str:
         status = self._process.wait()
@@ -124,9 +138,46 @@ class Process:
         if status == -9:
             why += ", perhaps for want of memory"
         return (
-            f"The process that ran {self.contestant.name} ended with {why}"
-            f"{': ' + said[-1] if said else ''}."
+            f"The process that ran {self.name} ended with {why}{': ' + said[-1] if said else ''}."
         )
+
+
+class Process(Conversation):
+    """A process with a contestant loaded."""
+
+    def __init__(
+        self,
+        contestant: Contestant,
+        settings: BenchSettings,
+        cores: list[int] | None,
+        profile: bool = False,
+        under: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it and load the model; `load_seconds` says how long loading took.
+
+        Args:
+            cores: processor cores to stay on; None for all.
+            profile: let the runtime note the time of each operator, which slows it.
+            under: a command that runs the process as its own child.
+            environment: variables to add to this process's own.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        super().__init__(contestant.name, [*under, *contestant.command], environment)
+        try:
+            self.load_seconds = self.ask(
+                "load",
+                threads=settings.threads,
+                cores=cores,
+                seed=settings.seed,
+                profile=profile,
+                **contestant.load,
+            )["seconds"][0]
+        except BaseException:
+            self.close()
+            raise
 
 
 def choose_cores(threads: int) -> list[int] | None:

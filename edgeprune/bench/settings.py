@@ -8,7 +8,12 @@ class BenchSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: int = Field(default=1, ge=1, le=1024, description="texts in one call of an encoder")
+    batch: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="texts in one call; sequences that a decoder continues side by side",
+    )
     tokens: int = Field(
         default=128,
         ge=1,
@@ -49,3 +54,12 @@ class BenchSettings(BaseModel):
         "faster; off compares like with like",
     )
     seed: int = Field(default=0, ge=0, description="of the token ids and of the bootstrap")
+    compressed: bool = Field(
+        default=False, description="also compress the files, about a second for 20 to 30 MB"
+    )
+    profile: bool = Field(
+        default=False, description="also share the time out among operators, in another process"
+    )
+    counters: bool = Field(
+        default=False, description="also count a call's instructions and cycles, where perf may"
+    )

@@ -9,11 +9,17 @@ from rich.text import Text
 
 from edgeprune.bench.contestants import SLOW_FUSIONS
 
-_TITLES = {"encoder": "one call", "prompt": "prompt", "decode": "one token decoded"}
+_OPERATORS_SHOWN = 10
+_SWEPT = ("batch", "tokens", "threads")
+_TITLES = {"encoder": "one call", "prompt": "first token", "decode": "next token"}
 
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
-    """The result of `compare` or `measure`, at 80 columns."""
+    """The result of `compare`, `measure` or `sweep`, at 80 columns."""
+    return _sweep(result["sweep"]) if "sweep" in result else _point(result)
+
+
+def _point(result: dict[str, Any]) -> RenderableType:
     settings, machine = result["settings"], result["machine"]
     ours, theirs = result["candidate"], result.get("baseline")
     table = Table(box=SIMPLE_HEAD)
@@ -26,31 +32,114 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
     for kind, found in result["measures"].items():
         _add_speed(table, kind, found)
     rows = (
-        ("model.onnx and its data", "model_bytes", 1e6, "MB"),
+        ("model on disk", "model_bytes", 1e6, "MB"),
+        ("model, zlib level 6", "compressed_bytes", 1e6, "MB"),
         ("peak memory", "peak_memory_bytes", 1e6, "MB"),
         ("loading", "load_seconds", 1e-3, "ms"),
     )
     for label, key, unit, name in rows:
+        if not all(model.get(key) for model in (theirs, ours) if model is not None):
+            continue  # not asked for, or not known of a foreign program
         cells = [f"{model[key] / unit:,.1f} {name}" for model in (theirs, ours) if model]
         gain = [f"{theirs[key] / ours[key]:.2f}x less"] if theirs else []
         table.add_row(label, *cells, *gain)
-    notes = [f"candidate: {ours['name']}"] if theirs else [ours["name"]]
+    counted = result.get("counters", {})
+    if "missing" not in counted:
+        _add_counts(table, counted)
+    notes = _names(ours, theirs)
     if theirs:
-        notes.append(f"baseline:  {theirs['name']}, {_fusions(theirs)}")
         notes += [
-            f"{_TITLES[kind]}: the time limit came before the 95 % interval was narrower "
-            f"than {settings['width']:.0%}"
+            f"{_TITLES[kind]}: {_unsettled(settings)}"
             for kind, found in result["measures"].items()
             if not found["settled"]
         ]
+    if result["noise"]["noisy"]:
+        notes.append(
+            f"A noisy machine: {', and '.join(result['noise']['why'])}. {_noisy(bool(theirs))}"
+        )
+    if "missing" in counted:
+        notes.append(f"No instructions and cycles: {counted['missing']}.")
+    profiles = result.get("profile", {})
+    notes += [
+        f"No time by operator of the {side}: {found['missing']}."
+        for side, found in next(iter(profiles.values()), {}).items()
+        if "missing" in found
+    ]
+    notes += [note for model in (theirs, ours) if model for note in model["notes"]]
+    notes.append(_machine(machine))
+    return Group(
+        Text(_title(result), style="bold"),
+        table,
+        *(
+            _profile(kind, told)
+            for kind, sides in profiles.items()
+            if (told := {side: each for side, each in sides.items() if "missing" not in each})
+        ),
+        *(Text(note, style="dim") for note in notes),
+    )
+
+
+def _sweep(results: list[dict[str, Any]]) -> RenderableType:
+    """A row for each point and kind of work; what all points share stands in the title."""
+    first = results[0]
+    kinds, theirs = list(first["measures"]), first.get("baseline")
+    swept = [key for key in _SWEPT if len({result["settings"][key] for result in results}) > 1]
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    for key in swept:
+        table.add_column(key, justify="right")
+    if len(kinds) > 1:
+        table.add_column("work")
+    unit = "texts" if "encoder" in kinds else "tokens"
+    for title in (*(["baseline"] if theirs else []), "candidate" if theirs else "ms", f"{unit}/s"):
+        table.add_column(title, justify="right")
+    if theirs:
+        table.add_column("faster", justify="right")
+    for result in results:
+        for kind in kinds:
+            found = result["measures"][kind]
+            cells = [str(result["settings"][key]) for key in swept]
+            cells += [kind] if len(kinds) > 1 else []
+            models = [found[side] for side in ("baseline", "candidate") if side in found]
+            cells += [f"{model['median_ms']:.2f}" for model in models]
+            rate = found["candidate"][f"{unit}_per_second"]
+            cells.append(f"{rate:,.1f}" if rate < 1000 else f"{rate:,.0f}")
+            cells += [_ratio(found["ratio"])] if theirs else []
+            table.add_row(*cells)
+    same = [f"{key} {first['settings'][key]}" for key in _SWEPT if key not in swept]
+    notes = _names(first["candidate"], theirs)
+    if theirs:
+        measured = [found for result in results for found in result["measures"].values()]
+        if late := sum(not found["settled"] for found in measured):
+            notes.append(f"In {late} of {len(measured)} rows {_unsettled(first['settings'])}")
+    if noisy := sum(result["noise"]["noisy"] for result in results):
+        notes.append(f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(theirs))}")
+    notes.append(_machine(first["machine"]))
+    return Group(
+        Text(", ".join([*same, "median milliseconds"]), style="bold"),
+        table,
+        *(Text(note, style="dim") for note in notes),
+    )
+
+
+def _unsettled(settings: dict[str, Any]) -> str:
+    return f"the time limit came before the 95 % interval was narrower than {settings['width']:.0%}"
+
+
+def _noisy(compared: bool) -> str:
+    paired = "; ratios are paired and state their interval" if compared else ""
+    return f"The plain times may not repeat{paired}."
+
+
+def _machine(machine: dict[str, Any]) -> str:
     load = machine["load_average"]
-    notes.append(
+    return (
         f"{machine['processor']}, {machine['logical_cores']} cores"
         f"{f', load {load[0]:.1f}' if load else ''}, ONNX Runtime {machine['onnxruntime']}"
     )
-    return Group(
-        Text(_title(result), style="bold"), table, *(Text(note, style="dim") for note in notes)
-    )
+
+
+def _ratio(ratio: dict[str, Any]) -> str:
+    return f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -59,7 +148,8 @@ def _title(result: dict[str, Any]) -> str:
     if "encoder" in result["measures"]:
         return f"batch {settings['batch']}, {settings['tokens']} tokens, {threads}"
     steps = f", then {settings['decode_steps']} decoded" if "decode" in result["measures"] else ""
-    return f"prompt of {settings['tokens']} tokens{steps}, {threads}"
+    batch = f"batch {settings['batch']}, " if settings["batch"] > 1 else ""
+    return f"{batch}prompt of {settings['tokens']} tokens{steps}, {threads}"
 
 
 def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
@@ -70,13 +160,66 @@ def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
     title = _TITLES[kind]
     table.add_row(f"{title}, median", *(f"{m['median_ms']:.2f} ms" for m in models), *gain)
     blank = [""] * len(gain)
-    table.add_row(f"{title}, p95", *(f"{m['p95_ms']:.2f} ms" for m in models), *blank)
+    for percentile in ("p95", "p99"):
+        cells = (f"{m[f'{percentile}_ms']:.2f} ms" for m in models)
+        table.add_row(f"{title}, {percentile}", *cells, *blank)
     unit = "texts" if kind == "encoder" else "tokens"
     rates = (f"{m[f'{unit}_per_second']:,.1f}" for m in models)
     table.add_row(f"{'' if kind == 'encoder' else kind + ', '}{unit} a second", *rates, *blank)
 
 
-def _fusions(model: dict[str, Any]) -> str:
+def _add_counts(table: Table, counted: dict[str, Any]) -> None:
+    for kind, sides in counted.items():
+        models = [sides[side] for side in ("baseline", "candidate") if side in sides]
+        for name in models[0]:
+            cells = [f"{model[name] / 1e6:,.1f} M" for model in models]
+            gain = [f"{models[0][name] / models[1][name]:.2f}x fewer"] if len(models) > 1 else []
+            table.add_row(f"{_TITLES[kind]}, {name}", *cells, *gain)
+
+
+def _profile(kind: str, sides: dict[str, Any]) -> Table:
+    """Shares of the time by operator, the largest first."""
+    shown = [side for side in ("baseline", "candidate") if side in sides]
+    table = Table(box=SIMPLE_HEAD, title=f"{_TITLES[kind]}, by operator", title_justify="left")
+    table.add_column("")
+    for side in shown:
+        table.add_column(side if len(shown) > 1 else "share", justify="right")
+        table.add_column("ms", justify="right")
+    profiles = [sides[side] for side in shown]
+    names = {name for found in profiles for name in found["operators"]}
+    nothing = {"share": 0.0, "ms": 0.0}
+    rows = {name: [found["operators"].get(name, nothing) for found in profiles] for name in names}
+    most_first = sorted(rows, key=lambda name: -max(entry["share"] for entry in rows[name]))
+    for name in most_first[:_OPERATORS_SHOWN]:
+        table.add_row(name, *_shares(rows[name]))
+    if rest := [rows[name] for name in most_first[_OPERATORS_SHOWN:]]:
+        sums = [
+            {key: sum(entry[key] for entry in side) for key in nothing}
+            for side in zip(*rest, strict=True)
+        ]
+        table.add_row(f"{len(rest)} others", *_shares(sums))
+    between = [
+        {"share": found["outside_share"], "ms": found["outside_share"] * found["run_ms"]}
+        for found in profiles
+    ]
+    table.add_row("between operators", *_shares(between))
+    return table
+
+
+def _shares(entries: list[dict[str, float]]) -> list[str]:
+    return [text for e in entries for text in (f"{e['share']:.1%}", f"{e['ms']:.3f}")]
+
+
+def _names(ours: dict[str, Any], theirs: dict[str, Any] | None) -> list[str]:
+    """What was run, and in what where that is not the runtime's default."""
+    if theirs is None:
+        return [f"{ours['name']}{_way(ours)}"]
+    return [f"candidate: {ours['name']}{_way(ours)}", f"baseline:  {theirs['name']}{_way(theirs)}"]
+
+
+def _way(model: dict[str, Any]) -> str:
+    if model["fusions"] is None:
+        return f", in {model['runtime']}"
     if model["fusions"] == "default fusions":
-        return "with the runtime's default fusions"
-    return f"with {SLOW_FUSIONS[0]} off, which is faster"
+        return ""
+    return f", with {SLOW_FUSIONS[0]} off, which is faster"

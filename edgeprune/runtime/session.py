@@ -31,6 +31,7 @@ def open_session(
     disabled_optimizers: Sequence[str] = (),
     minimum_onnxruntime: str | None = None,
     optimized_path: str | Path | None = None,
+    profile_prefix: str | Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session on the processor for one ONNX file.
 
@@ -39,6 +40,8 @@ def open_session(
         disabled_optimizers: graph fusions of the runtime to leave out, by their names.
         minimum_onnxruntime: the oldest release that the model opens in, where it is known.
         optimized_path: where to write the graph as the runtime's own optimizer leaves it.
+        profile_prefix: where the runtime writes its profile, whose name it completes; profiling
+            slows every run.
 
     Raises:
         UserError: the runtime is too old, or refuses the file.
@@ -54,6 +57,9 @@ def open_session(
         options.intra_op_num_threads = threads
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     try:
         return onnxruntime.InferenceSession(
             str(model_path),

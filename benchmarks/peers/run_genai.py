@@ -1,0 +1,96 @@
+"""ONNX Runtime GenAI as a peer: a decoder's Hugging Face folder, by its own model builder.
+
+INT4 is built in blocks of 32 with INT8 arithmetic (accuracy level 4), the fastest on processors.
+Its decoding feeds back the token that it chose, so the ids after the prompt are the model's own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import converted, one_sequence, read_config, weight_files
+
+from edgeprune.bench.protocol import serve, stay_on, timed
+
+_INT4 = ["--extra_options", "int4_accuracy_level=4", "int4_block_size=32"]
+
+
+class GenAI:
+    """The loaded model, and one method a command."""
+
+    def __init__(self, folder: Path, vocabulary: int) -> None:
+        self.folder, self.vocabulary = folder, vocabulary
+
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        import onnxruntime_genai
+
+        self.library = onnxruntime_genai
+        stay_on(request["cores"])
+
+        def load() -> None:
+            config = onnxruntime_genai.Config(str(self.folder))
+            options = {"session_options": {"intra_op_num_threads": request["threads"]}}
+            config.overlay(json.dumps({"model": {"decoder": options}}))
+            self.model = onnxruntime_genai.Model(config)
+
+        self.random = np.random.default_rng(request["seed"])
+        return timed(load)
+
+    def prompt(self, request: dict[str, Any]) -> dict[str, Any]:
+        one_sequence(request)
+        ids = self._ids(request["tokens"])
+        generator = self._generator(request["tokens"] + 1)
+
+        def call() -> None:
+            generator.rewind_to(0)
+            generator.append_tokens(ids)
+            generator.generate_next_token()
+
+        return timed(call, request["calls"])
+
+    def decode(self, request: dict[str, Any]) -> dict[str, Any]:
+        one_sequence(request)
+        generator = self._generator(request["context"] + request["steps"] + 3)
+        generator.append_tokens(self._ids(request["context"]))
+        generator.generate_next_token()  # chosen from the prompt: no step of the model
+        generator.generate_next_token()
+        return timed(generator.generate_next_token, request["steps"])
+
+    def _generator(self, length: int) -> Any:
+        parameters = self.library.GeneratorParams(self.model)
+        # As long as asked, whatever ends a sentence.
+        parameters.set_search_options(do_sample=False, max_length=length, min_length=length)
+        return self.library.Generator(self.model, parameters)
+
+    def _ids(self, tokens: int) -> np.ndarray:
+        return self.random.integers(0, self.vocabulary, tokens).astype(np.int32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--precision", choices=("fp32", "int4"), default="int4")
+    given = parser.parse_args()
+
+    def convert(source: Path, folder: Path) -> None:
+        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        work = ["-i", str(source), "-o", str(folder), "-p", given.precision, "-e", "cpu"]
+        cache = ["-c", str(folder / "cache")]
+        options = _INT4 if given.precision == "int4" else []
+        subprocess.run([*builder, *work, *cache, *options], check=True)
+
+    name = f"ONNX Runtime GenAI {version('onnxruntime-genai')}, {given.precision}"
+    folder = converted(given.folder, name, convert)
+    runner = GenAI(folder, read_config(given.folder)["vocab_size"])
+    commands = {"load": runner.load, "prompt": runner.prompt, "decode": runner.decode}
+    files = [file for file in weight_files(folder) if Path(file).name.startswith("model.onnx")]
+    serve(name, commands, files=files)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Make what runs ARM programs elsewhere: `python benchmarks/qemu/setup.py`, once, as root.
+
+    apt-get install qemu-user debootstrap gcc
+
+Into build/qemu go
+- sysroot/: Debian 12 for ARM with Python 3.11, unpacked and never booted;
+- packages/: the ARM wheels of numpy and onnxruntime;
+- count_instructions.so: the plugin beside this file.
+
+`arm_command` then runs a Python module there, counting its instructions. The pretended processor is
+a Neoverse N1 (dot products, no INT8 matrix products). QEMU's `max` would compute INT8 wrongly: its
+SME is at fault (QEMU 7.2).
+"""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "qemu"
+SYSROOT, PACKAGES = FOLDER / "sysroot", FOLDER / "packages"
+PLUGIN = FOLDER / "count_instructions.so"
+CPU = "neoverse-n1"
+_RELEASE, _PYTHON = "bookworm", "3.11"
+_WHEELS = ("numpy==2.4.6", "onnxruntime==1.31.1")
+_TOOLS = {"qemu-aarch64": "qemu-user", "debootstrap": "debootstrap", "dpkg": "dpkg", "gcc": "gcc"}
+# ONNX Runtime asks these files which instructions there are, and crashes on the host's own.
+_CORES = 2
+_CPUINFO = """processor\t: {core}
+BogoMIPS\t: 50.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc \
+dcpop asimddp ssbs
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x3
+CPU part\t: 0xd0c
+CPU revision\t: 1
+
+"""
+
+
+def main() -> None:
+    missing = [package for tool, package in _TOOLS.items() if not shutil.which(tool)]
+    if missing:
+        sys.exit(f"Missing here: apt-get install {' '.join(missing)}")
+    for path, make in ((SYSROOT, make_sysroot), (PACKAGES, make_packages), (PLUGIN, make_plugin)):
+        if not path.exists():
+            print(f"Making {path.relative_to(ROOT)} ...", flush=True)
+            make()
+    found = subprocess.run(
+        arm_command("-c", "import onnxruntime, platform; print(platform.machine())"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.stdout.strip() != "aarch64":
+        sys.exit(f"ARM Python does not run: {found.stderr.strip() or found.stdout.strip()}")
+    print("ARM Python runs with ONNX Runtime.")
+
+
+def make_sysroot() -> None:
+    """Debian for ARM: fetched by debootstrap, unpacked by dpkg, so that nothing of it runs here."""
+    aside = SYSROOT.with_suffix(".new")
+    shutil.rmtree(aside, ignore_errors=True)
+    packages = "--include=python3-minimal,python3,libpython3-stdlib"
+    options = ["--arch=arm64", "--foreign", "--variant=minbase", packages]
+    aside.mkdir(parents=True)
+    subprocess.run(
+        ["debootstrap", *options, _RELEASE, aside], check=True, stdout=subprocess.DEVNULL
+    )
+    for package in sorted((aside / "var/cache/apt/archives").glob("*.deb")):
+        subprocess.run(["dpkg", "-x", package, aside], check=True)
+        package.unlink()
+    texts = {
+        "proc/cpuinfo": "".join(_CPUINFO.format(core=core) for core in range(_CORES)),
+        "sys/devices/system/cpu/possible": f"0-{_CORES - 1}\n",
+        "sys/devices/system/cpu/present": f"0-{_CORES - 1}\n",
+    }
+    for name, text in texts.items():
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (aside / name).write_text(text)
+    aside.rename(SYSROOT)
+
+
+def make_packages() -> None:
+    """The wheels for ARM, unpacked; their platforms are those of Debian 12's glibc and older."""
+    aside = PACKAGES.with_suffix(".new")
+    shutil.rmtree(aside, ignore_errors=True)
+    platforms = ("manylinux_2_28", "manylinux_2_27", "manylinux2014")
+    options = [f"--platform={platform}_aarch64" for platform in platforms]
+    options += ["--only-binary=:all:", f"--python-version={_PYTHON}", "--no-deps", "--quiet"]
+    wheels = aside / "wheels"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options, "-d", wheels, *_WHEELS], check=True
+    )
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(aside)
+    shutil.rmtree(wheels)
+    aside.rename(PACKAGES)
+
+
+def make_plugin() -> None:
+    source = Path(__file__).with_name("count_instructions.c")
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", PLUGIN, source], check=True)
+
+
+def arm_command(*arguments: str, log: Path | None = None) -> list[str]:
+    """The command that runs ARM Python with this checkout on its path.
+
+    Args:
+        log: where the count of instructions is written when it ends; None counts nothing.
+    """
+    settings = {
+        "PYTHONPATH": f"{PACKAGES}:{ROOT}",
+        "PYTHONHOME": f"{SYSROOT}/usr",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",  # random hashes would take other instructions in each run
+        "OMP_NUM_THREADS": "1",
+    }
+    command = ["qemu-aarch64", "-cpu", CPU, "-L", str(SYSROOT)]
+    for name, value in settings.items():
+        command += ["-E", f"{name}={value}"]
+    if log is not None:
+        command += ["-plugin", str(PLUGIN), "-d", "plugin", "-D", str(log)]
+    return [*command, f"{SYSROOT}/usr/bin/python{_PYTHON}", *arguments]
+
+
+if __name__ == "__main__":
+    main()
