@@ -71,12 +71,11 @@ class Conversation:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        # One that has ended may have left a word.
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": command, **request}).encode() + b"\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
+        line = self._process.stdout.readline()
         if not line:
             raise UserError(self._death())
         try:
