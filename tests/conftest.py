@@ -1,11 +1,16 @@
 """Makes the helper modules beside it importable from every folder of tests."""
 
+import signal
+
 import hypothesis
 import pytest
 
 # A first call may wait for a busy machine; times say nothing about what is tested.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
+
+# A shell's background job is started deaf to Ctrl-C, and would hand that on to what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
