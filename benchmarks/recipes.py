@@ -136,12 +136,13 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
     bundle, original = output / "bundle", output / "original"
     speed = compare(bundle, original, BenchSettings(time_limit=40.0))
     quality = evaluate(bundle, row.task, data / row.data, row.limit, original)
-    for result in (speed["candidate"], speed["baseline"], quality):
+    facts = asdict(row)
+    for result in (speed["candidate"], speed["baseline"], quality, facts):
         _forget_places(result, (data, work))
     stages = json.loads((output / "report.json").read_text())["stages"]
     return {
         "name": row.name,
-        "row": asdict(row),
+        "row": facts,
         "overrides": overrides,
         "build_seconds": round(seconds),
         "build_peak_megabytes": round(usage.ru_maxrss / 1024),
