@@ -154,8 +154,10 @@ def run(
 @click.option(
     "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
 )
-@click.option("--profile", is_flag=True, help="Also share the time out among operators.")
-@click.option("--counters", is_flag=True, help="Also count instructions and cycles by perf.")
+@click.option("--profile/--no-profile", help="Also share the time out among operators.")
+@click.option("--counters/--no-counters", help="Also count instructions and cycles by perf.")
+@click.option("--remote", metavar="USER@HOST", help="Run there, by ssh; it needs edgeprune.")
+@click.option("--remote-python", default="python3", metavar="PATH", help="The Python there.")
 @_json_option
 def bench(
     bundle: str,
@@ -163,11 +165,18 @@ def bench(
     batch: tuple[int, ...] | None,
     tokens: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,
+    remote: str | None,
+    remote_python: str,
     json_file: str | None,
     **options: Any,
 ) -> None:
-    """Time a bundle, alone or interleaved with another: latency, memory, size."""
+    """Time a model, alone or interleaved with another: latency, memory, size.
+
+    BUNDLE is a bundle, a folder with an ONNX model, a Hugging Face folder (exported first), an ONNX
+    file, torch:FOLDER (PyTorch itself) or command:PROGRAM (see edgeprune.bench.protocol).
+    """
     from edgeprune.bench.compare import compare, measure, sweep
+    from edgeprune.bench.remote import bench_remotely
     from edgeprune.bench.settings import BenchSettings
     from edgeprune.bench.table import bench_table
 
@@ -175,7 +184,10 @@ def bench(
         _settings(BenchSettings, batch=b, tokens=t, threads=n, **options)
         for b, t, n in itertools.product(batch or [None], tokens or [None], threads or [None])
     ]
-    if len(points) > 1:
+    if remote:
+        options |= {"batch": batch, "tokens": tokens, "threads": threads}
+        result = bench_remotely(remote, bundle, against, options, remote_python)
+    elif len(points) > 1:
         result = sweep(bundle, against, points)
     else:
         result = compare(bundle, against, *points) if against else measure(bundle, *points)

@@ -229,13 +229,15 @@ def load(request):
     return {"seconds": [1.5]}
 def encoder(request):
     raise MemoryError("too big\\nby far")
-serve("Loud 1", {"load": load, "encoder": encoder})
+import os
+serve("Loud " + os.environ["ORT_DISABLE_TELEMETRY"], {"load": load, "encoder": encoder})
 """)
     line = shlex.join(["sh", "-c", f"{shlex.join([sys.executable, str(script)])}; true"])
     with entered(f"command:{line}") as contestant:
         with Process(contestant, QUICK, None) as process:
             assert process.load_seconds == 1.5
             assert process.hello["does"] == ["encoder"]
+            assert process.hello["runtime"] == "Loud 1"  # ONNX Runtime's telemetry is off
         with (
             pytest.raises(UserError, match=r"cannot be benchmarked: too big$"),
             Process(contestant, QUICK, None) as process,

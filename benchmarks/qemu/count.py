@@ -6,7 +6,7 @@
 QEMU runs ONNX Runtime for ARM on this machine's processor and counts the instructions of one call,
 by two processes that differ in the number of calls (edgeprune/bench/counters.py). A count tells
 neither how many cycles an instruction takes nor how long it waits for memory: it shows that a
-change reaches ARM at all, and repeats to a few hundred instructions.
+change reaches ARM at all, and repeats to a few thousand instructions.
 """
 
 import argparse

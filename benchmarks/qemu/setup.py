@@ -108,7 +108,7 @@ def make_plugin() -> None:
 
 
 def arm_command(*arguments: str, log: Path | None = None) -> list[str]:
-    """The command that runs ARM Python with this checkout on its path.
+    """The command that runs ARM Python with this checkout on its path, the same way each time.
 
     Args:
         log: where the count of instructions is written when it ends; None counts nothing.
@@ -116,11 +116,14 @@ def arm_command(*arguments: str, log: Path | None = None) -> list[str]:
     settings = {
         "PYTHONPATH": f"{PACKAGES}:{ROOT}",
         "PYTHONHOME": f"{SYSROOT}/usr",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPYCACHEPREFIX": str(FOLDER / "bytecode"),
+        "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONHASHSEED": "0",  # random hashes would take other instructions in each run
         "OMP_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",  # its threads count or not, as time would have it
     }
-    command = ["qemu-aarch64", "-cpu", CPU, "-L", str(SYSROOT)]
+    # Addresses decide the order of Python's sets, and so what it executes.
+    command = ["setarch", "--addr-no-randomize", "qemu-aarch64", "-cpu", CPU, "-L", str(SYSROOT)]
     for name, value in settings.items():
         command += ["-E", f"{name}={value}"]
     if log is not None:

@@ -15,6 +15,9 @@ from edgeprune.bench.protocol import VERSION
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.errors import UserError
 
+# Since 1.31 ONNX Runtime keeps a database of telemetry and threads that send it, unless told not
+# to: work on the timed cores that is none of the model's.
+_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 _GRACE_SECONDS = 5.0
 _MAX_SAID = 300
 
@@ -41,7 +44,7 @@ class Conversation:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **_ENVIRONMENT, **(environment or {})},
                 # Ctrl-C reaches the asking process alone, which then ends this one.
                 start_new_session=True,
             )

@@ -20,7 +20,7 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
 
 
 def _point(result: dict[str, Any]) -> RenderableType:
-    settings, machine = result["settings"], result["machine"]
+    settings = result["settings"]
     ours, theirs = result["candidate"], result.get("baseline")
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
@@ -66,7 +66,7 @@ def _point(result: dict[str, Any]) -> RenderableType:
         if "missing" in found
     ]
     notes += [note for model in (theirs, ours) if model for note in model["notes"]]
-    notes.append(_machine(machine))
+    notes.append(_machine(result))
     return Group(
         Text(_title(result), style="bold"),
         table,
@@ -113,7 +113,7 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
             notes.append(f"In {late} of {len(measured)} rows {_unsettled(first['settings'])}")
     if noisy := sum(result["noise"]["noisy"] for result in results):
         notes.append(f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(theirs))}")
-    notes.append(_machine(first["machine"]))
+    notes.append(_machine(first))
     return Group(
         Text(", ".join([*same, "median milliseconds"]), style="bold"),
         table,
@@ -130,9 +130,11 @@ def _noisy(compared: bool) -> str:
     return f"The plain times may not repeat{paired}."
 
 
-def _machine(machine: dict[str, Any]) -> str:
+def _machine(result: dict[str, Any]) -> str:
+    machine = result["machine"]
     load = machine["load_average"]
     return (
+        f"{result['remote'] + ': ' if 'remote' in result else ''}"
         f"{machine['processor']}, {machine['logical_cores']} cores"
         f"{f', load {load[0]:.1f}' if load else ''}, ONNX Runtime {machine['onnxruntime']}"
     )
