@@ -21,7 +21,8 @@ def profile_of(
     Returns:
         "run_ms" of a profiled run; "operators": for each type, the one that takes most first,
         its "share" of the run (0 to 1), "ms" and "count" of calls in a run; and "outside_share",
-        what the runtime takes between operators. Or "missing", why there is no profile.
+        what the runtime, and profiling itself, take between operators. Or "missing", why there is
+        no profile.
     """
     with Process(contestant, settings, cores, profile=True) as process:
         if "profile" not in process.hello["does"]:
