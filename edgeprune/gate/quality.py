@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.measures import MEASURES, evaluate
+from edgeprune.evaluate.result import LOWER_IS_BETTER
 from edgeprune.gate.figures import Quality
 from edgeprune.gate.settings import QualityTask
 
@@ -19,18 +20,18 @@ class Scale:
     points: float | None
 
 
-# By the first value that each measure gives. A KL divergence of 0.01 nats a token is about one per
-# cent of perplexity.
-SCALES = {
-    "spearman": Scale(True, 1.0),
-    "mean_cosine": Scale(True, 100.0),
-    "overlap_at_10": Scale(True, 1.0),
-    "accuracy": Scale(True, 1.0),
-    "acc": Scale(True, 1.0),
-    "exact_match": Scale(True, 1.0),
-    "ece": Scale(False, 1.0),
-    "perplexity": Scale(False, None),
-    "kl_nats_per_token": Scale(False, 100.0),
+# Points a unit of the first value that each measure gives; None: per cent. A KL divergence of 0.01
+# nats a token is about one per cent of perplexity.
+POINTS: dict[str, float | None] = {
+    "spearman": 1.0,
+    "mean_cosine": 100.0,
+    "overlap_at_10": 1.0,
+    "accuracy": 1.0,
+    "acc": 1.0,
+    "exact_match": 1.0,
+    "ece": 1.0,
+    "perplexity": None,
+    "kl_nats_per_token": 100.0,
 }
 
 
@@ -69,12 +70,12 @@ def headline(quality: Quality) -> tuple[str, Scale]:
         UserError: nobody told the gate whether more of it is better.
     """
     name = next(iter(quality.values))
-    if name not in SCALES:
+    if name not in POINTS:
         raise UserError(
             f"The gate does not know whether more {name} is better: take a task that gives "
-            f"{', '.join(SCALES)}."
+            f"{', '.join(POINTS)}."
         )
-    return name, SCALES[name]
+    return name, Scale(name not in LOWER_IS_BETTER, POINTS[name])
 
 
 def _digest(data: Path, given: QualityTask) -> str:
