@@ -3,8 +3,12 @@
 import errno
 import itertools
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -25,25 +29,41 @@ class Commands(click.Group):
     """The one place that turns errors into exit codes and a sentence on standard error."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except RequirementMissed as error:
-            _end(str(error), MISSED)
-        except UserError as error:
-            _end(str(error), MISTAKE)
-        except KeyboardInterrupt:
-            _end("Stopped.", STOPPED)
-        except ImportError as error:
-            # What a library in C++ makes of a Ctrl-C while it is loaded.
-            if not isinstance(error.__cause__, KeyboardInterrupt):
+        with _noticing_ctrl_c() as pressed:
+            try:
+                return super().invoke(ctx)
+            except BaseException as error:
+                # A library that is being loaded may make any error of a Ctrl-C.
+                if pressed or isinstance(error, KeyboardInterrupt):
+                    _end("Stopped.", STOPPED)
+                if isinstance(error, RequirementMissed):
+                    _end(str(error), MISSED)
+                if isinstance(error, UserError):
+                    _end(str(error), MISTAKE)
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)
+                # Without a file it is nothing of the user's; a closed pipe, too, is click's.
+                if isinstance(error, OSError) and error.filename is not None:
+                    _end(f"{error.filename}: {error.strerror}.", MISTAKE)
                 raise
-            _end("Stopped.", STOPPED)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)
-            if error.filename is None:  # nothing of the user's; a closed pipe, too, is click's
-                raise
-            _end(f"{error.filename}: {error.strerror}.", MISTAKE)
+
+
+@contextmanager
+def _noticing_ctrl_c() -> Iterator[list[int]]:
+    """A list that a Ctrl-C adds its signal to, besides raising KeyboardInterrupt as ever."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it is ignored, as in the background
+        signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(sentence: str, code: int) -> NoReturn:

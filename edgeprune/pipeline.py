@@ -126,7 +126,7 @@ def _run_stage(
     try:
         with _telling_of_a_full_disk(aside):
             result = dict(entry.load()(build, source, aside, settings))
-            result["seconds"] = round(time.monotonic() - started, 1)
+            result["seconds"] = round(time.monotonic() - started, 2)
             result["peak_megabytes"] = round(_peak_bytes() / 1e6)
             (aside / RECORD).write_text(json.dumps(result, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
