@@ -26,7 +26,7 @@ from edgeprune.text.corpus import read_corpus
 from edgeprune.text.files import read_rows
 from edgeprune.text.settings import TextSettings
 
-STEPS = 600
+STEPS = 1500
 RATE = 1e-4
 
 

@@ -53,7 +53,8 @@ def test_the_table_has_a_row_for_each_point_within_80_columns(tmp_path: Path) ->
         assert [tuple(map(int, row.split()[:3])) for row in rows] == points
         ratio = one["measures"][kind]["ratio"]
         shown_ratio = f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
-        assert all(row.endswith(shown_ratio) for row in map(str.rstrip, rows))
+        peak = f"{one['candidate']['peak_memory_bytes'] / 1e6:,.0f}"
+        assert all(row.split()[-3:] == [*shown_ratio.split(), peak] for row in rows)
 
 
 def test_a_point_that_cannot_be_run_is_refused_before_the_first_is_timed(

@@ -485,7 +485,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> run.Outcome:
         speed_check({"value": 1 / 1.03, "low": 0.93, "high": 1.0, "pairs": 20}),
         checks.quality(ours, theirs, LIMITS),
     ]
-    outcome = run.Outcome(ours, theirs, found_, LIMITS)
+    outcome = run.Outcome(ours, theirs, found_, LIMITS, ["turns differed by 9 %"])
     monkeypatch.setattr(run, "check", lambda *_: outcome)
     return outcome
 
@@ -525,7 +525,9 @@ def test_markdown_is_a_table_whatever_the_names(canned: run.Outcome) -> None:
     assert len(rows) == 2 + len(canned.checks)
     assert {row.count("|") for row in rows} == {7}
     assert "❌ fail" in rows[2]
-    assert "a\\|b/\\<new\\>" in lines[-1]
+    names, _, noisy = lines[-3:]
+    assert "a\\|b/\\<new\\>" in names
+    assert noisy == "A noisy machine: turns differed by 9 %."
     assert "give --task and --data" in result.stdout.replace("\\", "")
 
 
@@ -534,7 +536,9 @@ def test_text_names_what_needs_words_at_80_columns(canned: run.Outcome) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "pairs in place of 20" in result.stdout.replace("\n", " ")
     assert "+10.0 %" in result.stdout
-    assert json.loads(formats.as_json(canned))["verdict"] == "fail"
+    assert "A noisy machine: turns differed by 9 %." in result.stdout
+    saved = json.loads(formats.as_json(canned))
+    assert (saved["verdict"], saved["disturbed"]) == ("fail", canned.disturbed)
 
 
 def test_figures_are_read_as_they_were_saved(tmp_path: Path) -> None:

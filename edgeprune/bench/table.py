@@ -94,6 +94,9 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
         table.add_column(title, justify="right")
     if theirs:
         table.add_column("faster", justify="right")
+    peaks = all(result["candidate"].get("peak_memory_bytes") for result in results)
+    if peaks:  # a foreign program's is not known
+        table.add_column("MB", justify="right")
     for result in results:
         for kind in kinds:
             found = result["measures"][kind]
@@ -104,9 +107,12 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
             rate = found["candidate"][f"{unit}_per_second"]
             cells.append(f"{rate:,.1f}" if rate < 1000 else f"{rate:,.0f}")
             cells += [_ratio(found["ratio"])] if theirs else []
+            cells += [f"{result['candidate']['peak_memory_bytes'] / 1e6:,.0f}"] if peaks else []
             table.add_row(*cells)
     same = [f"{key} {first['settings'][key]}" for key in _SWEPT if key not in swept]
     notes = _names(first["candidate"], theirs)
+    if peaks:
+        notes.append(f"MB: peak memory{' of the candidate' if theirs else ''}")
     if theirs:
         measured = [found for result in results for found in result["measures"].values()]
         if late := sum(not found["settled"] for found in measured):

@@ -30,9 +30,9 @@ _HEADS = ("baseline", "candidate", "change", "at most")
 
 def text(outcome: Outcome) -> RenderableType:
     """A table for a terminal of 80 columns, then a line for whatever needs words."""
-    names = Text(_names(outcome), style="dim")
+    notes = [Text(note, style="dim") for note in _notes(outcome)]
     if outcome.baseline is None:
-        return names
+        return Group(*notes)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for head in _HEADS:
@@ -46,7 +46,7 @@ def text(outcome: Outcome) -> RenderableType:
         for check in outcome.checks
         if check.verdict != "pass"
     ]
-    return Group(table, *said, names)
+    return Group(table, *said, *notes)
 
 
 def markdown(outcome: Outcome, strict: bool = False) -> str:
@@ -67,7 +67,9 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
         for check in outcome.checks
         if check.verdict != "pass"
     ]
-    return "\n".join([*lines, "", _escaped(_names(outcome))])
+    for note in _notes(outcome):
+        lines += ["", _escaped(note)]
+    return "\n".join(lines)
 
 
 def junit(outcome: Outcome, strict: bool) -> str:
@@ -123,10 +125,14 @@ def _cells(check: Check) -> list[str]:
     ]
 
 
-def _names(outcome: Outcome) -> str:
-    if outcome.baseline is None:
-        return f"{outcome.candidate.name} was measured, and compared with nothing."
-    return f"{outcome.candidate.name} against {outcome.baseline.name}"
+def _notes(outcome: Outcome) -> list[str]:
+    """What was compared, and whether the machine was quiet."""
+    notes = [f"{outcome.candidate.name} was measured, and compared with nothing."]
+    if outcome.baseline is not None:
+        notes = [f"{outcome.candidate.name} against {outcome.baseline.name}"]
+    if outcome.disturbed:
+        notes.append(f"A noisy machine: {', and '.join(outcome.disturbed)}.")
+    return notes
 
 
 def _escaped(cell: str) -> str:

@@ -40,6 +40,8 @@ class Outcome:
     baseline: Figures | None
     checks: list[Check]
     limits: Limits
+    disturbed: list[str]
+    """What was noisy about the machine while speed was measured."""
 
     @property
     def verdict(self) -> Verdict:
@@ -59,6 +61,7 @@ class Outcome:
             "verdict": self.verdict,
             "limits": self.limits.model_dump(),
             "checks": [asdict(check) for check in self.checks],
+            "disturbed": self.disturbed,
             "candidate": self.candidate.to_json(),
             "baseline": self.baseline.to_json() if self.baseline else None,
         }
@@ -93,11 +96,12 @@ def check(
     with ExitStack() as stack:
         ours = _whole(stack, candidate)
         if against is None:
-            return Outcome(_alone(ours, candidate, settings, task), None, [], limits)
+            mine, disturbed = _alone(ours, candidate, settings, task)
+            return Outcome(mine, None, [], limits, disturbed)
         if _is_saved(against):
             its = read_figures(Path(against))
             checks.refuse_another_model(identify(ours, candidate), its.identity)
-            mine = _alone(ours, candidate, settings, task)
+            mine, disturbed = _alone(ours, candidate, settings, task)
             speed = checks.saved_speed(mine, its, limits)
         else:
             theirs = _whole(stack, against)
@@ -108,6 +112,7 @@ def check(
             _look_at_memory_again(result, ours, theirs, settings, limits)
             mine = figures_of(ours, place_name(candidate), result, "candidate", qualities[0])
             its = figures_of(theirs, place_name(against), result, "baseline", qualities[1])
+            disturbed = result["noise"]["why"]
             ratios = {kind: found["ratio"] for kind, found in result["measures"].items()}
             speed = checks.paired_speed(mine, its, ratios, limits, settings.time_limit)
     found = [
@@ -119,7 +124,7 @@ def check(
         *checks.as_built(mine, its, limits),
         checks.quality(mine, its, limits),
     ]
-    return Outcome(mine, its, found, limits)
+    return Outcome(mine, its, found, limits, disturbed)
 
 
 def save(figures: Figures, file: Path) -> None:
@@ -146,9 +151,12 @@ def _is_saved(place: str | Path) -> bool:
 
 def _alone(
     bundle: Bundle, place: str | Path, settings: BenchSettings, task: QualityTask
-) -> Figures:
+) -> tuple[Figures, list[str]]:
+    """A side's figures, and what disturbed their measurement."""
     quality = measure_quality(task, bundle, None)
-    return figures_of(bundle, place_name(place), measure(bundle, settings), "candidate", quality)
+    result = measure(bundle, settings)
+    figures = figures_of(bundle, place_name(place), result, "candidate", quality)
+    return figures, result["noise"]["why"]
 
 
 def _look_at_memory_again(
