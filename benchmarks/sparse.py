@@ -235,7 +235,7 @@ def built(name: str) -> Path:
 
 
 def static_export(share: int) -> Path:
-    """MiniLM with 4x1 blocks emptied, as DeepSparse reads it: float32, opset 13, one fixed shape."""
+    """MiniLM with 4x1 blocks emptied, as DeepSparse reads it: float32, opset 13, one shape."""
     folder = WORK / f"deepsparse-{share}"
     if not (folder / "config.json").exists():
         import torch

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "tables"
-UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.8
+UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.75
 # Shapes between those of a table differ by as much.
 _LEAST_GAIN = 1.05
 

@@ -74,8 +74,8 @@ def test_the_nearest_point_is_scaled_to_the_work():
 def test_an_unmeasured_target_is_planned_conservatively():
     table = UNMEASURED.break_even
     assert UNMEASURED.to_json()["evidence"]["break_even"] == "unmeasured"
-    assert table.choose({"int8-4x16": 0.79, "int8-4x1": 0.99}, 384, 384, 128) is None
-    choice = table.choose({"int8-4x16": 0.8}, 384, 384, 128)
+    assert table.choose({"int8-4x16": 0.74, "int8-4x1": 0.99}, 384, 384, 128) is None
+    choice = table.choose({"int8-4x16": 0.75}, 384, 384, 128)
     assert (choice.format, choice.microseconds) == ("int8-4x16", None)
 
 
