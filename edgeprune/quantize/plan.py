@@ -120,13 +120,17 @@ def plan_formats(
 
 def _as_sparse(entry: Entry, choice: Choice) -> Entry:
     """The entry in the sparse format chosen for it, if its activations are INT8."""
-    wanted = choice.format.replace("int8", "sparse")
-    kinds: dict[str, str] = {"int8": wanted, "int8-token": f"{wanted}-token"}
-    if entry.format not in kinds or entry.tied_to is not None:
+    if entry.format not in ("int8", "int8-token") or entry.tied_to is not None:
         return entry
+    token = entry.format == "int8-token"
+    [kind] = [
+        kind
+        for kind, form in SPARSE.items()
+        if form == choice.format and kind.endswith("-token") == token
+    ]
     return replace(
         entry,
-        format=kinds[entry.format],  # type: ignore[arg-type]
+        format=kind,
         sparsity=choice.sparsity,
         predicted_us=choice.microseconds,
         dense_us=choice.dense_microseconds,

@@ -12,7 +12,7 @@ As there, q, k and v become one product where their blocks allow it, and linears
 tensor share its quantization.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +62,7 @@ def lower_sparse_linears(graph: Graph, quantized: Quantized) -> int:
         verify_values(graph, linear, quantized)
         merged = "together" if _can_merge(entry) else entry.name
         groups[linear.input, entry.format, merged].append(linear)
-    readers = defaultdict(int)
-    for tensor, _, _ in groups:
-        readers[tensor] += 1
+    readers = Counter(tensor for tensor, _, _ in groups)
     for (tensor, _, _), linears in groups.items():
         entry = quantized.plan[linears[0].name]
         _lower(graph, linears, entry, quantized, shared=readers[tensor] > 1)
