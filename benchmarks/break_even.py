@@ -51,6 +51,7 @@ def main() -> None:
     }
     from_json(content)
     output = given.output or FOLDER / f"{target}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(table(content))
     print(output)

@@ -89,7 +89,8 @@ def test_the_tables_that_ship_are_of_targets_and_sane():
             for line in point.sparse.values():
                 sparsities, times = zip(*line, strict=True)
                 assert sorted(sparsities) == list(sparsities)
-                assert times[-1] < point.dense_int8 < 20 * times[0]
+                assert 0 < times[-1] < times[0]
+            assert point.dense_int8 > 0
 
 
 def prune(model, share, outputs):
