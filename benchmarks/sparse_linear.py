@@ -42,9 +42,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument(
+        "--call", nargs=2, metavar=("CONTESTANT", "TIMES"), help="call one, for a counter outside"
+    )
     given = parser.parse_args()
     inputs, outputs = map(int, given.shape.split("x"))
     rng = np.random.default_rng(0)
+    if given.call:
+        call_only(given.call[0], int(given.call[1]), inputs, outputs, given.rows)
+        return
     contestants = {name: dense(name, inputs, outputs, rng) for name in BASELINES}
     fallback = sparse("int8-4x16", inputs, outputs, given.sparsity[-1], rng)
     contestants["int8-4x16 without the library"] = fallback
@@ -73,6 +79,22 @@ def main() -> None:
     print(table(result))
     if given.json:
         Path(given.json).write_text(text + "\n", encoding="utf-8")
+
+
+def call_only(name: str, times: int, inputs: int, outputs: int, rows: int) -> None:
+    """Make one contestant, "dense int8" or "int8-4x16 80%", and call it: nothing is timed."""
+    rng = np.random.default_rng(0)
+    form, _, share = name.rpartition(" ")
+    is_sparse = form in FORMATS
+    model = (
+        sparse(form, inputs, outputs, float(share.rstrip("%")) / 100, rng)
+        if is_sparse
+        else dense(name, inputs, outputs, rng)
+    )
+    x = rng.standard_normal((rows, inputs)).astype(np.float32)
+    call = Call(model, x, outputs, threads=1, library=is_sparse)
+    for _ in range(times):
+        call.time()
 
 
 class Call:

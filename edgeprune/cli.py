@@ -193,7 +193,8 @@ def bench(
     """Time a model, alone or interleaved with another: latency, memory, size.
 
     BUNDLE is a bundle, a folder with an ONNX model, a Hugging Face folder (exported first), an ONNX
-    file, torch:FOLDER (PyTorch itself) or command:PROGRAM (see edgeprune.bench.protocol).
+    file, torch:FOLDER (PyTorch itself) or command:PROGRAM (see edgeprune.bench.protocol);
+    stock:BUNDLE runs one without the sparse operator library.
     """
     from edgeprune.bench.compare import compare, measure, sweep
     from edgeprune.bench.remote import bench_remotely

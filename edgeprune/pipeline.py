@@ -30,10 +30,13 @@ from edgeprune.bundle import Bundle, check_replaceable, write_bundle
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.checks import check
 from edgeprune.errors import UserError
+from edgeprune.kernels.formats import DOMAIN, is_operator
+from edgeprune.kernels.library import system_facts
 from edgeprune.measure.stage import missed
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
 from edgeprune.report.write import write_report
+from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
 from edgeprune.text.corpus import read_corpus
 
@@ -169,7 +172,7 @@ def _finish(build: Build) -> Outcome:
         "max_length": max_positions(build.checkpoint.config),
         "minimum_onnxruntime": "1.17.0",
     }
-    manifest = {**shared, **facts, "stages": stages}
+    manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest)
     plain = {**shared, "source": facts["source"], "stages": [], "recipe": {"name": "original"}}
     original = _write(build.output / "original", build.folders["original"], plain)
@@ -181,6 +184,17 @@ def _finish(build: Build) -> Outcome:
         build.results,
         missed(build.results["measure"], build.recipe.require),
     )
+
+
+def _kernels(model: Path) -> dict[str, Any]:
+    """Which operators of edgeprune.kernels a file can use, and what it was measured with."""
+    outline = read_outline(model)
+    if DOMAIN not in outline.domains:
+        return {}
+    operators = {name: n for name, n in outline.operators.items() if is_operator(name)}
+    return {
+        "kernels": {"operators": operators, "measured_with": system_facts()["chosen"] or "none"}
+    }
 
 
 def _write(folder: Path, built: Path, manifest: dict[str, Any]) -> Bundle:

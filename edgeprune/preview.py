@@ -31,6 +31,8 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         rows += [("prune", line) for line in prune_lines(anatomy, recipe.prune)]
     if recipe.cut:
         rows += [("cut", line) for line in cut_lines(anatomy, recipe.cut, recipe.prune)]
+    if recipe.sparsify:
+        rows += [("sparsify", line) for line in sparsify_lines(recipe.sparsify)]
     if recipe.recover:
         rows += [("recover", line) for line in recover_lines(anatomy, recipe.recover)]
     if recipe.quantize:
@@ -74,6 +76,15 @@ def prune_lines(anatomy: Anatomy, settings: AnyPruneSettings) -> list[str]:
             lines.append(f"{share} go, in the pattern {pool.pattern}")
     lines.append(f"{settings.steps:,} steps, budget {settings.budget}, by {settings.saliency}")
     return lines
+
+
+def sparsify_lines(settings: AnyPruneSettings) -> list[str]:
+    """What would be pruned after the cut, whose outcome is not known yet."""
+    how = f"by {settings.method}"
+    if isinstance(settings, PruneStageSettings):
+        how = f"{settings.steps:,} steps, budget {settings.budget}, by {settings.saliency}"
+    share = f"{100 * settings.sparsity:g} % of the weights that are left"
+    return [f"{share} go, in the pattern {settings.pattern}", how]
 
 
 def cut_lines(

@@ -23,6 +23,8 @@ from edgeprune.recover.settings import RecoverSettings
 from edgeprune.text.settings import TextSettings
 
 DEFAULT = "minilm"
+# The stages whose settings depend on a method.
+_PRUNING = ("prune", "sparsify")
 
 
 class Recipe(BaseModel):
@@ -44,6 +46,9 @@ class Recipe(BaseModel):
         None, description="Pruning, by the method that `method` names."
     )
     cut: CutSettings | None = Field(None, description="Removal from the shapes.")
+    sparsify: AnyPruneSettings | None = Field(
+        None, description="Pruning of weights after the cut, in blocks that run fast."
+    )
     recover: RecoverSettings | None = Field(None, description="Recovery by distillation.")
     quantize: QuantizeSettings | None = Field(None, description="INT8 weights.")
     measure: MeasureSettings = Field(MeasureSettings(), description="Speed, memory and quality.")
@@ -66,6 +71,20 @@ class Recipe(BaseModel):
             raise ValueError(
                 "cut.compensate refits whole linears and would fill the weights that pruning "
                 f"in the pattern {self.prune.pattern} emptied; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_pruned_once(self) -> Self:
+        if self.sparsify and self.sparsify.gated:
+            raise ValueError(
+                f"sparsify prunes the weights that the cut leaves, and {self.sparsify.pattern} are "
+                "for `prune`; give it a pattern such as 4x16"
+            )
+        if self.sparsify and self.prune and not self.prune.gated:
+            raise ValueError(
+                f"sparsify would give back weights that pruning in the pattern "
+                f"{self.prune.pattern} removed; leave one of them out"
             )
         return self
 
@@ -104,6 +123,7 @@ STAGES: tuple[StageEntry, ...] = (
     StageEntry("original", "edgeprune.stages:original"),
     StageEntry("prune", "edgeprune.prune.stage:run"),
     StageEntry("cut", "edgeprune.cut.stage:run"),
+    StageEntry("sparsify", "edgeprune.prune.stage:run"),
     StageEntry("recover", "edgeprune.recover.stage:run"),
     StageEntry("quantize", "edgeprune.stages:quantize"),
     StageEntry("export", "edgeprune.stages:export"),
@@ -217,7 +237,8 @@ def _explain_error(error: Any) -> str:
         *parents, key = location
         model: Any = Recipe
         for parent in parents:
-            model = {**_stage_models(), "prune": METHODS[method].settings}.get(str(parent), model)
+            chosen = dict.fromkeys(_PRUNING, METHODS[method].settings)
+            model = {**_stage_models(), **chosen}.get(str(parent), model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
@@ -227,7 +248,7 @@ def _explain_error(error: Any) -> str:
 
 def _without_method(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
     """A place without the name of the pruning method that pydantic puts into it, and that name."""
-    if location[:1] == ("prune",) and len(location) > 1:
+    if len(location) > 1 and location[0] in _PRUNING:
         return (location[0], *location[2:]), str(location[1])
     return location, DEFAULT_METHOD
 
@@ -242,6 +263,7 @@ def _stage_models() -> dict[str, type[BaseModel]]:
         "text": TextSettings,
         "prune": METHODS[DEFAULT_METHOD].settings,
         "cut": CutSettings,
+        "sparsify": METHODS[DEFAULT_METHOD].settings,
         "recover": RecoverSettings,
         "quantize": QuantizeSettings,
         "measure": MeasureSettings,

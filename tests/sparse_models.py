@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.kernels import compile as compiling
 from edgeprune.kernels import library
@@ -65,16 +65,31 @@ def random_linear(format: str, K: int, N: int, sparsity: float, seed: int = 0) -
     return Linear(format, weight, scales, rng.standard_normal(N).astype(np.float32))
 
 
-def sparse_model(linear: Linear, epilogue: str = "none", shared: bool = False) -> onnx.ModelProto:
-    """x [..., K] (and other [..., N]) to y."""
+def sparse_model(linear: Linear, epilogue: str = "none", way: str = "plain") -> onnx.ModelProto:
+    """x [..., K] (and other [..., N]) to y; `way` as formats.INPUTS has it."""
     inputs, outputs = linear.weight.shape
     x: str | Quantized = "x"
     nodes = []
-    if shared:
+    constants = []
+    if way == "shared":
         x = Quantized("codes", "scale", "zero_point")
         nodes.append(
             helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero_point"])
         )
+    elif way == "rows":
+        x = Quantized("codes", "scale", "zero_point", per_row=True)
+        constants = [
+            numpy_helper.from_array(np.array([1 / 127], np.float32), "step"),
+            numpy_helper.from_array(np.array(1, np.float32), "one"),
+            numpy_helper.from_array(np.array(128, np.uint8), "zero_point"),
+        ]
+        nodes += [
+            helper.make_node("Abs", ["x"], ["size"]),
+            helper.make_node("ReduceMax", ["size"], ["largest"], axes=[-1], keepdims=1),
+            helper.make_node("Mul", ["largest", "step"], ["scale"]),
+            helper.make_node("Div", ["x", "scale"], ["levels"]),
+            helper.make_node("QuantizeLinear", ["levels", "one", "zero_point"], ["codes"]),
+        ]
     node, initializers = make_sparse_linear(
         "linear",
         x,
@@ -85,6 +100,7 @@ def sparse_model(linear: Linear, epilogue: str = "none", shared: bool = False) -
         epilogue=epilogue,
         other="other" if epilogue in WITH_OTHER else None,
     )
+    initializers += constants
     return model_of([*nodes, node], initializers, inputs, outputs, epilogue in WITH_OTHER)
 
 

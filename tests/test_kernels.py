@@ -259,10 +259,32 @@ def test_values_half_way_between_codes_round_as_the_stock_ones(
 def test_one_quantization_serves_several_linears(name: str, built: Path, set_name: str) -> None:
     linear = random_linear(name, 101, 77, 0.6)
     alone = open_sparse(sparse_model(linear), built, set_name)
-    shared = open_sparse(sparse_model(linear, shared=True), built, set_name)
+    shared = open_sparse(sparse_model(linear, way="shared"), built, set_name)
     for rows in (1, 33):
         x = x_of(rows, 101) + 0.3
         np.testing.assert_array_equal(alone.run(None, {"x": x})[0], shared.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_a_scale_for_each_row(name: str, built: Path, set_name: str) -> None:
+    """Rows of very different sizes, against float64 of the codes that their own scales give."""
+    linear = random_linear(name, 101, 77, 0.6)
+    session = open_sparse(sparse_model(linear, way="rows"), built, set_name)
+    for rows in ROWS:
+        x = x_of(rows, 101) * np.logspace(-3, 3, rows, dtype=np.float32)[:, None]
+        scales = np.abs(x).max(1, keepdims=True) * np.float32(1 / 127)
+        codes = np.rint(x / scales).astype(np.float64)
+        wanted = (codes * scales) @ linear.matrix + linear.bias
+        assert_close(linear, x, session.run(None, {"x": x})[0], wanted)
+
+
+def test_scales_of_other_rows_are_refused(built: Path) -> None:
+    model = sparse_model(random_linear("int8-4x16", 18, 40, 0.3), way="rows")
+    for node in model.graph.node:
+        if node.op_type == "ReduceMax":
+            node.attribute[0].ints[0] = 0
+    with pytest.raises(Exception, match="a scale of x for each of its rows"):
+        open_sparse(model, built).run(None, {"x": x_of(3, 18)})
 
 
 # Where the library is not ----------------------------------------------------------------------
@@ -286,12 +308,12 @@ def test_a_stock_runtime_folds_the_function_to_one_product(
         np.testing.assert_allclose(sparse.run(None, {"x": x})[0], y, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("way", ["plain", "shared", "rows"])
 @pytest.mark.parametrize("epilogue", EPILOGUES)
-def test_every_function_answers_as_its_operator(epilogue: str, shared: bool, built: Path) -> None:
-    for name in INT8 if shared else ["int8-4x16", "float32-1x16"]:
+def test_every_function_answers_as_its_operator(epilogue: str, way: str, built: Path) -> None:
+    for name in ["int8-4x16", "float32-1x16"] if way == "plain" else INT8:
         linear = random_linear(name, 60, 40, 0.5)
-        model = sparse_model(linear, epilogue, shared)
+        model = sparse_model(linear, epilogue, way)
         feed = {"x": x_of(9, 60)}
         if epilogue in WITH_OTHER:
             feed["other"] = x_of(9, 40, seed=2)

@@ -25,7 +25,15 @@ from edgeprune.recipe import (
     validate,
 )
 
-SHIPPED = ("classifier", "minilm", "minilm-fast", "minilm-int8", "smollm2")
+SHIPPED = (
+    "classifier",
+    "minilm",
+    "minilm-fast",
+    "minilm-int8",
+    "minilm-sparse",
+    "smollm2",
+    "smollm2-sparse",
+)
 
 
 def write(folder: Path, content: str) -> str:
@@ -68,11 +76,25 @@ def test_a_shipped_recipe_prunes_as_it_says(name):
     elif name == "smollm2":
         assert recipe.prune is None
         assert recipe.cut.channels > 0
+    elif name == "smollm2-sparse":
+        assert (recipe.prune.method, recipe.prune.pattern) == ("sparsegpt", "4x16")
+        assert recipe.quantize.sparse
+        assert recipe.quantize.tokens == 1
     else:
         assert recipe.prune.pattern == "channels+heads"
         assert recipe.prune.budget == "mv"
         assert recipe.cut is not None
         assert recipe.recover is not None
+
+
+def test_sparse_means_blocks_after_the_cut():
+    names = [entry.name for entry in STAGES]
+    assert names.index("cut") < names.index("sparsify") < names.index("recover")
+    recipe = read_recipe("minilm-sparse")
+    assert recipe.prune.gated
+    assert recipe.sparsify.pattern == "4x16"
+    assert recipe.sparsify.budget == "mv"
+    assert recipe.quantize.sparse
 
 
 def test_deeper_means_deeper():
@@ -107,6 +129,8 @@ def test_an_unknown_recipe_names_the_nearest():
         ("quantize: {weigths: int8}", "quantize.weigths", "weights"),
         ("cut: {chanels: 0.5}", "cut.chanels", "channels"),
         ("prune: {method: wanda, sampels: 3}", "prune.sampels", "samples"),
+        ("sparsify: {pattern: 4x16, stpes: 3}", "sparsify.stpes", "steps"),
+        ("sparsify: {method: wanda, pattern: 4x16, sampels: 3}", "sparsify.sampels", "samples"),
         ("prune: {method: thanos, outlier_row: 0.1}", "prune.outlier_row", "outlier_rows"),
     ],
 )
@@ -266,13 +290,31 @@ def test_any_valid_recipe_reads_back_the_same(sparsity, steps, text):
     assert validate(yaml.safe_load(recipe.to_yaml()), "here") == recipe
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("sparsify: {}", r"channels\+heads are for `prune`; give it a pattern such as 4x16"),
+        (
+            "prune: {pattern: weights}\nsparsify: {pattern: 4x16}",
+            "would give back weights that pruning in the pattern weights removed",
+        ),
+    ],
+)
+def test_weights_are_pruned_once(content, reason, tmp_path):
+    with pytest.raises(UserError, match=reason):
+        read_recipe(write(tmp_path, content))
+
+
 # explanations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_explain_covers_every_setting_with_a_description(method):
     pruning = {"method": method}
-    everything = validate({"prune": pruning, "cut": {}, "recover": {}, "quantize": {}}, "here")
+    stages = {"prune": pruning, "cut": {}, "recover": {}, "quantize": {}}
+    if method == "momentum-variance":
+        stages["sparsify"] = {"pattern": "4x16"}
+    everything = validate(stages, "here")
     rows = {name: (value, default, text) for name, value, default, text in explain(everything)}
     expected = {"model", "seed", "target"}
     for stage in Recipe.model_fields:

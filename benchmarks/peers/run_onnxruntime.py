@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--without", metavar="FUSION", action="append", default=[])
     given = parser.parse_args()
     path = onnx_file(given.folder)
     config = read_config(given.folder)
@@ -32,7 +33,7 @@ def main() -> None:
         "model": str(path),
         "vocabulary": config["vocab_size"],
         "config": config,
-        "disabled_optimizers": [],
+        "disabled_optimizers": given.without,
     }
     commands = {"load": lambda request: worker.load(request | known), "profile": worker.profile}
     inputs = {node.name for node in onnxruntime.InferenceSession(path).get_inputs()}
@@ -41,6 +42,7 @@ def main() -> None:
     else:
         commands |= {"encoder": worker.encoder}
     name = f"{version}{', quantize_dynamic' if given.int8 else ''}"
+    name += f", without {' and '.join(given.without)}" if given.without else ""
     serve(name, commands, files=[str(file) for file in path.parent.glob("model.onnx*")])
 
 

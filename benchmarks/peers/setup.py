@@ -10,6 +10,7 @@ script then runs as a contestant, beside a bundle:
 | peer | script | runs |
 |---|---|---|
 | onnxruntime | run_onnxruntime.py FOLDER [--int8] | an ONNX folder, plain or by quantize_dynamic |
+| deepsparse | run_deepsparse.py FOLDER | an encoder's ONNX folder of one fixed shape, opset 13 |
 | openvino | run_openvino.py FOLDER [--int8] | an encoder's ONNX folder, float32 or NNCF's INT8 |
 | ctranslate2 | run_ctranslate2.py FOLDER [--int8] | an encoder's Hugging Face folder |
 | llama.cpp | run_llama_cpp.py FILE.gguf [--quantize q4_0] | a decoder's GGUF file |
@@ -33,6 +34,8 @@ FOLDER = ROOT / "build" / "peers"
 _TORCH = "torch==2.13.0"
 PACKAGES = {
     "onnxruntime": ["onnxruntime==1.31.1", "onnx==1.23.2", "sympy"],
+    # Its last release that runs; discontinued, and licensed for comparisons, not for use.
+    "deepsparse": ["deepsparse==1.8.0", "onnxruntime==1.17.3", "sympy"],
     "openvino": ["openvino==2026.4.1", "nncf==3.4.0", "onnx==1.23.2"],
     "ctranslate2": ["ctranslate2==4.8.5", "transformers==4.57.6", _TORCH],
     "llama.cpp": ["llama-cpp-python==0.3.36"],

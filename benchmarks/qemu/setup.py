@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -85,21 +86,30 @@ def make_sysroot() -> None:
 
 
 def make_packages() -> None:
-    """The wheels for ARM, unpacked; their platforms are those of Debian 12's glibc and older."""
-    aside = PACKAGES.with_suffix(".new")
+    """What runs a model."""
+    download(PACKAGES, ("--no-deps", *_WHEELS))
+
+
+def download(folder: Path, wanted: Sequence[str]) -> None:
+    """Wheels for ARM, unpacked; their platforms are those of Debian 12's glibc and older.
+
+    Args:
+        wanted: packages, and options of `pip download`.
+    """
+    aside = folder.with_suffix(".new")
     shutil.rmtree(aside, ignore_errors=True)
     platforms = ("manylinux_2_28", "manylinux_2_27", "manylinux2014")
     options = [f"--platform={platform}_aarch64" for platform in platforms]
-    options += ["--only-binary=:all:", f"--python-version={_PYTHON}", "--no-deps", "--quiet"]
+    options += ["--only-binary=:all:", f"--python-version={_PYTHON}", "--quiet"]
     wheels = aside / "wheels"
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, "-d", wheels, *_WHEELS], check=True
+        [sys.executable, "-m", "pip", "download", *options, "-d", wheels, *wanted], check=True
     )
     for wheel in wheels.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(aside)
     shutil.rmtree(wheels)
-    aside.rename(PACKAGES)
+    aside.rename(folder)
 
 
 def make_plugin() -> None:
@@ -107,20 +117,28 @@ def make_plugin() -> None:
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", PLUGIN, source], check=True)
 
 
-def arm_command(*arguments: str, log: Path | None = None) -> list[str]:
+def arm_command(
+    *arguments: str,
+    log: Path | None = None,
+    packages: Sequence[Path] = (PACKAGES,),
+    settings: Mapping[str, str] | None = None,
+) -> list[str]:
     """The command that runs ARM Python with this checkout on its path, the same way each time.
 
     Args:
         log: where the count of instructions is written when it ends; None counts nothing.
+        packages: folders of unpacked wheels.
+        settings: environment variables besides.
     """
     settings = {
-        "PYTHONPATH": f"{PACKAGES}:{ROOT}",
+        "PYTHONPATH": ":".join(map(str, (*packages, ROOT))),
         "PYTHONHOME": f"{SYSROOT}/usr",
         "PYTHONPYCACHEPREFIX": str(FOLDER / "bytecode"),
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONHASHSEED": "0",  # random hashes would take other instructions in each run
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",  # its threads count or not, as time would have it
+        **(settings or {}),
     }
     # Addresses decide the order of Python's sets, and so what it executes.
     command = ["setarch", "--addr-no-randomize", "qemu-aarch64", "-cpu", CPU, "-L", str(SYSROOT)]

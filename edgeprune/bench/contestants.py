@@ -5,6 +5,7 @@
 | a bundle, or a plain folder with an ONNX model | ONNX Runtime, in worker.py |
 | a Hugging Face folder | its plain float32 export, likewise, so that the runtime is the same |
 | `model.onnx`, a file | likewise; what it needs is read off its graph |
+| `stock:` before any of these | likewise, without the operator library of edgeprune.kernels |
 | `torch:FOLDER` | PyTorch itself, in torch_worker.py |
 | `command:PROGRAM ARGUMENTS` | a program that speaks the protocol of protocol.py |
 
@@ -23,7 +24,10 @@ from typing import Any
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.kernels.library import system_facts
 from edgeprune.progress import say
+from edgeprune.runtime.onnx_file import Outline
+from edgeprune.runtime.session import uses_kernels
 
 # The runtime's scalar kernel behind these fusions can be slower than what it replaces.
 SLOW_FUSIONS = ("SkipLayerNormFusion", "EmbedLayerNormFusion")
@@ -78,12 +82,19 @@ class Contestant:
             files=(bundle.model_path, *bundle.data_paths),
             task=bundle.task,
             max_length=bundle.max_length,
-            fusable=is_float(outline.operators),
+            fusable=is_float(outline),
+            notes=kernels_note(bundle.model_path),
         )
 
     @property
     def disabled_optimizers(self) -> tuple[str, ...]:
         return tuple(self.load.get("disabled_optimizers", ()))
+
+    def stock(self) -> "Contestant":
+        """The same in ONNX Runtime alone, though the operator library is installed."""
+        if "disabled_optimizers" not in self.load:
+            raise UserError(f"stock:{self.name} does not run in ONNX Runtime.")
+        return replace(self, name=f"stock:{self.name}", load=self.load | {"stock": True}, notes=())
 
     def without_slow_fusions(self) -> "Contestant":
         return replace(self, load=self.load | {"disabled_optimizers": list(SLOW_FUSIONS)})
@@ -99,6 +110,9 @@ def entered(place: str | Path | Bundle) -> Iterator[Contestant]:
     kind, _, rest = str(place).partition(":")
     if kind in _BY_PREFIX and not isinstance(place, Bundle):
         yield _BY_PREFIX[kind](str(place), rest)
+    elif kind == "stock" and not isinstance(place, Bundle):
+        with entered(rest) as contestant:
+            yield contestant.stock()
     elif not isinstance(place, Bundle) and Path(place).suffix == ".onnx":
         from edgeprune.bench.graph_file import of_graph_file
 
@@ -153,12 +167,19 @@ def onnx_load(path: Path, vocabulary: int, config: dict[str, Any]) -> dict[str, 
     }
 
 
+def kernels_note(path: Path) -> tuple[str, ...]:
+    """What to say of a file whose sparse linears the operator library runs; nothing of others."""
+    if not uses_kernels(path):
+        return ()
+    return (f"{path}: sparse linears by edgeprune.kernels, {system_facts()['chosen']}.",)
+
+
 def has_cache(inputs: dict[str, Any]) -> bool:
     return any(name.startswith("past_key_values.") for name in inputs)
 
 
-def is_float(operators: dict[str, int]) -> bool:
-    return not any(operator in operators for operator in _QUANTIZED)
+def is_float(outline: Outline) -> bool:
+    return not any(name in outline.operators or name in outline.functions for name in _QUANTIZED)
 
 
 def own_command(module: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from edgeprune.bench.contestants import (
     Contestant,
     has_cache,
     is_float,
+    kernels_note,
     onnx_load,
     own_command,
 )
@@ -56,9 +57,9 @@ def of_graph_file(path: Path) -> Contestant:
         kinds = DECODER
     configs = [folder / "config.json" for folder in (path.parent, path.parent.parent)]
     config: dict[str, Any] = next((load_json(file) for file in configs if file.is_file()), {})
-    notes: tuple[str, ...] = ()
+    notes = kernels_note(path)
     if vocabulary is None:
-        notes = (
+        notes += (
             f"{path}: its graph shows no table of embeddings, so token ids were drawn below "
             f"{ASSUMED_VOCABULARY:,}.",
         )
@@ -69,7 +70,7 @@ def of_graph_file(path: Path) -> Contestant:
         load=onnx_load(path, vocabulary or ASSUMED_VOCABULARY, config),
         files=tuple(files),
         task="text-generation" if kinds != ENCODER else None,
-        fusable=is_float(outline.operators),
+        fusable=is_float(outline),
         notes=notes,
     )
 

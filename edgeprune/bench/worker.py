@@ -3,7 +3,7 @@
 It speaks the protocol of protocol.py. Its load is also told:
 
     "model": path, "vocabulary": 30522, "config": {...} (the sizes of a decoder's cache),
-    "disabled_optimizers": [], "profile": false
+    "disabled_optimizers": [], "profile": false, "stock": true (to leave the operator library out)
 
 Its peak memory is measured, so it imports nothing but numpy, onnxruntime and a few files of ours.
 """
@@ -37,6 +37,7 @@ class Worker:
                 request["threads"],
                 request["disabled_optimizers"],
                 profile_prefix=prefix,
+                stock=request.get("stock", False),
             )
 
         seconds = timed(load)

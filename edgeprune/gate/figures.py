@@ -183,6 +183,7 @@ def count_operators(bundle: Bundle) -> Operators:
             threads=1,
             minimum_onnxruntime=bundle.minimum_onnxruntime,
             optimized_path=path,
+            stock=True,  # the same count wherever it is taken
         )
         run = read_outline(path).operators
     return Operators(written=dict(bundle.outline.operators), run=dict(run))

@@ -12,6 +12,8 @@ import onnx
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.inspect.layers import stored_bytes, stored_layers
+from edgeprune.kernels.formats import DOMAIN
+from edgeprune.kernels.library import system_facts
 from edgeprune.safetensors_header import read_header
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -53,7 +55,8 @@ def _describe_onnx(folder: Path) -> dict[str, Any]:
     in_graph = stored_bytes(model.graph)
     by_kind: Counter[str] = Counter()
     for layer in layers:
-        by_kind[f"{layer.kind}s, {layer.bits} bit"] += layer.bytes
+        blocks = f", in blocks of {layer.block}" if layer.block else ""
+        by_kind[f"{layer.kind}s, {layer.bits} bit{blocks}"] += layer.bytes
     by_kind["scales, biases, norms and constants"] = in_graph - by_kind.total()
     by_kind["graph"] = bundle.model_bytes - in_graph
     return {
@@ -63,11 +66,20 @@ def _describe_onnx(folder: Path) -> dict[str, Any]:
         "max_length": bundle.max_length,
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "operators": dict(bundle.outline.operators.most_common()),
+        "kernels": _kernels(bundle),
         "layers": [asdict(layer) for layer in layers],
         "bytes": dict(by_kind),
         "model_bytes": bundle.model_bytes,
         "manifest": bundle.manifest or None,
     }
+
+
+def _kernels(bundle: Bundle) -> dict[str, Any] | None:
+    """Who runs the file's sparse linears here; None where it has none."""
+    if DOMAIN not in bundle.outline.domains:
+        return None
+    facts = system_facts()
+    return {name: facts[name] for name in ("library", "missing", "chosen")}
 
 
 def _describe_safetensors(folder: Path, shards: Iterable[Path]) -> dict[str, Any]:

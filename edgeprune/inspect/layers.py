@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from edgeprune.kernels.formats import DOMAIN
+
 _PASS_THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape")
 # The weight's place among the inputs of each operator that multiplies by one.
 _LINEAR_WEIGHT = {
@@ -52,6 +54,8 @@ class Layer:
     bits: int
     bytes: int  # of the weight alone, without scales
     group: int | None = None  # of quantization along a row, where there are groups
+    block: str | None = None  # inputs x outputs, where only blocks that are not zero are stored
+    sparsity: float | None = None  # share of the blocks that are not
 
 
 def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
@@ -62,6 +66,9 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
             tensors[node.output[0]] = node.attribute[0].t
     found, seen = [], set()
     for node in graph.node:
+        if node.domain == DOMAIN:
+            found.append(_sparse_layer(node, tensors))
+            continue
         kind = "linear" if node.op_type in _LINEAR_WEIGHT else "embedding"
         place = (_LINEAR_WEIGHT | _EMBEDDING_WEIGHT).get(node.op_type)
         if place is None or place >= len(node.input):
@@ -115,6 +122,24 @@ def _layer(node: onnx.NodeProto, kind: str, tensor: onnx.TensorProto, transposed
         bits=bits,
         bytes=_bytes(tensor),
         group=group,
+    )
+
+
+def _sparse_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> Layer:
+    """A linear of edgeprune.kernels: its first two stored tensors are the mask and the blocks."""
+    mask, values = [tensors[name] for name in node.input if name in tensors][:2]
+    settings = {item.name: item.i for item in node.attribute}
+    blocks, outputs, inputs = values.dims
+    places = -(-settings["K"] // inputs) * -(-settings["N"] // outputs)
+    return Layer(
+        name=_layer_name(node, values),
+        kind="linear",
+        operator=node.op_type,
+        shape=(settings["K"], settings["N"]),
+        bits=_TYPE_BITS[onnx.TensorProto.DataType.Name(values.data_type)],
+        bytes=_bytes(mask) + _bytes(values),
+        block=f"{inputs}x{outputs}",
+        sparsity=1 - blocks / places,
     )
 
 

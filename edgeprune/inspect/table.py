@@ -45,6 +45,10 @@ def inspect_table(found: dict[str, Any]) -> RenderableType:
     if operators := found.get("operators"):
         counts = ", ".join(f"{count} {name}" for name, count in operators.items())
         parts.append(Text(f"operators: {counts}", style="dim"))
+    if kernels := found.get("kernels"):
+        runs = f"run by edgeprune.kernels, {kernels['chosen']}"
+        dense = f"run as dense INT8, without the operator library: {kernels['missing']}"
+        parts.append(Text(f"sparse linears: {runs if kernels['library'] else dense}"))
     return Group(*parts)
 
 
@@ -76,7 +80,8 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 def _stored(layer: dict[str, Any]) -> str:
     group = f" in {layer['group']}s" if layer["group"] else ""
-    return f"{'float' if layer['bits'] > 8 else 'int'}{layer['bits']}{group}"
+    block = f", {layer['block']} blocks" if layer["block"] else ""
+    return f"{'float' if layer['bits'] > 8 else 'int'}{layer['bits']}{group}{block}"
 
 
 def _manifest_lines(manifest: dict[str, Any]) -> RenderableType:

@@ -37,7 +37,20 @@ EPILOGUES = {
 WITH_OTHER = ("silu-mul", "add")
 
 
-def op_type(dtype: str, epilogue: str, shared: bool) -> str:
-    """The operator for weights of a type; `shared`: x comes quantized, for several readers."""
-    kind = "Float" if dtype == "float32" else "Int8Shared" if shared else "Int8"
-    return f"SparseLinear{kind}{EPILOGUES[epilogue]}"
+# How x comes to weights of a type: as it is; quantized, with one scale; with one for each row.
+INPUTS = {
+    ("float32", "plain"): "Float",
+    ("int8", "plain"): "Int8",
+    ("int8", "shared"): "Int8Shared",
+    ("int8", "rows"): "Int8Rows",
+}
+
+
+def is_operator(name: str) -> bool:
+    """Whether a type of operator is one of these."""
+    return name.startswith("SparseLinear")
+
+
+def op_type(dtype: str, x: str, epilogue: str) -> str:
+    """The operator for weights of a type, an input as INPUTS has it, and an epilogue."""
+    return f"SparseLinear{INPUTS[dtype, x]}{EPILOGUES[epilogue]}"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
-from edgeprune.kernels.formats import DOMAIN, EPILOGUES, WITH_OTHER, op_type
+from edgeprune.kernels.formats import DOMAIN, EPILOGUES, INPUTS, WITH_OTHER, op_type
 from edgeprune.kernels.pack import Packed
 
 OLDEST_OPSET = 13
@@ -34,6 +34,8 @@ class Quantized:
     codes: str
     scale: str
     zero_point: str
+    per_row: bool = False
+    """The scale is [..., 1], one for each row of codes [..., K]."""
 
 
 def make_sparse_linear(
@@ -85,7 +87,8 @@ def make_sparse_linear(
     ]
     inputs += [tensor.name for tensor in initializers]
     inputs += [other] if other else []
-    kind = op_type(packed.format.dtype, epilogue, isinstance(x, Quantized))
+    way = "plain" if isinstance(x, str) else "rows" if x.per_row else "shared"
+    kind = op_type(packed.format.dtype, way, epilogue)
     node = helper.make_node(kind, inputs, [y], name, domain=DOMAIN, K=packed.K, N=packed.N)
     return node, initializers
 
@@ -108,10 +111,10 @@ def add_functions(model: ModelProto) -> None:
 
 def function(kind: str, opset: int) -> FunctionProto:
     """The function of one type of operator, in standard operators of `opset`."""
-    for dtype, shared in (("float32", False), ("int8", False), ("int8", True)):
+    for dtype, x in INPUTS:
         for epilogue in EPILOGUES:
-            if op_type(dtype, epilogue, shared) == kind:
-                return parser.parse_function(_text(kind, opset, dtype, shared, epilogue))
+            if op_type(dtype, x, epilogue) == kind:
+                return parser.parse_function(_text(kind, opset, dtype, x, epilogue))
     raise ValueError(f"there is no operator {DOMAIN}::{kind}")
 
 
@@ -167,9 +170,16 @@ _PRODUCTS = {
     floats = Cast <to = 1> (sums)
     scale = Mul (x_scale, scales)
     product = Mul (floats, scale)""",
+    # The scales of the weights first: the runtime joins them with the product.
+    "rows": """
+    sums = MatMulInteger (x, weight, x_zero_point)
+    floats = Cast <to = 1> (sums)
+    columns_scaled = Mul (floats, scales)
+    product = Mul (columns_scaled, x_scale)""",
 }
 
-# The forms that ONNX Runtime joins into one operator.
+# The forms that ONNX Runtime joins into one operator; but a residual is a Sum: it would join an Add
+# with the norm after it, and that is slow (rewrite/residual.py).
 _ENDS = {
     "none": """
     y = Add (product, bias)""",
@@ -205,17 +215,19 @@ _ENDS = {
     y = Mul (silu, other)""",
     "add": """
     biased = Add (product, bias)
-    y = Add (biased, other)""",
+    y = Sum (biased, other)""",
 }
 
 
-def _text(kind: str, opset: int, dtype: str, shared: bool, epilogue: str) -> str:
+def _text(kind: str, opset: int, dtype: str, x: str, epilogue: str) -> str:
     int8 = dtype == "int8"
-    inputs = ["x", "x_scale", "x_zero_point"] if shared else ["x_float" if int8 else "x"]
+    quantized = ["x", "x_scale", "x_zero_point"]
+    inputs = quantized if x != "plain" else ["x_float" if int8 else "x"]
     inputs += ["mask", "values", *(["scales"] if int8 else []), "bias"]
     inputs += ["other"] if epilogue in WITH_OTHER else []
-    quantize = _QUANTIZE if int8 and not shared else ""
-    body = (_DENSE + quantize + _PRODUCTS[dtype] + _ENDS[epilogue]).format(dtype=_TEXT_TYPES[dtype])
+    quantize = _QUANTIZE if int8 and x == "plain" else ""
+    product = _PRODUCTS["rows" if x == "rows" else dtype]
+    body = (_DENSE + quantize + product + _ENDS[epilogue]).format(dtype=_TEXT_TYPES[dtype])
     return (
         f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>\n'
         f"{kind} <K, N> ({', '.join(inputs)}) => (y) {{{body}\n}}"

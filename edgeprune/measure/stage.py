@@ -9,6 +9,7 @@ from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
 from edgeprune.evaluate.measures import evaluate
 from edgeprune.measure.settings import MeasureSettings, Requirements
+from edgeprune.measure.sparse import measure_sparse
 from edgeprune.text.corpus import Corpus, sentences
 
 _HELD_OUT_TEXTS = 512
@@ -24,16 +25,17 @@ _OWN = {
 def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
     """Measure the folder that the rewrite stage left beside the original's export."""
     original = build.folders["original"]
-    speed = compare(
-        source,
-        original,
-        BenchSettings(
-            tokens=settings.tokens,
-            batch=settings.batch,
-            threads=settings.threads,
-            time_limit=settings.seconds,
-        ),
+    bench = BenchSettings(
+        tokens=settings.tokens,
+        batch=settings.batch,
+        threads=settings.threads,
+        time_limit=settings.seconds,
     )
+    speed = compare(source, original, bench)
+    sparse = None
+    if build.recipe.quantize:
+        plan = build.results["quantize"]["plan"]
+        sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
     task = build.checkpoint.task
     held = write_held_out(build, target)
     limit = _HELD_OUT_WINDOWS if task == "text-generation" else None
@@ -45,7 +47,7 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
     if settings.task:
         assert settings.data is not None
         quality.append(evaluate(source, settings.task, settings.data, settings.limit, original))
-    return {"speed": speed, "quality": quality}
+    return {"speed": speed, "quality": quality} | ({"sparse": sparse} if sparse else {})
 
 
 def _window(build: Build, measure: str) -> int | None:

@@ -16,6 +16,7 @@ from edgeprune.quantize.int8 import round_rows
 from edgeprune.quantize.plan import Format, Plan, plan_formats
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.quantize.smooth import InputRange, fold_smoothing, observe_inputs, smoothable
+from edgeprune.quantize.sparse import choose_sparse
 from edgeprune.targets import Target
 
 PLAN = "plan.json"
@@ -107,7 +108,8 @@ def quantize_model(
         if alpha is not None:
             smoothed = fold_smoothing(model, ranges, alpha)
         overrides = _overrides(model.anatomy.linears(), massive, settings)
-    plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides)
+    sparse = choose_sparse(model, settings, target)
+    plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
     result = Quantized(plan, {}, {}, smoothed=smoothed, massive=massive)
     for entry in plan.quantized:
         if entry.tied_to is not None:

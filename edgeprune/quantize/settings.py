@@ -41,6 +41,18 @@ class QuantizeSettings(BaseModel):
         description="A linear's input is massive where its largest value exceeds its typical one "
         "(the root mean square) by this factor.",
     )
+    sparse: bool = Field(
+        True,
+        description="Store linears that lost enough of their weights in blocks as sparse INT8, "
+        "where the target's break-even table says that this is faster.",
+    )
+    tokens: int = Field(
+        128,
+        ge=1,
+        description="Tokens of a text that formats are planned for; 1 plans for a decoder's "
+        "single steps.",
+    )
+    batch: int = Field(1, ge=1, description="Texts in a call that formats are planned for.")
     calibration_samples: int = Field(
         64, ge=1, le=4096, description="Sequences of the user's text that are run to see ranges."
     )

@@ -35,7 +35,7 @@ def render(report: dict[str, Any]) -> str:
         layers=list(zip(cut.get("heads", []), cut.get("channels", []), strict=True)),
         checks={
             name: stage(report, name)["checks"]
-            for name in ("prune", "recover")
+            for name in ("prune", "sparsify", "recover")
             if "checks" in stage(report, name)
         },
         pools=stage(report, "prune").get("pools", []),

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edgeprune.kernels.node import add_functions
+
 CONTRIB = "com.microsoft"
 # Beyond this a protobuf cannot hold the weights and they go to a file of their own.
 _PROTOBUF_LIMIT = 1_900_000_000
@@ -79,10 +81,15 @@ class Graph:
     ) -> str:
         """Append a node and return its first output, named after the node unless given."""
         outputs = outputs or [f"{name}_output_0"]
-        node = helper.make_node(op_type, list(inputs), outputs, name, domain=domain, **attributes)
+        return self.insert(
+            helper.make_node(op_type, list(inputs), outputs, name, domain=domain, **attributes)
+        )
+
+    def insert(self, node: NodeProto) -> str:
+        """Append a node that was made elsewhere and return its first output."""
         self.nodes.append(node)
         self._enter(node)
-        return outputs[0]
+        return node.output[0]
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`; a graph output keeps its name."""
@@ -172,11 +179,12 @@ class Graph:
         self.nodes = order
 
     def model(self) -> onnx.ModelProto:
-        """The graph as a model, in a valid order, with the operator sets that it uses."""
+        """The graph as a model, in a valid order, with the operator sets and functions it uses."""
         self.sort()
         model = _header(self._model)
         model.graph.node.extend(self.nodes)
         model.graph.initializer.extend(self.initializers.values())
+        add_functions(model)
         for place in reversed(range(len(model.graph.output))):
             if model.graph.output[place].name not in self.outputs:
                 del model.graph.output[place]
@@ -209,6 +217,7 @@ class Graph:
         source = self._model
         outline = onnx.ModelProto(ir_version=source.ir_version)
         outline.opset_import.extend(source.opset_import)
+        outline.functions.extend(source.functions)
         outline.graph.name = "outline"
         outline.graph.node.extend(self.nodes)
         outline.graph.input.extend(source.graph.input)
@@ -235,9 +244,10 @@ class Graph:
 
 
 def _header(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model with everything but nodes and weights."""
+    """A model with everything but nodes and weights; its own functions stay."""
     header = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
     header.opset_import.extend(model.opset_import)
+    header.functions.extend(model.functions)
     header.graph.name = model.graph.name
     header.graph.input.extend(model.graph.input)
     header.graph.output.extend(model.graph.output)

@@ -21,7 +21,7 @@ from edgeprune.quantize.model import Quantized
 from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.linears import LinearNodes, find_linears
 
-_TOGETHER = {"query", "key", "value"}
+TOGETHER = {"query", "key", "value"}
 _ZERO_POINT = 128
 
 
@@ -39,7 +39,7 @@ def lower_linears(graph: Graph, quantized: Quantized) -> int:
         if linear is None:
             raise ValueError(f"the graph has no product named for {entry.name}")
         verify_values(graph, linear, quantized)
-        merged = "together" if entry.role in _TOGETHER else entry.name
+        merged = "together" if entry.role in TOGETHER else entry.name
         groups[linear.input, entry.format, merged].append(linear)
     for (_, kind, _), linears in groups.items():
         _lower(graph, linears, quantized, token_wise=kind == "int8-token")
@@ -69,7 +69,7 @@ def _lower(
     scales = np.concatenate([quantized.scales[linear.name].numpy() for linear in linears])
     scale = graph.add_constant(f"{path}/scales", scales)
     codes = _codes(graph, linears, quantized, path)
-    quantize = _quantize_tokens if token_wise else _quantize_tensor
+    quantize = quantize_tokens if token_wise else quantize_tensor
     activations, zero_point, factor = quantize(graph, linears[0].input, path)
     sums = graph.add("MatMulInteger", [activations, codes, zero_point], f"{path}/MatMulInteger")
     floats = graph.add("Cast", [sums], f"{path}/Cast", to=TensorProto.FLOAT)
@@ -80,13 +80,20 @@ def _lower(
     else:
         both = graph.add("Mul", [factor, scale], f"{path}/Scale")
         product = graph.add("Mul", [floats, both], f"{path}/Scaled")
-    biases = _biases(graph, linears, quantized)
+    biases = biases_of(graph, linears, quantized)
     if biases is not None:
         bias = graph.add_constant(f"{path}/bias", biases)
         product = graph.add("Add", [product, bias], f"{path}/Add")
     if len(linears) == 1:
         graph.replace_uses(linears[0].output, product)
-        return
+    else:
+        split_columns(graph, linears, quantized, product, path)
+
+
+def split_columns(
+    graph: Graph, linears: list[LinearNodes], quantized: Quantized, product: str, path: str
+) -> None:
+    """Give each of several linears its columns of their one product."""
     sizes = [len(quantized.scales[linear.name]) for linear in linears]
     split = graph.add_constant(f"{path}/sizes", np.array(sizes, np.int64))
     names = [f"{path}/Split_output_{place}" for place in range(len(linears))]
@@ -113,7 +120,7 @@ def tied_codes(graph: Graph, embedding: str, quantized: Quantized) -> str:
     return name
 
 
-def _biases(graph: Graph, linears: list[LinearNodes], quantized: Quantized) -> np.ndarray | None:
+def biases_of(graph: Graph, linears: list[LinearNodes], quantized: Quantized) -> np.ndarray | None:
     if all(linear.bias is None for linear in linears):
         return None
     parts = []
@@ -124,7 +131,7 @@ def _biases(graph: Graph, linears: list[LinearNodes], quantized: Quantized) -> n
     return np.concatenate(parts)
 
 
-def _quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
+def quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
     """One scale for the whole tensor: codes, zero point and scale, shared by all who read it."""
     for node in graph.consumers[tensor]:
         if node.op_type == "DynamicQuantizeLinear":
@@ -135,7 +142,7 @@ def _quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, st
     return outputs[0], outputs[2], outputs[1]
 
 
-def _quantize_tokens(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
+def quantize_tokens(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
     """A scale per token, symmetric about a zero point of 128: codes, zero point and scales."""
     for node in graph.consumers[tensor]:
         if node.op_type == "Div" and node.name.endswith("/Levels"):

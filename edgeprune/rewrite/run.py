@@ -5,15 +5,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune import kernels
 from edgeprune.anatomy import Anatomy
 from edgeprune.progress import say, track
 from edgeprune.quantize.model import Quantized
+from edgeprune.quantize.plan import SPARSE
 from edgeprune.rewrite.attention import lay_out_attention
 from edgeprune.rewrite.constants import fold_constants
 from edgeprune.rewrite.embeddings import lower_embeddings
 from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.int8 import lower_linears
 from edgeprune.rewrite.residual import residuals_as_sums
+from edgeprune.rewrite.sparse import lower_sparse_linears
 from edgeprune.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
 from edgeprune.targets import Target
 
@@ -33,6 +36,8 @@ class Pass:
     required: bool = False
     quantizes: bool = False
     """Activations are rounded, so that the outputs as a whole are compared, not value by value."""
+    kernels: bool = False
+    """Writes operators of edgeprune.kernels: where these are installed, compared with them too."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,17 @@ def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) ->
                 quantizes=True,
             ),
         ]
+    if quantized is not None and any(entry.format in SPARSE for entry in quantized.plan):
+        passes.append(
+            Pass(
+                "sparse linears",
+                lambda graph: lower_sparse_linears(graph, quantized),
+                0.5,
+                required=True,
+                quantizes=True,
+                kernels=True,
+            )
+        )
     return passes
 
 
@@ -109,7 +125,10 @@ def rewrite(
         try:
             changed = step.change(graph)
             after = run_graph(graph, batches)
-            drift = (mean_drift if step.quantizes else largest_drift)(before, after)
+            drift_of = mean_drift if step.quantizes else largest_drift
+            drift = drift_of(before, after)
+            if step.kernels and kernels.installed():
+                drift = max(drift, drift_of(before, run_graph(graph, batches, kernels=True)))
             reason = "" if drift <= step.tolerance else "the outputs drift too far"
         except Exception as error:
             if step.required:

@@ -7,22 +7,28 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnxruntime as ort
 
+from edgeprune.kernels import register
 from edgeprune.rewrite.graph import Graph
 
 Feed = Mapping[str, np.ndarray]
 Outputs = list[dict[str, np.ndarray]]
 
 
-def run_graph(graph: Graph, batches: Sequence[Feed]) -> Outputs:
+def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
     """A graph's outputs by name on each batch, in a session with default options.
 
     The batches need only hold input_ids and attention_mask; what else the graph asks for is added:
     token types of zero, positions that count the attended tokens, an empty cache.
+
+    Args:
+        kernels: run sparse linears by the operator library, not by their functions.
     """
     with TemporaryDirectory(prefix="edgeprune-") as folder:
         path = graph.save(Path(folder) / "model.onnx")[0]
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if kernels:
+            register(options)
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         results = []

@@ -8,7 +8,7 @@ opens at once and in little memory. Field numbers are those of onnx.proto.
 import mmap
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from edgeprune.errors import UserError
@@ -28,11 +28,17 @@ _CHILDREN: dict[str, dict[int, str]] = {
 
 @dataclass
 class Outline:
-    """The names in an ONNX file; ranks are None where the file states no shape."""
+    """The names in an ONNX file; ranks are None where the file states no shape.
+
+    `operators` and `domains` are of the graph's own nodes; `functions` are the operators in bodies
+    of model-local functions, which stand for others.
+    """
 
     inputs: dict[str, int | None] = field(default_factory=dict)
     outputs: dict[str, int | None] = field(default_factory=dict)
     operators: Counter[str] = field(default_factory=Counter)
+    domains: set[str] = field(default_factory=set)
+    functions: Counter[str] = field(default_factory=Counter)
     external_files: set[str] = field(default_factory=set)
 
 
@@ -84,6 +90,8 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
             (outline.inputs if number == 11 else outline.outputs)[name] = rank
         elif kind == "node" and number == 4:
             outline.operators[data[first:last].decode()] += 1
+        elif kind == "node" and number == 7 and last > first:
+            outline.domains.add(data[first:last].decode())
         elif kind == "tensor" and number == 13:
             entry = {n: data[a:b] for n, a, b in _fields(data, first, last)}
             if entry.get(1) == b"location":
@@ -91,7 +99,9 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
         elif child := _CHILDREN.get(kind, {}).get(number):
             inner = outline
             if kind == "attribute" and child == "graph":
-                inner = Outline(operators=outline.operators, external_files=outline.external_files)
+                inner = replace(outline, inputs={}, outputs={})
+            elif child == "function":
+                inner = replace(outline, operators=outline.functions, domains=set())
             _walk(data, first, last, child, inner)
 
 

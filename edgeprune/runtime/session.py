@@ -1,7 +1,8 @@
 """The one place that makes an ONNX Runtime session.
 
 Options stay the runtime's defaults but for the number of threads, so that what is measured here
-is what any other client gets.
+is what any other client gets. A file with sparse linears has the operator library registered where
+that is installed, as a client does by `edgeprune.kernels.register`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from edgeprune import kernels
 from edgeprune.errors import UserError
+from edgeprune.kernels.formats import DOMAIN
+from edgeprune.runtime.onnx_file import read_outline
 
 _ERRORS_ONLY = 3
 _NUMPY_TYPES = {
@@ -32,6 +36,7 @@ def open_session(
     minimum_onnxruntime: str | None = None,
     optimized_path: str | Path | None = None,
     profile_prefix: str | Path | None = None,
+    stock: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session on the processor for one ONNX file.
 
@@ -42,6 +47,7 @@ def open_session(
         optimized_path: where to write the graph as the runtime's own optimizer leaves it.
         profile_prefix: where the runtime writes its profile, whose name it completes; profiling
             slows every run.
+        stock: leave the operator library out, though it is installed and the file has use for it.
 
     Raises:
         UserError: the runtime is too old, or refuses the file.
@@ -60,6 +66,8 @@ def open_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
+    if not stock and uses_kernels(model_path):
+        kernels.register(options)
     try:
         return onnxruntime.InferenceSession(
             str(model_path),
@@ -70,6 +78,11 @@ def open_session(
     except Exception as error:  # the runtime's own errors share no base class
         reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
         raise UserError(f"ONNX Runtime cannot open {model_path}: {reason}") from error
+
+
+def uses_kernels(model_path: str | Path) -> bool:
+    """Whether the operator library is installed, and the file has operators of it."""
+    return kernels.installed() and DOMAIN in read_outline(Path(model_path)).domains
 
 
 def input_types(session: onnxruntime.InferenceSession) -> dict[str, type[np.generic]]:

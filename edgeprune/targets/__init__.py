@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeprune.errors import UserError
 from edgeprune.targets import processor
+from edgeprune.targets.break_even import BreakEven, break_even
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Target:
     evidence: dict[str, str] = field(default_factory=dict)
     """Entry -> what was measured, or "unmeasured"."""
 
+    @property
+    def break_even(self) -> BreakEven:
+        """From which sparsity on a sparse linear is worth it, by shape and rows."""
+        return break_even(self.name)
+
     def to_json(self) -> dict[str, Any]:
         """The record as plain data, for the manifest."""
         return {
@@ -37,7 +43,7 @@ class Target:
             "weight_bits": self.weight_bits,
             "channel_multiple": self.channel_multiple,
             "skip_layer_norm_harmful": self.skip_layer_norm_harmful,
-            "evidence": self.evidence,
+            "evidence": {**self.evidence, "break_even": self.break_even.evidence},
         }
 
 

@@ -49,6 +49,7 @@ struct Job {
     const float* x;         // [rows, K], or null where the codes are given
     const uint8_t* codes;   // [rows, K]
     float x_scale;
+    const float* row_scales;  // [rows]: in the place of x_scale, or null
     int32_t x_zero_point;
     const float* other;     // [rows, N]: the residual, or what SiLU's result is multiplied by
     float* y;               // [rows, N]

@@ -6,6 +6,7 @@
 //   SparseLinearFloat       x float32                                 values float32
 //   SparseLinearInt8        x float32, quantized here                 values int8, scales
 //   SparseLinearInt8Shared  x uint8, its scale, its zero point        values int8, scales
+//   SparseLinearInt8Rows    x uint8, a scale for each row, zero point values int8, scales
 //
 // each as is, and followed by Gelu, GeluTanh, SiluMul (silu(product) * other) and Add (+ other).
 // Inputs: x (and its scale and zero point), mask, values, (scales,) bias, (other). Attributes: K, N.
@@ -22,7 +23,7 @@ using namespace edgeprune;
 
 namespace {
 
-enum class Kind { kFloat, kInt8, kInt8Shared };
+enum class Kind { kFloat, kInt8, kInt8Shared, kInt8Rows };
 
 struct Name {
     Kind kind;
@@ -30,7 +31,8 @@ struct Name {
 };
 constexpr Name kKinds[] = {{Kind::kFloat, "SparseLinearFloat"},
                            {Kind::kInt8, "SparseLinearInt8"},
-                           {Kind::kInt8Shared, "SparseLinearInt8Shared"}};
+                           {Kind::kInt8Shared, "SparseLinearInt8Shared"},
+                           {Kind::kInt8Rows, "SparseLinearInt8Rows"}};
 constexpr const char* kEpilogues[] = {"", "Gelu", "GeluTanh", "SiluMul", "Add"};  // as in Epilogue
 constexpr size_t kMostRank = 16;
 
@@ -44,7 +46,8 @@ struct Operator : OrtCustomOp {
     bool has_other() const {
         return epilogue == Epilogue::kSiluMul || epilogue == Epilogue::kAdd;
     }
-    size_t weights_at() const { return kind == Kind::kInt8Shared ? 3 : 1; }
+    bool has_codes() const { return kind == Kind::kInt8Shared || kind == Kind::kInt8Rows; }
+    size_t weights_at() const { return has_codes() ? 3 : 1; }
 };
 
 const Operator& self(const OrtCustomOp* op) { return *static_cast<const Operator*>(op); }
@@ -152,6 +155,22 @@ OrtStatus* scalar(const Kernel& kernel, OrtKernelContext* context, size_t index,
     return nullptr;
 }
 
+// The scales of x, one for each row: of the shape `dims`.
+OrtStatus* row_scales(const Kernel& kernel, OrtKernelContext* context, size_t rank,
+                      const int64_t* dims, const float** scales) {
+    const OrtValue* value = nullptr;
+    TRY(ort::GetInput::in(kernel.api)(context, 1, &value));
+    const void* data = nullptr;
+    int type;
+    size_t found = 0;
+    int64_t its[kMostRank];
+    TRY(read_tensor(kernel.api, *kernel.op, value, &data, &type, &found, its, kMostRank));
+    if (found != rank || std::memcmp(dims, its, rank * sizeof *dims) != 0)
+        return refuse(kernel.api, *kernel.op, "there must be a scale of x for each of its rows");
+    *scales = static_cast<const float*>(data);
+    return nullptr;
+}
+
 OrtStatus* compute(void* data, OrtKernelContext* context) {
     Kernel& kernel = *static_cast<Kernel*>(data);
     const OrtApi* api = kernel.api;
@@ -168,21 +187,26 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
         return refuse(api, op, "x must end with a dimension of %lld", (long long)weights.K);
     int64_t rows = 1;
     for (size_t i = 0; i + 1 < rank; i++) rows *= dims[i];
-    dims[rank - 1] = weights.N;
 
     Job job = {};
     job.weights = &weights;
     job.epilogue = op.epilogue;
-    if (op.kind == Kind::kInt8Shared) {
+    if (op.has_codes()) {
         const void *scale = nullptr, *zero_point = nullptr;
-        TRY(scalar(kernel, context, 1, &scale));
+        if (op.kind == Kind::kInt8Rows) {
+            dims[rank - 1] = 1;
+            TRY(row_scales(kernel, context, rank, dims, &job.row_scales));
+        } else {
+            TRY(scalar(kernel, context, 1, &scale));
+            job.x_scale = *static_cast<const float*>(scale);
+        }
         TRY(scalar(kernel, context, 2, &zero_point));
         job.codes = static_cast<const uint8_t*>(x);
-        job.x_scale = *static_cast<const float*>(scale);
         job.x_zero_point = *static_cast<const uint8_t*>(zero_point);
     } else {
         job.x = static_cast<const float*>(x);
     }
+    dims[rank - 1] = weights.N;
     if (op.has_other()) {
         const void* other = nullptr;
         size_t other_rank = 0;
@@ -212,9 +236,9 @@ void define(Operator& op, const Name& kind, Epilogue epilogue) {
     op.epilogue = epilogue;
     std::snprintf(op.name, sizeof op.name, "%s%s", kind.text, kEpilogues[size_t(epilogue)]);
     const auto add = [&](int type) { op.types[op.inputs++] = type; };
-    const bool shared = op.kind == Kind::kInt8Shared, int8 = op.kind != Kind::kFloat;
-    add(shared ? ort::kUint8 : ort::kFloat);
-    if (shared) add(ort::kFloat), add(ort::kUint8);
+    const bool int8 = op.kind != Kind::kFloat;
+    add(op.has_codes() ? ort::kUint8 : ort::kFloat);
+    if (op.has_codes()) add(ort::kFloat), add(ort::kUint8);
     add(ort::kUint8);
     add(int8 ? ort::kInt8 : ort::kFloat);
     if (int8) add(ort::kFloat);

@@ -208,7 +208,8 @@ inline Int start_sums(const Job& job, int64_t column) {
 // Sums of Rows rows of a tile for one group of columns. With few rows, several blocks are summed
 // apart, for a chain of dependent products waits for each.
 template <int Rows, int Stride>
-void wide_int8(const Job& job, const Word* x, int64_t group, int rows, float* out, int64_t ld) {
+void wide_int8(const Job& job, const Word* x, int64_t row, int64_t group, int rows, float* out,
+               int64_t ld) {
     constexpr int kChains = Rows * kParts >= 8 ? 1 : Rows * kParts >= 4 ? 2 : 4;
     const Weights& weights = *job.weights;
     Int sums[kChains][Rows][kParts];
@@ -231,11 +232,13 @@ void wide_int8(const Job& job, const Word* x, int64_t group, int rows, float* ou
         multiply_rows<Rows>(sums[0], x + size_t(indices[b]) * Stride, values);
     for (int p = 0; p < kParts; p++) {
         const int64_t column = group * kGroup + p * kLanes;
-        const Float scale = mul(splat(job.x_scale), load(weights.scales + column));
-        const Float bias = load(weights.bias + column);
+        const Float scales = load(weights.scales + column), bias = load(weights.bias + column);
+        Float scale = mul(splat(job.x_scale), scales);
         for (int i = 0; i < Rows; i++) {
             for (int c = 1; c < kChains; c++) sums[0][i][p] = add(sums[0][i][p], sums[c][i][p]);
-            if (i < rows) store(out + i * ld + p * kLanes, fma(to_float(sums[0][i][p]), scale, bias));
+            if (i >= rows) continue;
+            if (job.row_scales) scale = mul(splat(job.row_scales[row + i]), scales);
+            store(out + i * ld + p * kLanes, fma(to_float(sums[0][i][p]), scale, bias));
         }
     }
 }
@@ -269,36 +272,37 @@ void wide_float(const Job& job, const float* x, int64_t group, int rows, float* 
 }
 
 template <int Rows, int Stride>
-inline void wide(const Job& job, const void* packed, int offset, int64_t group, int rows,
-                 float* out, int64_t ld) {
+inline void wide(const Job& job, const void* packed, int64_t row, int offset, int64_t group,
+                 int rows, float* out, int64_t ld) {
     out += offset * ld;
     if (is_int8(job.weights->format))
-        wide_int8<Rows, Stride>(job, static_cast<const Word*>(packed) + offset, group, rows, out, ld);
+        wide_int8<Rows, Stride>(job, static_cast<const Word*>(packed) + offset, row + offset, group,
+                                rows, out, ld);
     else
         wide_float<Rows, Stride>(job, static_cast<const float*>(packed) + offset, group, rows, out,
                                  ld);
 }
 
-void wide_group(const Job& job, const void* packed, int64_t group, int rows, float* out,
+void wide_group(const Job& job, const void* packed, int64_t row, int64_t group, int rows, float* out,
                 int64_t ld) {
-    if (rows == 1) return wide<1, 1>(job, packed, 0, group, 1, out, ld);
+    if (rows == 1) return wide<1, 1>(job, packed, row, 0, group, 1, out, ld);
     for (int done = 0; done < rows; done += kMostRows) {
         const int left = rows - done < kMostRows ? rows - done : kMostRows;
         if (left <= 2) {
-            wide<2, kWideRows>(job, packed, done, group, left, out, ld);
+            wide<2, kWideRows>(job, packed, row, done, group, left, out, ld);
             continue;
         }
         if constexpr (kMostRows > 4) {
             if (left <= 4) {
-                wide<4, kWideRows>(job, packed, done, group, left, out, ld);
+                wide<4, kWideRows>(job, packed, row, done, group, left, out, ld);
                 continue;
             }
             if (left <= 8) {
-                wide<8, kWideRows>(job, packed, done, group, left, out, ld);
+                wide<8, kWideRows>(job, packed, row, done, group, left, out, ld);
                 continue;
             }
         }
-        wide<kMostRows, kWideRows>(job, packed, done, group, left, out, ld);
+        wide<kMostRows, kWideRows>(job, packed, row, done, group, left, out, ld);
     }
 }
 
@@ -346,28 +350,37 @@ void narrow_chunk(const Weights& weights, const Item* x, int64_t chunk, int64_t 
     }
 }
 
-inline Float scaled(const Job& job, const int32_t* sums, int64_t column) {
+inline Float scaled(const Job& job, const int32_t* sums, int64_t column, Float x_scales) {
     const Weights& weights = *job.weights;
     const uint32_t shift = uint32_t(int32_t(kFlip) - job.x_zero_point);
     const Int whole = add(load(sums), splat(int32_t(shift * uint32_t(weights.sums[column]))));
-    const float scale = job.x_scale * weights.scales[column];
-    return fma(to_float(whole), splat(scale), splat(weights.bias[column]));
+    const Float scales = mul(x_scales, splat(weights.scales[column]));
+    return fma(to_float(whole), scales, splat(weights.bias[column]));
 }
 
-inline Float scaled(const Job& job, const float* sums, int64_t column) {
+inline Float scaled(const Job& job, const float* sums, int64_t column, Float) {
     return add(load(sums), splat(job.weights->bias[column]));
+}
+
+// The scales of x for a vector of rows, `count` of which are there.
+inline Float scales_of(const Job& job, int64_t row, int count) {
+    if (!job.row_scales) return splat(job.x_scale);
+    float scales[kLanes] = {};
+    memcpy(scales, job.row_scales + row, (count < kLanes ? count : kLanes) * sizeof(float));
+    return load(scales);
 }
 
 // A group of columns out of the panel, [16][packed rows], to rows of the result.
 template <int Vectors, class Sum>
-void narrow_group(const Job& job, const Sum* panel, int64_t group, int rows, float* out,
+void narrow_group(const Job& job, const Sum* panel, int64_t row, int64_t group, int rows, float* out,
                   int64_t ld) {
     for (int p = 0; p < kParts; p++)
         for (int v = 0; v < Vectors && v * kLanes < rows; v++) {
+            const Float x_scales = scales_of(job, row + v * kLanes, rows - v * kLanes);
             Float square[kLanes];
             for (int j = 0; j < kLanes; j++) {
                 const Sum* sums = panel + ((p * kLanes + j) * Vectors + v) * kLanes;
-                square[j] = scaled(job, sums, group * kGroup + p * kLanes + j);
+                square[j] = scaled(job, sums, group * kGroup + p * kLanes + j, x_scales);
             }
             transpose(square);
             for (int j = 0; j < kLanes && v * kLanes + j < rows; j++)
@@ -414,7 +427,7 @@ void narrow_tile(const Job& job, int64_t row, int rows, int64_t first_group, int
         for (int64_t group = from; group < to; group++) {
             const Sum* sums = panel + (group - from) * kGroup * kRows;
             write_group(job, row, rows, group, [&](float* out, int64_t ld) {
-                narrow_group<Vectors>(job, sums, group, rows, out, ld);
+                narrow_group<Vectors>(job, sums, row, group, rows, out, ld);
             });
         }
     }
@@ -443,7 +456,7 @@ void multiply(const Job& job, int64_t row, int rows, int64_t first_group, int64_
     }
     for (int64_t group = first_group; group < end_group; group++)
         write_group(job, row, rows, group, [&](float* out, int64_t ld) {
-            wide_group(job, packed, group, rows, out, ld);
+            wide_group(job, packed, row, group, rows, out, ld);
         });
 }
 

@@ -1,0 +1,123 @@
+"""From which sparsity on a sparse linear is the faster one: a measured table per kind of processor.
+
+`benchmarks/break_even.py` measures a table; what it wrote lies in tables/, under the target's name.
+A target without one is planned conservatively: blocks of 4x16, from a sparsity at which they take
+at most half of dense INT8's instructions on every set that the operators are compiled for; and no
+time is predicted.
+"""
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "tables"
+UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.75
+# Shapes between those of a table differ by as much.
+_LEAST_GAIN = 1.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """Times of one shape at one number of rows, in microseconds."""
+
+    inputs: int
+    outputs: int
+    rows: int
+    dense_int8: float
+    sparse: Mapping[str, tuple[tuple[float, float], ...]]
+    """Format -> (sparsity, microseconds), sparsity rising."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a table says of one linear."""
+
+    format: str
+    """The sparse format that is the fastest, by its name in kernels/formats.py."""
+    sparsity: float
+    """Share of its blocks that are gone."""
+    microseconds: float | None
+    """Predicted; None where the target is unmeasured."""
+    dense_microseconds: float | None
+    """Predicted for dense INT8."""
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """One target's table; no points where it is unmeasured."""
+
+    points: tuple[Point, ...] = ()
+    evidence: str = "unmeasured"
+
+    def choose(
+        self, sparsities: Mapping[str, float], inputs: int, outputs: int, rows: int
+    ) -> Choice | None:
+        """The sparse format for a linear of [inputs, outputs], or None where dense INT8 is right.
+
+        Args:
+            sparsities: by format, the share of the weight's blocks that are all zero.
+            rows: batch times tokens.
+        """
+        if not self.points:
+            sparsity = sparsities.get(UNMEASURED_FORMAT, 0.0)
+            enough = sparsity >= UNMEASURED_FROM
+            return Choice(UNMEASURED_FORMAT, sparsity, None, None) if enough else None
+        point = self._nearest(inputs, outputs, rows)
+        scale = inputs * outputs * rows / (point.inputs * point.outputs * point.rows)
+        found = [
+            Choice(name, sparsity, time * scale, point.dense_int8 * scale)
+            for name, sparsity in sparsities.items()
+            if (time := _between(point.sparse.get(name, ()), sparsity)) is not None
+            and point.dense_int8 >= time * _LEAST_GAIN
+        ]
+        return min(found, key=lambda choice: choice.microseconds or 0.0, default=None)
+
+    def _nearest(self, inputs: int, outputs: int, rows: int) -> Point:
+        """The point with the nearest number of rows, then of the nearest size."""
+
+        def distance(point: Point) -> tuple[float, float]:
+            size = point.inputs * point.outputs / (inputs * outputs)
+            return abs(math.log(point.rows / rows)), abs(math.log(size))
+
+        return min(self.points, key=distance)
+
+
+@functools.cache
+def break_even(target: str) -> BreakEven:
+    """The table of a target, by its name."""
+    file = FOLDER / f"{target}.json"
+    if not file.is_file():
+        return BreakEven()
+    return from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
+def from_json(content: Mapping[str, Any]) -> BreakEven:
+    """The table that benchmarks/break_even.py wrote."""
+    points = tuple(
+        Point(
+            entry["inputs"],
+            entry["outputs"],
+            entry["rows"],
+            entry["dense_int8_us"],
+            {name: tuple(map(tuple, line)) for name, line in entry["sparse_us"].items()},
+        )
+        for entry in content["points"]
+    )
+    machine = content["machine"]
+    evidence = f"{len(points)} shapes, {content['instruction_set']}, {machine['processor']}"
+    return BreakEven(points, f"{evidence}, ONNX Runtime {machine['onnxruntime']}")
+
+
+def _between(line: tuple[tuple[float, float], ...], sparsity: float) -> float | None:
+    """The time at a sparsity, on the straight line between its neighbours; None below the first."""
+    if not line or sparsity < line[0][0]:
+        return None
+    for (low, before), (high, after) in itertools.pairwise(line):
+        if sparsity <= high:
+            return before + (after - before) * (sparsity - low) / (high - low)
+    return line[-1][1]
