@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeprune.cut.settings import CutSettings
 from edgeprune.errors import UserError
 from edgeprune.measure.settings import MeasureSettings, Requirements
+from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
@@ -206,18 +207,23 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _explain_error(error: Any) -> str:
     location, method = _without_method(error["loc"])
-    path = ".".join(str(part) for part in location)
+    path = ".".join(str(part) for part in location if part not in ALLOCATORS)
     if error["type"] == "union_tag_invalid":
         given = str(error["ctx"]["tag"])
+        of_allocator = location[1:] == ("allocate",)
+        key, noun, known = (
+            ("by", "allocator", ALLOCATORS) if of_allocator else ("method", "method", METHODS)
+        )
         return (
-            f"{path}.method: there is no method {given!r}{_nearest(given, METHODS)} "
-            f"Those that there are: {', '.join(METHODS)}."
+            f"{path}.{key}: there is no {noun} {given!r}{_nearest(given, known)} "
+            f"Those that there are: {', '.join(known)}."
         )
     if error["type"] == "extra_forbidden":
         *parents, key = location
         model: Any = Recipe
+        models = {**_stage_models(), "prune": METHODS[method].settings, **ALLOCATORS}
         for parent in parents:
-            model = {**_stage_models(), "prune": METHODS[method].settings}.get(str(parent), model)
+            model = models.get(str(parent), model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
