@@ -206,8 +206,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _explain_error(error: Any) -> str:
-    location, method = _without_method(error["loc"])
-    path = ".".join(str(part) for part in location if part not in ALLOCATORS)
+    location, pruning = _without_tags(error["loc"])
+    path = ".".join(str(part) for part in location)
     if error["type"] == "union_tag_invalid":
         given = str(error["ctx"]["tag"])
         of_allocator = location[1:] == ("allocate",)
@@ -221,9 +221,8 @@ def _explain_error(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         *parents, key = location
         model: Any = Recipe
-        models = {**_stage_models(), "prune": METHODS[method].settings, **ALLOCATORS}
         for parent in parents:
-            model = models.get(str(parent), model)
+            model = {**_stage_models(), "prune": pruning}.get(str(parent), model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]
@@ -231,11 +230,15 @@ def _explain_error(error: Any) -> str:
     return f"{path or 'the recipe'}: {message[0].lower()}{message[1:]}{shown}."
 
 
-def _without_method(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
-    """A place without the name of the pruning method that pydantic puts into it, and that name."""
-    if location[:1] == ("prune",) and len(location) > 1:
-        return (location[0], *location[2:]), str(location[1])
-    return location, DEFAULT_METHOD
+def _without_tags(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[BaseModel]]:
+    """A place without the names that pydantic puts into it for the kind of settings, and the class
+    of the pruning settings that it lies in."""
+    if location[:1] != ("prune",) or len(location) < 2:
+        return location, METHODS[DEFAULT_METHOD].settings
+    method, *rest = location[1:]
+    if rest[:1] == ["allocate"] and len(rest) > 1:
+        return ("prune", "allocate", *rest[2:]), ALLOCATORS[str(rest[1])]
+    return ("prune", *rest), METHODS[str(method)].settings
 
 
 def _nearest(name: str, known: Any) -> str:

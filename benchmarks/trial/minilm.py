@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from sentences import embeddings, pairs, sts
 from torch import Tensor
 
 from edgeprune.checkpoint import open_checkpoint
-from edgeprune.evaluate.sts import spearman
 from edgeprune.models import (
     TRAINING_ATTENTION,
     Model,
@@ -27,10 +26,8 @@ from edgeprune.models import (
 from edgeprune.prune.controller import MomentumVariancePruner
 from edgeprune.prune.dynamic import prune
 from edgeprune.prune.train_settings import PruneStageSettings
-from edgeprune.recover.objective import embed
-from edgeprune.text.batches import Reader, open_reader
+from edgeprune.text.batches import open_reader
 from edgeprune.text.corpus import read_corpus
-from edgeprune.text.files import read_rows
 from edgeprune.text.settings import TextSettings
 from trial.design import DISTURBANCES, Cell, in_window
 from trial.outcomes import stability
@@ -87,8 +84,9 @@ def run(cell: Cell, data: Path) -> dict[str, Any]:
     )
     units = sum(pruner.units for pruner in pruners)
     curve = {int(row["step"]): row["held_out"] for row in checks["checks"]}
+    texts, scores = pairs(data / PAIRS)
     return {
-        "metric": sts(student, reader, data / PAIRS),
+        "metric": sts(embeddings(student, reader, texts), scores),
         "sparsity": sum(pruner.removed for pruner in pruners) / units,
         "held_out": checks["held_out"],
         **stability(together(pruners), curve, STEPS, WINDOW),
@@ -105,21 +103,3 @@ def together(pruners: Sequence[MomentumVariancePruner]) -> list[dict[str, Any]]:
         dropped, grown = (sum(row[key] for row in rows) for key in ("dropped", "grown"))
         merged.append({"step": step, "dropped": dropped, "churn": (dropped + grown) / units})
     return merged
-
-
-@torch.no_grad()
-def sts(model: Model, reader: Reader, file: Path) -> float:
-    """Spearman's correlation, times 100, of cosines with people's scores."""
-    rows = read_rows(file, ["text", "text_pair", "score"])
-    ids = reader.encode([str(row[side]) for side in ("text", "text_pair") for row in rows])
-    vectors = np.empty((len(ids), model.anatomy.hidden_size), np.float32)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for start in range(0, len(order), 64):
-        chosen = order[start : start + 64]
-        length = len(ids[chosen[-1]])
-        padded = torch.tensor([ids[i] + [0] * (length - len(ids[i])) for i in chosen])
-        mask = torch.tensor([[1] * len(ids[i]) + [0] * (length - len(ids[i])) for i in chosen])
-        output = model.module(input_ids=padded, attention_mask=mask)
-        vectors[chosen] = embed(output, mask, model.pooling).numpy()
-    cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(1)
-    return 100 * spearman(cosines, np.array([float(row["score"]) for row in rows]))

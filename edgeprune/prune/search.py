@@ -50,6 +50,8 @@ class State:
     spent: int = 0
     history: list[float] = field(default_factory=list)
     """The best score of each generation; evopress' are on different text each."""
+    known: list[Genome] = field(default_factory=list)
+    """evop: everything that was scored, so that nothing is twice."""
 
 
 def search(
@@ -127,11 +129,9 @@ class _EvoP:
         self.size = settings.offspring
         self.texts = list(range(min(settings.texts, texts)))
         self.cost = self.size * len(self.texts)
-        self.known: dict[Genome, float] = {}
 
     def advance(self, state: State) -> bool:
         members = [member for member in state.members if np.isfinite(member[1])]
-        self.known.update(members)
         if not members:
             start = state.members[0][0]
             children = [
@@ -139,12 +139,12 @@ class _EvoP:
                 *_new(lambda: self.space.mutate(start, self.rng), self.size - 1, {start}),
             ]
         else:
-            children = _new(lambda: self._child(members), self.size - ELITE, set(self.known))
+            children = _new(lambda: self._child(members), self.size - ELITE, set(state.known))
         if not children:
             return False
         scores = self.score(children, self.texts)
         state.spent += len(children) * len(self.texts)
-        self.known.update(zip(children, scores, strict=True))
+        state.known += children
         everyone = [*members, *zip(children, scores, strict=True)]
         state.members = sorted(everyone, key=lambda member: member[1])[: max(1, self.size)]
         state.history.append(state.members[0][1])
@@ -189,4 +189,5 @@ def _read(file: Path, key: str, rng: np.random.Generator) -> State | None:
         return None
     rng.bit_generator.state = content["rng"]
     members = [(tuple(genome), score) for genome, score in content["members"]]
-    return State(members, content["spent"], content["history"])
+    known = [tuple(genome) for genome in content["known"]]
+    return State(members, content["spent"], content["history"], known)
