@@ -54,7 +54,7 @@ def test_windows_lie_where_pruning_goes_on():
 def short(monkeypatch: pytest.MonkeyPatch) -> Any:
     from trial import synthetic
 
-    monkeypatch.setattr(synthetic, "DENSE_STEPS", 60)
+    monkeypatch.setattr(synthetic, "DENSE_STEPS", 40)
     synthetic.make_task.cache_clear()
     yield synthetic
     synthetic.make_task.cache_clear()
@@ -65,7 +65,7 @@ def test_a_run_repeats_itself_and_reaches_its_sparsity(short, condition):
     from trial.design import Cell
 
     cell = Cell(0, "mv", "platon", condition, 3)
-    first, again = (short.run(cell, steps=60) for _ in range(2))
+    first, again = (short.run(cell, steps=40) for _ in range(2))
     for row in (first, again):
         del row["seconds"]
     assert first == again
@@ -96,7 +96,7 @@ def test_pairs_see_the_same_data_and_the_same_noise(short, monkeypatch):
     for budget in ("cubic", "mv"):
         seen[budget] = []
         short.make_task.cache_clear()
-        short.run(Cell(0, budget, "grad", "bursts", 1), steps=60)
+        short.run(Cell(0, budget, "grad", "bursts", 1), steps=40)
     assert seen["cubic"] == seen["mv"]
 
 

@@ -60,15 +60,20 @@ class Bursts:
 
 def run(cell: Cell, data: Path) -> dict[str, Any]:
     """Prune a fresh MiniLM; Spearman times 100 of its best weights on STS-B dev."""
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         checkpoint, folder = open_checkpoint(MODEL), Path(place)
         save_model(import_checkpoint(checkpoint), folder)
         import_tokenizer(checkpoint, folder)
-        student, original = (load_model(folder, TRAINING_ATTENTION) for _ in range(2))
-        text = TextSettings(max_tokens=64, batch_tokens=1024, held_out_samples=64)
-        corpus = read_corpus((str(data / TEXT),))
-        reader = open_reader(folder, corpus, "sentences", text, 0, cell.seed)
+        return prune_and_measure(cell, data, folder)
+
+
+def prune_and_measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
+    """The same, of the model in a folder."""
+    started = time.monotonic()
+    student, original = (load_model(folder, TRAINING_ATTENTION) for _ in range(2))
+    text = TextSettings(max_tokens=64, batch_tokens=1024, held_out_samples=64)
+    corpus = read_corpus((str(data / TEXT),))
+    reader = open_reader(folder, corpus, "sentences", text, 0, cell.seed)
     settings = PruneStageSettings(
         saliency=cell.saliency, budget=cell.budget, steps=STEPS, updates=30, checks=24
     )

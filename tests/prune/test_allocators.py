@@ -282,7 +282,7 @@ def test_depth_is_a_line(tmp_path):
 
 def test_strength_zero_is_the_base(tmp_path):
     model = make_model("llama", tmp_path)
-    for base in ("owl", "coverage", "uniform"):
+    for base in ("owl", "coverage"):
         walk = Walk(model, batches_of())
         dense = Dense(model, walk, "weights", 0.5)
         assert ratios(dense, Absorption(base=base, strength=0)) == ratios(dense, ALLOCATORS[base]())

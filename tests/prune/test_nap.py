@@ -188,9 +188,15 @@ def test_one_block_is_ridge_regression(seed, together):
         assert not found[row].numpy()[~keep].any()
 
 
-@pytest.mark.parametrize("curvature", ["kfac", "fisher"])
-@pytest.mark.parametrize("pattern", ["weights", "4x1", "2:4"])
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize(
+    ("family", "pattern", "curvature"),
+    [
+        ("bert", "weights", "fisher"),
+        ("bert", "2:4", "kfac"),
+        ("llama", "weights", "kfac"),
+        ("llama", "4x1", "fisher"),
+    ],
+)
 def test_a_model_loses_exactly_its_share(family, pattern, curvature, tmp_path):
     model = make_model(family, tmp_path)
     chosen = GlobalSettings(pattern=pattern, curvature=curvature, rounds=2)
@@ -224,13 +230,13 @@ def test_correction_and_rounds_help(tmp_path):
     original = make_model("llama", tmp_path)
     text = [
         Batch(b["input_ids"].numpy(), b["attention_mask"].numpy())
-        for b in (make_batch(rows=16, tokens=24, seed=seed) for seed in range(10))
+        for b in (make_batch(rows=16, tokens=24, seed=seed) for seed in range(6))
     ]
     far = {}
     for name, values in {"plain": {"correct": False, "rounds": 1}, "whole": {}}.items():
         model = make_model("llama", tmp_path)
-        prune(model, text[:7], GlobalSettings(**values), 0)
-        far[name] = probe_distance(model, original, text[7:])
+        prune(model, text[:4], GlobalSettings(**values), 0)
+        far[name] = probe_distance(model, original, text[4:])
     assert far["whole"] < 0.9 * far["plain"]
 
 

@@ -249,17 +249,15 @@ def test_a_score_is_the_distance_of_the_pruned_model(tmp_path):
     assert found["unseen"]["start"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_search_finds_what_must_not_be_touched(strategy, tmp_path):
-    """All of a block's function is planted into few weights of it; the other block has little."""
+def test_a_search_finds_what_must_not_be_touched(tmp_path):
     original, model = (make_model("llama", tmp_path, unequal=False) for _ in range(2))
     for one in (original, model):  # a block that hardly says anything can lose its weights
         last = one.anatomy.blocks[1]
         for name in (last.attention.output, last.feed_forward.down):
             one.linear(name).weight.data.mul_(0.01)
-    chosen = SearchSettings(strategy=strategy, evaluations=400, offspring=8, step=0.1, max_level=4)
+    chosen = SearchSettings(evaluations=200, offspring=6, texts=2, step=0.1, max_level=4)
     counts, found = search_levels(
-        model, original, batches_of(6), batches_of(8, first=50), chosen, seed=0
+        model, original, batches_of(4), batches_of(8, first=50), chosen, seed=0
     )
     assert sum(counts.values()) == sum(uniform_counts(model, "weights", 0.5).values())
     assert found["kept"] == "winner"
@@ -316,7 +314,7 @@ def test_the_idle_block_is_dropped(tmp_path):
     module.save_pretrained(tmp_path)
     model, original = (import_checkpoint(open_checkpoint(str(tmp_path))) for _ in range(2))
     for strategy in STRATEGIES:
-        chosen = Evolution(strategy=strategy, evaluations=120, offspring=6, texts=2)
+        chosen = Evolution(strategy=strategy, evaluations=90, offspring=6, texts=2)
         gone, found = search_blocks(
             model, original, 2, batches_of(4), batches_of(4, first=50), chosen, 0
         )
