@@ -61,20 +61,18 @@ def prune(
     gone = {name: torch.zeros(units.units, dtype=torch.bool) for name, units in patterns.items()}
     layers: dict[str, LayerResult] = {}
     for number in range(1, settings.rounds + 1):
-        # The same share of what is left leaves in every round.
-        wanted = (
-            round(
-                total
-                * (1 - (1 - settings.sparsity) ** (number / settings.rounds))
-                / settings.sparsity
-            )
-            if number < settings.rounds
-            else total
-        )
+        wanted = round(part_gone(settings.sparsity, number, settings.rounds) * total)
         costs = unit_costs(model, batches, patterns, settings, seed + number)
         gone = choose(costs, patterns, gone, wanted, settings.max_layer_sparsity)
         layers = _remove(model, batches, patterns, gone, settings)
     return {name: patterns[name].element_mask(mask) for name, mask in gone.items()}, layers
+
+
+def part_gone(sparsity: float, number: int, rounds: int) -> float:
+    """Part of the goal that is reached by a round: the same share of what is left goes in each."""
+    if number == rounds or not sparsity:
+        return number / rounds
+    return (1 - (1 - sparsity) ** (number / rounds)) / sparsity
 
 
 def goal(patterns: Mapping[str, Pattern], settings: GlobalSettings) -> int:

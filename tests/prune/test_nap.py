@@ -1,5 +1,6 @@
 """One global ranking: curvature beside autograd, choices beside a sort, corrections by ridge."""
 
+import itertools
 import math
 
 import numpy as np
@@ -160,6 +161,16 @@ def test_the_cheapest_go_within_their_limits(seed, pattern, share):
         ]
         dearest = max(float(costs[n][gone[n]].max()) for n in gone if gone[n].any())
         assert dearest <= min(kept_open)
+
+
+@given(st.floats(0, 0.99), st.integers(1, 9))
+def test_every_round_takes_the_same_share_of_what_is_left(sparsity, rounds):
+    left = [1 - sparsity * nap.part_gone(sparsity, n, rounds) for n in range(rounds + 1)]
+    assert left[0] == 1
+    assert left[-1] == pytest.approx(1 - sparsity)
+    kept = (1 - sparsity) ** (1 / rounds)
+    for before, after in itertools.pairwise(left):
+        assert after == pytest.approx(kept * before)
 
 
 def test_no_linear_is_emptied_beyond_its_limit():
