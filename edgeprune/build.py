@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeprune.checkpoint import Checkpoint, read_json
 from edgeprune.text.batches import Batch, Reader, open_reader
 from edgeprune.text.corpus import Corpus
@@ -64,7 +66,9 @@ class Build:
         return self.reader.held_out()
 
     def calibration(self, sequences: int) -> list[Batch]:
-        """Training batches that hold at least so many sequences."""
+        """Batches of at least so many sequences, as the text's sampler draws them."""
+        if self.recipe.text.sampler != "random":
+            return self.reader.calibration(sequences, self._embed)
         taken: list[Batch] = []
         count = 0
         for batch in self.batches():
@@ -73,6 +77,11 @@ class Build:
             if count >= sequences:
                 return taken
         return taken
+
+    def _embed(self, ids: list[list[int]]) -> np.ndarray:
+        from edgeprune.text.embedding import mean_hidden
+
+        return mean_hidden(self.original, ids)
 
     def some(self, count: int) -> list[Batch]:
         """The first training batches."""

@@ -74,7 +74,7 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     find(recipe.target)
     checkpoint = open_checkpoint(name)
     labelled = text_kind(checkpoint.task) == "labelled"
-    corpus = read_corpus(recipe.text.data, labelled)
+    corpus = read_corpus(recipe.text.data, labelled, recipe.text.group_field)
     check(recipe, checkpoint, corpus)
     folder = output or Path("build") / recipe.name
     _check_output(folder)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeprune.cut.settings import CutSettings
 from edgeprune.errors import UserError
 from edgeprune.measure.settings import MeasureSettings, Requirements
+from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
@@ -225,19 +226,23 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _explain_error(error: Any) -> str:
-    location, method = _without_method(error["loc"])
+    location, pruning = _without_tags(error["loc"])
     path = ".".join(str(part) for part in location)
     if error["type"] == "union_tag_invalid":
         given = str(error["ctx"]["tag"])
+        of_allocator = location[1:] == ("allocate",)
+        key, noun, known = (
+            ("by", "allocator", ALLOCATORS) if of_allocator else ("method", "method", METHODS)
+        )
         return (
-            f"{path}.method: there is no method {given!r}{_nearest(given, METHODS)} "
-            f"Those that there are: {', '.join(METHODS)}."
+            f"{path}.{key}: there is no {noun} {given!r}{_nearest(given, known)} "
+            f"Those that there are: {', '.join(known)}."
         )
     if error["type"] == "extra_forbidden":
         *parents, key = location
         model: Any = Recipe
         for parent in parents:
-            chosen = dict.fromkeys(_PRUNING, METHODS[method].settings)
+            chosen = dict.fromkeys(_PRUNING, pruning)
             model = {**_stage_models(), **chosen}.get(str(parent), model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
@@ -246,11 +251,15 @@ def _explain_error(error: Any) -> str:
     return f"{path or 'the recipe'}: {message[0].lower()}{message[1:]}{shown}."
 
 
-def _without_method(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
-    """A place without the name of the pruning method that pydantic puts into it, and that name."""
-    if len(location) > 1 and location[0] in _PRUNING:
-        return (location[0], *location[2:]), str(location[1])
-    return location, DEFAULT_METHOD
+def _without_tags(location: tuple[Any, ...]) -> tuple[tuple[Any, ...], type[BaseModel]]:
+    """A place without the names that pydantic puts into it for the kind of settings, and the class
+    of the pruning settings that it lies in."""
+    if len(location) < 2 or location[0] not in _PRUNING:
+        return location, METHODS[DEFAULT_METHOD].settings
+    stage, method, *rest = location
+    if rest[:1] == ["allocate"] and len(rest) > 1:
+        return (stage, "allocate", *rest[2:]), ALLOCATORS[str(rest[1])]
+    return (stage, *rest), METHODS[str(method)].settings
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -6,7 +6,7 @@ probe.py): what a unit does to the model's own output. The distillation's gradie
 what it does to hidden states on the way. Pruned weights, which are trained, receive both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,21 @@ from edgeprune.models import TRAINING_ATTENTION, Model, load_model, save_model
 from edgeprune.probe import fisher_probe
 from edgeprune.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.prune.train_settings import PruneStageSettings
-from edgeprune.recover.train import Probe, distil
+from edgeprune.recover.train import Probe, Watcher, distil
 from edgeprune.text.batches import Batch
 
 
 def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) -> dict[str, Any]:
     """Prune the model in `source`; write it with its masks into `target`."""
     student = load_model(source, TRAINING_ATTENTION)
-    gates = {kind: make_gates(student, kind) for kind in settings.gate_kinds}
-    pools = [(pool, _prunables(student, pool.pattern, gates)) for pool in settings.pools()]
-    pruners = [MomentumVariancePruner(prunables, pool, settings.steps) for pool, prunables in pools]
-    pruned = [prunable.value for _, prunables in pools for prunable in prunables]
-    open_gates = [gate for kind in gates.values() for gate in kind]
-    with applied(student, open_gates):
-        checks = distil(
-            student,
-            build.original,
-            build.batches("prune"),
-            build.held_out(),
-            settings.training(),
-            "pruning",
-            watchers=pruners,
-            probe=_probe(student, settings, pruned, build.seed),
-            best_from=max(pruner.budget.steps[-1] for pruner in pruners),
-        )
-    for pruner in pruners:
-        pruner.finish()
+    pruners, checks = prune(
+        student,
+        build.original,
+        build.batches("prune"),
+        build.held_out(),
+        settings,
+        build.seed,
+    )
     masks = {name: mask for pruner in pruners for name, mask in pruner.masks.items()}
     save_model(student, target, {name: mask.to(torch.uint8) for name, mask in masks.items()})
     return {
@@ -59,6 +48,46 @@ def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) 
         ],
         **checks,
     }
+
+
+def prune(
+    student: Model,
+    original: Model,
+    batches: Iterator[Batch],
+    held_out: Sequence[Batch],
+    settings: PruneStageSettings,
+    seed: int,
+    watch: Callable[[Sequence[Tensor]], Watcher] | None = None,
+) -> tuple[list[MomentumVariancePruner], dict[str, Any]]:
+    """Prune `student` in place while it is distilled from `original`.
+
+    Args:
+        seed: of the Fisher probe.
+        watch: makes, from the tensors that are pruned, what sees every step before the pruners.
+
+    Returns:
+        A pruner for each pool, finished, and the trajectory of the training loop.
+    """
+    gates = {kind: make_gates(student, kind) for kind in settings.gate_kinds}
+    pools = [(pool, _prunables(student, pool.pattern, gates)) for pool in settings.pools()]
+    pruners = [MomentumVariancePruner(prunables, pool, settings.steps) for pool, prunables in pools]
+    pruned = [prunable.value for _, prunables in pools for prunable in prunables]
+    open_gates = [gate for kind in gates.values() for gate in kind]
+    with applied(student, open_gates):
+        checks = distil(
+            student,
+            original,
+            batches,
+            held_out,
+            settings.training(),
+            "pruning",
+            watchers=[*([watch(pruned)] if watch else []), *pruners],
+            probe=_probe(student, settings, pruned, seed),
+            best_from=max(pruner.budget.steps[-1] for pruner in pruners),
+        )
+    for pruner in pruners:
+        pruner.finish()
+    return pruners, checks
 
 
 def _prunables(student: Model, pattern: str, gates: dict[str, list[Gate]]) -> list[Prunable]:

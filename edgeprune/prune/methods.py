@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Discriminator, Tag
 
 from edgeprune.prune.oneshot_settings import (
+    GlobalSettings,
     MagnitudeSettings,
     SparseGPTSettings,
     ThanosSettings,
     WandaSettings,
 )
+from edgeprune.prune.search_settings import SearchSettings
 from edgeprune.prune.train_settings import PruneStageSettings
 
 
@@ -30,6 +32,8 @@ METHODS: dict[str, Method] = {
     "wanda": Method(WandaSettings, "edgeprune.prune.oneshot:run"),
     "sparsegpt": Method(SparseGPTSettings, "edgeprune.prune.oneshot:run"),
     "thanos": Method(ThanosSettings, "edgeprune.prune.oneshot:run"),
+    "nap": Method(GlobalSettings, "edgeprune.prune.nap:run"),
+    "search": Method(SearchSettings, "edgeprune.prune.searched:run"),
 }
 
 
@@ -45,6 +49,8 @@ AnyPruneSettings = Annotated[
     | Annotated[MagnitudeSettings, Tag("magnitude")]
     | Annotated[WandaSettings, Tag("wanda")]
     | Annotated[SparseGPTSettings, Tag("sparsegpt")]
-    | Annotated[ThanosSettings, Tag("thanos")],
+    | Annotated[ThanosSettings, Tag("thanos")]
+    | Annotated[GlobalSettings, Tag("nap")]
+    | Annotated[SearchSettings, Tag("search")],
     Discriminator(method_of),
 ]

@@ -120,6 +120,23 @@ def remove_jointly(work: Tensor, gone: Tensor, upper: Tensor, together: int = 1)
     work[:, :first].masked_fill_(gone, 0)
 
 
+def remove_in_blocks(
+    weight: Tensor, gone: Tensor, hessian: Tensor, block_size: int, span: int = 1, together: int = 1
+) -> Tensor:
+    """`weight` [out, in] in float64 without the entries `gone` [out, in], the rest corrected.
+
+    Each block of columns leaves jointly, and everything after its start makes up for it: least
+    squares where one block holds all columns. span, together: the pattern's inputs that must stay
+    in one block, and the consecutive rows that share a mask.
+    """
+    work = weight.to(torch.float64, copy=True)
+    upper = inverse_factor(hessian)
+    for start, stop in column_blocks(work.shape[1], block_size, span):
+        here = gone[:, start:stop].contiguous()
+        remove_jointly(work[:, start:], here, upper[start:, start:], together)
+    return work
+
+
 def least_squares(weight: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
     """The weights [out, kept] on the `kept` inputs [in] whose outputs come nearest W X.
 

@@ -1,6 +1,6 @@
 """One-shot pruning as the prune stage: layer after layer, each seeing the pruned ones before it.
 
-Each linear gives up the same share of its units, the counts exact in sum. A linear's weights are
+An allocator says how many units each linear gives up, exact in sum. A linear's weights are
 replaced before the next linear's inputs are seen (walk.py), so that later layers make up for what
 earlier ones changed.
 """
@@ -17,12 +17,10 @@ from edgeprune.build import Build
 from edgeprune.errors import UserError
 from edgeprune.models import Model, load_model, save_model
 from edgeprune.progress import track
-from edgeprune.prune.budget import project
+from edgeprune.prune.allocate import allocate
 from edgeprune.prune.magnitude import magnitude
 from edgeprune.prune.obs import Pruned, relative_error
-from edgeprune.prune.oneshot_settings import OneShotSettings
-from edgeprune.prune.patterns import weight_pattern
-from edgeprune.prune.settings import parse_n_m
+from edgeprune.prune.oneshot_settings import LayerwiseSettings
 from edgeprune.prune.sparsegpt import sparsegpt
 from edgeprune.prune.thanos import thanos
 from edgeprune.prune.walk import Walk, input_groups
@@ -48,11 +46,11 @@ class LayerResult:
     error: float
 
 
-def run(build: Build, source: Path, target: Path, settings: OneShotSettings) -> dict[str, Any]:
+def run(build: Build, source: Path, target: Path, settings: LayerwiseSettings) -> dict[str, Any]:
     """Prune the model in `source` in one shot; write it with its masks into `target`."""
     model = load_model(source)
-    counts = uniform_counts(model, settings.pattern, settings.sparsity)
     walk = Walk(model, build.calibration(settings.samples))
+    counts = allocate(model, walk, settings.pattern, settings.sparsity, settings.allocate)
     masks, layers = prune_layers(model, walk, counts, settings.pattern, solver_of(settings))
     save_model(model, target, {name: mask.to(torch.uint8) for name, mask in masks.items()})
     return {
@@ -72,21 +70,6 @@ def solver_of(settings: Any) -> Solver:
         return function(weight, gram, pattern, count, **options)
 
     return solve
-
-
-def uniform_counts(model: Model, pattern: str, sparsity: float) -> dict[str, int]:
-    """Units that go from each linear of the blocks: the same share of each.
-
-    They are round(sparsity * units) in all; under n:m, what the pattern asks of each shape.
-    """
-    names = list(model.anatomy.block_linears())
-    patterns = [weight_pattern(pattern, model.anatomy.shape(name), name) for name in names]
-    if parse_n_m(pattern):
-        return {name: units.capacity for name, units in zip(names, patterns, strict=True)}
-    sizes = [units.units for units in patterns]
-    keep = sum(sizes) - round(sparsity * sum(sizes))
-    kept = project([1 - sparsity] * len(sizes), sizes, keep, minimum=0)
-    return {name: size - left for name, size, left in zip(names, sizes, kept, strict=True)}
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from edgeprune.prune.allocate_settings import AnyAllocator, Uniform
 from edgeprune.prune.settings import COLUMNS, PatternSettings, parse_n_m
 
 
@@ -14,14 +15,32 @@ class OneShotSettings(PatternSettings):
         64, ge=1, description="Sequences of text on which the layers' inputs are seen."
     )
 
+
+class LayerwiseSettings(OneShotSettings):
+    """What the methods need that prune one layer after another, each by its own ranking."""
+
+    allocate: AnyAllocator = Field(
+        Uniform(),
+        description="Where the budget falls: uniform, owl, projection, marchenko-pastur, coverage, "
+        "depth or absorption, by name or as {by: name} with settings. n:m leaves no choice.",
+    )
+
+    @model_validator(mode="after")
+    def _n_m_is_uniform(self) -> Self:
+        if parse_n_m(self.pattern) and self.allocate.by != "uniform":
+            raise ValueError(
+                f"pattern {self.pattern} asks the same of every group: leave allocate out"
+            )
+        return self
+
     @property
     def options(self) -> dict[str, Any]:
         """The settings of this method alone, by name."""
-        shared = {*OneShotSettings.model_fields, "method"}
+        shared = {*LayerwiseSettings.model_fields, "method"}
         return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
 
 
-class MagnitudeSettings(OneShotSettings):
+class MagnitudeSettings(LayerwiseSettings):
     """The smallest weights of each linear go; the text is only for the reported errors."""
 
     method: Literal["magnitude"] = Field(
@@ -30,7 +49,7 @@ class MagnitudeSettings(OneShotSettings):
     )
 
 
-class WandaSettings(OneShotSettings):
+class WandaSettings(LayerwiseSettings):
     """Smallest weight times input norm, output by output, without an update."""
 
     method: Literal["wanda"] = Field(
@@ -40,7 +59,7 @@ class WandaSettings(OneShotSettings):
     )
 
 
-class CorrectedSettings(OneShotSettings):
+class CorrectedSettings(LayerwiseSettings):
     """What the methods need that correct the weights that stay."""
 
     block_size: int = Field(
@@ -88,4 +107,46 @@ class ThanosSettings(CorrectedSettings):
             raise ValueError("outlier_rows go with the pattern columns or n:m")
         if self.pattern == COLUMNS and self.outlier_rows >= 1 - self.sparsity:
             raise ValueError("outlier_rows must be less than 1 - sparsity")
+        return self
+
+
+class GlobalSettings(OneShotSettings):
+    """One ranking of all linears' weights by what losing them does to the model's output."""
+
+    method: Literal["nap"] = Field(
+        "nap",
+        description="NAP: one ranking over all layers by Fisher information, so that no allocator "
+        "is needed; rounds of ranking and correction. Needs memory for the whole model's "
+        "curvature.",
+    )
+    curvature: Literal["kfac", "fisher"] = Field(
+        "kfac",
+        description="How the loss curves: Kronecker factors of inputs and gradients, or each "
+        "weight's own Fisher information.",
+    )
+    rounds: int = Field(
+        2, ge=1, le=20, description="How often the weights are ranked anew, a part gone each time."
+    )
+    correct: bool = Field(
+        True, description="Whether weights that stay make up for those that go, layer by layer."
+    )
+    block_size: int = Field(128, ge=1, description="Columns that are corrected for jointly.")
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="Share of the mean diagonal that is added to each curvature: how little the "
+        "text is trusted.",
+    )
+    max_layer_sparsity: float = Field(
+        0.95, gt=0, le=1, description="The largest share that any one linear may lose."
+    )
+    samples: int = Field(32, ge=1, description="Sequences of text on which curvature is taken.")
+
+    @model_validator(mode="after")
+    def _limit_leaves_room(self) -> Self:
+        if self.sparsity > self.max_layer_sparsity:
+            raise ValueError(
+                f"a sparsity of {self.sparsity:g} is more than max_layer_sparsity "
+                f"({self.max_layer_sparsity:g}) lets any linear lose"
+            )
         return self

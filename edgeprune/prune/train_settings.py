@@ -14,7 +14,8 @@ class PruneStageSettings(PruneSettings, TrainSettings):
     method: Literal["momentum-variance"] = Field(
         "momentum-variance",
         description="How weights are chosen: momentum-variance trains while it prunes; magnitude, "
-        "wanda, sparsegpt and thanos prune in one shot, layer after layer, on a little text.",
+        "wanda, sparsegpt and thanos prune in one shot, layer after layer, on a little text; nap "
+        "by one ranking over all layers; search looks for each layer's share.",
     )
     steps: int = Field(300, ge=2, description="Optimizer steps while pruning.")
     probe: float = Field(

@@ -7,6 +7,8 @@
             ...                                       # change their weights
         walk.advance(block)
 
+`walk.fork()` goes on from the same place by itself.
+
 The text is embedded once, and its hidden states are kept at the block where the walk stands. What a
 linear reads is seen after everything before it was changed, inside its block too ("true sequential"
 in GPTQ's words; the published SparseGPT, Wanda and Thanos look once a block, before changing it).
@@ -14,6 +16,7 @@ A look ends where the linear is reached, so that four looks and the advance take
 work of a block. One linear's statistics are in memory at a time.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -73,15 +76,25 @@ class Walk:
     @torch.no_grad()
     def __init__(self, model: Model, batches: Sequence[Batch]) -> None:
         self.model = model
-        self._masks = [torch.from_numpy(batch.attention_mask).bool() for batch in batches]
-        self._hidden: list[Tensor] = []
+        self.masks = [torch.from_numpy(batch.attention_mask).bool() for batch in batches]
+        self.hidden: list[Tensor] = []  # what enters the block, a batch each [rows, tokens, width]
         self._arguments: list[list[Arguments]] = []  # what each block is given beside them
         cache = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
         modules = [model.module.get_submodule(block.name) for block in model.anatomy.blocks]
         for batch in batches:
             hidden, arguments = _embed(model.module, modules, {**tensors(batch), **cache})
-            self._hidden.append(hidden)
+            self.hidden.append(hidden)
             self._arguments.append(arguments)
+
+    def fork(self, sequences: int | None = None) -> "Walk":
+        """A walk of its own from here on, over all the text or batches of that many sequences."""
+        other = copy.copy(self)
+        count, taken = 0, 0
+        while taken < len(self.masks) and (sequences is None or count < sequences):
+            count, taken = count + len(self.masks[taken]), taken + 1
+        other.hidden = self.hidden[:taken]
+        other.masks, other._arguments = self.masks[:taken], self._arguments[:taken]
+        return other
 
     @torch.no_grad()
     def inputs(self, block: Block, linear: str) -> InputStatistics:
@@ -90,37 +103,56 @@ class Walk:
         Raises:
             UserError: they are not finite.
         """
-        module = self.model.linear(linear)
-        width = module.in_features
+        width = self.model.linear(linear).in_features
         seen = InputStatistics(torch.zeros(width, width), torch.zeros(width))
+        self._look(block, linear, seen.add)
+        _check_finite(seen.gram, linear)
+        return seen
+
+    @torch.no_grad()
+    def energy(self, block: Block, linear: str) -> Tensor:
+        """Squared norm of each input that `linear` reads in `block` [in]: the Gram's diagonal.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        total = torch.zeros(self.model.linear(linear).in_features, dtype=torch.float64)
+
+        def add(rows: Tensor) -> None:
+            total.add_(rows.double().square().sum(0))
+
+        self._look(block, linear, add)
+        _check_finite(total, linear)
+        return total
+
+    def _look(self, block: Block, linear: str, add: Callable[[Tensor], None]) -> None:
+        """Give `add` what a linear reads of every batch, [real tokens, in]."""
+        module = self.model.linear(linear)
 
         def look(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                seen.add(args[0][mask])
+                add(args[0][mask])
                 raise _Reached
 
             return hook
 
-        for index, mask in enumerate(self._masks):
+        for index, mask in enumerate(self.masks):
             handle = module.register_forward_pre_hook(look(mask))
             try:
                 with suppress(_Reached):
                     self._run(block, index)
             finally:
                 handle.remove()
-        if not bool(torch.isfinite(seen.gram).all()):
-            raise UserError(f"{linear} reads values on the calibration text that are not finite.")
-        return seen
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:
         """Replace the hidden states by what `block`, as it is now, makes of them."""
-        for index in range(len(self._hidden)):
-            self._hidden[index] = self._run(block, index)
+        for index in range(len(self.hidden)):
+            self.hidden[index] = self._run(block, index)
 
     def _run(self, block: Block, index: int) -> Tensor:
         others, named = self._arguments[index][block.index]
-        output = self.model.module.get_submodule(block.name)(self._hidden[index], *others, **named)
+        output = self.model.module.get_submodule(block.name)(self.hidden[index], *others, **named)
         return _hidden_of(output)
 
 
@@ -155,6 +187,11 @@ def _embed(
         for block in blocks:
             del block.forward
     return entered[0], arguments
+
+
+def _check_finite(seen: Tensor, linear: str) -> None:
+    if not bool(torch.isfinite(seen).all()):
+        raise UserError(f"{linear} reads values on the calibration text that are not finite.")
 
 
 def _hidden_of(output: Any) -> Tensor:

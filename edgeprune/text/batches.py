@@ -1,6 +1,6 @@
 """Batches of token ids: sentences of like length for encoders, full windows for decoders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from edgeprune.errors import UserError
 from edgeprune.text.corpus import Corpus, sentences
+from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.settings import TextSettings
 
 LENGTH_STEP = 8
@@ -66,6 +67,51 @@ class Reader:
         else:
             chosen, labels = self._some_sentences(held)[:limit], None
         return list(self._by_length(self.encode(chosen), labels))
+
+    def calibration(
+        self, sequences: int, embed: Callable[[list[list[int]]], np.ndarray]
+    ) -> list[Batch]:
+        """Batches of `sequences` training sequences (fewer where there are not so many), drawn by
+        the settings' sampler, stratified or by clusters.
+
+        Args:
+            embed: vectors [sequences, width] of token ids, for clusters.
+
+        Raises:
+            UserError: shares name a group that there is not.
+        """
+        train, _ = self.corpus.split(self.settings.held_out, self.seed)
+        rng = np.random.default_rng([self.seed, 2])
+        pools = {group: self._pool(part, rng) for group, part in train.by_group().items()}
+        if self.settings.sampler == "stratified":
+            counts = share_out(
+                sequences, {g: len(p) for g, p in pools.items()}, self.settings.shares
+            )
+            chosen = [
+                pool[i]
+                for group, pool in pools.items()
+                for i in rng.permutation(len(pool))[: counts[group]]
+            ]
+        else:
+            every = [ids for pool in pools.values() for ids in pool]
+            some = rng.permutation(len(every))[: max(sequences, self.settings.candidates)]
+            candidates = [every[i] for i in some]
+            picked = from_clusters(embed(candidates), sequences, rng)
+            chosen = [candidates[i] for i in picked]
+        return list(self._by_length(chosen))
+
+    def _pool(self, train: Corpus, rng: np.random.Generator) -> list[list[int]]:
+        """Every training sequence of a corpus, as token ids."""
+        if self.kind == "windows":
+            return self._token_windows(train).tolist()
+        texts = train.documents
+        if self.kind == "sentences":
+            share = self.settings.fragments
+            texts = [
+                fragment(text, rng) if rng.random() < share else text
+                for text in self._some_sentences(train)
+            ]
+        return self.encode(texts)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with special tokens, cut at max_tokens."""

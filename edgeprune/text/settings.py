@@ -1,8 +1,8 @@
 """The settings of the text that a build learns from and calibrates with."""
 
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class TextSettings(BaseModel):
@@ -36,6 +36,35 @@ class TextSettings(BaseModel):
         description="Encoders: share of sentences replaced by a few words out of them, so that "
         "short queries are learnt from long-winded text.",
     )
+
+    sampler: Literal["random", "stratified", "clusters"] = Field(
+        "random",
+        description="How calibration text is drawn: at random; so many of each group by its share; "
+        "or from clusters of the model's own embeddings, small ones more often (decoders: of each "
+        "window's beginning).",
+    )
+    group_field: str | None = Field(
+        None,
+        description="Field of .jsonl, .csv or dataset rows that names a row's group, such as its "
+        "language; without it every source is a group, named 1, 2, ... in their order.",
+    )
+    shares: dict[str, float] | None = Field(
+        None,
+        description="Stratified: weight of each group, such as a language's share of what the "
+        "model was trained on; by their size where it is not given.",
+    )
+    candidates: int = Field(
+        1024, ge=16, description="Clusters: sequences that are embedded and chosen from."
+    )
+
+    @model_validator(mode="after")
+    def _shares_are_weights(self) -> Self:
+        if self.shares is not None:
+            if self.sampler != "stratified":
+                raise ValueError("shares are for the sampler stratified")
+            if any(share < 0 for share in self.shares.values()) or not any(self.shares.values()):
+                raise ValueError("shares must not be negative, nor all of them zero")
+        return self
 
     @field_validator("data", mode="before")
     @classmethod

@@ -16,13 +16,14 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.errors import UserError
 from edgeprune.models import Model, import_checkpoint, load_masks, load_model
 from edgeprune.prune import oneshot
+from edgeprune.prune.allocate import uniform_counts
 from edgeprune.prune.methods import METHODS
-from edgeprune.prune.oneshot import prune_layers, solver_of, uniform_counts
+from edgeprune.prune.oneshot import prune_layers, solver_of
 from edgeprune.prune.walk import Walk, input_groups
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
-ONE_SHOT = tuple(name for name in METHODS if name != "momentum-variance")
+ONE_SHOT = ("magnitude", "wanda", "sparsegpt", "thanos")
 FAMILIES = (*ENCODERS, "llama", "mistral", "qwen2", "qwen3", "untied", *ODD_DECODERS)
 
 

@@ -1,0 +1,96 @@
+"""Does the momentum-variance budget help? The trial that decides, by a rule set down before it.
+
+    python benchmarks/momentum_variance.py --tier 0 [--seconds N]
+    EDGEPRUNE_DATA=<folder> python benchmarks/momentum_variance.py --tier 1 [--seconds N]
+    python benchmarks/momentum_variance.py --table
+
+Tier 0 is a small network on a synthetic task: four budgets by five saliencies by five conditions
+(clean, small noisy batches, gradient bursts, learning-rate spikes, a switch of domain) by ten
+paired seeds, and further settings in which the budget might matter more. Tier 1 prunes MiniLM while
+it is distilled, and reads STS-B dev: three budgets by two saliencies by two conditions by five
+seeds.
+
+One line of JSON a run in benchmarks/results/momentum_variance.jsonl; a run that is there is not run
+again. The tables and the verdict go to momentum_variance.md beside it and the figure to
+momentum_variance.svg. Needs `pip install 'edgeprune[build,benchmarks]'`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trial.design import Cell, cells
+from trial.report import draw, report
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "momentum_variance.jsonl"
+
+
+def main() -> None:
+    """Run what is not there yet, then print and draw what is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tier", type=int, choices=(0, 1), help="run the missing cells of a tier")
+    parser.add_argument("--seconds", type=float, help="begin no run after so many, this time")
+    parser.add_argument("--runs", type=int, help="stop after so many runs, this time")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    if given.tier is None and not given.table:
+        parser.error("give --tier 0, --tier 1 or --table")
+    if given.tier == 1 and not os.environ.get("EDGEPRUNE_DATA"):
+        sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
+    if given.tier is not None and not given.table:
+        fill(given.results, given.tier, given.seconds, given.runs)
+    rows = read(given.results)
+    if not rows:
+        sys.exit(f"{given.results} holds no run yet.")
+    text = report(rows)
+    given.results.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    draw(rows, given.results.with_suffix(".svg"))
+    print(text)
+
+
+def fill(file: Path, tier: int, seconds: float | None, runs: int | None) -> None:
+    """Run the cells of a tier that the file does not hold, and add a line for each."""
+    done = {Cell(**{name: row[name] for name in _FIELDS}).key for row in read(file)}
+    missing = [cell for cell in cells(tier) if cell.key not in done][:runs]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    for number, cell in enumerate(missing):
+        if seconds is not None and time.monotonic() - started > seconds:
+            print(f"{len(missing) - number} runs are left", file=sys.stderr)
+            return
+        row = {**asdict(cell), **run(cell)}
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if tier == 1:
+            print(f"[{number + 1}/{len(missing)}] {row}", file=sys.stderr)
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """One run of either tier."""
+    if cell.tier == 0:
+        from trial import synthetic
+
+        return synthetic.run(cell)
+    from trial import minilm
+
+    return minilm.run(cell, Path(os.environ["EDGEPRUNE_DATA"]))
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Every run that is recorded."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+_FIELDS = ("tier", "budget", "saliency", "condition", "seed", "variant")
+
+if __name__ == "__main__":
+    main()

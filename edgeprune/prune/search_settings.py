@@ -1,0 +1,69 @@
+"""The settings of a search over sparsity per layer. No torch here."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgeprune.prune.oneshot_settings import OneShotSettings
+from edgeprune.prune.settings import parse_n_m
+
+
+class Evolution(BaseModel):
+    """How a search spends its budget, whatever it searches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Literal["evopress", "evop"] = Field(
+        "evopress",
+        description="evopress: one parent, offspring by small moves, chosen in stages on ever more "
+        "and always fresh text; evop: a population with crossover on a fixed text.",
+    )
+    evaluations: int = Field(
+        1200, ge=0, description="Budget: how often a candidate meets a batch of text, in all."
+    )
+    offspring: int = Field(
+        12, ge=0, description="Candidates a generation; the population's size for evop."
+    )
+    survivors: int = Field(
+        4, ge=1, description="evopress: candidates that reach the second stage, beside the parent."
+    )
+    first_texts: int = Field(1, ge=1, description="evopress: batches of the first stage.")
+    texts: int = Field(4, ge=1, description="Batches on which the best are chosen.")
+
+
+class SearchSettings(OneShotSettings, Evolution):
+    """A search for how much each linear gives up, then a one-shot method with those shares."""
+
+    method: Literal["search"] = Field(
+        "search",
+        description="An evolutionary search for each linear's sparsity, judged by the distance to "
+        "the original's outputs; the slowest of the one-shot methods.",
+    )
+    solver: Literal["magnitude", "wanda", "sparsegpt", "thanos"] = Field(
+        "wanda", description="The method that prunes the candidates and the winner."
+    )
+    step: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="What one level adds to or takes from a linear, as a share of the smallest's "
+        "units: the same number of units everywhere, so that levels can be exchanged.",
+    )
+    max_level: int = Field(
+        3,
+        ge=1,
+        le=16,
+        description="Levels up and down from uniform; each is kept in memory in half precision.",
+    )
+
+    @model_validator(mode="after")
+    def _n_m_leaves_no_choice(self) -> Self:
+        if parse_n_m(self.pattern):
+            raise ValueError(
+                f"pattern {self.pattern} asks the same of every group: nothing to search"
+            )
+        return self
+
+    def evolution(self) -> Evolution:
+        """The part of the settings that the search itself reads."""
+        return Evolution(**{name: getattr(self, name) for name in Evolution.model_fields})
