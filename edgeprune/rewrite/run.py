@@ -12,7 +12,9 @@ from edgeprune.rewrite.attention import lay_out_attention
 from edgeprune.rewrite.constants import fold_constants
 from edgeprune.rewrite.embeddings import lower_embeddings
 from edgeprune.rewrite.graph import Graph
+from edgeprune.rewrite.grouped_attention import fuse_attention
 from edgeprune.rewrite.int8 import lower_linears
+from edgeprune.rewrite.last_logits import choose_logits
 from edgeprune.rewrite.residual import residuals_as_sums
 from edgeprune.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
 from edgeprune.targets import Target
@@ -33,6 +35,8 @@ class Pass:
     required: bool = False
     quantizes: bool = False
     """Activations are rounded, so that the outputs as a whole are compared, not value by value."""
+    instead_of: str | None = None
+    """A pass that makes this one idle where it was kept."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,20 @@ class PassReport:
 
 def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) -> list[Pass]:
     """The passes for a model, in order."""
-    passes = [
-        Pass("fold constants", fold_constants, 1e-4),
-        Pass("lay out attention", lambda graph: lay_out_attention(graph, anatomy), 1e-3),
-    ]
+    passes = [Pass("fold constants", fold_constants, 1e-4)]
+    if anatomy.kind == "decoder":
+        passes += [
+            Pass("fuse attention", lambda graph: fuse_attention(graph, anatomy), 1e-3),
+            Pass("choose logits", lambda graph: choose_logits(graph, anatomy), 1e-5),
+        ]
+    passes.append(
+        Pass(
+            "lay out attention",
+            lambda graph: lay_out_attention(graph, anatomy),
+            1e-3,
+            instead_of="fuse attention",
+        )
+    )
     if target.skip_layer_norm_harmful:
         passes.append(Pass("residuals as sums", residuals_as_sums, 1e-3))
     if quantized is not None and quantized.plan.quantized:
@@ -103,8 +117,10 @@ def rewrite(
     graph = Graph.load(source)
     before = run_graph(graph, batches)
     passes = passes_for(anatomy, quantized, target)
-    reports = []
+    reports: list[PassReport] = []
     for step in track(passes, "rewrite", len(passes)):
+        if any(report.name == step.instead_of and report.kept for report in reports):
+            continue
         saved = graph.snapshot()
         try:
             changed = step.change(graph)
