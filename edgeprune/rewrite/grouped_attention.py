@@ -11,6 +11,11 @@ What may not be looked up in a configuration is taken from the graph itself: the
 rotary embedding become a table by running the nodes that compute them, and the mask (padding on
 either side, a sliding window) is the model's own, added to the scores; its sizes are read off
 attention_mask and input_ids instead of the cache, which may be longer than what it holds.
+
+A token's position is its place in the cache, whatever position_ids say: in a prompt the operator
+reads the first row's alone (ONNX Runtime 1.31), which is wrong for rows that are padded on the left
+by different lengths. Attention sees differences of positions only, so those rows' answers stay the
+same; only position_ids with gaps in them would mean something else.
 """
 
 from collections.abc import Iterable
@@ -78,7 +83,7 @@ def _fuse(
     output = f"{parts.path}/{OPERATOR}_output_0"
     graph.add(
         OPERATOR,
-        [query, key, value, *past, *lengths, *tables.of(cos, sin), "position_ids", mask],
+        [query, key, value, *past, *lengths, *tables.of(cos, sin), "", mask],
         f"{parts.path}/{OPERATOR}",
         outputs=[output, *present],
         domain=CONTRIB,

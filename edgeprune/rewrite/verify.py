@@ -45,7 +45,7 @@ def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
     following = {
         "input_ids": feed["input_ids"][:, :1],
         "attention_mask": mask,
-        "position_ids": mask.sum(axis=1, keepdims=True) - 1,
+        "position_ids": np.full((rows, 1), mask.shape[1] - 1),
     }
     return {
         name: outputs[name.replace(_PAST, _PRESENT, 1)]
