@@ -19,7 +19,13 @@ from onnx import TensorProto
 
 from edgeprune.quantize.model import Quantized
 from edgeprune.rewrite.graph import Graph
-from edgeprune.rewrite.linears import LinearNodes, find_linears
+from edgeprune.rewrite.linears import (
+    LinearNodes,
+    distribute,
+    find_linears,
+    merged_bias,
+    merged_path,
+)
 
 _TOGETHER = {"query", "key", "value"}
 _ZERO_POINT = 128
@@ -63,9 +69,7 @@ def verify_values(graph: Graph, linear: LinearNodes, quantized: Quantized) -> No
 def _lower(
     graph: Graph, linears: list[LinearNodes], quantized: Quantized, token_wise: bool
 ) -> None:
-    path = linears[0].product.name.rsplit("/", 1)[0]
-    if len(linears) > 1:
-        path = path.rsplit("/", 1)[0] + "/merged"
+    path = merged_path(linears)
     scales = np.concatenate([quantized.scales[linear.name].numpy() for linear in linears])
     scale = graph.add_constant(f"{path}/scales", scales)
     codes = _codes(graph, linears, quantized, path)
@@ -80,19 +84,11 @@ def _lower(
     else:
         both = graph.add("Mul", [factor, scale], f"{path}/Scale")
         product = graph.add("Mul", [floats, both], f"{path}/Scaled")
-    biases = _biases(graph, linears, quantized)
-    if biases is not None:
-        bias = graph.add_constant(f"{path}/bias", biases)
-        product = graph.add("Add", [product, bias], f"{path}/Add")
-    if len(linears) == 1:
-        graph.replace_uses(linears[0].output, product)
-        return
     sizes = [len(quantized.scales[linear.name]) for linear in linears]
-    split = graph.add_constant(f"{path}/sizes", np.array(sizes, np.int64))
-    names = [f"{path}/Split_output_{place}" for place in range(len(linears))]
-    graph.add("Split", [product, split], f"{path}/Split", outputs=names, axis=-1)
-    for linear, name in zip(linears, names, strict=True):
-        graph.replace_uses(linear.output, name)
+    bias = merged_bias(graph, linears, sizes)
+    if bias is not None:
+        product = graph.add("Add", [product, bias], f"{path}/Add")
+    distribute(graph, linears, product, sizes)
 
 
 def _codes(graph: Graph, linears: list[LinearNodes], quantized: Quantized, path: str) -> str:
@@ -111,17 +107,6 @@ def tied_codes(graph: Graph, embedding: str, quantized: Quantized) -> str:
     if name not in graph.initializers:
         graph.add_constant(name, quantized.codes[embedding].numpy().T)
     return name
-
-
-def _biases(graph: Graph, linears: list[LinearNodes], quantized: Quantized) -> np.ndarray | None:
-    if all(linear.bias is None for linear in linears):
-        return None
-    parts = []
-    for linear in linears:
-        bias = None if linear.bias is None else graph.constant(linear.bias)
-        size = len(quantized.scales[linear.name])
-        parts.append(np.zeros(size, np.float32) if bias is None else bias)
-    return np.concatenate(parts)
 
 
 def _quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:

@@ -8,13 +8,16 @@ from typing import Any
 from edgeprune.anatomy import Anatomy
 from edgeprune.progress import say, track
 from edgeprune.quantize.model import Quantized
+from edgeprune.quantize.plan import GROUPED
 from edgeprune.rewrite.attention import lay_out_attention
 from edgeprune.rewrite.constants import fold_constants
 from edgeprune.rewrite.embeddings import lower_embeddings
 from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.grouped_attention import fuse_attention
+from edgeprune.rewrite.groups import lower_groups
 from edgeprune.rewrite.int8 import lower_linears
 from edgeprune.rewrite.last_logits import choose_logits
+from edgeprune.rewrite.packed_attention import pack_attention
 from edgeprune.rewrite.residual import residuals_as_sums
 from edgeprune.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
 from edgeprune.targets import Target
@@ -91,6 +94,18 @@ def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) ->
                 quantizes=True,
             ),
         ]
+        if any(entry.format in GROUPED for entry in quantized.plan):
+            passes.append(
+                Pass(
+                    "products in groups",
+                    lambda graph: lower_groups(graph, quantized),
+                    0.5,
+                    required=True,
+                    quantizes=True,
+                )
+            )
+        if anatomy.kind == "decoder":
+            passes.append(Pass("pack attention", pack_attention, 1e-3))
     return passes
 
 
