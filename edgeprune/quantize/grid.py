@@ -9,35 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgeprune.quantize.scheme import Scheme
+
 # Share of the range at which a row may be clipped, searched from none to strong.
 _CLIPS = torch.linspace(1.0, 0.5, 26)
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """Which integers weights become."""
-
-    bits: int = 8
-    group: int | None = None
-    """Columns of a row that share a scale. None: the whole row, with signed codes in [-q, q],
-    q = 2^(bits-1) - 1; groups have unsigned codes in [0, 2^bits - 1]."""
-    symmetric: bool = True
-    """Groups only: the zero point is the middle, 2^(bits-1), and not stored."""
-
-    @property
-    def lowest(self) -> int:
-        """The least code."""
-        return 1 - 2 ** (self.bits - 1) if self.group is None else 0
-
-    @property
-    def highest(self) -> int:
-        """The largest code."""
-        return 2 ** (self.bits - 1) - 1 if self.group is None else 2**self.bits - 1
-
-    @property
-    def middle(self) -> int:
-        """The zero point of what is symmetric."""
-        return 0 if self.group is None else 2 ** (self.bits - 1)
 
 
 @dataclass(frozen=True)
@@ -76,7 +51,11 @@ def fit_grid(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Grid:
     whole = _grid(weight, scheme, 1.0)
     if clip == "absmax":
         return whole
-    best, scales, zeros = weight.new_full((len(weight),), torch.inf), whole.scales, whole.zero_points
+    best, scales, zeros = (
+        weight.new_full((len(weight),), torch.inf),
+        whole.scales,
+        whole.zero_points,
+    )
     for share in _CLIPS:
         grid = _grid(weight, scheme, float(share))
         error = (grid.nearest(weight) - weight).square().sum(dim=1)

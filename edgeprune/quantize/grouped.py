@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from edgeprune.quantize.grid import Grid, Scheme, check_finite, fit_grid, rounding_errors
+from edgeprune.quantize.grid import Grid, check_finite, fit_grid, rounding_errors
+from edgeprune.quantize.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,25 @@ def round_groups(
         ValueError: a weight is not finite.
     """
     check_finite(weight)
+    groups = as_groups(weight, group)
+    return from_groups(weight, groups, fit_grid(groups, Scheme(bits, group, symmetric), clip))
+
+
+def as_groups(weight: Tensor, group: int) -> Tensor:
+    """A weight (rows, columns) as (rows * groups, group).
+
+    Zeros fill the last group of a row: they are on every grid and change no range.
+    """
+    return pad(weight, (0, -weight.shape[1] % group)).reshape(-1, group)
+
+
+def from_groups(weight: Tensor, groups: Tensor, grid: Grid) -> Grouped:
+    """A weight rounded to the nearest on a grid for each of its groups.
+
+    groups: what `as_groups` made of `weight`, (rows * groups, group), a row of `grid` for each.
+    """
     rows, columns = weight.shape
-    # Zeros fill the last group: they are on every grid and change no range.
-    groups = pad(weight, (0, -columns % group)).reshape(-1, group)
-    grid = fit_grid(groups, Scheme(bits, group, symmetric), clip)
     codes = grid.codes(groups).reshape(rows, -1)[:, :columns]
-    columnwise = [
-        Grid(scales, zeros, grid.scheme)
-        for scales, zeros in zip(
-            grid.scales.reshape(rows, -1).T, grid.zero_points.reshape(rows, -1).T, strict=True
-        )
-    ]
-    return Grouped.of(weight, codes, columnwise, group)
+    scales, zeros = grid.scales.reshape(rows, -1).T, grid.zero_points.reshape(rows, -1).T
+    columnwise = [Grid(*each, grid.scheme) for each in zip(scales, zeros, strict=True)]
+    return Grouped.of(weight, codes, columnwise, groups.shape[1])

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeprune.quantize.grid import Grid, Scheme, check_finite, fit_grid, rounding_errors
+from edgeprune.quantize.grid import Grid, check_finite, fit_grid, rounding_errors
+from edgeprune.quantize.scheme import Scheme
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ Unsigned activations times signed weights: signed times signed falls to a naive 
 that read the same tensor become one product, whose columns are then split: q, k and v of MiniLM
 take 293 us against 363 us apart at 12 heads, 44 us against 70 us at one (128 tokens, Zen 4).
 
+With a scale that calibration fixed, the input is coded by QuantizeLinear, and the runtime's
+MatMulIntegerToFloat is written out, which it would not find itself once the scales are constants.
+
 With a scale per token ("int8-token") the quantization is written out row by row, for models with
 massive activations: 760 us against 650 us (128 tokens, 1536 x 576), 24 us against 22 us for one.
 """
@@ -69,6 +72,11 @@ def _lower(
     scales = np.concatenate([quantized.scales[linear.name].numpy() for linear in linears])
     scale = graph.add_constant(f"{path}/scales", scales)
     codes = _codes(graph, linears, quantized, path)
+    entry = quantized.plan[linears[0].name]
+    if entry.input_scale is not None:
+        product = _static_product(graph, linears, quantized, path, codes, scale)
+        _hand_out(graph, linears, quantized, path, product)
+        return
     quantize = _quantize_tokens if token_wise else _quantize_tensor
     activations, zero_point, factor = quantize(graph, linears[0].input, path)
     sums = graph.add("MatMulInteger", [activations, codes, zero_point], f"{path}/MatMulInteger")
@@ -84,6 +92,13 @@ def _lower(
     if biases is not None:
         bias = graph.add_constant(f"{path}/bias", biases)
         product = graph.add("Add", [product, bias], f"{path}/Add")
+    _hand_out(graph, linears, quantized, path, product)
+
+
+def _hand_out(
+    graph: Graph, linears: list[LinearNodes], quantized: Quantized, path: str, product: str
+) -> None:
+    """Give every linear's readers its columns of the product."""
     if len(linears) == 1:
         graph.replace_uses(linears[0].output, product)
         return
@@ -122,6 +137,27 @@ def _biases(graph: Graph, linears: list[LinearNodes], quantized: Quantized) -> n
         size = len(quantized.scales[linear.name])
         parts.append(np.zeros(size, np.float32) if bias is None else bias)
     return np.concatenate(parts)
+
+
+def _static_product(
+    graph: Graph,
+    linears: list[LinearNodes],
+    quantized: Quantized,
+    path: str,
+    codes: str,
+    scale: str,
+) -> str:
+    """input @ codes.T * scales + bias with activations on the grid that the plan holds."""
+    entry = quantized.plan[linears[0].name]
+    step = graph.add_constant(f"{path}/input_scale", np.array(entry.input_scale, np.float32))
+    zero = graph.add_constant(f"{path}/input_zero", np.array(entry.input_zero_point, np.uint8))
+    activations = graph.add("QuantizeLinear", [linears[0].input, step, zero], f"{path}/Quantize")
+    inputs = [activations, codes, step, scale, zero]
+    biases = _biases(graph, linears, quantized)
+    if biases is not None:
+        inputs += ["", graph.add_constant(f"{path}/bias", biases)]
+    name = f"{path}/MatMulIntegerToFloat"
+    return graph.add("MatMulIntegerToFloat", inputs, name, domain="com.microsoft")
 
 
 def _quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
