@@ -167,7 +167,6 @@ def _finish(build: Build) -> Outcome:
     shared = {
         "task": task,
         "max_length": max_positions(build.checkpoint.config),
-        "minimum_onnxruntime": "1.17.0",
     }
     manifest = {**shared, **facts, "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest)

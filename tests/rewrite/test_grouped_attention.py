@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
+from edgeprune.bundle import oldest_onnxruntime
 from edgeprune.export import export_onnx
 from edgeprune.models import Model
 from edgeprune.rewrite.graph import Graph
@@ -18,6 +19,7 @@ from edgeprune.rewrite.run import PassReport, rewrite
 from edgeprune.rewrite.verify import complete_feed, largest_drift, run_graph
 from edgeprune.runtime import cache
 from edgeprune.runtime.cache import Decoder
+from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
 
 torch.set_num_threads(1)
@@ -167,6 +169,9 @@ def test_last_logits_alone_where_they_are_asked_for(build):
     plain = [value.name for value in _session(built.plain).get_inputs()]
     assert [value.name for value in session.get_inputs()] == plain
     onnx.checker.check_model(str(built.fused))
+    # Tried by hand: 1.21 has no mask among the operator's inputs.
+    assert oldest_onnxruntime(read_outline(built.fused)) == "1.22.0"
+    assert oldest_onnxruntime(read_outline(built.plain)) == "1.17.0"
 
 
 def test_what_cannot_be_fused_is_laid_out_and_said(tmp_path):
