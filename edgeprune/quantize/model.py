@@ -16,7 +16,7 @@ from edgeprune.quantize.grouped import Grouped, dequantize_groups
 from edgeprune.quantize.layers import LayerValues, round_layers
 from edgeprune.quantize.mixed import choose_formats
 from edgeprune.quantize.plan import Entry, Format, Plan, plan_formats
-from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.quantize.settings import QuantizeSettings, preferred
 from edgeprune.quantize.smooth import InputRange, fold_smoothing, observe_inputs, smoothable
 from edgeprune.targets import Target
 
@@ -128,6 +128,7 @@ def quantize_model(
     Raises:
         UserError: a weight is not finite, or the budget of bits cannot be met.
     """
+    settings = preferred(settings, model.anatomy.kind)
     smoothed: list[str] = []
     massive: dict[str, float] = {}
     overrides: dict[str, Format] = {}

@@ -15,6 +15,11 @@ class QuantizeSettings(BaseModel):
         description="Format of the linears' weights: int8 per output channel; int4 or int8 in "
         "groups; mixed: int8 per channel or int4 in groups, by sensitivity; none.",
     )
+    prefer: Literal["prompt", "decode", "balanced"] | None = Field(
+        None,
+        description="Decoders: choose `weights` by the work that must be fast: prompt int8, decode "
+        "int4, balanced what has the better geometric mean of both speeds, int8.",
+    )
     method: Literal["rtn", "gptq", "hqq"] = Field(
         "rtn",
         description="How weights are rounded: to nearest; GPTQ, where later columns make up for "
@@ -90,3 +95,25 @@ class QuantizeSettings(BaseModel):
         description="static: the range that calibration saw, all but 0.01 % of it at each end, "
         "or the one of least squared error.",
     )
+
+
+# SmolLM2-135M on one thread of a busy Zen 5, to be measured again by benchmarks/decoders.py: int8
+# reads a prompt of 128 tokens 1.9 times as fast as int4 in groups of 128 and generates 0.7 times as
+# fast. Both in one file would be 200 MB (106 + 66 of linears, 28 of embeddings) beside the 92 MB of
+# llama.cpp's Q4_0, so one has to choose.
+PREFERRED: dict[str, Literal["int8", "int4"]] = {
+    "prompt": "int8",
+    "decode": "int4",
+    "balanced": "int8",
+}
+
+
+def preferred(settings: QuantizeSettings, kind: str) -> QuantizeSettings:
+    """The settings with the weights' format that the preferred work asks for.
+
+    Args:
+        kind: encoder or decoder; an encoder's work is all prompt, and its settings stay.
+    """
+    if settings.prefer is None or kind != "decoder":
+        return settings
+    return settings.model_copy(update={"weights": PREFERRED[settings.prefer]})

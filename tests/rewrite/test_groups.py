@@ -87,3 +87,20 @@ def test_two_codes_of_four_bits_share_a_byte():
     codes = np.array([[1, 2, 15], [0, 9, 4]], np.uint8)
     assert pack_bits(codes, 4).tolist() == [[0x21, 0x0F], [0x90, 0x04]]
     assert pack_bits(codes, 8) is codes
+
+
+@pytest.mark.parametrize(
+    ("family", "prefer", "formats"),
+    [
+        ("llama-fused", "prompt", {"int8"}),
+        ("llama-fused", "decode", {"int4"}),
+        ("llama-fused", "balanced", {"int8"}),
+        ("bert", "decode", {"int8"}),
+    ],
+)
+def test_the_preferred_work_decides_the_format(family, prefer, formats, tmp_path):
+    model = make_model(family, tmp_path)
+    settings = QuantizeSettings(prefer=prefer, massive_activations="none")
+    quantized = quantize_model(model, [], settings, VNNI)
+    inside = model.anatomy.block_linears()
+    assert {entry.format for entry in quantized.plan if entry.name in inside} == formats
