@@ -40,7 +40,7 @@ def choose_formats(
         for entry in entries
     }
     rounding = hqq if settings.method == "hqq" else round_nearest
-    values = {
+    values: dict[str, dict[str, Tensor]] = {
         name: {
             entry.format: rounding(
                 model.linear(name).weight, entry.scheme, settings.clip

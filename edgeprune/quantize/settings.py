@@ -36,22 +36,23 @@ class QuantizeSettings(BaseModel):
         5.0,
         gt=0,
         le=32,
-        description="mixed: bits that a weight takes on average, scales included; the sum is "
+        description="Of mixed: bits that a weight takes on average, scales included; the sum is "
         "never above it.",
     )
     sensitivity: Literal["fisher", "measured"] = Field(
         "fisher",
-        description="mixed: what a tensor's rounding costs, by the outputs' squared gradients or "
-        "by running the model with that tensor rounded, once for each.",
+        description="Of mixed: what a tensor's rounding costs, by the outputs' squared gradients "
+        "or by running the model with that tensor rounded, once for each.",
     )
     damping: float = Field(
         0.01,
         gt=0,
-        description="GPTQ: share of the inputs' mean square that is added to each: how little the "
-        "correction trusts the text.",
+        description="Of GPTQ: share of the inputs' mean square that is added to each: how little "
+        "the correction trusts the text.",
     )
     act_order: bool = Field(
-        False, description="GPTQ: round the inputs of most energy first, with ranges taken before."
+        False,
+        description="Of GPTQ: round the inputs of most energy first, with ranges taken before.",
     )
     embeddings: bool = Field(True, description="Store embedding tables as INT8 rows.")
     head: bool = Field(
@@ -92,7 +93,7 @@ class QuantizeSettings(BaseModel):
     )
     activation_range: Literal["minmax", "percentile", "mse"] = Field(
         "percentile",
-        description="static: the range that calibration saw, all but 0.01 % of it at each end, "
+        description="Of static: the range that calibration saw, all but 0.01 % of it at each end, "
         "or the one of least squared error.",
     )
 
