@@ -192,6 +192,8 @@ class Anatomy:
     head_linears: tuple[str, ...]
     tied_embeddings: bool
     hidden_size: int
+    max_positions: int
+    """The longest sequence that the model takes, in tokens."""
     shapes: Mapping[str, Shape] = field(repr=False)
 
     @property
@@ -289,6 +291,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         head_linears=_head_linears(family, prefix, shapes, tied, task_of(config)),
         tied_embeddings=tied,
         hidden_size=hidden_size(config),
+        max_positions=max_positions(config),
         shapes=_with_tied_head(shapes, embeddings, tied),
     )
 

@@ -31,6 +31,8 @@ TASKS: tuple[str, ...] = get_args(Task)
 MANIFEST = "edgeprune.json"
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
+# Later releases that first ran an operator as it is used here; each was tried.
+_FIRST_RELEASES = {"GroupQueryAttention": "1.22.0"}
 _MODEL_PLACES = ("onnx/model.onnx", "model.onnx")
 # Tokenizers without a stated maximum write a number near 1e30 here.
 _NO_MAXIMUM = 1_000_000
@@ -201,6 +203,13 @@ class Bundle:
         return found
 
 
+def oldest_onnxruntime(outline: Outline) -> str:
+    """The oldest ONNX Runtime that opens a graph, by its operators."""
+    releases = [MINIMUM_ONNXRUNTIME, *map(_FIRST_RELEASES.get, outline.operators)]
+    known = [release for release in releases if release is not None]
+    return max(known, key=lambda release: tuple(map(int, release.split("."))))
+
+
 def write_bundle(
     folder: str | Path,
     onnx_folder: str | Path,
@@ -288,7 +297,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     whole = {
         "format_version": FORMAT_VERSION,
         "edgeprune": edgeprune.__version__,
-        "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
+        "minimum_onnxruntime": oldest_onnxruntime(read_outline(folder / "onnx/model.onnx")),
         **manifest,
         "files": listed,
     }

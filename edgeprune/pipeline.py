@@ -170,7 +170,6 @@ def _finish(build: Build) -> Outcome:
     shared = {
         "task": task,
         "max_length": max_positions(build.checkpoint.config),
-        "minimum_onnxruntime": "1.17.0",
     }
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest)

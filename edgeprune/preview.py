@@ -120,12 +120,23 @@ def recover_lines(anatomy: Anatomy, settings: RecoverSettings) -> list[str]:
 def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, bits: int) -> list[str]:
     """How many tensors would get which format, and their bytes before any cut."""
     plan = plan_formats(anatomy, settings, bits, {})
-    weights = sum(
-        anatomy.shape(entry.name)[0] * anatomy.shape(entry.name)[1]
-        for entry in plan.quantized
-        if entry.tied_to is None
-    )
-    return [f"{len(plan.quantized)} tensors of {weights:,} weights become {bits}-bit integers"]
+    own = [entry for entry in plan.quantized if entry.tied_to is None]
+    lines = []
+    for kind in dict.fromkeys(entry.format for entry in own):
+        some = [entry for entry in own if entry.format == kind]
+        weights = sum(entry.shape[0] * entry.shape[1] for entry in some)
+        size = sum(entry.bytes for entry in some) / 1e6
+        groups = f", a scale for each {some[0].group}" if some[0].group else ""
+        lines.append(
+            f"{len(some)} tensors of {weights:,} weights become {some[0].bits}-bit integers"
+            f"{groups} ({kind}, {size:,.1f} MB)"
+        )
+    if settings.weights == "mixed":
+        lines.append(
+            f"of those in int8, the least sensitive become int4 in groups of {settings.group}, "
+            f"until a weight takes {settings.average_bits:g} bits on average"
+        )
+    return lines
 
 
 def _block_shapes(anatomy: Anatomy) -> list[tuple[int, int]]:

@@ -51,7 +51,7 @@ class Recipe(BaseModel):
         None, description="Pruning of weights after the cut, in blocks that run fast."
     )
     recover: RecoverSettings | None = Field(None, description="Recovery by distillation.")
-    quantize: QuantizeSettings | None = Field(None, description="INT8 weights.")
+    quantize: QuantizeSettings | None = Field(None, description="INT8 and INT4 weights.")
     measure: MeasureSettings = Field(MeasureSettings(), description="Speed, memory and quality.")
     require: Requirements = Field(
         Requirements(), description="What must be reached; missed, the exit code is 1."

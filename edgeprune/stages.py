@@ -14,6 +14,7 @@ from edgeprune.models import (
     copy_assets,
     import_checkpoint,
     import_tokenizer,
+    load_masks,
     load_model,
     save_model,
 )
@@ -47,7 +48,8 @@ def quantize(
     """Plan formats, compute every stored value, leave the model at those values."""
     model = load_model(source)
     batches = [tensors(batch) for batch in build.calibration(settings.calibration_samples)]
-    result = quantize_model(model, batches, settings, find(build.recipe.target))
+    target_kind = find(build.recipe.target)
+    result = quantize_model(model, batches, settings, target_kind, load_masks(source))
     save_model(model, target)
     result.save(target)
     return result.summary()

@@ -450,7 +450,9 @@ def test_single_weights_go_and_stay_gone(pattern, site, untimed, tmp_path):
     if pattern == "2:4":
         recipe.write_text(recipe.read_text().replace("  sparsity: 0.5\n", ""))
     out = tmp_path / "out"
-    result = build(recipe, "--model", site.model, "--data", site.text, "--output", out)
+    # GPTQ moves the weights that stay before it rounds them, and must leave those that went.
+    rounding = ["--set", "quantize.method=gptq"] if pattern == "2:4" else []
+    result = build(recipe, "--model", site.model, "--data", site.text, "--output", out, *rounding)
     assert result.exit_code == 0, result.stderr
     weights = load_file(stage(out, "recover") / "model.safetensors")
     masks = load_file(stage(out, "recover") / "masks.safetensors")

@@ -19,6 +19,8 @@ _BERT = {
     "max_position_embeddings": 96,
 }
 _LLAMA = {**_BERT, "num_key_value_heads": 2}
+# Heads of 16, as the runtime's fused attention wants them, and a window shorter than a text.
+_FUSED = {**_LLAMA, "hidden_size": 64, "tie_word_embeddings": True}
 _DISTIL = {
     "vocab_size": VOCABULARY,
     "dim": 32,
@@ -33,6 +35,7 @@ CLASSIFIERS = tuple(
 )
 ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
 DECODERS = ("llama", "mistral", "qwen2", "qwen3", "untied")
+FUSED_DECODERS = ("llama-fused", "mistral-fused", "qwen2-fused", "qwen3-fused")
 ODD_DECODERS = ("llama-biased", "llama-ungrouped")
 
 
@@ -65,6 +68,17 @@ def _new(family: str) -> nn.Module:
         ),
         "qwen2": lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**tied, **_LLAMA)),
         "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=8, **tied, **_LLAMA)),
+        "llama-fused": lambda: t.LlamaForCausalLM(t.LlamaConfig(**_FUSED)),
+        "mistral-fused": lambda: t.MistralForCausalLM(t.MistralConfig(sliding_window=6, **_FUSED)),
+        "qwen2-fused": lambda: t.Qwen2ForCausalLM(
+            t.Qwen2Config(
+                use_sliding_window=True,
+                sliding_window=6,
+                layer_types=["full_attention", "sliding_attention"],
+                **_FUSED,
+            )
+        ),
+        "qwen3-fused": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=16, **_FUSED)),
         "llama-biased": lambda: t.LlamaForCausalLM(
             t.LlamaConfig(attention_bias=True, mlp_bias=True, **tied, **_LLAMA)
         ),

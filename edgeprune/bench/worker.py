@@ -57,7 +57,7 @@ class Worker:
 
         def call() -> None:
             decoder.reset(request["batch"])
-            decoder.feed(ids)[:, -1].argmax(axis=-1)
+            decoder.feed(ids, last_only=True)[:, -1].argmax(axis=-1)
 
         return timed(call, request["calls"])
 
@@ -68,10 +68,10 @@ class Worker:
         decoder.reset(request["batch"])
         # The cache holds what a prompt left there: its values decide how dynamic quantization and
         # denormal numbers behave.
-        decoder.feed(self._ids(request["batch"], request["context"]))
+        decoder.feed(self._ids(request["batch"], request["context"]), last_only=True)
         ids = iter(self._ids(request["batch"], request["steps"] + 1).T)
-        decoder.feed(next(ids))
-        return timed(lambda: decoder.feed(next(ids)), request["steps"])
+        decoder.feed(next(ids), last_only=True)
+        return timed(lambda: decoder.feed(next(ids), last_only=True), request["steps"])
 
     def profile(self, request: dict[str, Any]) -> dict[str, Any]:
         """The runtime's own times by operator, a run; of the last `runs` runs. Ends profiling."""

@@ -48,7 +48,7 @@ def likelihoods(
         else:
             if before != fed:
                 decoder.reset()
-                last, fed = decoder.feed(before)[0, -1:], before
+                last, fed = decoder.feed(before, last_only=True)[0, -1:], before
                 mark = decoder.mark()
             decoder.rewind(mark)
             more = [decoder.feed(after[:-1])[0]] if len(after) > 1 else []

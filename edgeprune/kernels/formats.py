@@ -14,6 +14,13 @@ class Format:
     outputs: int
     dtype: str
 
+    def bytes(self, K: int, N: int, sparsity: float) -> int:
+        """What pack.py stores of a matrix [K, N]: blocks but for a share, and a bit for each."""
+        units, rows = -(-K // self.inputs), -(-N // self.outputs)
+        stored = round((1 - sparsity) * units * rows)
+        width = 1 if self.dtype == "int8" else 4
+        return stored * self.inputs * self.outputs * width + rows * -(-units // 8)
+
 
 FORMATS = {
     made.name: made

@@ -1,4 +1,4 @@
-"""Optimal brain surgeon for one linear: what SparseGPT, Thanos and compensated cuts share.
+"""Optimal brain surgeon for one linear: what SparseGPT, GPTQ, Thanos and compensated cuts share.
 
 A linear's outputs W X (W [out, in], X [in, tokens]) change least, in squared error, when what
 leaves row w is made up for by the rest of the row under the Hessian H = X X^T (its scale is no
@@ -11,6 +11,7 @@ bounds its condition number by in / damping, some 1e5, and float32 would keep tw
 inverse.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -135,6 +136,32 @@ def remove_in_blocks(
         here = gone[:, start:stop].contiguous()
         remove_jointly(work[:, start:], here, upper[start:, start:], together)
     return work
+
+
+def settle_columns(
+    work: Tensor,
+    upper: Tensor,
+    blocks: Sequence[tuple[int, int]],
+    settle: Callable[[int], Tensor],
+) -> None:
+    """Give column after column its last values; the columns after it make up for the change.
+
+    Moving column i by d moves each later column j by d U_ij / U_ii, which is least squares with
+    the columns before fixed. Columns beyond a block hear of it when the block is done.
+
+    work: weights [out, in], changed in place. upper: the inverse factor [in, in]. blocks: (start,
+    stop) of consecutive columns. settle: a column's index -> its last values [out], looked up in
+    `work` as it is by then (up to the end of the block).
+    """
+    for start, stop in blocks:
+        errors = work.new_zeros(len(work), stop - start)
+        for column in range(start, stop):
+            values = settle(column)
+            error = (work[:, column] - values) / upper[column, column]
+            work[:, column:stop] -= torch.outer(error, upper[column, column:stop])
+            work[:, column] = values
+            errors[:, column - start] = error
+        work[:, stop:] -= errors @ upper[start:stop, stop:]
 
 
 def least_squares(weight: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:

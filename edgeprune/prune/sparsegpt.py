@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from edgeprune.prune.budget import apportion
-from edgeprune.prune.obs import Pruned, column_blocks, damped, inverse_factor, joint_costs
+from edgeprune.prune.obs import (
+    Pruned,
+    column_blocks,
+    damped,
+    inverse_factor,
+    joint_costs,
+    settle_columns,
+)
 from edgeprune.prune.patterns import weight_pattern
 from edgeprune.prune.ranking import cheapest
 from edgeprune.prune.settings import parse_n_m
@@ -51,17 +58,15 @@ def sparsegpt(
     at = {
         start: (part, share) for (start, _), part, share in zip(chosen, parts, shares, strict=True)
     }
-    for start, stop in blocks:
-        errors = work.new_zeros(outputs, stop - start)
-        for column in range(start, stop):
-            if column in at:
-                part, share = at[column]
-                here = slice(column, column + part.shape[1])
-                costs = joint_costs(work[:, here], upper[here, here], part.inputs)
-                units = cheapest(part, part.unit_scores(costs), share)
-                gone[:, here] = part.element_mask(units)
-            lost = work[:, column] * gone[:, column] / upper[column, column]
-            work[:, column:stop] -= torch.outer(lost, upper[column, column:stop])
-            errors[:, column - start] = lost
-        work[:, stop:] -= errors @ upper[start:stop, stop:]
+
+    def settle(column: int) -> Tensor:
+        if column in at:
+            part, share = at[column]
+            here = slice(column, column + part.shape[1])
+            costs = joint_costs(work[:, here], upper[here, here], part.inputs)
+            units = cheapest(part, part.unit_scores(costs), share)
+            gone[:, here] = part.element_mask(units)
+        return work[:, column].masked_fill(gone[:, column], 0)
+
+    settle_columns(work, upper, blocks, settle)
     return Pruned.of(weight, work, gone)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Share of the largest weight at which a row may be clipped, searched from none to strong.
-_CLIPS = torch.linspace(1.0, 0.5, 26)
+from edgeprune.quantize.grid import Grid, check_finite, fit_grid, rounding_errors
+from edgeprune.quantize.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class Rounded:
     relative_error: float
     """Frobenius norm of the difference over that of the original."""
 
+    @classmethod
+    def of(cls, weight: Tensor, codes: Tensor, grid: Grid) -> "Rounded":
+        """Codes (rows, columns) on a grid for each row, with their error to `weight`."""
+        errors = rounding_errors(weight, grid.values(codes))
+        return cls(codes.to(torch.int8), grid.scales, *errors)
+
     def dequantize(self) -> Tensor:
         """The float32 values that the codes stand for."""
         return self.codes.float() * self.scales[:, None]
@@ -33,47 +39,11 @@ def round_rows(weight: Tensor, bits: int = 8, clip: str = "absmax") -> Rounded:
     Args:
         weight: float32, (rows, columns).
         bits: 8, or 7 where sums of two products must fit 16 bits (processors without VNNI).
-        clip: "absmax" takes a row's largest value for its range, "mse" the range among 26 from
-            1.0 to 0.5 of it whose squared rounding error is least.
+        clip: how a row's range is chosen, as `fit_grid` says.
 
     Raises:
         ValueError: a weight is not finite.
     """
-    if not torch.isfinite(weight).all():
-        raise ValueError("a weight is NaN or infinite")
-    top = 2 ** (bits - 1) - 1
-    largest = weight.abs().amax(dim=1)
-    scales = _scales(largest, top)
-    if clip == "mse":
-        scales = _least_squares(weight, largest, top)
-    codes = _codes(weight, scales, top)
-    rounded = codes * scales[:, None]
-    error = rounded - weight
-    norm = weight.norm()
-    return Rounded(
-        codes.to(torch.int8),
-        scales,
-        float(error.abs().max()) if error.numel() else 0.0,
-        float(error.norm() / norm) if norm > 0 else 0.0,
-    )
-
-
-def _scales(largest: Tensor, top: int) -> Tensor:
-    # A row of zeros keeps a scale of one: its codes are zeros anyway.
-    return torch.where(largest > 0, largest / top, torch.ones_like(largest))
-
-
-def _codes(weight: Tensor, scales: Tensor, top: int) -> Tensor:
-    return (weight / scales[:, None]).round().clamp(-top, top)
-
-
-def _least_squares(weight: Tensor, largest: Tensor, top: int) -> Tensor:
-    best = torch.full_like(largest, torch.inf)
-    chosen = _scales(largest, top)
-    for share in _CLIPS:
-        scales = _scales(largest * share, top)
-        error = (_codes(weight, scales, top) * scales[:, None] - weight).square().sum(dim=1)
-        better = error < best
-        best = torch.where(better, error, best)
-        chosen = torch.where(better, scales, chosen)
-    return chosen
+    check_finite(weight)
+    grid = fit_grid(weight, Scheme(bits), clip)
+    return Rounded.of(weight, grid.codes(weight), grid)

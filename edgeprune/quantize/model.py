@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeprune.errors import UserError
 from edgeprune.models import Model
-from edgeprune.quantize.int8 import round_rows
-from edgeprune.quantize.plan import Format, Plan, plan_formats
-from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.quantize.activations import fix_input_scales
+from edgeprune.quantize.grouped import Grouped, dequantize_groups
+from edgeprune.quantize.layers import LayerValues, round_layers
+from edgeprune.quantize.mixed import choose_formats
+from edgeprune.quantize.plan import Entry, Format, Plan, plan_formats
+from edgeprune.quantize.settings import QuantizeSettings, preferred
 from edgeprune.quantize.smooth import InputRange, fold_smoothing, observe_inputs, smoothable
 from edgeprune.quantize.sparse import choose_sparse
 from edgeprune.targets import Target
@@ -26,17 +28,42 @@ _DECODER_ALPHA = 0.5
 
 @dataclass
 class Quantized:
-    """A plan with its values: int8 codes (rows, columns) and float32 scales (rows,) by name."""
+    """A plan with its values by name: codes (rows, columns), int8 with scales (rows,), or uint8
+    with scales (rows, groups) and zero points (rows, groups) where the entry has groups."""
 
     plan: Plan
-    codes: dict[str, Tensor]
-    scales: dict[str, Tensor]
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
+    zero_points: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per name the largest and the relative rounding error of the weights."""
+    """Per name the largest and the relative rounding error of the weights, and of a linear that
+    was rounded by its inputs, ||(W' - W) X|| / ||W X|| on the calibration text."""
     smoothed: list[str] = field(default_factory=list)
     massive: dict[str, float] = field(default_factory=dict)
     """Largest input value over the root mean square, before smoothing, of the linears beyond the
     settings' ratio."""
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Mixed precision: what each tensor was predicted to cost in each format."""
+
+    def values(self, name: str) -> Tensor:
+        """The float32 weights that a tensor's codes stand for, (rows, columns)."""
+        codes, scales = self.codes[name], self.scales[name]
+        group = self.plan[name].group
+        if group is None:
+            return codes.float() * scales[:, None]
+        return dequantize_groups(codes, scales, self.zero_points[name], group)
+
+    def store(self, entry: Entry, values: LayerValues) -> None:
+        """Take a tensor's codes and errors in."""
+        rounded = values.rounded
+        self.codes[entry.name], self.scales[entry.name] = rounded.codes, rounded.scales
+        if isinstance(rounded, Grouped):
+            self.zero_points[entry.name] = rounded.zero_points
+        self.errors[entry.name] = values.errors
+
+    def share(self, entry: Entry, source: str) -> None:
+        """Give a tied head the codes of the embedding `source`."""
+        self.codes[entry.name], self.scales[entry.name] = self.codes[source], self.scales[source]
 
     def summary(self) -> dict[str, Any]:
         """What was planned and done, as plain data for the manifest."""
@@ -45,6 +72,7 @@ class Quantized:
             "errors": self.errors,
             "smoothed": self.smoothed,
             "massive_activations": self.massive,
+            "costs": self.costs,
         }
 
     def save(self, folder: Path) -> None:
@@ -53,32 +81,34 @@ class Quantized:
         (folder / PLAN).write_text(json.dumps(self.summary(), indent=1))
         # A tied head shares its embedding's values and is not written again.
         own = [entry.name for entry in self.plan.quantized if entry.tied_to is None]
-        tensors = {f"{name}.codes": self.codes[name].contiguous() for name in own}
-        tensors |= {f"{name}.scales": self.scales[name].contiguous() for name in own}
+        parts = {"codes": self.codes, "scales": self.scales, "zero_points": self.zero_points}
+        tensors = {
+            f"{name}.{part}": values[name].contiguous()
+            for part, values in parts.items()
+            for name in own
+            if name in values
+        }
         save_file(tensors, folder / VALUES)
 
     @classmethod
     def load(cls, folder: Path) -> "Quantized":
         """Read what `save` wrote."""
         summary = json.loads((folder / PLAN).read_text())
-        tensors = load_file(folder / VALUES)
-        parts: dict[str, dict[str, Tensor]] = {"codes": {}, "scales": {}}
-        for key, tensor in tensors.items():
+        result = cls(
+            Plan.from_json(summary["plan"]),
+            errors=summary["errors"],
+            smoothed=summary["smoothed"],
+            massive=summary["massive_activations"],
+            costs=summary["costs"],
+        )
+        parts = {"codes": result.codes, "scales": result.scales, "zero_points": result.zero_points}
+        for key, tensor in load_file(folder / VALUES).items():
             name, part = key.rsplit(".", 1)
             parts[part][name] = tensor
-        plan = Plan.from_json(summary["plan"])
-        for entry in plan.quantized:
+        for entry in result.plan.quantized:
             if entry.tied_to is not None:
-                for values in parts.values():
-                    values[entry.name] = values[entry.tied_to]
-        return cls(
-            plan,
-            parts["codes"],
-            parts["scales"],
-            summary["errors"],
-            summary["smoothed"],
-            summary["massive_activations"],
-        )
+                result.share(entry, entry.tied_to)
+        return result
 
 
 @torch.no_grad()
@@ -87,21 +117,23 @@ def quantize_model(
     batches: Sequence[Mapping[str, Tensor]],
     settings: QuantizeSettings,
     target: Target,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Quantized:
-    """Plan and compute a model's INT8 weights; the module is left with exactly those values.
+    """Plan and compute a model's codes; the module is left with exactly the values of those.
 
     Args:
         batches: calibration text as keyword arguments of the module (input_ids, attention_mask).
-        target: the processor: it says how many bits a weight may take.
+        target: the processor: it says how many bits an INT8 weight may take.
+        masks: by linear, where a weight is kept; removed ones stay zero.
 
     Raises:
-        UserError: a weight is not finite.
+        UserError: a weight is not finite, or the budget of bits cannot be met.
     """
-    ranges: dict[str, InputRange] = {}
+    settings = preferred(settings, model.anatomy.kind)
     smoothed: list[str] = []
     massive: dict[str, float] = {}
     overrides: dict[str, Format] = {}
-    if settings.weights == "int8" and _watches(model, settings):
+    if settings.weights != "none" and _watches(model, settings):
         ranges = observe_inputs(model, batches, len(batches))
         massive = _massive(ranges, settings)
         alpha = _alpha(model, settings, massive)
@@ -110,25 +142,19 @@ def quantize_model(
         overrides = _overrides(model.anatomy.linears(), massive, settings)
     sparse = choose_sparse(model, settings, target)
     plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
-    result = Quantized(plan, {}, {}, smoothed=smoothed, massive=massive)
+    costs: dict[str, dict[str, float]] = {}
+    if settings.weights == "mixed":
+        chosen, costs = choose_formats(model, plan, batches, settings)
+        overrides = {**overrides, **chosen}
+        plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
+    result = Quantized(plan, smoothed=smoothed, massive=massive, costs=costs)
+    for entry, values in round_layers(model, plan, batches, settings, masks or {}):
+        result.store(entry, values)
     for entry in plan.quantized:
         if entry.tied_to is not None:
-            result.codes[entry.name] = result.codes[entry.tied_to]
-            result.scales[entry.name] = result.scales[entry.tied_to]
-            continue
-        module: nn.Module = model.module.get_submodule(entry.name)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        try:
-            rounded = round_rows(weight, plan.bits, settings.clip)
-        except ValueError as error:
-            raise UserError(f"{entry.name} cannot be quantized: {error}.") from error
-        weight.copy_(rounded.dequantize())
-        result.codes[entry.name] = rounded.codes
-        result.scales[entry.name] = rounded.scales
-        result.errors[entry.name] = {
-            "largest": rounded.largest_error,
-            "relative": rounded.relative_error,
-        }
+            result.share(entry, entry.tied_to)
+    if settings.activations == "static":
+        result.plan = fix_input_scales(model, plan, batches, settings.activation_range)
     return result
 
 
@@ -142,7 +168,9 @@ def _watches(model: Model, settings: QuantizeSettings) -> bool:
 def _alpha(model: Model, settings: QuantizeSettings, massive: dict[str, float]) -> float | None:
     if settings.smooth is not None:
         return settings.smooth
-    asked = settings.massive_activations in ("auto", "smooth")
+    # Groups of weights take a token's activations in groups too: no range calls for smoothing.
+    per_tensor = settings.weights in ("int8", "mixed")
+    asked = per_tensor and settings.massive_activations in ("auto", "smooth")
     return _DECODER_ALPHA if asked and massive and smoothable(model.anatomy) else None
 
 

@@ -6,12 +6,53 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class QuantizeSettings(BaseModel):
-    """How weights become INT8, and how the activations that resist it are treated."""
+    """How weights become integers, and how the activations that resist it are treated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: Literal["int8", "none"] = Field(
-        "int8", description="Format of the linears' weights: int8 per output channel, or none."
+    weights: Literal["int8", "int4", "int8-groups", "mixed", "none"] = Field(
+        "int8",
+        description="Format of the linears' weights: int8 per output channel; int4 or int8 in "
+        "groups; mixed: int8 per channel or int4 in groups, by sensitivity; none.",
+    )
+    prefer: Literal["prompt", "decode", "balanced"] | None = Field(
+        None,
+        description="Decoders: choose `weights` by the work that must be fast: prompt int8, decode "
+        "int4, balanced what has the better geometric mean of both speeds, int8.",
+    )
+    method: Literal["rtn", "gptq", "hqq"] = Field(
+        "rtn",
+        description="How weights are rounded: to nearest; GPTQ, where later columns make up for "
+        "earlier ones on calibration text (inside the blocks); HQQ, which fits the grid anew "
+        "without text.",
+    )
+    group: Literal[16, 32, 64, 128] = Field(
+        32, description="Columns that share a scale where weights have groups."
+    )
+    symmetric: bool = Field(
+        True, description="Groups without zero points: a little smaller, a little coarser."
+    )
+    average_bits: float = Field(
+        5.0,
+        gt=0,
+        le=32,
+        description="Of mixed: bits that a weight takes on average, scales included; the sum is "
+        "never above it.",
+    )
+    sensitivity: Literal["fisher", "measured"] = Field(
+        "fisher",
+        description="Of mixed: what a tensor's rounding costs, by the outputs' squared gradients "
+        "or by running the model with that tensor rounded, once for each.",
+    )
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="Of GPTQ: share of the inputs' mean square that is added to each: how little "
+        "the correction trusts the text.",
+    )
+    act_order: bool = Field(
+        False,
+        description="Of GPTQ: round the inputs of most energy first, with ranges taken before.",
     )
     embeddings: bool = Field(True, description="Store embedding tables as INT8 rows.")
     head: bool = Field(
@@ -19,8 +60,9 @@ class QuantizeSettings(BaseModel):
     )
     clip: Literal["absmax", "mse"] = Field(
         "absmax",
-        description="Range of a channel: its largest weight, or the clip of least squared error "
-        "(SmolLM2's perplexity rises by 0.1 % with the first, 0.6 % with the second).",
+        description="Range of a channel or group: its largest weight, or the clip of least "
+        "squared error (SmolLM2's INT8 perplexity rises by 0.1 % with the first, 0.6 % with "
+        "the second).",
     )
     smooth: float | None = Field(
         None,
@@ -56,3 +98,35 @@ class QuantizeSettings(BaseModel):
     calibration_samples: int = Field(
         64, ge=1, le=4096, description="Sequences of the user's text that are run to see ranges."
     )
+    activations: Literal["dynamic", "static"] = Field(
+        "dynamic",
+        description="Scale of an INT8 linear's activations: of each tensor as it comes, or fixed "
+        "by calibration (no look at the tensor, but text unlike it may be cut off).",
+    )
+    activation_range: Literal["minmax", "percentile", "mse"] = Field(
+        "percentile",
+        description="Of static: the range that calibration saw, all but 0.01 % of it at each end, "
+        "or the one of least squared error.",
+    )
+
+
+# SmolLM2-135M on one thread of a busy Zen 5, to be measured again by benchmarks/decoders.py: int8
+# reads a prompt of 128 tokens 1.9 times as fast as int4 in groups of 128 and generates 0.7 times as
+# fast. Both in one file would be 200 MB (106 + 66 of linears, 28 of embeddings) beside the 92 MB of
+# llama.cpp's Q4_0, so one has to choose.
+PREFERRED: dict[str, Literal["int8", "int4"]] = {
+    "prompt": "int8",
+    "decode": "int4",
+    "balanced": "int8",
+}
+
+
+def preferred(settings: QuantizeSettings, kind: str) -> QuantizeSettings:
+    """The settings with the weights' format that the preferred work asks for.
+
+    Args:
+        kind: encoder or decoder; an encoder's work is all prompt, and its settings stay.
+    """
+    if settings.prefer is None or kind != "decoder":
+        return settings
+    return settings.model_copy(update={"weights": PREFERRED[settings.prefer]})

@@ -16,17 +16,21 @@ heads of 32 and 128 tokens (AMD Zen 4, one thread, ONNX Runtime 1.31); written o
 it. Merged products of q, k and v come later, with the INT8 lowering.
 """
 
-import math
-from collections.abc import Iterable
-
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import TensorProto
 
-from edgeprune.anatomy import Anatomy, Attention
+from edgeprune.anatomy import Anatomy
+from edgeprune.rewrite.attention_parts import (
+    MASKED,
+    AttentionParts,
+    causal_mask,
+    find_attention,
+    find_cache,
+    fix_heads,
+    query_start,
+    rotary_parts,
+)
 from edgeprune.rewrite.graph import CONTRIB, Graph
-from edgeprune.rewrite.linears import LinearNodes, find_linears
-
-_MASKED = float(np.finfo(np.float32).min)
 
 
 def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
@@ -35,69 +39,13 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
     Raises:
         ValueError: a block's attention is not in the graph as expected.
     """
-    linears = find_linears(graph, list(anatomy.block_linears()))
-    for block in anatomy.blocks:
-        attention = block.attention
-        missing = [name for name in attention.linears() if name not in linears]
-        if missing:
-            raise ValueError(f"the graph has no product named for {missing[0]}")
-        parts = _Parts(graph, attention, linears)
-        if anatomy.kind == "encoder":
-            _encoder(graph, parts)
-        else:
-            _decoder(graph, parts)
+    for parts in find_attention(graph, anatomy):
+        (_encoder if anatomy.kind == "encoder" else _decoder)(graph, parts)
     graph.sweep()
     return len(anatomy.blocks)
 
 
-class _Parts:
-    """One block's projections, its softmax, and what is added to its scores."""
-
-    def __init__(self, graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
-        self.attention = attention
-        self.query = linears[attention.query].output
-        self.key = linears[attention.key].output
-        self.value = linears[attention.value].output
-        self.result = linears[attention.output].input
-        self.output = linears[attention.output].product
-        stop = (self.query, self.key, self.value)
-        inside = graph.ancestors(self.result, stop)
-        # Earlier layers are reached too, where a size is read off a hidden state.
-        softmax = [
-            node
-            for node in inside
-            if node.op_type == "Softmax" and _depends(graph, node.input[0], self.query)
-        ]
-        if len(softmax) != 1:
-            raise ValueError(f"{len(softmax)} softmax nodes between the parts of {attention.query}")
-        self.softmax = softmax[0]
-        self.path = self.softmax.name.removesuffix("/Softmax")
-        self.added = list(self._added(graph, self.softmax.input[0]))
-
-    def _added(self, graph: Graph, scores: str) -> Iterable[str]:
-        """The tensors added to the scores that do not come from this layer's query."""
-        node = graph.producers.get(scores)
-        while node is not None and node.op_type == "Add":
-            inner = None
-            for name in node.input:
-                if _depends(graph, name, self.query):
-                    inner = graph.producers[name]
-                else:
-                    yield name
-            node = inner
-
-    @property
-    def scale(self) -> np.ndarray:
-        return np.array(1 / math.sqrt(self.attention.head_dim), np.float32)
-
-
-def _depends(graph: Graph, name: str, on: str) -> bool:
-    """Whether a tensor is computed from another; a search back to where that one is made."""
-    made = graph.producers[on]
-    return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
-
-
-def _heads(graph: Graph, parts: _Parts, tensor: str, role: str, perm: list[int]) -> str:
+def _heads(graph: Graph, parts: AttentionParts, tensor: str, role: str, perm: list[int]) -> str:
     """(B,S,H*D) -> (B,S,H,D), transposed."""
     shape = graph.add_constant(
         f"{parts.path}/heads", np.array([0, 0, -1, parts.attention.head_dim], np.int64)
@@ -106,13 +54,13 @@ def _heads(graph: Graph, parts: _Parts, tensor: str, role: str, perm: list[int])
     return graph.add("Transpose", [split], f"{parts.path}/{role}/HeadsFirst", perm=perm)
 
 
-def _scores(graph: Graph, parts: _Parts, query: str, key: str) -> str:
+def _scores(graph: Graph, parts: AttentionParts, query: str, key: str) -> str:
     product = graph.add("MatMul", [query, key], f"{parts.path}/Scores")
     scale = graph.add_constant(f"{parts.path}/scale", parts.scale)
     return graph.add("Mul", [product, scale], f"{parts.path}/Scaled")
 
 
-def _merge(graph: Graph, parts: _Parts, context: str) -> None:
+def _merge(graph: Graph, parts: AttentionParts, context: str) -> None:
     """(B,H,S,D) -> (B,S,H*D), read by the output projection."""
     attention = parts.attention
     tokens = graph.add("Transpose", [context], f"{parts.path}/TokensFirst", perm=[0, 2, 1, 3])
@@ -122,7 +70,7 @@ def _merge(graph: Graph, parts: _Parts, context: str) -> None:
     graph.replace_uses(parts.result, merged)
 
 
-def _encoder(graph: Graph, parts: _Parts) -> None:
+def _encoder(graph: Graph, parts: AttentionParts) -> None:
     query = _heads(graph, parts, parts.query, "query", [0, 2, 1, 3])
     key = _heads(graph, parts, parts.key, "key", [0, 2, 3, 1])
     value = _heads(graph, parts, parts.value, "value", [0, 2, 1, 3])
@@ -155,21 +103,21 @@ def _padding_mask(graph: Graph) -> str:
     kept = graph.add("Cast", [rows], "/attention_mask/Cast", to=TensorProto.FLOAT)
     one = graph.add_constant("/attention_mask/one", np.array(1, np.float32))
     gone = graph.add("Sub", [one, kept], "/attention_mask/Sub")
-    low = graph.add_constant("/attention_mask/low", np.array(_MASKED, np.float32))
+    low = graph.add_constant("/attention_mask/low", np.array(MASKED, np.float32))
     return graph.add("Mul", [gone, low], "/attention_mask/Mul")
 
 
-def _decoder(graph: Graph, parts: _Parts) -> None:
+def _decoder(graph: Graph, parts: AttentionParts) -> None:
     attention = parts.attention
     groups = attention.num_key_value_heads
-    keys = _cache(graph, parts.key)
-    values = _cache(graph, parts.value)
-    key_start, cos, sin = _rotary_parts(graph, keys.input[1], parts.key)
-    query_start = _query_start(graph, parts, cos)
+    keys = find_cache(graph, parts.key)
+    values = find_cache(graph, parts.value)
+    key_start, cos, sin = rotary_parts(graph, keys.input[1], parts.key)
+    start = query_start(graph, parts, cos)
     for tensor in (parts.query, parts.key, parts.value):
-        _fix_heads(graph, parts, tensor)
+        fix_heads(graph, parts, tensor)
     table = _rotary_tables(graph, cos, sin, attention.head_dim)
-    query = _rotate(graph, query_start, table, f"{parts.path}/query")
+    query = _rotate(graph, start, table, f"{parts.path}/query")
     keys.input[1] = _rotate(graph, key_start, table, f"{parts.path}/key")
     graph.index()
     rows = graph.add_constant(f"{parts.path}/rows", np.array([0, groups, -1, 0], np.int64))
@@ -181,70 +129,13 @@ def _decoder(graph: Graph, parts: _Parts) -> None:
     scores = _scores(graph, parts, stacked, turned)
     scores = graph.add("Reshape", [scores, heads], f"{parts.path}/ScoresByHead")
     for place, tensor in enumerate(parts.added):
-        mask = _causal_mask(graph, tensor)
+        mask = causal_mask(graph, tensor)
         scores = graph.add("Add", [scores, mask], f"{parts.path}/Masked_{place}")
     weights = graph.add("Softmax", [scores], f"{parts.path}/Weights", axis=-1)
     weights = graph.add("Reshape", [weights, rows], f"{parts.path}/WeightsByGroup")
     context = graph.add("MatMul", [weights, values.output[0]], f"{parts.path}/Context")
     context = graph.add("Reshape", [context, heads], f"{parts.path}/ContextByHead")
     _merge(graph, parts, context)
-
-
-def _cache(graph: Graph, projection: str) -> NodeProto:
-    """The Concat that appends a projection's new rows to the cache and yields a graph output."""
-    for node in graph.nodes:
-        if (
-            node.op_type == "Concat"
-            and node.output[0] in graph.outputs
-            and len(node.input) == 2
-            and node.input[0] in graph.inputs
-            and _depends(graph, node.input[1], projection)
-        ):
-            return node
-    raise ValueError(f"no cache is fed from {projection}")
-
-
-def _rotary_parts(graph: Graph, rotated: str, start: str) -> tuple[str, str, str]:
-    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin."""
-    total = graph.producers[rotated]
-    if total.op_type != "Add":
-        raise ValueError(f"{rotated} is not a rotary embedding")
-    straight, crossed = (graph.producers[name] for name in total.input)
-    if _half_turned(graph, straight):
-        straight, crossed = crossed, straight
-    x, cos = _sides(graph, straight, start)
-    _, sin = _sides(graph, crossed, start)
-    return x, cos, sin
-
-
-def _half_turned(graph: Graph, product: NodeProto) -> bool:
-    makers = [graph.producers.get(name) for name in product.input]
-    return any(maker is not None and maker.op_type == "Concat" for maker in makers)
-
-
-def _sides(graph: Graph, product: NodeProto, start: str) -> tuple[str, str]:
-    left, right = product.input
-    return (left, right) if _depends(graph, left, start) else (right, left)
-
-
-def _query_start(graph: Graph, parts: _Parts, cos: str) -> str:
-    """The query as it enters the rotary embedding: what is multiplied by the same cosine."""
-    for node in graph.consumers[cos]:
-        for name in node.input:
-            if name != cos and _depends(graph, name, parts.query):
-                return name
-    raise ValueError(f"no rotary embedding of {parts.attention.query}")
-
-
-def _fix_heads(graph: Graph, parts: _Parts, tensor: str) -> None:
-    """Give the Reshape that splits a projection into heads a constant shape."""
-    shape = graph.add_constant(
-        f"{parts.path}/heads", np.array([0, 0, -1, parts.attention.head_dim], np.int64)
-    )
-    for node in graph.consumers[tensor]:
-        if node.op_type == "Reshape":
-            node.input[1] = shape
-    graph.index()
 
 
 def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str, str, str]:
@@ -271,30 +162,3 @@ def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str
 
 def _rotate(graph: Graph, tensor: str, table: tuple[str, str, str], path: str) -> str:
     return graph.add("RotaryEmbedding", [tensor, *table], f"{path}/Rotary", domain=CONTRIB)
-
-
-def _causal_mask(graph: Graph, mask: str) -> str:
-    """One float mask for all layers, instead of each layer's own slice to the length it has.
-
-    The most negative float stands for minus infinity, which would turn the padded rows of a
-    left-padded batch into NaN.
-    """
-    node = graph.producers.get(mask)
-    if node is None or node.op_type != "Where":
-        return _whole(graph, mask)
-    allowed = _whole(graph, node.input[0])
-    shared = f"{allowed}_as_float"
-    if f"{shared}_output_0" in graph.producers:
-        return f"{shared}_output_0"
-    zero = graph.add_constant("/causal_mask/zero", np.array(0, np.float32))
-    low = graph.add_constant("/causal_mask/low", np.array(_MASKED, np.float32))
-    return graph.add("Where", [allowed, zero, low], shared)
-
-
-def _whole(graph: Graph, mask: str) -> str:
-    """The mask before it is sliced to the length that it has."""
-    node = graph.producers.get(mask)
-    while node is not None and node.op_type == "Slice" and node.input[2] not in graph.initializers:
-        mask = node.input[0]
-        node = graph.producers.get(mask)
-    return mask

@@ -26,6 +26,7 @@ class Graph:
         self.initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self.index()
 
     @classmethod
@@ -40,6 +41,7 @@ class Graph:
         twin.nodes = [_copy(node) for node in self.nodes]
         twin.initializers = dict(self.initializers)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
+        twin.metadata = dict(self.metadata)
         twin.index()
         return twin
 
@@ -61,13 +63,22 @@ class Graph:
         return next((node for node in self.nodes if node.name == name), None)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of an initializer, or None for a tensor that is computed."""
-        tensor = self.initializers.get(name)
+        """The value of an initializer, or None for a tensor that is computed or given."""
+        tensor = None if name in self.inputs else self.initializers.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def add_constant(self, name: str, value: np.ndarray) -> str:
         """Store a tensor under a name; the same name must not hold another value."""
         self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        return name
+
+    def add_option(self, name: str, default: np.ndarray) -> str:
+        """Add an input that a client may leave out: it then has its default."""
+        tensor = numpy_helper.from_array(np.asarray(default, order="C"), name)
+        self.initializers[name] = tensor
+        self.inputs.append(name)
+        value = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+        self._model.graph.input.append(value)
         return name
 
     def add(
@@ -188,6 +199,7 @@ class Graph:
         for place in reversed(range(len(model.graph.output))):
             if model.graph.output[place].name not in self.outputs:
                 del model.graph.output[place]
+        helper.set_model_props(model, self.metadata)
         known = {entry.domain for entry in model.opset_import}
         for domain in sorted({node.domain for node in self.nodes} - known - {""}):
             model.opset_import.append(helper.make_opsetid(domain, 1))
@@ -237,6 +249,11 @@ class Graph:
     def opsets(self) -> list[onnx.OperatorSetIdProto]:
         """The operator sets that the model uses."""
         return list(self._model.opset_import)
+
+    @property
+    def ir_version(self) -> int:
+        """The version of the file's format."""
+        return self._model.ir_version
 
     def bytes(self) -> int:
         """Bytes of all stored tensors."""

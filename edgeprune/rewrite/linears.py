@@ -1,11 +1,17 @@
 """Find a model's linears and embeddings in its graph by the names that the exporter gave."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
 
+from edgeprune.quantize.model import Quantized
+from edgeprune.quantize.plan import Entry, Format
 from edgeprune.rewrite.graph import Graph, attribute
+
+TOGETHER = {"query", "key", "value"}
+"""The roles of linears that become one product where they read the same tensor."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +81,58 @@ def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
         for node in graph.nodes
         if node.op_type == "Gather" and module_path(node) in wanted
     }
+
+
+def planned_linears(
+    graph: Graph, quantized: Quantized, formats: Collection[Format]
+) -> list[tuple[Entry, LinearNodes]]:
+    """The linears that are planned in any of these formats, with their nodes.
+
+    Raises:
+        ValueError: one is not in the graph, or holds other values than planned.
+    """
+    planned = [entry for entry in quantized.plan if entry.format in formats]
+    found = find_linears(graph, [entry.name for entry in planned])
+    pairs = []
+    for entry in planned:
+        linear = found.get(entry.name)
+        if linear is None:
+            raise ValueError(f"the graph has no product named for {entry.name}")
+        if not np.array_equal(linear.weight_as_torch(graph), quantized.values(entry.name).numpy()):
+            raise ValueError(f"the exported weight of {entry.name} is not what was planned")
+        pairs.append((entry, linear))
+    return pairs
+
+
+def merged_path(linears: Sequence[LinearNodes]) -> str:
+    """The path for the nodes of one linear, or of several that become one product."""
+    path = linears[0].product.name.rsplit("/", 1)[0]
+    return path if len(linears) == 1 else path.rsplit("/", 1)[0] + "/merged"
+
+
+def merged_bias(
+    graph: Graph, linears: Sequence[LinearNodes], sizes: Sequence[int]
+) -> np.ndarray | None:
+    """The biases of linears side by side, zeros where one has none; None where none has any."""
+    if all(linear.bias is None for linear in linears):
+        return None
+    parts = []
+    for linear, size in zip(linears, sizes, strict=True):
+        bias = None if linear.bias is None else graph.constant(linear.bias)
+        parts.append(np.zeros(size, np.float32) if bias is None else bias)
+    return np.concatenate(parts)
+
+
+def distribute(
+    graph: Graph, linears: Sequence[LinearNodes], product: str, sizes: Sequence[int]
+) -> None:
+    """Let those who read the linears read their columns of one product instead."""
+    if len(linears) == 1:
+        graph.replace_uses(linears[0].output, product)
+        return
+    path = merged_path(linears)
+    split = graph.add_constant(f"{path}/sizes", np.array(sizes, np.int64))
+    names = [f"{path}/Split_output_{place}" for place in range(len(linears))]
+    graph.add("Split", [product, split], f"{path}/Split", outputs=names, axis=-1)
+    for linear, name in zip(linears, names, strict=True):
+        graph.replace_uses(linear.output, name)

@@ -9,12 +9,16 @@ from edgeprune import kernels
 from edgeprune.anatomy import Anatomy
 from edgeprune.progress import say, track
 from edgeprune.quantize.model import Quantized
-from edgeprune.quantize.plan import SPARSE
+from edgeprune.quantize.plan import GROUPED, SPARSE
 from edgeprune.rewrite.attention import lay_out_attention
 from edgeprune.rewrite.constants import fold_constants
 from edgeprune.rewrite.embeddings import lower_embeddings
 from edgeprune.rewrite.graph import Graph
+from edgeprune.rewrite.grouped_attention import fuse_attention
+from edgeprune.rewrite.groups import lower_groups
 from edgeprune.rewrite.int8 import lower_linears
+from edgeprune.rewrite.last_logits import choose_logits
+from edgeprune.rewrite.packed_attention import pack_attention
 from edgeprune.rewrite.residual import residuals_as_sums
 from edgeprune.rewrite.sparse import lower_sparse_linears
 from edgeprune.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
@@ -38,6 +42,8 @@ class Pass:
     """Activations are rounded, so that the outputs as a whole are compared, not value by value."""
     kernels: bool = False
     """Writes operators of edgeprune.kernels: where these are installed, compared with them too."""
+    instead_of: str | None = None
+    """A pass that makes this one idle where it was kept."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,20 @@ class PassReport:
 
 def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) -> list[Pass]:
     """The passes for a model, in order."""
-    passes = [
-        Pass("fold constants", fold_constants, 1e-4),
-        Pass("lay out attention", lambda graph: lay_out_attention(graph, anatomy), 1e-3),
-    ]
+    passes = [Pass("fold constants", fold_constants, 1e-4)]
+    if anatomy.kind == "decoder":
+        passes += [
+            Pass("fuse attention", lambda graph: fuse_attention(graph, anatomy), 1e-3),
+            Pass("choose logits", lambda graph: choose_logits(graph, anatomy), 1e-5),
+        ]
+    passes.append(
+        Pass(
+            "lay out attention",
+            lambda graph: lay_out_attention(graph, anatomy),
+            1e-3,
+            instead_of="fuse attention",
+        )
+    )
     if target.skip_layer_norm_harmful:
         passes.append(Pass("residuals as sums", residuals_as_sums, 1e-3))
     if quantized is not None and quantized.plan.quantized:
@@ -82,17 +98,29 @@ def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) ->
                 quantizes=True,
             ),
         ]
-    if quantized is not None and any(entry.format in SPARSE for entry in quantized.plan):
-        passes.append(
-            Pass(
-                "sparse linears",
-                lambda graph: lower_sparse_linears(graph, quantized),
-                0.5,
-                required=True,
-                quantizes=True,
-                kernels=True,
+        if any(entry.format in GROUPED for entry in quantized.plan):
+            passes.append(
+                Pass(
+                    "products in groups",
+                    lambda graph: lower_groups(graph, quantized),
+                    0.5,
+                    required=True,
+                    quantizes=True,
+                )
             )
-        )
+        if any(entry.format in SPARSE for entry in quantized.plan):
+            passes.append(
+                Pass(
+                    "sparse linears",
+                    lambda graph: lower_sparse_linears(graph, quantized),
+                    0.5,
+                    required=True,
+                    quantizes=True,
+                    kernels=True,
+                )
+            )
+        if anatomy.kind == "decoder":
+            passes.append(Pass("pack attention", pack_attention, 1e-3))
     return passes
 
 
@@ -119,8 +147,10 @@ def rewrite(
     graph = Graph.load(source)
     before = run_graph(graph, batches)
     passes = passes_for(anatomy, quantized, target)
-    reports = []
+    reports: list[PassReport] = []
     for step in track(passes, "rewrite", len(passes)):
+        if any(report.name == step.instead_of and report.kept for report in reports):
+            continue
         saved = graph.snapshot()
         try:
             changed = step.change(graph)

@@ -26,15 +26,15 @@ from edgeprune.quantize.model import Quantized
 from edgeprune.quantize.plan import SPARSE, Entry
 from edgeprune.rewrite.activation import find_activation
 from edgeprune.rewrite.graph import Graph
-from edgeprune.rewrite.int8 import (
+from edgeprune.rewrite.int8 import quantize_tensor, quantize_tokens
+from edgeprune.rewrite.linears import (
     TOGETHER,
-    biases_of,
-    quantize_tensor,
-    quantize_tokens,
-    split_columns,
-    verify_values,
+    LinearNodes,
+    distribute,
+    merged_bias,
+    merged_path,
+    planned_linears,
 )
-from edgeprune.rewrite.linears import LinearNodes, find_linears
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,9 @@ def lower_sparse_linears(graph: Graph, quantized: Quantized) -> int:
     Raises:
         ValueError: a planned linear is not in the graph, or holds other values than planned.
     """
-    planned = [entry for entry in quantized.plan if entry.format in SPARSE]
-    found = find_linears(graph, [entry.name for entry in planned])
     groups: dict[tuple[str, str, str], list[LinearNodes]] = defaultdict(list)
-    for entry in planned:
-        linear = found.get(entry.name)
-        if linear is None:
-            raise ValueError(f"the graph has no product named for {entry.name}")
-        verify_values(graph, linear, quantized)
+    planned = planned_linears(graph, quantized, SPARSE)
+    for entry, linear in planned:
         merged = "together" if _can_merge(entry) else entry.name
         groups[linear.input, entry.format, merged].append(linear)
     readers = Counter(tensor for tensor, _, _ in groups)
@@ -80,9 +75,8 @@ def _lower(
     graph: Graph, linears: list[LinearNodes], entry: Entry, quantized: Quantized, shared: bool
 ) -> None:
     first, form = linears[0], FORMATS[SPARSE[entry.format]]
-    path = first.product.name.rsplit("/", 1)[0]
-    if len(linears) > 1:
-        path = path.rsplit("/", 1)[0] + "/merged"
+    path = merged_path(linears)
+    sizes = [len(quantized.scales[linear.name]) for linear in linears]
     ending = _Ending("none", first.output)
     if len(linears) == 1:
         ending = _ending(graph, entry.role, first.output)
@@ -95,7 +89,7 @@ def _lower(
         f"{path}/SparseLinear_output_0",
         pack(codes, form.name),
         scales=scales,
-        bias=biases_of(graph, linears, quantized),
+        bias=merged_bias(graph, linears, sizes),
         epilogue=ending.epilogue,
         other=ending.other,
     )
@@ -104,7 +98,7 @@ def _lower(
     if len(linears) == 1:
         graph.replace_uses(ending.output, result)
     else:
-        split_columns(graph, linears, quantized, result, path)
+        distribute(graph, linears, result, sizes)
 
 
 def _activations(

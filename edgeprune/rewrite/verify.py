@@ -12,13 +12,15 @@ from edgeprune.rewrite.graph import Graph
 
 Feed = Mapping[str, np.ndarray]
 Outputs = list[dict[str, np.ndarray]]
+_PAST, _PRESENT = "past_key_values.", "present."
 
 
 def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
     """A graph's outputs by name on each batch, in a session with default options.
 
     The batches need only hold input_ids and attention_mask; what else the graph asks for is added:
-    token types of zero, positions that count the attended tokens, an empty cache.
+    token types of zero, positions that count the attended tokens, an empty cache. A decoder is then
+    given one token more with the cache that came out; its logits are in "next_logits".
 
     Args:
         kernels: run sparse linears by the operator library, not by their functions.
@@ -35,8 +37,28 @@ def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> O
         for batch in batches:
             feed = complete_feed(session, batch)
             values = dict(zip(names, session.run(names, feed), strict=True))
-            results.append(_without_padding(values, feed["attention_mask"]))
+            cleaned = _without_padding(values, feed["attention_mask"])
+            if any(name.startswith(_PRESENT) for name in names):
+                cleaned["next_logits"] = session.run(["logits"], _next_feed(feed, cleaned))[0]
+            results.append(cleaned)
         return results
+
+
+def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
+    """What follows a decoder's batch: each row's first token again, with the cache so far."""
+    rows = len(feed["input_ids"])
+    mask = np.concatenate([feed["attention_mask"], np.ones((rows, 1), np.int64)], axis=1)
+    following = {
+        "input_ids": feed["input_ids"][:, :1],
+        "attention_mask": mask,
+        "position_ids": np.full((rows, 1), mask.shape[1] - 1),
+    }
+    return {
+        name: outputs[name.replace(_PAST, _PRESENT, 1)]
+        if name.startswith(_PAST)
+        else following[name]
+        for name in feed
+    }
 
 
 def _without_padding(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -71,7 +93,7 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
     for value in session.get_inputs():
         if value.name in known:
             feed[value.name] = np.asarray(known[value.name])
-        elif value.name.startswith("past_key_values."):
+        elif value.name.startswith(_PAST):
             _, heads, _, width = value.shape
             feed[value.name] = np.zeros((len(tokens), heads, 0, width), np.float32)
         else:

@@ -2,8 +2,9 @@
 
 past_key_values.N.key and .value go in, [batch, kv_heads, past, head_dim]; present.N.key and .value
 come out with the new tokens appended. They stay the runtime's own tensors from step to step, so
-that nothing is copied through Python. This file is used where memory is measured: it imports
-little.
+that nothing is copied through Python. Where the graph says that past and present may share one
+buffer, they do: a token's rows are written in place, into a buffer with room for more. This file is
+used where memory is measured: it imports little.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,15 @@ import onnxruntime
 from edgeprune.errors import UserError
 from edgeprune.runtime.session import input_types, token_inputs
 
+SHARED_CACHE = "edgeprune.shared_cache"
+"""An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
+KEPT_LOGITS = "num_logits_to_keep"
+"""An optional input: for how many of the last tokens logits are wanted, 0 for all."""
 _PAST, _PRESENT = "past_key_values.", "present."
+# Tokens for which a shared buffer has room beyond those that it is made for.
+_ROOM = 256
+
+Tensors = dict[str, onnxruntime.OrtValue]
 
 
 class Decoder:
@@ -38,6 +47,10 @@ class Decoder:
             for node in session.get_inputs()
             if node.name.startswith(_PAST)
         }
+        metadata = session.get_modelmeta().custom_metadata_map
+        self._shared = bool(self._past) and SHARED_CACHE in metadata
+        options = {node.name for node in session.get_overridable_initializers()}
+        self._chooses_logits = KEPT_LOGITS in options
         self.reset()
 
     @property
@@ -48,38 +61,70 @@ class Decoder:
         """Start anew with an empty cache; or with one of `past` zeros, for timing."""
         self.length = past
         self._batch = batch
-        self._cache = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(
-                np.zeros((batch, heads, past, size), self._types[name])
-            )
-            for name, (heads, size) in self._shapes.items()
-        }
+        self._cache = self._buffers(past)
 
-    def mark(self) -> tuple[int, dict[str, onnxruntime.OrtValue]]:
+    def mark(self) -> tuple[int, Tensors]:
         """Where the sequence stands now, to come back to with `rewind`; costs nothing."""
         return self.length, self._cache
 
-    def rewind(self, mark: tuple[int, dict[str, onnxruntime.OrtValue]]) -> None:
+    def rewind(self, mark: tuple[int, Tensors]) -> None:
         """Go back to a mark: what was fed after it is forgotten."""
+        # What a shared buffer holds beyond its length is never read, so it need not be undone.
         self.length, self._cache = mark
 
-    def feed(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    def feed(self, ids: Sequence[int] | np.ndarray, last_only: bool = False) -> np.ndarray:
         """Append tokens ([tokens] or [batch, tokens]) and return their logits.
 
-        Returns [batch, tokens, vocabulary]; a graph made for generation alone may give the last
-        token's only, [batch, 1, vocabulary].
+        Returns [batch, tokens, vocabulary]. Where only the last token's logits are wanted, a graph
+        that can leave the others out gives [batch, 1, vocabulary].
         """
         tokens = np.asarray(ids, np.int64).reshape(self._batch, -1)
         mask = np.ones((self._batch, self.length + tokens.shape[1]), np.int64)
+        inputs = token_inputs(self._types, tokens, mask, past=self.length)
+        if self._chooses_logits:
+            inputs[KEPT_LOGITS] = np.array(int(last_only), np.int64)
         feeds = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-            for name, value in token_inputs(self._types, tokens, mask, past=self.length).items()
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
+            for name, value in inputs.items()
         }
-        results = self.session.run_with_ort_values(self._outputs, feeds | self._cache)
+        logits = (self._run_shared if self._shared else self._run)(feeds, tokens.shape[1])
         if self._past:
-            self._cache = dict(zip(self._past, results[1:], strict=True))
             self.length += tokens.shape[1]
+        return logits
+
+    def _run(self, feeds: Tensors, tokens: int) -> np.ndarray:
+        results = self.session.run_with_ort_values(self._outputs, feeds | self._cache)
+        self._cache = dict(zip(self._past, results[1:], strict=True))
         return results[0].numpy()
+
+    def _run_shared(self, feeds: Tensors, tokens: int) -> np.ndarray:
+        self._make_room(self.length + tokens)
+        binding = self.session.io_binding()
+        for name, value in feeds.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, buffer in self._cache.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT, 1), buffer)
+        binding.bind_output("logits")
+        self.session.run_with_iobinding(binding)
+        return binding.get_outputs()[-1].numpy()
+
+    def _make_room(self, length: int) -> None:
+        """Let the shared buffers hold so many tokens; what they hold already is copied."""
+        held = next(iter(self._cache.values())).shape()[2]
+        if length <= held:
+            return
+        self._cache = self._buffers(length + _ROOM, self._cache)
+
+    def _buffers(self, tokens: int, start: Tensors | None = None) -> Tensors:
+        """A cache for so many tokens: zeros, after what `start` holds."""
+        buffers = {}
+        for name, (heads, size) in self._shapes.items():
+            buffer = np.zeros((self._batch, heads, tokens, size), self._types[name])
+            if start is not None:
+                buffer[:, :, : self.length] = start[name].numpy()[:, :, : self.length]
+            buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)
+        return buffers
 
 
 def _cache_shape(shape: Sequence[int | str | None], config: Mapping[str, Any]) -> tuple[int, int]:

@@ -79,7 +79,7 @@ class Generator:
         ids, fed = list(prompt), 0
         for _ in range(min(sampling.max_tokens, room)):
             # Without a cache the whole sequence is fed at every step.
-            logits = self.decoder.feed(ids[fed:])[0, -1]
+            logits = self.decoder.feed(ids[fed:], last_only=True)[0, -1]
             fed = len(ids) if self.decoder.has_cache else 0
             chosen = choose(logits, sampling, random)
             if chosen in self.stop_ids:

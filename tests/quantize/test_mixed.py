@@ -1,0 +1,132 @@
+"""Mixed precision: the knapsack against every choice, costs against Jacobians and the model."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import make_batch, make_model
+
+from edgeprune.errors import UserError
+from edgeprune.quantize.knapsack import Option, choose
+from edgeprune.quantize.model import quantize_model
+from edgeprune.quantize.sensitivity import fisher_costs, fisher_diagonals, measured_costs
+from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.recover.objective import embed
+from edgeprune.targets import find
+
+torch.set_num_threads(1)
+VNNI = find("x86-avx512-vnni")
+
+SIZES = st.integers(0, 30) | st.integers(10**6, 10**6 + 30)
+COSTS = st.integers(0, 20).map(float) | st.floats(1e-9, 1e3)
+THINGS = st.lists(
+    st.lists(st.builds(Option, SIZES, COSTS), min_size=1, max_size=4), min_size=0, max_size=6
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(things=THINGS, share=st.floats(0, 1))
+def test_the_choice_is_the_best_of_all(things, share):
+    least = sum(min(option.size for option in options) for options in things)
+    most = sum(max(option.size for option in options) for options in things)
+    budget = least + int(share * (most - least))
+    chosen = choose(things, budget)
+    picked = [options[index] for options, index in zip(things, chosen, strict=True)]
+    assert sum(option.size for option in picked) <= budget
+    best = min(
+        sum(option.cost for option in combination)
+        for combination in itertools.product(*things)
+        if sum(option.size for option in combination) <= budget
+    )
+    assert sum(option.cost for option in picked) == pytest.approx(best, rel=1e-8, abs=1e-12)
+
+
+def test_a_budget_that_cannot_be_met_is_refused():
+    with pytest.raises(ValueError, match="take 7"):
+        choose([[Option(3, 0.0), Option(9, 0.0)], [Option(4, 1.0)]], 6)
+
+
+def test_hundreds_of_tensors_of_odd_sizes_are_chosen_at_once():
+    generator = torch.Generator().manual_seed(0)
+    things = []
+    for _ in range(300):
+        size = int(torch.randint(10**5, 10**6, (), generator=generator))
+        cost = float(torch.rand((), generator=generator)) ** 4
+        things.append([Option(size, cost), Option(2 * size, cost * 0.01)])
+    budget = int(1.3 * sum(options[0].size for options in things))
+    chosen = choose(things, budget)
+    taken = sum(options[index].size for options, index in zip(things, chosen, strict=True))
+    # So many items fill a budget nearly to the byte when nothing is left to gain.
+    assert 0.9999 * budget < taken <= budget
+
+
+def test_diagonals_are_the_mean_of_squared_jacobians(tmp_path):
+    model = make_model("bert", tmp_path)
+    batch = {name: value[:1] for name, value in make_batch().items()}
+    block = model.anatomy.blocks[0]
+    names = [block.attention.value, block.feed_forward.down]
+    found = fisher_diagonals(model, names, [batch] * 200)
+    output = embed(model.module(**batch), batch["attention_mask"], model.pooling)[0]
+    for name in names:
+        weight = model.linear(name).weight
+        exact = torch.zeros_like(weight)
+        for value in output:
+            [gradient] = torch.autograd.grad(value, weight, retain_graph=True)
+            exact += gradient.square()
+        assert float(found[name].sum()) == pytest.approx(float(exact.sum()), rel=0.3)
+        together = torch.stack([found[name].flatten(), exact.flatten()])
+        assert float(torch.corrcoef(together)[0, 1]) > 0.9
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_predicted_costs_are_those_of_small_independent_errors(family, tmp_path):
+    model = make_model(family, tmp_path)
+    batches = [make_batch(16, 20, seed) for seed in range(8)]
+    torch.manual_seed(0)
+    replacements = {}
+    for name in list(model.anatomy.block_linears())[:6]:
+        weight = model.linear(name).weight.detach()
+        replacements[name] = {
+            "same": weight.clone(),
+            "near": weight + 0.01 * weight.std() * torch.randn_like(weight),
+        }
+    before = {name: parameter.clone() for name, parameter in model.module.named_parameters()}
+    measured = measured_costs(model, replacements, batches)
+    predicted = fisher_costs(model, replacements, batches)
+    after = dict(model.module.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    for costs in (measured, predicted):
+        assert all(found["same"] < 1e-3 * found["near"] for found in costs.values())
+    ratios = [predicted[name]["near"] / measured[name]["near"] for name in replacements]
+    assert 0.5 < sum(ratios) / len(ratios) < 2
+    assert all(0.2 < ratio < 5 for ratio in ratios)
+
+
+@pytest.mark.parametrize("sensitivity", ["fisher", "measured"])
+def test_bits_go_where_they_matter_within_the_budget(sensitivity, tmp_path):
+    model = make_model("bert", tmp_path, unequal=False)
+    names = list(model.anatomy.block_linears())
+    options = QuantizeSettings(
+        weights="mixed", average_bits=7.4, group=32, sensitivity=sensitivity, embeddings=False
+    )
+    result = quantize_model(model, [make_batch(8, 20)], options, VNNI)
+    entries = [entry for entry in result.plan if entry.name in names]
+    weights = sum(entry.shape[0] * entry.shape[1] for entry in entries)
+    assert 8 * sum(entry.bytes for entry in entries) <= 7.4 * weights
+    assert {entry.format for entry in entries} == {"int8", "int4"}
+    costs = result.costs
+    # Of two tensors of one shape, the one that would gain more has the more bits.
+    for one, other in itertools.combinations(entries, 2):
+        if one.shape == other.shape and one.format != other.format:
+            wide, narrow = (one, other) if one.format == "int8" else (other, one)
+            gains = [costs[e.name]["int4"] - costs[e.name]["int8"] for e in (wide, narrow)]
+            assert gains[0] >= gains[1]
+
+
+def test_too_few_bits_are_refused_with_what_is_possible(tmp_path):
+    model = make_model("bert", tmp_path, unequal=False)
+    options = QuantizeSettings(weights="mixed", average_bits=4, group=32)
+    with pytest.raises(UserError, match=r"takes 5\.\d+ bits"):
+        quantize_model(model, [make_batch()], options, VNNI)
