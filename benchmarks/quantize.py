@@ -57,6 +57,7 @@ def cells() -> list[Cell]:
                 "gptq": {"method": "gptq"},
                 "gptq, mse clip": {"method": "gptq", "clip": "mse"},
                 "gptq, act_order": {"method": "gptq", "act_order": True},
+                "gptq, mse clip, act_order": {"method": "gptq", "clip": "mse", "act_order": True},
             }
             made += [Cell(f"{label}: {n}", {**form, **o}, [form]) for n, o in methods.items()]
     made.append(Cell("int8 per channel: rtn", {"weights": "int8"}))

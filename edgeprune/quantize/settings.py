@@ -79,7 +79,11 @@ class QuantizeSettings(BaseModel):
         "(the root mean square) by this factor.",
     )
     calibration_samples: int = Field(
-        64, ge=1, le=4096, description="Sequences of the user's text that are run to see ranges."
+        64,
+        ge=1,
+        le=4096,
+        description="Sequences of the user's text on which ranges and sensitivities are seen and "
+        "GPTQ makes up for rounding; GPTQ gains from more.",
     )
     activations: Literal["dynamic", "static"] = Field(
         "dynamic",
