@@ -46,8 +46,9 @@ class QuantizeSettings(BaseModel):
         "the correction trusts the text.",
     )
     act_order: bool = Field(
-        False,
-        description="Of GPTQ: round the inputs of most energy first, with ranges taken before.",
+        True,
+        description="Of GPTQ: round the inputs of most energy first, with ranges taken before; "
+        "else column after column, with a group's range taken when it is reached.",
     )
     embeddings: bool = Field(True, description="Store embedding tables as INT8 rows.")
     head: bool = Field(
