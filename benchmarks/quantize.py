@@ -54,9 +54,10 @@ def cells() -> list[Cell]:
             methods = {
                 "rtn, mse clip": {"clip": "mse"},
                 "hqq": {"method": "hqq"},
+                "hqq, mse clip": {"method": "hqq", "clip": "mse"},
                 "gptq": {"method": "gptq"},
+                "gptq, columns in order": {"method": "gptq", "act_order": False},
                 "gptq, mse clip": {"method": "gptq", "clip": "mse"},
-                "gptq, act_order": {"method": "gptq", "act_order": True},
             }
             made += [Cell(f"{label}: {n}", {**form, **o}, [form]) for n, o in methods.items()]
     made.append(Cell("int8 per channel: rtn", {"weights": "int8"}))

@@ -76,7 +76,7 @@ def round_layers(
         if name not in by_inputs:
             weight = _weight(model, name)
             method = hqq if settings.method == "hqq" else round_nearest
-            with _named(name):
+            with naming(name):
                 rounded = method(weight, entry.scheme, settings.clip)
             weight.copy_(rounded.dequantize())
             yield entry, LayerValues(rounded)
@@ -101,7 +101,7 @@ def _round_blocks(
             for name in wanted:
                 weight, entry = _weight(model, name), planned[name]
                 before = weight.clone()
-                with _named(name):
+                with naming(name):
                     rounded = gptq(
                         before,
                         gram,
@@ -122,7 +122,7 @@ def _weight(model: Model, name: str) -> Tensor:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Say which tensor it was that could not be rounded."""
     try:
         yield

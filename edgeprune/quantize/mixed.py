@@ -15,7 +15,7 @@ from edgeprune.errors import UserError
 from edgeprune.models import Model
 from edgeprune.quantize.hqq import hqq
 from edgeprune.quantize.knapsack import Option, choose
-from edgeprune.quantize.layers import round_nearest
+from edgeprune.quantize.layers import naming, round_nearest
 from edgeprune.quantize.plan import Entry, Format, Plan, in_format
 from edgeprune.quantize.sensitivity import COSTS
 from edgeprune.quantize.settings import QuantizeSettings
@@ -32,7 +32,7 @@ def choose_formats(
         batches: calibration text as keyword arguments of the module.
 
     Raises:
-        UserError: INT4 everywhere takes more than the average of bits asked for.
+        UserError: a weight is not finite, or INT4 everywhere takes more than the bits asked for.
     """
     entries = [entry for entry in plan if may_choose(entry, model)]
     formats = {
@@ -40,15 +40,14 @@ def choose_formats(
         for entry in entries
     }
     rounding = hqq if settings.method == "hqq" else round_nearest
-    values: dict[str, dict[str, Tensor]] = {
-        name: {
-            entry.format: rounding(
-                model.linear(name).weight, entry.scheme, settings.clip
-            ).dequantize()
-            for entry in options
+    values: dict[str, dict[str, Tensor]] = {}
+    for name, options in formats.items():
+        with naming(name):
+            weight = model.linear(name).weight
+            rounded = [rounding(weight, entry.scheme, settings.clip) for entry in options]
+        values[name] = {
+            entry.format: each.dequantize() for entry, each in zip(options, rounded, strict=True)
         }
-        for name, options in formats.items()
-    }
     costs = COSTS[settings.sensitivity](model, values, batches)
     things = [
         [Option(entry.bytes, costs[name][entry.format]) for entry in options]

@@ -189,11 +189,14 @@ def test_gptq_brings_the_model_nearer_to_the_original(tmp_path):
     assert distances["gptq"] < 0.9 * distances["rtn"]
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", "hqq"])
-def test_weights_that_are_not_finite_are_named(method, tmp_path):
+@pytest.mark.parametrize(
+    ("weights", "method"),
+    [("int4", "rtn"), ("int4", "gptq"), ("int4", "hqq"), ("mixed", "rtn"), ("mixed", "gptq")],
+)
+def test_weights_that_are_not_finite_are_named(weights, method, tmp_path):
     model = make_model("bert", tmp_path)
     name = model.anatomy.blocks[1].attention.key
     model.linear(name).weight.data[0, 0] = torch.inf
-    options = QuantizeSettings(weights="int4", method=method)
+    options = QuantizeSettings(weights=weights, method=method)
     with pytest.raises(UserError, match=name):
         quantize_model(model, [make_batch()], options, VNNI)
