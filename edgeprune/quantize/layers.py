@@ -21,7 +21,7 @@ from edgeprune.quantize.gptq import gptq
 from edgeprune.quantize.grouped import Grouped, round_groups
 from edgeprune.quantize.hqq import hqq
 from edgeprune.quantize.int8 import Rounded, round_rows
-from edgeprune.quantize.plan import Entry, Plan
+from edgeprune.quantize.plan import SPARSE, Entry, Plan
 from edgeprune.quantize.scheme import Scheme
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.text.batches import Batch
@@ -101,13 +101,15 @@ def _round_blocks(
             for name in wanted:
                 weight, entry = _weight(model, name), planned[name]
                 before = weight.clone()
+                # A sparse format was chosen by the zeros that are there, masked or not.
+                kept = before != 0 if entry.format in SPARSE else masks.get(name)
                 with naming(name):
                     rounded = gptq(
                         before,
                         gram,
                         entry.scheme,
                         settings.clip,
-                        masks.get(name),
+                        kept,
                         settings.damping,
                         settings.act_order,
                     )

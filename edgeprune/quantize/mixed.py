@@ -16,7 +16,7 @@ from edgeprune.models import Model
 from edgeprune.quantize.hqq import hqq
 from edgeprune.quantize.knapsack import Option, choose
 from edgeprune.quantize.layers import naming, round_nearest
-from edgeprune.quantize.plan import Entry, Format, Plan, in_format
+from edgeprune.quantize.plan import SPARSE, Entry, Format, Plan, in_format
 from edgeprune.quantize.sensitivity import COSTS
 from edgeprune.quantize.settings import QuantizeSettings
 
@@ -28,7 +28,7 @@ def choose_formats(
     """Which of a plan's INT8 linears become INT4, and what each was predicted to cost in each.
 
     Args:
-        plan: everything that may be chosen in INT8.
+        plan: everything that may be chosen in INT8; what is sparse stays so, and its bytes count.
         batches: calibration text as keyword arguments of the module.
 
     Raises:
@@ -53,11 +53,13 @@ def choose_formats(
         [Option(entry.bytes, costs[name][entry.format]) for entry in options]
         for name, options in formats.items()
     ]
-    weights = sum(entry.shape[0] * entry.shape[1] for entry in entries)
+    sparse = [entry for entry in plan if entry.format in SPARSE]
+    taken = sum(entry.bytes for entry in sparse)
+    weights = sum(entry.shape[0] * entry.shape[1] for entry in [*entries, *sparse])
     try:
-        chosen = choose(things, int(settings.average_bits * weights / 8))
+        chosen = choose(things, int(settings.average_bits * weights / 8) - taken)
     except ValueError:
-        least = 8 * sum(options[1].bytes for options in formats.values()) / weights
+        least = 8 * (taken + sum(options[1].bytes for options in formats.values())) / weights
         raise UserError(
             f"quantize.average_bits of {settings.average_bits:g} cannot be met: INT4 in groups of "
             f"{settings.group} takes {least:.2f} bits a weight with its scales."

@@ -86,8 +86,8 @@ class QuantizeSettings(BaseModel):
     )
     sparse: bool = Field(
         True,
-        description="Store linears that lost enough of their weights in blocks as sparse INT8, "
-        "where the target's break-even table says that this is faster.",
+        description="Store linears of INT8 weights that lost enough of them in blocks as sparse "
+        "INT8, where the target's break-even table says that this is faster.",
     )
     tokens: int = Field(
         128,
@@ -106,7 +106,8 @@ class QuantizeSettings(BaseModel):
     activations: Literal["dynamic", "static"] = Field(
         "dynamic",
         description="Scale of an INT8 linear's activations: of each tensor as it comes, or fixed "
-        "by calibration (no look at the tensor, but text unlike it may be cut off).",
+        "by calibration (no look at the tensor, but text unlike it may be cut off; sparse linears "
+        "and those with a scale per token stay dynamic).",
     )
     activation_range: Literal["minmax", "percentile", "mse"] = Field(
         "percentile",

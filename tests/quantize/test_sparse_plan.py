@@ -105,6 +105,12 @@ def prune(model, share, outputs):
             weight.mul_(kept[: weight.shape[0], : weight.shape[1]])
 
 
+def refill_keys(model):
+    """Give the linears of the keys no zeros."""
+    for block in model.anatomy.blocks:
+        torch.nn.init.normal_(model.linear(block.attention.key).weight)
+
+
 def test_only_what_was_emptied_is_sparse_and_it_stays_as_empty(tmp_path):
     model = make_model("bert", tmp_path / "hf", unequal=False)
     assert choose_sparse(model, QuantizeSettings(), UNMEASURED) == {}
@@ -120,6 +126,9 @@ def test_only_what_was_emptied_is_sparse_and_it_stays_as_empty(tmp_path):
         if entry.name in chosen:
             assert bool((quantized.codes[entry.name][before[entry.name]] == 0).all())
             assert entry.sparsity == chosen[entry.name].sparsity
+            packed = pack(quantized.codes[entry.name].numpy().T, "int8-4x16")
+            assert entry.bytes == packed.bytes + 4 * entry.shape[0]
+            assert (entry.bits, entry.group) == (UNMEASURED.weight_bits, None)
     quantized.save(tmp_path / "saved")
     assert Quantized.load(tmp_path / "saved").plan == quantized.plan
 
@@ -135,3 +144,42 @@ def test_a_scale_per_token_stays_with_sparse_weights(tmp_path):
     options = QuantizeSettings(massive_ratio=1.1, massive_activations="float")
     quantized = quantize_model(model, [make_batch()], options, UNMEASURED)
     assert {quantized.plan[name].format for name in quantized.massive} == {"float32"}
+
+
+def test_gptq_fills_no_block_that_a_sparse_format_leaves_out(tmp_path):
+    model = make_model("bert", tmp_path / "hf", unequal=False)
+    prune(model, 0.9, 16)
+    before = {name: model.linear(name).weight == 0 for name in model.anatomy.block_linears()}
+    options = QuantizeSettings(method="gptq")
+    quantized = quantize_model(model, [make_batch()], options, UNMEASURED)
+    sparse = [entry.name for entry in quantized.plan if entry.format in SPARSE]
+    assert sparse
+    assert all(bool((quantized.codes[name][before[name]] == 0).all()) for name in sparse)
+
+
+def test_mixed_precision_leaves_sparse_linears_and_counts_their_bytes(tmp_path):
+    model = make_model("bert", tmp_path / "hf", unequal=False)
+    names = list(model.anatomy.block_linears())
+    prune(model, 0.9, 16)
+    refill_keys(model)
+    options = QuantizeSettings(weights="mixed", average_bits=5.5)
+    chosen = choose_sparse(model, options, UNMEASURED)
+    quantized = quantize_model(model, [make_batch(8, 20)], options, UNMEASURED)
+    entries = [entry for entry in quantized.plan if entry.name in names]
+    assert {entry.name for entry in entries if entry.format in SPARSE} == set(chosen)
+    assert {entry.format for entry in entries} > {"sparse-4x16"}
+    weights = sum(entry.shape[0] * entry.shape[1] for entry in entries)
+    assert 8 * sum(entry.bytes for entry in entries) <= 5.5 * weights
+
+
+def test_static_scales_are_for_dense_int8_alone(tmp_path):
+    model = make_model("bert", tmp_path / "hf", unequal=False)
+    prune(model, 0.9, 16)
+    refill_keys(model)
+    options = QuantizeSettings(activations="static")
+    quantized = quantize_model(model, [make_batch()], options, UNMEASURED)
+    fixed = {entry.format for entry in quantized.plan if entry.input_scale is not None}
+    free = {entry.format for entry in quantized.plan if entry.input_scale is None}
+    assert fixed == {"int8"}
+    assert "sparse-4x16" in free
+    assert "int8" not in free

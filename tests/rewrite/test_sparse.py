@@ -195,6 +195,26 @@ def test_a_sparse_linear_beside_a_dense_one_shares_its_quantization(tmp_path):
         assert sorted(n.op_type for n in readers) == ["MatMulInteger", "SparseLinearInt8Shared"]
 
 
+def test_a_sparse_linear_beside_one_of_a_fixed_scale_quantizes_for_itself(tmp_path):
+    model = make_model("bert", tmp_path / "hf", unequal=False)
+    empty_blocks(model)
+    for block in model.anatomy.blocks:
+        torch.nn.init.normal_(model.linear(block.attention.key).weight)
+    options = QuantizeSettings(activations="static", activation_range="minmax")
+    quantized = quantize_model(model, [make_batch()], options, TARGET)
+    raw = export_onnx(model, tmp_path)
+    reports = rewrite(raw, tmp_path / "out.onnx", model.anatomy, quantized, BATCHES, TARGET)
+    assert max(report.drift for report in reports if report.name == "sparse linears") < 0.1
+    graph = Graph.load(tmp_path / "out.onnx")
+    for linear in (node for node in graph.nodes if node.op_type == "MatMulIntegerToFloat"):
+        floats = graph.producers[linear.input[0]].input[0]
+        beside = [n.op_type for n in graph.consumers[floats] if n.domain == DOMAIN]
+        if beside:
+            assert set(beside) == {"SparseLinearInt8"}
+            return
+    raise AssertionError("no sparse linear reads what a static one reads")
+
+
 def test_a_graph_keeps_its_functions(build):
     graph = Graph.load(build("bert").sparse)
     names = {function.name for function in graph.model().functions}
