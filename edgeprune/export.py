@@ -52,8 +52,12 @@ def export_onnx(model: Model, folder: Path) -> Path:
         exporter = constructor(config, **(cached if model.task == "text-generation" else {}))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.onnx"
-        with torch.no_grad():
-            export(model.module, exporter, path, opset=OPSET, do_constant_folding=True)
+        try:
+            with torch.no_grad():
+                export(model.module, exporter, path, opset=OPSET, do_constant_folding=True)
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UserError(f"optimum cannot export this model to ONNX: {reason}") from error
     return path
 
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgeprune.anatomy import Anatomy, describe, find_family, task_of
+from edgeprune.anatomy import Anatomy, describe, find_family, num_heads, task_of
 from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
+from edgeprune.plain import make_plain
 from edgeprune.pooling import Pooling, read_pooling
 from edgeprune.quiet import quiet
 
@@ -90,6 +91,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
     # A checkpoint that was 4-bit on disk is float32 from here on.
     config.pop("quantization_config", None)
+    make_plain(loaded, find_family(config["model_type"]), num_heads(config))
     model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.folder)
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -177,6 +179,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
     with no_init_weights():
         module = architecture(settings)
     module = _without_unread_pooler(module, config)
+    make_plain(module, find_family(config["model_type"]), num_heads(config))
     tensors = load_file(folder / "model.safetensors")
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
@@ -204,6 +207,12 @@ def resize(linear: nn.Linear, shape: tuple[int, ...]) -> None:
     linear.weight = nn.Parameter(torch.empty(outputs, inputs))
     if linear.bias is not None:
         linear.bias = nn.Parameter(torch.empty(outputs))
+
+
+def attended(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows [tokens, width] of what the tokens in `mask` [texts, tokens] hand on; some families lay
+    texts and tokens into one axis."""
+    return hidden.reshape(*mask.shape, -1)[mask.bool()]
 
 
 def set_head_attributes(model: Model) -> None:

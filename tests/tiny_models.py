@@ -19,6 +19,15 @@ _BERT = {
     "max_position_embeddings": 96,
 }
 _LLAMA = {**_BERT, "num_key_value_heads": 2}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 40,
+    "n_positions": 96,
+}
+_OPT = {**_BERT, "ffn_dim": 40}
 _DISTIL = {
     "vocab_size": VOCABULARY,
     "dim": 32,
@@ -32,8 +41,20 @@ CLASSIFIERS = tuple(
     f"{family}-classifier" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
 )
 ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "untied")
-ODD_DECODERS = ("llama-biased", "llama-ungrouped")
+DECODERS = (
+    *("llama", "mistral", "qwen2", "qwen3", "untied"),
+    *("gemma", "gpt2", "opt", "gpt_neox", "phi"),
+)
+ODD_DECODERS = (
+    *(
+        "llama-biased",
+        "llama-ungrouped",
+        "opt-norms-after",
+        "gpt_neox-in-turn",
+        "phi-normed",
+        "phi-grouped",
+    ),
+)
 
 
 def _new(family: str) -> nn.Module:
@@ -72,6 +93,19 @@ def _new(family: str) -> nn.Module:
             t.LlamaConfig(**tied, **{**_LLAMA, "num_key_value_heads": 4})
         ),
         "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **_LLAMA)),
+        "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(head_dim=8, **_LLAMA)),
+        "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**_GPT2)),
+        "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **_OPT)),
+        "opt-norms-after": lambda: t.OPTForCausalLM(
+            t.OPTConfig(word_embed_proj_dim=16, do_layer_norm_before=False, **_OPT)
+        ),
+        "gpt_neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(rotary_pct=0.5, **_BERT)),
+        "gpt_neox-in-turn": lambda: t.GPTNeoXForCausalLM(
+            t.GPTNeoXConfig(rotary_pct=1.0, use_parallel_residual=False, **_BERT)
+        ),
+        "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**_BERT)),
+        "phi-grouped": lambda: t.PhiForCausalLM(t.PhiConfig(**_LLAMA)),
+        "phi-normed": lambda: t.PhiForCausalLM(t.PhiConfig(qk_layernorm=True, **_BERT)),
     }
     return builders[family]()
 
@@ -96,14 +130,12 @@ def make_model(family: str, folder: Path, unequal: bool = True, seed: int = 0) -
 def _shrink(model: Model) -> None:
     first, second = model.anatomy.blocks
     attention, part = first.attention, second.feed_forward
-    # With two key-value heads these are one query head of each.
-    kept = [0, 2]
+    # With two key-value heads these are one query head of each; a decoder keeps its key-value
+    # heads, and with them the query heads that have one of their own.
+    own = attention.num_key_value_heads == attention.num_heads
+    kept = list(range(attention.num_heads)) if own and model.anatomy.head else [0, 2]
     rows = torch.cat([torch.arange(attention.head_dim) + attention.head_dim * h for h in kept])
-    names = (
-        [attention.query, attention.key, attention.value]
-        if attention.num_key_value_heads == attention.num_heads
-        else [attention.query]
-    )
+    names = [attention.query, attention.key, attention.value] if own else [attention.query]
     for name in names:
         _take(model.linear(name), rows, dim=0)
     _take(model.linear(attention.output), rows, dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgeprune.anatomy import Block
 from edgeprune.cut.scores import Fisher, Flap, ProbePruning, TaylorAbs, magnitude
 from edgeprune.gates import HEADS, Gate, make_gates
-from edgeprune.models import Model
+from edgeprune.models import Model, attended
 from edgeprune.probe import fisher_probe
 from edgeprune.progress import track
 from edgeprune.recover.objective import tensors
@@ -52,9 +52,8 @@ def _by_gradients(
     ) -> dict[str, Tensor]:
         scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
         for captured in _with_gradients(model, gates, batches, seed):
-            for name, h in captured.items():
-                assert h.grad is not None
-                add(scorers[name], h, h.grad)
+            for name, (h, gradient) in captured.items():
+                add(scorers[name], h, gradient)
         return {name: scorer.finish() for name, scorer in scorers.items()}
 
     return score
@@ -67,10 +66,10 @@ def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Ten
         scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
         with torch.no_grad(), _capturing(model, gates, retain=False) as captured:
             for batch in track(batches, "scoring", len(batches)):
-                mask = torch.from_numpy(batch.attention_mask).bool()
+                mask = torch.from_numpy(batch.attention_mask)
                 model.module(**tensors(batch))
                 for name, h in captured.items():
-                    scorers[name].add(h[mask])
+                    scorers[name].add(attended(h, mask))
         return {name: scorer.finish(model.linear(name).weight) for name, scorer in scorers.items()}
 
     return score
@@ -107,8 +106,8 @@ _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
 
 def _with_gradients(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
-) -> Iterator[Captured]:
-    """What every gate multiplies, with its gradient, batch after batch."""
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
@@ -120,7 +119,12 @@ def _with_gradients(
             for batch in track(batches, "scoring", len(batches)):
                 output = model.module(**tensors(batch))
                 fisher_probe(model, output, batch, generator).backward()
-                yield captured
+                texts = batch.input_ids.shape
+                yield {
+                    name: (h.reshape(*texts, -1), h.grad.reshape(*texts, -1))
+                    for name, h in captured.items()
+                    if h.grad is not None
+                }
     finally:
         handle.remove()
 

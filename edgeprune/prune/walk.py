@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from edgeprune.anatomy import Block
 from edgeprune.errors import UserError
-from edgeprune.models import Model
+from edgeprune.models import Model, attended
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
@@ -96,7 +96,7 @@ class Walk:
 
         def look(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                seen.add(args[0][mask])
+                seen.add(attended(args[0], mask))
                 raise _Reached
 
             return hook

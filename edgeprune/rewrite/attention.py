@@ -17,7 +17,7 @@ it. Merged products of q, k and v come later, with the INT8 lowering.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from onnx import NodeProto, TensorProto
@@ -26,6 +26,7 @@ from edgeprune.anatomy import Anatomy, Attention
 from edgeprune.rewrite.graph import CONTRIB, Graph
 from edgeprune.rewrite.linears import LinearNodes, find_linears
 
+_ROLES = ("query", "key", "value")
 _MASKED = float(np.finfo(np.float32).min)
 
 
@@ -41,7 +42,8 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
         missing = [name for name in attention.linears() if name not in linears]
         if missing:
             raise ValueError(f"the graph has no product named for {missing[0]}")
-        parts = _Parts(graph, attention, linears)
+        _unfuse(graph, attention, linears)
+        parts = _Parts(graph, block.index, attention, linears)
         if anatomy.kind == "encoder":
             _encoder(graph, parts)
         else:
@@ -53,7 +55,10 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
 class _Parts:
     """One block's projections, its softmax, and what is added to its scores."""
 
-    def __init__(self, graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
+    def __init__(
+        self, graph: Graph, index: int, attention: Attention, linears: dict[str, LinearNodes]
+    ) -> None:
+        self.index = index
         self.attention = attention
         self.query = linears[attention.query].output
         self.key = linears[attention.key].output
@@ -86,6 +91,10 @@ class _Parts:
                     yield name
             node = inner
 
+    def heads(self, graph: Graph, tensor: str, role: str, perm: list[int]) -> str:
+        """A projection's output by heads."""
+        return _heads(graph, self.path, self.attention.head_dim, tensor, role, perm)
+
     @property
     def scale(self) -> np.ndarray:
         return np.array(1 / math.sqrt(self.attention.head_dim), np.float32)
@@ -97,13 +106,11 @@ def _depends(graph: Graph, name: str, on: str) -> bool:
     return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
 
 
-def _heads(graph: Graph, parts: _Parts, tensor: str, role: str, perm: list[int]) -> str:
+def _heads(graph: Graph, path: str, head_dim: int, tensor: str, role: str, perm: list[int]) -> str:
     """(B,S,H*D) -> (B,S,H,D), transposed."""
-    shape = graph.add_constant(
-        f"{parts.path}/heads", np.array([0, 0, -1, parts.attention.head_dim], np.int64)
-    )
-    split = graph.add("Reshape", [tensor, shape], f"{parts.path}/{role}/Heads")
-    return graph.add("Transpose", [split], f"{parts.path}/{role}/HeadsFirst", perm=perm)
+    shape = graph.add_constant(f"{path}/heads", np.array([0, 0, -1, head_dim], np.int64))
+    split = graph.add("Reshape", [tensor, shape], f"{path}/{role}/Heads")
+    return graph.add("Transpose", [split], f"{path}/{role}/HeadsFirst", perm=perm)
 
 
 def _scores(graph: Graph, parts: _Parts, query: str, key: str) -> str:
@@ -123,9 +130,9 @@ def _merge(graph: Graph, parts: _Parts, context: str) -> None:
 
 
 def _encoder(graph: Graph, parts: _Parts) -> None:
-    query = _heads(graph, parts, parts.query, "query", [0, 2, 1, 3])
-    key = _heads(graph, parts, parts.key, "key", [0, 2, 3, 1])
-    value = _heads(graph, parts, parts.value, "value", [0, 2, 1, 3])
+    query = parts.heads(graph, parts.query, "query", [0, 2, 1, 3])
+    key = parts.heads(graph, parts.key, "key", [0, 2, 3, 1])
+    value = parts.heads(graph, parts.value, "value", [0, 2, 1, 3])
     scores = _scores(graph, parts, query, key)
     for place, tensor in enumerate(parts.added):
         mask = _padding_mask(graph) if _is_mask(graph, tensor) else tensor
@@ -162,15 +169,20 @@ def _padding_mask(graph: Graph) -> str:
 def _decoder(graph: Graph, parts: _Parts) -> None:
     attention = parts.attention
     groups = attention.num_key_value_heads
-    keys = _cache(graph, parts.key)
-    values = _cache(graph, parts.value)
-    key_start, cos, sin = _rotary_parts(graph, keys.input[1], parts.key)
-    query_start = _query_start(graph, parts, cos)
-    for tensor in (parts.query, parts.key, parts.value):
-        _fix_heads(graph, parts, tensor)
-    table = _rotary_tables(graph, cos, sin, attention.head_dim)
-    query = _rotate(graph, query_start, table, f"{parts.path}/query")
-    keys.input[1] = _rotate(graph, key_start, table, f"{parts.path}/key")
+    keys, values = (_cache(graph, f"past_key_values.{parts.index}.{part}") for part in _ROLES[1:])
+    rotary = _rotary_parts(graph, keys.input[1], parts)
+    if rotary is None:
+        query = parts.heads(graph, parts.query, "query", [0, 2, 1, 3])
+        keys.input[1] = parts.heads(graph, parts.key, "key", [0, 2, 1, 3])
+        values.input[1] = parts.heads(graph, parts.value, "value", [0, 2, 1, 3])
+    else:
+        key_start, cos, sin, width = rotary
+        query_start = _query_start(graph, parts, cos)
+        for tensor in (parts.query, parts.key, parts.value):
+            _fix_heads(graph, parts, tensor)
+        table = _rotary_tables(graph, cos, sin, width)
+        query = _rotate(graph, query_start, cos, table, f"{parts.path}/query")
+        _rotate(graph, key_start, cos, table, f"{parts.path}/key")
     graph.index()
     rows = graph.add_constant(f"{parts.path}/rows", np.array([0, groups, -1, 0], np.int64))
     heads = graph.add_constant(
@@ -190,31 +202,87 @@ def _decoder(graph: Graph, parts: _Parts) -> None:
     _merge(graph, parts, context)
 
 
-def _cache(graph: Graph, projection: str) -> NodeProto:
-    """The Concat that appends a projection's new rows to the cache and yields a graph output."""
-    for node in graph.nodes:
-        if (
-            node.op_type == "Concat"
-            and node.output[0] in graph.outputs
-            and len(node.input) == 2
-            and node.input[0] in graph.inputs
-            and _depends(graph, node.input[1], projection)
-        ):
+def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
+    """Where query, key and value are joined and split again, let each go its own way.
+
+    They are joined whole, to be split at once; or head by head, to be split after the heads were
+    brought to the front.
+    """
+    tensors = [linears[name].output for name in (attention.query, attention.key, attention.value)]
+    joined = _reached(graph, tensors[0], 2, _join)
+    split = joined and _reached(graph, joined[0].output[0], 3, _thirds)
+    if not joined or not split:
+        return
+    path = split[0].name.rsplit("/", 1)[0]
+    thirds = [name for node in split for name in node.output]
+    for role, tensor, third in zip(_ROLES, tensors, thirds, strict=True):
+        own = tensor
+        if tensor not in joined[0].input:
+            own = _heads(graph, path, attention.head_dim, tensor, role, [0, 2, 1, 3])
+        graph.replace_uses(third, own)
+
+
+def _reached(
+    graph: Graph, tensor: str, steps: int, wanted: Callable[[Graph, str], list[NodeProto]]
+) -> list[NodeProto]:
+    """What is wanted among the readers of a tensor, or of what they make, at most some steps on."""
+    found = wanted(graph, tensor)
+    if not found and steps > 1:
+        makers = graph.consumers.get(tensor, [])
+        further = (_reached(graph, out, steps - 1, wanted) for n in makers for out in n.output)
+        found = next((nodes for nodes in further if nodes), [])
+    return found
+
+
+def _join(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The node that joins a tensor with two others."""
+    readers = graph.consumers.get(tensor, [])
+    return [n for n in readers if n.op_type == "Concat" and len(n.input) == 3][:1]
+
+
+def _thirds(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The node that splits a tensor in three, or the three that slice it."""
+    readers = graph.consumers.get(tensor, [])
+    split = [node for node in readers if node.op_type == "Split" and len(node.output) == 3]
+    slices = [node for node in readers if node.op_type == "Slice"]
+    if split or len(slices) != 3:
+        return split[:1]
+
+    def start(node: NodeProto) -> float:
+        value = graph.constant(node.input[1])
+        return np.inf if value is None else float(np.squeeze(value))
+
+    return sorted(slices, key=start)
+
+
+def _cache(graph: Graph, past: str) -> NodeProto:
+    """The Concat that appends new rows to a part of the cache and yields a graph output."""
+    for node in graph.consumers.get(past, []):
+        if node.op_type == "Concat" and node.input[0] == past and node.output[0] in graph.outputs:
             return node
-    raise ValueError(f"no cache is fed from {projection}")
+    raise ValueError(f"nothing is appended to {past}")
 
 
-def _rotary_parts(graph: Graph, rotated: str, start: str) -> tuple[str, str, str]:
-    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin."""
-    total = graph.producers[rotated]
+def _rotary_parts(graph: Graph, rows: str, parts: _Parts) -> tuple[str, str, str, int] | None:
+    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin, and the width of x.
+
+    Of a head a part may be turned, and joined with the rest. None where nothing is turned.
+    """
+    total = graph.producers[rows]
+    partial = total.op_type == "Concat"
+    if partial:
+        total = graph.producers[total.input[0]]
     if total.op_type != "Add":
-        raise ValueError(f"{rotated} is not a rotary embedding")
+        return None
     straight, crossed = (graph.producers[name] for name in total.input)
     if _half_turned(graph, straight):
         straight, crossed = crossed, straight
-    x, cos = _sides(graph, straight, start)
-    _, sin = _sides(graph, crossed, start)
-    return x, cos, sin
+    x, cos = _sides(graph, straight, parts.key)
+    _, sin = _sides(graph, crossed, parts.key)
+    width = graph.constant(graph.producers[x].input[2]) if partial else parts.attention.head_dim
+    if width is None:
+        raise ValueError(f"how much of a head is turned in {x} is not constant")
+    return x, cos, sin, int(np.squeeze(width))
 
 
 def _half_turned(graph: Graph, product: NodeProto) -> bool:
@@ -252,6 +320,8 @@ def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str
     path = "/rotary"
     if f"{path}/rows_output_0" in graph.producers:
         return f"{path}/rows_output_0", f"{path}/cos/Table_output_0", f"{path}/sin/Table_output_0"
+    # Without positions of its own every text counts from where the cache ends.
+    given = "position_ids" in graph.inputs
     for name, tensor in (("cos", cos), ("sin", sin)):
         # The angles repeat in the two halves of a head.
         start = graph.add_constant(f"{path}/start", np.array([0], np.int64))
@@ -260,17 +330,29 @@ def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str
         half = graph.add("Slice", [tensor, start, end, axis], f"{path}/{name}/Half")
         shape = graph.add_constant(f"{path}/shape", np.array([-1, head_dim // 2], np.int64))
         graph.add("Reshape", [half, shape], f"{path}/{name}/Table")
-    count = graph.add("Size", ["position_ids"], f"{path}/count")
+    shape = graph.add("Shape", ["position_ids" if given else "input_ids"], f"{path}/tokens")
+    if given:
+        count = graph.add("Size", ["position_ids"], f"{path}/count")
+    else:
+        place = graph.add_constant(f"{path}/place", np.array(1, np.int64))
+        count = graph.add("Gather", [shape, place], f"{path}/count")
     zero = graph.add_constant(f"{path}/zero", np.array(0, np.int64))
     one = graph.add_constant(f"{path}/one", np.array(1, np.int64))
     numbers = graph.add("Range", [zero, count, one], f"{path}/numbers")
-    shape = graph.add("Shape", ["position_ids"], f"{path}/tokens")
-    graph.add("Reshape", [numbers, shape], f"{path}/rows")
+    graph.add("Reshape" if given else "Expand", [numbers, shape], f"{path}/rows")
     return f"{path}/rows_output_0", f"{path}/cos/Table_output_0", f"{path}/sin/Table_output_0"
 
 
-def _rotate(graph: Graph, tensor: str, table: tuple[str, str, str], path: str) -> str:
-    return graph.add("RotaryEmbedding", [tensor, *table], f"{path}/Rotary", domain=CONTRIB)
+def _rotate(graph: Graph, start: str, cos: str, table: tuple[str, str, str], path: str) -> str:
+    """Turn `start` by one operator; return whole heads, with what of them is not turned."""
+    product = next(node for node in graph.consumers[cos] if start in node.input)
+    [total] = graph.consumers[product.output[0]]
+    [before] = total.output
+    joined = next((n for n in graph.consumers[before] if n.op_type == "Concat"), None)
+    turned = graph.add("RotaryEmbedding", [start, *table], f"{path}/Rotary", domain=CONTRIB)
+    graph.replace_uses(before, turned)
+    # The cache too is joined, behind what it held.
+    return turned if joined is None or joined.input[0] != turned else joined.output[0]
 
 
 def _causal_mask(graph: Graph, mask: str) -> str:

@@ -23,7 +23,17 @@ from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
 ONE_SHOT = tuple(name for name in METHODS if name != "momentum-variance")
-FAMILIES = (*ENCODERS, "llama", "mistral", "qwen2", "qwen3", "untied", *ODD_DECODERS)
+FAMILIES = (
+    *ENCODERS,
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "untied",
+    "gemma",
+    "gpt2",
+    *ODD_DECODERS,
+)
 
 
 def batches_of(count: int = 3) -> list[Batch]:
