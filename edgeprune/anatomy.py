@@ -5,7 +5,7 @@ or a device can do it without torch. Every other file speaks of blocks, attentio
 and never of an architecture's name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -223,6 +223,7 @@ _SETTINGS = {
     "num_attention_heads": ("num_attention_heads", "n_heads", "n_head"),
     "hidden_size": ("hidden_size", "dim", "n_embd"),
     "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layers", "n_layer"),
 }
 """The names that families give to one setting."""
 
@@ -435,6 +436,15 @@ def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
     family = find_family(str(config.get("model_type", "")))
     return _setting(config, "max_position_embeddings", 512) - family.position_offset
+
+
+def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """What a configuration says otherwise once only the layers `kept` are left."""
+    counts = [name for name in _SETTINGS["num_hidden_layers"] if name in config]
+    changed: dict[str, Any] = dict.fromkeys(counts, len(kept))
+    if config.get("layer_types"):
+        changed["layer_types"] = [config["layer_types"][layer] for layer in kept]
+    return changed
 
 
 def _setting(config: Mapping[str, Any], name: str, default: int | None = None) -> int:

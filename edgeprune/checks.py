@@ -36,8 +36,10 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         for pool in recipe.prune.pools():
             units[pool.pattern] = _left_by_pruning(anatomy, pool, units[pool.pattern])
     if recipe.cut:
+        left = _check_layers(anatomy, recipe.cut)
         for kind, layers in units.items():
-            _check_cut(anatomy, recipe.cut, kind, layers)
+            # Which layers go is not known yet: the largest that can be left.
+            _check_cut(anatomy, recipe.cut, kind, sorted(layers)[-left:], left)
 
 
 def _check_lengths(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -130,7 +132,21 @@ def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -
     return [total - goal]
 
 
-def _check_cut(anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[int]) -> None:
+def _check_layers(anatomy: Anatomy, settings: CutSettings) -> int:
+    """How many layers are left."""
+    total, (first, last) = len(anatomy.blocks), settings.kept_ends
+    count = settings.layers_to_drop(total)
+    if count > min(total - 1, max(0, total - first - last)):
+        raise UserError(
+            f"cut.layers would drop {count} of {total} layers, of which {first} at the start and "
+            f"{last} at the end are kept: lower it, cut.keep_first or cut.keep_last."
+        )
+    return total - count
+
+
+def _check_cut(
+    anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[int], left: int
+) -> None:
     share = settings.channels if kind == "channels" else settings.heads
     minimum = settings.minimum_channels if kind == "channels" else settings.minimum_heads
     if not share:
@@ -139,10 +155,10 @@ def _check_cut(anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[
         _check_groups(anatomy)
     total = sum(layers)
     keep = total - round(share * total)
-    if keep < minimum * len(anatomy.blocks):
+    if keep < minimum * left:
         raise UserError(
             f"cut.{kind} is {share:g}, which would keep {keep} of {total} in "
-            f"{len(anatomy.blocks)} layers, and every layer keeps at least {minimum}: ask for less."
+            f"{left} layers, and every layer keeps at least {minimum}: ask for less."
         )
 
 

@@ -28,7 +28,8 @@ _NOT_ASSETS = ("model.safetensors.index.json", SIZES)
 class Model:
     """A torch model in float32, in evaluation mode, with what it is made of.
 
-    `heads` names, per layer, which of the original heads are left, in order; `channels` likewise.
+    `layers` names which of the original layers are left, in order; `heads`, per layer that is left,
+    which of its heads, and `channels` likewise.
     """
 
     module: nn.Module
@@ -36,6 +37,7 @@ class Model:
     folder: Path
     heads: list[list[int]]
     channels: list[list[int]]
+    layers: list[int]
 
     @property
     def anatomy(self) -> Anatomy:
@@ -139,7 +141,7 @@ def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None
     folder.mkdir(parents=True, exist_ok=True)
     copy_assets(model.folder, folder)
     (folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True))
-    sizes = {"heads": model.heads, "channels": model.channels}
+    sizes = {"layers": model.layers, "heads": model.heads, "channels": model.channels}
     (folder / SIZES).write_text(json.dumps(sizes))
     tied = {model.anatomy.head} if model.anatomy.tied_embeddings else set()
     tensors = {
@@ -183,7 +185,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
     tensors = load_file(folder / "model.safetensors")
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
-    model = Model(module.float().eval(), config, folder, sizes["heads"], sizes["channels"])
+    model = Model(module.float().eval(), config, folder, **sizes)
     for name in anatomy.block_linears():
         resize(model.linear(name), tensors[f"{name}.weight"].shape)
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=True)
@@ -246,8 +248,9 @@ def copy_assets(source: Path, target: Path) -> None:
 
 
 def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
-    model = Model(module.float().eval(), config, folder, [], [])
+    model = Model(module.float().eval(), config, folder, [], [], [])
     for block in model.anatomy.blocks:
+        model.layers.append(block.index)
         model.heads.append(list(range(block.attention.num_heads)))
         model.channels.append(list(range(block.feed_forward.channels)))
     return model

@@ -86,6 +86,13 @@ def cut_lines(
         lines.append("what pruning emptied leaves the shapes")
         for pool in pruning.pools():
             counts[pool.pattern] -= round(pool.share * counts[pool.pattern])
+    total = len(anatomy.blocks)
+    if drop := settings.layers_to_drop(total):
+        lines.append(
+            f"{drop} of {total} layers leave by {settings.layer_score}, on "
+            f"{settings.layer_samples:,} sequences of text"
+        )
+        counts = {noun: units * (total - drop) // total for noun, units in counts.items()}
     for noun, share in (("channels", settings.channels), ("heads", settings.heads)):
         units = counts[noun]
         if share:

@@ -57,64 +57,69 @@ ODD_DECODERS = (
 )
 
 
-def _new(family: str) -> nn.Module:
+def _new(family: str, layers: int) -> nn.Module:
     t = transformers
+    deep = {"num_hidden_layers": layers}
+    bert, llama, opt = {**_BERT, **deep}, {**_LLAMA, **deep}, {**_OPT, **deep}
+    gpt2, distil = {**_GPT2, "n_layer": layers}, {**_DISTIL, "n_layers": layers}
     tied = {"tie_word_embeddings": True}
     builders = {
-        "bert": lambda: t.BertModel(t.BertConfig(**_BERT)),
-        "distilbert": lambda: t.DistilBertModel(t.DistilBertConfig(**_DISTIL)),
-        "roberta": lambda: t.RobertaModel(t.RobertaConfig(**_BERT)),
-        "electra": lambda: t.ElectraModel(t.ElectraConfig(embedding_size=16, **_BERT)),
-        "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**_BERT)),
-        "classifier": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=3, **_BERT)),
-        "bert-classifier": lambda: _new("classifier"),
+        "bert": lambda: t.BertModel(t.BertConfig(**bert)),
+        "distilbert": lambda: t.DistilBertModel(t.DistilBertConfig(**distil)),
+        "roberta": lambda: t.RobertaModel(t.RobertaConfig(**bert)),
+        "electra": lambda: t.ElectraModel(t.ElectraConfig(embedding_size=16, **bert)),
+        "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**bert)),
+        "classifier": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=3, **bert)),
+        "bert-classifier": lambda: _new("classifier", layers),
         "distilbert-classifier": lambda: t.DistilBertForSequenceClassification(
-            t.DistilBertConfig(num_labels=3, **_DISTIL)
+            t.DistilBertConfig(num_labels=3, **distil)
         ),
         "roberta-classifier": lambda: t.RobertaForSequenceClassification(
-            t.RobertaConfig(num_labels=3, **_BERT)
+            t.RobertaConfig(num_labels=3, **bert)
         ),
         "electra-classifier": lambda: t.ElectraForSequenceClassification(
-            t.ElectraConfig(num_labels=3, embedding_size=16, **_BERT)
+            t.ElectraConfig(num_labels=3, embedding_size=16, **bert)
         ),
         "mpnet-classifier": lambda: t.MPNetForSequenceClassification(
-            t.MPNetConfig(num_labels=3, **_BERT)
+            t.MPNetConfig(num_labels=3, **bert)
         ),
-        "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **_LLAMA)),
+        "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **llama)),
         "mistral": lambda: t.MistralForCausalLM(
-            t.MistralConfig(sliding_window=None, **tied, **_LLAMA)
+            t.MistralConfig(sliding_window=None, **tied, **llama)
         ),
-        "qwen2": lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**tied, **_LLAMA)),
-        "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=8, **tied, **_LLAMA)),
+        "qwen2": lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**tied, **llama)),
+        "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=8, **tied, **llama)),
         "llama-biased": lambda: t.LlamaForCausalLM(
-            t.LlamaConfig(attention_bias=True, mlp_bias=True, **tied, **_LLAMA)
+            t.LlamaConfig(attention_bias=True, mlp_bias=True, **tied, **llama)
         ),
         "llama-ungrouped": lambda: t.LlamaForCausalLM(
-            t.LlamaConfig(**tied, **{**_LLAMA, "num_key_value_heads": 4})
+            t.LlamaConfig(**tied, **{**llama, "num_key_value_heads": 4})
         ),
-        "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **_LLAMA)),
-        "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(head_dim=8, **_LLAMA)),
-        "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**_GPT2)),
-        "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **_OPT)),
+        "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **llama)),
+        "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(head_dim=8, **llama)),
+        "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**gpt2)),
+        "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **opt)),
         "opt-norms-after": lambda: t.OPTForCausalLM(
-            t.OPTConfig(word_embed_proj_dim=16, do_layer_norm_before=False, **_OPT)
+            t.OPTConfig(word_embed_proj_dim=16, do_layer_norm_before=False, **opt)
         ),
-        "gpt_neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(rotary_pct=0.5, **_BERT)),
+        "gpt_neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(rotary_pct=0.5, **bert)),
         "gpt_neox-in-turn": lambda: t.GPTNeoXForCausalLM(
-            t.GPTNeoXConfig(rotary_pct=1.0, use_parallel_residual=False, **_BERT)
+            t.GPTNeoXConfig(rotary_pct=1.0, use_parallel_residual=False, **bert)
         ),
-        "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**_BERT)),
-        "phi-grouped": lambda: t.PhiForCausalLM(t.PhiConfig(**_LLAMA)),
-        "phi-normed": lambda: t.PhiForCausalLM(t.PhiConfig(qk_layernorm=True, **_BERT)),
+        "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**bert)),
+        "phi-grouped": lambda: t.PhiForCausalLM(t.PhiConfig(**llama)),
+        "phi-normed": lambda: t.PhiForCausalLM(t.PhiConfig(qk_layernorm=True, **bert)),
     }
     return builders[family]()
 
 
-def make_model(family: str, folder: Path, unequal: bool = True, seed: int = 0) -> Model:
+def make_model(
+    family: str, folder: Path, unequal: bool = True, seed: int = 0, layers: int = 2
+) -> Model:
     """A model with random weights, biases and norms; its first layer has half the heads and its
     second 23 of 40 channels where `unequal`."""
     torch.manual_seed(seed)
-    module = _new(family)
+    module = _new(family, layers)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))

@@ -10,6 +10,7 @@ from torch import Tensor
 from edgeprune.build import Build
 from edgeprune.cut.collect import unit_scores
 from edgeprune.cut.compensate import cut_channels
+from edgeprune.cut.depth import drop_layers, layer_scores
 from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads
@@ -24,6 +25,14 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
+    layers: list[float] = []
+    if count := settings.layers_to_drop(len(model.layers)):
+        batches = build.calibration(settings.layer_samples)
+        found = layer_scores(model, batches, settings.layer_score, build.seed)
+        names = _linear_names(model)
+        dropped = drop_layers(model, found, count, *settings.kept_ends)
+        weights = _moved(weights, names, _linear_names(model), dropped)
+        layers = found.tolist()
     asked = {HEADS: settings.heads, CHANNELS: settings.channels}
     kinds = [kind for kind, share in asked.items() if share]
     if kinds:
@@ -34,10 +43,31 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
             cut(model, kind, scores[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
     return {
+        "layers": model.layers,
+        "layer_scores": layers,
         "heads": [len(heads) for heads in model.heads],
         "channels": [len(channels) for channels in model.channels],
         "parameters": sum(p.numel() for p in model.module.parameters()),
     }
+
+
+def _linear_names(model: Model) -> list[list[str]]:
+    """The names of every layer's linears, in the order of the data."""
+    return [[*b.attention.linears(), *b.feed_forward.linears()] for b in model.anatomy.blocks]
+
+
+def _moved(
+    names: Sequence[str], before: list[list[str]], after: list[list[str]], dropped: list[int]
+) -> list[str]:
+    """What linears are called once layers are gone; those of layers that went are left out."""
+    left = [layer for place, layer in enumerate(before) if place not in dropped]
+    moved = {
+        old: new
+        for olds, news in zip(left, after, strict=True)
+        for old, new in zip(olds, news, strict=True)
+    }
+    gone = {name for place in dropped for name in before[place]}
+    return [moved.get(name, name) for name in names if name not in gone]
 
 
 def cut(

@@ -112,6 +112,11 @@ class Walk:
             raise UserError(f"{linear} reads values on the calibration text that are not finite.")
         return seen
 
+    def states(self) -> list[Tensor]:
+        """The hidden states where the walk stands [tokens, width], batch by batch, padding left
+        out."""
+        return [attended(h, mask) for h, mask in zip(self._hidden, self._masks, strict=True)]
+
     @torch.no_grad()
     def advance(self, block: Block) -> None:
         """Replace the hidden states by what `block`, as it is now, makes of them."""

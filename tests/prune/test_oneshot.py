@@ -51,7 +51,9 @@ def whole_inputs(model: Model, batches: list[Batch], name: str) -> Tensor:
     for batch in batches:
         mask = torch.from_numpy(batch.attention_mask).bool()
         handle = model.linear(name).register_forward_pre_hook(
-            lambda _m, args, mask=mask: rows.append(args[0][mask])
+            lambda _m, args, mask=mask: rows.append(
+                args[0].reshape(*mask.shape, -1)[mask]  # OPT lays texts and tokens into one axis
+            )
         )
         with torch.no_grad():
             model.module(**tensors(batch))
