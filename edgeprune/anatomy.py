@@ -26,6 +26,24 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class ExpertPaths:
+    """Where a mixture-of-experts layer keeps its parts; a layer may also be dense."""
+
+    module: str
+    """What routes tokens to experts."""
+    router: str
+    experts: str
+    """The list of experts; `gate`, `up` and `down` are relative to each."""
+    gate: str
+    up: str
+    down: str
+    shared: str | None = None
+    """A feed-forward beside the experts that reads every token."""
+    normalized: str | None = None
+    """The setting by which a token's chosen weights sum to 1; None where they always do."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Where one family of architectures keeps its parts; paths are relative to a layer."""
 
@@ -60,6 +78,7 @@ class Family:
     """The setting by which norms stand before what reads them; None where they always do."""
     norm_offset: float = 0.0
     """What a norm adds to its stored weight."""
+    experts: ExpertPaths | None = None
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
 
@@ -144,6 +163,32 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _LLAMA,
     replace(_LLAMA, model_types=("gemma",), norm_offset=1.0),
+    replace(
+        _LLAMA,
+        model_types=("mixtral",),
+        experts=ExpertPaths(
+            module="block_sparse_moe",
+            router="block_sparse_moe.gate",
+            experts="block_sparse_moe.experts",
+            gate="w1",
+            up="w3",
+            down="w2",
+        ),
+    ),
+    replace(
+        _LLAMA,
+        model_types=("qwen2_moe", "qwen3_moe"),
+        experts=ExpertPaths(
+            module="mlp",
+            router="mlp.gate",
+            experts="mlp.experts",
+            gate="gate_proj",
+            up="up_proj",
+            down="down_proj",
+            shared="mlp.shared_expert",
+            normalized="norm_topk_prob",
+        ),
+    ),
     Family(
         model_types=("gpt2",),
         kind="decoder",
@@ -223,6 +268,7 @@ _SETTINGS = {
     "num_attention_heads": ("num_attention_heads", "n_heads", "n_head"),
     "hidden_size": ("hidden_size", "dim", "n_embd"),
     "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+    "num_experts": ("num_local_experts", "num_experts"),
     "num_hidden_layers": ("num_hidden_layers", "n_layers", "n_layer"),
 }
 """The names that families give to one setting."""
@@ -274,13 +320,52 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """One layer's mixture of experts: the module that routes, its router, and how many there are.
+
+    They are the first of the block's feed-forwards; one that reads every token may follow.
+    """
+
+    module: str
+    router: str
+    path: str
+    count: int
+    active: int
+    """Experts that a token is given to."""
+    normalized: bool
+    """Whether a token's chosen weights sum to 1."""
+
+
+@dataclass(frozen=True)
 class Block:
     """One transformer layer."""
 
     index: int
     name: str
     attention: Attention
-    feed_forward: FeedForward
+    feed_forwards: tuple[FeedForward, ...]
+    experts: Experts | None = None
+
+    @property
+    def feed_forward(self) -> FeedForward:
+        """The feed-forward of a dense layer.
+
+        Raises:
+            UserError: the layer is a mixture of experts.
+        """
+        if self.experts is not None:
+            raise UserError(
+                f"{self.name} is a mixture of {self.experts.count} experts, which this does not "
+                "do; cut.experts, cut.channels without compensation and cut.layers do."
+            )
+        return self.feed_forwards[0]
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear but a router, in the order of the data."""
+        linears = self.attention.linears()
+        for part in self.feed_forwards:
+            linears |= part.linears()
+        return linears
 
 
 @dataclass(frozen=True)
@@ -310,8 +395,13 @@ class Anatomy:
         """Full module name -> role of every linear inside the blocks."""
         linears: dict[str, str] = {}
         for block in self.blocks:
-            linears |= block.attention.linears() | block.feed_forward.linears()
+            linears |= block.linears()
         return linears
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForward, ...]:
+        """Every feed-forward in order: one a layer, or a layer's experts."""
+        return tuple(part for block in self.blocks for part in block.feed_forwards)
 
     def linears(self) -> dict[str, str]:
         """Full module name -> role of every linear, heads of the model included."""
@@ -364,20 +454,14 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     blocks = []
     for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
         layer = f"{prefix}{family.layers}.{index}"
+        experts = _experts(family, layer, config, shapes)
         blocks.append(
             Block(
                 index=index,
                 name=layer,
                 attention=_attention(family, layer, shapes, int(head_dim)),
-                feed_forward=FeedForward(
-                    up=f"{layer}.{family.up}",
-                    down=f"{layer}.{family.down}",
-                    gate=f"{layer}.{family.gate}" if family.gate else None,
-                    channels=_shape(shapes, f"{layer}.{family.up}")[0],
-                    norm=f"{layer}.{family.feed_forward_norm}"
-                    if family.feed_forward_norm
-                    else None,
-                ),
+                feed_forwards=_feed_forwards(family, layer, shapes, experts),
+                experts=experts,
             )
         )
     embeddings = {
@@ -444,7 +528,17 @@ def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any
     changed: dict[str, Any] = dict.fromkeys(counts, len(kept))
     if config.get("layer_types"):
         changed["layer_types"] = [config["layer_types"][layer] for layer in kept]
+    if step := config.get("decoder_sparse_step"):  # one in so many layers has experts
+        dense = set(config.get("mlp_only_layers") or ())
+        dense |= {layer for layer in kept if (layer + 1) % step}
+        changed["mlp_only_layers"] = [n for n, layer in enumerate(kept) if layer in dense]
+        changed["decoder_sparse_step"] = 1
     return changed
+
+
+def with_experts(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What a configuration says otherwise once every mixture has `count` experts."""
+    return {name: count for name in _SETTINGS["num_experts"] if name in config}
 
 
 def _setting(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
@@ -487,6 +581,46 @@ def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim
         module=f"{layer}.{family.attention}",
         norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
     )
+
+
+def _experts(
+    family: Family, layer: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Experts | None:
+    paths = family.experts
+    if paths is None or f"{layer}.{paths.router}.weight" not in shapes:
+        return None
+    path = f"{layer}.{paths.experts}"
+    return Experts(
+        module=f"{layer}.{paths.module}",
+        router=f"{layer}.{paths.router}",
+        path=path,
+        count=_count_layers(path, shapes),
+        active=int(config["num_experts_per_tok"]),
+        normalized=paths.normalized is None or bool(config.get(paths.normalized)),
+    )
+
+
+def _feed_forwards(
+    family: Family, layer: str, shapes: Mapping[str, Shape], experts: Experts | None
+) -> tuple[FeedForward, ...]:
+    norm = f"{layer}.{family.feed_forward_norm}" if family.feed_forward_norm else None
+
+    def part(path: str, up: str, down: str, gate: str | None) -> FeedForward:
+        return FeedForward(
+            up=f"{path}.{up}",
+            down=f"{path}.{down}",
+            gate=f"{path}.{gate}" if gate else None,
+            channels=_shape(shapes, f"{path}.{up}")[0],
+            norm=norm,
+        )
+
+    paths = family.experts
+    if experts is None or paths is None:
+        return (part(layer, family.up, family.down, family.gate),)
+    places = [f"{experts.path}.{number}" for number in range(experts.count)]
+    if paths.shared and f"{layer}.{paths.shared}.{paths.up}.weight" in shapes:
+        places.append(f"{layer}.{paths.shared}")
+    return tuple(part(place, paths.up, paths.down, paths.gate) for place in places)
 
 
 def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:

@@ -28,6 +28,8 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     anatomy = checkpoint.anatomy
     if not anatomy.blocks:
         raise UserError(f"{checkpoint.name} has no layers.")
+    if any(block.experts for block in anatomy.blocks):
+        _check_mixture(recipe, checkpoint)
     _check_lengths(recipe, checkpoint)
     _check_measure(recipe, checkpoint)
     _check_text(recipe, checkpoint, corpus)
@@ -39,7 +41,19 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         left = _check_layers(anatomy, recipe.cut)
         for kind, layers in units.items():
             # Which layers go is not known yet: the largest that can be left.
-            _check_cut(anatomy, recipe.cut, kind, sorted(layers)[-left:], left)
+            parts = anatomy.feed_forwards if kind == "channels" else anatomy.blocks
+            places = len(parts) * left // len(anatomy.blocks)
+            _check_cut(anatomy, recipe.cut, kind, sorted(layers)[-places:], places)
+
+
+def _check_mixture(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Some stages know one feed-forward a layer, which sees every token."""
+    for stage in ("prune", "quantize"):
+        if getattr(recipe, stage) is not None:
+            raise UserError(
+                f"{checkpoint.name} is made of mixtures of experts, which the {stage} stage does "
+                "not take; leave it out and use cut.experts, cut.channels or cut.layers."
+            )
 
 
 def _check_lengths(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -171,7 +185,7 @@ def _check_groups(anatomy: Anatomy) -> None:
 
 
 def _channels(anatomy: Anatomy) -> list[int]:
-    return [block.feed_forward.channels for block in anatomy.blocks]
+    return [part.channels for part in anatomy.feed_forwards]
 
 
 def _heads(anatomy: Anatomy) -> list[int]:

@@ -29,7 +29,8 @@ class Model:
     """A torch model in float32, in evaluation mode, with what it is made of.
 
     `layers` names which of the original layers are left, in order; `heads`, per layer that is left,
-    which of its heads, and `channels` likewise.
+    which of its heads; `channels`, per feed-forward (one a layer, or its experts), which of its
+    channels.
     """
 
     module: nn.Module
@@ -214,6 +215,8 @@ def resize(linear: nn.Linear, shape: tuple[int, ...]) -> None:
 def attended(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Rows [tokens, width] of what the tokens in `mask` [texts, tokens] hand on; some families lay
     texts and tokens into one axis."""
+    if bool(mask.all()):  # an expert sees some of the tokens, and not in the mask's order
+        return hidden.flatten(0, -2)
     return hidden.reshape(*mask.shape, -1)[mask.bool()]
 
 
@@ -252,7 +255,7 @@ def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
     for block in model.anatomy.blocks:
         model.layers.append(block.index)
         model.heads.append(list(range(block.attention.num_heads)))
-        model.channels.append(list(range(block.feed_forward.channels)))
+        model.channels += [list(range(part.channels)) for part in block.feed_forwards]
     return model
 
 

@@ -55,6 +55,7 @@ ODD_DECODERS = (
         "phi-grouped",
     ),
 )
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
 
 
 def _new(family: str, layers: int) -> nn.Module:
@@ -96,6 +97,29 @@ def _new(family: str, layers: int) -> nn.Module:
             t.LlamaConfig(**tied, **{**llama, "num_key_value_heads": 4})
         ),
         "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **llama)),
+        "mixtral": lambda: t.MixtralForCausalLM(
+            t.MixtralConfig(num_local_experts=4, sliding_window=None, **llama)
+        ),
+        "qwen2_moe": lambda: t.Qwen2MoeForCausalLM(
+            t.Qwen2MoeConfig(
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                shared_expert_intermediate_size=24,
+                mlp_only_layers=[0],
+                **llama,
+            )
+        ),
+        "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(
+            t.Qwen3MoeConfig(
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                norm_topk_prob=True,
+                head_dim=8,
+                **llama,
+            )
+        ),
         "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(head_dim=8, **llama)),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**gpt2)),
         "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **opt)),

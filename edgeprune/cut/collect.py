@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.anatomy import Block
 from edgeprune.cut.scores import Fisher, Flap, ProbePruning, TaylorAbs, magnitude
 from edgeprune.gates import HEADS, Gate, make_gates
 from edgeprune.models import Model, attended
 from edgeprune.probe import fisher_probe
 from edgeprune.progress import track
 from edgeprune.recover.objective import tensors
-from edgeprune.text.batches import Batch
+from edgeprune.text.batches import Batch, text_by_text
 
 Captured = dict[str, Tensor]
 
@@ -30,6 +29,8 @@ def unit_scores(
         score: fisher, taylor, flap, pp or magnitude, as scores.py defines them.
     """
     gates = [gate for kind in kinds for gate in make_gates(model, kind)]
+    if any(block.experts for block in model.anatomy.blocks):
+        batches = text_by_text(batches)  # an expert does not know whose tokens it sees
     found = _SCORES[score](model, gates, batches, seed)
     return {
         kind: [_by_unit(found[gate.name], gate) for gate in gates if gate.kind == kind]
@@ -67,6 +68,7 @@ def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Ten
         with torch.no_grad(), _capturing(model, gates, retain=False) as captured:
             for batch in track(batches, "scoring", len(batches)):
                 mask = torch.from_numpy(batch.attention_mask)
+                captured.clear()
                 model.module(**tensors(batch))
                 for name, h in captured.items():
                     scorers[name].add(attended(h, mask))
@@ -78,19 +80,19 @@ def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Ten
 def _magnitude(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
 ) -> dict[str, Tensor]:
-    blocks = model.anatomy.blocks
-    return {gate.name: _weight_norms(model, blocks[gate.layer], gate) for gate in gates}
+    return {gate.name: _weight_norms(model, gate) for gate in gates}
 
 
-def _weight_norms(model: Model, block: Block, gate: Gate) -> Tensor:
+def _weight_norms(model: Model, gate: Gate) -> Tensor:
     if gate.kind == HEADS:
+        block = model.anatomy.blocks[gate.layer]
         incoming = [model.linear(block.attention.query).weight]
         if gate.groups is None:
             incoming += [
                 model.linear(n).weight for n in (block.attention.key, block.attention.value)
             ]
     else:
-        part = block.feed_forward
+        part = model.anatomy.feed_forwards[gate.layer]
         incoming = [model.linear(name).weight for name in (part.gate, part.up) if name]
     return magnitude(incoming, [model.linear(gate.name).weight], gate.unit_size)
 
@@ -117,11 +119,15 @@ def _with_gradients(
     try:
         with _capturing(model, gates, retain=True) as captured:
             for batch in track(batches, "scoring", len(batches)):
+                captured.clear()  # an expert that no token reaches has nothing
                 output = model.module(**tensors(batch))
                 fisher_probe(model, output, batch, generator).backward()
-                texts = batch.input_ids.shape
+                texts = len(batch.input_ids)
                 yield {
-                    name: (h.reshape(*texts, -1), h.grad.reshape(*texts, -1))
+                    name: (
+                        h.reshape(texts, -1, h.shape[-1]),
+                        h.grad.reshape(texts, -1, h.shape[-1]),
+                    )
                     for name, h in captured.items()
                     if h.grad is not None
                 }

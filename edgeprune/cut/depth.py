@@ -99,11 +99,7 @@ def taylor(model: Model, batches: Sequence[Batch], seed: int = 0) -> Tensor:
     """Sum over a layer's linears of |w dL/dw|, L summed over the texts."""
     generator = torch.Generator().manual_seed(seed)
     linears = [
-        [
-            model.linear(name).weight
-            for name in {**block.attention.linears(), **block.feed_forward.linears()}
-        ]
-        for block in model.anatomy.blocks
+        [model.linear(name).weight for name in block.linears()] for block in model.anatomy.blocks
     ]
     model.module.requires_grad_(False)
     model.module.zero_grad()

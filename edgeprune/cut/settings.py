@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 
 class CutSettings(BaseModel):
-    """Removal of layers, feed-forward channels and attention heads from the shapes.
+    """Removal of layers, experts, feed-forward channels and attention heads from the shapes.
 
-    What the prune stage emptied always leaves. `layers`, and then `channels` and `heads` of the
-    layers that are left, remove more, in one shot, by scores that are taken on the text.
+    What the prune stage emptied always leaves. `layers`, then `experts`, then `channels` and
+    `heads` of what is left remove more, in one shot, by scores that are taken on the text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +34,13 @@ class CutSettings(BaseModel):
     )
     keep_last: int | None = Field(
         None, ge=0, description="Layers at the end that stay; none: 2 by taylor (Taylor+), else 0."
+    )
+    experts: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of every layer's experts to remove, by how far they turn what they read "
+        "(TENP).",
     )
     channels: float = Field(
         0.0, ge=0, lt=1, description="Share of feed-forward channels to remove in one shot."

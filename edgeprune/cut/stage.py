@@ -11,6 +11,7 @@ from edgeprune.build import Build
 from edgeprune.cut.collect import unit_scores
 from edgeprune.cut.compensate import cut_channels
 from edgeprune.cut.depth import drop_layers, layer_scores
+from edgeprune.cut.experts import drop_experts, expert_scores
 from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads
@@ -33,18 +34,23 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
         dropped = drop_layers(model, found, count, *settings.kept_ends)
         weights = _moved(weights, names, _linear_names(model), dropped)
         layers = found.tolist()
+    experts: list[list[int]] = []
+    if settings.experts:
+        scores = expert_scores(model, build.calibration(settings.samples))
+        experts = drop_experts(model, scores, settings.experts)
     asked = {HEADS: settings.heads, CHANNELS: settings.channels}
     kinds = [kind for kind, share in asked.items() if share]
     if kinds:
         read = settings.score != "magnitude" or settings.compensate
         batches = build.calibration(settings.samples) if read else []
-        scores = unit_scores(model, batches, kinds, settings.score, build.seed)
+        by_kind = unit_scores(model, batches, kinds, settings.score, build.seed)
         for kind in kinds:
-            cut(model, kind, scores[kind], asked[kind], settings, batches)
+            cut(model, kind, by_kind[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
     return {
         "layers": model.layers,
         "layer_scores": layers,
+        "experts": experts,
         "heads": [len(heads) for heads in model.heads],
         "channels": [len(channels) for channels in model.channels],
         "parameters": sum(p.numel() for p in model.module.parameters()),
@@ -53,7 +59,7 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
 
 def _linear_names(model: Model) -> list[list[str]]:
     """The names of every layer's linears, in the order of the data."""
-    return [[*b.attention.linears(), *b.feed_forward.linears()] for b in model.anatomy.blocks]
+    return [list(block.linears()) for block in model.anatomy.blocks]
 
 
 def _moved(

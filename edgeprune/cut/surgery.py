@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edgeprune.anatomy import Attention, FeedForward, with_layers
+from edgeprune.anatomy import Attention, Block, FeedForward, with_layers
 from edgeprune.errors import UserError
 from edgeprune.models import Model, set_head_attributes
 
@@ -18,10 +18,12 @@ from edgeprune.models import Model, set_head_attributes
 def keep_channels(model: Model, layer: int, keep: Sequence[int]) -> None:
     """Keep only the channels `keep` (present positions) of a layer's feed-forward.
 
+    With experts, `layer` is the place among all feed-forwards of the model.
+
     Raises:
         UserError: nothing would be left.
     """
-    part: FeedForward = model.anatomy.blocks[layer].feed_forward
+    part: FeedForward = model.anatomy.feed_forwards[layer]
     index = _index(keep, layer, "feed-forward channel")
     for name in (part.gate, part.up):
         if name:
@@ -70,7 +72,7 @@ def keep_layers(model: Model, keep: Sequence[int]) -> None:
     """
     if not keep:
         raise UserError("The model would be left without a single layer; ask for less.")
-    order = sorted(keep)
+    order, blocks = sorted(keep), model.anatomy.blocks
     left = put_layers(model, order)
     for place, layer in enumerate(left):
         for part in layer.modules():
@@ -82,7 +84,14 @@ def keep_layers(model: Model, keep: Sequence[int]) -> None:
         setattr(model.module.config, name, value)
     model.layers = [model.layers[layer] for layer in order]
     model.heads = [model.heads[layer] for layer in order]
-    model.channels = [model.channels[layer] for layer in order]
+    channels = channels_by_layer(model, blocks)
+    model.channels = [own for layer in order for own in channels[layer]]
+
+
+def channels_by_layer(model: Model, blocks: Sequence[Block]) -> list[list[list[int]]]:
+    """The channels that are left, by layer and feed-forward; `blocks` as `model.channels` knows."""
+    channels = iter(model.channels)
+    return [[next(channels) for _ in block.feed_forwards] for block in blocks]
 
 
 def put_layers(model: Model, keep: Sequence[int]) -> nn.ModuleList:

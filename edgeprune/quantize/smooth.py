@@ -176,4 +176,6 @@ def _fold_norms(
 
 def smoothable(anatomy: Anatomy) -> bool:
     """Whether the family has somewhere to fold a feed-forward's scale into."""
-    return all(block.feed_forward.gate is not None for block in anatomy.blocks)
+    return all(
+        block.experts is None and block.feed_forward.gate is not None for block in anatomy.blocks
+    )
