@@ -143,7 +143,9 @@ def test_taylor_is_the_sum_of_weights_times_gradients(family, tmp_path):
             if parameter.ndim == 2
         ]
         slopes = torch.autograd.grad(loss, matrices, retain_graph=True)
-        expected = sum(float((w * g).abs().sum()) for w, g in zip(matrices, slopes, strict=True))
+        expected = sum(
+            float((w * g).abs().sum().detach()) for w, g in zip(matrices, slopes, strict=True)
+        )
         assert float(score) == pytest.approx(expected, rel=1e-4)
 
 
