@@ -5,13 +5,42 @@ or a device can do it without torch. Every other file speaks of blocks, attentio
 and never of an architecture's name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeprune.errors import UserError
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Query, key and value stored as one weight, which loading takes apart into linears of their
+    own: `query`, `key` and `value` below its path."""
+
+    path: str
+    interleaved: bool
+    """Rows are (query, key, value) of head 0, of head 1...; not all queries, all keys, all values.
+    """
+
+
+@dataclass(frozen=True)
+class ExpertPaths:
+    """Where a mixture-of-experts layer keeps its parts; a layer may also be dense."""
+
+    module: str
+    """What routes tokens to experts."""
+    router: str
+    experts: str
+    """The list of experts; `gate`, `up` and `down` are relative to each."""
+    gate: str
+    up: str
+    down: str
+    shared: str | None = None
+    """A feed-forward beside the experts that reads every token."""
+    normalized: str | None = None
+    """The setting by which a token's chosen weights sum to 1; None where they always do."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +71,16 @@ class Family:
     """A pooler beside the encoder, which no sentence embedding reads."""
     position_offset: int = 0
     """Rows of the position table that no token reaches: positions start above the padding id."""
+    fused: Fused | None = None
+    transposed: bool = False
+    """Stored weights of the layers are (inputs, outputs); loading turns them."""
+    norms_first: str | None = None
+    """The setting by which norms stand before what reads them; None where they always do."""
+    norm_offset: float = 0.0
+    """What a norm adds to its stored weight."""
+    experts: ExpertPaths | None = None
+    head: str = "lm_head"
+    """The linear that yields a decoder's logits."""
 
 
 _BERT = Family(
@@ -62,6 +101,24 @@ _BERT = Family(
         "token_type": "embeddings.token_type_embeddings",
     },
     unread_pooler="pooler",
+)
+
+_LLAMA = Family(
+    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    kind="decoder",
+    layers="layers",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.o_proj",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+    down="mlp.down_proj",
+    attention="self_attn",
+    head_attributes={"num_key_value_groups": "groups"},
+    embeddings={"word": "embed_tokens"},
+    attention_norm="input_layernorm",
+    feed_forward_norm="post_attention_layernorm",
 )
 
 FAMILIES: tuple[Family, ...] = (
@@ -104,26 +161,117 @@ FAMILIES: tuple[Family, ...] = (
         unread_pooler="pooler",
         position_offset=2,
     ),
+    _LLAMA,
+    replace(_LLAMA, model_types=("gemma",), norm_offset=1.0),
+    replace(
+        _LLAMA,
+        model_types=("mixtral",),
+        experts=ExpertPaths(
+            module="block_sparse_moe",
+            router="block_sparse_moe.gate",
+            experts="block_sparse_moe.experts",
+            gate="w1",
+            up="w3",
+            down="w2",
+        ),
+    ),
+    replace(
+        _LLAMA,
+        model_types=("qwen2_moe", "qwen3_moe"),
+        experts=ExpertPaths(
+            module="mlp",
+            router="mlp.gate",
+            experts="mlp.experts",
+            gate="gate_proj",
+            up="up_proj",
+            down="down_proj",
+            shared="mlp.shared_expert",
+            normalized="norm_topk_prob",
+        ),
+    ),
     Family(
-        model_types=("llama", "mistral", "qwen2", "qwen3"),
+        model_types=("gpt2",),
+        kind="decoder",
+        layers="h",
+        query="attn.c_attn.query",
+        key="attn.c_attn.key",
+        value="attn.c_attn.value",
+        output="attn.c_proj",
+        up="mlp.c_fc",
+        down="mlp.c_proj",
+        attention="attn",
+        head_attributes={},
+        embeddings={"word": "wte", "position": "wpe"},
+        attention_norm="ln_1",
+        feed_forward_norm="ln_2",
+        fused=Fused("attn.c_attn", interleaved=False),
+        transposed=True,
+    ),
+    Family(
+        model_types=("opt",),
+        kind="decoder",
+        layers="decoder.layers",
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        value="self_attn.v_proj",
+        output="self_attn.out_proj",
+        up="fc1",
+        down="fc2",
+        attention="self_attn",
+        head_attributes={},
+        # The two rows that no token reaches come on top of max_position_embeddings.
+        embeddings={"word": "decoder.embed_tokens", "position": "decoder.embed_positions"},
+        attention_norm="self_attn_layer_norm",
+        feed_forward_norm="final_layer_norm",
+        norms_first="do_layer_norm_before",
+    ),
+    Family(
+        model_types=("gpt_neox",),
+        kind="decoder",
+        layers="layers",
+        query="attention.query_key_value.query",
+        key="attention.query_key_value.key",
+        value="attention.query_key_value.value",
+        output="attention.dense",
+        up="mlp.dense_h_to_4h",
+        down="mlp.dense_4h_to_h",
+        attention="attention",
+        head_attributes={},
+        embeddings={"word": "embed_in"},
+        attention_norm="input_layernorm",
+        feed_forward_norm="post_attention_layernorm",
+        fused=Fused("attention.query_key_value", interleaved=True),
+        head="embed_out",
+    ),
+    Family(
+        model_types=("phi",),
         kind="decoder",
         layers="layers",
         query="self_attn.q_proj",
         key="self_attn.k_proj",
         value="self_attn.v_proj",
-        output="self_attn.o_proj",
-        gate="mlp.gate_proj",
-        up="mlp.up_proj",
-        down="mlp.down_proj",
+        output="self_attn.dense",
+        up="mlp.fc1",
+        down="mlp.fc2",
         attention="self_attn",
         head_attributes={"num_key_value_groups": "groups"},
+        # One norm is read by attention and feed-forward both, so that neither may change it.
         embeddings={"word": "embed_tokens"},
-        attention_norm="input_layernorm",
-        feed_forward_norm="post_attention_layernorm",
     ),
 )
 
-_BASE_PREFIXES = ("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet.", "model.")
+_BASE_PREFIXES = (
+    *("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet."),
+    *("model.", "transformer.", "gpt_neox."),
+)
+_SETTINGS = {
+    "num_attention_heads": ("num_attention_heads", "n_heads", "n_head"),
+    "hidden_size": ("hidden_size", "dim", "n_embd"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions"),
+    "num_experts": ("num_local_experts", "num_experts"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layers", "n_layer"),
+}
+"""The names that families give to one setting."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +320,52 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """One layer's mixture of experts: the module that routes, its router, and how many there are.
+
+    They are the first of the block's feed-forwards; one that reads every token may follow.
+    """
+
+    module: str
+    router: str
+    path: str
+    count: int
+    active: int
+    """Experts that a token is given to."""
+    normalized: bool
+    """Whether a token's chosen weights sum to 1."""
+
+
+@dataclass(frozen=True)
 class Block:
     """One transformer layer."""
 
     index: int
     name: str
     attention: Attention
-    feed_forward: FeedForward
+    feed_forwards: tuple[FeedForward, ...]
+    experts: Experts | None = None
+
+    @property
+    def feed_forward(self) -> FeedForward:
+        """The feed-forward of a dense layer.
+
+        Raises:
+            UserError: the layer is a mixture of experts.
+        """
+        if self.experts is not None:
+            raise UserError(
+                f"{self.name} is a mixture of {self.experts.count} experts, which this does not "
+                "do; cut.experts, cut.channels without compensation and cut.layers do."
+            )
+        return self.feed_forwards[0]
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear but a router, in the order of the data."""
+        linears = self.attention.linears()
+        for part in self.feed_forwards:
+            linears |= part.linears()
+        return linears
 
 
 @dataclass(frozen=True)
@@ -204,14 +391,19 @@ class Anatomy:
     @property
     def head(self) -> str | None:
         """The linear that yields a decoder's logits; None for encoders."""
-        return self.head_linears[-1] if self.kind == "decoder" and self.head_linears else None
+        return self.family.head if self.family.head in self.head_linears else None
 
     def block_linears(self) -> dict[str, str]:
         """Full module name -> role of every linear inside the blocks."""
         linears: dict[str, str] = {}
         for block in self.blocks:
-            linears |= block.attention.linears() | block.feed_forward.linears()
+            linears |= block.linears()
         return linears
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForward, ...]:
+        """Every feed-forward in order: one a layer, or a layer's experts."""
+        return tuple(part for block in self.blocks for part in block.feed_forwards)
 
     def linears(self) -> dict[str, str]:
         """Full module name -> role of every linear, heads of the model included."""
@@ -256,25 +448,22 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     """
     model_type = str(config.get("model_type", ""))
     family = find_family(model_type)
+    if family.norms_first and not config.get(family.norms_first, True):
+        family = replace(family, attention_norm=None, feed_forward_norm=None)
+    shapes = _plain(family, shapes)
     prefix = _base_prefix(family, shapes)
     head_dim = config.get("head_dim") or hidden_size(config) // num_heads(config)
     blocks = []
     for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
         layer = f"{prefix}{family.layers}.{index}"
+        experts = _experts(family, layer, config, shapes)
         blocks.append(
             Block(
                 index=index,
                 name=layer,
                 attention=_attention(family, layer, shapes, int(head_dim)),
-                feed_forward=FeedForward(
-                    up=f"{layer}.{family.up}",
-                    down=f"{layer}.{family.down}",
-                    gate=f"{layer}.{family.gate}" if family.gate else None,
-                    channels=_shape(shapes, f"{layer}.{family.up}")[0],
-                    norm=f"{layer}.{family.feed_forward_norm}"
-                    if family.feed_forward_norm
-                    else None,
-                ),
+                feed_forwards=_feed_forwards(family, layer, shapes, experts),
+                experts=experts,
             )
         )
     embeddings = {
@@ -288,11 +477,11 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         model_type=model_type,
         blocks=tuple(blocks),
         embeddings=embeddings,
-        head_linears=_head_linears(family, prefix, shapes, tied, task_of(config)),
+        head_linears=_head_linears(family, prefix, embeddings, shapes, tied, task_of(config)),
         tied_embeddings=tied,
         hidden_size=hidden_size(config),
         max_positions=max_positions(config),
-        shapes=_with_tied_head(shapes, embeddings, tied),
+        shapes=_with_tied_head(family, shapes, embeddings, tied),
     )
 
 
@@ -313,25 +502,73 @@ def task_of(config: Mapping[str, Any]) -> str:
         )
     if architecture.endswith("ForSequenceClassification"):
         return "text-classification"
-    if architecture.endswith("ForCausalLM"):
+    kinds = {name: family.kind for family in FAMILIES for name in family.model_types}
+    decoder = kinds.get(str(config.get("model_type"))) == "decoder"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel") if decoder else "ForCausalLM"):
         return "text-generation"
     return "feature-extraction"
 
 
 def num_heads(config: Mapping[str, Any]) -> int:
     """Attention heads of a layer before anything was cut."""
-    return int(config.get("num_attention_heads") or config["n_heads"])
+    return _setting(config, "num_attention_heads")
 
 
 def hidden_size(config: Mapping[str, Any]) -> int:
     """Width of the residual stream."""
-    return int(config.get("hidden_size") or config["dim"])
+    return _setting(config, "hidden_size")
 
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
     family = find_family(str(config.get("model_type", "")))
-    return int(config.get("max_position_embeddings", 512)) - family.position_offset
+    return _setting(config, "max_position_embeddings", 512) - family.position_offset
+
+
+def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """What a configuration says otherwise once only the layers `kept` are left."""
+    counts = [name for name in _SETTINGS["num_hidden_layers"] if name in config]
+    changed: dict[str, Any] = dict.fromkeys(counts, len(kept))
+    if config.get("layer_types"):
+        changed["layer_types"] = [config["layer_types"][layer] for layer in kept]
+    if step := config.get("decoder_sparse_step"):  # one in so many layers has experts
+        dense = set(config.get("mlp_only_layers") or ())
+        dense |= {layer for layer in kept if (layer + 1) % step}
+        changed["mlp_only_layers"] = [n for n, layer in enumerate(kept) if layer in dense]
+        changed["decoder_sparse_step"] = 1
+    return changed
+
+
+def with_experts(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What a configuration says otherwise once every mixture has `count` experts."""
+    return {name: count for name in _SETTINGS["num_experts"] if name in config}
+
+
+def _setting(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    found = (config[key] for key in _SETTINGS[name] if config.get(key))
+    value = next(found, default)
+    if value is None:
+        raise UserError(f"config.json does not say {' or '.join(_SETTINGS[name])}.")
+    return int(value)
+
+
+def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Shapes as they are once fused and transposed weights were made plain linears."""
+    fused = family.fused
+    if fused is None or not any(name.endswith(f".{fused.path}.weight") for name in shapes):
+        return shapes
+    turned = (fused.path, family.output, family.up, family.down) if family.transposed else ()
+    plain: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        path, _, kind = name.rpartition(".")
+        if kind == "weight" and path.endswith(tuple(f".{part}" for part in turned)):
+            shape = shape[::-1]
+        if path.endswith(f".{fused.path}") and kind in ("weight", "bias"):
+            third = (shape[0] // 3, *shape[1:])
+            plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
+        else:
+            plain[name] = shape
+    return plain
 
 
 def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Attention:
@@ -347,6 +584,46 @@ def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim
         module=f"{layer}.{family.attention}",
         norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
     )
+
+
+def _experts(
+    family: Family, layer: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Experts | None:
+    paths = family.experts
+    if paths is None or f"{layer}.{paths.router}.weight" not in shapes:
+        return None
+    path = f"{layer}.{paths.experts}"
+    return Experts(
+        module=f"{layer}.{paths.module}",
+        router=f"{layer}.{paths.router}",
+        path=path,
+        count=_count_layers(path, shapes),
+        active=int(config["num_experts_per_tok"]),
+        normalized=paths.normalized is None or bool(config.get(paths.normalized)),
+    )
+
+
+def _feed_forwards(
+    family: Family, layer: str, shapes: Mapping[str, Shape], experts: Experts | None
+) -> tuple[FeedForward, ...]:
+    norm = f"{layer}.{family.feed_forward_norm}" if family.feed_forward_norm else None
+
+    def part(path: str, up: str, down: str, gate: str | None) -> FeedForward:
+        return FeedForward(
+            up=f"{path}.{up}",
+            down=f"{path}.{down}",
+            gate=f"{path}.{gate}" if gate else None,
+            channels=_shape(shapes, f"{path}.{up}")[0],
+            norm=norm,
+        )
+
+    paths = family.experts
+    if experts is None or paths is None:
+        return (part(layer, family.up, family.down, family.gate),)
+    places = [f"{experts.path}.{number}" for number in range(experts.count)]
+    if paths.shared and f"{layer}.{paths.shared}.{paths.up}.weight" in shapes:
+        places.append(f"{layer}.{paths.shared}")
+    return tuple(part(place, paths.up, paths.down, paths.gate) for place in places)
 
 
 def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
@@ -374,7 +651,12 @@ def _count_layers(path: str, shapes: Mapping[str, Shape]) -> int:
 
 
 def _head_linears(
-    family: Family, prefix: str, shapes: Mapping[str, Shape], tied: bool, task: str
+    family: Family,
+    prefix: str,
+    tables: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    tied: bool,
+    task: str,
 ) -> tuple[str, ...]:
     """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
     if family.kind == "encoder" and task == "feature-extraction":
@@ -387,17 +669,18 @@ def _head_linears(
         if name.endswith(".weight")
         and len(shape) == 2
         and not name.startswith((inside, embeddings))
-        and "embed" not in name.split(".")[-2]
+        and name.removesuffix(".weight") not in tables.values()
         and "relative_attention_bias" not in name
     ]
-    if family.kind == "decoder" and tied and "lm_head" not in names:
-        names.append("lm_head")
+    if family.kind == "decoder" and tied and family.head not in names:
+        names.append(family.head)
     return tuple(names)
 
 
 def _with_tied_head(
-    shapes: Mapping[str, Shape], embeddings: Mapping[str, str], tied: bool
+    family: Family, shapes: Mapping[str, Shape], embeddings: Mapping[str, str], tied: bool
 ) -> Mapping[str, Shape]:
-    if not tied or "lm_head.weight" in shapes:
+    head = f"{family.head}.weight"
+    if not tied or head in shapes:
         return shapes
-    return {**shapes, "lm_head.weight": shapes[f"{embeddings['word']}.weight"]}
+    return {**shapes, head: shapes[f"{embeddings['word']}.weight"]}

@@ -182,12 +182,14 @@ def _read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Shape]]:
             shapes["lm_head.weight"] = shape
         elif parts[0] == "blk" and parts[2] in _GGUF_LAYER:
             shapes[f"model.layers.{parts[1]}.{_GGUF_LAYER[parts[2]]}.{parts[3]}"] = shape
+    head_dim = reader.fields.get(f"{architecture}.attention.key_length")
     config = {
         "model_type": architecture,
         "architectures": ["GGUFForCausalLM"],
         "hidden_size": number("embedding_length"),
         "num_attention_heads": number("attention.head_count"),
         "num_key_value_heads": number("attention.head_count_kv"),
+        "head_dim": int(head_dim.contents()) if head_dim else None,
         "max_position_embeddings": number("context_length"),
         "tie_word_embeddings": "lm_head.weight" not in shapes,
     }

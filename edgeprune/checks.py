@@ -28,6 +28,8 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     anatomy = checkpoint.anatomy
     if not anatomy.blocks:
         raise UserError(f"{checkpoint.name} has no layers.")
+    if any(block.experts for block in anatomy.blocks):
+        _check_mixture(recipe, checkpoint)
     _check_lengths(recipe, checkpoint)
     _check_measure(recipe, checkpoint)
     _check_text(recipe, checkpoint, corpus)
@@ -36,8 +38,22 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         for pool in recipe.prune.pools():
             units[pool.pattern] = _left_by_pruning(anatomy, pool, units[pool.pattern])
     if recipe.cut:
+        left = _check_layers(anatomy, recipe.cut)
         for kind, layers in units.items():
-            _check_cut(anatomy, recipe.cut, kind, layers)
+            # Which layers go is not known yet: the largest that can be left.
+            parts = anatomy.feed_forwards if kind == "channels" else anatomy.blocks
+            places = len(parts) * left // len(anatomy.blocks)
+            _check_cut(anatomy, recipe.cut, kind, sorted(layers)[-places:], places)
+
+
+def _check_mixture(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Some stages know one feed-forward a layer, which sees every token."""
+    for stage in ("prune", "quantize"):
+        if getattr(recipe, stage) is not None:
+            raise UserError(
+                f"{checkpoint.name} is made of mixtures of experts, which the {stage} stage does "
+                "not take; leave it out and use cut.experts, cut.channels or cut.layers."
+            )
 
 
 def _check_lengths(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -130,7 +146,21 @@ def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -
     return [total - goal]
 
 
-def _check_cut(anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[int]) -> None:
+def _check_layers(anatomy: Anatomy, settings: CutSettings) -> int:
+    """How many layers are left."""
+    total, (first, last) = len(anatomy.blocks), settings.kept_ends
+    count = settings.layers_to_drop(total)
+    if count > min(total - 1, max(0, total - first - last)):
+        raise UserError(
+            f"cut.layers would drop {count} of {total} layers, of which {first} at the start and "
+            f"{last} at the end are kept: lower it, cut.keep_first or cut.keep_last."
+        )
+    return total - count
+
+
+def _check_cut(
+    anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[int], left: int
+) -> None:
     share = settings.channels if kind == "channels" else settings.heads
     minimum = settings.minimum_channels if kind == "channels" else settings.minimum_heads
     if not share:
@@ -139,10 +169,10 @@ def _check_cut(anatomy: Anatomy, settings: CutSettings, kind: str, layers: list[
         _check_groups(anatomy)
     total = sum(layers)
     keep = total - round(share * total)
-    if keep < minimum * len(anatomy.blocks):
+    if keep < minimum * left:
         raise UserError(
             f"cut.{kind} is {share:g}, which would keep {keep} of {total} in "
-            f"{len(anatomy.blocks)} layers, and every layer keeps at least {minimum}: ask for less."
+            f"{left} layers, and every layer keeps at least {minimum}: ask for less."
         )
 
 
@@ -155,7 +185,7 @@ def _check_groups(anatomy: Anatomy) -> None:
 
 
 def _channels(anatomy: Anatomy) -> list[int]:
-    return [block.feed_forward.channels for block in anatomy.blocks]
+    return [part.channels for part in anatomy.feed_forwards]
 
 
 def _heads(anatomy: Anatomy) -> list[int]:

@@ -46,15 +46,24 @@ def export_onnx(model: Model, folder: Path) -> Path:
                 library_name="transformers",
             )
         except (KeyError, ValueError) as error:
-            raise UserError(f"optimum cannot export this model to ONNX: {error}") from error
+            raise UserError(_refusal(error)) from error
         config = model.module.config
         cached = {"use_past": True, "use_past_in_inputs": True}
         exporter = constructor(config, **(cached if model.task == "text-generation" else {}))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.onnx"
-        with torch.no_grad():
-            export(model.module, exporter, path, opset=OPSET, do_constant_folding=True)
+        try:
+            with torch.no_grad():
+                export(model.module, exporter, path, opset=OPSET, do_constant_folding=True)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(_refusal(error)) from error
     return path
+
+
+def _refusal(error: Exception) -> str:
+    """The first sentence of optimum's; what follows is a list of all that it knows."""
+    reason = str(error.args[0] if error.args else error).strip() or repr(error)
+    return f"optimum cannot export this model to ONNX: {reason.splitlines()[0].split('. ')[0]}."
 
 
 def export_plain(model_folder: Path, output_folder: Path) -> Path:

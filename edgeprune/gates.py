@@ -20,8 +20,9 @@ HEADS, CHANNELS = "heads", "channels"
 
 @dataclass(frozen=True)
 class Gate:
-    """The gates of one layer: one per head or channel.
+    """The gates of one layer's heads, or of one feed-forward's channels.
 
+    layer: the layer, or the place among the model's feed-forwards: the same but among experts.
     name: the module whose input they multiply.
     unit_size: columns of that input that belong to one gate.
     groups: the unit of each gate, where several gates share a fate; None where each is its own.
@@ -36,17 +37,18 @@ class Gate:
 
 
 def make_gates(model: Model, kind: str) -> list[Gate]:
-    """Gates of one kind for every layer, open, ready for gradients."""
+    """Gates of one kind for every layer, or expert, open, ready for gradients."""
+    if kind == CHANNELS:
+        return [
+            Gate(kind, place, part.down, torch.ones(part.channels, requires_grad=True), 1)
+            for place, part in enumerate(model.anatomy.feed_forwards)
+        ]
     gates = []
     for block in model.anatomy.blocks:
-        if kind == HEADS:
-            name, count, size = block.attention.output, block.attention.num_heads, None
-            size = block.attention.head_dim
-        else:
-            name, count, size = block.feed_forward.down, block.feed_forward.channels, 1
-        groups = head_groups(block) if kind == HEADS and model.anatomy.kind == "decoder" else None
-        value = torch.ones(count, requires_grad=True)
-        gates.append(Gate(kind, block.index, name, value, size, groups))
+        part = block.attention
+        groups = head_groups(block) if model.anatomy.kind == "decoder" else None
+        value = torch.ones(part.num_heads, requires_grad=True)
+        gates.append(Gate(kind, block.index, part.output, value, part.head_dim, groups))
     return gates
 
 

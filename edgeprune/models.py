@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgeprune.anatomy import Anatomy, describe, find_family, task_of
+from edgeprune.anatomy import Anatomy, describe, find_family, num_heads, task_of
 from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
+from edgeprune.plain import make_plain
 from edgeprune.pooling import Pooling, read_pooling
 from edgeprune.quiet import quiet
 
@@ -27,7 +28,9 @@ _NOT_ASSETS = ("model.safetensors.index.json", SIZES)
 class Model:
     """A torch model in float32, in evaluation mode, with what it is made of.
 
-    `heads` names, per layer, which of the original heads are left, in order; `channels` likewise.
+    `layers` names which of the original layers are left, in order; `heads`, per layer that is left,
+    which of its heads; `channels`, per feed-forward (one a layer, or its experts), which of its
+    channels.
     """
 
     module: nn.Module
@@ -35,6 +38,7 @@ class Model:
     folder: Path
     heads: list[list[int]]
     channels: list[list[int]]
+    layers: list[int]
 
     @property
     def anatomy(self) -> Anatomy:
@@ -90,6 +94,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
     # A checkpoint that was 4-bit on disk is float32 from here on.
     config.pop("quantization_config", None)
+    make_plain(loaded, find_family(config["model_type"]), num_heads(config))
     model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.folder)
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -137,7 +142,7 @@ def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None
     folder.mkdir(parents=True, exist_ok=True)
     copy_assets(model.folder, folder)
     (folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True))
-    sizes = {"heads": model.heads, "channels": model.channels}
+    sizes = {"layers": model.layers, "heads": model.heads, "channels": model.channels}
     (folder / SIZES).write_text(json.dumps(sizes))
     tied = {model.anatomy.head} if model.anatomy.tied_embeddings else set()
     tensors = {
@@ -177,10 +182,11 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
     with no_init_weights():
         module = architecture(settings)
     module = _without_unread_pooler(module, config)
+    make_plain(module, find_family(config["model_type"]), num_heads(config))
     tensors = load_file(folder / "model.safetensors")
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
-    model = Model(module.float().eval(), config, folder, sizes["heads"], sizes["channels"])
+    model = Model(module.float().eval(), config, folder, **sizes)
     for name in anatomy.block_linears():
         resize(model.linear(name), tensors[f"{name}.weight"].shape)
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=True)
@@ -204,6 +210,14 @@ def resize(linear: nn.Linear, shape: tuple[int, ...]) -> None:
     linear.weight = nn.Parameter(torch.empty(outputs, inputs))
     if linear.bias is not None:
         linear.bias = nn.Parameter(torch.empty(outputs))
+
+
+def attended(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Rows [tokens, width] of what the tokens in `mask` [texts, tokens] hand on; some families lay
+    texts and tokens into one axis."""
+    if bool(mask.all()):  # an expert sees some of the tokens, and not in the mask's order
+        return hidden.flatten(0, -2)
+    return hidden.reshape(*mask.shape, -1)[mask.bool()]
 
 
 def set_head_attributes(model: Model) -> None:
@@ -237,10 +251,11 @@ def copy_assets(source: Path, target: Path) -> None:
 
 
 def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
-    model = Model(module.float().eval(), config, folder, [], [])
+    model = Model(module.float().eval(), config, folder, [], [], [])
     for block in model.anatomy.blocks:
+        model.layers.append(block.index)
         model.heads.append(list(range(block.attention.num_heads)))
-        model.channels.append(list(range(block.feed_forward.channels)))
+        model.channels += [list(range(part.channels)) for part in block.feed_forwards]
     return model
 
 

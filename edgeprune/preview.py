@@ -97,6 +97,17 @@ def cut_lines(
         lines.append("what pruning emptied leaves the shapes")
         for pool in pruning.pools():
             counts[pool.pattern] -= round(pool.share * counts[pool.pattern])
+    total = len(anatomy.blocks)
+    if drop := settings.layers_to_drop(total):
+        lines.append(
+            f"{drop} of {total} layers leave by {settings.layer_score}, on "
+            f"{settings.layer_samples:,} sequences of text"
+        )
+        counts = {noun: units * (total - drop) // total for noun, units in counts.items()}
+    if settings.experts:
+        lines.append(
+            f"{100 * settings.experts:g} % of every layer's experts leave, by TENP's score"
+        )
     for noun, share in (("channels", settings.channels), ("heads", settings.heads)):
         units = counts[noun]
         if share:
@@ -149,7 +160,7 @@ def _parameters(anatomy: Anatomy) -> int:
 
 
 def _channels(anatomy: Anatomy) -> int:
-    return sum(block.feed_forward.channels for block in anatomy.blocks)
+    return sum(part.channels for part in anatomy.feed_forwards)
 
 
 def _heads(anatomy: Anatomy) -> int:

@@ -4,6 +4,7 @@ Each takes the build, the folder of the stage before and the folder to write, an
 did. Pruning, cutting, recovery and measurement have rooms of their own.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
         for batch in build.some(_CHECKED_BATCHES)
     ]
     copy_assets(build.folders["load"], target)
+    # Clients size a decoder's cache by the layers that are left.
+    shutil.copyfile(model_folder / "config.json", target / "config.json")
     (target / ONNX).mkdir(parents=True, exist_ok=True)
     reports = rewrite_graph(
         source / ONNX / "model.onnx",

@@ -7,6 +7,7 @@ from tiny_models import (
     CLASSIFIERS,
     DECODERS,
     ENCODERS,
+    MIXTURES,
     ODD_DECODERS,
     make_batch,
     make_model,
@@ -22,7 +23,7 @@ from edgeprune.errors import UserError
 from edgeprune.gates import CHANNELS, HEADS, Gate, applied, make_gates
 from edgeprune.models import Model, import_checkpoint, load_model, save_model
 
-GROUPED = (*DECODERS, "llama-biased")
+GROUPED = (*DECODERS[:6], "phi-grouped", "llama-biased")
 FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS)))
 
 # Kept units per layer. Layers end with different sizes; a decoder's heads are slots of its groups.
@@ -60,15 +61,17 @@ def close(gates: list[Gate], masks: list[Tensor]) -> None:
             gate.value.copy_(mask if gate.groups is None else mask[gate.groups])
 
 
-def kinds_of(family: str) -> tuple[str, ...]:
-    return (CHANNELS,) if family == "llama-ungrouped" else (CHANNELS, HEADS)
+def kinds_of(model: Model) -> tuple[str, ...]:
+    attention = model.anatomy.blocks[0].attention
+    fixed = model.anatomy.kind == "decoder" and attention.heads_per_group == 1
+    return (CHANNELS,) if fixed else (CHANNELS, HEADS)
 
 
 def cut_model(family: str, folder, batch: dict[str, Tensor]) -> tuple[Model, Tensor]:
     """A model whose masked units were cut, and what it answered while they were masked."""
     model = make_model(family, folder, unequal=False)
     gates, masks = {}, {}
-    for kind in kinds_of(family):
+    for kind in kinds_of(model):
         gates[kind], masks[kind] = make_gates(model, kind), masks_for(model, kind)
         close(gates[kind], masks[kind])
     with applied(model, [gate for each in gates.values() for gate in each]):
@@ -79,9 +82,9 @@ def cut_model(family: str, folder, batch: dict[str, Tensor]) -> tuple[Model, Ten
 
 
 def test_every_known_family_is_tested():
-    tested = {"xlm-roberta" if name == "roberta" else name for name in FAMILY_NAMES}
+    tested = {"xlm-roberta" if name == "roberta" else name for name in (*FAMILY_NAMES, *MIXTURES)}
     assert set(known_model_types()) - {"roberta"} <= tested
-    assert len(FAMILIES) == 5
+    assert len(FAMILIES) == 12
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -91,7 +94,7 @@ def test_cut_equals_masked_and_loads_again(family, tmp_path):
     whole = answer(import_checkpoint(open_checkpoint(str(tmp_path / "hf"))), batch)
     assert (masked - whole).abs().max() > 1e-3  # the gates did something
     got = answer(model, batch)
-    assert (got - masked).abs().max() < 1e-5
+    assert (got - masked).abs().max() < 2e-6 * masked.abs().max()
 
     save_model(model, tmp_path / "cut")
     again = load_model(tmp_path / "cut")
@@ -135,7 +138,9 @@ def test_import_is_the_model_that_transformers_saved(family, tmp_path):
     with torch.no_grad():
         output = auto[model.task].from_pretrained(tmp_path).eval()(**batch)[0]
     expected = output if output.ndim == 2 else output[batch["attention_mask"] == 1]
-    torch.testing.assert_close(answer(model, batch), expected, rtol=0, atol=0)
+    # Three products in place of a fused one may sum in another order.
+    atol = 1e-5 if model.anatomy.family.fused else 0
+    torch.testing.assert_close(answer(model, batch), expected, rtol=0, atol=atol)
     expected_task = "feature-extraction" if family in ENCODERS[:5] else "text-classification"
     if model.anatomy.kind == "decoder":
         expected_task = "text-generation"
@@ -197,6 +202,13 @@ def test_a_decoder_with_groups_of_one_keeps_its_heads(tmp_path):
     scores = [torch.rand(1), torch.rand(1)]
     with pytest.raises(UserError, match="cannot keep 1 of 2 units"):
         cut(model, HEADS, scores, 0.5, CutSettings(heads=0.5))
+
+
+def test_ungrouped_decoders_say_why_their_heads_stay(tmp_path):
+    for family in ("gpt2", "opt", "gpt_neox"):
+        model = make_model(family, tmp_path / family, unequal=False)
+        with pytest.raises(UserError, match="equally many for each"):
+            keep_heads(model, 0, [0, 1])
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

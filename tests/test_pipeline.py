@@ -506,3 +506,32 @@ def test_weights_go_in_one_shot_and_stay_gone(tmp_path):
     assert pruned["seconds"] > 0
     dry = site.build("nowhere", "--dry-run")
     assert "in one shot by wanda, on 32 sequences" in " ".join(dry.stdout.split())
+
+
+def test_whole_layers_leave_a_pruned_decoder(tmp_path):
+    """Masks follow their layers; clients size the cache by the configuration."""
+    recipe = ONE_SHOT.replace("recover", "cut: {layers: 1}\nrecover") + "quantize: {}\n"
+    site = Site(tmp_path, "gpt2", recipe)
+    result = site.build()
+    assert result.exit_code == 0, result.stderr
+    out = tmp_path / "out"
+    bundle = Bundle.open(out / "bundle")
+    did = {each["name"]: each for each in bundle.manifest["stages"]}
+    [left] = did["cut"]["layers"]
+    assert did["cut"]["layer_scores"][left] == max(did["cut"]["layer_scores"])
+    assert bundle.config["n_layer"] == 1
+    assert not any("past_key_values.1" in name for name in bundle.outline.inputs)
+    before = load_file(stage(out, "prune") / "masks.safetensors")
+    after = load_file(stage(out, "recover") / "masks.safetensors")
+    assert len(after) == len(before) // 2
+    for name, mask in after.items():
+        assert np.array_equal(mask, before[name.replace("h.0.", f"h.{left}.")])
+    assert all(each["kept"] for each in did["rewrite"]["passes"])
+    generated = CliRunner().invoke(
+        main, ["run", str(bundle.folder), "w001 w002", "--raw", "--max-tokens", "4"]
+    )
+    assert generated.exit_code == 0, generated.stderr
+    dry = site.build("nowhere", "--dry-run")
+    assert "1 of 2 layers leave by loss, on 32 sequences" in " ".join(dry.stdout.split())
+    refused = site.build("nowhere", "--set", "cut.layers=2")
+    assert "would drop 2 of 2 layers" in refused.stderr

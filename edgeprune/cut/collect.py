@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.anatomy import Block
 from edgeprune.cut.scores import Fisher, Flap, ProbePruning, TaylorAbs, magnitude
 from edgeprune.gates import HEADS, Gate, make_gates
-from edgeprune.models import Model
+from edgeprune.models import Model, attended
 from edgeprune.probe import fisher_probe
 from edgeprune.progress import track
 from edgeprune.recover.objective import tensors
-from edgeprune.text.batches import Batch
+from edgeprune.text.batches import Batch, text_by_text
 
 Captured = dict[str, Tensor]
 
@@ -30,6 +29,8 @@ def unit_scores(
         score: fisher, taylor, flap, pp or magnitude, as scores.py defines them.
     """
     gates = [gate for kind in kinds for gate in make_gates(model, kind)]
+    if any(block.experts for block in model.anatomy.blocks):
+        batches = text_by_text(batches)  # an expert does not know whose tokens it sees
     found = _SCORES[score](model, gates, batches, seed)
     return {
         kind: [_by_unit(found[gate.name], gate) for gate in gates if gate.kind == kind]
@@ -52,9 +53,8 @@ def _by_gradients(
     ) -> dict[str, Tensor]:
         scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
         for captured in _with_gradients(model, gates, batches, seed):
-            for name, h in captured.items():
-                assert h.grad is not None
-                add(scorers[name], h, h.grad)
+            for name, (h, gradient) in captured.items():
+                add(scorers[name], h, gradient)
         return {name: scorer.finish() for name, scorer in scorers.items()}
 
     return score
@@ -67,10 +67,11 @@ def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Ten
         scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
         with torch.no_grad(), _capturing(model, gates, retain=False) as captured:
             for batch in track(batches, "scoring", len(batches)):
-                mask = torch.from_numpy(batch.attention_mask).bool()
+                mask = torch.from_numpy(batch.attention_mask)
+                captured.clear()
                 model.module(**tensors(batch))
                 for name, h in captured.items():
-                    scorers[name].add(h[mask])
+                    scorers[name].add(attended(h, mask))
         return {name: scorer.finish(model.linear(name).weight) for name, scorer in scorers.items()}
 
     return score
@@ -79,19 +80,19 @@ def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Ten
 def _magnitude(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
 ) -> dict[str, Tensor]:
-    blocks = model.anatomy.blocks
-    return {gate.name: _weight_norms(model, blocks[gate.layer], gate) for gate in gates}
+    return {gate.name: _weight_norms(model, gate) for gate in gates}
 
 
-def _weight_norms(model: Model, block: Block, gate: Gate) -> Tensor:
+def _weight_norms(model: Model, gate: Gate) -> Tensor:
     if gate.kind == HEADS:
+        block = model.anatomy.blocks[gate.layer]
         incoming = [model.linear(block.attention.query).weight]
         if gate.groups is None:
             incoming += [
                 model.linear(n).weight for n in (block.attention.key, block.attention.value)
             ]
     else:
-        part = block.feed_forward
+        part = model.anatomy.feed_forwards[gate.layer]
         incoming = [model.linear(name).weight for name in (part.gate, part.up) if name]
     return magnitude(incoming, [model.linear(gate.name).weight], gate.unit_size)
 
@@ -107,8 +108,8 @@ _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
 
 def _with_gradients(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
-) -> Iterator[Captured]:
-    """What every gate multiplies, with its gradient, batch after batch."""
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
@@ -118,9 +119,18 @@ def _with_gradients(
     try:
         with _capturing(model, gates, retain=True) as captured:
             for batch in track(batches, "scoring", len(batches)):
+                captured.clear()  # an expert that no token reaches has nothing
                 output = model.module(**tensors(batch))
                 fisher_probe(model, output, batch, generator).backward()
-                yield captured
+                texts = len(batch.input_ids)
+                yield {
+                    name: (
+                        h.reshape(texts, -1, h.shape[-1]),
+                        h.grad.reshape(texts, -1, h.shape[-1]),
+                    )
+                    for name, h in captured.items()
+                    if h.grad is not None
+                }
     finally:
         handle.remove()
 

@@ -2,18 +2,46 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class CutSettings(BaseModel):
-    """Removal of feed-forward channels and attention heads from the shapes.
+    """Removal of layers, experts, feed-forward channels and attention heads from the shapes.
 
-    What the prune stage emptied always leaves. `channels` and `heads` remove more, in one shot, by
-    a score that is taken on the text.
+    What the prune stage emptied always leaves. `layers`, then `experts`, then `channels` and
+    `heads` of what is left remove more, in one shot, by scores that are taken on the text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    layers: int | float = Field(
+        0, ge=0, description="Whole layers to remove: how many, or below 1 their share."
+    )
+    layer_score: Literal["loss", "taylor", "linearity"] = Field(
+        "loss",
+        description="How layers are ranked: what the text loses when one alone is left out, "
+        "first-order effect, or how far they are from a linear map.",
+    )
+    layer_samples: int = Field(
+        32,
+        ge=1,
+        description="Sequences of text on which layers are scored; loss runs them a layer.",
+    )
+    keep_first: int | None = Field(
+        None,
+        ge=0,
+        description="Layers at the start that stay; none: 4 by taylor (Taylor+), else 0.",
+    )
+    keep_last: int | None = Field(
+        None, ge=0, description="Layers at the end that stay; none: 2 by taylor (Taylor+), else 0."
+    )
+    experts: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of every layer's experts to remove, by how far they turn what they read "
+        "(TENP).",
+    )
     channels: float = Field(
         0.0, ge=0, lt=1, description="Share of feed-forward channels to remove in one shot."
     )
@@ -51,6 +79,26 @@ class CutSettings(BaseModel):
         if self.compensate and not self.channels:
             raise ValueError("compensate is for channels that the cut removes: give `channels` too")
         return self
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_whole(cls, layers: int | float) -> int | float:
+        if layers >= 1 and layers != int(layers):
+            raise ValueError("layers is a whole number, or a share below 1")
+        return int(layers) if layers >= 1 else layers
+
+    def layers_to_drop(self, total: int) -> int:
+        """How many of `total` layers go: the number itself, or round(share * total)."""
+        return int(self.layers) if self.layers >= 1 else round(self.layers * total)
+
+    @property
+    def kept_ends(self) -> tuple[int, int]:
+        """Layers at the start and at the end that stay."""
+        first, last = (4, 2) if self.layer_score == "taylor" else (0, 0)
+        return (
+            first if self.keep_first is None else self.keep_first,
+            last if self.keep_last is None else self.keep_last,
+        )
 
     @property
     def resolved_policy(self) -> Literal["global", "uniform", "coverage"]:

@@ -10,6 +10,8 @@ from torch import Tensor
 from edgeprune.build import Build
 from edgeprune.cut.collect import unit_scores
 from edgeprune.cut.compensate import cut_channels
+from edgeprune.cut.depth import drop_layers, layer_scores
+from edgeprune.cut.experts import drop_experts, expert_scores
 from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads
@@ -24,20 +26,54 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
+    layers: list[float] = []
+    if count := settings.layers_to_drop(len(model.layers)):
+        batches = build.calibration(settings.layer_samples)
+        found = layer_scores(model, batches, settings.layer_score, build.seed)
+        names = _linear_names(model)
+        dropped = drop_layers(model, found, count, *settings.kept_ends)
+        weights = _moved(weights, names, _linear_names(model), dropped)
+        layers = found.tolist()
+    experts: list[list[int]] = []
+    if settings.experts:
+        scores = expert_scores(model, build.calibration(settings.samples))
+        experts = drop_experts(model, scores, settings.experts)
     asked = {HEADS: settings.heads, CHANNELS: settings.channels}
     kinds = [kind for kind, share in asked.items() if share]
     if kinds:
         read = settings.score != "magnitude" or settings.compensate
         batches = build.calibration(settings.samples) if read else []
-        scores = unit_scores(model, batches, kinds, settings.score, build.seed)
+        by_kind = unit_scores(model, batches, kinds, settings.score, build.seed)
         for kind in kinds:
-            cut(model, kind, scores[kind], asked[kind], settings, batches)
+            cut(model, kind, by_kind[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
     return {
+        "layers": model.layers,
+        "layer_scores": layers,
+        "experts": experts,
         "heads": [len(heads) for heads in model.heads],
         "channels": [len(channels) for channels in model.channels],
         "parameters": sum(p.numel() for p in model.module.parameters()),
     }
+
+
+def _linear_names(model: Model) -> list[list[str]]:
+    """The names of every layer's linears, in the order of the data."""
+    return [list(block.linears()) for block in model.anatomy.blocks]
+
+
+def _moved(
+    names: Sequence[str], before: list[list[str]], after: list[list[str]], dropped: list[int]
+) -> list[str]:
+    """What linears are called once layers are gone; those of layers that went are left out."""
+    left = [layer for place, layer in enumerate(before) if place not in dropped]
+    moved = {
+        old: new
+        for olds, news in zip(left, after, strict=True)
+        for old, new in zip(olds, news, strict=True)
+    }
+    gone = {name for place in dropped for name in before[place]}
+    return [moved.get(name, name) for name in names if name not in gone]
 
 
 def cut(

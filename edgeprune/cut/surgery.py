@@ -1,7 +1,8 @@
-"""Remove feed-forward channels and attention heads from a model's shapes.
+"""Remove feed-forward channels, attention heads and whole layers from a model's shapes.
 
 What is left computes what the masked model computed: a channel or head that was multiplied by zero
-added nothing, so taking its rows and columns away changes no output.
+added nothing, so taking its rows and columns away changes no output; a layer that is left out hands
+on what it was given.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edgeprune.anatomy import Attention, FeedForward
+from edgeprune.anatomy import Attention, Block, FeedForward, with_layers
 from edgeprune.errors import UserError
 from edgeprune.models import Model, set_head_attributes
 
@@ -17,10 +18,12 @@ from edgeprune.models import Model, set_head_attributes
 def keep_channels(model: Model, layer: int, keep: Sequence[int]) -> None:
     """Keep only the channels `keep` (present positions) of a layer's feed-forward.
 
+    With experts, `layer` is the place among all feed-forwards of the model.
+
     Raises:
         UserError: nothing would be left.
     """
-    part: FeedForward = model.anatomy.blocks[layer].feed_forward
+    part: FeedForward = model.anatomy.feed_forwards[layer]
     index = _index(keep, layer, "feed-forward channel")
     for name in (part.gate, part.up):
         if name:
@@ -59,6 +62,45 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
             )
     model.heads[layer] = [model.heads[layer][position] for position in index.tolist()]
     set_head_attributes(model)
+
+
+def keep_layers(model: Model, keep: Sequence[int]) -> None:
+    """Keep only the layers `keep` (present positions); the configuration follows.
+
+    Raises:
+        UserError: nothing would be left.
+    """
+    if not keep:
+        raise UserError("The model would be left without a single layer; ask for less.")
+    order, blocks = sorted(keep), model.anatomy.blocks
+    left = put_layers(model, order)
+    for place, layer in enumerate(left):
+        for part in layer.modules():
+            if hasattr(part, "layer_idx"):  # its place in the cache
+                part.layer_idx = place  # type: ignore[assignment]
+    changed = with_layers(model.config, order)
+    model.config |= changed
+    for name, value in changed.items():
+        setattr(model.module.config, name, value)
+    model.layers = [model.layers[layer] for layer in order]
+    model.heads = [model.heads[layer] for layer in order]
+    channels = channels_by_layer(model, blocks)
+    model.channels = [own for layer in order for own in channels[layer]]
+
+
+def channels_by_layer(model: Model, blocks: Sequence[Block]) -> list[list[list[int]]]:
+    """The channels that are left, by layer and feed-forward; `blocks` as `model.channels` knows."""
+    channels = iter(model.channels)
+    return [[next(channels) for _ in block.feed_forwards] for block in blocks]
+
+
+def put_layers(model: Model, keep: Sequence[int]) -> nn.ModuleList:
+    """Let the module run only the layers `keep`, and nothing else know of it."""
+    path = model.anatomy.blocks[0].name.rpartition(".")[0]
+    layers = model.module.get_submodule(path)
+    left = nn.ModuleList([layers[layer] for layer in keep])  # type: ignore[index]
+    model.module.set_submodule(path, left)
+    return left
 
 
 def _index(keep: Sequence[int], layer: int, what: str) -> torch.Tensor:

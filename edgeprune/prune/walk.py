@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from edgeprune.anatomy import Block
 from edgeprune.errors import UserError
-from edgeprune.models import Model
+from edgeprune.models import Model, attended
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
@@ -131,7 +131,7 @@ class Walk:
 
         def look(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                add(args[0][mask])
+                add(attended(args[0], mask))
                 raise _Reached
 
             return hook
@@ -143,6 +143,11 @@ class Walk:
                     self._run(block, index)
             finally:
                 handle.remove()
+
+    def states(self) -> list[Tensor]:
+        """The hidden states where the walk stands [tokens, width], batch by batch, padding left
+        out."""
+        return [attended(h, mask) for h, mask in zip(self.hidden, self.masks, strict=True)]
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from edgeprune.models import Model
+from edgeprune.models import Model, attended
 from edgeprune.progress import track
 from edgeprune.quantize.plan import Plan
 
@@ -101,7 +101,8 @@ def _watch(
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0]
-            see(name, rows[mask.bool()] if rows.shape[:2] == mask.shape else rows)
+            whole = rows.shape[:-1].numel() == mask.numel()
+            see(name, attended(rows, mask) if whole else rows)
 
         return look
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.anatomy import Anatomy, Block
-from edgeprune.models import Model
+from edgeprune.models import Model, attended
 from edgeprune.progress import track
 
 _LEAST = 1e-5
@@ -61,7 +61,8 @@ def observe_inputs(
     def watch(name: str) -> object:
         def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].detach()
-            rows = rows[mask.bool()] if rows.shape[:2] == mask.shape else rows.flatten(0, -2)
+            whole = rows.shape[:-1].numel() == mask.numel()  # a pooler reads one token of each text
+            rows = attended(rows, mask) if whole else rows.flatten(0, -2)
             seen = ranges.setdefault(
                 name, InputRange(torch.zeros(rows.shape[-1]), torch.zeros(rows.shape[-1]))
             )
@@ -166,12 +167,15 @@ def _fold_norms(
         if path is None:
             continue
         scale = _scale(model, readers, ranges[readers[0]], alpha)
-        for parameter in model.module.get_submodule(path).parameters():
-            parameter.div_(scale)
+        for name, parameter in model.module.get_submodule(path).named_parameters():
+            offset = model.anatomy.family.norm_offset if name == "weight" else 0.0
+            parameter.add_(offset).div_(scale).sub_(offset)
         smoothed += _apply(model, readers, ranges, scale)
     return smoothed
 
 
 def smoothable(anatomy: Anatomy) -> bool:
     """Whether the family has somewhere to fold a feed-forward's scale into."""
-    return all(block.feed_forward.gate is not None for block in anatomy.blocks)
+    return all(
+        block.experts is None and block.feed_forward.gate is not None for block in anatomy.blocks
+    )

@@ -9,7 +9,7 @@
 The parts of the encoder's loss are our own choice; KL with temperature is Hinton et al., 2015.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,25 +40,36 @@ def embed(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
     return functional.normalize(pooled, dim=-1)
 
 
-def hidden_error(student: Any, original: Any, mask: Tensor) -> Tensor:
-    """Squared error of the hidden states per token and feature, summed over the layers."""
+def hidden_error(student: Any, original: Any, mask: Tensor, layers: Sequence[int]) -> Tensor:
+    """Squared error of the hidden states per token and feature, summed over the student's layers.
+
+    Args:
+        layers: which of the original's layers the student has. Before a gap, a layer is to hand on
+            what the layer after the gap was given in the original.
+    """
     weights = mask.unsqueeze(-1).float()
     total = torch.zeros(())
-    for mine, its in zip(student.hidden_states[1:], original.hidden_states[1:], strict=True):
+    wanted = [original.hidden_states[place] for place in (*layers[1:], -1)]
+    for mine, its in zip(student.hidden_states[1:], wanted, strict=True):
         error = (mine.float() - its.float()).square() * weights
         total = total + error.sum() / (weights.sum() * mine.shape[-1])
     return total
 
 
 def embedding_loss(
-    student: Any, original: Any, mask: Tensor, pooling: Pooling, settings: TrainSettings
+    student: Any,
+    original: Any,
+    mask: Tensor,
+    pooling: Pooling,
+    settings: TrainSettings,
+    layers: Sequence[int],
 ) -> Tensor:
     """The encoder's objective; every part is zero where student and original agree."""
     mine, its = embed(student, mask, pooling), embed(original, mask, pooling)
     loss = settings.embedding_weight * (1 - (mine * its).sum(-1)).mean()
     loss = loss + settings.similarity_weight * functional.mse_loss(mine @ mine.T, its @ its.T)
     if settings.hidden_weight:
-        loss = loss + settings.hidden_weight * hidden_error(student, original, mask)
+        loss = loss + settings.hidden_weight * hidden_error(student, original, mask, layers)
     return loss
 
 
@@ -71,7 +82,12 @@ def divergence(student: Tensor, original: Tensor, temperature: float) -> Tensor:
 
 
 def classifier_loss(
-    student: Any, original: Any, batch: Batch, mask: Tensor, settings: TrainSettings
+    student: Any,
+    original: Any,
+    batch: Batch,
+    mask: Tensor,
+    settings: TrainSettings,
+    layers: Sequence[int],
 ) -> Tensor:
     """The classifier's objective, with labels where they are asked for."""
     loss = settings.logits_weight * divergence(
@@ -83,7 +99,7 @@ def classifier_loss(
             student.logits.float(), labels
         )
     if settings.hidden_weight:
-        loss = loss + settings.hidden_weight * hidden_error(student, original, mask)
+        loss = loss + settings.hidden_weight * hidden_error(student, original, mask, layers)
     return loss
 
 
@@ -113,15 +129,20 @@ class Objective:
 
 def make_objective(model: Model, settings: TrainSettings) -> Objective:
     """The objective for a model's task."""
+    layers = model.layers
     if model.task == "feature-extraction":
         pooling = model.pooling
         return Objective(
-            lambda mine, its, batch, mask: embedding_loss(mine, its, mask, pooling, settings),
+            lambda mine, its, batch, mask: embedding_loss(
+                mine, its, mask, pooling, settings, layers
+            ),
             settings.hidden_weight > 0,
         )
     if model.task == "text-classification":
         return Objective(
-            lambda mine, its, batch, mask: classifier_loss(mine, its, batch, mask, settings),
+            lambda mine, its, batch, mask: classifier_loss(
+                mine, its, batch, mask, settings, layers
+            ),
             settings.hidden_weight > 0,
         )
     return Objective(lambda mine, its, batch, mask: decoder_loss(mine, its, batch, settings), False)

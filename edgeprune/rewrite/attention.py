@@ -25,7 +25,7 @@ from edgeprune.rewrite.attention_parts import (
     AttentionParts,
     causal_mask,
     find_attention,
-    find_cache,
+    find_caches,
     fix_heads,
     query_start,
     rotary_parts,
@@ -45,15 +45,6 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
     return len(anatomy.blocks)
 
 
-def _heads(graph: Graph, parts: AttentionParts, tensor: str, role: str, perm: list[int]) -> str:
-    """(B,S,H*D) -> (B,S,H,D), transposed."""
-    shape = graph.add_constant(
-        f"{parts.path}/heads", np.array([0, 0, -1, parts.attention.head_dim], np.int64)
-    )
-    split = graph.add("Reshape", [tensor, shape], f"{parts.path}/{role}/Heads")
-    return graph.add("Transpose", [split], f"{parts.path}/{role}/HeadsFirst", perm=perm)
-
-
 def _scores(graph: Graph, parts: AttentionParts, query: str, key: str) -> str:
     product = graph.add("MatMul", [query, key], f"{parts.path}/Scores")
     scale = graph.add_constant(f"{parts.path}/scale", parts.scale)
@@ -71,9 +62,9 @@ def _merge(graph: Graph, parts: AttentionParts, context: str) -> None:
 
 
 def _encoder(graph: Graph, parts: AttentionParts) -> None:
-    query = _heads(graph, parts, parts.query, "query", [0, 2, 1, 3])
-    key = _heads(graph, parts, parts.key, "key", [0, 2, 3, 1])
-    value = _heads(graph, parts, parts.value, "value", [0, 2, 1, 3])
+    query = parts.heads(graph, parts.query, "query", [0, 2, 1, 3])
+    key = parts.heads(graph, parts.key, "key", [0, 2, 3, 1])
+    value = parts.heads(graph, parts.value, "value", [0, 2, 1, 3])
     scores = _scores(graph, parts, query, key)
     for place, tensor in enumerate(parts.added):
         mask = _padding_mask(graph) if _is_mask(graph, tensor) else tensor
@@ -110,15 +101,20 @@ def _padding_mask(graph: Graph) -> str:
 def _decoder(graph: Graph, parts: AttentionParts) -> None:
     attention = parts.attention
     groups = attention.num_key_value_heads
-    keys = find_cache(graph, parts.key)
-    values = find_cache(graph, parts.value)
-    key_start, cos, sin = rotary_parts(graph, keys.input[1], parts.key)
-    start = query_start(graph, parts, cos)
-    for tensor in (parts.query, parts.key, parts.value):
-        fix_heads(graph, parts, tensor)
-    table = _rotary_tables(graph, cos, sin, attention.head_dim)
-    query = _rotate(graph, start, table, f"{parts.path}/query")
-    keys.input[1] = _rotate(graph, key_start, table, f"{parts.path}/key")
+    keys, values = find_caches(graph, parts)
+    rotary = rotary_parts(graph, keys.input[1], parts)
+    if rotary is None:
+        query = parts.heads(graph, parts.query, "query", [0, 2, 1, 3])
+        keys.input[1] = parts.heads(graph, parts.key, "key", [0, 2, 1, 3])
+        values.input[1] = parts.heads(graph, parts.value, "value", [0, 2, 1, 3])
+    else:
+        key_start, cos, sin, width = rotary
+        start = query_start(graph, parts, cos)
+        for tensor in (parts.query, parts.key, parts.value):
+            fix_heads(graph, parts, tensor)
+        table = _rotary_tables(graph, cos, sin, width)
+        query = _rotate(graph, start, cos, table, f"{parts.path}/query")
+        _rotate(graph, key_start, cos, table, f"{parts.path}/key")
     graph.index()
     rows = graph.add_constant(f"{parts.path}/rows", np.array([0, groups, -1, 0], np.int64))
     heads = graph.add_constant(
@@ -143,6 +139,8 @@ def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str
     path = "/rotary"
     if f"{path}/rows_output_0" in graph.producers:
         return f"{path}/rows_output_0", f"{path}/cos/Table_output_0", f"{path}/sin/Table_output_0"
+    # Without positions of its own every text counts from where the cache ends.
+    given = "position_ids" in graph.inputs
     for name, tensor in (("cos", cos), ("sin", sin)):
         # The angles repeat in the two halves of a head.
         start = graph.add_constant(f"{path}/start", np.array([0], np.int64))
@@ -151,14 +149,26 @@ def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str
         half = graph.add("Slice", [tensor, start, end, axis], f"{path}/{name}/Half")
         shape = graph.add_constant(f"{path}/shape", np.array([-1, head_dim // 2], np.int64))
         graph.add("Reshape", [half, shape], f"{path}/{name}/Table")
-    count = graph.add("Size", ["position_ids"], f"{path}/count")
+    shape = graph.add("Shape", ["position_ids" if given else "input_ids"], f"{path}/tokens")
+    if given:
+        count = graph.add("Size", ["position_ids"], f"{path}/count")
+    else:
+        place = graph.add_constant(f"{path}/place", np.array(1, np.int64))
+        count = graph.add("Gather", [shape, place], f"{path}/count")
     zero = graph.add_constant(f"{path}/zero", np.array(0, np.int64))
     one = graph.add_constant(f"{path}/one", np.array(1, np.int64))
     numbers = graph.add("Range", [zero, count, one], f"{path}/numbers")
-    shape = graph.add("Shape", ["position_ids"], f"{path}/tokens")
-    graph.add("Reshape", [numbers, shape], f"{path}/rows")
+    graph.add("Reshape" if given else "Expand", [numbers, shape], f"{path}/rows")
     return f"{path}/rows_output_0", f"{path}/cos/Table_output_0", f"{path}/sin/Table_output_0"
 
 
-def _rotate(graph: Graph, tensor: str, table: tuple[str, str, str], path: str) -> str:
-    return graph.add("RotaryEmbedding", [tensor, *table], f"{path}/Rotary", domain=CONTRIB)
+def _rotate(graph: Graph, start: str, cos: str, table: tuple[str, str, str], path: str) -> str:
+    """Turn `start` by one operator; return whole heads, with what of them is not turned."""
+    product = next(node for node in graph.consumers[cos] if start in node.input)
+    [total] = graph.consumers[product.output[0]]
+    [before] = total.output
+    joined = next((n for n in graph.consumers[before] if n.op_type == "Concat"), None)
+    turned = graph.add("RotaryEmbedding", [start, *table], f"{path}/Rotary", domain=CONTRIB)
+    graph.replace_uses(before, turned)
+    # The cache too is joined, behind what it held.
+    return turned if joined is None or joined.input[0] != turned else joined.output[0]

@@ -1,7 +1,7 @@
 """Find the parts of a block's attention in the graph that the tracer left."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from onnx import NodeProto
@@ -11,12 +11,16 @@ from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.linears import LinearNodes, find_linears
 
 MASKED = float(np.finfo(np.float32).min)
+_ROLES = ("query", "key", "value")
 
 
 class AttentionParts:
     """One block's projections, its softmax, and what is added to its scores."""
 
-    def __init__(self, graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
+    def __init__(
+        self, graph: Graph, index: int, attention: Attention, linears: dict[str, LinearNodes]
+    ) -> None:
+        self.index = index
         self.attention = attention
         self.query = linears[attention.query].output
         self.key = linears[attention.key].output
@@ -49,6 +53,10 @@ class AttentionParts:
                     yield name
             node = inner
 
+    def heads(self, graph: Graph, tensor: str, role: str, perm: list[int]) -> str:
+        """A projection's output by heads."""
+        return _heads(graph, self.path, self.attention.head_dim, tensor, role, perm)
+
     @property
     def scale(self) -> np.ndarray:
         """What the scores are multiplied by."""
@@ -66,7 +74,8 @@ def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
         missing = [name for name in block.attention.linears() if name not in linears]
         if missing:
             raise ValueError(f"the graph has no product named for {missing[0]}")
-        yield AttentionParts(graph, block.attention, linears)
+        _unfuse(graph, block.attention, linears)
+        yield AttentionParts(graph, block.index, block.attention, linears)
 
 
 def depends(graph: Graph, name: str, on: str) -> bool:
@@ -75,31 +84,102 @@ def depends(graph: Graph, name: str, on: str) -> bool:
     return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
 
 
-def find_cache(graph: Graph, projection: str) -> NodeProto:
-    """The Concat that appends a projection's new rows to the cache and yields a graph output."""
-    for node in graph.nodes:
-        if (
-            node.op_type == "Concat"
-            and node.output[0] in graph.outputs
-            and len(node.input) == 2
-            and node.input[0] in graph.inputs
-            and depends(graph, node.input[1], projection)
-        ):
+def _heads(graph: Graph, path: str, head_dim: int, tensor: str, role: str, perm: list[int]) -> str:
+    """(B,S,H*D) -> (B,S,H,D), transposed."""
+    shape = graph.add_constant(f"{path}/heads", np.array([0, 0, -1, head_dim], np.int64))
+    split = graph.add("Reshape", [tensor, shape], f"{path}/{role}/Heads")
+    return graph.add("Transpose", [split], f"{path}/{role}/HeadsFirst", perm=perm)
+
+
+def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
+    """Where query, key and value are joined and split again, let each go its own way.
+
+    They are joined whole, to be split at once; or head by head, to be split after the heads were
+    brought to the front.
+    """
+    tensors = [linears[name].output for name in (attention.query, attention.key, attention.value)]
+    joined = _reached(graph, tensors[0], 2, _join)
+    split = joined and _reached(graph, joined[0].output[0], 3, _thirds)
+    if not joined or not split:
+        return
+    path = split[0].name.rsplit("/", 1)[0]
+    thirds = [name for node in split for name in node.output]
+    for role, tensor, third in zip(_ROLES, tensors, thirds, strict=True):
+        own = tensor
+        if tensor not in joined[0].input:
+            own = _heads(graph, path, attention.head_dim, tensor, role, [0, 2, 1, 3])
+        graph.replace_uses(third, own)
+
+
+def _reached(
+    graph: Graph, tensor: str, steps: int, wanted: Callable[[Graph, str], list[NodeProto]]
+) -> list[NodeProto]:
+    """What is wanted among the readers of a tensor, or of what they make, at most some steps on."""
+    found = wanted(graph, tensor)
+    if not found and steps > 1:
+        makers = graph.consumers.get(tensor, [])
+        further = (_reached(graph, out, steps - 1, wanted) for n in makers for out in n.output)
+        found = next((nodes for nodes in further if nodes), [])
+    return found
+
+
+def _join(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The node that joins a tensor with two others."""
+    readers = graph.consumers.get(tensor, [])
+    return [n for n in readers if n.op_type == "Concat" and len(n.input) == 3][:1]
+
+
+def _thirds(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The node that splits a tensor in three, or the three that slice it."""
+    readers = graph.consumers.get(tensor, [])
+    split = [node for node in readers if node.op_type == "Split" and len(node.output) == 3]
+    slices = [node for node in readers if node.op_type == "Slice"]
+    if split or len(slices) != 3:
+        return split[:1]
+
+    def start(node: NodeProto) -> float:
+        value = graph.constant(node.input[1])
+        return np.inf if value is None else float(np.squeeze(value))
+
+    return sorted(slices, key=start)
+
+
+def find_caches(graph: Graph, parts: AttentionParts) -> tuple[NodeProto, NodeProto]:
+    """The nodes that append this run's keys and values to the cache."""
+    past = f"past_key_values.{parts.index}"
+    return _cache(graph, f"{past}.key"), _cache(graph, f"{past}.value")
+
+
+def _cache(graph: Graph, past: str) -> NodeProto:
+    """The Concat that appends new rows to a part of the cache and yields a graph output."""
+    for node in graph.consumers.get(past, []):
+        if node.op_type == "Concat" and node.input[0] == past and node.output[0] in graph.outputs:
             return node
-    raise ValueError(f"no cache is fed from {projection}")
+    raise ValueError(f"nothing is appended to {past}")
 
 
-def rotary_parts(graph: Graph, rotated: str, start: str) -> tuple[str, str, str]:
-    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin."""
-    total = graph.producers[rotated]
+def rotary_parts(
+    graph: Graph, rows: str, parts: AttentionParts
+) -> tuple[str, str, str, int] | None:
+    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin, and the width of x.
+
+    Of a head a part may be turned, and joined with the rest. None where nothing is turned.
+    """
+    total = graph.producers[rows]
+    partial = total.op_type == "Concat"
+    if partial:
+        total = graph.producers[total.input[0]]
     if total.op_type != "Add":
-        raise ValueError(f"{rotated} is not a rotary embedding")
+        return None
     straight, crossed = (graph.producers[name] for name in total.input)
     if _half_turned(graph, straight):
         straight, crossed = crossed, straight
-    x, cos = _sides(graph, straight, start)
-    _, sin = _sides(graph, crossed, start)
-    return x, cos, sin
+    x, cos = _sides(graph, straight, parts.key)
+    _, sin = _sides(graph, crossed, parts.key)
+    width = graph.constant(graph.producers[x].input[2]) if partial else parts.attention.head_dim
+    if width is None:
+        raise ValueError(f"how much of a head is turned in {x} is not constant")
+    return x, cos, sin, int(np.squeeze(width))
 
 
 def _half_turned(graph: Graph, product: NodeProto) -> bool:

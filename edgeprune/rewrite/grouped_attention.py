@@ -29,7 +29,7 @@ from edgeprune.rewrite.attention_parts import (
     AttentionParts,
     causal_mask,
     find_attention,
-    find_cache,
+    find_caches,
     fix_heads,
     query_start,
     rotary_parts,
@@ -68,8 +68,13 @@ def _fuse(
         raise ValueError(f"heads of {attention.head_dim}: no multiple of {_HEAD_MULTIPLE}")
     if len(parts.added) != 1:
         raise ValueError(f"{len(parts.added)} tensors are added to the scores, not one mask")
-    keys, values = find_cache(graph, parts.key), find_cache(graph, parts.value)
-    key_start, cos, sin = rotary_parts(graph, keys.input[1], parts.key)
+    keys, values = find_caches(graph, parts)
+    rotary = rotary_parts(graph, keys.input[1], parts)
+    if rotary is None:
+        raise ValueError("keys are not turned by their position")
+    key_start, cos, sin, width = rotary
+    if width != attention.head_dim:
+        raise ValueError(f"{width} of a head's {attention.head_dim} values are turned")
     start = query_start(graph, parts, cos)
     for tensor in (parts.query, parts.key, parts.value):
         fix_heads(graph, parts, tensor)

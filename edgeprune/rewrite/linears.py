@@ -42,13 +42,20 @@ def module_path(node: NodeProto) -> str:
 
 def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
     """The linears of those module names that the graph holds with a constant weight."""
-    wanted = {f"{name}.{kind}": name for name in names for kind in ("MatMul", "Gemm")}
+    wanted = _paths(names, ("MatMul", "Gemm"))
     found = {}
     for node in graph.nodes:
         name = wanted.get(module_path(node))
         if name and node.op_type in ("MatMul", "Gemm") and node.input[1] in graph.initializers:
             found[name] = _describe(graph, name, node)
     return found
+
+
+def _paths(names: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
+    """Module name by the path of its node. A model that calls the parts of its base model itself
+    leaves the base model's own name out."""
+    short = {f"{name.partition('.')[2]}.{kind}": name for name in names for kind in kinds}
+    return short | {f"{name}.{kind}": name for name in names for kind in kinds}
 
 
 def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
@@ -59,7 +66,8 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
         return LinearNodes(name, node, None, node.input[0], output, node.input[1], transposed, bias)
     for reader in graph.consumers.get(node.output[0], []):
         others = [i for i in reader.input if i != node.output[0]]
-        if reader.op_type == "Add" and module_path(reader) == f"{name}.Add":
+        path = module_path(node).removesuffix("MatMul")
+        if reader.op_type == "Add" and module_path(reader) == f"{path}Add":
             return LinearNodes(
                 name,
                 node,
@@ -75,7 +83,7 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
 
 def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
     """The Gather node of each embedding of those module names."""
-    wanted = {f"{name}.Gather": name for name in names}
+    wanted = _paths(names, ("Gather",))
     return {
         wanted[module_path(node)]: node
         for node in graph.nodes

@@ -1,6 +1,6 @@
 """Batches of token ids: sentences of like length for encoders, full windows for decoders."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,3 +251,12 @@ def open_tokenizer(file: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def text_by_text(batches: Iterable[Batch]) -> list[Batch]:
+    """The same texts one at a time, without padding."""
+    return [
+        Batch(ids[mask == 1][None], mask[mask == 1][None])
+        for batch in batches
+        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]

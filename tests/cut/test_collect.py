@@ -17,7 +17,8 @@ from edgeprune.text.batches import Batch
 
 KINDS = (CHANNELS, HEADS)
 # A task each; electra and mpnet add a narrow embedding and a shared position bias.
-MODELS = ("bert", "electra", "mpnet", "classifier", "llama", "qwen3")
+# gpt2's linears were taken apart when it was loaded; opt lays texts and tokens into one axis.
+MODELS = ("bert", "electra", "mpnet", "classifier", "llama", "qwen3", "gpt2", "opt")
 
 
 def make_batches(windows: bool, seed: int = 3) -> list[Batch]:
@@ -183,7 +184,7 @@ def test_magnitude_is_the_norm_of_a_units_weights(name, tmp_path):
 
 
 @pytest.mark.parametrize("score", ["fisher", "taylor", "flap", "pp"])
-@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("name", ["bert", "llama", "opt"])
 def test_a_silent_channel_scores_zero(name, score, tmp_path):
     model, batches = model_and_batches(name, tmp_path)
     part = model.anatomy.blocks[0].feed_forward

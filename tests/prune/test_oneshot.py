@@ -24,7 +24,17 @@ from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt", "thanos")
-FAMILIES = (*ENCODERS, "llama", "mistral", "qwen2", "qwen3", "untied", *ODD_DECODERS)
+FAMILIES = (
+    *ENCODERS,
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "untied",
+    "gemma",
+    "gpt2",
+    *ODD_DECODERS,
+)
 
 
 def batches_of(count: int = 3) -> list[Batch]:
@@ -42,7 +52,9 @@ def whole_inputs(model: Model, batches: list[Batch], name: str) -> Tensor:
     for batch in batches:
         mask = torch.from_numpy(batch.attention_mask).bool()
         handle = model.linear(name).register_forward_pre_hook(
-            lambda _m, args, mask=mask: rows.append(args[0][mask])
+            lambda _m, args, mask=mask: rows.append(
+                args[0].reshape(*mask.shape, -1)[mask]  # OPT lays texts and tokens into one axis
+            )
         )
         with torch.no_grad():
             model.module(**tensors(batch))

@@ -111,7 +111,7 @@ def test_settings_refuse_what_they_do_not_know():
     assert all(field.description for field in QuantizeSettings.model_fields.values())
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "bert"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "bert", "gemma", "gpt2", "opt", "phi"])
 def test_smoothing_leaves_the_function(family, tmp_path):
     model = make_model(family, tmp_path)
     batch = make_batch()
@@ -124,7 +124,7 @@ def test_smoothing_leaves_the_function(family, tmp_path):
     assert (before - after)[kept].abs().max() < 1e-4 * before[kept].abs().max()
     blocks = model.anatomy.blocks
     assert {block.attention.output for block in blocks} <= set(smoothed)
-    if family != "bert":
+    if family in ("llama", "qwen3", "gemma"):
         assert set(smoothed) == set(model.anatomy.block_linears())
     seen = observe_inputs(model, [batch], 1)
     for name in smoothed:

@@ -27,6 +27,9 @@ from edgeprune.targets import find
 torch.set_num_threads(1)
 VNNI = find("x86-avx512-vnni")
 FAMILIES = ENCODERS + DECODERS
+# Attention and feed-forward side by side leave one sum per layer; OPT's norms read reshaped sums,
+# which the runtime does not join with a norm, all but the first.
+LEAST_SUMS = {"gpt_neox": 2, "phi": 2, "opt": 1}
 FORMATS = QuantizeSettings(massive_activations="none")
 
 
@@ -103,7 +106,7 @@ def test_each_float_pass_equals_its_input(family, build):
     passes = {
         "fold": (fold_constants, 50),
         "attention": (lambda g: lay_out_attention(g, model.anatomy), 2),
-        "residual": (residuals_as_sums, 4),
+        "residual": (residuals_as_sums, LEAST_SUMS.get(family, 4)),
     }
     for name, (change, least) in passes.items():
         assert change(graph) >= least, name
