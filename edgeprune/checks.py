@@ -48,7 +48,7 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
 
 def _check_mixture(recipe: Recipe, checkpoint: Checkpoint) -> None:
     """Some stages know one feed-forward a layer, which sees every token."""
-    for stage in ("prune", "quantize"):
+    for stage in ("prune", "sparsify", "quantize"):
         if getattr(recipe, stage) is not None:
             raise UserError(
                 f"{checkpoint.name} is made of mixtures of experts, which the {stage} stage does "
