@@ -214,7 +214,8 @@ def test_what_does_not_take_mixtures_says_so(tmp_path):
     with pytest.raises(UserError, match="optimum cannot export this model to ONNX"):
         export_onnx(model, tmp_path / "onnx")
     corpus = read_corpus([str(text_file(tmp_path / "text.txt"))])
-    for stage in ("prune", "quantize"):
-        recipe = validate({stage: {}, "cut": {}}, "here")
+    refused = {"prune": {}, "sparsify": {"pattern": "4x16"}, "quantize": {}}
+    for stage, settings in refused.items():
+        recipe = validate({stage: settings, "cut": {}}, "here")
         with pytest.raises(UserError, match=f"which the {stage} stage does not take"):
             check(recipe, open_checkpoint(str(tmp_path / "hf")), corpus)
