@@ -15,7 +15,7 @@ class Evolution(BaseModel):
 
     strategy: Literal["evopress", "evop"] = Field(
         "evopress",
-        description="How candidates come about: evopress has a parent and offspring by small moves, "
+        description="How candidates come: evopress has one parent and offspring by small moves, "
         "chosen in stages on ever more and always fresh text; evop a population with crossover on "
         "a fixed text.",
     )
