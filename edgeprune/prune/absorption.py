@@ -28,7 +28,7 @@ def amplification(model: Model, walk: Walk, counts: Mapping[str, int], pattern: 
         counts: units that leave each linear while its block is the pruned one.
     """
     blocks = model.anatomy.blocks
-    walks = []  # for every block: the walk that saw it pruned, up to where `walk` is
+    walks: list[Walk] = []  # for every block: the walk that saw it pruned, up to where `walk` is
     first: list[float] = []
     for block in track(blocks, "following errors", len(blocks)):
         spoiled = walk.fork()
