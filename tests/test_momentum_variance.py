@@ -1,5 +1,6 @@
 """The trial of momentum-variance budgets: pairs are pairs, figures are right, the rule decides."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from tiny_builds import model_folder, sentence_lines, text_file
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -126,6 +128,30 @@ def test_a_burst_has_the_norm_that_was_asked_for():
     norm = math.hypot(*(float(g.norm()) for g in before))
     added = math.hypot(*(float((t.grad - g).norm()) for t, g in zip(tensors, before, strict=True)))
     assert added == pytest.approx(25 * norm, rel=0.05)
+
+
+@pytest.mark.parametrize("condition", ["clean", "bursts"])
+def test_an_encoder_is_pruned_and_measured(condition, tmp_path, monkeypatch):
+    """Tier 1 on a tiny model: exact shares, both pools' updates, a correlation."""
+    from trial import minilm
+    from trial.design import Cell
+
+    for name in ("text", "pairs"):
+        (tmp_path / name).mkdir()
+    text_file(tmp_path / minilm.TEXT, 200)
+    lines = sentence_lines(40, seed=3)
+    pairs = [
+        {"text": a, "text_pair": b, "score": i % 6}
+        for i, (a, b) in enumerate(itertools.pairwise(lines))
+    ]
+    (tmp_path / minilm.PAIRS).write_text("\n".join(map(json.dumps, pairs)))
+    monkeypatch.setattr(minilm, "STEPS", 12)
+    folder = model_folder(tmp_path / "model")
+    row = minilm.prune_and_measure(Cell(1, "mv", "platon", condition, 0), tmp_path, folder)
+    assert row["sparsity"] == 0.5
+    assert row["churn"] == pytest.approx(0.5)
+    assert -100 <= row["metric"] <= 100
+    assert row["loss_spike"] >= 0
 
 
 # outcomes --------------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ def test_explain_shows_what_a_recipe_changed():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_pruning_reads_back_and_names_a_function(method, tmp_path):
-    pattern = "channels" if method == "momentum-variance" else "2:4"
+    pattern = {"momentum-variance": "channels", "search": "weights"}.get(method, "2:4")
     content = f"prune: {{method: {method}, pattern: {pattern}}}\ncut: {{}}"
     recipe = read_recipe(write(tmp_path, content))
     assert type(recipe.prune) is METHODS[method].settings

@@ -15,8 +15,9 @@ class Evolution(BaseModel):
 
     strategy: Literal["evopress", "evop"] = Field(
         "evopress",
-        description="evopress: one parent, offspring by small moves, chosen in stages on ever more "
-        "and always fresh text; evop: a population with crossover on a fixed text.",
+        description="How candidates come: evopress has one parent and offspring by small moves, "
+        "chosen in stages on ever more and always fresh text; evop a population with crossover on "
+        "a fixed text.",
     )
     evaluations: int = Field(
         1200, ge=0, description="Budget: how often a candidate meets a batch of text, in all."
@@ -25,9 +26,9 @@ class Evolution(BaseModel):
         12, ge=0, description="Candidates a generation; the population's size for evop."
     )
     survivors: int = Field(
-        4, ge=1, description="evopress: candidates that reach the second stage, beside the parent."
+        4, ge=1, description="Candidates that reach the second stage, beside the parent (evopress)."
     )
-    first_texts: int = Field(1, ge=1, description="evopress: batches of the first stage.")
+    first_texts: int = Field(1, ge=1, description="Batches of text in the first stage (evopress).")
     texts: int = Field(4, ge=1, description="Batches on which the best are chosen.")
 
 
