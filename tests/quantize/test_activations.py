@@ -74,7 +74,8 @@ def test_the_graph_rounds_as_torch_does(family, how, tmp_path):
     batch = make_batch(1, 12, seed=9)
     feeds = [{name: value.numpy() for name, value in batch.items()}]
     reports = rewrite(raw, path, model.anatomy, result, feeds, VNNI)
-    assert all(report.kept for report in reports)
+    undone = {report.name for report in reports if not report.kept}
+    assert undone <= {"fuse attention"}  # which takes no heads as small as these
     graph = Graph.load(path)
     assert not [node for node in graph.nodes if node.op_type == "DynamicQuantizeLinear"]
     [got] = run_graph(graph, feeds)
