@@ -356,7 +356,14 @@ def test_a_dry_run_touches_nothing_and_prints_counts(site):
         assert words in shown, words
     # 2 layers of 4 x 32 x 32 and 2 x 40 x 32; 131 words and 96 positions of 32; 2 token types.
     assert f"{2 * (4 * 1024 + 2 * 1280) + (131 + 96 + 2) * 32:,} weights" in shown
-    assert "14 tensors" in shown  # 12 linears, words and positions: two token types stay float
+    # 12 linears, words and positions: two token types stay float.
+    planned = re.findall(
+        r"(\d+) tensors of ([\d,]+) weights become \d-bit integers \((\S+),", shown
+    )
+    assert sorted(planned) == [
+        ("12", f"{2 * (4 * 1024 + 2 * 1280):,}", "int8"),
+        ("2", f"{(131 + 96) * 32:,}", "int8-rows"),
+    ]
 
 
 def test_a_dry_run_counts_a_cut_after_pruning(site):

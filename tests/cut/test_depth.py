@@ -77,7 +77,8 @@ def test_fewer_layers_are_exported_with_fewer_caches(family, tmp_path):
     feed = {name: value.numpy() for name, value in make_batch(rows=1).items()}
     target = find("x86-avx512-vnni")
     reports = rewrite(raw, tmp_path / "out.onnx", model.anatomy, None, [feed], target)
-    assert all(report.kept for report in reports)
+    undone = {report.name for report in reports if not report.kept}
+    assert undone <= {"fuse attention"}  # which takes no heads as small as these
     graph = Graph.load(tmp_path / "out.onnx")
     [got] = run_graph(graph, [feed])
     with torch.no_grad():
