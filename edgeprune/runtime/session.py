@@ -82,7 +82,12 @@ def open_session(
 
 def uses_kernels(model_path: str | Path) -> bool:
     """Whether the operator library is installed, and the file has operators of it."""
-    return kernels.installed() and DOMAIN in read_outline(Path(model_path)).domains
+    if not kernels.installed():
+        return False
+    try:
+        return DOMAIN in read_outline(Path(model_path)).domains
+    except UserError:  # a damaged file, which the runtime refuses in its own words
+        return False
 
 
 def input_types(session: onnxruntime.InferenceSession) -> dict[str, type[np.generic]]:
