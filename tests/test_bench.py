@@ -121,7 +121,9 @@ def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     assert result["cores"] == choose_cores(1)
     assert result["machine"]["onnxruntime"]
     shown = table_text(result)
-    assert "faster" in shown
+    assert "x faster (" in shown
+    found["ratio"] = {"value": 0.5, "low": 0.4, "high": 0.8}
+    assert "2.00x slower (1.25-2.50)" in table_text(result)
     assert max(map(len, shown.splitlines())) <= 80
 
 

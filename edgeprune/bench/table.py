@@ -41,7 +41,7 @@ def _point(result: dict[str, Any]) -> RenderableType:
         if not all(model.get(key) for model in (theirs, ours) if model is not None):
             continue  # not asked for, or not known of a foreign program
         cells = [f"{model[key] / unit:,.1f} {name}" for model in (theirs, ours) if model]
-        gain = [f"{theirs[key] / ours[key]:.2f}x less"] if theirs else []
+        gain = [_gain(theirs[key] / ours[key], "less", "more")] if theirs else []
         table.add_row(label, *cells, *gain)
     counted = result.get("counters", {})
     if "missing" not in counted:
@@ -164,7 +164,8 @@ def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
     models = [found[side] for side in ("baseline", "candidate") if side in found]
     gain: list[str] = []
     if ratio := found.get("ratio"):
-        gain = [f"{ratio['value']:.2f}x faster ({ratio['low']:.2f}-{ratio['high']:.2f})"]
+        low, high = sorted(_upright(ratio["value"], ratio[end]) for end in ("low", "high"))
+        gain = [f"{_gain(ratio['value'], 'faster', 'slower')} ({low:.2f}-{high:.2f})"]
     title = _TITLES[kind]
     table.add_row(f"{title}, median", *(f"{m['median_ms']:.2f} ms" for m in models), *gain)
     blank = [""] * len(gain)
@@ -181,8 +182,19 @@ def _add_counts(table: Table, counted: dict[str, Any]) -> None:
         models = [sides[side] for side in ("baseline", "candidate") if side in sides]
         for name in models[0]:
             cells = [f"{model[name] / 1e6:,.1f} M" for model in models]
-            gain = [f"{models[0][name] / models[1][name]:.2f}x fewer"] if len(models) > 1 else []
+            pair = len(models) > 1
+            gain = [_gain(models[0][name] / models[1][name], "fewer", "more")] if pair else []
             table.add_row(f"{_TITLES[kind]}, {name}", *cells, *gain)
+
+
+def _gain(ratio: float, better: str, worse: str) -> str:
+    """Baseline over candidate in words that do not call a loss a gain: "1.25x slower"."""
+    return f"{_upright(ratio, ratio):.2f}x {worse if ratio < 1 else better}"
+
+
+def _upright(ratio: float, end: float) -> float:
+    """One end of a ratio's interval, turned over where the ratio is below 1."""
+    return 1 / end if ratio < 1 else end
 
 
 def _profile(kind: str, sides: dict[str, Any]) -> Table:
