@@ -35,6 +35,7 @@ from edgeprune.kernels.library import system_facts
 from edgeprune.measure.stage import missed
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
+from edgeprune.report.canvas import check_drawable
 from edgeprune.report.write import write_report
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
@@ -90,6 +91,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    check_drawable()
     with _made(build.output / MARK) as stages:
         _run_stages(build, stages, fresh)
         return _finish(build)

@@ -23,9 +23,7 @@ def measure_curve(
         As bench's `curve`.
     """
     longest = Bundle.open(original).max_length
-    fitting = [
-        tokens for tokens in lengths if longest is None or tokens + _DECODE_STEPS < longest
-    ]
+    fitting = [tokens for tokens in lengths if longest is None or tokens + _DECODE_STEPS < longest]
     points = [
         bench.model_copy(
             update={
