@@ -15,6 +15,8 @@ from edgeprune.report.sections.part import Section, Table
 from edgeprune.report.words import listed, number
 
 _ORIGINAL = "original"
+_ON = "on"
+_NAMES = ("name", "description")
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -46,9 +48,11 @@ def sections(records: Sequence[Record], others: Sequence[Other] = ()) -> list[Se
 def _table(records: Sequence[Record]) -> Section:
     works = records[0].works
     head = ["build", *(f"{WORK.get(work, work)}, times as fast" for work in works)]
-    head += ["MB", "peak MB", "quality", "to the original", "minutes"]
+    scores = [Quality.of(record.main_quality) for record in records]
+    words = list(dict.fromkeys(score.words for score in scores))
+    head += ["MB", "peak MB", listed(words), "to the original", "minutes"]
     rows: list[list[str | Cell]] = []
-    for record in records:
+    for record, score in zip(records, scores, strict=True):
         known = [ratio(record.speed, work) for work in works]
         mine = record.speed["candidate"]
         seconds = sum(stage.get("seconds", 0) for stage in record.content["stages"])
@@ -58,7 +62,7 @@ def _table(records: Sequence[Record]) -> Section:
                 *(Cell(f"{each.value:.2f}x", interval(each)) for each in known),
                 f"{mine['model_bytes'] / 1e6:.1f}",
                 f"{mine['peak_memory_bytes'] / 1e6:.0f}",
-                *_quality(Quality.of(record.main_quality)),
+                *_quality(score, alone=len(words) == 1),
                 f"{seconds / 60:.1f}",
             ]
         )
@@ -69,9 +73,10 @@ def _table(records: Sequence[Record]) -> Section:
     return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
 
 
-def _quality(quality: Quality) -> list[str | Cell]:
-    """The value, and the difference to the original where the measure is a model's own."""
-    value = f"{quality.words} {number(quality.value.value)}"
+def _quality(quality: Quality, alone: bool) -> list[str | Cell]:
+    """The value, named where it does not stand `alone` in its column, and the difference to the
+    original where the measure is a model's own."""
+    value = f"{'' if alone else quality.words} {number(quality.value.value)}".strip()
     if quality.difference is None:
         return [Cell(value, interval(quality.value)), "–"]
     change = quality.difference
@@ -127,12 +132,7 @@ def _recipes(records: Sequence[Record]) -> Section:
     """Every setting in which the recipes differ."""
     flat = [dict(_settings(record.recipe)) for record in records]
     keys = dict.fromkeys(key for settings in flat for key in settings)
-    differing = [
-        key
-        for key in keys
-        if key not in ("name", "description")
-        and len({repr(settings.get(key)) for settings in flat}) > 1
-    ]
+    differing = [key for key in keys if key not in _NAMES and _differs(key, flat)]
     rows = [[key, *(_shown_setting(settings, key) for settings in flat)] for key in differing]
     head = ["setting", *(record.name for record in records)]
     tables = [Table(head, rows)] if rows else []
@@ -140,11 +140,17 @@ def _recipes(records: Sequence[Record]) -> Section:
     return Section("recipes", "Where the recipes differ", tables=tables, text=text)
 
 
+def _differs(key: str, flat: Sequence[dict[str, Any]]) -> bool:
+    """Whether recipes that have a setting have different values; a stage that one leaves out is one
+    difference, not one of each of its settings."""
+    return len({repr(settings[key]) for settings in flat if key in settings}) > 1
+
+
 def _settings(content: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    found = []
+    found: list[tuple[str, Any]] = []
     for key, value in content.items():
         if isinstance(value, dict):
-            found += _settings(value, f"{path}{key}.")
+            found += [(f"{path}{key}", _ON), *_settings(value, f"{path}{key}.")]
         else:
             found.append((f"{path}{key}", value))
     return found

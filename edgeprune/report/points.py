@@ -9,7 +9,7 @@ from edgeprune.report.others import Other
 from edgeprune.report.records import Known, Quality, Record
 
 Kind = Literal["original", "stage", "result", "other"]
-STAGE_NAMES = {"export": "smaller shapes alone, float32"}
+STAGE_NAMES = {"export": "before rewriting, float32"}
 
 
 @dataclass(frozen=True)

@@ -74,16 +74,19 @@ def _export(did: dict[str, Any]) -> list[str]:
 def _prune(did: dict[str, Any]) -> list[str]:
     lines = [did["method"]] if "method" in did else []
     for pool in did.get("pools", []):
-        lines.append(f"{pool['removed']:,} of {pool['units']:,} removed ({pool['pattern']})")
+        noun = "blocks" if "x" in pool["pattern"] else "units"
+        noun = pool["pattern"] if pool["pattern"] in ("channels", "heads", "weights") else noun
+        lines.append(f"{pool['removed']:,} of {pool['units']:,} {noun} removed")
     if "layers" in did:
-        lines.append(f"{did['removed']:,} of {did['weights']:,} weights removed ({did['pattern']})")
+        shape = "" if did["pattern"] == "weights" else f" in {did['pattern']}"
+        lines.append(f"{did['removed']:,} of {did['weights']:,} weights removed{shape}")
     return lines
 
 
 def _cut(did: dict[str, Any]) -> list[str]:
     return [
         f"{sum(did['heads']):,} heads and {sum(did['channels']):,} channels in "
-        f"{len(did['heads'])} layers are left, {did['parameters']:,} parameters"
+        f"{many(len(did['heads']), 'layer')} are left, {did['parameters']:,} parameters"
     ]
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from edgeprune.errors import UserError
 from edgeprune.report import compare
 from edgeprune.report.canvas import check_drawable
+from edgeprune.report.layout import environment
 from edgeprune.report.others import Other, joined, read_others
 from edgeprune.report.records import REPORT, Record, open_record
 from edgeprune.report.sections.build import sections
@@ -109,14 +108,7 @@ def report(places: Sequence[Path], output: Path | None = None) -> Path:
 
 def render(page: Page) -> str:
     """A page as one HTML file that needs no network."""
-    environment = Environment(
-        loader=PackageLoader("edgeprune", "report/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(vars(page)).lstrip()
+    return environment().get_template("page.html").render(vars(page)).lstrip()
 
 
 def replace_file(file: Path, text: str) -> None:

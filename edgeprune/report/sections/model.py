@@ -15,7 +15,7 @@ from edgeprune.report.words import many
 
 def stages(record: Record) -> Section:
     """What every stage did, how long it took, and how much memory the build had needed by then."""
-    head = ("stage", "what it did", "seconds", "peak MB so far")
+    head = ("stage", "what it did", "seconds", "peak MB")
     listed = [
         [row["name"], row["did"], f"{row['seconds']:,.1f}", f"{row['megabytes']:,}"]
         for row in told(record)
