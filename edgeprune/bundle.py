@@ -6,6 +6,7 @@
       tokenizer.json, tokenizer_config.json, ...     its tokenizer
       modules.json, 1_Pooling/config.json            how a sentence encoder pools
       edgeprune.json                                 the manifest
+      README.md                                      the model card
 
 `Bundle.open` also takes a plain folder (model.onnx or onnx/model.onnx beside tokenizer.json and
 config.json) that has no manifest: then the task is read from the graph's outputs.
@@ -16,6 +17,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -29,6 +31,7 @@ Task = Literal["feature-extraction", "text-classification", "text-generation"]
 
 TASKS: tuple[str, ...] = get_args(Task)
 MANIFEST = "edgeprune.json"
+CARD = "README.md"
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
 # Later releases that first ran an operator as it is used here; each was tried.
@@ -215,6 +218,7 @@ def write_bundle(
     onnx_folder: str | Path,
     assets_folder: str | Path,
     manifest: dict[str, Any],
+    card: Callable[[Bundle], str] | None = None,
 ) -> Bundle:
     """Write a bundle to `folder`, whole or not at all.
 
@@ -225,6 +229,8 @@ def write_bundle(
         onnx_folder: holds model.onnx and the external data that it names.
         assets_folder: tokenizer, config and the rest, copied as they lie.
         manifest: must name a "task"; format, versions and the files' hashes are filled in here.
+        card: writes the model card from the bundle with its whole manifest, which does not list the
+            card: people go on editing it, on the hub too.
 
     Raises:
         UserError: `folder` holds something else, the parts are incomplete, or the disk is full.
@@ -247,7 +253,9 @@ def write_bundle(
                 raise UserError(f"{onnx_folder / 'model.onnx'} keeps its data outside its folder.")
             _copy(onnx_folder / location, built / "onnx" / location)
         _write_manifest(built, manifest)
-        Bundle.open(built)
+        opened = Bundle.open(built)
+        if card is not None:
+            (built / CARD).write_text(card(opened), encoding="utf-8")
         if folder.exists():
             folder.rename(aside / "old")
         built.rename(folder)
@@ -292,7 +300,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             "sha256": _sha256(path),
         }
         for path in files
-        if path != folder / MANIFEST
+        if path not in (folder / MANIFEST, folder / CARD)
     }
     whole = {
         "format_version": FORMAT_VERSION,

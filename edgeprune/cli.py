@@ -94,7 +94,7 @@ def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None
         Path(json_file).write_text(text + "\n", encoding="utf-8")
 
 
-def _writable(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
+def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
     """Refuse a file that cannot be written before the work, not after it."""
     if path and path != "-" and not Path(path).absolute().parent.is_dir():
         raise UserError(f"There is no folder {Path(path).parent} to write {path} in.")
@@ -383,6 +383,32 @@ def build(
     terminal.show_outcome(outcome)
     if outcome.missed:
         raise RequirementMissed("; ".join(outcome.missed) + ".")
+
+
+@main.command()
+@click.argument(
+    "places",
+    metavar="DIR|RESULT...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    callback=_writable,
+    help="File.  [default: report.html in DIR; here, for several]",
+)
+def report(places: tuple[Path, ...], output: Path | None) -> None:
+    """Write a build's report.html anew, or compare several builds in one page.
+
+    DIR is a folder that `edgeprune build` wrote, or a bundle. RESULT is what `edgeprune bench` or
+    `edgeprune evaluate` wrote with --json, of a build's bundle or of another model, which then
+    stands beside it.
+    """
+    from edgeprune.report.write import report as write
+
+    click.echo(f"report  {write(places, output)}")
 
 
 @main.command()

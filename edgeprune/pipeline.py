@@ -18,7 +18,7 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from edgeprune.kernels.library import system_facts
 from edgeprune.measure.stage import missed
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
+from edgeprune.report.canvas import check_drawable
+from edgeprune.report.card import model_card
 from edgeprune.report.write import write_report
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
@@ -90,6 +92,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    check_drawable()
     with _made(build.output / MARK) as stages:
         _run_stages(build, stages, fresh)
         return _finish(build)
@@ -172,7 +175,7 @@ def _finish(build: Build) -> Outcome:
         "max_length": max_positions(build.checkpoint.config),
     }
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
-    bundle = _write(build.output / "bundle", assets, manifest)
+    bundle = _write(build.output / "bundle", assets, manifest, model_card)
     plain = {**shared, "source": facts["source"], "stages": [], "recipe": {"name": "original"}}
     original = _write(build.output / "original", build.folders["original"], plain)
     report = write_report(build.output, {**facts, "task": task, "stages": stages})
@@ -196,13 +199,18 @@ def _kernels(model: Path) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, built: Path, manifest: dict[str, Any]) -> Bundle:
+def _write(
+    folder: Path,
+    built: Path,
+    manifest: dict[str, Any],
+    card: Callable[[Bundle], str] | None = None,
+) -> Bundle:
     assets = built.parent / f".assets-{built.name}"
     shutil.rmtree(assets, ignore_errors=True)
     try:
         with _telling_of_a_full_disk(built):
             shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
-        return write_bundle(folder, built / "onnx", assets, manifest)
+        return write_bundle(folder, built / "onnx", assets, manifest, card)
     finally:
         shutil.rmtree(assets, ignore_errors=True)
 

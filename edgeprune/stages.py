@@ -34,7 +34,11 @@ def load(build: Build, source: Path, target: Path, settings: None) -> dict[str, 
     model = import_checkpoint(build.checkpoint)
     import_tokenizer(build.checkpoint, target)
     save_model(model, target)
-    return {"parameters": sum(parameter.numel() for parameter in model.module.parameters())}
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+        "heads": [len(heads) for heads in model.heads],
+        "channels": [len(channels) for channels in model.channels],
+    }
 
 
 def original(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
@@ -57,7 +61,8 @@ def quantize(
 
 
 def export(build: Build, source: Path, target: Path, settings: None) -> dict[str, Any]:
-    """Write the model's graph in float32."""
+    """Write the model's graph in float32, as a folder that a client runs."""
+    _copy_client_files(build, source, target)
     path = export_onnx(load_model(source), target / ONNX)
     return {"bytes": path.stat().st_size}
 
@@ -70,9 +75,7 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
         {"input_ids": batch.input_ids[:8], "attention_mask": batch.attention_mask[:8]}
         for batch in build.some(_CHECKED_BATCHES)
     ]
-    copy_assets(build.folders["load"], target)
-    # Clients size a decoder's cache by the layers that are left.
-    shutil.copyfile(model_folder / "config.json", target / "config.json")
+    _copy_client_files(build, model_folder, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
     reports = rewrite_graph(
         source / ONNX / "model.onnx",
@@ -83,3 +86,10 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
         find(build.recipe.target),
     )
     return {"passes": [report.to_json() for report in reports]}
+
+
+def _copy_client_files(build: Build, model_folder: Path, target: Path) -> None:
+    """Tokenizer and configuration beside a graph of the model in `model_folder`."""
+    copy_assets(build.folders["load"], target)
+    # Clients size a decoder's cache by the layers that are left.
+    shutil.copyfile(model_folder / "config.json", target / "config.json")

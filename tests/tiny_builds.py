@@ -24,7 +24,7 @@ prune:
 cut: {}
 recover: {steps: 6, checks: 2, precision: float32}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, seconds: 0.2}
+measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
 """
 
 

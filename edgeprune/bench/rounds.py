@@ -87,9 +87,9 @@ def _warm(process: Process, kind: str, settings: BenchSettings) -> int:
 
 def _settled(times: Sequence[Times], settings: BenchSettings) -> bool:
     """Whether the ratio (alone: the median) is known to within the width asked for."""
-    return ratio_of(times, _faster(times), settings).width < settings.width
+    return ratio_of(times, faster(times), settings).width < settings.width
 
 
-def _faster(times: Sequence[Times]) -> int | None:
-    """The baseline's faster variant so far; None for a model measured alone."""
+def faster(times: Sequence[Times]) -> int | None:
+    """The place of the baseline's faster variant; None for a model measured alone."""
     return min(range(1, len(times)), key=lambda i: median(times[i].calls), default=None)

@@ -1,6 +1,6 @@
 """The settings of the build's own measurement, and what a recipe may require of it."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,19 @@ class MeasureSettings(BaseModel):
     threads: int = Field(1, ge=1, description="Threads of a timed session.")
     seconds: float = Field(
         20.0, gt=0, description="Longest time of the interleaved rounds; fewer where it is clear."
+    )
+    profile: bool = Field(
+        True, description="Share the time of a call out among operators, before and after."
+    )
+    curve: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (16, 64, 256),
+        description="Tokens at which latency is measured as well, briefly; those beyond what the "
+        "model takes are left out.",
+    )
+    stages: bool = Field(
+        True,
+        description="Measure the exported float32 graph as well, so that what the smaller shapes "
+        "gain and cost is told apart from what integers do.",
     )
     task: OwnTask | None = Field(
         None, description="A quality measure on data of the user's, beside held-out text."

@@ -1,6 +1,7 @@
 """The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
 from edgeprune.evaluate.measures import evaluate
+from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
 from edgeprune.text.corpus import Corpus, sentences
@@ -22,6 +24,22 @@ _OWN = {
 }
 
 
+@dataclass(frozen=True)
+class Question:
+    """A quality measure, what it reads, and what records call that."""
+
+    measure: str
+    data: str | Path
+    limit: int | None = None
+    window: int | None = None
+    called: str | None = None
+
+    def ask(self, place: Path, original: Path) -> dict[str, Any]:
+        """What `evaluate` finds."""
+        found = evaluate(place, self.measure, self.data, self.limit, original, self.window)
+        return found | ({"data": self.called} if self.called else {})
+
+
 def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
     """Measure the folder that the rewrite stage left beside the original's export."""
     original = build.folders["original"]
@@ -31,28 +49,49 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         threads=settings.threads,
         time_limit=settings.seconds,
     )
-    speed = compare(source, original, bench)
-    sparse = None
+    questions = _questions(build, write_held_out(build, target))
+    measured: dict[str, Any] = {
+        "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
+        "quality": [question.ask(source, original) for question in questions],
+        "curve": measure_curve(source, original, bench, settings.curve),
+        "stages": [],
+    }
+    if settings.stages:
+        exported = build.folders["export"]
+        brief = bench.model_copy(update={"time_limit": settings.seconds / 2})
+        main = questions[-1 if settings.task else 0]
+        measured["stages"].append(
+            {
+                "name": "export",
+                "speed": compare(exported, original, brief),
+                "quality": [main.ask(exported, original)],
+            }
+        )
     if build.recipe.quantize:
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
-    task = build.checkpoint.task
-    held = write_held_out(build, target)
-    limit = _HELD_OUT_WINDOWS if task == "text-generation" else None
-    quality = [
-        evaluate(source, name, held, limit=limit, against=original, window=_window(build, name))
-        | {"data": "held-out text"}
-        for name in _OWN[task]
+        measured |= {"sparse": sparse} if sparse else {}
+    return measured
+
+
+def _questions(build: Build, held: Path) -> list[Question]:
+    """What is asked of the bundle's quality: on held-out text, then the user's own."""
+    task, settings = build.checkpoint.task, build.recipe.measure
+    decoder = task == "text-generation"
+    questions = [
+        Question(
+            measure,
+            held,
+            limit=_HELD_OUT_WINDOWS if decoder else None,
+            window=build.recipe.text.max_tokens if decoder else None,
+            called="held-out text",
+        )
+        for measure in _OWN[task]
     ]
     if settings.task:
         assert settings.data is not None
-        quality.append(evaluate(source, settings.task, settings.data, settings.limit, original))
-    return {"speed": speed, "quality": quality} | ({"sparse": sparse} if sparse else {})
-
-
-def _window(build: Build, measure: str) -> int | None:
-    windowed = measure in ("perplexity", "kl")
-    return build.recipe.text.max_tokens if windowed else None
+        questions.append(Question(settings.task, settings.data, settings.limit))
+    return questions
 
 
 def write_held_out(build: Build, folder: Path) -> Path:

@@ -1,9 +1,23 @@
-"""What a build's numbers say, as rows of text for the terminal and the page alike."""
+"""What a build's numbers say, as rows of text for the terminal, the page and the card alike."""
 
 from dataclasses import dataclass
 from typing import Any
 
-_WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
+from edgeprune.report.records import Known, Record, data_name
+from edgeprune.report.words import listed, many, number, size
+
+WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, and its 95 % interval where it has one."""
+
+    text: str = ""
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
 @dataclass(frozen=True)
@@ -11,77 +25,94 @@ class Row:
     """One line of the comparison: what, the original's figure, the result's, the change."""
 
     what: str
-    original: str
-    result: str
-    change: str
+    original: Cell
+    result: Cell
+    change: Cell = Cell()
 
 
-def comparison(report: dict[str, Any]) -> list[Row]:
+def comparison(record: Record) -> list[Row]:
     """Original beside result: speed with intervals, bytes, memory, quality."""
-    measured = stage(report, "measure")
-    speed = measured["speed"]
+    speed = record.speed
     mine, its = speed["candidate"], speed["baseline"]
     rows = []
     for work, times in speed["measures"].items():
+        name = WORK.get(work, work)
+        its_time, my_time = times["baseline"], times["candidate"]
         ratio = times["ratio"]
-        interval = f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        for figure in ("median_ms", "p95_ms"):
-            name = f"{_WORK.get(work, work)}, {figure.removesuffix('_ms')}"
-            change = interval if figure == "median_ms" else ""
-            rows.append(
-                Row(
-                    name,
-                    f"{times['baseline'][figure]:.2f} ms",
-                    f"{times['candidate'][figure]:.2f} ms",
-                    change,
-                )
-            )
-        for rate in ("texts_per_second", "tokens_per_second"):
-            if rate in times["candidate"]:
-                unit = rate.replace("_per_second", "/s")
-                rows.append(
-                    Row(
-                        "texts" if work == "encoder" else f"{_WORK.get(work, work)}, tokens",
-                        f"{times['baseline'][rate]:,.0f} {unit}",
-                        f"{times['candidate'][rate]:,.0f} {unit}",
-                        "",
-                    )
-                )
+        faster = Cell(f"{ratio['value']:.2f}x", _range(ratio["low"], ratio["high"], ".2f"))
+        rows.append(Row(f"{name}, median", _median(its_time), _median(my_time), faster))
+        late = [Cell(f"{side['p95_ms']:.2f} ms") for side in (its_time, my_time)]
+        rows.append(Row(f"{name}, p95", *late))
+        unit = "texts" if work == "encoder" else "tokens"
+        rates = [Cell(f"{side[f'{unit}_per_second']:,.0f}") for side in (its_time, my_time)]
+        of = "" if work == "encoder" else f"{name}, "
+        rows.append(Row(f"{of}{unit} a second", *rates))
     rows.append(_smaller("graph and data", its["model_bytes"], mine["model_bytes"]))
     rows.append(_smaller("peak memory", its["peak_memory_bytes"], mine["peak_memory_bytes"]))
-    for quality in measured["quality"]:
+    for quality in record.quality:
         rows += _quality_rows(quality)
     return rows
 
 
-def stage(report: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a stage did; empty where it did not run."""
-    return next((each for each in report["stages"] if each["name"] == name), {})
-
-
-def conditions(report: dict[str, Any]) -> str:
-    """Under what the speed was measured, in a sentence."""
-    speed = stage(report, "measure")["speed"]
+def conditions(record: Record) -> str:
+    """Under what the speed was measured, in sentences."""
+    speed = record.speed
     settings, machine = speed["settings"], speed["machine"]
-    return (
-        f"{settings['tokens']} tokens, batch {settings['batch']}, {settings['threads']} thread(s), "
-        f"default session options, interleaved in one run on {machine['processor']}; ratios with "
-        f"95 % intervals; the reference is the original's plain float32 ONNX."
+    threads = many(settings["threads"], "thread")
+    text = (
+        f"{settings['tokens']} tokens, batch {settings['batch']}, {threads}, default session "
+        f"options, interleaved in one run on {machine['processor']}; ratios with 95 % intervals; "
+        "the reference is the original's plain float32 ONNX."
     )
+    if speed.get("noise", {}).get("noisy"):
+        text += f" A noisy machine: {listed(speed['noise']['why'])}."
+    late = [
+        WORK.get(work, work) for work, found in speed["measures"].items() if not found["settled"]
+    ]
+    if late:
+        text += (
+            f" Of {listed(late)} the time limit came before the interval was narrower than "
+            f"{settings['width']:.0%} of the ratio."
+        )
+    return text
+
+
+def interval(known: Known, sign: str = "") -> str:
+    """The ends of an interval; nothing where there is none."""
+    return "" if known.exact else _range(known.low, known.high, f"{sign}.3g")
+
+
+def _median(side: dict[str, Any]) -> Cell:
+    found = f"{side['median_ms']:.2f} ms"
+    if "interval_ms" not in side:
+        return Cell(found)
+    low, high = side["interval_ms"]
+    return Cell(found, _range(low, high, ".2f"))
 
 
 def _smaller(what: str, its: float, mine: float) -> Row:
-    return Row(what, f"{its / 1e6:.1f} MB", f"{mine / 1e6:.1f} MB", f"{its / mine:.1f}x smaller")
+    return Row(what, Cell(size(its)), Cell(size(mine)), Cell(f"{its / mine:.1f}x smaller"))
 
 
 def _quality_rows(quality: dict[str, Any]) -> list[Row]:
     rows = []
-    data = quality["data"].rsplit("/", 1)[-1]
+    data = data_name(quality["data"])
     for key, value in quality["values"].items():
         name = f"{key.replace('_', ' ')} ({data})"
+        own = _with_interval(value, quality.get("interval", {}).get(key))
         if "original" in quality:
-            before = quality["original"][key]
-            rows.append(Row(name, f"{before:.4g}", f"{value:.4g}", f"{value - before:+.3g}"))
+            change = quality.get("difference_interval", {}).get(key)
+            difference = _with_interval(value - quality["original"][key], change, "+")
+            before = Cell(number(quality["original"][key]))
+            rows.append(Row(name, before, Cell(number(value)), difference))
         else:
-            rows.append(Row(f"{name}, to the original", "", f"{value:.4g}", ""))
+            rows.append(Row(f"{name}, to the original", Cell(), own))
     return rows
+
+
+def _with_interval(value: float, found: list[float] | None, sign: str = "") -> Cell:
+    return Cell(number(value, sign), interval(Known.of(value, found), sign))
+
+
+def _range(low: float, high: float, form: str) -> str:
+    return f"{low:{form}} to {high:{form}}"

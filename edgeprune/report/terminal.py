@@ -8,6 +8,7 @@ from edgeprune.build import Build
 from edgeprune.pipeline import Outcome
 from edgeprune.preview import preview
 from edgeprune.report.figures import comparison, conditions
+from edgeprune.report.records import open_record
 
 _console = Console(highlight=False)
 
@@ -24,15 +25,15 @@ def show_preview(build: Build) -> None:
 
 def show_outcome(outcome: Outcome) -> None:
     """The table of original against result, and where everything is."""
-    stages = [{"name": name, **result} for name, result in outcome.results.items()]
-    report = {"stages": stages}
+    record = open_record(outcome.report.parent)
     table = Table("measured", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in comparison(report):
-        table.add_row(row.what, row.original, row.result, row.change)
+    for row in comparison(record):
+        result = row.result.text if row.change.text else str(row.result)
+        table.add_row(row.what, row.original.text, result, str(row.change))
     _console.print(table)
-    _console.print(conditions(report), style="dim")
+    _console.print(conditions(record), style="dim")
     _console.print(f"bundle    {outcome.bundle}", soft_wrap=True)
     _console.print(f"original  {outcome.original}", soft_wrap=True)
     _console.print(f"report    {outcome.report}", soft_wrap=True)

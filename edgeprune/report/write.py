@@ -1,49 +1,118 @@
-"""report.json and report.html of a build."""
+"""The pages: one build's report.html beside its report.json, or several builds' in one."""
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from edgeprune.errors import UserError
+from edgeprune.report import compare
+from edgeprune.report.canvas import check_drawable
+from edgeprune.report.layout import environment
+from edgeprune.report.others import Other, joined, read_others
+from edgeprune.report.records import REPORT, Record, open_record
+from edgeprune.report.sections.build import sections
+from edgeprune.report.sections.part import Section
+from edgeprune.report.story import Tile, tiles
+from edgeprune.report.words import listed
 
-from edgeprune.report.figures import comparison, conditions, stage
+PAGE = "report.html"
 
 
-def write_report(folder: Path, report: dict[str, Any]) -> Path:
-    """Write both, whole or not at all; returns the page's path."""
-    _replace(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
-    page = folder / "report.html"
-    _replace(page, render(report))
+@dataclass(frozen=True)
+class Page:
+    """What a page says, for the template."""
+
+    title: str
+    heading: str
+    lead: Sequence[str]
+    sections: Sequence[Section]
+    tiles: Sequence[Tile] = ()
+    footer: str = "Written by edgeprune. This page holds everything that it shows."
+
+
+def write_report(folder: Path, content: dict[str, Any]) -> Path:
+    """Write report.json and report.html, each whole or not at all; returns the page's path."""
+    replace_file(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+    page = folder / PAGE
+    replace_file(page, render(build_page(open_record(folder))))
     return page
 
 
-def render(report: dict[str, Any]) -> str:
-    """The page: one file that needs no network."""
-    environment = Environment(
-        loader=PackageLoader("edgeprune", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    cut = stage(report, "cut")
-    return environment.get_template("report.html").render(
-        report=report,
-        rows=comparison(report),
-        conditions=conditions(report),
-        layers=list(zip(cut.get("heads", []), cut.get("channels", []), strict=True)),
-        checks={
-            name: stage(report, name)["checks"]
-            for name in ("prune", "sparsify", "recover")
-            if "checks" in stage(report, name)
-        },
-        pools=stage(report, "prune").get("pools", []),
-        passes=stage(report, "rewrite").get("passes", []),
+def build_page(record: Record, others: Sequence[Other] = ()) -> Page:
+    """One build's page.
+
+    Args:
+        others: what else was measured, to stand beside it.
+    """
+    text = record.content.get("text", {})
+    lead = [f"{record.model}, {record.task}"]
+    if text:
+        lead.append(f"With {text['documents']:,} texts of {text['source']}")
+    if described := " ".join(record.recipe.get("description", "").split()):
+        lead.append(described)
+    name = record.recipe.get("name", record.name)
+    return Page(
+        title=f"{name}: {record.model}",
+        heading=name,
+        lead=lead,
+        tiles=tiles(record),
+        sections=sections(record, others),
     )
 
 
-def _replace(file: Path, text: str) -> None:
+def compare_page(records: Sequence[Record], others: Sequence[Other] = ()) -> Page:
+    """Several builds' page.
+
+    Raises:
+        UserError: the builds do different tasks.
+    """
+    names = [record.name for record in records]
+    originals = list(dict.fromkeys(record.model for record in records))
+    return Page(
+        title=f"{len(records)} builds: {', '.join(names)}",
+        heading=f"{len(records)} builds",
+        lead=[listed(names), f"Of {listed(originals)}, {records[0].task}"],
+        sections=compare.sections(records, others),
+    )
+
+
+def report(places: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the page of the builds and results that are named; returns its path.
+
+    Args:
+        places: folders of builds or bundles, and result files of bench and evaluate.
+        output: where to; one build's own report.html, or report.html here for several.
+
+    Raises:
+        UserError: no folder is named, one holds no build, a file is no result, or the builds do
+            different tasks.
+    """
+    check_drawable()
+    folders = [place for place in places if not place.is_file()]
+    if not folders:
+        raise UserError("Name the folder of a build; result files stand beside it.")
+    others = read_others(place for place in places if place.is_file())
+    records = []
+    for folder, name in zip(folders, compare.names_of(folders), strict=True):
+        record, others = joined(open_record(folder, name), folder, others)
+        records.append(record)
+    several = len(records) > 1
+    page = compare_page(records, others) if several else build_page(records[0], others)
+    written = output or (Path(PAGE) if several else folders[0] / PAGE)
+    replace_file(written, render(page))
+    return written
+
+
+def render(page: Page) -> str:
+    """A page as one HTML file that needs no network."""
+    return environment().get_template("page.html").render(vars(page)).lstrip()
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")

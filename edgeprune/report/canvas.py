@@ -1,0 +1,152 @@
+"""Matplotlib's drawings as SVG that lives inside a page: its colours are the page's variables.
+
+So one drawing serves light and dark, and its words are the page's own text.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+from xml.etree import ElementTree
+
+from edgeprune.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that stand for the page's variables; none of them is meant to be seen.
+INK, MUTED, GRID, SURFACE = "#010001", "#010002", "#010003", "#010004"
+ORIGINAL, RESULT = "#010005", "#010006"
+SERIES = (RESULT, "#010007", "#010008", "#010009", "#01000a", "#01000b")
+_VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    SURFACE: "surface",
+    ORIGINAL: "original",
+    **{colour: f"series-{number}" for number, colour in enumerate(SERIES, start=1)},
+}
+MARKERS = ("o", "D", "s", "^", "v", "P", "X", "h")
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 11,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.labelsize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 10.5,
+    "legend.labelcolor": INK,
+}
+_WIDTH = 5.0
+_SVG = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_REFERENCE = re.compile(r"#(?=[A-Za-z])")
+
+
+def check_drawable() -> None:
+    """Refuse to begin what ends with a drawing where the library is not installed.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError("A report's pictures need matplotlib: pip install 'edgeprune[report]'.")
+
+
+def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]) -> str:
+    """A drawing as an <svg> element.
+
+    Args:
+        name: of this drawing alone in its page: letters, digits and hyphens.
+        label: what it shows, for those who cannot see it.
+        height: in inches; the width is 5, which a phone shows at about its own size.
+        paint: fills the figure.
+
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    check_drawable()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own settings are
+        settings: Any = {**_STYLE, "svg.hashsalt": name}
+        matplotlib.rcParams.update(settings)
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        paint(figure)
+        text = io.StringIO()
+        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return _inline(text.getvalue(), name, label)
+
+
+def quiet_axes(axes: "Axes", grid: Literal["x", "y", "both", "none"] = "y") -> None:
+    """Grid lines along one axis alone (x, y, or none), and no marks at the numbers."""
+    axes.grid(False)
+    if grid != "none":
+        axes.grid(True, axis=grid)
+    axes.tick_params(length=0)
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    """An SVG file as an element of a page: small, with ids of its own and the page's colours."""
+    root = ElementTree.fromstring(svg)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        element.text = (element.text or "").strip() or None
+        element.tail = None
+        if link := element.attrib.pop(_LINK, None):
+            element.set("href", link)
+        if element.tag == "g":  # nothing refers to groups
+            element.attrib.pop("id", None)
+        for key, value in element.attrib.items():
+            element.set(key, _attribute(key, value, name))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in ("style", "metadata") or (child.tag == "defs" and not len(child)):
+                parent.remove(child)
+    box = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib.update({"viewBox": box, "role": "img", "aria-label": label})
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key in ("href", "clip-path"):
+        return _REFERENCE.sub(f"#{name}-", value)
+    if key == "style":
+        for colour, variable in _VARIABLES.items():
+            value = value.replace(colour, f"var(--{variable})")
+        return re.sub(r" ?font-family: [^;]+;?", "", value).strip()
+    if key in ("d", "x", "y", "width", "height", "transform"):
+        return " ".join(re.sub(r"-?\d+\.\d{2,}", _rounded, value).split())
+    return value
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,120 @@
+"""The model card: README.md of a bundle, by the conventions of the Hugging Face hub.
+
+YAML that the hub reads, then the report's words and numbers. The hub's own documentation of both:
+huggingface.co/docs/hub/model-cards.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgeprune.bundle import Bundle
+from edgeprune.report.figures import comparison, conditions
+from edgeprune.report.layout import environment
+from edgeprune.report.records import Record, data_name
+from edgeprune.report.story import not_measured, told
+from edgeprune.runtime.chat import chat_template
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_MODULES = "modules.json"
+
+
+def model_card(bundle: Bundle) -> str:
+    """A built bundle's README.md."""
+    manifest = bundle.manifest
+    record = Record(str(manifest["recipe"]["name"]), manifest)
+    base = _base_model(record.model)
+    sentences = (bundle.folder / _MODULES).is_file()
+    learned = manifest["text"]
+    content = {
+        "front": _front(record, base, sentences),
+        "name": record.name,
+        "model": record.model,
+        "base_model": base,
+        "version": manifest["edgeprune"],
+        "runtime": manifest["minimum_onnxruntime"],
+        "description": " ".join(record.recipe["description"].split()),
+        "rows": [
+            [_plain(str(cell)) for cell in (row.what, row.original, row.result, row.change)]
+            for row in comparison(record)
+        ],
+        "conditions": conditions(record),
+        "stages": told(record),
+        "text": f"{learned['documents']:,} texts of {learned['source']}",
+        "target": manifest["target"]["name"],
+        "files": [
+            {"name": name, **entry}
+            for name, entry in manifest["files"].items()
+            if name.startswith("onnx/")
+        ],
+        "task": record.task,
+        "sentence_transformers": sentences,
+        "chat": chat_template(bundle) is not None,
+        "kernels": "kernels" in manifest,
+        "limits": not_measured(record),
+    }
+    return environment().get_template("card.md").render(content)
+
+
+def _front(record: Record, base: str | None, sentences: bool) -> str:
+    """The card's metadata as YAML."""
+    task = record.task
+    if task == "feature-extraction" and sentences:
+        task = "sentence-similarity"
+    stages = {stage["name"] for stage in record.content["stages"]}
+    content: dict[str, Any] = {}
+    if base:
+        content["base_model"] = base
+        if "quantize" in stages:
+            content["base_model_relation"] = "quantized"
+    content |= {
+        "library_name": "sentence-transformers" if sentences else "optimum",
+        "pipeline_tag": task,
+        "tags": _tags(record, stages),
+        "model-index": [{"name": record.name, "results": _results(record, task)}],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _tags(record: Record, stages: set[str]) -> list[str]:
+    tags = ["onnx", "onnxruntime", "edgeprune", "cpu", record.task]
+    if stages & {"prune", "cut", "sparsify"}:
+        tags.append("pruned")
+    if "recover" in stages:
+        tags.append("distilled")
+    entries = record.stage("quantize").get("plan", {}).get("entries", [])
+    bits = {entry["bits"] for entry in entries if entry["format"] != "float32"}
+    return tags + [f"int{width}" for width in sorted({4 if b <= 4 else 8 for b in bits})]
+
+
+def _results(record: Record, task: str) -> list[dict[str, Any]]:
+    """Every quality measure as the hub's model-index has it."""
+    found = []
+    for quality in record.quality:
+        name = data_name(quality["data"])
+        # Measures that compare with the original say so; a reader of one number cannot know.
+        to_original = "" if "original" in quality else ", to the original"
+        found.append(
+            {
+                "task": {"type": task},
+                "dataset": {"type": re.sub(r"\W+", "-", name), "name": name},
+                "metrics": [
+                    {"type": key, "name": f"{key.replace('_', ' ')}{to_original}", "value": value}
+                    for key, value in quality["values"].items()
+                ],
+            }
+        )
+    return found
+
+
+def _base_model(model: str) -> str | None:
+    """The id on the hub, where the model was named by one."""
+    named = _HUB_ID.fullmatch(model) and not Path(model).exists()
+    return model if named else None
+
+
+def _plain(text: str) -> str:
+    """Text that stays within one cell of a table."""
+    return text.replace("|", r"\|")

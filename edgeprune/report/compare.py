@@ -1,0 +1,191 @@
+"""Several builds on one page: speed, size, quality, and how their recipes differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import UserError
+from edgeprune.report.figures import WORK, Cell, interval
+from edgeprune.report.others import Other
+from edgeprune.report.pictures.bars import bars
+from edgeprune.report.pictures.speed_quality import speed_quality
+from edgeprune.report.points import Point, points, ratio
+from edgeprune.report.records import Quality, Record
+from edgeprune.report.sections.part import Section, Table
+from edgeprune.report.words import listed, number
+
+_ORIGINAL = "original"
+_ON = "on"
+_NAMES = ("name", "description")
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What to call builds: their folders' names, or whole paths where two are the same."""
+    short = [folder.resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def sections(records: Sequence[Record], others: Sequence[Other] = ()) -> list[Section]:
+    """The parts of the page.
+
+    Raises:
+        UserError: the builds do different tasks.
+    """
+    tasks = dict.fromkeys(record.task for record in records)
+    if len(tasks) > 1:
+        raise UserError(
+            f"These builds do {listed(list(tasks))}: one page compares builds of one task."
+        )
+    return [
+        _table(records),
+        *_speed_quality(records, others),
+        _sizes(records),
+        _recipes(records),
+        _caution(records),
+    ]
+
+
+def _table(records: Sequence[Record]) -> Section:
+    works = records[0].works
+    head = ["build", *(f"{WORK.get(work, work)}, times as fast" for work in works)]
+    scores = [Quality.of(record.main_quality) for record in records]
+    words = list(dict.fromkeys(score.words for score in scores))
+    head += ["MB", "peak MB", listed(words), "to the original", "minutes"]
+    rows: list[list[str | Cell]] = []
+    for record, score in zip(records, scores, strict=True):
+        known = [ratio(record.speed, work) for work in works]
+        mine = record.speed["candidate"]
+        seconds = sum(stage.get("seconds", 0) for stage in record.content["stages"])
+        rows.append(
+            [
+                record.name,
+                *(Cell(f"{each.value:.2f}x", interval(each)) for each in known),
+                f"{mine['model_bytes'] / 1e6:.1f}",
+                f"{mine['peak_memory_bytes'] / 1e6:.0f}",
+                *_quality(score, alone=len(words) == 1),
+                f"{seconds / 60:.1f}",
+            ]
+        )
+    text = (
+        "Each build's speed is measured against its own original in its own run; intervals are of "
+        "95 %."
+    )
+    return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
+
+
+def _quality(quality: Quality, alone: bool) -> list[str | Cell]:
+    """The value, named where it does not stand `alone` in its column, and the difference to the
+    original where the measure is a model's own."""
+    value = f"{'' if alone else quality.words} {number(quality.value.value)}".strip()
+    if quality.difference is None:
+        return [Cell(value, interval(quality.value)), "–"]
+    change = quality.difference
+    return [value, Cell(number(change.value, "+"), interval(change, "+"))]
+
+
+def _speed_quality(records: Sequence[Record], others: Sequence[Other]) -> list[Section]:
+    """A section for each measure of quality, of the builds that it is the main one of."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        quality = Quality.of(record.main_quality)
+        groups.setdefault((quality.measure, quality.key, quality.data), []).append(record)
+    found = []
+    for place, group in enumerate(groups.values()):
+        quality = Quality.of(group[0].main_quality)
+        pictures = [
+            speed_quality(f"together-{place}-{work}", _shown(group, others, work), quality, work)
+            for work in group[0].works
+        ]
+        text = f"Quality is {quality.words} on {quality.data}; bars are 95 % intervals."
+        title = f"Quality against speed: {quality.words}"
+        found.append(Section(f"quality-and-speed-{place}", title, pictures, text=text))
+    return found
+
+
+def _shown(group: Sequence[Record], others: Sequence[Other], work: str) -> list[Point]:
+    """The original once, every result by its build's name, and the others."""
+    first = points(group[0], others, work)
+    found = [point for point in first if point.kind == _ORIGINAL]
+    for record in group:
+        quality = Quality.of(record.main_quality).beside
+        found.append(Point(record.name, "result", ratio(record.speed, work), quality))
+    found += [point for point in first if point.kind == "other"]
+    return [point for point in found if point.speed and point.quality]
+
+
+def _sizes(records: Sequence[Record]) -> Section:
+    values: dict[str, float] = {}
+    for record in records:
+        values.setdefault(_ORIGINAL, record.speed["baseline"]["model_bytes"] / 1e6)
+        values[record.name] = record.speed["candidate"]["model_bytes"] / 1e6
+    memory = {_ORIGINAL: records[0].speed["baseline"]["peak_memory_bytes"] / 1e6}
+    memory |= {each.name: each.speed["candidate"]["peak_memory_bytes"] / 1e6 for each in records}
+    pictures = [
+        bars("together-size", "graph and data, MB", values, ",.1f", grey=[_ORIGINAL]),
+        bars("together-memory", "peak memory, MB", memory, ",.0f", grey=[_ORIGINAL]),
+    ]
+    text = f"The original is that of {records[0].name}."
+    return Section("sizes", "Size and memory", pictures, text=text)
+
+
+def _recipes(records: Sequence[Record]) -> Section:
+    """Every setting in which the recipes differ."""
+    flat = [dict(_settings(record.recipe)) for record in records]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    differing = [key for key in keys if key not in _NAMES and _differs(key, flat)]
+    rows = [[key, *(_shown_setting(settings, key) for settings in flat)] for key in differing]
+    head = ["setting", *(record.name for record in records)]
+    tables = [Table(head, rows)] if rows else []
+    text = "" if rows else "The recipes are the same."
+    return Section("recipes", "Where the recipes differ", tables=tables, text=text)
+
+
+def _differs(key: str, flat: Sequence[dict[str, Any]]) -> bool:
+    """Whether recipes that have a setting have different values; a stage that one leaves out is one
+    difference, not one of each of its settings."""
+    return len({repr(settings[key]) for settings in flat if key in settings}) > 1
+
+
+def _settings(content: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found += [(f"{path}{key}", _ON), *_settings(value, f"{path}{key}.")]
+        else:
+            found.append((f"{path}{key}", value))
+    return found
+
+
+def _shown_setting(settings: dict[str, Any], key: str) -> str:
+    if key not in settings:
+        return "–"
+    value = settings[key]
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _caution(records: Sequence[Record]) -> Section:
+    """What makes the builds hard to compare."""
+    asked = {
+        "their originals' weights": [record.content["source"].get("sha256") for record in records],
+        "the text that they learned from": [
+            record.content.get("text", {}).get("digest") for record in records
+        ],
+        "the processor": [record.speed["machine"]["processor"] for record in records],
+        "the runtime": [record.speed["machine"]["onnxruntime"] for record in records],
+        "the timed work": [
+            [record.speed["settings"][key] for key in ("tokens", "batch", "threads")]
+            for record in records
+        ],
+        "the rows that quality was measured on": [
+            record.main_quality.get("conditions") for record in records
+        ],
+    }
+    items = [
+        f"They differ in {what}."
+        for what, values in asked.items()
+        if len({repr(value) for value in values}) > 1
+    ]
+    if noisy := [r.name for r in records if r.speed.get("noise", {}).get("noisy")]:
+        items.append(f"The machine was noisy while {listed(noisy)} was measured.")
+    items.append("Builds measured at different times met a machine in different states.")
+    return Section("caution", "Before comparing", items=items)

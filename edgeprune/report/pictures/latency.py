@@ -1,0 +1,72 @@
+"""Latency as the length of the text, the batch or the threads grow."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.report.canvas import ORIGINAL, RESULT, draw, quiet_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIDES = {"baseline": (ORIGINAL, "original"), "candidate": (RESULT, "result")}
+_FINE = (1, 1.5, 2, 3, 4, 5, 7)
+_SWEPT = ("tokens", "batch", "threads")
+_TITLES = {"encoder": "one call", "prompt": "reading a prompt", "decode": "a token of decoding"}
+
+Point = dict[str, Any]
+"""Of bench: "settings", and "measures" by kind of work."""
+
+
+def lines(points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point]]]:
+    """Every run of points in which one setting grows and the others stay.
+
+    Returns:
+        (what grows, what stays, points in order), each once.
+    """
+    for key in _SWEPT:
+        others = [other for other in _SWEPT if other != key]
+        groups: dict[tuple[int, ...], dict[int, Point]] = {}
+        for point in points:
+            settings = point["settings"]
+            same = tuple(settings[other] for other in others)
+            groups.setdefault(same, {})[settings[key]] = point
+        for same, group in groups.items():
+            if len(group) > 1:
+                stays = ", ".join(
+                    f"{other} {value}" for other, value in zip(others, same, strict=True)
+                )
+                yield key, stays, [group[value] for value in sorted(group)]
+
+
+def latency(name: str, work: str, key: str, stays: str, points: Sequence[Point]) -> str:
+    """Median milliseconds of one kind of work with 95 % intervals, both axes logarithmic."""
+
+    def paint(figure: "Figure") -> None:
+        from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+        axes = figure.subplots()
+        quiet_axes(axes)
+        at = [point["settings"][key] for point in points]
+        sides = [side for side in _SIDES if all(side in p["measures"][work] for p in points)]
+        for side in sides:
+            colour, what = _SIDES[side]
+            times = [point["measures"][work][side] for point in points]
+            middle = [time["median_ms"] for time in times]
+            low = [max(0.0, time["median_ms"] - time["interval_ms"][0]) for time in times]
+            high = [max(0.0, time["interval_ms"][1] - time["median_ms"]) for time in times]
+            axes.errorbar(
+                at, middle, yerr=[low, high], fmt="o-", color=colour, markersize=5, label=what
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(at, [str(value) for value in at])
+        axes.xaxis.set_minor_locator(NullLocator())
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 8 * low else _FINE))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_xlabel(key)
+        axes.set_title(f"{_TITLES[work]}, ms ({stays})")
+        figure.legend(loc="outside lower left", ncols=2)
+
+    return draw(name, f"Milliseconds of {_TITLES[work]} by {key}, {stays}", 2.9, paint)

@@ -1,0 +1,164 @@
+"""What a build recorded, as the report reads it.
+
+Builds of earlier versions recorded less: what is missing is told, never guessed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.bundle import MANIFEST
+from edgeprune.errors import UserError
+
+REPORT = "report.json"
+# What a measure that compares with the original says of the original itself.
+_IDEAL = {"mean_cosine": 1.0, "kl_nats_per_token": 0.0}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A measured value with its 95 % interval; low and high are the value's own without one."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, interval: list[float] | None = None) -> "Known":
+        low, high = interval or (value, value)
+        return cls(value, low, high)
+
+    @property
+    def exact(self) -> bool:
+        """Whether there is no interval."""
+        return self.low == self.high == self.value
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The main value of one quality measure, and the original's where that is its own."""
+
+    measure: str
+    key: str
+    data: str
+    value: Known
+    original: Known | None
+    difference: Known | None
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> "Quality":
+        """From what `evaluate` returned."""
+        key = next(iter(found["values"]))
+        original = difference = None
+        if "original" in found:
+            original = Known.of(found["original"][key])
+            change = found.get("difference_interval", {}).get(key)
+            difference = Known.of(found["difference"][key], change)
+        elif key in _IDEAL:
+            original = Known.of(_IDEAL[key])
+        value = Known.of(found["values"][key], found.get("interval", {}).get(key))
+        return cls(found["task"], key, data_name(found["data"]), value, original, difference)
+
+    @property
+    def beside(self) -> Known:
+        """The value with what is uncertain beside the original: of both models' same rows, where
+        they were paired."""
+        if self.original is None or self.difference is None or self.difference.exact:
+            return self.value
+        low, high = self.difference.low, self.difference.high
+        return Known(self.value.value, self.original.value + low, self.original.value + high)
+
+    @property
+    def words(self) -> str:
+        """What the value is, in words."""
+        return self.key.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One build: its name among others, and the content of its report.json or manifest."""
+
+    name: str
+    content: dict[str, Any]
+    later_speeds: tuple[dict[str, Any], ...] = ()
+    """Benchmarks of its bundle that were made after the build."""
+    later_quality: tuple[dict[str, Any], ...] = ()
+    """Quality measures likewise."""
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What a stage did; empty where it did not run."""
+        stages = self.content.get("stages", [])
+        return next((each for each in stages if each["name"] == name), {})
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return self.content.get("recipe", {})
+
+    @property
+    def task(self) -> str:
+        return self.content["task"]
+
+    @property
+    def model(self) -> str:
+        """What the original was called."""
+        return self.content["source"]["model"]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        return self.stage("measure")
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        """Result beside original, as bench's `compare` has it."""
+        return self.measured["speed"]
+
+    @property
+    def quality(self) -> list[dict[str, Any]]:
+        """Every quality measure, as `evaluate` has it."""
+        return [*self.measured["quality"], *self.later_quality]
+
+    @property
+    def main_quality(self) -> dict[str, Any]:
+        """The last on the user's own data where there is one, else the first on held-out text."""
+        own = self.later_quality or self.recipe.get("measure", {}).get("task")
+        return self.quality[-1 if own else 0]
+
+    @property
+    def works(self) -> list[str]:
+        """The kinds of work that were timed: encoder, or prompt and decode."""
+        return list(self.speed["measures"])
+
+
+def open_record(folder: Path, name: str | None = None) -> Record:
+    """The record of a build's output folder, or of a bundle.
+
+    Args:
+        name: what to call it; the folder's name where not given.
+
+    Raises:
+        UserError: the folder holds no build, its record is damaged, or nothing was measured.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: name one that `edgeprune build` wrote.")
+    for file in (folder / REPORT, folder / MANIFEST):
+        if file.is_file():
+            break
+    else:
+        raise UserError(
+            f"{folder} holds neither {REPORT} nor {MANIFEST}: name a folder that `edgeprune build` "
+            "wrote, or a bundle."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from None
+    record = Record(name or folder.resolve().name, content if isinstance(content, dict) else {})
+    if not record.stage("measure") or "source" not in record.content:
+        raise UserError(f"{file} records no measurement: it was not written by a whole build.")
+    return record
+
+
+def data_name(data: str) -> str:
+    """What to call the data of a quality measure: a file by its name."""
+    return data.rsplit("/", 1)[-1]

@@ -1,0 +1,46 @@
+"""Every section of one build's page.
+
+Each says why it is empty where it is: the stage did not run, or did not record it.
+"""
+
+import json
+from collections.abc import Sequence
+
+from edgeprune.report.others import Other
+from edgeprune.report.points import points
+from edgeprune.report.records import Record
+from edgeprune.report.sections.model import formats, layers, stages
+from edgeprune.report.sections.part import Section
+from edgeprune.report.sections.sensitivity import sensitivity
+from edgeprune.report.sections.speed import latency, operators, result, speed_quality
+from edgeprune.report.sections.went import passes, pruning, training
+from edgeprune.report.story import not_measured
+
+
+def sections(record: Record, others: Sequence[Other] = ()) -> list[Section]:
+    """Every part of a build's page, in order."""
+    return [
+        result(record),
+        speed_quality(record, others),
+        latency(record),
+        stages(record),
+        operators(record),
+        layers(record),
+        formats(record),
+        sensitivity(record),
+        *pruning(record),
+        training(record),
+        passes(record),
+        _not_measured(record, others),
+        _recipe(record),
+    ]
+
+
+def _not_measured(record: Record, others: Sequence[Other]) -> Section:
+    found = [p for p in points(record, others, record.works[0]) if p.kind == "other"]
+    items = not_measured(record, found)
+    return Section("not-measured", "Not measured", items=items)
+
+
+def _recipe(record: Record) -> Section:
+    return Section("recipe", "Recipe", code=json.dumps(record.recipe, indent=2, ensure_ascii=False))

@@ -1,0 +1,121 @@
+"""What was built: the stages, what every layer kept, and the bits of every tensor."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from edgeprune.quantize.plan import Plan
+from edgeprune.report.pictures.layers import kept_sizes
+from edgeprune.report.pictures.tensors import format_grid, places
+from edgeprune.report.records import Record
+from edgeprune.report.sections.part import Section, Table
+from edgeprune.report.story import told
+from edgeprune.report.words import many
+
+
+def stages(record: Record) -> Section:
+    """What every stage did, how long it took, and how much memory the build had needed by then."""
+    head = ("stage", "what it did", "seconds", "peak MB")
+    listed = [
+        [row["name"], row["did"], f"{row['seconds']:,.1f}", f"{row['megabytes']:,}"]
+        for row in told(record)
+    ]
+    table = Table(head, listed, words=frozenset({0, 1}))
+    return Section("stages", "What was built", tables=[table])
+
+
+def layers(record: Record) -> Section:
+    """Heads and channels of every layer, before and after the cut."""
+    title = "What every layer kept"
+    cut, load = record.stage("cut"), record.stage("load")
+    if not cut:
+        return Section("layers", title, text="Nothing was cut: every layer is whole.")
+    left = cut.get("layers", list(range(len(cut["heads"]))))
+    notes = [] if "heads" in load else ["The original's sizes: not recorded by this build."]
+    if gone := len(load.get("heads", left)) - len(left):
+        notes.append(f"{many(gone, 'whole layer')} dropped.")
+    # Experts have feed-forwards of their own, several a layer.
+    kinds = [what for what in ("heads", "channels") if len(cut[what]) == len(left)]
+    pictures = [
+        kept_sizes(f"layers-{what}", what, cut[what], load.get(what), left) for what in kinds
+    ]
+    listed = [
+        [str(layer), *(f"{cut[what][place]:,}" for what in kinds)]
+        for place, layer in enumerate(left)
+    ]
+    table = Table(("layer", *kinds), listed, folded="The same in numbers")
+    return Section("layers", title, pictures, [table], " ".join(notes))
+
+
+def formats(record: Record) -> Section:
+    """The planned format of every tensor, and what each takes."""
+    title = "Bits of every tensor"
+    did = record.stage("quantize")
+    if not did:
+        text = "Nothing was quantized: every weight is float32."
+        return Section("formats", title, text=text)
+    entries = [_entry(raw, did["plan"]) for raw in did["plan"]["entries"]]
+    where = places(
+        {entry["name"]: entry["role"] for entry in entries}, [entry["name"] for entry in entries]
+    )
+    kinds = {entry["name"]: _format_words(entry) for entry in entries}
+    inside = {linear: kind for linear, kind in kinds.items() if linear in where}
+    pictures = []
+    if inside:
+        pictures.append(format_grid("formats-grid", "format of every linear", inside, where))
+    summary = _summary(entries, kinds)
+    every = _every(entries, did.get("errors", {}))
+    return Section("formats", title, pictures, [summary, every])
+
+
+def _summary(entries: Sequence[dict[str, Any]], kinds: dict[str, str]) -> Table:
+    """A row for each format."""
+    listed = []
+    for kind, count in Counter(kinds.values()).most_common():
+        some = [entry for entry in entries if kinds[entry["name"]] == kind]
+        weights = sum(entry["shape"][0] * entry["shape"][1] for entry in some)
+        listed.append([kind, str(count), f"{weights:,}", _megabytes(some)])
+    return Table(("format", "tensors", "weights", "MB, packed"), listed)
+
+
+def _every(entries: Sequence[dict[str, Any]], errors: dict[str, Any]) -> Table:
+    """A row for each tensor."""
+    head = ("tensor", "shape", "format", "bits", "MB, packed", "relative error")
+    listed = [
+        [
+            entry["name"],
+            f"{entry['shape'][0]:,} x {entry['shape'][1]:,}",
+            entry["format"],
+            str(entry["bits"]),
+            _megabytes([entry], 3),
+            f"{errors[entry['name']]['relative']:.2%}" if entry["name"] in errors else "–",
+        ]
+        for entry in entries
+    ]
+    return Table(
+        head, listed, folded=f"All {many(len(entries), 'tensor')}", words=frozenset({0, 2})
+    )
+
+
+def _entry(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
+    """A planned tensor with its bits and, where the plan says enough, its bytes."""
+    if "bits" not in raw:  # earlier plans had one number for all
+        bits = 32 if raw["format"] == "float32" else plan.get("bits", "?")
+        return {**raw, "bits": bits, "bytes": None}
+    [entry] = Plan.from_json({"entries": [raw]})
+    return {**raw, "bytes": entry.bytes}
+
+
+def _format_words(entry: dict[str, Any]) -> str:
+    words = entry["format"]
+    if entry.get("group"):
+        words += f" in {entry['group']}s"
+    if entry.get("sparsity") is not None:
+        words += " blocks"
+    return words
+
+
+def _megabytes(entries: Sequence[dict[str, Any]], digits: int = 2) -> str:
+    if any(entry["bytes"] is None for entry in entries):
+        return "not recorded"
+    return f"{sum(entry['bytes'] for entry in entries) / 1e6:.{digits}f}"

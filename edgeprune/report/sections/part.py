@@ -1,0 +1,33 @@
+"""What a page is made of: sections of pictures, tables and sentences, for the template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeprune.report.figures import Cell
+
+NOT_RECORDED = "Not recorded by this build."
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures under a head; the first column is words."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    folded: str = ""
+    """What to call it where it opens on demand; nothing for one that is always seen."""
+    words: frozenset[int] = frozenset({0})
+    """Columns that hold words, not figures."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page."""
+
+    name: str
+    title: str
+    pictures: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    text: str = ""
+    items: Sequence[str] = ()
+    code: str = ""

@@ -1,0 +1,105 @@
+"""Speed and quality: the comparison, both against each other, latency, and time by operator."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgeprune.report.figures import WORK, Cell, comparison, conditions, interval
+from edgeprune.report.others import Other
+from edgeprune.report.pictures.latency import latency as latency_lines
+from edgeprune.report.pictures.latency import lines
+from edgeprune.report.pictures.operators import operators as operator_bars
+from edgeprune.report.pictures.operators import rows
+from edgeprune.report.pictures.speed_quality import speed_quality as scatter
+from edgeprune.report.points import Point, points
+from edgeprune.report.records import Quality, Record
+from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
+from edgeprune.report.words import number
+
+_SIDES = {"baseline": "original", "candidate": "result"}
+
+
+def result(record: Record) -> Section:
+    """Original beside result, figure by figure."""
+    listed: list[list[str | Cell]] = [
+        [row.what, row.original, row.result, row.change] for row in comparison(record)
+    ]
+    table = Table(("measured", "original", "result", "change"), listed)
+    return Section("result", "Original and result", tables=[table], text=conditions(record))
+
+
+def speed_quality(record: Record, others: Sequence[Other]) -> Section:
+    """Every model with both, in a picture, and all of them in a table."""
+    quality = Quality.of(record.main_quality)
+    pictures, tables = [], []
+    for work in record.works:
+        found = points(record, others, work)
+        shown = [point for point in found if point.speed and point.quality]
+        pictures.append(scatter(f"speed-quality-{work}", shown, quality, work))
+        head = (f"at {WORK.get(work, work)}", "times as fast", quality.words, "MB")
+        tables.append(Table(head, [_point_row(point) for point in found]))
+    text = f"Quality is {quality.words} on {quality.data}. Bars are 95 % intervals, "
+    if quality.difference is None:
+        text += "and the original agrees with itself by definition."
+    else:
+        text += "of quality those of the paired difference to the original."
+    apart = [f"{point.name}: {point.why}." for point in found if point.why]
+    title = "Quality against speed"
+    return Section("quality-and-speed", title, pictures, tables, text, items=apart)
+
+
+def _point_row(point: Point) -> list[str | Cell]:
+    speed = quality = Cell("–")
+    if point.speed:
+        speed = Cell(f"{point.speed.value:.2f}x", interval(point.speed))
+    if point.quality:
+        quality = Cell(number(point.quality.value), interval(point.quality))
+    size = f"{point.megabytes:.1f}" if point.megabytes is not None else "–"
+    return [point.name, speed, quality, size]
+
+
+def latency(record: Record) -> Section:
+    """How a call's time grows with what it is given."""
+    here = {"settings": record.speed["settings"], "measures": record.speed["measures"]}
+    found = [*record.measured.get("curve", []), *record.later_speeds, here]
+    pictures = [
+        latency_lines(f"latency-{place}-{work}", work, key, stays, line)
+        for work in record.works
+        for place, (key, stays, line) in enumerate(lines(found))
+    ]
+    text = (
+        "Medians with 95 % intervals; both axes are logarithmic. Lengths other than "
+        f"{here['settings']['tokens']} tokens were timed briefly."
+    )
+    if not pictures:
+        off = record.recipe.get("measure", {}).get("curve") == []
+        text = "Measured at one length alone: measure.curve is empty." if off else NOT_RECORDED
+    return Section("latency", "Latency", pictures, text=text)
+
+
+def operators(record: Record) -> Section:
+    """Where the time of a call goes, before and after."""
+    speeds = [record.speed, *record.later_speeds]
+    profile: dict[str, Any] = next((each["profile"] for each in speeds if "profile" in each), {})
+    pictures, tables, notes = [], [], []
+    for work, sides in profile.items():
+        for side, found in sides.items():
+            if "missing" in found:
+                notes.append(f"No time of the {_SIDES[side]}: {found['missing']}.")
+        known = {side: found for side, found in sides.items() if "missing" not in found}
+        if known:
+            name = WORK.get(work, work)
+            pictures.append(operator_bars(f"operators-{work}", name, known))
+            tables.append(_operator_table(name, known))
+    text = "By the runtime's own profile of another run, which profiling slows: compare shares."
+    if not profile:
+        off = record.recipe.get("measure", {}).get("profile") is False
+        text = "Not measured: measure.profile is off." if off else NOT_RECORDED
+    return Section("operators", "Time by operator", pictures, tables, " ".join([text, *notes]))
+
+
+def _operator_table(name: str, sides: dict[str, Any]) -> Table:
+    head = (f"{name}, ms", *(_SIDES[side] for side in sides))
+    listed = [
+        [operator, *(f"{times[side]:.3f}" for side in sides)] for operator, times in rows(sides)
+    ]
+    return Table(head, listed, folded="The same in numbers")

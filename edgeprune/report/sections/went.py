@@ -1,0 +1,102 @@
+"""How the build went: pruning update by update, training, and the passes over the graph."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgeprune.report.pictures.training import training as loss_lines
+from edgeprune.report.pictures.trajectory import budget, kept, momentum, norms, variance
+from edgeprune.report.records import Record
+from edgeprune.report.sections.part import Section, Table
+
+
+def pruning(record: Record) -> list[Section]:
+    """A section for each pool of units that was pruned while training."""
+    pools = [
+        (stage, pool)
+        for stage in ("prune", "sparsify")
+        for pool in record.stage(stage).get("pools", [])
+    ]
+    if not pools:
+        text = "Nothing was pruned while training, so there is no budget to follow."
+        return [Section("pruning", "Pruning trajectory", text=text)]
+    found = []
+    for stage, pool in pools:
+        updates = pool["trajectory"]
+        name = f"{stage}-{pool['pattern'].replace(':', '-')}"
+        pictures = [
+            budget(f"{name}-budget", updates),
+            norms(f"{name}-norms", updates),
+            momentum(f"{name}-momentum", updates),
+            kept(f"{name}-kept", updates),
+        ]
+        title = f"Pruning of {pool['pattern']}: {pool['removed']:,} of {pool['units']:,} removed"
+        mode = record.recipe[stage].get("budget", "mv")
+        text = _MOMENTUM if mode == "mv" else f"The budget of this recipe is {mode}."
+        found.append(Section(name, title, pictures, [_update_table(updates)], text))
+    return found
+
+
+_MOMENTUM = (
+    "At each update the budget follows a cubic target through a momentum. Its coefficient rises "
+    "with the variation of the gradient's norm, so that less goes while training is unsteady; the "
+    "gate closes while norms stand above their trend."
+)
+
+
+def _update_table(updates: Sequence[dict[str, Any]]) -> Table:
+    head = ("step", "target", "sparsity", "budget", "momentum", "gate", "norm", "variance of norms")
+    listed = [
+        [
+            str(row["step"]),
+            f"{row['target']:.4f}",
+            f"{row['sparsity']:.4f}",
+            f"{row['budget']:.5f}",
+            f"{row['beta']:.3f}",
+            f"{row['gate']:.3f}",
+            "–" if row["norm"] is None else f"{row['norm']:.4g}",
+            f"{variance(row):.4g}",
+        ]
+        for row in updates
+    ]
+    return Table(head, listed, folded="Every update in numbers")
+
+
+def training(record: Record) -> Section:
+    """The losses of every stage that trained."""
+    name, title = "training", "Loss on held-out text"
+    pictures, tables = [], []
+    for stage in ("prune", "sparsify", "recover"):
+        did = record.stage(stage)
+        if checks := did.get("checks"):
+            pictures.append(loss_lines(f"training-{stage}", stage, checks, did.get("best_step")))
+            head = (f"{stage}, step", "learning rate", "training loss", "held-out loss")
+            listed = [
+                [
+                    str(row["step"]),
+                    f"{row['learning_rate']:.2g}",
+                    f"{row['loss']:.4f}",
+                    f"{row['held_out']:.4f}",
+                ]
+                for row in checks
+            ]
+            tables.append(Table(head, listed, folded=f"{stage} in numbers"))
+    text = "" if pictures else "Nothing was trained."
+    return Section(name, title, pictures, tables, text)
+
+
+def passes(record: Record) -> Section:
+    """What each pass over the graph changed, and how far it drifted."""
+    head = ("pass", "changed", "nodes after", "drift", "allowed", "kept")
+    listed = [
+        [
+            row["name"],
+            f"{row['changed']:,}",
+            f"{row['nodes']:,}",
+            f"{row['drift']:.2g}",
+            f"{row['tolerance']:.2g}",
+            "yes" if row["kept"] else row["reason"],
+        ]
+        for row in record.stage("rewrite").get("passes", [])
+    ]
+    table = Table(head, listed, words=frozenset({0, 5}))
+    return Section("passes", "Passes over the graph", tables=[table])

@@ -1,0 +1,172 @@
+"""A build in words: what it reached, what each stage did, and what nobody measured."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.report.figures import WORK, interval
+from edgeprune.report.points import Point, ratio
+from edgeprune.report.records import Quality, Record
+from edgeprune.report.words import listed, many, number, size
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure to be seen first: the number, what it is, and lines of what stands behind it."""
+
+    figure: str
+    what: str
+    details: Sequence[str]
+
+
+def tiles(record: Record) -> list[Tile]:
+    """Speed, size and memory against the original, and the main quality."""
+    speed = record.speed
+    shown = []
+    for work in record.works:
+        times, known = speed["measures"][work], ratio(speed, work)
+        its, mine = (times[side]["median_ms"] for side in ("baseline", "candidate"))
+        what = {"encoder": "Speed", "prompt": "Speed, prompt", "decode": "Speed, decoding"}[work]
+        change = f"{its:.2f} to {mine:.2f} ms"
+        shown.append(Tile(f"{known.value:.2f}x", what, [f"95 %: {interval(known)}", change]))
+    for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
+        its, mine = (speed[side][key] for side in ("baseline", "candidate"))
+        shown.append(Tile(size(mine), what, [f"from {size(its)}", f"{its / mine:.1f}x smaller"]))
+    quality = Quality.of(record.main_quality)
+    main = known = quality.value
+    figure, details = number(main.value), ["to the original"]
+    if quality.difference and quality.original:
+        known = quality.difference
+        figure = number(known.value, "+")
+        details = [f"{number(quality.original.value)} to {number(main.value)}"]
+    elif quality.original:
+        details = [f"the original's is {number(quality.original.value)}"]
+    if found := interval(known, "+" if quality.difference else ""):
+        details.insert(0, f"95 %: {found}")
+    return [*shown, Tile(figure, quality.words.capitalize(), details)]
+
+
+# What each stage did, in a sentence ---------------------------------------------------------------
+
+
+def told(record: Record) -> list[dict[str, Any]]:
+    """Every stage in order with its "name", what it "did", "seconds" and peak "megabytes"."""
+    return [
+        {
+            "name": stage["name"],
+            "did": "; ".join(_TOLD[stage["name"]](stage)) if stage["name"] in _TOLD else "",
+            "seconds": stage.get("seconds"),
+            "megabytes": stage.get("peak_megabytes"),
+        }
+        for stage in record.content["stages"]
+    ]
+
+
+def _load(did: dict[str, Any]) -> list[str]:
+    return [f"{did['parameters']:,} parameters in float32"]
+
+
+def _export(did: dict[str, Any]) -> list[str]:
+    return [f"plain float32 ONNX of {size(did['bytes'])}"]
+
+
+def _prune(did: dict[str, Any]) -> list[str]:
+    lines = [did["method"]] if "method" in did else []
+    for pool in did.get("pools", []):
+        noun = "blocks" if "x" in pool["pattern"] else "units"
+        noun = pool["pattern"] if pool["pattern"] in ("channels", "heads", "weights") else noun
+        lines.append(f"{pool['removed']:,} of {pool['units']:,} {noun} removed")
+    if "layers" in did:
+        shape = "" if did["pattern"] == "weights" else f" in {did['pattern']}"
+        lines.append(f"{did['removed']:,} of {did['weights']:,} weights removed{shape}")
+    return lines
+
+
+def _cut(did: dict[str, Any]) -> list[str]:
+    return [
+        f"{sum(did['heads']):,} heads and {sum(did['channels']):,} channels in "
+        f"{many(len(did['heads']), 'layer')} are left, {did['parameters']:,} parameters"
+    ]
+
+
+def _recover(did: dict[str, Any]) -> list[str]:
+    first, steps = did["checks"][0]["held_out"], did["checks"][-1]["step"]
+    return [
+        f"{steps:,} steps of distillation; held-out loss {first:.4g} at the first check, "
+        f"{did['held_out']:.4g} at step {did['best_step']:,}, whose weights were kept"
+    ]
+
+
+def _quantize(did: dict[str, Any]) -> list[str]:
+    formats = Counter(entry["format"] for entry in did["plan"]["entries"])
+    return [", ".join(f"{many(n, 'tensor')} in {kind}" for kind, n in formats.most_common())]
+
+
+def _rewrite(did: dict[str, Any]) -> list[str]:
+    kept = [row["name"] for row in did["passes"] if row["kept"] and row["changed"]]
+    undone = [row["name"] for row in did["passes"] if not row["kept"]]
+    lines = [", ".join(kept)] if kept else []
+    return lines + ([f"undone: {', '.join(undone)}"] if undone else [])
+
+
+def _measure(did: dict[str, Any]) -> list[str]:
+    quality = [found["task"] for found in did["quality"]]
+    return [
+        listed([*(WORK[work] for work in did["speed"]["measures"]), "memory", "bytes", *quality])
+    ]
+
+
+_TOLD: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "load": _load,
+    "original": _export,
+    "prune": _prune,
+    "cut": _cut,
+    "sparsify": _prune,
+    "recover": _recover,
+    "quantize": _quantize,
+    "export": _export,
+    "rewrite": _rewrite,
+    "measure": _measure,
+}
+
+
+# What was not measured ----------------------------------------------------------------------------
+
+
+def not_measured(record: Record, others: Sequence[Point] = ()) -> list[str]:
+    """What a reader might take for measured and was not, each as a sentence."""
+    speed, measured = record.speed, record.measured
+    settings, machine = speed["settings"], speed["machine"]
+    lines = [
+        f"Any other processor than this {machine['processor']}: speed, memory and, in the last "
+        "digits, what integers answer are this machine's.",
+        f"Other batches than {settings['batch']}, and more threads than {settings['threads']}.",
+        "Energy, heat, and a clock that falls under long load.",
+    ]
+    briefly = {point["settings"]["tokens"] for point in measured.get("curve", [])}
+    lengths = sorted({*briefly, settings["tokens"]})
+    if len(lengths) == 1:
+        lines.append(f"Other lengths than {lengths[0]} tokens.")
+    else:
+        lines.append(
+            f"Lengths between and beyond {listed(list(map(str, lengths)))} tokens; all but "
+            f"{settings['tokens']} were timed briefly."
+        )
+    if not record.recipe.get("measure", {}).get("task"):
+        lines.append(
+            "The model's own task: quality is closeness to the original on held-out text. Set "
+            "measure.task and measure.data to measure it."
+        )
+    lines.append("Text unlike the calibration text: another language, field or style.")
+    if not others:
+        lines.append("Other tools and formats: no peer's result was given to this report.")
+    lines += [f"{point.name}: {point.why}." for point in others if point.why]
+    if not measured.get("stages"):
+        lines.append("The stages between original and result, each on its own.")
+    sparse = measured.get("sparse")
+    if sparse and sparse.get("instruction_set") is None:
+        lines.append("Sparse linears by their own operators, which were not installed here.")
+    seed = record.recipe.get("seed")
+    lines.append(f"Other seeds than {seed}: another may change quality a little.")
+    return lines
