@@ -3,11 +3,11 @@
 import socket
 from pathlib import Path
 
+import click
 import uvicorn
 
 from edgeprune import runtime
 from edgeprune.errors import UserError
-from edgeprune.progress import say
 from edgeprune.service.app import make_app
 from edgeprune.service.requests import PATHS
 from edgeprune.service.settings import ServiceSettings
@@ -34,7 +34,8 @@ def serve(folder: str | Path, settings: ServiceSettings) -> None:
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    say(f"{folder} answers at http://{shown}:{port}{PATHS[model.bundle.task]}")
+    # One line whatever the terminal's width: other programs read the port in it.
+    click.echo(f"{folder} answers at http://{shown}:{port}{PATHS[model.bundle.task]}", err=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 

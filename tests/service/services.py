@@ -18,8 +18,7 @@ def process(bundle: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
     try:
         assert started.stderr is not None
         for line in started.stderr:
-            # A terminal's width may break the line.
-            if found := LISTENING.search(line.replace("\n", " ")):
+            if found := LISTENING.search(line):
                 yield started, found[1]
                 return
         raise AssertionError(f"the service ended with {started.wait()}")

@@ -48,8 +48,10 @@ class Model:
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
+        self.begun = 0
 
     def __call__(self, texts: Any) -> list[int]:
+        self.begun += 1
         self.gate.wait(10)
         numbers = [text.ids[0] for text in texts]
         self.batches.append(numbers)
@@ -101,7 +103,7 @@ def test_what_waits_while_the_model_is_busy_goes_together():
     async def scene(batcher: Batcher[int], model: Model) -> None:
         model.gate.clear()
         first = asyncio.create_task(batcher.answers([tokens(1)]))
-        await settled(lambda: not batcher.waiting and first is not None)
+        await settled(lambda: model.begun == 1)
         others = [asyncio.create_task(batcher.answers([tokens(n)])) for n in (2, 3, 4)]
         await settled(lambda: batcher.waiting == 3)
         model.gate.set()
@@ -125,9 +127,9 @@ def test_a_full_line_refuses_and_frees_again():
     async def scene(batcher: Batcher[int], model: Model) -> None:
         model.gate.clear()
         running = asyncio.create_task(batcher.answers([tokens(1)]))
-        await asyncio.sleep(0.01)
+        await settled(lambda: model.begun == 1)
         waiting = asyncio.create_task(batcher.answers([tokens(2), tokens(3)]))
-        await asyncio.sleep(0.01)
+        await settled(lambda: batcher.waiting == 2)
         with pytest.raises(LineFull):
             await batcher.answers([tokens(4), tokens(5)])
         model.gate.set()
@@ -142,7 +144,7 @@ def test_who_leaves_takes_the_waiting_texts_along():
     async def scene(batcher: Batcher[int], model: Model) -> None:
         model.gate.clear()
         running = asyncio.create_task(batcher.answers([tokens(1)]))
-        await asyncio.sleep(0.01)
+        await settled(lambda: model.begun == 1)
         leaving = asyncio.create_task(batcher.answers([tokens(n) for n in (2, 3)]))
         staying = asyncio.create_task(batcher.answers([tokens(4)]))
         await settled(lambda: batcher.waiting == 3)
