@@ -34,7 +34,7 @@ $(VENV)/.build: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.build
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,demo,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,demo,service,test]'
 	touch $@
 
 clean:

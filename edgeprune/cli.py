@@ -349,6 +349,39 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 
 
 @main.command()
+@click.argument("bundle")
+@click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="0 takes a free one.  [default: 8000]")
+@click.option("--threads", type=int, help="Threads.  [default: all cores]")
+@click.option("--max-batch", type=int, help="Texts in one call of the model.  [default: 16]")
+@click.option("--max-batch-tokens", type=int, help="Tokens in one call.  [default: 2048]")
+@click.option("--max-wait-ms", type=float, help="To wait for more texts.  [default: 0]")
+@click.option("--max-waiting", type=int, help="Texts in line; then 503.  [default: 256]")
+@click.option("--max-concurrent", type=int, help="Requests at once; then 503.  [default: 64]")
+@click.option("--max-connections", type=int, help="Open connections.  [default: 512]")
+@click.option("--max-body-bytes", type=int, help="Of a request.  [default: 524288]")
+@click.option("--max-texts", type=int, help="Of a request.  [default: 64]")
+@click.option("--max-tokens", type=int, help="Of a text or a prompt.  [default: 2048]")
+@click.option("--max-new-tokens", type=int, help="To generate.  [default: 1024]")
+@click.option("--body-seconds", type=float, help="For a body to arrive.  [default: 10]")
+@click.option("--answer-seconds", type=float, help="For an answer to begin.  [default: 30]")
+@click.option("--generate-seconds", type=float, help="For it to end.  [default: 300]")
+@click.option("--stop-seconds", type=int, help="For requests to end at a stop.  [default: 30]")
+def serve(bundle: str, **options: Any) -> None:
+    """Answer over HTTP: /embed, /classify or /generate by the bundle's task; /health, /metrics."""
+    from edgeprune.service.settings import ServiceSettings
+
+    settings = _settings(ServiceSettings, **options)
+    try:
+        from edgeprune.service.server import serve as answer
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"Serving needs the package {error.name}: pip install 'edgeprune[service]'."
+        ) from None
+    answer(bundle, settings)
+
+
+@main.command()
 @click.argument("recipe", default="minilm")
 @click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
 @click.option(

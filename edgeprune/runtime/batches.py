@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune.runtime.session import input_types, token_inputs
-from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.runtime.tokenize import Tokenizer, Tokens
 
 BATCH_SIZE = 32
 
@@ -15,15 +15,14 @@ def run_batches(
     session: onnxruntime.InferenceSession,
     tokenizer: Tokenizer,
     output: str,
-    texts: Sequence[Text],
+    encoded: Sequence[Tokens],
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run all texts, longest first, and yield (rows, output, mask) of each batch.
 
-    `rows` are the texts' places in `texts`, [batch]; `mask` is [batch, tokens]. Sorting by length
+    `rows` are the texts' places in `encoded`, [batch]; `mask` is [batch, tokens]. Sorting by length
     keeps padding small, and longest first meets the peak of memory at once.
     """
-    encoded = tokenizer.encode(texts)
     types = input_types(session)
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")
     for start in range(0, len(order), batch_size):

@@ -9,7 +9,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.runtime.batches import BATCH_SIZE, run_batches
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,14 @@ class Classifier:
 
     def classify(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> list[Prediction]:
         """The prediction for each text."""
+        return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
+
+    def classify_tokens(
+        self, encoded: Sequence[Tokens], batch_size: int = BATCH_SIZE
+    ) -> list[Prediction]:
+        """`classify` for texts that are tokenized already."""
         predictions = []
-        for row in softmax(self.logits(texts, batch_size)):
+        for row in softmax(self._logits(encoded, batch_size)):
             best = int(row.argmax())
             by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
             predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
@@ -50,9 +56,12 @@ class Classifier:
 
     def logits(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Logits of each text, [texts, labels] float32."""
-        found = np.zeros((len(texts), len(self.labels)), np.float32)
+        return self._logits(self.tokenizer.encode(texts), batch_size)
+
+    def _logits(self, encoded: Sequence[Tokens], batch_size: int) -> np.ndarray:
+        found = np.zeros((len(encoded), len(self.labels)), np.float32)
         for rows, logits, _ in run_batches(
-            self.session, self.tokenizer, "logits", texts, batch_size
+            self.session, self.tokenizer, "logits", encoded, batch_size
         ):
             if logits.shape[-1] != len(self.labels):
                 raise UserError(

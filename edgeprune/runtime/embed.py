@@ -9,7 +9,7 @@ from edgeprune.errors import UserError
 from edgeprune.progress import say
 from edgeprune.runtime.batches import BATCH_SIZE, run_batches
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
 
 class Embedder:
@@ -33,9 +33,13 @@ class Embedder:
         With dynamic INT8 activations a text's embedding depends slightly on its batch, whose
         largest value sets the scale: take a batch size of 1 where that matters.
         """
-        found: list[np.ndarray | None] = [None] * len(texts)
+        return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
+
+    def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """`embed` for texts that are tokenized already."""
+        found: list[np.ndarray | None] = [None] * len(encoded)
         for rows, hidden, mask in run_batches(
-            self.session, self.tokenizer, self._output, texts, batch_size
+            self.session, self.tokenizer, self._output, encoded, batch_size
         ):
             vectors = hidden if self._pooled else pool(hidden, mask, self._pooling or "mean")
             if self.bundle.normalize:

@@ -53,6 +53,11 @@ class Tokenizer:
             say(f"Warning: {whose} longer than the model's {self.max_length} tokens and was cut.")
         return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
 
+    def whole(self, texts: Sequence[Text]) -> list[Tokens]:
+        """Tokens of each text, however long; several threads may call this at once."""
+        encodings = self.rust.encode_batch(list(texts))
+        return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+
     def ids(self, text: str, special_tokens: bool = True) -> list[int]:
         """All token ids of a text, however long."""
         return self.rust.encode(text, add_special_tokens=special_tokens).ids

@@ -1,0 +1,104 @@
+"""The service's paths: /embed, /classify or /generate by the bundle's task, /health, /metrics."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import onnxruntime
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import edgeprune
+from edgeprune.errors import UserError
+from edgeprune.runtime.classify import Classifier
+from edgeprune.runtime.embed import Embedder
+from edgeprune.runtime.generate import Generator
+from edgeprune.service.answers import Answers, DecoderAnswers, EncoderAnswers
+from edgeprune.service.door import LEFT, Door
+from edgeprune.service.metrics import Metrics
+from edgeprune.service.requests import PATHS, Refused
+from edgeprune.service.responses import json_response, refusal
+from edgeprune.service.settings import ServiceSettings
+
+
+def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings) -> Starlette:
+    """The ASGI application that serves one bundle."""
+    metrics = Metrics()
+    answers: Answers
+    if isinstance(model, Generator):
+        answers = DecoderAnswers(model, settings, metrics)
+    else:
+        answers = EncoderAnswers(model, settings, metrics)
+    own = PATHS[model.bundle.task]
+    about = {
+        "status": "ok",
+        "bundle": model.bundle.folder.resolve().name,
+        "task": model.bundle.task,
+        "path": own,
+        "edgeprune": edgeprune.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+    async def elsewhere(request: Request) -> Response:
+        raise Refused(404, f"This bundle is for {model.bundle.task}: its path is {own}.")
+
+    async def health(request: Request) -> Response:
+        return json_response(about)
+
+    async def measured(request: Request) -> Response:
+        metrics.waiting.set(answers.waiting)
+        return Response(metrics.text(), media_type=metrics.content_type)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        answers.start()
+        yield
+        await answers.stop()
+
+    return Starlette(
+        routes=[
+            *(
+                Route(path, answers.answer if path == own else elsewhere, methods=["POST"])
+                for path in PATHS.values()
+            ),
+            Route("/health", health),
+            Route("/metrics", measured),
+        ],
+        middleware=[Middleware(Door, settings=settings, metrics=metrics)],
+        exception_handlers=_HANDLERS,
+        lifespan=lifespan,
+    )
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    return refusal(error.status, str(error))
+
+
+async def _mistaken(request: Request, error: UserError) -> Response:
+    return refusal(400, str(error))
+
+
+async def _unknown(request: Request, error: HTTPException) -> Response:
+    paths = ", ".join([*PATHS.values(), "/health", "/metrics"])
+    hint = "POST" if request.url.path in PATHS.values() else paths
+    return refusal(error.status_code, f"{error.detail}: use {hint}.")
+
+
+async def _left(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=LEFT)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return refusal(500, "The model failed on this request; the service's log says more.")
+
+
+_HANDLERS: dict[type[Exception], Callable[..., Awaitable[Response]]] = {
+    Refused: _refused,
+    UserError: _mistaken,
+    HTTPException: _unknown,
+    ClientDisconnect: _left,
+    Exception: _broken,
+}

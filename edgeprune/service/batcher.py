@@ -1,0 +1,165 @@
+"""Texts of concurrent requests in one call of the model.
+
+One thread runs the model. While it is busy, texts wait in a line, which is bounded; when it is free
+the oldest goes, and with it those of like length, so that little is computed on padding and nobody
+waits for ever.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from edgeprune.runtime.tokenize import Tokens
+
+Answer = TypeVar("Answer")
+
+# Texts go together whose lengths differ by this share of the oldest's, or by these few tokens.
+_LIKE, _FEW_TOKENS = 0.25, 16
+
+
+class LineFull(Exception):
+    """There are as many texts in line as may be."""
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Answer]):
+    tokens: Tokens
+    arrived: float
+    answer: "asyncio.Future[Answer]"
+
+
+class Batcher(Generic[Answer]):
+    """`start` it in an event loop, ask for `answers` from any number of tasks, `stop` it."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Tokens]], Sequence[Answer]],
+        max_batch: int,
+        max_batch_tokens: int,
+        max_wait: float,
+        max_waiting: int,
+        on_batch: Callable[[Sequence[Tokens]], None],
+    ) -> None:
+        """
+        Args:
+            run: one call of the model, in a thread of its own; an answer for each text.
+            max_wait: seconds that an idle model waits for more than one text.
+            on_batch: told of each batch before it runs.
+        """
+        self._run = run
+        self._max_batch, self._max_batch_tokens = max_batch, max_batch_tokens
+        self._max_wait, self._max_waiting = max_wait, max_waiting
+        self._on_batch = on_batch
+        self._line: deque[_Waiting[Answer]] = deque()
+        self._some, self._enough = asyncio.Event(), asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._working: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Texts in line, without those that run."""
+        return len(self._line)
+
+    def start(self) -> None:
+        self._working = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """End after the batch that runs."""
+        if self._working is not None:
+            self._working.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._working
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def answers(self, texts: Sequence[Tokens]) -> list[Answer]:
+        """The answer to each text. Cancelled, it takes what has not begun out of the line.
+
+        Raises:
+            LineFull: so many more texts have no room in the line.
+        """
+        if len(self._line) + len(texts) > self._max_waiting:
+            raise LineFull
+        loop = asyncio.get_running_loop()
+        mine = [_Waiting(tokens, loop.time(), loop.create_future()) for tokens in texts]
+        self._line.extend(mine)
+        self._note()
+        try:
+            return list(await asyncio.gather(*(each.answer for each in mine)))
+        finally:
+            if not all(each.answer.done() and not each.answer.cancelled() for each in mine):
+                for each in mine:
+                    each.answer.cancel()
+                self._line = deque(each for each in self._line if not each.answer.done())
+                self._note()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._some.wait()
+            patience = self._line[0].arrived + self._max_wait - loop.time()
+            if patience > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._enough.wait(), patience)
+            batch = self._take()
+            if not batch:  # whoever it was has gone
+                continue
+            texts = [each.tokens for each in batch]
+            self._on_batch(texts)
+            try:
+                found = await loop.run_in_executor(self._thread, self._run, texts)
+            except Exception as error:  # it is the requests', whose answer it becomes
+                for each in batch:
+                    if not each.answer.done():
+                        each.answer.set_exception(error)
+                continue
+            for each, answer in zip(batch, found, strict=True):
+                if not each.answer.done():
+                    each.answer.set_result(answer)
+
+    def _take(self) -> list[_Waiting[Answer]]:
+        lengths = [len(each.tokens.ids) for each in self._line]
+        chosen = go_together(lengths, self._max_batch, self._max_batch_tokens)
+        batch = [self._line[place] for place in chosen]
+        taken = set(chosen)
+        self._line = deque(each for at, each in enumerate(self._line) if at not in taken)
+        self._note()
+        return batch
+
+    def _note(self) -> None:
+        for event, reached in (
+            (self._some, bool(self._line)),
+            (self._enough, len(self._line) >= self._max_batch or not self._line),
+        ):
+            if reached:
+                event.set()
+            else:
+                event.clear()
+
+
+def go_together(lengths: Sequence[int], most: int, most_tokens: int) -> list[int]:
+    """The places of the texts that run in one call with the first: those nearest in length.
+
+    Args:
+        lengths: tokens of each waiting text, in the order of arrival.
+        most: texts in a call.
+        most_tokens: tokens in a call, as padded to its longest text; one text may have more.
+    """
+    if not lengths:
+        return []
+    first = lengths[0]
+    slack = max(_FEW_TOKENS, _LIKE * first)
+    near = sorted(
+        (place for place in range(1, len(lengths)) if abs(lengths[place] - first) <= slack),
+        key=lambda place: abs(lengths[place] - first),
+    )
+    chosen, longest = [0], first
+    for place in near[: most - 1]:
+        longest = max(longest, lengths[place])
+        if longest * (len(chosen) + 1) > most_tokens:
+            break
+        chosen.append(place)
+    return chosen

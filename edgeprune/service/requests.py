@@ -1,0 +1,79 @@
+"""What clients send, read strictly, and how they are refused: a status and a sentence."""
+
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgeprune.runtime.generate import Sampling
+
+PATHS = {
+    "feature-extraction": "/embed",
+    "text-classification": "/classify",
+    "text-generation": "/generate",
+}
+"""The path that answers, by the bundle's task."""
+
+_MAX_ECHO = 80
+
+
+class Refused(Exception):
+    """Not answered: `status` of HTTP, and one sentence for the client."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Texts(BaseModel):
+    """The body of /embed and /classify."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    texts: list[str] = Field(min_length=1)
+
+
+class Message(BaseModel):
+    """A turn of a chat."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: str
+    content: str
+
+
+class Generation(Sampling):
+    """The body of /generate: a chat, or plain text to continue; and how to sample."""
+
+    model_config = ConfigDict(strict=True)
+
+    messages: list[Message] | None = None
+    prompt: str | None = None
+    stream: bool = True
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give either messages or prompt")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**self.model_dump(include=set(Sampling.model_fields)))
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def parse(kind: type[Body], body: bytes) -> Body:
+    """A request's body as what its path asks for.
+
+    Raises:
+        Refused: 400, saying which field is wrong.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:_MAX_ECHO]
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise Refused(400, f"The body is not what this path takes: {what}.") from None

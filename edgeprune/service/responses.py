@@ -1,0 +1,26 @@
+"""Answers in JSON, refusals among them, and events of a stream."""
+
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.responses import Response
+
+_RETRY_SECONDS = 1
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    return Response(to_json(content), status, media_type="application/json")
+
+
+def refusal(status: int, sentence: str) -> Response:
+    """`{"error": sentence}`; for 503 with the seconds after which to come again."""
+    response = json_response({"error": sentence}, status)
+    if status == 503:
+        response.headers["Retry-After"] = str(_RETRY_SECONDS)
+    return response
+
+
+def event(content: Any, name: str | None = None) -> bytes:
+    """One server-sent event, as the HTML standard has them."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + to_json(content) + b"\n\n"

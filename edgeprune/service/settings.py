@@ -1,0 +1,63 @@
+"""How the service listens, batches, and what it refuses."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServiceSettings(BaseModel):
+    """Each limit is there so that no client, and no crowd of them, takes the device's memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; 0.0.0.0 for the whole network"
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one, and says it")
+    threads: int | None = Field(
+        default=None, ge=1, le=256, description="for the matrix products; all cores by default"
+    )
+    max_batch: int = Field(
+        default=16, ge=1, le=1024, description="texts in one call of the model; 1 for one by one"
+    )
+    max_batch_tokens: int = Field(
+        default=2048, ge=1, le=1_048_576, description="tokens in one call, padding included"
+    )
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=10_000.0,
+        description="how long an idle model waits for more texts than one",
+    )
+    max_waiting: int = Field(
+        default=256, ge=1, le=100_000, description="texts in line; beyond it the answer is 503"
+    )
+    max_concurrent: int = Field(
+        default=64, ge=1, le=10_000, description="requests at once; beyond it the answer is 503"
+    )
+    max_connections: int = Field(
+        default=512, ge=1, le=100_000, description="open connections, idle ones included"
+    )
+    max_body_bytes: int = Field(
+        default=512 * 1024, ge=1, le=1 << 30, description="bytes of a request's body"
+    )
+    max_texts: int = Field(default=64, ge=1, le=100_000, description="texts of a request")
+    max_tokens: int = Field(
+        default=2048,
+        ge=1,
+        le=1_048_576,
+        description="tokens of a text or a prompt; the model's own maximum holds besides",
+    )
+    max_new_tokens: int = Field(
+        default=1024, ge=1, le=1_048_576, description="tokens that one request may generate"
+    )
+    body_seconds: float = Field(
+        default=10.0, gt=0.0, le=3600.0, description="for a request's body to arrive"
+    )
+    answer_seconds: float = Field(
+        default=30.0, gt=0.0, le=3600.0, description="for an answer, or the first of its words"
+    )
+    generate_seconds: float = Field(
+        default=300.0, gt=0.0, le=86_400.0, description="for all words of a generated answer"
+    )
+    stop_seconds: int = Field(
+        default=30, ge=1, le=86_400, description="for running requests to end at a shutdown"
+    )

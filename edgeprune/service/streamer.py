@@ -1,0 +1,101 @@
+"""Generated text, piece by piece, from one decoder: a request at a time, the others in line."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune.runtime.generate import Generator, Sampling, stream_text
+
+
+@dataclass(frozen=True)
+class End:
+    """How a text ended: at the model's own stop, or at a limit of length or time."""
+
+    tokens: int
+    reason: Literal["stop", "length", "time"]
+
+
+class Streamer:
+    """A decoder's thread. What nobody waits for any more ends at the next token."""
+
+    def __init__(self, model: Generator) -> None:
+        self._model = model
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.waiting = 0
+        """Texts that have not begun."""
+
+    async def stop(self) -> None:
+        """End after the text that runs."""
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def pieces(
+        self, prompt: Sequence[int], sampling: Sampling, seconds: float
+    ) -> AsyncGenerator[str | End, None]:
+        """The pieces of text that follow a prompt's token ids, and last its `End`.
+
+        Args:
+            seconds: for the whole text, the time in line included.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        arrived: asyncio.Queue[str | End | Exception] = asyncio.Queue()
+        text = _Text(self._model, prompt, sampling)
+
+        def begin() -> None:
+            self.waiting -= 1
+
+        def generate() -> None:
+            loop.call_soon_threadsafe(begin)
+            for item in text.items():
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        self.waiting += 1
+        running = self._thread.submit(generate)
+        item: str | End | Exception = ""
+        try:
+            while not isinstance(item, End):
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        item = await arrived.get()
+                except TimeoutError:
+                    item = End(text.tokens, "time")
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            text.given_up.set()
+            if running.cancel():
+                begin()
+
+
+class _Text:
+    """One text as the decoder's thread makes it; `given_up` ends it from outside."""
+
+    def __init__(self, model: Generator, prompt: Sequence[int], sampling: Sampling) -> None:
+        self.given_up = threading.Event()
+        self.tokens = 0
+        self._model, self._prompt, self._sampling = model, prompt, sampling
+
+    def items(self) -> Iterator[str | End | Exception]:
+        try:
+            yield from stream_text(self._model.tokenizer, self._ids())
+            yield End(self.tokens, "length" if self._full() else "stop")
+        except Exception as error:  # it is the request's, whose answer it becomes
+            yield error
+
+    def _ids(self) -> Iterator[int]:
+        for token in self._model.generate_ids(self._prompt, self._sampling):
+            self.tokens += 1
+            yield token
+            if self.given_up.is_set():
+                return
+
+    def _full(self) -> bool:
+        longest = self._model.bundle.max_length
+        whole = len(self._prompt) + self.tokens
+        return self.tokens == self._sampling.max_tokens or (
+            longest is not None and whole >= longest
+        )
