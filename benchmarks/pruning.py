@@ -29,6 +29,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from results_file import add_result, read_results
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "pruning.jsonl"
 TRAIN, VALID = "text/wikitext2.train.txt", "text/wikitext2.valid.txt"
@@ -121,7 +123,7 @@ def main() -> None:
         (cell,) = [cell for cell in cells() if cell.name == given.cell]
         print(json.dumps(measure(cell, Path(str(data)), given.quick)))
         return
-    done = read_results()
+    done = read_results(RESULTS)
     for cell in [] if given.table else cells():
         wanted = given.model in (None, cell.subject) and (not given.only or cell.name in given.only)
         if not wanted or (cell.name in done and not given.quick):
@@ -131,9 +133,7 @@ def main() -> None:
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         done[cell.name] = json.loads(found.stdout.splitlines()[-1])
         if not given.quick:
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as stream:
-                stream.write(json.dumps(done[cell.name]) + "\n")
+            add_result(RESULTS, done[cell.name])
     print(tables(done))
 
 
@@ -310,14 +310,6 @@ def sentence_quality(
         texts, scores = [*texts[:50], *texts[half : half + 50]], scores[:50]
     ours, its = (embeddings(each, reader, texts) for each in (model, original))
     return {"spearman": sts(ours, scores), "cosine": float((ours * its).sum(1).mean())}
-
-
-def read_results() -> dict[str, Any]:
-    """Name -> result of the cells that are there."""
-    if not RESULTS.exists():
-        return {}
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {line["name"]: line for line in lines}
 
 
 _COLUMNS = {

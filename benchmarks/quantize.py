@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import add_result, read_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "quantize.jsonl"
@@ -87,7 +88,7 @@ def main() -> None:
     data = os.environ.get("EDGEPRUNE_DATA")
     if not data and not given.table:
         sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
-    done = {} if given.quick else read_results()
+    done = {} if given.quick else read_results(RESULTS)
     bench = None
     for cell in [] if given.table else cells():
         if (given.only and cell.name not in given.only) or cell.name in done:
@@ -95,9 +96,7 @@ def main() -> None:
         bench = bench or Bench(Path(str(data)), given.quick)
         done[cell.name] = bench.measure(cell)
         if not given.quick:
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as stream:
-                stream.write(json.dumps(done[cell.name]) + "\n")
+            add_result(RESULTS, done[cell.name])
     print(table(done))
 
 
@@ -247,14 +246,6 @@ def _in_order(reader: Any, texts: Sequence[str], size: int = 64) -> Any:
         for row, one in enumerate(part):
             tokens[row, : len(one)], mask[row, : len(one)] = one, 1
         yield Batch(tokens, mask)
-
-
-def read_results() -> dict[str, Any]:
-    """Name -> result of the cells that are there."""
-    if not RESULTS.exists():
-        return {}
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {line["name"]: line for line in lines}
 
 
 def table(done: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from results_file import add_result, read_results
+
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.evaluate.measures import evaluate
@@ -104,14 +106,12 @@ def main() -> None:
     data = os.environ.get("EDGEPRUNE_DATA")
     if not data and not given.table:
         sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
-    done = read_results()
+    done = read_results(RESULTS)
     for row in [] if given.table else rows(given.work):
         wanted = not given.only or row.name in given.only
         if wanted and row.name not in done:
             done[row.name] = measure(row, Path(str(data)), given.work, done)
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as stream:
-                stream.write(json.dumps(done[row.name]) + "\n")
+            add_result(RESULTS, done[row.name])
     print(table(done))
 
 
@@ -175,14 +175,6 @@ def one_shot(recipe: str, beside: dict[str, Any]) -> list[str]:
         f"cut.heads={settings.prune.head_sparsity}",
         f"recover.steps={steps}",
     ]
-
-
-def read_results() -> dict[str, Any]:
-    """Name -> result of the rows that are there."""
-    if not RESULTS.exists():
-        return {}
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {line["name"]: line for line in lines}
 
 
 def table(done: dict[str, Any]) -> str:

@@ -29,6 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contestants import is_missing, peer_command
+from results_file import add_result, ratio_text, read_results
+
 from edgeprune.bench.compare import compare
 from edgeprune.bench.contestants import SLOW_FUSIONS
 from edgeprune.bench.machine import machine_facts
@@ -40,7 +43,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 RESULTS = HERE / "results" / "sparse.jsonl"
 WORK = ROOT / "build" / "sparse"
-PEERS = ROOT / "build" / "peers"
 STS = "pairs/stsb.dev.jsonl"
 # Before AVX-512 and VNNI: sums of two products saturate in 16 bits, and weights have 7 bits.
 OLD_PROCESSOR = "Haswell"
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, help="the output folder of a sparse build")
     parser.add_argument("--cut", type=Path, help="the output folder of a build that is only cut")
     given = parser.parse_args()
-    done = read_results()
+    done = read_results(RESULTS)
     wanted = list(trained(given.trained, given.cut) if given.trained else cells())
     wanted = [c for c in wanted if all(words in c.name for words in given.only or ())]
     if given.list:
@@ -112,15 +114,13 @@ def main() -> None:
     for cell in [] if given.table else wanted:
         if cell.name in done:
             continue
-        if cell.peer and not (PEERS / cell.peer).exists():
+        if cell.peer and is_missing(cell.peer):
             print(f"Left out, for want of build/peers/{cell.peer}: {cell.name}", file=sys.stderr)
             continue
         print(cell.name, file=sys.stderr, flush=True)
         facts = {"machine": machine_facts(), "instruction_set": system_facts()["chosen"]}
         done[cell.name] = {"name": cell.name, "reach": cell.reach, **facts, **cell.run()}
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(done[cell.name]) + "\n")
+        add_result(RESULTS, done[cell.name])
     print(table(done))
 
 
@@ -259,12 +259,6 @@ def static_export(share: int) -> Path:
     return folder
 
 
-def peer_command(peer: str, script: str, *arguments: object) -> str:
-    """The contestant that a peer's script is."""
-    line = [PEERS / peer / "bin" / "python", HERE / "peers" / script, *arguments]
-    return f"command:{' '.join(map(str, line))}"
-
-
 def trained(sparse: Path, cut: Path | None) -> Iterator[Cell]:
     """What builds with training reached."""
     name = f"{sparse.name}, trained / "
@@ -289,22 +283,12 @@ def _output(command: list[str], **environment: str) -> str:
     ).stdout
 
 
-def read_results() -> dict[str, Any]:
-    """Name -> result of the cells that are there."""
-    if not RESULTS.exists():
-        return {}
-    lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    return {line["name"]: line for line in lines}
-
-
 def table(done: dict[str, Any]) -> str:
     """The cells as Markdown."""
     lines = ["| cell | times faster (95 % interval) | to reach |", "|---|---|---|"]
     for result in done.values():
-        ratio = result["ratio"]
-        known = f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
         reach = f"{result['reach']:g}x" if result["reach"] else ""
-        lines.append(f"| {result['name']} | {known} | {reach} |")
+        lines.append(f"| {result['name']} | {ratio_text(result['ratio'])} | {reach} |")
     return "\n".join(lines)
 
 

@@ -1,13 +1,16 @@
 """What the peers' scripts share: conversions that are made once, and token ids."""
 
+import argparse
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 MODELS = Path(__file__).parents[2] / "build" / "peers" / "models"
 
@@ -63,6 +66,23 @@ def weight_files(folder: Path) -> list[str]:
     """All files of a converted model but its texts: what has to lie on a device."""
     texts = (".json", ".txt", ".jinja", ".md", ".model", ".py")
     return [str(file) for file in sorted(folder.iterdir()) if file.suffix not in texts]
+
+
+def add_embed_option(parser: argparse.ArgumentParser) -> None:
+    """--embed IDS OUTPUT: write embeddings instead of being timed."""
+    parser.add_argument("--embed", nargs=2, type=Path, metavar=("IDS", "OUTPUT"))
+
+
+def write_embeddings(places: Sequence[Path], hidden: Callable[[np.ndarray], np.ndarray]) -> None:
+    """The mean of each text's hidden states, alone in its batch: what quality is measured on.
+
+    Args:
+        places: a JSON file of token ids, a list a text, and the .npy file for [texts, size].
+        hidden: hidden states [1, tokens, size] of ids [1, tokens].
+    """
+    ids, output = places
+    texts = json.loads(ids.read_text())
+    np.save(output, np.stack([hidden(np.array([text]))[0].mean(axis=0) for text in texts]))
 
 
 def one_sequence(request: dict) -> None:

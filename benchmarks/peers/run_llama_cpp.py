@@ -22,8 +22,8 @@ _BATCH = 512
 class LlamaCpp:
     """The loaded model, and one method a command."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, context: int) -> None:
+        self.path, self.context = path, context
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         import llama_cpp
@@ -33,7 +33,7 @@ class LlamaCpp:
         def load() -> None:
             self.model = llama_cpp.Llama(
                 str(self.path),
-                n_ctx=0,  # as many as the model was trained with
+                n_ctx=self.context,
                 n_batch=_BATCH,
                 n_threads=request["threads"],
                 n_threads_batch=request["threads"],
@@ -70,6 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--quantize", choices=("q4_0", "q8_0"))
+    parser.add_argument(
+        "--context",
+        type=int,
+        default=0,
+        help="tokens of cache, which is allocated whole; 0: as many as the model was trained with",
+    )
     given = parser.parse_args()
 
     def quantize(source: Path, folder: Path) -> None:
@@ -86,7 +92,7 @@ def main() -> None:
     if given.quantize:
         name += f", {given.quantize}"
         path = converted(path, name, quantize) / "model.gguf"
-    runner = LlamaCpp(path)
+    runner = LlamaCpp(path, given.context)
     commands = {"load": runner.load, "prompt": runner.prompt, "decode": runner.decode}
     serve(name, commands, files=[str(path)])
 

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
-from common import converted, onnx_file, read_config
+from common import add_embed_option, converted, onnx_file, read_config, write_embeddings
 
 from edgeprune.bench.protocol import serve
 from edgeprune.bench.worker import Worker
+from edgeprune.runtime.session import input_types, open_session, token_inputs
 
 
 def quantize(source: Path, folder: Path) -> None:
@@ -22,12 +24,23 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--int8", action="store_true")
     parser.add_argument("--without", metavar="FUSION", action="append", default=[])
+    add_embed_option(parser)
     given = parser.parse_args()
     path = onnx_file(given.folder)
     config = read_config(given.folder)
     version = f"ONNX Runtime {onnxruntime.__version__}"
     if given.int8:
         path = converted(path, f"{version} quantize_dynamic", quantize) / "model.onnx"
+    if given.embed:
+        session = open_session(path, 1, given.without)
+        types = input_types(session)
+
+        def hidden(ids: np.ndarray) -> np.ndarray:
+            feeds = token_inputs(types, ids, np.ones_like(ids))
+            return session.run(["last_hidden_state"], feeds)[0]
+
+        write_embeddings(given.embed, hidden)
+        return
     worker = Worker()
     known = {
         "model": str(path),

@@ -65,6 +65,8 @@ class Entry:
     """Scale of the activations' unsigned codes, where it is fixed by calibration."""
     input_zero_point: int | None = None
     """Their zero point."""
+    unpacked: bool = False
+    """Whether a head reads the table that it shares as it lies, so that memory holds it once."""
     sparsity: float | None = None
     """Share of its blocks that a sparse format leaves out."""
     predicted_us: float | None = None
@@ -153,6 +155,8 @@ def plan_formats(
             kind = overrides.get(name, kind)
         shared = tied if name == anatomy.head and kind != "float32" else None
         made = entry(name, role, kind, shared)
+        if shared is not None:
+            made = replace(made, unpacked=settings.unpacked_head)
         entries.append(_as_sparse(made, sparse[name]) if name in sparse else made)
     return Plan(tuple(entries))
 

@@ -162,6 +162,34 @@ def test_tied_embedding_is_stored_once(build):
     assert readers == {"Gather", "MatMulInteger"}
 
 
+@pytest.mark.parametrize("massive", ["none", "token-wise"])
+def test_an_unpacked_head_answers_the_same_and_the_runtime_keeps_no_other_table(massive, tmp_path):
+    paths = {}
+    for unpacked in (False, True):
+        folder = tmp_path / f"{unpacked}"
+        model = make_model("llama", folder / "hf")
+        settings = QuantizeSettings(
+            massive_activations=massive, massive_ratio=1.001, unpacked_head=unpacked
+        )
+        quantized = quantize_model(model, [BATCH], settings, VNNI)
+        paths[unpacked] = folder / "out.onnx"
+        raw = export_onnx(model, folder)
+        rewrite(raw, paths[unpacked], model.anatomy, quantized, [_numpy(BATCH)], VNNI)
+    for batch in (BATCH, make_batch(rows=3)):
+        packed, unpacked = (run_graph(Graph.load(path), [_numpy(batch)]) for path in paths.values())
+        assert largest_drift(packed, unpacked) < 1e-5
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(str(paths[True]), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(options.optimized_model_filepath).graph
+    [table] = [t for t in graph.initializer if int(np.prod(t.dims)) >= 131 * 32]
+    # The head reads what is no constant to the runtime, which packs constants.
+    readers = {n.op_type: n.output[0] for n in graph.node if table.name in n.input}
+    assert set(readers) == {"Gather", "Reshape"}
+    [head] = [n for n in graph.node if readers["Reshape"] in n.input]
+    assert head.op_type == "MatMulInteger"
+
+
 @pytest.mark.parametrize("family", ["bert", "mpnet", "llama"])
 def test_default_session_makes_no_skip_layer_normalization(family, build, tmp_path):
     def operators(file):

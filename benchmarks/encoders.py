@@ -1,0 +1,239 @@
+"""Measure MiniLM in INT8 beside OpenVINO's and ONNX Runtime's own INT8, nothing pruned.
+
+    EDGEPRUNE_DATA=<folder> python benchmarks/encoders.py [--only WORDS]... [--table]
+
+Ours is the recipe minilm-int8 in a stock ONNX Runtime with default options, built once in --work.
+OpenVINO's is quantized by NNCF, which calibrates on texts of WikiText-2 train; ONNX Runtime's by
+quantize_dynamic, and runs without the SkipLayerNormalization fusion that slows it down. Peers run
+in environments of their own: `python benchmarks/peers/setup.py openvino`, and `onnxruntime`.
+
+A row is ours beside one peer at one number of threads and one size of work, interleaved. It is a
+line of JSON in benchmarks/results/encoders.jsonl and is not run again, so an interrupted run goes
+on; --only takes rows whose name holds the words. Quality is Spearman x 100 on STS-B dev, each text
+alone in its batch, with the paired difference's 95 % interval over pairs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contestants import is_missing, peer_command, peer_words
+from results_file import add_result, ratio_text, read_results
+
+import edgeprune.runtime
+from edgeprune.bench.compare import compare
+from edgeprune.bench.contestants import SLOW_FUSIONS
+from edgeprune.bench.settings import BenchSettings
+from edgeprune.bundle import Bundle
+from edgeprune.evaluate.interval import bootstrap
+from edgeprune.evaluate.sts import spearman
+from edgeprune.runtime.embed import normalize
+from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.text.files import read_rows, read_texts
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "encoders.jsonl"
+RECIPE = "minilm-int8"
+PAIRS, CALIBRATION = "pairs/stsb.dev.jsonl", "text/wikitext2.train.txt"
+CALIBRATION_TEXTS = 300
+"""NNCF's own default."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another runtime: its environment, its script, and what the script is told."""
+
+    environment: str
+    script: str
+    options: tuple[str, ...] = ()
+    calibrates: bool = False
+
+
+PEERS = {
+    "OpenVINO INT8": Peer("openvino", "run_openvino.py", ("--int8",), calibrates=True),
+    "ONNX Runtime INT8": Peer(
+        "onnxruntime",
+        "run_onnxruntime.py",
+        ("--int8", *(part for name in SLOW_FUSIONS for part in ("--without", name))),
+    ),
+}
+# Peer, tokens, batch -> how many times its speed is to be reached.
+GOALS = {
+    ("OpenVINO INT8", 128, 1): 0.85,
+    ("ONNX Runtime INT8", 16, 1): 0.98,
+    ("ONNX Runtime INT8", 64, 1): 0.98,
+    ("ONNX Runtime INT8", 256, 1): 0.98,
+    ("ONNX Runtime INT8", 128, 8): 0.98,
+}
+WORKS = ((128, 1), (16, 1), (64, 1), (256, 1), (128, 8))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ours beside one peer."""
+
+    peer: str
+    threads: int
+    tokens: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """What the row is kept under."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.peer}, {threads}, {self.tokens} tokens, batch {self.batch}"
+
+    @property
+    def goal(self) -> float | None:
+        """What ratio it should reach, where one was set."""
+        return GOALS.get((self.peer, self.tokens, self.batch))
+
+
+def rows() -> Iterator[Row]:
+    """Every row, one thread first."""
+    for threads, (tokens, batch), peer in product((1, 2), WORKS, PEERS):
+        yield Row(peer, threads, tokens, batch)
+
+
+def main() -> None:
+    """Run what is not there yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", default=[], help="words of a row's name")
+    parser.add_argument("--work", type=Path, default=Path("build") / "encoders")
+    parser.add_argument("--seconds", type=float, default=60.0, help="a row's rounds at most")
+    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    done = read_results(RESULTS)
+    if not given.table:
+        data = os.environ.get("EDGEPRUNE_DATA")
+        if not data:
+            sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
+        for row in rows():
+            if row.name in done or not all(words in row.name for words in given.only):
+                continue
+            if is_missing(PEERS[row.peer].environment):
+                environment = PEERS[row.peer].environment
+                print(f"Left out, for want of build/peers/{environment}: {row.name}")
+                continue
+            done[row.name] = measure(row, Path(data), given.work, given.seconds)
+            add_result(RESULTS, done[row.name])
+    print(table(done))
+
+
+def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
+    """Build ours if it is not there, then time it beside the peer; quality is measured once."""
+    output = work / RECIPE
+    if not (output / "report.json").exists():
+        build(output)
+    peer = PEERS[row.peer]
+    words = (peer.environment, peer.script, *arguments(peer, output, data, work))
+    quality = work / f"sts-{peer.environment}.json"
+    if not quality.exists():
+        quality.write_text(json.dumps(compare_sts(output, peer_words(*words), data, work)))
+    settings = BenchSettings(
+        threads=row.threads, tokens=row.tokens, batch=row.batch, time_limit=seconds
+    )
+    speed = compare(output / "bundle", peer_command(*words), settings)
+    for side, name in (("candidate", RECIPE), ("baseline", row.peer)):
+        speed[side]["name"] = name  # not where it lies on this machine
+    return {
+        "name": row.name,
+        "row": asdict(row),
+        "goal": row.goal,
+        "sts": json.loads(quality.read_text()),
+        "speed": speed,
+    }
+
+
+def build(output: Path) -> None:
+    """Build ours with the command line."""
+    command = [sys.executable, "-m", "edgeprune", "build", RECIPE, "--output", str(output)]
+    if subprocess.run([*command, "--set", "measure.seconds=1"], check=False).returncode:
+        sys.exit(f"{RECIPE}: the build failed")
+
+
+def arguments(peer: Peer, output: Path, data: Path, work: Path) -> list[object]:
+    """What a peer's script is told: the original, how to quantize it, and on what text."""
+    told: list[object] = [(output / "original").absolute(), *peer.options]
+    if peer.calibrates:
+        file = work.absolute() / "calibration.json"
+        if not file.exists():
+            lines = read_texts(data / CALIBRATION)
+            drawn = np.random.default_rng(0).choice(len(lines), CALIBRATION_TEXTS, replace=False)
+            write_ids(output, [lines[place] for place in drawn], file)
+        told += ["--calibration", file]
+    return told
+
+
+def write_ids(output: Path, texts: list[str], file: Path) -> None:
+    """Token ids for a peer's script: JSON, a list a text."""
+    tokens = Tokenizer(Bundle.open(output / "bundle")).encode(texts)
+    file.write_text(json.dumps([list(each.ids) for each in tokens]))
+
+
+def compare_sts(output: Path, words: list[str], data: Path, work: Path) -> dict[str, Any]:
+    """STS-B dev of ours, of the peer, and their difference with its interval."""
+    pairs = read_rows(data / PAIRS, ["text", "text_pair", "score"])
+    texts = [str(pair[side]) for side in ("text", "text_pair") for pair in pairs]
+    scores = np.array([float(pair["score"]) for pair in pairs])
+    ids, answers = work.absolute() / "sts-ids.json", work.absolute() / "answers.npy"
+    write_ids(output, texts, ids)
+    subprocess.run([*words, "--embed", ids, answers], check=True)
+    ours = cosines(edgeprune.runtime.load(output / "bundle").embed(texts, batch_size=1))
+    peers = cosines(normalize(np.load(answers)))
+
+    def statistic(chosen: np.ndarray) -> dict[str, float]:
+        both = [100 * spearman(each[chosen], scores[chosen]) for each in (ours, peers)]
+        return {"ours": both[0], "peer": both[1], "difference": both[0] - both[1]}
+
+    everything = np.arange(len(scores))
+    return {**statistic(everything), "interval": bootstrap(statistic, everything)["difference"]}
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """Of the first half of unit vectors with the second."""
+    left, right = np.split(vectors, 2)
+    return (left * right).sum(axis=1)
+
+
+def verdict(ratio: dict[str, float], goal: float | None) -> str:
+    """Whether the whole interval reaches the goal, or misses it."""
+    if goal is None:
+        return ""
+    if ratio["low"] >= goal:
+        return "reached"
+    return "missed" if ratio["high"] < goal else "undecided"
+
+
+def table(done: dict[str, Any]) -> str:
+    """The rows as Markdown: how many times the peer's speed, with 95 % intervals."""
+    lines = [
+        "| peer | threads | tokens | batch | ours, peer, ms | speed | goal | STS-B: ours, peer "
+        "| difference |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in done.values():
+        row, found = result["row"], result["speed"]["measures"]["encoder"]
+        times = ", ".join(f"{found[s]['median_ms']:.2f}" for s in ("candidate", "baseline"))
+        goal = f"{result['goal']:g}x, " if result["goal"] else ""
+        sts = result["sts"]
+        low, high = sts["interval"]
+        lines.append(
+            f"| {row['peer']} | {row['threads']} | {row['tokens']} | {row['batch']} | {times} "
+            f"| {ratio_text(found['ratio'])} | {goal}{verdict(found['ratio'], result['goal'])} "
+            f"| {sts['ours']:.2f}, {sts['peer']:.2f} "
+            f"| {sts['difference']:+.2f} ({low:+.2f} to {high:+.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
