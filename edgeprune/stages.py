@@ -70,7 +70,7 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
         {"input_ids": batch.input_ids[:8], "attention_mask": batch.attention_mask[:8]}
         for batch in build.some(_CHECKED_BATCHES)
     ]
-    copy_assets(build.folders["load"], target)
+    copy_assets(build.reference, target)
     # Clients size a decoder's cache by the layers that are left.
     shutil.copyfile(model_folder / "config.json", target / "config.json")
     (target / ONNX).mkdir(parents=True, exist_ok=True)

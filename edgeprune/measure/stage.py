@@ -7,7 +7,7 @@ from typing import Any
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
-from edgeprune.evaluate.measures import evaluate
+from edgeprune.evaluate.measures import MEASURES, evaluate
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
 from edgeprune.text.corpus import Corpus, sentences
@@ -43,6 +43,7 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         evaluate(source, name, held, limit=limit, against=original, window=_window(build, name))
         | {"data": "held-out text"}
         for name in _OWN[task]
+        if not (MEASURES[name].of_tokens and build.recipe.vocabulary)
     ]
     if settings.task:
         assert settings.data is not None
