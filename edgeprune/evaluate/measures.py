@@ -9,14 +9,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.result import Quality
 from edgeprune.evaluate.summary import by_group, summary
-from edgeprune.runtime.vocabulary import kept_tokens
+from edgeprune.runtime.vocabulary import KEPT
 
 _ENCODERS, _CLASSIFIERS, _DECODERS = (
     ("feature-extraction",),
@@ -166,8 +164,8 @@ def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
 
 def _check_tokens(task: str, models: Sequence[Bundle]) -> None:
     """Refuse to compare token by token where one model's vocabulary was trimmed."""
-    kept = [kept_tokens(model) for model in models]
-    if any(not np.array_equal(kept[0], each) for each in kept[1:]):
+    kept = [model.read_json(KEPT) for model in models]
+    if any(each != kept[0] for each in kept[1:]):
         raise UserError(
             f"The vocabulary of {models[0].folder} or {models[1].folder} was trimmed, and "
             f"{task} of other tokens does not compare: take kl, which looks at the same tokens."
