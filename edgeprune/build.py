@@ -42,17 +42,22 @@ class Build:
         """The seed of everything random."""
         return self.recipe.seed
 
+    @property
+    def reference(self) -> Path:
+        """The uncompressed model, with the tokens that the build goes on with."""
+        return self.folders.get("vocabulary", self.folders["load"])
+
     @functools.cached_property
     def original(self) -> "Model":
         """The uncompressed model, read once, to be distilled from."""
         from edgeprune.models import TRAINING_ATTENTION, load_model
 
-        return load_model(self.folders["load"], TRAINING_ATTENTION)
+        return load_model(self.reference, TRAINING_ATTENTION)
 
     @functools.cached_property
     def reader(self) -> Reader:
         """Batches of the user's text."""
-        folder = self.folders["load"]
+        folder = self.reference
         pad_id = read_json(folder / "config.json").get("pad_token_id") or 0
         kind = text_kind(self.checkpoint.task)
         return open_reader(folder, self.corpus, kind, self.recipe.text, int(pad_id), self.seed)

@@ -81,6 +81,11 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
         return
     if data is None:
         raise UserError("measure.task needs measure.data, the file that it reads.")
+    if MEASURES[task].of_tokens and recipe.vocabulary:
+        raise UserError(
+            f"measure.task is {task}, which does not compare models of other tokens, and "
+            "`vocabulary` takes tokens out: leave one of them out (kl is measured anyway)."
+        )
     if not Path(data).exists():
         raise UserError(f"measure.data: there is no file {data}.")
     if checkpoint.task not in MEASURES[task].tasks:

@@ -109,6 +109,8 @@ def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
         key = _digest(key, entry.name, settings, build.seed, build.recipe.target, _code_digest())
         if entry.name == "export":
             build.folders["export_input"] = source
+        if entry.name == "vocabulary" and build.recipe.vocabulary and build.recipe.vocabulary.data:
+            key = _digest(key, read_corpus(build.recipe.vocabulary.data).digest)
         if entry.name == "measure" and build.recipe.measure.data:
             key = _digest(key, _data_digest(Path(build.recipe.measure.data)))
         folder = stages / f"{entry.name}-{key[:12]}"

@@ -3,6 +3,7 @@
 from edgeprune.anatomy import Anatomy
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
+from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.prune.methods import AnyPruneSettings
 from edgeprune.prune.oneshot_settings import OneShotSettings
 from edgeprune.prune.train_settings import PruneStageSettings
@@ -27,6 +28,8 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         ("load", f"{len(corpus.documents):,} texts from {corpus.source}"),
         ("original", "exported plainly to float32 ONNX, as the reference"),
     ]
+    if recipe.vocabulary:
+        rows.append(("vocabulary", vocabulary_line(anatomy, recipe.vocabulary)))
     if recipe.prune:
         rows += [("prune", line) for line in prune_lines(anatomy, recipe.prune)]
     if recipe.cut:
@@ -49,6 +52,14 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         )
     )
     return rows
+
+
+def vocabulary_line(anatomy: Anatomy, settings: VocabularySettings) -> str:
+    """Which tokens would stay; how many, only the text's tokens can tell."""
+    rows, width = anatomy.shape(anatomy.embeddings["word"])
+    times = f"{settings.min_count} times or more" if settings.min_count > 1 else "at all"
+    texts = " and ".join(["the text", *settings.data])
+    return f"of {rows:,} tokens of {width} weights those stay that {texts} use {times}"
 
 
 def prune_lines(anatomy: Anatomy, settings: AnyPruneSettings) -> list[str]:

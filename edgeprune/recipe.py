@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.cut.settings import CutSettings
+from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.errors import UserError
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.prune.allocate_settings import ALLOCATORS
@@ -43,6 +44,9 @@ class Recipe(BaseModel):
         "auto", description="The kind of processor to build for; auto is this machine's."
     )
     text: TextSettings = Field(TextSettings(), description="The text to learn from.")
+    vocabulary: VocabularySettings | None = Field(
+        None, description="Removal of the tokens that the text does not use."
+    )
     prune: AnyPruneSettings | None = Field(
         None, description="Pruning, by the method that `method` names."
     )
@@ -122,6 +126,7 @@ class StageEntry:
 STAGES: tuple[StageEntry, ...] = (
     StageEntry("load", "edgeprune.stages:load"),
     StageEntry("original", "edgeprune.stages:original"),
+    StageEntry("vocabulary", "edgeprune.cut.vocabulary:run"),
     StageEntry("prune", "edgeprune.prune.stage:run"),
     StageEntry("cut", "edgeprune.cut.stage:run"),
     StageEntry("sparsify", "edgeprune.prune.stage:run"),
@@ -270,6 +275,7 @@ def _nearest(name: str, known: Any) -> str:
 def _stage_models() -> dict[str, type[BaseModel]]:
     return {
         "text": TextSettings,
+        "vocabulary": VocabularySettings,
         "prune": METHODS[DEFAULT_METHOD].settings,
         "cut": CutSettings,
         "sparsify": METHODS[DEFAULT_METHOD].settings,

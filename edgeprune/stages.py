@@ -90,6 +90,6 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
 
 def _copy_client_files(build: Build, model_folder: Path, target: Path) -> None:
     """Tokenizer and configuration beside a graph of the model in `model_folder`."""
-    copy_assets(build.folders["load"], target)
+    copy_assets(build.reference, target)
     # Clients size a decoder's cache by the layers that are left.
     shutil.copyfile(model_folder / "config.json", target / "config.json")

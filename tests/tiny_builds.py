@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from tiny_models import VOCABULARY, make_model
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 WORDS = [f"w{number:03d}" for number in range(VOCABULARY - len(SPECIAL))]
@@ -28,17 +28,10 @@ measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
 """
 
 
-def model_folder(folder: Path, family: str = "bert") -> Path:
-    """A random model of a family, beside a tokenizer of words."""
+def model_folder(folder: Path, family: str = "bert", pieces: bool = False) -> Path:
+    """A random model of a family, beside a tokenizer of words, or of WordPiece's pieces."""
     make_model(family, folder, unequal=False)
-    tokenizer = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer = word_piece_tokenizer(VOCABULARY) if pieces else _word_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -47,6 +40,30 @@ def model_folder(folder: Path, family: str = "bert") -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _word_tokenizer() -> Tokenizer:
+    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+    return _completed(Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")))
+
+
+def word_piece_tokenizer(size: int) -> Tokenizer:
+    """So many tokens: special ones, single letters, and the first of the words."""
+    letters = list("w0123456789")
+    pieces = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *WORDS][:size]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = _completed(Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")))
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _completed(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
 
 
 def sentence_lines(count: int = 60, seed: int = 0) -> list[str]:

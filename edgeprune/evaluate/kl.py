@@ -9,16 +9,23 @@ from edgeprune.evaluate.result import Quality, Scores
 from edgeprune.evaluate.windows import CHUNK, log_softmax, token_windows
 from edgeprune.progress import track
 from edgeprune.runtime.generate import Generator
+from edgeprune.runtime.vocabulary import kept_tokens
 
 
 def kl(bundle: Bundle, original: Bundle, data: Data, window: int = 512) -> Quality:
     """Mean KL(original || bundle) a token, in nats, and the share of tokens (times 100) where
-    both find the same token likeliest; over windows that do not overlap."""
-    windows = token_windows(original, data, window)
+    both find the same token likeliest; over windows that do not overlap.
+
+    Where the bundle's vocabulary was trimmed, the windows are of its own tokens, and the original's
+    probabilities are those among them.
+    """
+    kept = None if kept_tokens(original) is not None else kept_tokens(bundle)
+    windows = token_windows(original if kept is None else bundle, data, window)
     ours, theirs = Generator(bundle), Generator(original)
     nats, agreed = [], []
     for ids in track(windows.ids, "divergence from the original", len(windows.ids)):
-        reference, candidate = theirs.logits(ids), ours.logits(ids)
+        candidate = ours.logits(ids)
+        reference = theirs.logits(ids) if kept is None else theirs.logits(kept[ids])[:, kept]
         if reference.shape != candidate.shape:
             raise UserError(
                 f"{bundle.folder} has a vocabulary of {candidate.shape[-1]:,} tokens and "

@@ -1,6 +1,6 @@
 """The quality measures by name, and how one is run on a bundle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +14,7 @@ from edgeprune.errors import UserError
 from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.result import Quality
 from edgeprune.evaluate.summary import by_group, summary
+from edgeprune.runtime.vocabulary import KEPT
 
 _ENCODERS, _CLASSIFIERS, _DECODERS = (
     ("feature-extraction",),
@@ -30,6 +31,7 @@ class Measure:
     tasks: tuple[str, ...]  # of the bundles that it fits
     against_original: bool = False  # whether it compares two models token by token or text by text
     options: tuple[str, ...] = ()  # which of window and stride it takes
+    of_tokens: bool = False  # whether models of other tokens give values that do not compare
 
 
 MEASURES = {
@@ -41,7 +43,10 @@ MEASURES = {
     "classification": Measure("edgeprune.evaluate.classification:classification", _CLASSIFIERS),
     "calibration": Measure("edgeprune.evaluate.calibration:calibration", _CLASSIFIERS + _DECODERS),
     "perplexity": Measure(
-        "edgeprune.evaluate.perplexity:perplexity", _DECODERS, options=("window", "stride")
+        "edgeprune.evaluate.perplexity:perplexity",
+        _DECODERS,
+        options=("window", "stride"),
+        of_tokens=True,
     ),
     "kl": Measure(
         "edgeprune.evaluate.kl:kl", _DECODERS, against_original=True, options=("window",)
@@ -109,6 +114,8 @@ def evaluate(
             for place in (bundle, against)
             if place is not None
         ]
+        if measure.of_tokens:
+            _check_tokens(task, models)
         if measure.against_original:
             ours = _checked(function(*models, source, **options), task, models[0])
         else:
@@ -153,6 +160,16 @@ def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
             f"{bundle.task}: take {' or '.join(fitting)}."
         )
     return bundle
+
+
+def _check_tokens(task: str, models: Sequence[Bundle]) -> None:
+    """Refuse to compare token by token where one model's vocabulary was trimmed."""
+    kept = [model.read_json(KEPT) for model in models]
+    if any(each != kept[0] for each in kept[1:]):
+        raise UserError(
+            f"The vocabulary of {models[0].folder} or {models[1].folder} was trimmed, and "
+            f"{task} of other tokens does not compare: take kl, which looks at the same tokens."
+        )
 
 
 def _checked(quality: Quality, task: str, bundle: Bundle) -> Quality:

@@ -8,7 +8,7 @@ from typing import Any
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
-from edgeprune.evaluate.measures import evaluate
+from edgeprune.evaluate.measures import MEASURES, evaluate
 from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
@@ -87,6 +87,7 @@ def _questions(build: Build, held: Path) -> list[Question]:
             called="held-out text",
         )
         for measure in _OWN[task]
+        if not (MEASURES[measure].of_tokens and build.recipe.vocabulary)
     ]
     if settings.task:
         assert settings.data is not None
