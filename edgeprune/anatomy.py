@@ -72,6 +72,9 @@ class Family:
     position_offset: int = 0
     """Rows of the position table that no token reaches: positions start above the padding id."""
     fused: Fused | None = None
+    depth_scaled: str | None = None
+    """The setting by which layer i, from 0, divides its attention scores by i + 1; loading folds
+    that into the queries."""
     transposed: bool = False
     """Stored weights of the layers are (inputs, outputs); loading turns them."""
     norms_first: str | None = None
@@ -205,6 +208,7 @@ FAMILIES: tuple[Family, ...] = (
         attention_norm="ln_1",
         feed_forward_norm="ln_2",
         fused=Fused("attn.c_attn", interleaved=False),
+        depth_scaled="scale_attn_by_inverse_layer_idx",
         transposed=True,
     ),
     Family(

@@ -14,7 +14,7 @@ from torch import nn
 from edgeprune.anatomy import Anatomy, describe, find_family, num_heads, task_of
 from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
-from edgeprune.plain import make_plain
+from edgeprune.plain import fold_depth_scales, make_plain
 from edgeprune.pooling import Pooling, read_pooling
 from edgeprune.quiet import quiet
 
@@ -96,6 +96,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     config.pop("quantization_config", None)
     make_plain(loaded, find_family(config["model_type"]), num_heads(config))
     model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.folder)
+    fold_depth_scales(model.module, model.anatomy, model.config)
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")

@@ -5,10 +5,12 @@ and value; so a model's layers are brought into that form once, when it is loade
 stays the same.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from edgeprune.anatomy import Family
+from edgeprune.anatomy import Anatomy, Family
 
 
 class QueryKeyValue(nn.Module):
@@ -55,6 +57,29 @@ def make_plain(module: nn.Module, family: Family, heads: int) -> None:
         else:
             plain = _linear(weight, bias)
         module.set_submodule(name, plain)
+
+
+@torch.no_grad()
+def fold_depth_scales(module: nn.Module, anatomy: Anatomy, config: dict[str, Any]) -> None:
+    """Let queries carry what layers divide their attention scores by, where they do.
+
+    A layer's place then says nothing about its function, so that others may leave before it; and
+    transformers' fused attention, which does not know of the division, answers like the written-out
+    one.
+
+    Args:
+        config: the configuration's content, which says so no longer.
+    """
+    setting = anatomy.family.depth_scaled
+    if not setting or not config.get(setting):
+        return
+    for block in anatomy.blocks:
+        for parameter in module.get_submodule(block.attention.query).parameters():
+            parameter.div_(block.index + 1)
+    config[setting] = False
+    for part in (module.config, *module.modules()):
+        if hasattr(part, setting):
+            setattr(part, setting, False)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -110,10 +110,11 @@ def cut_lines(
             counts[pool.pattern] -= round(pool.share * counts[pool.pattern])
     total = len(anatomy.blocks)
     if drop := settings.layers_to_drop(total):
-        lines.append(
-            f"{drop} of {total} layers leave by {settings.layer_score}, on "
-            f"{settings.layer_samples:,} sequences of text"
-        )
+        search, how = settings.layer_search, str(settings.layer_score)
+        if how == "search":
+            how = f"an {search.strategy} search of {search.evaluations:,} evaluations"
+        text = f"{settings.layer_samples:,} sequences of text"
+        lines.append(f"{drop} of {total} layers leave by {how}, on {text}")
         counts = {noun: units * (total - drop) // total for noun, units in counts.items()}
     if settings.experts:
         lines.append(

@@ -247,8 +247,9 @@ def _explain_error(error: Any) -> str:
         *parents, key = location
         model: Any = Recipe
         for parent in parents:
-            chosen = dict.fromkeys(_PRUNING, pruning)
-            model = {**_stage_models(), **chosen}.get(str(parent), model)
+            inner = getattr(model.model_fields.get(str(parent)), "annotation", None)
+            stages = {**_stage_models(), **dict.fromkeys(_PRUNING, pruning)}
+            model = stages.get(str(parent), inner if isinstance(inner, type) else model)
         return f"there is no setting {path!r}{_nearest(str(key), model.model_fields)}"
     message = error["msg"].removeprefix("Value error, ")
     given = error["input"]

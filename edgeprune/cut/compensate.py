@@ -33,7 +33,8 @@ def cut_channels(
         down = model.linear(block.feed_forward.down)
         keep = mask.bool()
         if not bool(keep.all()):
-            inputs = walk.inputs(block, block.feed_forward.down)
+            # By a fork: what comes before is cut, too.
+            inputs = walk.fork().inputs(block, block.feed_forward.down)
             weight, bias = compensated(down.weight, down.bias, inputs, keep, damping)
             if not bool(torch.isfinite(weight).all()):
                 raise UserError(

@@ -4,6 +4,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from edgeprune.prune.search_settings import Evolution
+
+_KEPT_ENDS = {"taylor": (4, 2), "search": (1, 0)}
+"""Layers at the start and end that stay by default: Taylor+'s rule; and what reads embeddings."""
+
 
 class CutSettings(BaseModel):
     """Removal of layers, experts, feed-forward channels and attention heads from the shapes.
@@ -17,20 +22,26 @@ class CutSettings(BaseModel):
     layers: int | float = Field(
         0, ge=0, description="Whole layers to remove: how many, or below 1 their share."
     )
-    layer_score: Literal["loss", "taylor", "linearity"] = Field(
+    layer_score: Literal["loss", "taylor", "linearity", "search"] = Field(
         "loss",
-        description="How layers are ranked: what the text loses when one alone is left out, "
-        "first-order effect, or how far they are from a linear map.",
+        description="How layers are chosen: by what the text loses when one alone is left out, by "
+        "first-order effect, by how far they are from a linear map, or all together by a search "
+        "for those whose absence moves the outputs least (EvoPress).",
     )
     layer_samples: int = Field(
         32,
         ge=1,
-        description="Sequences of text on which layers are scored; loss runs them a layer.",
+        description="Sequences of text on which layers are scored; loss runs them a layer, search "
+        "draws from them.",
+    )
+    layer_search: Evolution = Field(
+        Evolution(), description="How layer_score: search spends its budget of evaluations."
     )
     keep_first: int | None = Field(
         None,
         ge=0,
-        description="Layers at the start that stay; none: 4 by taylor (Taylor+), else 0.",
+        description="Layers at the start that stay; none: 4 by taylor (Taylor+), 1 by search, "
+        "else 0.",
     )
     keep_last: int | None = Field(
         None, ge=0, description="Layers at the end that stay; none: 2 by taylor (Taylor+), else 0."
@@ -94,7 +105,7 @@ class CutSettings(BaseModel):
     @property
     def kept_ends(self) -> tuple[int, int]:
         """Layers at the start and at the end that stay."""
-        first, last = (4, 2) if self.layer_score == "taylor" else (0, 0)
+        first, last = _KEPT_ENDS.get(self.layer_score, (0, 0))
         return (
             first if self.keep_first is None else self.keep_first,
             last if self.keep_last is None else self.keep_last,

@@ -14,9 +14,10 @@ from edgeprune.cut.depth import drop_layers, layer_scores
 from edgeprune.cut.experts import drop_experts, expert_scores
 from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
-from edgeprune.cut.surgery import keep_channels, keep_heads
+from edgeprune.cut.surgery import keep_channels, keep_heads, keep_layers
 from edgeprune.gates import CHANNELS, HEADS, head_groups
 from edgeprune.models import Model, load_masks, load_model, save_model
+from edgeprune.prune.searched import search_blocks
 from edgeprune.text.batches import Batch
 
 _KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
@@ -26,14 +27,12 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
-    layers: list[float] = []
+    chosen: dict[str, Any] = {}
     if count := settings.layers_to_drop(len(model.layers)):
-        batches = build.calibration(settings.layer_samples)
-        found = layer_scores(model, batches, settings.layer_score, build.seed)
         names = _linear_names(model)
-        dropped = drop_layers(model, found, count, *settings.kept_ends)
+        choose = _searched if settings.layer_score == "search" else _ranked
+        dropped, chosen = choose(build, source, model, settings, count)
         weights = _moved(weights, names, _linear_names(model), dropped)
-        layers = found.tolist()
     experts: list[list[int]] = []
     if settings.experts:
         scores = expert_scores(model, build.calibration(settings.samples))
@@ -49,12 +48,45 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     save_model(model, target, _masks_of(model, weights) if weights else None)
     return {
         "layers": model.layers,
-        "layer_scores": layers,
+        **chosen,
         "experts": experts,
         "heads": [len(heads) for heads in model.heads],
         "channels": [len(channels) for channels in model.channels],
         "parameters": sum(p.numel() for p in model.module.parameters()),
     }
+
+
+def _ranked(
+    build: Build, source: Path, model: Model, settings: CutSettings, count: int
+) -> tuple[list[int], dict[str, Any]]:
+    """Drop the layers of the lowest scores: their positions, and a record."""
+    batches = build.calibration(settings.layer_samples)
+    found = layer_scores(model, batches, settings.layer_score, build.seed)
+    dropped = drop_layers(model, found, count, *settings.kept_ends)
+    return dropped, {"layer_scores": found.tolist()}
+
+
+def _searched(
+    build: Build, source: Path, model: Model, settings: CutSettings, count: int
+) -> tuple[list[int], dict[str, Any]]:
+    """Drop the layers that a search finds; interrupted, it goes on from a file in the output."""
+    build.output.mkdir(parents=True, exist_ok=True)
+    file = build.output / "search-layers.json"
+    dropped, found = search_blocks(
+        model,
+        build.original,
+        count,
+        build.calibration(settings.layer_samples),
+        build.held_out(),
+        settings.layer_search,
+        build.seed,
+        *settings.kept_ends,
+        file=file,
+        key=f"{source.name} {settings.model_dump_json()}",
+    )
+    file.unlink(missing_ok=True)
+    keep_layers(model, [layer for layer in range(len(model.layers)) if layer not in dropped])
+    return dropped, {"layer_search": found}
 
 
 def _linear_names(model: Model) -> list[list[str]]:

@@ -38,7 +38,7 @@ def amplification(model: Model, walk: Walk, counts: Mapping[str, int], pattern: 
             for name in group
         }
         for names in input_groups(block):
-            energy = walk.energy(block, names[0])
+            energy = spoiled.energy(block, names[0])
             for name in names:
                 weight, _ = weights[name]
                 weight.copy_(wanda(weight, energy.diag(), pattern, counts[name]).weight)

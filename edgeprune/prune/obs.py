@@ -19,8 +19,9 @@ from torch import Tensor
 
 from edgeprune.errors import UserError
 
-_CHUNK = 1 << 24
-"""Float64 entries of the small systems that are solved at a time: 128 MB."""
+_CHUNK = 1 << 18
+"""Float64 entries of the small systems that are solved at a time: 2 MB, which stay in a core's
+cache; with 128 MB the same took three to four times as long."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ class Evolution(BaseModel):
     first_texts: int = Field(1, ge=1, description="Batches of text in the first stage (evopress).")
     texts: int = Field(4, ge=1, description="Batches on which the best are chosen.")
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self)
+
 
 class SearchSettings(OneShotSettings, Evolution):
     """A search for how much each linear gives up, then a one-shot method with those shares."""

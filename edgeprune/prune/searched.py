@@ -64,7 +64,7 @@ def run(build: Build, source: Path, target: Path, settings: SearchSettings) -> d
     batches = build.calibration(settings.samples)
     file = build.output / "search.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    key = f"{build.corpus.digest} {settings.model_dump_json()} {build.checkpoint.name}"
+    key = f"{source.name} {settings.model_dump_json()}"  # the folder's name says all before it
     counts, found = search_levels(
         model, build.original, batches, build.held_out(), settings, build.seed, file, key
     )
@@ -167,19 +167,32 @@ def search_blocks(
     unseen: Sequence[Batch],
     settings: Evolution,
     seed: int,
+    first: int = 1,
+    last: int = 0,
     file: Path | None = None,
+    key: str = "",
 ) -> tuple[list[int], dict[str, Any]]:
     """The `count` blocks whose absence moves the outputs least, and what the search did.
 
-    The first block is never dropped: it makes of embeddings what all others read.
+    `model` stays as it was.
+
+    Args:
+        first, last: blocks at either end that stay. The first makes of embeddings what all others
+            read.
+
+    Raises:
+        UserError: so many cannot go.
     """
-    blocks = model.anatomy.blocks
-    if not 0 <= count < len(blocks):
-        raise UserError(f"{count} of {len(blocks)} layers cannot be dropped: ask for fewer.")
-    space = Drops(len(blocks), count, frozenset([0]))
+    total = len(model.anatomy.blocks)
+    if count > total - max(1, first + last):
+        raise UserError(
+            f"{count} of {total} layers cannot go while {first} at the start and {last} at the end "
+            "are kept and one is left: lower cut.layers, cut.keep_first or cut.keep_last."
+        )
+    space = Drops(total, count, frozenset([*range(first), *range(total - last, total)]))
     with skippable(model, batches[0]) as skip:
         score = scorer(model, original, batches, skip)
-        state = search(space, score, len(batches), settings, seed, file)
+        state = search(space, score, len(batches), settings, seed, file, key)
         winner = state.members[0][0]
         seen = rescored(model, original, unseen, skip, space.start(), winner)
     chosen = winner if seen.gained else space.start()

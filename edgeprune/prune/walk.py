@@ -12,14 +12,18 @@
 The text is embedded once, and its hidden states are kept at the block where the walk stands. What a
 linear reads is seen after everything before it was changed, inside its block too ("true sequential"
 in GPTQ's words; the published SparseGPT, Wanda and Thanos look once a block, before changing it).
-A look ends where the linear is reached, so that four looks and the advance take some 2.2 times the
-work of a block. One linear's statistics are in memory at a time.
+
+A look ends where the linear is reached, and starts where earlier looks into the block ended
+(replay.py), so that four looks and the advance take little more than one pass. So what comes before
+a linear that was looked at must not change until the walk advances; a fork looks without that. In
+memory are the hidden states, as much again of what attention answers, what the down projections of
+one block read, and one linear's statistics.
 """
 
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +33,7 @@ from torch import Tensor, nn
 from edgeprune.anatomy import Block
 from edgeprune.errors import UserError
 from edgeprune.models import Model, attended
+from edgeprune.prune.replay import Replay
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
@@ -46,6 +51,10 @@ def input_groups(block: Block) -> list[list[str]]:
     ]
 
 
+_PART = 256
+"""Columns of a Gram matrix that are summed at a time: the half above the diagonal is enough."""
+
+
 @dataclass
 class InputStatistics:
     """What a linear reads over the text: X X^T [in, in], the sum of X [in], and how many tokens.
@@ -59,15 +68,19 @@ class InputStatistics:
     tokens: int = 0
 
     def add(self, rows: Tensor) -> None:
-        """Take rows [tokens, in] in."""
+        """Take rows [tokens, in] in; the Gram matrix is whole once `complete` was called."""
         rows = rows.float()
-        self.gram.addmm_(rows.T, rows)
+        for start in range(0, len(self.gram), _PART):
+            stop = start + _PART
+            self.gram[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
         self.total += rows.sum(0)
         self.tokens += len(rows)
 
-
-class _Reached(Exception):
-    """Ends a pass at the place that was looked for."""
+    def complete(self) -> None:
+        """Fill the lower half of the Gram matrix from the upper one."""
+        for start in range(0, len(self.gram), _PART):
+            stop = start + _PART
+            self.gram[stop:, start:stop] = self.gram[start:stop, stop:].T
 
 
 class Walk:
@@ -79,6 +92,7 @@ class Walk:
         self.masks = [torch.from_numpy(batch.attention_mask).bool() for batch in batches]
         self.hidden: list[Tensor] = []  # what enters the block, a batch each [rows, tokens, width]
         self._arguments: list[list[Arguments]] = []  # what each block is given beside them
+        self._replay: Replay | None = None  # what earlier looks into the block know
         cache = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
         modules = [model.module.get_submodule(block.name) for block in model.anatomy.blocks]
         for batch in batches:
@@ -87,13 +101,17 @@ class Walk:
             self._arguments.append(arguments)
 
     def fork(self, sequences: int | None = None) -> "Walk":
-        """A walk of its own from here on, over all the text or batches of that many sequences."""
+        """A walk of its own from here on, over all the text or batches of that many sequences.
+
+        It knows nothing of this one's looks into the block.
+        """
         other = copy.copy(self)
         count, taken = 0, 0
         while taken < len(self.masks) and (sequences is None or count < sequences):
             count, taken = count + len(self.masks[taken]), taken + 1
         other.hidden = self.hidden[:taken]
         other.masks, other._arguments = self.masks[:taken], self._arguments[:taken]
+        other._replay = None
         return other
 
     @torch.no_grad()
@@ -106,6 +124,7 @@ class Walk:
         width = self.model.linear(linear).in_features
         seen = InputStatistics(torch.zeros(width, width), torch.zeros(width))
         self._look(block, linear, seen.add)
+        seen.complete()
         _check_finite(seen.gram, linear)
         return seen
 
@@ -119,30 +138,11 @@ class Walk:
         total = torch.zeros(self.model.linear(linear).in_features, dtype=torch.float64)
 
         def add(rows: Tensor) -> None:
-            total.add_(rows.double().square().sum(0))
+            total.add_(rows.square().sum(0, dtype=torch.float64))
 
         self._look(block, linear, add)
         _check_finite(total, linear)
         return total
-
-    def _look(self, block: Block, linear: str, add: Callable[[Tensor], None]) -> None:
-        """Give `add` what a linear reads of every batch, [real tokens, in]."""
-        module = self.model.linear(linear)
-
-        def look(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                add(attended(args[0], mask))
-                raise _Reached
-
-            return hook
-
-        for index, mask in enumerate(self.masks):
-            handle = module.register_forward_pre_hook(look(mask))
-            try:
-                with suppress(_Reached):
-                    self._run(block, index)
-            finally:
-                handle.remove()
 
     def states(self) -> list[Tensor]:
         """The hidden states where the walk stands [tokens, width], batch by batch, padding left
@@ -152,13 +152,33 @@ class Walk:
     @torch.no_grad()
     def advance(self, block: Block) -> None:
         """Replace the hidden states by what `block`, as it is now, makes of them."""
+        replay, self._replay = self._replay, None
+        if replay:
+            replay.settle()
         for index in range(len(self.hidden)):
-            self.hidden[index] = self._run(block, index)
+            with replay.replaying(index) if replay else nullcontext():
+                self.hidden[index] = self._run(block, index)
+
+    def _look(self, block: Block, linear: str, add: Callable[[Tensor], None]) -> None:
+        """Give `add` what a linear reads of every batch, [real tokens, in]."""
+        self._replay = replay = self._replay or Replay(self.model, block)
+        replay.look(linear)
+        for index, mask in enumerate(self.masks):
+
+            def take(x: Tensor, mask: Tensor = mask) -> None:
+                add(attended(x, mask))
+
+            with replay.reaching(linear, index, take):
+                self._run(block, index)
 
     def _run(self, block: Block, index: int) -> Tensor:
         others, named = self._arguments[index][block.index]
         output = self.model.module.get_submodule(block.name)(self.hidden[index], *others, **named)
         return _hidden_of(output)
+
+
+class _Reached(Exception):
+    """Ends a pass when every block was asked."""
 
 
 def _embed(

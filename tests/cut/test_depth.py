@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_layers
 from edgeprune.errors import UserError
 from edgeprune.export import export_onnx
-from edgeprune.models import Model, load_model, save_model
+from edgeprune.models import Model, import_checkpoint, load_model, save_model
 from edgeprune.recover.objective import make_objective
 from edgeprune.recover.settings import RecoverSettings
 from edgeprune.rewrite.graph import Graph
@@ -67,6 +68,36 @@ def test_a_dropped_layer_is_passed_by(family, tmp_path):
         torch.testing.assert_close(again.module(**batch)[0][kept], got[kept], rtol=0, atol=0)
     assert (again.layers, again.module.config.num_hidden_layers) == ([1, 3], 2)
     assert len(open_checkpoint(str(tmp_path / "cut")).anatomy.blocks) == 2
+
+
+def test_scores_divided_by_depth_stay_so_when_layers_before_leave(tmp_path):
+    """Beside transformers' written-out attention, the one that knows of the division."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=131, n_embd=32, n_layer=LAYERS, n_head=4, n_positions=96,
+        scale_attn_by_inverse_layer_idx=True,
+    )  # fmt: skip
+    module = transformers.GPT2LMHeadModel(config)
+    for parameter in module.parameters():
+        parameter.data.normal_(0, 0.3)
+    module.save_pretrained(tmp_path / "hf")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path / "hf", attn_implementation="eager"
+    ).eval()
+    batch = make_batch()
+    real = batch["attention_mask"] == 1
+    model = import_checkpoint(open_checkpoint(str(tmp_path / "hf")))
+    for dropped in ([], [0, 2]):
+        blocks = [theirs.transformer.h[layer] for layer in dropped]
+        for block in blocks:
+            block.forward = lambda hidden, *_others, **_named: (hidden,)
+        keep_layers(model, [layer for layer in range(LAYERS) if layer not in dropped])
+        save_model(model, tmp_path / "cut")
+        with torch.no_grad():
+            expected = theirs(**batch).logits[real]
+            for ours in (model, load_model(tmp_path / "cut", "eager")):
+                got = ours.module(**batch).logits[real]
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "qwen3", "gpt2", "gpt_neox"])

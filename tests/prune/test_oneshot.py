@@ -1,6 +1,7 @@
 """One-shot pruning of whole tiny models: what each layer sees, counts, memory, the stage."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import transformers
 from safetensors.torch import load_file
 from tiny_models import ENCODERS, ODD_DECODERS, VOCABULARY, make_batch, make_model
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.anatomy import Block
 from edgeprune.checkpoint import open_checkpoint
@@ -84,6 +86,49 @@ def test_the_walk_sees_what_the_whole_model_sees(family, tmp_path):
                 model.linear(name).weight.data.mul_(0.7)
         walk.advance(block)
     assert seen == list(model.anatomy.block_linears())
+
+
+def flops(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looks_compute_nothing_twice(family, tmp_path):
+    """Counted by torch; only the attention's output linear may answer once or twice more."""
+    model, batches = make_model(family, tmp_path, unequal=False), batches_of()
+    block = model.anatomy.blocks[0]
+    walk = Walk(model, batches)
+
+    def looks() -> None:
+        for names in input_groups(block):
+            walk.energy(block, names[0])
+        walk.advance(block)
+
+    plain, other = walk.fork(), walk.fork()
+    tokens = sum(batch.input_ids.size for batch in batches)
+    output = 2 * tokens * model.linear(block.attention.output).weight.numel()
+    assert flops(looks) <= flops(lambda: plain.advance(block)) + 2 * output
+    for name in list(block.linears())[::2]:  # a look may come alone, or again
+        other.energy(block, name)
+        other.energy(block, block.attention.value)
+        other.energy(block, name)
+    other.advance(block)
+    for ours, theirs, its in zip(walk.hidden, other.hidden, plain.hidden, strict=True):
+        torch.testing.assert_close(ours, its, rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs, its, rtol=0, atol=1e-5)
+
+
+def test_a_linear_that_is_looked_at_again_is_seen_anew(tmp_path):
+    model, batches = make_model("llama", tmp_path), batches_of()
+    attention = model.anatomy.blocks[0].attention
+    walk = Walk(model, batches)
+    for _ in range(2):
+        x = whole_inputs(model, batches, attention.output)
+        found = walk.inputs(model.anatomy.blocks[0], attention.output)
+        torch.testing.assert_close(found.gram, x.T @ x, rtol=1e-3, atol=1e-3)
+        model.linear(attention.value).weight.data.mul_(0.5)
 
 
 def test_the_walk_leaves_the_model_as_it_was(tmp_path):

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_batch, make_model
 
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.cut import stage as cut_stage
+from edgeprune.cut.settings import CutSettings
 from edgeprune.errors import UserError
-from edgeprune.models import Model, load_masks, load_model
+from edgeprune.models import Model, import_checkpoint, load_masks, load_model, save_model
+from edgeprune.preview import cut_lines
 from edgeprune.prune import searched
 from edgeprune.prune.allocate import uniform_counts
 from edgeprune.prune.oneshot import prune_layers
@@ -293,12 +298,8 @@ def test_skipped_blocks_hand_on_what_they_are_given(family, tmp_path):
     assert not torch.equal(without, whole)
 
 
-def test_the_idle_block_is_dropped(tmp_path):
-    import transformers
-
-    from edgeprune.checkpoint import open_checkpoint
-    from edgeprune.models import import_checkpoint
-
+def idle_llama(folder: Path) -> Model:
+    """Five layers, of which the third and fourth hardly say anything."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=131, hidden_size=32, num_hidden_layers=5, num_attention_heads=4,
@@ -311,8 +312,12 @@ def test_the_idle_block_is_dropped(tmp_path):
     for idle in (2, 3):
         module.model.layers[idle].self_attn.o_proj.weight.data.mul_(0.01)
         module.model.layers[idle].mlp.down_proj.weight.data.mul_(0.01)
-    module.save_pretrained(tmp_path)
-    model, original = (import_checkpoint(open_checkpoint(str(tmp_path))) for _ in range(2))
+    module.save_pretrained(folder)
+    return import_checkpoint(open_checkpoint(str(folder)))
+
+
+def test_the_idle_blocks_are_dropped(tmp_path):
+    model, original = (idle_llama(tmp_path) for _ in range(2))
     for strategy in STRATEGIES:
         chosen = Evolution(strategy=strategy, evaluations=90, offspring=6, texts=2)
         gone, found = search_blocks(
@@ -320,8 +325,90 @@ def test_the_idle_block_is_dropped(tmp_path):
         )
         assert gone == [2, 3]
         assert found["unseen"]["winner"] <= found["unseen"]["start"]
-    with pytest.raises(UserError, match="5 of 5 layers cannot be dropped"):
-        search_blocks(model, original, 5, batches_of(1), batches_of(1), Evolution(), 0)
+    gone, _ = search_blocks(
+        model, original, 2, batches_of(4), batches_of(4), chosen, 0, first=1, last=2
+    )
+    assert gone == [1, 2]  # the only two that may go
+    for count, first, last in ((5, 0, 0), (3, 1, 2), (5, 1, 0)):
+        with pytest.raises(UserError, match=f"{count} of 5 layers cannot go while {first} at"):
+            search_blocks(
+                model, original, count, batches_of(1), batches_of(1), chosen, 0, first, last
+            )
+
+
+def test_the_cut_stage_drops_what_the_search_finds(tmp_path, monkeypatch):
+    """Killed half-way it goes on; masks of pruned weights follow their layers."""
+    original = idle_llama(tmp_path / "hf")
+    model = idle_llama(tmp_path / "hf")
+    masks = {}
+    for name in model.anatomy.block_linears():
+        weight = model.linear(name).weight.data
+        masks[name] = (torch.rand_like(weight) < 0.7).to(torch.uint8)
+        weight.mul_(masks[name])
+    save_model(model, tmp_path / "in", masks)
+
+    class FakeBuild:
+        seed = 0
+        output: Path = tmp_path / "out"
+
+        def calibration(self, sequences: int) -> list[Batch]:
+            assert sequences == 32
+            return batches_of()
+
+        def held_out(self) -> list[Batch]:
+            return batches_of(4, first=50)
+
+    build = FakeBuild()
+    build.original = original
+    settings = CutSettings(
+        layers=2,
+        layer_score="search",
+        layer_search={"evaluations": 90, "offspring": 6, "texts": 2},
+    )
+    file, calls = build.output / "search-layers.json", 0
+    real = searched.scorer
+
+    def killing(*given):
+        score = real(*given)
+
+        def count(genomes, chosen):
+            nonlocal calls
+            calls += 1
+            if calls == 4:
+                raise KeyboardInterrupt
+            return score(genomes, chosen)
+
+        return count
+
+    monkeypatch.setattr(searched, "scorer", killing)
+    with pytest.raises(KeyboardInterrupt):
+        cut_stage.run(build, tmp_path / "in", tmp_path / "cut", settings)
+    spent = json.loads(file.read_text())["spent"]
+    assert 0 < spent < 90
+    result = cut_stage.run(build, tmp_path / "in", tmp_path / "cut", settings)
+    assert not file.exists()
+    assert spent < result["layer_search"]["evaluations"] <= 90
+    assert result["layers"] == [0, 1, 4]
+    assert result["layer_search"]["unseen"]["batches"] == 4
+    json.dumps(result)
+    cut, after = load_model(tmp_path / "cut"), load_masks(tmp_path / "cut")
+    assert len(cut.anatomy.blocks) == 3
+    for name, mask in after.items():
+        before = name.replace("layers.2.", "layers.4.")
+        assert torch.equal(mask, masks[before])
+        assert torch.equal(cut.linear(name).weight, model.linear(before).weight)
+    assert len(after) * 5 == len(masks) * 3
+
+
+def test_a_dry_run_says_what_a_search_of_layers_spends(tmp_path):
+    settings = CutSettings(layers=2, layer_score="search", layer_search={"strategy": "evop"})
+    [line] = cut_lines(idle_llama(tmp_path).anatomy, settings, None)
+    assert line == (
+        "2 of 5 layers leave by an evop search of 1,200 evaluations, on 32 sequences of text"
+    )
+    assert settings.kept_ends == (1, 0)
+    with pytest.raises(UserError, match=r"layer_search\.offsprings'; did you mean 'offspring'"):
+        validate({"cut": {"layer_search": {"offsprings": 3}}}, "here")
 
 
 def test_the_stage_prunes_by_what_it_found(tmp_path):
