@@ -71,6 +71,7 @@ def test_embeddings_have_length_1_and_differ(ours):
 def test_the_layout_is_the_hubs(bundle):
     files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
     assert files == {
+        "README.md",
         "1_Pooling/config.json",
         "config.json",
         "edgeprune.json",

@@ -22,6 +22,7 @@ HEAVY = (
     "sentence_transformers",
     "accelerate",
     "datasets",
+    "matplotlib",
 )
 
 # Refuses the heavy packages, as if they were not installed, then runs what follows.

@@ -174,7 +174,8 @@ class Page(HTMLParser):
         self.text, self.cells, self.fetched = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        self.fetched += [value for key, value in attrs if key in ("src", "href")]
+        links = [value for key, value in attrs if key in ("src", "href")]
+        self.fetched += [link for link in links if not link.startswith("#")]
         if tag in ("td", "th"):
             self.cells.append("")
 

@@ -42,6 +42,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.edgecolor": GRID,
     "axes.facecolor": "none",
+    "figure.facecolor": "none",
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": GRID,
@@ -97,10 +98,17 @@ def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]
         matplotlib.rcParams.update(settings)
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         paint(figure)
-        text = io.StringIO()
-        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return _inline(text.getvalue(), name, label)
+        return _inline(_render(figure), name, label)
+
+
+def _render(figure: "Figure") -> str:
+    """A figure as an SVG file; `savefig` would draw it twice."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    text = io.StringIO()
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+    return text.getvalue()
 
 
 def quiet_axes(axes: "Axes", grid: Literal["x", "y", "both", "none"] = "y") -> None:

@@ -18,6 +18,7 @@ from edgeprune.report.story import not_measured, told
 from edgeprune.runtime.chat import chat_template
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FOLDERS = re.compile(r"(?<!\S)[~.]{0,2}/(\S*/)?(?=\S)")
 _MODULES = "modules.json"
 
 
@@ -31,7 +32,7 @@ def model_card(bundle: Bundle) -> str:
     content = {
         "front": _front(record, base, sentences),
         "name": record.name,
-        "model": record.model,
+        "model": _public(record.model),
         "base_model": base,
         "version": manifest["edgeprune"],
         "runtime": manifest["minimum_onnxruntime"],
@@ -42,7 +43,7 @@ def model_card(bundle: Bundle) -> str:
         ],
         "conditions": conditions(record),
         "stages": told(record),
-        "text": f"{learned['documents']:,} texts of {learned['source']}",
+        "text": f"{learned['documents']:,} texts of {_public(learned['source'])}",
         "target": manifest["target"]["name"],
         "files": [
             {"name": name, **entry}
@@ -113,6 +114,11 @@ def _base_model(model: str) -> str | None:
     """The id on the hub, where the model was named by one."""
     named = _HUB_ID.fullmatch(model) and not Path(model).exists()
     return model if named else None
+
+
+def _public(text: str) -> str:
+    """Text whose paths of this machine are shortened to their last parts."""
+    return _FOLDERS.sub("", text)
 
 
 def _plain(text: str) -> str:

@@ -37,7 +37,7 @@ def operators(name: str, title: str, sides: dict[str, Any]) -> str:
         axes = figure.subplots()
         quiet_axes(axes, "x")
         thick = 0.8 / len(sides)
-        for number, side in enumerate(sorted(sides)):  # the baseline, then the candidate
+        for number, side in enumerate(sides):
             colour, what = _SIDES[side]
             shift = (number - (len(sides) - 1) / 2) * thick
             at = [place + shift for place in range(len(listed))]

@@ -85,7 +85,7 @@ def operators(record: Record) -> Section:
         for side, found in sides.items():
             if "missing" in found:
                 notes.append(f"No time of the {_SIDES[side]}: {found['missing']}.")
-        known = {side: found for side, found in sides.items() if "missing" not in found}
+        known = {side: sides[side] for side in _SIDES if "operators" in sides.get(side, {})}
         if known:
             name = WORK.get(work, work)
             pictures.append(operator_bars(f"operators-{work}", name, known))

