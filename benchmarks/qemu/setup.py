@@ -62,11 +62,16 @@ def main() -> None:
 
 
 def make_sysroot() -> None:
+    """Debian for ARM with its Python."""
+    unpack_debian(SYSROOT, ("python3-minimal", "python3", "libpython3-stdlib"))
+
+
+def unpack_debian(folder: Path, packages: Sequence[str]) -> None:
     """Debian for ARM: fetched by debootstrap, unpacked by dpkg, so that nothing of it runs here."""
-    aside = SYSROOT.with_suffix(".new")
+    aside = folder.with_suffix(".new")
     shutil.rmtree(aside, ignore_errors=True)
-    packages = "--include=python3-minimal,python3,libpython3-stdlib"
-    options = ["--arch=arm64", "--foreign", "--variant=minbase", packages]
+    included = f"--include={','.join(packages)}"
+    options = ["--arch=arm64", "--foreign", "--variant=minbase", included]
     aside.mkdir(parents=True)
     subprocess.run(
         ["debootstrap", *options, _RELEASE, aside], check=True, stdout=subprocess.DEVNULL
@@ -82,7 +87,7 @@ def make_sysroot() -> None:
     for name, text in texts.items():
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (aside / name).write_text(text)
-    aside.rename(SYSROOT)
+    aside.rename(folder)
 
 
 def make_packages() -> None:
