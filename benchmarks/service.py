@@ -38,6 +38,7 @@ from edgeprune.runtime.embed import Embedder
 from edgeprune.service.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[1]
+
 RESULTS = Path(__file__).parent / "results" / "service.json"
 PROSE = ("README.md", "LICENSE")
 POOL = 300
@@ -63,6 +64,7 @@ _LISTENING = re.compile(r"answers at (http://\S+:\d+)/")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="one that embeds")
+    parser.add_argument("--original", type=Path, help="what it was made of, to compare with, too")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60.0, help="of the soak")
     parser.add_argument("--rounds", type=int, default=10, help="of batches and one by one")
@@ -76,7 +78,10 @@ def main() -> None:
     if given.pin:
         psutil.Process().cpu_affinity([0])
     result: dict[str, Any] = {"machine": machine_facts(), "bundle": given.bundle.name}
-    result["soak"] = soak(given.bundle, model, given.clients, given.seconds, given.pin)
+    pool = Pool(model, LENGTHS["mixed"])
+    if given.original:
+        pool.compare_with(runtime.load(given.original, threads=1))
+    result["soak"] = soak(given.bundle, pool, given.clients, given.seconds, given.pin)
     show(result["soak"])
     result["batching"] = {}
     for name, words in LENGTHS.items():
@@ -136,7 +141,21 @@ class Pool:
         vectors = model.embed(self.texts, batch_size=1)
         self.least = 1.0
         self._own = vectors
+        self._original: np.ndarray | None = None
+        self._served: list[float] = []
         self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def compare_with(self, original: Embedder) -> None:
+        """Also note how far the answers are from the original model's."""
+        vectors = original.embed(self.texts, batch_size=1)
+        self._original = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def to_original(self) -> dict[str, float] | None:
+        """Mean cosines to the original: of the bundle's answers to a text alone, and as served."""
+        if self._original is None:
+            return None
+        alone = (self._vectors * self._original).sum(axis=1).mean()
+        return {"alone": round(float(alone), 6), "served": round(float(np.mean(self._served)), 6)}
 
     def exact(self, number: int, answers: Any) -> bool:
         """Whether the answer is the runtime's own."""
@@ -148,6 +167,9 @@ class Pool:
         if found.shape != (len(numbers), self._vectors.shape[1]):
             return False
         cosines = found @ self._vectors.T / np.linalg.norm(found, axis=1, keepdims=True)
+        if self._original is not None:
+            nearness = (found * self._original[numbers]).sum(axis=1) / np.linalg.norm(found, axis=1)
+            self._served += nearness.tolist()
         own = cosines[np.arange(len(numbers)), numbers]
         self.least = min(self.least, float(own.min()))
         return bool(own.min() >= CLOSE and (cosines.argmax(axis=1) == numbers).all())
@@ -169,9 +191,9 @@ class Tally:
             self.failures[f"{kind}: {outcome}"] += 1
 
 
-def soak(bundle: Path, model: Embedder, clients: int, seconds: float, pin: bool) -> dict[str, Any]:
+def soak(bundle: Path, pool: Pool, clients: int, seconds: float, pin: bool) -> dict[str, Any]:
     """Clients of all kinds for so long; what came of it, and what the process took."""
-    pool, tally = Pool(model, LENGTHS["mixed"]), Tally()
+    tally = Tally()
     with serving(bundle, pin=pin) as service:
         samples, idle = asyncio.run(_soak(service, pool, tally, clients, seconds))
         service.process.terminate()
@@ -193,6 +215,7 @@ def soak(bundle: Path, model: Embedder, clients: int, seconds: float, pin: bool)
         "outcomes": dict(sorted(tally.outcomes.items())),
         "failures": dict(tally.failures),
         "least_cosine": round(pool.least, 6),
+        "cosine_to_original": pool.to_original(),
         "memory": memory,
         "files": [samples[0]["files"], max(s["files"] for s in samples), samples[-1]["files"]],
         "threads": [samples[0]["threads"], max(s["threads"] for s in samples)],
@@ -444,7 +467,8 @@ def show(found: dict[str, Any]) -> None:
     for outcome, count in found["outcomes"].items():
         print(f"  {count:7,} {outcome}")
     print(f"  memory {found['memory']}, files {found['files']}, threads {found['threads']}")
-    print(f"  least cosine {found['least_cosine']}; failures: {found['failures'] or 'none'}")
+    print(f"  least cosine {found['least_cosine']}, to the original {found['cosine_to_original']}")
+    print(f"  failures: {found['failures'] or 'none'}", flush=True)
 
 
 if __name__ == "__main__":
