@@ -62,8 +62,13 @@ def main() -> None:
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def instructions(contestant: Contestant, kind: str, settings: BenchSettings) -> int:
+def instructions(
+    contestant: Contestant, kind: str, settings: BenchSettings, **processor: Any
+) -> int:
     """ARM instructions of one call (of decoding: one token).
+
+    Args:
+        processor: `cpu` and `sysroot`, as `arm_command` has them.
 
     Raises:
         UserError: the model does not run there.
@@ -72,7 +77,7 @@ def instructions(contestant: Contestant, kind: str, settings: BenchSettings) -> 
     def counted(calls: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch) / "log"
-            arm = replace(contestant, command=tuple(arm_command(*_WORKER, log=log)))
+            arm = replace(contestant, command=tuple(arm_command(*_WORKER, log=log, **processor)))
             with Process(arm, settings, cores=None) as process:
                 process.ask(kind, **request(kind, calls, settings))
             name, number = log.read_text().split()

@@ -62,11 +62,16 @@ def main() -> None:
 
 
 def make_sysroot() -> None:
+    """Debian for ARM with its Python."""
+    unpack_debian(SYSROOT, ("python3-minimal", "python3", "libpython3-stdlib"))
+
+
+def unpack_debian(folder: Path, packages: Sequence[str]) -> None:
     """Debian for ARM: fetched by debootstrap, unpacked by dpkg, so that nothing of it runs here."""
-    aside = SYSROOT.with_suffix(".new")
+    aside = folder.with_suffix(".new")
     shutil.rmtree(aside, ignore_errors=True)
-    packages = "--include=python3-minimal,python3,libpython3-stdlib"
-    options = ["--arch=arm64", "--foreign", "--variant=minbase", packages]
+    included = f"--include={','.join(packages)}"
+    options = ["--arch=arm64", "--foreign", "--variant=minbase", included]
     aside.mkdir(parents=True)
     subprocess.run(
         ["debootstrap", *options, _RELEASE, aside], check=True, stdout=subprocess.DEVNULL
@@ -82,7 +87,7 @@ def make_sysroot() -> None:
     for name, text in texts.items():
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (aside / name).write_text(text)
-    aside.rename(SYSROOT)
+    aside.rename(folder)
 
 
 def make_packages() -> None:
@@ -122,6 +127,8 @@ def arm_command(
     log: Path | None = None,
     packages: Sequence[Path] = (PACKAGES,),
     settings: Mapping[str, str] | None = None,
+    cpu: str = CPU,
+    sysroot: Path = SYSROOT,
 ) -> list[str]:
     """The command that runs ARM Python with this checkout on its path, the same way each time.
 
@@ -129,10 +136,11 @@ def arm_command(
         log: where the count of instructions is written when it ends; None counts nothing.
         packages: folders of unpacked wheels.
         settings: environment variables besides.
+        cpu: the processor that QEMU pretends; the sysroot's proc/cpuinfo must tell of the same.
     """
     settings = {
         "PYTHONPATH": ":".join(map(str, (*packages, ROOT))),
-        "PYTHONHOME": f"{SYSROOT}/usr",
+        "PYTHONHOME": f"{sysroot}/usr",
         "PYTHONPYCACHEPREFIX": str(FOLDER / "bytecode"),
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONHASHSEED": "0",  # random hashes would take other instructions in each run
@@ -141,12 +149,12 @@ def arm_command(
         **(settings or {}),
     }
     # Addresses decide the order of Python's sets, and so what it executes.
-    command = ["setarch", "--addr-no-randomize", "qemu-aarch64", "-cpu", CPU, "-L", str(SYSROOT)]
+    command = ["setarch", "--addr-no-randomize", "qemu-aarch64", "-cpu", cpu, "-L", str(sysroot)]
     for name, value in settings.items():
         command += ["-E", f"{name}={value}"]
     if log is not None:
         command += ["-plugin", str(PLUGIN), "-d", "plugin", "-D", str(log)]
-    return [*command, f"{SYSROOT}/usr/bin/python{_PYTHON}", *arguments]
+    return [*command, f"{sysroot}/usr/bin/python{_PYTHON}", *arguments]
 
 
 if __name__ == "__main__":

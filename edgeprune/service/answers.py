@@ -45,20 +45,31 @@ class EncoderAnswers:
     ) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
         self._longest = _longest(model.bundle, settings)
-        self._key, run = _encoding(model)
+        self._key, self._run = _encoding(model)
         self._batcher: Batcher[Any] = Batcher(
-            run,
+            self._run,
             settings.max_batch,
             settings.max_batch_tokens,
             settings.max_wait_ms / 1000,
             settings.max_waiting,
             self._count,
         )
-        self.start, self.stop = self._batcher.start, self._batcher.stop
+        self.stop = self._batcher.stop
 
     @property
     def waiting(self) -> int:
         return self._batcher.waiting
+
+    def start(self) -> None:
+        """Run the widest and the longest batch first: the runtime takes the memory that it will
+        ever need, and what cannot be run is known before anybody asks."""
+        most, tokens = self._settings.max_batch, self._settings.max_batch_tokens
+        longest = min(self._longest, tokens)
+        for texts, length in {(most, tokens // most), (tokens // longest, longest)}:
+            length = max(1, min(length, longest))
+            # Any token will do; unlike padding, one id alone is in every vocabulary.
+            self._run([Tokens([0] * length, [0] * length)] * min(most, texts))
+        self._batcher.start()
 
     async def answer(self, request: Request) -> Response:
         texts = parse(Texts, await read_body(request, self._settings)).texts
