@@ -8,6 +8,7 @@ from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
 from edgeprune.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.cache import measure_cache
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
 from edgeprune.text.corpus import Corpus, sentences
@@ -37,6 +38,9 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
     task = build.checkpoint.task
+    cache = None
+    if build.recipe.quantize and build.recipe.quantize.cache_bits:
+        cache = measure_cache(source, target, bench)
     held = write_held_out(build, target)
     limit = _HELD_OUT_WINDOWS if task == "text-generation" else None
     quality = [
@@ -48,7 +52,8 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
     if settings.task:
         assert settings.data is not None
         quality.append(evaluate(source, settings.task, settings.data, settings.limit, original))
-    return {"speed": speed, "quality": quality} | ({"sparse": sparse} if sparse else {})
+    more = {"sparse": sparse, "cache": cache}
+    return {"speed": speed, "quality": quality} | {k: v for k, v in more.items() if v}
 
 
 def _window(build: Build, measure: str) -> int | None:
