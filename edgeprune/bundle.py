@@ -34,8 +34,9 @@ MANIFEST = "edgeprune.json"
 CARD = "README.md"
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
-# Later releases that first ran an operator as it is used here; each was tried.
-_FIRST_RELEASES = {"GroupQueryAttention": "1.22.0"}
+# Later releases that first ran an operator, or one with an attribute, as it is used here; each was
+# tried. (1.25 and 1.26 open a quantized cache, and fail when they run it.)
+_FIRST_RELEASES = {"GroupQueryAttention": "1.22.0", "kv_cache_bit_width": "1.27.0"}
 _MODEL_PLACES = ("onnx/model.onnx", "model.onnx")
 # Tokenizers without a stated maximum write a number near 1e30 here.
 _NO_MAXIMUM = 1_000_000
@@ -207,9 +208,9 @@ class Bundle:
 
 
 def oldest_onnxruntime(outline: Outline) -> str:
-    """The oldest ONNX Runtime that opens a graph, by its operators."""
-    releases = [MINIMUM_ONNXRUNTIME, *map(_FIRST_RELEASES.get, outline.operators)]
-    known = [release for release in releases if release is not None]
+    """The oldest ONNX Runtime that runs a graph, by its operators and their attributes."""
+    used = {*outline.operators, *outline.attributes}
+    known = [MINIMUM_ONNXRUNTIME, *(r for name, r in _FIRST_RELEASES.items() if name in used)]
     return max(known, key=lambda release: tuple(map(int, release.split("."))))
 
 

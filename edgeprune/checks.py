@@ -30,6 +30,11 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         raise UserError(f"{checkpoint.name} has no layers.")
     if any(block.experts for block in anatomy.blocks):
         _check_mixture(recipe, checkpoint)
+    if recipe.quantize and recipe.quantize.cache_bits and anatomy.kind == "encoder":
+        raise UserError(
+            f"quantize.cache_bits is for the key-value cache of a decoder, and {checkpoint.name} "
+            "has none: leave it out."
+        )
     _check_lengths(recipe, checkpoint)
     _check_measure(recipe, checkpoint)
     _check_text(recipe, checkpoint, corpus)

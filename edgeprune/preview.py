@@ -159,6 +159,8 @@ def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, bits: int) -> l
             f"of those in int8, the least sensitive become int4 in groups of {settings.group}, "
             f"until a weight takes {settings.average_bits:g} bits on average"
         )
+    if settings.cache_bits:
+        lines.append(f"cached keys and values take {settings.cache_bits:g} bits on average")
     return lines
 
 

@@ -84,6 +84,7 @@ def rewrite(build: Build, source: Path, target: Path, settings: None) -> dict[st
         quantized,
         batches,
         find(build.recipe.target),
+        build.recipe.quantize.cache_bits if build.recipe.quantize else None,
     )
     return {"passes": [report.to_json() for report in reports]}
 

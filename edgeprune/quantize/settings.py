@@ -121,6 +121,15 @@ class QuantizeSettings(BaseModel):
         "or the one of least squared error.",
     )
 
+    cache_bits: float | None = Field(
+        None,
+        ge=4,
+        le=8,
+        description="Decoders with fused attention: bits of a cached key or value, 8 or 4, or "
+        "between for as many layers in 4 bits as that takes, those that lose least; none: float32, "
+        "which other clients of the bundle expect.",
+    )
+
 
 # SmolLM2-135M on one thread of a busy Zen 5, to be measured again by benchmarks/decoders.py: int8
 # reads a prompt of 128 tokens 1.9 times as fast as int4 in groups of 128 and generates 0.7 times as

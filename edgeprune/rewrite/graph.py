@@ -1,7 +1,7 @@
 """An ONNX graph to search and change: who makes a tensor, who reads it, what it holds."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,20 @@ class Graph:
         value = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
         self._model.graph.input.append(value)
         return name
+
+    def input_shapes(self, prefix: str) -> Iterator[tuple[str, int, list[int]]]:
+        """(name, type, shape) of the inputs whose name starts so; an open size is 0."""
+        for value in self._model.graph.input:
+            if value.name.startswith(prefix):
+                tensor = value.type.tensor_type
+                yield value.name, tensor.elem_type, [d.dim_value for d in tensor.shape.dim]
+
+    def retype(self, name: str, elem_type: int, last_size: int) -> None:
+        """Give an input or output of the graph another type of values and size of its last axis."""
+        for value in (*self._model.graph.input, *self._model.graph.output):
+            if value.name == name:
+                value.type.tensor_type.elem_type = elem_type
+                value.type.tensor_type.shape.dim[-1].dim_value = last_size
 
     def add(
         self,

@@ -19,6 +19,7 @@ from edgeprune.rewrite.groups import lower_groups
 from edgeprune.rewrite.int8 import lower_linears
 from edgeprune.rewrite.last_logits import choose_logits
 from edgeprune.rewrite.packed_attention import pack_attention
+from edgeprune.rewrite.quantized_cache import quantize_cache
 from edgeprune.rewrite.residual import residuals_as_sums
 from edgeprune.rewrite.sparse import lower_sparse_linears
 from edgeprune.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
@@ -131,12 +132,15 @@ def rewrite(
     quantized: Quantized | None,
     batches: Sequence[Feed],
     target: Target,
+    cache_bits: float | None = None,
 ) -> list[PassReport]:
     """Rewrite the graph at `source` into `output`.
 
     Args:
         quantized: the plan and its values; None leaves every weight as it is.
         batches: real text as input_ids and attention_mask, on which each pass is checked.
+        cache_bits: of a decoder's key-value cache, as quantized_cache.py has them; None leaves it
+            in float32.
 
     Returns:
         A report of every pass, those that were undone included.
@@ -147,6 +151,15 @@ def rewrite(
     graph = Graph.load(source)
     before = run_graph(graph, batches)
     passes = passes_for(anatomy, quantized, target)
+    if cache_bits is not None:  # last: what follows would see a cache of integers
+        passes.append(
+            Pass(
+                "quantize cache",
+                lambda graph: quantize_cache(graph, batches, cache_bits),
+                0.5,
+                quantizes=True,
+            )
+        )
     reports: list[PassReport] = []
     for step in track(passes, "rewrite", len(passes)):
         if any(report.name == step.instead_of and report.kept for report in reports):

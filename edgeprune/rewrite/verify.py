@@ -13,6 +13,7 @@ from edgeprune.rewrite.graph import Graph
 Feed = Mapping[str, np.ndarray]
 Outputs = list[dict[str, np.ndarray]]
 _PAST, _PRESENT = "past_key_values.", "present."
+_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 
 
 def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
@@ -95,7 +96,8 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
             feed[value.name] = np.asarray(known[value.name])
         elif value.name.startswith(_PAST):
             _, heads, _, width = value.shape
-            feed[value.name] = np.zeros((len(tokens), heads, 0, width), np.float32)
+            dtype = _TYPES[value.type]
+            feed[value.name] = np.zeros((len(tokens), heads, 0, width), dtype)
         else:
             raise ValueError(f"the graph has an unknown input {value.name}")
     return feed
@@ -104,11 +106,12 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
 def largest_drift(before: Outputs, after: Outputs) -> float:
     """The largest relative difference of an output: |a - b| over the root mean square of a.
 
-    Outputs that the second graph has dropped are left out; NaN counts as infinite.
+    Outputs that the second graph has dropped, or gives as integers (a quantized cache, whose effect
+    the next logits show), are left out; NaN counts as infinite.
     """
     worst = 0.0
     for old, new in zip(before, after, strict=True):
-        for name in new:
+        for name in _comparable(new):
             scale = float(np.sqrt(np.mean(np.square(old[name], dtype=np.float64))))
             difference = float(np.max(np.abs(old[name] - new[name]), initial=0.0))
             drift = difference / max(scale, 1e-12)
@@ -117,11 +120,18 @@ def largest_drift(before: Outputs, after: Outputs) -> float:
 
 
 def mean_drift(before: Outputs, after: Outputs) -> float:
-    """The largest over outputs and batches of ||a - b|| / ||a||: what quantizing costs."""
+    """The largest over outputs and batches of ||a - b|| / ||a||: what quantizing costs.
+
+    Outputs are left out as above.
+    """
     worst = 0.0
     for old, new in zip(before, after, strict=True):
-        for name in new:
+        for name in _comparable(new):
             scale = float(np.linalg.norm(old[name].astype(np.float64)))
             drift = float(np.linalg.norm(old[name] - new[name])) / max(scale, 1e-12)
             worst = max(worst, drift if np.isfinite(drift) else np.inf)
     return worst
+
+
+def _comparable(outputs: Mapping[str, np.ndarray]) -> list[str]:
+    return [name for name, value in outputs.items() if np.issubdtype(value.dtype, np.floating)]

@@ -30,13 +30,14 @@ _CHILDREN: dict[str, dict[int, str]] = {
 class Outline:
     """The names in an ONNX file; ranks are None where the file states no shape.
 
-    `operators` and `domains` are of the graph's own nodes; `functions` are the operators in bodies
-    of model-local functions, which stand for others.
+    `operators`, `attributes` and `domains` are of the graph's own nodes; `functions` are the
+    operators in bodies of model-local functions, which stand for others.
     """
 
     inputs: dict[str, int | None] = field(default_factory=dict)
     outputs: dict[str, int | None] = field(default_factory=dict)
     operators: Counter[str] = field(default_factory=Counter)
+    attributes: set[str] = field(default_factory=set)
     domains: set[str] = field(default_factory=set)
     functions: Counter[str] = field(default_factory=Counter)
     external_files: set[str] = field(default_factory=set)
@@ -90,6 +91,8 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
             (outline.inputs if number == 11 else outline.outputs)[name] = rank
         elif kind == "node" and number == 4:
             outline.operators[data[first:last].decode()] += 1
+        elif kind == "attribute" and number == 1:
+            outline.attributes.add(data[first:last].decode())
         elif kind == "node" and number == 7 and last > first:
             outline.domains.add(data[first:last].decode())
         elif kind == "tensor" and number == 13:
@@ -101,7 +104,9 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
             if kind == "attribute" and child == "graph":
                 inner = replace(outline, inputs={}, outputs={})
             elif child == "function":
-                inner = replace(outline, operators=outline.functions, domains=set())
+                inner = replace(
+                    outline, operators=outline.functions, attributes=set(), domains=set()
+                )
             _walk(data, first, last, child, inner)
 
 
