@@ -1,9 +1,8 @@
 """Search what a model gives up where: sparsity per linear as a prune method, and dropped blocks.
 
-Candidates are judged by the distance of their outputs to the original's, which is what recovery
-minimizes (recover/objective.py: KL for decoders and classifiers, distances of embeddings for
-encoders). The winner and the start are scored again on text that the search never saw, and the
-start is kept where the winner is no better there.
+Candidates are judged by the distance of their outputs to the original's (distance.py: KL for
+decoders and classifiers, distances of embeddings for encoders). The winner and the start are scored
+again on text that the search never saw, and the start is kept where the winner is no better there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from edgeprune.evaluate.interval import bootstrap
 from edgeprune.models import Model, load_model, save_model
 from edgeprune.progress import say, track
 from edgeprune.prune.allocate import uniform_counts
+from edgeprune.prune.distance import distance_to
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import Solver, prune_layers, solver_of
 from edgeprune.prune.patterns import weight_pattern
@@ -29,8 +29,7 @@ from edgeprune.prune.search import Genome, Score, State, search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
 from edgeprune.prune.spaces import Drops, Levels
 from edgeprune.prune.walk import Walk, input_groups
-from edgeprune.recover.objective import make_objective, tensors
-from edgeprune.recover.settings import TrainSettings
+from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
 Database = dict[str, dict[int, Tensor]]
@@ -232,7 +231,6 @@ def scorer(
     model: Model, original: Model, batches: Sequence[Batch], apply: Callable[[Genome], None]
 ) -> Score:
     """Distances of candidates to the original, whose outputs are taken once a call."""
-    objective = make_objective(model, TrainSettings(label_weight=0, hidden_weight=0))
     plain = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
 
     @torch.no_grad()
@@ -242,12 +240,12 @@ def scorer(
             batch = batches[number]
             given = tensors(batch)
             its = original.module(**given, **plain)
+            distance = distance_to(model, its, batch, given["attention_mask"])
             rows += len(batch.input_ids)
             for place, genome in enumerate(genomes):
                 apply(genome)
                 ours = model.module(**given, **plain)
-                loss = objective.loss(ours, its, batch, given["attention_mask"])
-                totals[place] += float(loss) * len(batch.input_ids)
+                totals[place] += distance(ours) * len(batch.input_ids)
         return [total / rows for total in totals]
 
     return score

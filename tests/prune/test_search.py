@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import rel_entr, softmax
 from tiny_models import make_batch, make_model
 
 from edgeprune.checkpoint import open_checkpoint
@@ -20,6 +22,7 @@ from edgeprune.models import Model, import_checkpoint, load_masks, load_model, s
 from edgeprune.preview import cut_lines
 from edgeprune.prune import searched
 from edgeprune.prune.allocate import uniform_counts
+from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.oneshot import prune_layers
 from edgeprune.prune.search import search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
@@ -273,6 +276,17 @@ def test_a_search_finds_what_must_not_be_touched(tmp_path):
         for block in model.anatomy.blocks
     )
     assert second > first
+
+
+@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from([(2, 3, 50), (7, 4)]))
+def test_a_divergence_is_scipys(seed, far, shape):
+    rng = np.random.default_rng(seed)
+    its = 5 * rng.standard_normal(shape)
+    ours = its + far * rng.standard_normal(shape)
+    p, q = (softmax(logits.reshape(-1, shape[-1]), 1) for logits in (its, ours))
+    expected = rel_entr(p, q).sum(1).mean()
+    found = divergence_from(torch.from_numpy(its))(SimpleNamespace(logits=torch.from_numpy(ours)))
+    assert found == pytest.approx(expected, rel=1e-4, abs=2e-6)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "classifier"])

@@ -1,0 +1,42 @@
+"""How far candidates' outputs lie from the original's: what recovery minimizes, labels left out.
+
+The original's part is computed once for all candidates: of KL(original || candidate) there is left
+one log-sum-exp and one dot product a token.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.models import Model
+from edgeprune.recover.objective import make_objective
+from edgeprune.recover.settings import TrainSettings
+from edgeprune.text.batches import Batch
+
+Distance = Callable[[Any], float]
+"""A candidate's output -> its distance from the original's."""
+
+
+def distance_to(model: Model, its: Any, batch: Batch, mask: Tensor) -> Distance:
+    """The distance of outputs of `model`'s kind on a batch from `its`, the original's output."""
+    if model.task != "feature-extraction":
+        return divergence_from(its.logits)
+    settings = TrainSettings(label_weight=0, hidden_weight=0)
+    objective = make_objective(model, settings)
+    return lambda ours: float(objective.loss(ours, its, batch, mask))
+
+
+def divergence_from(logits: Tensor) -> Distance:
+    """KL(original || candidate) in nats, mean over the leading axes of logits [..., classes]."""
+    logs = logits.float().flatten(0, -2).log_softmax(-1)
+    shares = logs.exp()
+    negative_entropy = torch.einsum("nc,nc->n", shares, logs)
+
+    def distance(ours: Any) -> float:
+        theirs = ours.logits.float().flatten(0, -2)
+        cross = theirs.logsumexp(-1) - torch.einsum("nc,nc->n", shares, theirs)
+        return float((negative_entropy + cross).double().mean())
+
+    return distance
