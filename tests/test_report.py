@@ -466,8 +466,7 @@ def test_several_builds_stand_on_one_page(built: Path, copy: Path, tmp_path: Pat
     text = page.text("caution")
     assert "the text that they learned from" in text
     assert "the processor" not in text
-    assert len(page.sections["quality-and-speed-0"].query("svg")) == 1
-    assert len(page.sections["sizes"].query("svg")) == 2
+    assert len(page.sections["pictures"].query("svg")) == 3
 
 
 @UNDRAWN

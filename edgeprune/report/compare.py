@@ -36,13 +36,7 @@ def sections(records: Sequence[Record], others: Sequence[Other] = ()) -> list[Se
         raise UserError(
             f"These builds do {listed(list(tasks))}: one page compares builds of one task."
         )
-    return [
-        _table(records),
-        *_speed_quality(records, others),
-        _sizes(records),
-        _recipes(records),
-        _caution(records),
-    ]
+    return [_table(records), _pictures(records, others), _recipes(records), _caution(records)]
 
 
 def _table(records: Sequence[Record]) -> Section:
@@ -50,7 +44,8 @@ def _table(records: Sequence[Record]) -> Section:
     head = ["build", *(f"{WORK.get(work, work)}, times as fast" for work in works)]
     scores = [Quality.of(record.main_quality) for record in records]
     words = list(dict.fromkeys(score.words for score in scores))
-    head += ["MB", "peak MB", listed(words), "to the original", "minutes"]
+    paired = any(score.difference for score in scores)
+    head += ["MB", "peak MB", listed(words), *(["change"] if paired else []), "minutes"]
     rows: list[list[str | Cell]] = []
     for record, score in zip(records, scores, strict=True):
         known = [ratio(record.speed, work) for work in works]
@@ -62,7 +57,8 @@ def _table(records: Sequence[Record]) -> Section:
                 *(Cell(f"{each.value:.2f}x", interval(each)) for each in known),
                 f"{mine['model_bytes'] / 1e6:.1f}",
                 f"{mine['peak_memory_bytes'] / 1e6:.0f}",
-                *_quality(score, alone=len(words) == 1),
+                _quality(score, alone=len(words) == 1),
+                *([_change(score)] if paired else []),
                 f"{seconds / 60:.1f}",
             ]
         )
@@ -73,33 +69,34 @@ def _table(records: Sequence[Record]) -> Section:
     return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
 
 
-def _quality(quality: Quality, alone: bool) -> list[str | Cell]:
-    """The value, named where it does not stand `alone` in its column, and the difference to the
-    original where the measure is a model's own."""
+def _quality(quality: Quality, alone: bool) -> Cell:
+    """The value, named where it does not stand `alone` in its column."""
     value = f"{'' if alone else quality.words} {number(quality.value.value)}".strip()
-    if quality.difference is None:
-        return [Cell(value, interval(quality.value)), "–"]
+    return Cell(value, "" if quality.difference else interval(quality.value))
+
+
+def _change(quality: Quality) -> Cell:
+    """The paired difference to the original, where the measure is a model's own."""
     change = quality.difference
-    return [value, Cell(number(change.value, "+"), interval(change, "+"))]
+    return Cell(number(change.value, "+"), interval(change, "+")) if change else Cell("–")
 
 
-def _speed_quality(records: Sequence[Record], others: Sequence[Other]) -> list[Section]:
-    """A section for each measure of quality, of the builds that it is the main one of."""
+def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:
+    """Quality against speed, a picture for each main measure and kind of work; size and memory."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         quality = Quality.of(record.main_quality)
         groups.setdefault((quality.measure, quality.key, quality.data), []).append(record)
-    found = []
+    pictures, notes = [], []
     for place, group in enumerate(groups.values()):
         quality = Quality.of(group[0].main_quality)
-        pictures = [
-            speed_quality(f"together-{place}-{work}", _shown(group, others, work), quality, work)
-            for work in group[0].works
-        ]
-        text = f"Quality is {quality.words} on {quality.data}; bars are 95 % intervals."
-        title = f"Quality against speed: {quality.words}"
-        found.append(Section(f"quality-and-speed-{place}", title, pictures, text=text))
-    return found
+        for work in group[0].works:
+            shown = _shown(group, others, work)
+            pictures.append(speed_quality(f"together-{place}-{work}", shown, quality, work))
+        notes.append(f"{quality.words.capitalize()} is that on {quality.data}.")
+    pictures += _sizes(records)
+    notes.append(f"Bars are 95 % intervals. The original of sizes is that of {records[0].name}.")
+    return Section("pictures", "Quality, speed and size", pictures, text=" ".join(notes))
 
 
 def _shown(group: Sequence[Record], others: Sequence[Other], work: str) -> list[Point]:
@@ -113,19 +110,14 @@ def _shown(group: Sequence[Record], others: Sequence[Other], work: str) -> list[
     return [point for point in found if point.speed and point.quality]
 
 
-def _sizes(records: Sequence[Record]) -> Section:
-    values: dict[str, float] = {}
-    for record in records:
-        values.setdefault(_ORIGINAL, record.speed["baseline"]["model_bytes"] / 1e6)
-        values[record.name] = record.speed["candidate"]["model_bytes"] / 1e6
-    memory = {_ORIGINAL: records[0].speed["baseline"]["peak_memory_bytes"] / 1e6}
-    memory |= {each.name: each.speed["candidate"]["peak_memory_bytes"] / 1e6 for each in records}
-    pictures = [
-        bars("together-size", "graph and data, MB", values, ",.1f", grey=[_ORIGINAL]),
-        bars("together-memory", "peak memory, MB", memory, ",.0f", grey=[_ORIGINAL]),
-    ]
-    text = f"The original is that of {records[0].name}."
-    return Section("sizes", "Size and memory", pictures, text=text)
+def _sizes(records: Sequence[Record]) -> list[str]:
+    """Bars of what builds take on disk and in memory."""
+    pictures = []
+    for key, title in (("model_bytes", "graph and data"), ("peak_memory_bytes", "peak memory")):
+        values = {_ORIGINAL: records[0].speed["baseline"][key] / 1e6}
+        values |= {record.name: record.speed["candidate"][key] / 1e6 for record in records}
+        pictures.append(bars(f"together-{key}", f"{title}, MB", values, ",.1f", grey=[_ORIGINAL]))
+    return pictures
 
 
 def _recipes(records: Sequence[Record]) -> Section:
@@ -186,6 +178,6 @@ def _caution(records: Sequence[Record]) -> Section:
         if len({repr(value) for value in values}) > 1
     ]
     if noisy := [r.name for r in records if r.speed.get("noise", {}).get("noisy")]:
-        items.append(f"The machine was noisy while {listed(noisy)} was measured.")
+        items.append(f"The machine was noisy when it measured {listed(noisy)}.")
     items.append("Builds measured at different times met a machine in different states.")
     return Section("caution", "Before comparing", items=items)

@@ -30,7 +30,7 @@ def bars(
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xticks([])
-        axes.margins(x=0.14)
+        axes.margins(x=0.14 if min(values.values()) >= 0 else 0.3)
         axes.spines[:].set_visible(False)
         axes.set_title(title)
 

@@ -32,8 +32,8 @@ def kept_sizes(
         total = f"{sum(kept):,}" + (f" of {sum(before):,}" if before else "")
         axes.set_title(f"{what}: {total} kept")
         axes.set_xlabel("layer")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         if before is not None:
             figure.legend(loc="outside lower left", ncols=2)
 

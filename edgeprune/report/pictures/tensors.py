@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _FAINTEST = 0.06
+_MOST_TICKS = 12
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,19 @@ def format_grid(name: str, title: str, kinds: Mapping[str, str], where: Mapping[
 def heat_grid(
     name: str, title: str, values: Mapping[str, float], where: Mapping[str, Place], unit: str
 ) -> str:
-    """A number for each linear, the darker the larger; `unit` formats the ends of the scale."""
-    least, most = min(values.values()), max(values.values())
-    span = (most - least) or 1.0
+    """A number of at least 0 for each linear, the darker the larger; `unit` formats it."""
+    most = max(values.values())
 
     def depth(value: float) -> float:
-        return _FAINTEST + (1 - _FAINTEST) * (value - least) / span
+        return _FAINTEST + (1 - _FAINTEST) * (value / most if most > 0 else 0.0)
 
     def paint(figure: "Figure") -> None:
         cells = {linear: (RESULT, depth(value)) for linear, value in values.items()}
         _cells(figure, title, cells, where)
         axes = figure.axes[0]
-        for value in dict.fromkeys((least, most)):
+        for value in dict.fromkeys((0.0, min(values.values()), most)):
             axes.bar(0, 0, color=RESULT, alpha=depth(value), label=format(value, unit))
-        figure.legend(loc="outside lower left", ncols=2, handlelength=1)
+        figure.legend(loc="outside lower left", ncols=3, handlelength=1)
 
     return draw(name, title, _height(where) + 0.25, paint)
 
@@ -86,7 +86,6 @@ def _cells(
     where: Mapping[str, Place],
 ) -> None:
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
     quiet_axes(axes, "none")
@@ -110,7 +109,7 @@ def _cells(
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(range(0, columns, -(-columns // _MOST_TICKS)))
     axes.spines[:].set_visible(False)
     axes.set_xlabel("layer")
     axes.set_title(title)

@@ -41,7 +41,7 @@ def momentum(name: str, updates: Updates) -> str:
         steps = _steps(updates)
         _line(axes, steps, updates, "beta", RESULT, "momentum coefficient")
         _line(axes, steps, updates, "gate", SERIES[1], "gate")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * max(1.0, *(row["gate"] for row in updates)))
         axes.set_title("momentum coefficient, and gate")
         axes.set_xlabel("training step")
         figure.legend(loc="outside lower left", ncols=2)
@@ -72,9 +72,9 @@ def norms(name: str, updates: Updates) -> str:
         bottom.set_title("its variance")
         bottom.set_ylim(bottom=0)
         bottom.set_xlabel("training step")
-        figure.legend(loc="outside lower left", ncols=2)
+        figure.legend(loc="outside lower left", ncols=1)
 
-    return draw(name, "Gradient norm and its variance by training step", 3.9, paint)
+    return draw(name, "Gradient norm and its variance by training step", 4.1, paint)
 
 
 def kept(name: str, updates: Updates) -> str:

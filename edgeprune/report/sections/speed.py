@@ -10,7 +10,7 @@ from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import operators as operator_bars
 from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.speed_quality import speed_quality as scatter
-from edgeprune.report.points import Point, points
+from edgeprune.report.points import Point, points, ratio
 from edgeprune.report.records import Quality, Record
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
 from edgeprune.report.words import number
@@ -61,11 +61,11 @@ def latency(record: Record) -> Section:
     """How a call's time grows with what it is given."""
     here = {"settings": record.speed["settings"], "measures": record.speed["measures"]}
     found = [*record.measured.get("curve", []), *record.later_speeds, here]
-    pictures = [
-        latency_lines(f"latency-{place}-{work}", work, key, stays, line)
-        for work in record.works
-        for place, (key, stays, line) in enumerate(lines(found))
-    ]
+    pictures, tables = [], []
+    for work in record.works:
+        for place, (key, stays, line) in enumerate(lines(found)):
+            pictures.append(latency_lines(f"latency-{place}-{work}", work, key, stays, line))
+            tables.append(_latency_table(work, key, line))
     text = (
         "Medians with 95 % intervals; both axes are logarithmic. Lengths other than "
         f"{here['settings']['tokens']} tokens were timed briefly."
@@ -73,7 +73,25 @@ def latency(record: Record) -> Section:
     if not pictures:
         off = record.recipe.get("measure", {}).get("curve") == []
         text = "Measured at one length alone: measure.curve is empty." if off else NOT_RECORDED
-    return Section("latency", "Latency", pictures, text=text)
+    return Section("latency", "Latency", pictures, tables, text)
+
+
+def _latency_table(work: str, key: str, line: Sequence[dict[str, Any]]) -> Table:
+    head = (
+        f"{key}, {WORK.get(work, work)}",
+        *(f"{side}, ms" for side in _SIDES.values()),
+        "faster",
+    )
+    listed: list[list[str | Cell]] = []
+    for point in line:
+        times = point["measures"][work]
+        row = [f"{times[side]['median_ms']:.2f}" if side in times else "–" for side in _SIDES]
+        faster = Cell("–")
+        if "ratio" in times:
+            known = ratio(point, work)
+            faster = Cell(f"{known.value:.2f}x", interval(known))
+        listed.append([str(point["settings"][key]), *row, faster])
+    return Table(head, listed)
 
 
 def operators(record: Record) -> Section:
@@ -102,4 +120,4 @@ def _operator_table(name: str, sides: dict[str, Any]) -> Table:
     listed = [
         [operator, *(f"{times[side]:.3f}" for side in sides)] for operator, times in rows(sides)
     ]
-    return Table(head, listed, folded="The same in numbers")
+    return Table(head, listed)
