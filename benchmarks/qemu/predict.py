@@ -49,7 +49,7 @@ class Board:
             return SYSROOT
         folder = SYSROOT.with_name(f"sysroot-{self.cpu}")
         if not folder.exists():
-            subprocess.run(["cp", "-al", SYSROOT, folder], check=True)
+            subprocess.run(["cp", "-al", f"{SYSROOT}/.", folder], check=True)
             told = folder / "proc" / "cpuinfo"
             lines = told.read_text().replace("0xd0c", "0xd08").splitlines(keepends=True)
             told.unlink()  # a link to the other's

@@ -32,7 +32,12 @@ class Answers(Protocol):
     def waiting(self) -> int:
         """Texts in line."""
 
-    def start(self) -> None: ...
+    def warm_up(self) -> None:
+        """Run the model once, so that what cannot be run is known before anybody asks."""
+
+    def start(self) -> None:
+        """Begin to answer, in the running event loop."""
+
     async def stop(self) -> None: ...
     async def answer(self, request: Request) -> Response: ...
 
@@ -54,22 +59,20 @@ class EncoderAnswers:
             settings.max_waiting,
             self._count,
         )
-        self.stop = self._batcher.stop
+        self.start, self.stop = self._batcher.start, self._batcher.stop
 
     @property
     def waiting(self) -> int:
         return self._batcher.waiting
 
-    def start(self) -> None:
-        """Run the widest and the longest batch first: the runtime takes the memory that it will
-        ever need, and what cannot be run is known before anybody asks."""
+    def warm_up(self) -> None:
+        """Run the widest and the longest batch: the runtime takes all memory that it will need."""
         most, tokens = self._settings.max_batch, self._settings.max_batch_tokens
         longest = min(self._longest, tokens)
         for texts, length in {(most, tokens // most), (tokens // longest, longest)}:
             length = max(1, min(length, longest))
-            # Any token will do; unlike padding, one id alone is in every vocabulary.
+            # Any token will do, and 0 is one in every vocabulary.
             self._run([Tokens([0] * length, [0] * length)] * min(most, texts))
-        self._batcher.start()
 
     async def answer(self, request: Request) -> Response:
         texts = parse(Texts, await read_body(request, self._settings)).texts
@@ -104,6 +107,9 @@ class DecoderAnswers:
     @property
     def waiting(self) -> int:
         return self._streamer.waiting
+
+    def warm_up(self) -> None:
+        list(self._model.generate_ids([0], Sampling(max_tokens=1)))
 
     def start(self) -> None:
         """The thread starts with the first text."""

@@ -25,13 +25,14 @@ from edgeprune.service.settings import ServiceSettings
 
 
 def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings) -> Starlette:
-    """The ASGI application that serves one bundle."""
+    """The ASGI application that serves one bundle; its model has run when this returns."""
     metrics = Metrics()
     answers: Answers
     if isinstance(model, Generator):
         answers = DecoderAnswers(model, settings, metrics)
     else:
         answers = EncoderAnswers(model, settings, metrics)
+    answers.warm_up()
     own = PATHS[model.bundle.task]
     about = {
         "status": "ok",

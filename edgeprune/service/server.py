@@ -19,8 +19,8 @@ def serve(folder: str | Path, settings: ServiceSettings) -> None:
     Raises:
         UserError: the bundle cannot be run, or the address cannot be listened on.
     """
-    model = runtime.load(folder, settings.threads)
     listener = _listen(settings.host, settings.port)
+    model = runtime.load(folder, settings.threads)
     config = uvicorn.Config(
         make_app(model, settings),
         http="h11",

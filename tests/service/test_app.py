@@ -175,8 +175,9 @@ def test_a_model_that_fails_is_500_in_a_sentence_and_the_next_request_works(fold
             raise RuntimeError("a node of the graph failed")
         return real(*given)
 
+    app = make_app(model, LIMITS)
     model.embed_tokens = fails_once
-    with TestClient(make_app(model, LIMITS), raise_server_exceptions=False) as client:
+    with TestClient(app, raise_server_exceptions=False) as client:
         first = client.post("/embed", json={"texts": ["the cat"]})
         assert (first.status_code, first.json()["error"][-1]) == (500, ".")
         assert "graph" not in first.text
