@@ -31,8 +31,9 @@ TASKS: tuple[str, ...] = get_args(Task)
 MANIFEST = "edgeprune.json"
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
-# Later releases that first ran an operator as it is used here; each was tried.
-_FIRST_RELEASES = {"GroupQueryAttention": "1.22.0"}
+# Later releases that first ran an operator as it is used here; tests/test_oldest_onnxruntime.py
+# tries each, and the release before it.
+FIRST_RELEASES = {"GroupQueryAttention": "1.22.0", "MatMulNBits of 8 bits": "1.22.0"}
 _MODEL_PLACES = ("onnx/model.onnx", "model.onnx")
 # Tokenizers without a stated maximum write a number near 1e30 here.
 _NO_MAXIMUM = 1_000_000
@@ -205,9 +206,9 @@ class Bundle:
 
 def oldest_onnxruntime(outline: Outline) -> str:
     """The oldest ONNX Runtime that opens a graph, by its operators."""
-    releases = [MINIMUM_ONNXRUNTIME, *map(_FIRST_RELEASES.get, outline.operators)]
-    known = [release for release in releases if release is not None]
-    return max(known, key=lambda release: tuple(map(int, release.split("."))))
+    used = {*outline.operators, *(f"MatMulNBits of {bits} bits" for bits in outline.bits)}
+    releases = [MINIMUM_ONNXRUNTIME, *(FIRST_RELEASES[name] for name in used & set(FIRST_RELEASES))]
+    return max(releases, key=lambda release: tuple(map(int, release.split("."))))
 
 
 def write_bundle(
