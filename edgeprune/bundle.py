@@ -34,9 +34,14 @@ MANIFEST = "edgeprune.json"
 CARD = "README.md"
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
-# Later releases that first ran an operator, or one with an attribute, as it is used here; each was
-# tried. (1.25 and 1.26 open a quantized cache, and fail when they run it.)
-_FIRST_RELEASES = {"GroupQueryAttention": "1.22.0", "kv_cache_bit_width": "1.27.0"}
+# Later releases that first ran an operator, or one with an attribute, as it is used here;
+# tests/test_oldest_onnxruntime.py tries each, and the release before it. (1.25 and 1.26 open a
+# quantized cache, and fail when they run it.)
+FIRST_RELEASES = {
+    "GroupQueryAttention": "1.22.0",
+    "MatMulNBits of 8 bits": "1.22.0",
+    "kv_cache_bit_width": "1.27.0",
+}
 _MODEL_PLACES = ("onnx/model.onnx", "model.onnx")
 # Tokenizers without a stated maximum write a number near 1e30 here.
 _NO_MAXIMUM = 1_000_000
@@ -209,9 +214,10 @@ class Bundle:
 
 def oldest_onnxruntime(outline: Outline) -> str:
     """The oldest ONNX Runtime that runs a graph, by its operators and their attributes."""
-    used = {*outline.operators, *outline.attributes}
-    known = [MINIMUM_ONNXRUNTIME, *(r for name, r in _FIRST_RELEASES.items() if name in used)]
-    return max(known, key=lambda release: tuple(map(int, release.split("."))))
+    groups = (f"MatMulNBits of {bits} bits" for bits in outline.bits)
+    used = {*outline.operators, *outline.attributes, *groups}
+    releases = [MINIMUM_ONNXRUNTIME, *(FIRST_RELEASES[name] for name in used & set(FIRST_RELEASES))]
+    return max(releases, key=lambda release: tuple(map(int, release.split("."))))
 
 
 def write_bundle(

@@ -155,9 +155,12 @@ def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, bits: int) -> l
             f"{groups} ({kind}, {size:,.1f} MB)"
         )
     if settings.weights == "mixed":
+        budget = f"a weight takes {settings.average_bits:g} bits on average"
+        if settings.linears_ms is not None:
+            budget = f"the linears take {settings.linears_ms:g} ms a call"
         lines.append(
             f"of those in int8, the least sensitive become int4 in groups of {settings.group}, "
-            f"until a weight takes {settings.average_bits:g} bits on average"
+            f"until {budget}"
         )
     if settings.cache_bits:
         lines.append(f"cached keys and values take {settings.cache_bits:g} bits on average")

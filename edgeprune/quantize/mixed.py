@@ -1,12 +1,15 @@
 """Mixed precision: INT8 per channel where rounding costs most, INT4 in groups elsewhere.
 
+The budget is one of bytes, or of time as the target's table (targets/format_times.py) predicts it.
+
 What each linear's rounding costs the outputs is predicted or measured (sensitivity.py), tensor by
-tensor; the choice of least total cost within the budget of bytes is exact (knapsack.py). That costs
+tensor; the choice of least total cost within the budget is exact (knapsack.py). That costs
 add up is an assumption, and only the weights' rounding is counted, not the activations'. The idea
 of precision by sensitivity is that of many tools; costs and solver are our own choice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,20 +22,28 @@ from edgeprune.quantize.layers import naming, round_nearest
 from edgeprune.quantize.plan import SPARSE, Entry, Format, Plan, in_format
 from edgeprune.quantize.sensitivity import COSTS
 from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.targets import Target
+from edgeprune.targets.format_times import form_name
 
 
 @torch.no_grad()
 def choose_formats(
-    model: Model, plan: Plan, batches: Sequence[Mapping[str, Tensor]], settings: QuantizeSettings
+    model: Model,
+    plan: Plan,
+    batches: Sequence[Mapping[str, Tensor]],
+    settings: QuantizeSettings,
+    target: Target,
 ) -> tuple[dict[str, Format], dict[str, dict[str, float]]]:
     """Which of a plan's INT8 linears become INT4, and what each was predicted to cost in each.
 
     Args:
-        plan: everything that may be chosen in INT8; what is sparse stays so, and its bytes count.
+        plan: everything that may be chosen in INT8; what is sparse stays so, and counts.
         batches: calibration text as keyword arguments of the module.
+        target: the processor whose times count where the budget is one of time.
 
     Raises:
-        UserError: a weight is not finite, or INT4 everywhere takes more than the bits asked for.
+        UserError: a weight is not finite, the budget cannot be met, or it is one of time and the
+            target's times are not measured.
     """
     entries = [entry for entry in plan if may_choose(entry, model)]
     formats = {
@@ -48,27 +59,76 @@ def choose_formats(
         values[name] = {
             entry.format: each.dequantize() for entry, each in zip(options, rounded, strict=True)
         }
+    sparse = [entry for entry in plan if entry.format in SPARSE]
+    timed = settings.linears_ms is not None
+    budget = _time_budget(settings, target) if timed else _byte_budget(settings, entries, sparse)
+    taken = sum(map(budget.size, sparse))
+    sizes = {name: list(map(budget.size, options)) for name, options in formats.items()}
+    least = taken + sum(map(min, sizes.values()))
+    if least > budget.most:
+        raise UserError(budget.refusal(least))
     costs = COSTS[settings.sensitivity](model, values, batches)
     things = [
-        [Option(entry.bytes, costs[name][entry.format]) for entry in options]
+        [
+            Option(size, costs[name][entry.format])
+            for size, entry in zip(sizes[name], options, strict=True)
+        ]
         for name, options in formats.items()
     ]
-    sparse = [entry for entry in plan if entry.format in SPARSE]
-    taken = sum(entry.bytes for entry in sparse)
-    weights = sum(entry.shape[0] * entry.shape[1] for entry in [*entries, *sparse])
-    try:
-        chosen = choose(things, int(settings.average_bits * weights / 8) - taken)
-    except ValueError:
-        least = 8 * (taken + sum(options[1].bytes for options in formats.values())) / weights
-        raise UserError(
-            f"quantize.average_bits of {settings.average_bits:g} cannot be met: INT4 in groups of "
-            f"{settings.group} takes {least:.2f} bits a weight with its scales."
-        ) from None
+    chosen = choose(things, budget.most - taken)
     picked = {
         name: options[index].format
         for (name, options), index in zip(formats.items(), chosen, strict=True)
     }
     return picked, costs
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """What may be taken in all, what an entry takes of it, and what to say if the least is more."""
+
+    most: int
+    size: Callable[[Entry], int]
+    refusal: Callable[[int], str]
+
+
+def _byte_budget(
+    settings: QuantizeSettings, entries: Sequence[Entry], sparse: Sequence[Entry]
+) -> _Budget:
+    weights = sum(entry.shape[0] * entry.shape[1] for entry in [*entries, *sparse])
+    return _Budget(
+        int(settings.average_bits * weights / 8),
+        lambda entry: entry.bytes,
+        lambda least: (
+            f"quantize.average_bits of {settings.average_bits:g} cannot be met: INT4 in groups of "
+            f"{settings.group} takes {8 * least / weights:.2f} bits a weight with its scales."
+        ),
+    )
+
+
+def _time_budget(settings: QuantizeSettings, target: Target) -> _Budget:
+    """In nanoseconds of one call."""
+    rows = settings.tokens * settings.batch
+
+    def size(entry: Entry) -> int:
+        outputs, inputs = entry.shape
+        times, form = target.format_times, form_name(entry.format, entry.group)
+        found = entry.predicted_us or times.microseconds(form, inputs, outputs, rows)
+        if found is None:
+            raise UserError(
+                f"quantize.linears_ms needs times of {form} on {target.name}, and none were "
+                f"measured: run benchmarks/format_times.py there, or set average_bits instead."
+            )
+        return round(1000 * found)
+
+    return _Budget(
+        int(1e6 * (settings.linears_ms or 0)),
+        size,
+        lambda least: (
+            f"quantize.linears_ms of {settings.linears_ms:g} cannot be met: the fastest formats "
+            f"take {least / 1e6:.3f} ms on {target.name} for {rows} tokens."
+        ),
+    )
 
 
 def may_choose(entry: Entry, model: Model) -> bool:

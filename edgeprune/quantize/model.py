@@ -127,9 +127,9 @@ def quantize_model(
         masks: by linear, where a weight is kept; removed ones stay zero.
 
     Raises:
-        UserError: a weight is not finite, or the budget of bits cannot be met.
+        UserError: a weight is not finite, or a budget of mixed precision cannot be met.
     """
-    settings = preferred(settings, model.anatomy.kind)
+    settings = preferred(settings, model.anatomy.kind, target.decode_weights)
     smoothed: list[str] = []
     massive: dict[str, float] = {}
     overrides: dict[str, Format] = {}
@@ -144,7 +144,7 @@ def quantize_model(
     plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
     costs: dict[str, dict[str, float]] = {}
     if settings.weights == "mixed":
-        chosen, costs = choose_formats(model, plan, batches, settings)
+        chosen, costs = choose_formats(model, plan, batches, settings, target)
         overrides = {**overrides, **chosen}
         plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
     result = Quantized(plan, smoothed=smoothed, massive=massive, costs=costs)

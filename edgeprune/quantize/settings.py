@@ -18,7 +18,8 @@ class QuantizeSettings(BaseModel):
     prefer: Literal["prompt", "decode", "balanced"] | None = Field(
         None,
         description="Decoders: choose `weights` by the work that must be fast: prompt int8, decode "
-        "int4, balanced what has the better geometric mean of both speeds, int8.",
+        "what the target decodes fastest (int4 with AVX512-VNNI, elsewhere int8), balanced what "
+        "has the better geometric mean of both speeds, int8.",
     )
     method: Literal["rtn", "gptq", "hqq"] = Field(
         "rtn",
@@ -38,6 +39,13 @@ class QuantizeSettings(BaseModel):
         le=32,
         description="Of mixed: bits that a weight takes on average, scales included; the sum is "
         "never above it.",
+    )
+    linears_ms: float | None = Field(
+        None,
+        gt=0,
+        description="Of mixed, instead of average_bits: milliseconds that the linears may take in "
+        "one call of `batch` texts of `tokens` tokens, as the target's table predicts on one "
+        "thread.",
     )
     sensitivity: Literal["fisher", "measured"] = Field(
         "fisher",
@@ -131,23 +139,21 @@ class QuantizeSettings(BaseModel):
     )
 
 
-# SmolLM2-135M on one thread of a busy Zen 5, to be measured again by benchmarks/decoders.py: int8
-# reads a prompt of 128 tokens 1.9 times as fast as int4 in groups of 128 and generates 0.7 times as
-# fast. Both in one file would be 200 MB (106 + 66 of linears, 28 of embeddings) beside the 92 MB of
-# llama.cpp's Q4_0, so one has to choose.
-PREFERRED: dict[str, Literal["int8", "int4"]] = {
-    "prompt": "int8",
-    "decode": "int4",
-    "balanced": "int8",
-}
-
-
-def preferred(settings: QuantizeSettings, kind: str) -> QuantizeSettings:
+def preferred(
+    settings: QuantizeSettings, kind: str, decode_weights: Literal["int8", "int4"]
+) -> QuantizeSettings:
     """The settings with the weights' format that the preferred work asks for.
+
+    SmolLM2-135M on one thread of a busy Zen 5, to be measured again by benchmarks/decoders.py: int8
+    reads a prompt of 128 tokens 1.9 times as fast as int4 in groups of 128 and generates 0.7 times
+    as fast. Both in one file would be 200 MB (106 + 66 of linears, 28 of embeddings) beside the 92
+    MB of llama.cpp's Q4_0, so one has to choose.
 
     Args:
         kind: encoder or decoder; an encoder's work is all prompt, and its settings stay.
+        decode_weights: what the target decodes fastest.
     """
     if settings.prefer is None or kind != "decoder":
         return settings
-    return settings.model_copy(update={"weights": PREFERRED[settings.prefer]})
+    weights = decode_weights if settings.prefer == "decode" else "int8"
+    return settings.model_copy(update={"weights": weights})

@@ -40,6 +40,8 @@ class Outline:
     attributes: set[str] = field(default_factory=set)
     domains: set[str] = field(default_factory=set)
     functions: Counter[str] = field(default_factory=Counter)
+    bits: set[int] = field(default_factory=set)
+    """What operators on weights in groups say of their bits, where they say any."""
     external_files: set[str] = field(default_factory=set)
 
 
@@ -101,6 +103,8 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
                 outline.external_files.add(entry.get(2, b"").decode())
         elif child := _CHILDREN.get(kind, {}).get(number):
             inner = outline
+            if child == "attribute":
+                outline.bits |= _bits(data, first, last)
             if kind == "attribute" and child == "graph":
                 inner = replace(outline, inputs={}, outputs={})
             elif child == "function":
@@ -108,6 +112,13 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
                     outline, operators=outline.functions, attributes=set(), domains=set()
                 )
             _walk(data, first, last, child, inner)
+
+
+def _bits(data: mmap.mmap, start: int, end: int) -> set[int]:
+    """The value of an AttributeProto (name = 1, i = 3), if it is named bits."""
+    numbers: dict[int, int] = {}
+    names = [data[a:b] for n, a, b in _fields(data, start, end, numbers) if n == 1]
+    return {numbers[3]} if names == [b"bits"] and 3 in numbers else set()
 
 
 def _value_info(data: mmap.mmap, start: int, end: int) -> tuple[str, int | None]:
@@ -126,14 +137,21 @@ def _value_info(data: mmap.mmap, start: int, end: int) -> tuple[str, int | None]
     return name, rank
 
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, first byte, end) of each length-delimited field between two offsets."""
+def _fields(
+    data: mmap.mmap, start: int, end: int, numbers: dict[int, int] | None = None
+) -> Iterator[tuple[int, int, int]]:
+    """(field number, first byte, end) of each length-delimited field between two offsets.
+
+    numbers: takes the values of the fields that are plain numbers.
+    """
     at = start
     while at < end:
         key, at = _varint(data, at, end)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            _, at = _varint(data, at, end)
+            value, at = _varint(data, at, end)
+            if numbers is not None:
+                numbers[number] = value
         elif wire == 2:
             length, at = _varint(data, at, end)
             if at + length > end:

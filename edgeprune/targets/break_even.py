@@ -10,10 +10,10 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 FOLDER = Path(__file__).parent / "tables"
 UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.75
@@ -67,7 +67,7 @@ class BreakEven:
             sparsity = sparsities.get(UNMEASURED_FORMAT, 0.0)
             enough = sparsity >= UNMEASURED_FROM
             return Choice(UNMEASURED_FORMAT, sparsity, None, None) if enough else None
-        point = self._nearest(inputs, outputs, rows)
+        point = nearest(self.points, inputs, outputs, rows)
         scale = inputs * outputs * rows / (point.inputs * point.outputs * point.rows)
         found = [
             Choice(name, sparsity, time * scale, point.dense_int8 * scale)
@@ -77,14 +77,29 @@ class BreakEven:
         ]
         return min(found, key=lambda choice: choice.microseconds or 0.0, default=None)
 
-    def _nearest(self, inputs: int, outputs: int, rows: int) -> Point:
-        """The point with the nearest number of rows, then of the nearest size."""
 
-        def distance(point: Point) -> tuple[float, float]:
-            size = point.inputs * point.outputs / (inputs * outputs)
-            return abs(math.log(point.rows / rows)), abs(math.log(size))
+class Shaped(Protocol):
+    """What is measured for a shape and a number of rows."""
 
-        return min(self.points, key=distance)
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+
+
+P = TypeVar("P", bound=Shaped)
+
+
+def nearest(points: Sequence[P], inputs: int, outputs: int, rows: int) -> P:
+    """The point with the nearest number of rows, then of the nearest size."""
+
+    def distance(point: P) -> tuple[float, float]:
+        size = point.inputs * point.outputs / (inputs * outputs)
+        return abs(math.log(point.rows / rows)), abs(math.log(size))
+
+    return min(points, key=distance)
 
 
 @functools.cache

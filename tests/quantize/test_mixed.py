@@ -1,6 +1,7 @@
 """Mixed precision: the knapsack against every choice, costs against Jacobians and the model."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from edgeprune.quantize.model import quantize_model
 from edgeprune.quantize.sensitivity import fisher_costs, fisher_diagonals, measured_costs
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.objective import embed
-from edgeprune.targets import find
+from edgeprune.targets import TARGETS, find, format_times
+from edgeprune.targets.format_times import FOLDER, FormatTimes, Point, from_json
 
 torch.set_num_threads(1)
 VNNI = find("x86-avx512-vnni")
@@ -130,3 +132,84 @@ def test_too_few_bits_are_refused_with_what_is_possible(tmp_path):
     options = QuantizeSettings(weights="mixed", average_bits=4, group=32)
     with pytest.raises(UserError, match=r"takes 5\.\d+ bits"):
         quantize_model(model, [make_batch()], options, VNNI)
+
+
+# Decoding: INT4 is the faster format, and as much so for each weight of any shape.
+TIMES = FormatTimes((Point(32, 32, 1, {"int8": 3.0, "int4-32": 2.0}),), "made up")
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A target whose times are known."""
+    monkeypatch.setattr("edgeprune.targets.format_times", lambda name: TIMES)
+    return VNNI
+
+
+def _timed(model, milliseconds, target):
+    options = QuantizeSettings(
+        weights="mixed", linears_ms=milliseconds, tokens=1, group=32, embeddings=False
+    )
+    return quantize_model(model, [make_batch(8, 20)], options, target)
+
+
+def test_a_budget_of_time_is_kept_at_the_least_cost(timed, tmp_path):
+    model = make_model("bert", tmp_path, unequal=False)
+    names = list(model.anatomy.block_linears())
+    weights = {name: model.linear(name).weight.numel() for name in names}
+    budget = 2.5 * sum(weights.values()) / (32 * 32) / 1000  # half way between the formats
+    result = _timed(model, budget, timed)
+    formats = {entry.name: entry.format for entry in result.plan if entry.name in names}
+    assert set(formats.values()) == {"int8", "int4"}
+
+    def taken(chosen):
+        rates = {"int8": 3.0, "int4": 2.0}
+        return sum(weights[name] / (32 * 32) * rates[kind] for name, kind in chosen.items()) / 1000
+
+    assert taken(formats) <= budget
+    # The oracle: every choice of the 12 linears.
+    costs = result.costs
+    best = min(
+        sum(costs[name][kind] for name, kind in zip(names, kinds, strict=True))
+        for kinds in itertools.product(("int8", "int4"), repeat=len(names))
+        if taken(dict(zip(names, kinds, strict=True))) <= budget + 1e-9
+    )
+    got = sum(costs[name][kind] for name, kind in formats.items())
+    assert got == pytest.approx(best, rel=1e-9)
+
+
+def test_times_that_cannot_be_kept_or_are_not_known_are_refused(timed, tmp_path, monkeypatch):
+    model = make_model("bert", tmp_path, unequal=False)
+    with pytest.raises(UserError, match=r"fastest formats take 0\.0\d+ ms on x86-avx512-vnni"):
+        _timed(model, 1e-6, timed)
+    monkeypatch.setattr("edgeprune.targets.format_times", lambda name: FormatTimes())
+    with pytest.raises(UserError, match=r"benchmarks/format_times\.py"):
+        _timed(model, 1.0, timed)
+
+
+def test_a_table_s_nearest_point_is_scaled_by_the_work():
+    content = {
+        "machine": {"processor": "some", "onnxruntime": "1.31.1"},
+        "points": [
+            {"inputs": 100, "outputs": 100, "rows": 1, "us": {"int8": 1.0}},
+            {"inputs": 100, "outputs": 100, "rows": 100, "us": {"int8": 50.0, "int4-32": 90.0}},
+            {"inputs": 1000, "outputs": 1000, "rows": 100, "us": {"int8": 4000.0}},
+        ],
+    }
+    times = from_json(content)
+    assert times.evidence == "3 shapes, some, ONNX Runtime 1.31.1"
+    assert times.microseconds("int8", 200, 100, 2) == pytest.approx(4.0)
+    assert times.microseconds("int8", 100, 100, 50) == pytest.approx(25.0)
+    assert times.microseconds("int8", 500, 1000, 100) == pytest.approx(2000.0)
+    # Only points at which the format was measured count.
+    assert times.microseconds("int4-32", 100, 100, 1) == pytest.approx(0.9)
+    assert times.microseconds("int4-64", 100, 100, 1) is None
+
+
+def test_the_time_tables_that_ship_are_of_targets():
+    known = {target.name for target in TARGETS}
+    for file in FOLDER.glob("*.json"):
+        content = json.loads(file.read_text())
+        assert content["target"] == file.stem
+        assert file.stem in known
+        assert format_times(file.stem) == from_json(content)
+        assert all(time > 0 for point in content["points"] for time in point["us"].values())

@@ -90,17 +90,18 @@ def test_two_codes_of_four_bits_share_a_byte():
 
 
 @pytest.mark.parametrize(
-    ("family", "prefer", "formats"),
+    ("family", "prefer", "target", "formats"),
     [
-        ("llama-fused", "prompt", {"int8"}),
-        ("llama-fused", "decode", {"int4"}),
-        ("llama-fused", "balanced", {"int8"}),
-        ("bert", "decode", {"int8"}),
+        ("llama-fused", "prompt", "x86-avx512-vnni", {"int8"}),
+        ("llama-fused", "decode", "x86-avx512-vnni", {"int4"}),
+        ("llama-fused", "decode", "arm", {"int8"}),
+        ("llama-fused", "balanced", "x86-avx512-vnni", {"int8"}),
+        ("bert", "decode", "x86-avx512-vnni", {"int8"}),
     ],
 )
-def test_the_preferred_work_decides_the_format(family, prefer, formats, tmp_path):
+def test_the_preferred_work_decides_the_format(family, prefer, target, formats, tmp_path):
     model = make_model(family, tmp_path)
     settings = QuantizeSettings(prefer=prefer, massive_activations="none")
-    quantized = quantize_model(model, [], settings, VNNI)
+    quantized = quantize_model(model, [], settings, find(target))
     inside = model.anatomy.block_linears()
     assert {entry.format for entry in quantized.plan if entry.name in inside} == formats

@@ -1,0 +1,71 @@
+"""How long a dense linear takes in each format: a measured table per kind of processor.
+
+`benchmarks/format_times.py` measures a table; what it wrote lies in format_times/, under the
+target's name. A target without one predicts nothing.
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.targets.break_even import nearest
+
+FOLDER = Path(__file__).parent / "format_times"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Microseconds of one shape at one number of rows, by format ("int8", "int4-32")."""
+
+    inputs: int
+    outputs: int
+    rows: int
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FormatTimes:
+    """One target's table; no points where it is unmeasured."""
+
+    points: tuple[Point, ...] = ()
+    evidence: str = "unmeasured"
+
+    def microseconds(self, form: str, inputs: int, outputs: int, rows: int) -> float | None:
+        """What a linear of [inputs, outputs] takes in a format; None where that is unmeasured.
+
+        The nearest point's time, as much more as there is more to multiply.
+        """
+        points = [point for point in self.points if form in point.times]
+        if not points:
+            return None
+        point = nearest(points, inputs, outputs, rows)
+        scale = inputs * outputs * rows / (point.inputs * point.outputs * point.rows)
+        return point.times[form] * scale
+
+
+def form_name(kind: str, group: int | None) -> str:
+    """How the tables call a format of a plan."""
+    return kind if group is None else f"{kind}-{group}"
+
+
+@functools.cache
+def format_times(target: str) -> FormatTimes:
+    """The table of a target, by its name."""
+    file = FOLDER / f"{target}.json"
+    if not file.is_file():
+        return FormatTimes()
+    return from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
+def from_json(content: Mapping[str, Any]) -> FormatTimes:
+    """The table that benchmarks/format_times.py wrote."""
+    points = tuple(
+        Point(entry["inputs"], entry["outputs"], entry["rows"], dict(entry["us"]))
+        for entry in content["points"]
+    )
+    machine = content["machine"]
+    evidence = f"{len(points)} shapes, {machine['processor']}"
+    return FormatTimes(points, f"{evidence}, ONNX Runtime {machine['onnxruntime']}")

@@ -1,0 +1,146 @@
+"""The oldest ONNX Runtime that a manifest states: it answers as the newest does, and the release
+before it opens nothing.
+
+Each release goes into an environment of its own, with numpy's 1.x, which old releases want; that
+needs a package index.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper
+from tiny_models import make_batch, make_model
+
+from edgeprune.bundle import FIRST_RELEASES, MINIMUM_ONNXRUNTIME, oldest_onnxruntime
+from edgeprune.export import export_onnx
+from edgeprune.quantize.model import quantize_model
+from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.rewrite.run import rewrite
+from edgeprune.rewrite.verify import complete_feed
+from edgeprune.runtime.onnx_file import read_outline
+from edgeprune.targets import find
+
+# Family and what its quantization is told -> how far the answers may be apart. Older releases round
+# the activations of products in groups in other ways, or not at all.
+BUNDLES: dict[str, tuple[str, dict[str, Any], float]] = {
+    "encoder": ("bert", {}, 1e-4),
+    "encoder, float32": ("bert", {"weights": "none"}, 1e-4),
+    "encoder, sparse": ("bert", {}, 1e-4),
+    "encoder, int4": ("bert", {"weights": "int4", "symmetric": False}, 0.2),
+    "encoder, int8-groups": ("bert", {"weights": "int8-groups"}, 0.2),
+    "classifier": ("classifier", {}, 1e-4),
+    "decoder, laid out": ("llama", {}, 1e-4),
+    "decoder, laid out, unpacked head": ("llama", {"unpacked_head": True}, 1e-4),
+    "decoder": ("llama-fused", {}, 1e-4),
+    "decoder, int4": ("llama-fused", {"weights": "int4", "symmetric": False}, 0.2),
+}
+BEFORE = {"1.22.0": "1.21.1"}
+_RUN = """
+import json, sys
+import numpy, onnxruntime
+for path, feeds, answers in json.load(open(sys.argv[1])):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception:
+        continue
+    name = session.get_outputs()[0].name
+    numpy.save(answers, session.run([name], dict(numpy.load(feeds)))[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """By name: the graph's file, its feeds, and the answers of the release that is installed."""
+    folder = tmp_path_factory.mktemp("built")
+    batch = make_batch()
+    target = replace(find("x86-avx2"), name="unmeasured")  # 7 bits, which no processor saturates
+    made = {}
+    for number, (name, (family, settings, _)) in enumerate(BUNDLES.items()):
+        place = folder / str(number)
+        model = make_model(family, place / "hf")
+        if "sparse" in name:
+            empty_blocks(model)
+        quantized = quantize_model(model, [batch], QuantizeSettings(**settings), target)
+        path, feeds = place / "rewritten.onnx", place / "feeds.npz"
+        plain = {key: value.numpy() for key, value in batch.items()}
+        rewrite(export_onnx(model, place), path, model.anatomy, quantized, [plain], target)
+        session = onnxruntime.InferenceSession(path)
+        feed = complete_feed(session, plain)
+        np.savez(feeds, **feed)
+        answers = session.run([session.get_outputs()[0].name], feed)[0]
+        made[name] = (path, feeds, answers, feed["attention_mask"] == 1)
+    assert "edgeprune" in read_outline(made["encoder, sparse"][0]).domains
+    return made
+
+
+def empty_blocks(model) -> None:
+    """Empty nine of ten blocks of 4 inputs by 16 outputs."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in model.anatomy.block_linears():
+            weight = model.linear(name).weight
+            rows, columns = weight.shape
+            kept = torch.rand(-(-rows // 16), -(-columns // 4), generator=generator) > 0.9
+            weight *= kept.repeat_interleave(16, 0).repeat_interleave(4, 1)[:rows, :columns]
+
+
+def answers_in(release: str, built, folder: Path) -> dict[str, np.ndarray]:
+    """What a release answers, by name, for the files that it opens."""
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", f"onnxruntime=={release}", "numpy<2"]
+    subprocess.run(pip, check=True)
+    places = {name: folder / f"{number}.npy" for number, name in enumerate(built)}
+    work = [(str(path), str(feeds), str(places[name])) for name, (path, feeds, *_) in built.items()]
+    (folder / "work.json").write_text(json.dumps(work))
+    subprocess.run([python, "-c", _RUN, folder / "work.json"], check=True)
+    return {name: np.load(place) for name, place in places.items() if place.exists()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", [MINIMUM_ONNXRUNTIME, *sorted(set(FIRST_RELEASES.values()))])
+def test_the_stated_release_answers_as_the_installed_one(release, built, tmp_path):
+    stated = {name: oldest_onnxruntime(read_outline(path)) for name, (path, *_) in built.items()}
+    assert set(stated.values()) == {MINIMUM_ONNXRUNTIME, *FIRST_RELEASES.values()}
+    answers = answers_in(release, built, tmp_path)
+    for name in [name for name, oldest in stated.items() if oldest == release]:
+        _, _, wanted, attended = built[name]
+        got = answers[name]
+        if wanted.shape[:2] == attended.shape:
+            wanted, got = wanted[attended], got[attended]
+        far = np.abs(got - wanted).max() / np.sqrt(np.mean(wanted**2))
+        assert far <= BUNDLES[name][2], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", sorted(set(FIRST_RELEASES.values())))
+def test_the_release_before_the_stated_one_opens_nothing(release, built, tmp_path):
+    answers = answers_in(BEFORE[release], built, tmp_path)
+    for name, (path, *_) in built.items():
+        assert (name in answers) == (oldest_onnxruntime(read_outline(path)) != release), name
+
+
+@pytest.mark.parametrize(("bits", "oldest"), [(4, MINIMUM_ONNXRUNTIME), (8, "1.22.0")])
+def test_bits_of_groups_decide(bits, oldest, tmp_path):
+    words = {"K": 32, "N": 16, "block_size": 32, "bits": bits}
+    node = helper.make_node(
+        "MatMulNBits", ["x", "codes", "scales"], ["y"], domain="com.microsoft", **words
+    )
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 32])
+    output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows", 16])
+    model = helper.make_model(helper.make_graph([node], "groups", [value], [output]))
+    onnx.save(model, tmp_path / "model.onnx")
+    outline = read_outline(tmp_path / "model.onnx")
+    assert outline.bits == {bits}
+    assert oldest_onnxruntime(outline) == oldest
