@@ -92,7 +92,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    check_drawable()
+    check_drawable("build")
     with _made(build.output / MARK) as stages:
         _run_stages(build, stages, fresh)
         return _finish(build)

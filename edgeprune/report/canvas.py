@@ -66,14 +66,17 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _REFERENCE = re.compile(r"#(?=[A-Za-z])")
 
 
-def check_drawable() -> None:
+def check_drawable(extra: str = "report") -> None:
     """Refuse to begin what ends with a drawing where the library is not installed.
+
+    Args:
+        extra: of edgeprune's, which brings the library with all else that is needed.
 
     Raises:
         UserError: matplotlib is missing.
     """
     if find_spec("matplotlib") is None:
-        raise UserError("A report's pictures need matplotlib: pip install 'edgeprune[report]'.")
+        raise UserError(f"A report's pictures need matplotlib: pip install 'edgeprune[{extra}]'.")
 
 
 def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]) -> str:
