@@ -21,8 +21,8 @@ windows of 256 tokens of wikitext2.valid, benchmarks/cache_bits.py):
 
 So 8 bits are nearly free and 4 are not (perplexity 20.9 becomes 23.8), and keys of more bits than
 values are worth having where a kernel has them. What it gains is memory: the operator takes longer
-to fill such a cache than a float one, and only at long contexts less to read it; benchmarks/cache.py
-and the build's own measurement (measure/cache.py) say how much.
+to fill such a cache than a float one, and less to read it at long contexts only. By how much, say
+benchmarks/cache.py and the build's own measurement (measure/cache.py).
 """
 
 import math
