@@ -119,7 +119,7 @@ def trim_model(model: Model, kept: Sequence[int]) -> None:
     table.weight = nn.Parameter(table.weight.detach()[index].clone())
     table.num_embeddings = len(kept)
     if table.padding_idx is not None:
-        table.padding_idx = new[table.padding_idx]
+        table.padding_idx = new.get(table.padding_idx)
     if anatomy.head is not None:
         head = model.linear(anatomy.head)
         tied = anatomy.tied_embeddings
