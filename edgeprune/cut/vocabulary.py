@@ -56,10 +56,10 @@ def run(build: Build, source: Path, target: Path, settings: VocabularySettings) 
     tokenizer = open_tokenizer(source / _TOKENIZER)
     kind = text_kind(build.checkpoint.task)
     train, held = build.corpus.split(build.recipe.text.held_out, build.seed)
-    texts = _texts(train, kind)
-    if settings.data:
-        texts += _texts(read_corpus(settings.data), kind)
-    counts = count_tokens(tokenizer, texts)
+    corpora = [train, *([read_corpus(settings.data)] if settings.data else [])]
+    counts: Counter[int] = Counter()
+    for corpus in corpora:
+        counts += _counts(tokenizer, corpus, kind)
     used = {token for token, count in counts.items() if count >= settings.min_count}
     used |= set(count_tokens(tokenizer, _chats(source)))
     kept = kept_rows(model, content, used)
@@ -119,7 +119,7 @@ def trim_model(model: Model, kept: Sequence[int]) -> None:
     table.weight = nn.Parameter(table.weight.detach()[index].clone())
     table.num_embeddings = len(kept)
     if table.padding_idx is not None:
-        table.padding_idx = new[table.padding_idx]
+        table.padding_idx = new.get(table.padding_idx)
     if anatomy.head is not None:
         head = model.linear(anatomy.head)
         tied = anatomy.tied_embeddings
@@ -169,13 +169,19 @@ def compare_tokens(
     }
 
 
+def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
+    """How often a corpus uses each token as a model of a kind reads it."""
+    counts = count_tokens(tokenizer, _texts(corpus, kind))
+    if kind == "sentences":
+        # A sentence may begin with another token than in the midst of its text: the larger count.
+        counts |= count_tokens(tokenizer, sentences(corpus.documents))
+    return counts
+
+
 def _texts(corpus: Corpus, kind: str) -> list[str]:
     """What a model of a kind reads of a corpus."""
-    if kind == "windows":
-        return [f"{text}\n" for text in corpus.documents]
-    # A sentence may begin with another token than in the midst of its text.
-    begun = sentences(corpus.documents) if kind == "sentences" else []
-    return [*corpus.documents, *begun]
+    end = "\n" if kind == "windows" else ""
+    return [f"{text}{end}" for text in corpus.documents]
 
 
 def _chats(folder: Path) -> list[str]:

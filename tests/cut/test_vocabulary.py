@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cut.tokenizer import tokens_to_keep, trim_tokenizer
 from edgeprune.cut.vocabulary import (
+    _counts,
     compare_tokens,
     count_tokens,
     kept_rows,
@@ -34,6 +35,7 @@ from edgeprune.export import export_onnx
 from edgeprune.models import load_model, save_model
 from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.verify import run_graph
+from edgeprune.text.corpus import Corpus
 
 FAMILY_NAMES = (*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS, *FUSED_DECODERS, *MIXTURES)
 # The first ids, of special tokens, and two of three of the others.
@@ -158,4 +160,13 @@ def test_what_is_said_of_held_out_text():
     assert found["tokens_kept"] == pytest.approx(1 - lost / sum(lengths))
     assert found["length"] == pytest.approx(1 + 4 / sum(lengths))
     with pytest.raises(UserError, match="cannot be trimmed"):
-        compare_tokens(tokenizer, trimmed, [*kept[:-1], kept[-1] + 1], ["the works"])
+        compare_tokens(tokenizer, trimmed, kept[::-1], ["the works"])  # other tokens
+
+
+def test_a_sentence_encoder_counts_each_use_once():
+    tokenizer = Tokenizer.from_str(tokenizer_json("wordpiece"))
+    tokenizer.no_padding()
+    corpus = Corpus("here", ["playing the work. The teachers sing the work.", "sing"])
+    [play] = tokenizer.encode("sing", add_special_tokens=False).ids
+    for kind in ("sentences", "labelled", "windows"):
+        assert _counts(tokenizer, corpus, kind)[play] == 2
