@@ -46,6 +46,8 @@ WORK = ROOT / "build" / "sparse"
 STS = "pairs/stsb.dev.jsonl"
 # Before AVX-512 and VNNI: sums of two products saturate in 16 bits, and weights have 7 bits.
 OLD_PROCESSOR = "Haswell"
+# Two processes differ by tens of millions of instructions before their first call.
+_FEW_CALLS, _MANY_CALLS = 1, 201
 _UNFUSED = [part for name in SLOW_FUSIONS for part in ("--without", name)]
 
 
@@ -168,7 +170,7 @@ def _instructions(contestant: str, shape: str, rows: int) -> float:
         PLUGIN.parent.mkdir(parents=True, exist_ok=True)
         make_plugin()
     found = []
-    for calls in (1, 3):
+    for calls in (_FEW_CALLS, _MANY_CALLS):
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch) / "log"
             # Addresses and hashes decide what Python executes.
@@ -179,7 +181,7 @@ def _instructions(contestant: str, shape: str, rows: int) -> float:
             command += ["--shape", shape, "--rows", str(rows), "--call", contestant, str(calls)]
             _output(command, PYTHONPATH=os.pathsep.join(sys.path))
             found.append(float(log.read_text().split()[-1]))
-    return (found[1] - found[0]) / 2
+    return (found[1] - found[0]) / (_MANY_CALLS - _FEW_CALLS)
 
 
 # Models ------------------------------------------------------------------------------------------
