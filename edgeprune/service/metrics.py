@@ -1,5 +1,7 @@
 """What the service counts, in Prometheus' format."""
 
+from typing import Any
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -22,7 +24,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        here = {"registry": self._registry, "namespace": "edgeprune"}
+        here: Any = {"registry": self._registry, "namespace": "edgeprune"}
         self.requests = Counter(
             "requests", "Requests by path and status; 499 left early.", ["path", "status"], **here
         )
