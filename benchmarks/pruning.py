@@ -5,12 +5,13 @@
     python benchmarks/pruning.py --table
 
 One factor is varied at a time from a uniform share, text drawn at random, and 50 % of single
-weights: the method with its share and pattern, the allocator, the sampler of the calibration text
-(three draws, from three sources together), the search. The cells that goals are about come first.
+weights: the method with its share and pattern, channels or layers in place of weights, the
+allocator, the search, the sampler of the calibration text (three draws, from three sources
+together). The cells that goals are about come first.
 One line of JSON a cell in benchmarks/results/pruning.jsonl; a cell that is there is not run again,
 so an interrupted run goes on, and an interrupted search, too. The goals and tables go to pruning.md
-beside it. Each cell is a process of its own; the models and what the originals say are kept in
-build/pruning.
+beside it, what `edgeprune recipes` says of each method to edgeprune/prune/measured.json. Each cell
+is a process of its own; the models and what the originals say are kept in build/pruning.
 
 SmolLM2 sees 64 windows of 512 tokens of WikiText-2 train; perplexity and KL to the original are
 taken on the first 64 windows of 512 tokens of the validation text. MiniLM sees 512 sentences of the
@@ -31,6 +32,8 @@ from typing import Any
 
 from oneshot.design import SUBJECTS, Cell, cells, estimate
 from oneshot.report import report
+
+from edgeprune.prune import advice
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "pruning.jsonl"
@@ -70,6 +73,8 @@ def main() -> None:
     text = report(done)
     if not given.quick and done:
         RESULTS.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+        subject = "SmolLM2, "
+        advice.write({n.removeprefix(subject): row for n, row in done.items() if subject in n})
     print(text)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "thanos", "nap")
 SAMPLERS = ("random", "stratified", "clusters")
+LAYER_SCORES = ("loss", "taylor", "linearity", "search")
 DRAWS = 3
 CHANNELS = ("20 % channels", "20 % channels, compensated")
 
@@ -72,6 +73,13 @@ def _all(subject: str) -> Iterator[Cell]:
     for share, method in itertools.product((50, 70), METHODS):
         yield _pruned(subject, f"{method}, {share} % 4x16", share, method=method, pattern="4x16")
     yield from _channels(subject, 30)
+    for score in LAYER_SCORES:
+        cut = {"layers": 0.2, "layer_score": score, "layer_samples": 16}
+        if score == "search":
+            cut |= {"layer_samples": 64, "layer_search": {"evaluations": 500}}
+        if (subject, score) == ("MiniLM", "taylor"):  # six layers have no four and two to keep
+            cut |= {"keep_first": 1, "keep_last": 1}
+        yield Cell(f"{subject}, 20 % layers, {score}", subject, cut=cut)
     for by in ("owl", "projection", "marchenko-pastur", "coverage", "depth", "absorption"):
         yield _pruned(subject, f"wanda, 50 %, {by}", method="wanda", allocate={"by": by})
     deeper = {"by": "depth", "slope": -0.05}
@@ -118,6 +126,10 @@ _METHOD = {
         "search": 1800,
         "channels": 270,
         "compensated": 360,
+        "layers, loss": 500,
+        "layers, taylor": 60,
+        "layers, linearity": 90,
+        "layers, search": 700,
     },
     "MiniLM": {
         "magnitude": 8,
@@ -128,6 +140,10 @@ _METHOD = {
         "search": 120,
         "channels": 15,
         "compensated": 25,
+        "layers, loss": 5,
+        "layers, taylor": 5,
+        "layers, linearity": 5,
+        "layers, search": 60,
     },
 }
 _ALLOCATOR = {"marchenko-pastur": 0.25, "depth": 0.0, "absorption": 2.0}
@@ -142,7 +158,9 @@ def estimate(cell: Cell) -> float:
         seconds += costs[cell.prune["method"]]
         if allocate := cell.prune.get("allocate"):
             seconds += costs["wanda"] * _ALLOCATOR.get(allocate["by"], 1.0)
-    if cell.cut:
+    if "layers" in cell.cut:
+        seconds += costs[f"layers, {cell.cut['layer_score']}"]
+    elif cell.cut:
         seconds += costs["compensated" if "compensate" in cell.cut else "channels"]
     if cell.sampler == "clusters":
         seconds += _CLUSTERS[cell.subject]

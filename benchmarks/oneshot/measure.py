@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from edgeprune.cut import stage
 from edgeprune.cut.collect import unit_scores
+from edgeprune.cut.depth import drop_layers, layer_scores
 from edgeprune.cut.settings import CutSettings
+from edgeprune.cut.surgery import keep_layers
 from edgeprune.gates import CHANNELS
 from edgeprune.models import Model, load_model
 from edgeprune.progress import track
@@ -52,6 +54,8 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
     started = time.monotonic()
     if cell.prune:
         result |= prune(cell, model, place, batches, reader, quick)
+    elif "layers" in cell.cut:
+        result |= drop(cell, model, place, batches, reader)
     elif cell.cut:
         cut(cell, model, batches)
     result["seconds"] = round(time.monotonic() - started, 1)
@@ -109,6 +113,25 @@ def cut(cell: Cell, model: Model, batches: list[Batch]) -> None:
     settings = CutSettings(**cell.cut)
     scores = unit_scores(model, batches, [CHANNELS], settings.score, 0)[CHANNELS]
     stage.cut(model, CHANNELS, scores, settings.channels, settings, batches)
+
+
+def drop(
+    cell: Cell, model: Model, place: Path, batches: list[Batch], reader: Reader
+) -> dict[str, Any]:
+    """Drop whole layers; which ones are left."""
+    settings = CutSettings(**cell.cut)
+    count, found = settings.layers_to_drop(len(model.layers)), {}
+    if settings.layer_score == "search":
+        unseen, how = reader.held_out(), settings.layer_search
+        gone, found["search"] = searched.search_blocks(
+            model, load_model(place), count, batches, unseen, how, 0, *settings.kept_ends
+        )
+        keep_layers(model, [layer for layer in range(len(model.layers)) if layer not in gone])
+    else:
+        some = batches[: settings.layer_samples]  # a decoder's hold one sequence each
+        scores = layer_scores(model, some, settings.layer_score, 0)
+        drop_layers(model, scores, count, *settings.kept_ends)
+    return {**found, "layers_left": model.layers}
 
 
 def open_text(cell: Cell, folder: Path, data: Path, sequences: int) -> Reader:
