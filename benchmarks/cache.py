@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import add_result, read_results
 
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="WIDTH:CONTEXT")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     given = parser.parse_args()
-    done = read_results()
+    done = read_results(RESULTS)
     for bits, context in () if given.table else product(WIDTHS, CONTEXTS):
         name = f"{bits}:{context}"
         if name in done or (given.only and name not in given.only):
@@ -66,9 +67,7 @@ def main() -> None:
             speed[side].pop("name", None)  # where it lies on this machine
         facts = json.loads((folder / "facts.json").read_text())
         done[name] = {"name": name, "bits": bits, "context": context, **facts, "speed": speed}
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as stream:
-            stream.write(json.dumps(done[name]) + "\n")
+        add_result(RESULTS, done[name])
     print(table(done))
 
 
@@ -103,12 +102,6 @@ def decode(bundle: Bundle, ids: np.ndarray) -> np.ndarray:
     decoder = Decoder(open_session(bundle.model_path, 1), bundle.config)
     decoder.feed(ids[:PROMPT], last_only=True)
     return np.concatenate([decoder.feed([token], last_only=True)[0] for token in ids[PROMPT:]])
-
-
-def read_results() -> dict[str, Any]:
-    """Name -> result of the rows that are there."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return {line["name"]: line for line in map(json.loads, lines)}
 
 
 def table(done: dict[str, Any]) -> str:

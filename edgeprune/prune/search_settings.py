@@ -46,12 +46,14 @@ class SearchSettings(OneShotSettings, Evolution):
     solver: Literal["magnitude", "wanda", "sparsegpt", "thanos"] = Field(
         "wanda", description="The method that prunes the candidates and the winner."
     )
+    # Not of the smallest's: with few key-value heads that is an eighth of a feed-forward's, whose
+    # share would hardly move in the few levels that there is memory for.
     step: float = Field(
-        0.05,
+        0.1,
         gt=0,
         lt=1,
-        description="What one level adds to or takes from a linear, as a share of the smallest's "
-        "units: the same number of units everywhere, so that levels can be exchanged.",
+        description="What one level adds to or takes from a linear, as a share of the median "
+        "linear's units: the same number of units everywhere, so that levels can be exchanged.",
     )
     max_level: int = Field(
         3,

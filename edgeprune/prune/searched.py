@@ -5,6 +5,7 @@ decoders and classifiers, distances of embeddings for encoders). The winner and 
 again on text that the search never saw, and the start is kept where the winner is no better there.
 """
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -106,10 +107,11 @@ def search_levels(
     sizes = [
         weight_pattern(settings.pattern, model.anatomy.shape(name), name).units for name in names
     ]
-    step = round(settings.step * min(sizes))
+    middle = statistics.median(sizes)
+    step = round(settings.step * middle)
     if step < 1:
         raise UserError(
-            f"prune.step: {settings.step:g} of the smallest linear's {min(sizes)} units is none: "
+            f"prune.step: {settings.step:g} of the median linear's {middle:g} units is none: "
             "raise it."
         )
     space = Levels([base[name] for name in names], sizes, step, settings.max_level)

@@ -2,17 +2,19 @@
 
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 
+from edgeprune.prune.advice import advice
 from edgeprune.recipe import DEFAULT, explain, read_recipe, shipped
 
 
 def all_of_them() -> dict[str, Any]:
-    """Name -> description of the recipes that ship."""
+    """The recipes that ship, by name, and when to take which method in one."""
     return {
         "default": DEFAULT,
         "recipes": {name: read_recipe(name).description.strip() for name in shipped()},
+        "methods": advice(),
     }
 
 
@@ -33,7 +35,7 @@ def table(result: dict[str, Any]) -> RenderableType:
         for name, description in result["recipes"].items():
             mark = " (default)" if name == result["default"] else ""
             shown.add_row(f"{name}{mark}", description)
-        return shown
+        return Group(shown, _methods(result["methods"]))
     shown = Table(
         "setting",
         "value",
@@ -54,4 +56,21 @@ def table(result: dict[str, Any]) -> RenderableType:
             row["meaning"],
             style=style,
         )
+    return shown
+
+
+def _methods(rows: list[dict[str, str]]) -> Table:
+    measured = any(row["found"] for row in rows)
+    shown = Table(
+        "setting",
+        "value",
+        "what it is for, and what was found" if measured else "what it is for (not measured yet)",
+        box=None,
+    )
+    shown.padding = (0, 2, 0, 0)
+    before = None
+    for row in rows:
+        setting = row["setting"] if row["setting"] != before else ""
+        shown.add_row(setting, row["value"], f"{row['purpose']} {row['found']}".strip())
+        before = row["setting"]
     return shown

@@ -1,0 +1,1 @@
+"""The comparison of the one-shot methods: its cells, one cell's run, and the tables."""

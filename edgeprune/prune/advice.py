@@ -1,0 +1,150 @@
+"""When to take which method: what each is for, and what the comparison of them found. No torch.
+
+`benchmarks/pruning.py` writes the figures of SmolLM2-135M into measured.json beside this file. Of
+methods that do the same work, one that another beats in both loss and time has no reason here; the
+others are best up to some time.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MEASURED = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True)
+class Method:
+    """purpose: what it is for. cell: the row of the comparison that measures it, if one does."""
+
+    purpose: str
+    cell: str | None = None
+
+
+METHODS: dict[str, dict[str, Method]] = {
+    "prune.method": {
+        "momentum-variance": Method(
+            "Prunes during distillation, step by step; the one for channels and heads."
+        ),
+        "magnitude": Method("Needs no text: a baseline.", "magnitude, 50 % weights"),
+        "wanda": Method("For a first look: no weight that stays changes.", "wanda, 50 % weights"),
+        "sparsegpt": Method(
+            "For weights and blocks that go for good: what stays is corrected.",
+            "sparsegpt, 50 % weights",
+        ),
+        "thanos": Method(
+            "As sparsegpt, a block of columns corrected jointly; also whole columns with outputs "
+            "left dense.",
+            "thanos, 50 % weights",
+        ),
+        "nap": Method(
+            "One ranking of all layers, where no share per layer is known; needs the memory of a "
+            "backward pass.",
+            "nap, 50 % weights",
+        ),
+        "search": Method(
+            "Shares per layer by trying them, where half an hour is there to spend.",
+            "wanda, 50 %, evopress",
+        ),
+    },
+    "prune.allocate": {
+        "uniform": Method("The same share of every linear.", "wanda, 50 % weights"),
+        "owl": Method("More for layers with outliers among their scores.", "wanda, 50 %, owl"),
+        "projection": Method("The same, linear by linear.", "wanda, 50 %, projection"),
+        "marchenko-pastur": Method(
+            "Less for linears whose spectrum looks like noise: an experiment.",
+            "wanda, 50 %, marchenko-pastur",
+        ),
+        "coverage": Method("The same share of every linear's scores.", "wanda, 50 %, coverage"),
+        "depth": Method("A share that changes linearly with depth.", "wanda, 50 %, depth"),
+        "absorption": Method(
+            "Another allocator, corrected by what later layers make of errors.",
+            "wanda, 50 %, absorption",
+        ),
+    },
+    "cut.compensate": {
+        "false": Method("The channels that stay are as they were.", "20 % channels"),
+        "true": Method(
+            "They are refitted to the text by least squares.", "20 % channels, compensated"
+        ),
+    },
+    "cut.layer_score": {
+        "loss": Method("Each layer left out once; the rest taken together.", "20 % layers, loss"),
+        "taylor": Method("One backward pass; the ends stay (Taylor+).", "20 % layers, taylor"),
+        "linearity": Method("One pass; simple layers go.", "20 % layers, linearity"),
+        "search": Method("Whole sets of layers are tried.", "20 % layers, search"),
+    },
+}
+"""Setting -> its value -> what that is for."""
+
+
+def cells() -> set[str]:
+    """The rows of the comparison that are read here."""
+    every = {each.cell for group in METHODS.values() for each in group.values() if each.cell}
+    return every | {"original"}
+
+
+def advice(measured: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+    """Of every method: the setting, its value, what it is for, and what was found.
+
+    Args:
+        measured: cell -> perplexity and minutes; None reads what the comparison wrote.
+    """
+    rows = read() if measured is None else measured
+    return [
+        {
+            "setting": setting,
+            "value": value,
+            "purpose": method.purpose,
+            "found": _found(value, group, rows),
+        }
+        for setting, group in METHODS.items()
+        for value, method in group.items()
+    ]
+
+
+def read(file: Path = MEASURED) -> dict[str, Any]:
+    """Cell -> perplexity and minutes, as `write` left them; nothing where it never ran."""
+    if not file.exists():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def write(rows: Mapping[str, Mapping[str, Any]], file: Path = MEASURED) -> None:
+    """Keep what advice needs of the comparison's rows, cell -> its line of the results."""
+    kept = {
+        cell: {"perplexity": row["perplexity"], "minutes": row["seconds"] / 60}
+        for cell, row in rows.items()
+        if cell in cells()
+    }
+    file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def _found(value: str, group: Mapping[str, Method], rows: Mapping[str, Any]) -> str:
+    """A sentence on one method beside the others of its group."""
+    cell = group[value].cell
+    if cell is None or not rows:
+        return ""
+    if cell not in rows or "original" not in rows:
+        return "Not measured yet."
+    mine = rows[cell]
+    figures = (
+        f"SmolLM2-135M, {cell}: perplexity {mine['perplexity']:.1f} "
+        f"(original {rows['original']['perplexity']:.1f}) in {mine['minutes']:.0f} min"
+    )
+    others = {
+        name: rows[other.cell]
+        for name, other in group.items()
+        if name != value and other.cell and other.cell in rows
+    }
+    better = [name for name, row in others.items() if row["perplexity"] < mine["perplexity"]]
+    quicker = [name for name in better if others[name]["minutes"] <= mine["minutes"]]
+    if quicker:
+        best = min(quicker, key=lambda name: others[name]["perplexity"])
+        return f"{figures}: {best} loses less in no more time."
+    if better:
+        soonest = min(better, key=lambda name: others[name]["minutes"])
+        return f"{figures}: the least loss short of {soonest}'s {others[soonest]['minutes']:.0f}."
+    return f"{figures}: the least loss of all." if others else f"{figures}."

@@ -1,0 +1,92 @@
+"""What `edgeprune recipes` says of methods: every one there is, and by its figures."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from edgeprune.cli import main
+from edgeprune.cut.settings import CutSettings
+from edgeprune.prune import advice
+from edgeprune.prune.allocate_settings import ALLOCATORS
+from edgeprune.prune.methods import METHODS
+
+LINES = {
+    "original": (25.0, 0),
+    "magnitude, 50 % weights": (900.0, 100),
+    "wanda, 50 % weights": (60.0, 90),
+    "sparsegpt, 50 % weights": (50.0, 200),
+    "thanos, 50 % weights": (52.0, 300),
+    "20 % channels": (40.0, 60),
+    "MiniLM's": (1.0, 1),
+}
+
+
+def rows() -> dict[str, dict[str, float]]:
+    return {cell: {"perplexity": p, "seconds": s, "kl": 1.0} for cell, (p, s) in LINES.items()}
+
+
+def test_every_method_has_a_sentence():
+    fields = CutSettings.model_fields
+    known = {
+        "prune.method": set(METHODS),
+        "prune.allocate": set(ALLOCATORS),
+        "cut.compensate": {"false", "true"},
+        "cut.layer_score": set(fields["layer_score"].annotation.__args__),
+    }
+    assert {setting: set(group) for setting, group in advice.METHODS.items()} == known
+    assert all(row["purpose"].endswith(".") for row in advice.advice({}))
+
+
+def test_the_comparison_has_every_row_that_is_read(monkeypatch, pytestconfig):
+    monkeypatch.syspath_prepend(pytestconfig.rootpath / "benchmarks")
+    from oneshot.design import cells
+
+    assert {f"SmolLM2, {cell}" for cell in advice.cells()} <= {cell.name for cell in cells()}
+
+
+def test_a_method_is_judged_beside_those_that_do_the_same(tmp_path):
+    file = tmp_path / "measured.json"
+    assert advice.read(file) == {}
+    advice.write(rows(), file)
+    kept = advice.read(file)
+    assert set(kept) == set(LINES) - {"MiniLM's"}
+    assert kept["wanda, 50 % weights"] == {"perplexity": 60.0, "minutes": 1.5}
+    found = {(row["setting"], row["value"]): row["found"] for row in advice.advice(kept)}
+    figures = "SmolLM2-135M, {}, 50 % weights: perplexity {} (original 25.0) in {} min"
+    start = {
+        name: figures.format(name, *shown)
+        for name, shown in {
+            "magnitude": ("900.0", 2),
+            "wanda": ("60.0", 2),
+            "sparsegpt": ("50.0", 3),
+            "thanos": ("52.0", 5),
+        }.items()
+    }
+    said = {
+        "magnitude": f"{start['magnitude']}: wanda loses less in no more time.",
+        "wanda": f"{start['wanda']}: the least loss short of sparsegpt's 3.",
+        "sparsegpt": f"{start['sparsegpt']}: the least loss of all.",
+        "thanos": f"{start['thanos']}: sparsegpt loses less in no more time.",
+        "nap": "Not measured yet.",
+        "momentum-variance": "",
+    }
+    for name, sentence in said.items():
+        assert found["prune.method", name] == sentence
+    assert found["cut.compensate", "false"].endswith("in 1 min.")
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_recipes_shows_it(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        advice, "read", lambda: {c: _line(r) for c, r in rows().items()} if measured else {}
+    )
+    shown = " ".join(CliRunner().invoke(main, ["recipes"]).stdout.split())
+    assert ("the least loss of all." in shown) == measured
+    assert ("not measured yet" in shown.lower()) is True
+    printed = json.loads(CliRunner().invoke(main, ["recipes", "--json", "-"]).stdout)
+    assert {row["value"] for row in printed["methods"]} >= {*METHODS, *ALLOCATORS}
+
+
+def _line(row: dict[str, float]) -> dict[str, float]:
+    return {"perplexity": row["perplexity"], "minutes": row["seconds"] / 60}
