@@ -71,6 +71,7 @@ def rows(work: Path) -> list[Row]:
             one = {"variant": "one-shot Fisher", "beside": name}
             made.append(Row(f"{name}, one-shot", recipe, text, **one, **sts))
     made.append(Row("minilm-int8", "minilm-int8", None, variant="nothing removed", **sts))
+    made.append(Row("minilm-sparse", "minilm-sparse", None, variant="a cut, then blocks", **sts))
     made.append(
         Row(
             "classifier",
@@ -81,17 +82,9 @@ def rows(work: Path) -> list[Row]:
             model=str(work / "sst2-minilm"),
         )
     )
-    made.append(
-        Row(
-            "smollm2",
-            "smollm2",
-            WIKI,
-            "perplexity",
-            "text/wikitext2.valid.txt",
-            variant="one-shot Fisher",
-            limit=64,
-        )
-    )
+    for recipe, variant in (("smollm2", "one-shot Fisher"), ("smollm2-sparse", "SparseGPT")):
+        valid = "text/wikitext2.valid.txt"
+        made.append(Row(recipe, recipe, WIKI, "perplexity", valid, variant, limit=64))
     # The main rows first: the comparisons beside them can be interrupted.
     return sorted(made, key=lambda row: row.variant == "cubic budget" or row.beside is not None)
 
