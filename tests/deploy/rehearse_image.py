@@ -90,11 +90,11 @@ def main() -> None:
     wheels = FOLDER / "dist"
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, ROOT]
     subprocess.run(command, check=True)
-    trust(image.folder)
     before = size(image.folder)
     for name, words in steps:
         print(f"{name} {words[:100]}", flush=True)
         carry_out(image, name, words, wheels)
+        trust(image.folder)  # again and again: installing certificates writes them anew
     (image.folder / "bundle").mkdir(exist_ok=True)
     print(f"The image adds {size(image.folder) - before:.0f} MB to Debian's {before:.0f} MB.")
     check(image, given.bundle.absolute())
