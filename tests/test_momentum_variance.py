@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,13 @@ def test_an_encoder_is_pruned_and_measured(condition, tmp_path, monkeypatch):
     assert row["churn"] == pytest.approx(0.5)
     assert -100 <= row["metric"] <= 100
     assert row["loss_spike"] >= 0
+    # What the original answered to other runs' text changes nothing.
+    minilm.prune_and_measure(Cell(1, "cubic", "grad", "clean", 0), tmp_path, folder)
+    again = minilm.prune_and_measure(Cell(1, "mv", "platon", condition, 0), tmp_path, folder)
+    assert {**again, "seconds": 0} == {**row, "seconds": 0}
+    answers = minilm.of_seed(0, tmp_path, folder)[1].module.answers
+    held_out = len(minilm.of_seed(0, tmp_path, folder)[0].held_out())
+    assert len(answers) == 12 + held_out  # one for each step's text, however many runs
 
 
 # outcomes --------------------------------------------------------------------------------------
@@ -283,3 +291,31 @@ def test_runs_that_are_there_are_not_run_again(tmp_path, monkeypatch):
     assert {row["metric"] for row in rows} == {1.0}
     momentum_variance.fill(file, 1, None, None)
     assert len(ran) == 60
+
+
+def test_processes_share_runs_out_and_change_nothing(tmp_path, monkeypatch):
+    import momentum_variance
+    from trial.design import cells
+
+    monkeypatch.setattr(momentum_variance, "_pool", lambda jobs: ThreadPool(jobs))
+    monkeypatch.setattr(momentum_variance, "run", lambda cell: {"metric": hash(cell.key)})
+    files = [tmp_path / f"{jobs}.jsonl" for jobs in (1, 2)]
+    for jobs, file in enumerate(files, start=1):
+        momentum_variance.fill(file, 0, None, 50, jobs)
+    one, two = (momentum_variance.read(file) for file in files)
+    assert one == two
+    assert [cell.key for cell in momentum_variance.absent(0, one)] == [
+        cell.key for cell in list(cells(0))[50:]
+    ]
+
+
+def test_what_is_left_is_counted_and_timed():
+    import momentum_variance
+    from trial.design import cells
+
+    first, *_ = momentum_variance.left([])
+    assert first == "tier 0, core: 1000 of 1000 runs are left, 20 minutes"
+    rows = [{**asdict(cell), "seconds": 6.0} for cell in cells(0) if cell.variant == "core"][:400]
+    first, *others = momentum_variance.left(rows)
+    assert first == "tier 0, core: 600 of 1000 runs are left, 60 minutes"
+    assert others[-1] == "tier 1, core: 60 of 60 runs are left, 55 minutes"
