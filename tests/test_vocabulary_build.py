@@ -53,8 +53,9 @@ def untimed():
     times = dict.fromkeys(("median_ms", "p95_ms", "tokens_per_second"), 1.0)
     side = {"name": "model", "model_bytes": 1, "peak_memory_bytes": 1}
     ratio = {"value": 1.0, "low": 1.0, "high": 1.0}
+    prompt = {"candidate": times, "baseline": times, "ratio": ratio, "settled": True}
     speed = {
-        "measures": {"prompt": {"candidate": times, "baseline": times, "ratio": ratio}},
+        "measures": {"prompt": prompt},
         "candidate": side,
         "baseline": side,
         "settings": {"tokens": 12, "batch": 1, "threads": 1},

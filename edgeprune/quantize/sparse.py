@@ -19,7 +19,8 @@ _INT8 = [form for form in FORMATS.values() if form.dtype == "int8"]
 def choose_sparse(model: Model, settings: QuantizeSettings, target: Target) -> dict[str, Choice]:
     """The linears of the blocks that are faster sparse on the target, and in which format.
 
-    Rounding keeps every zero, so that what is chosen before it holds after it.
+    Rounding keeps every zero, so that what is chosen before it holds after it. A weight without an
+    empty block stays dense, though for a single row the operators may be faster even then.
     """
     if not settings.sparse:
         return {}
@@ -28,7 +29,8 @@ def choose_sparse(model: Model, settings: QuantizeSettings, target: Target) -> d
     for name in model.anatomy.block_linears():
         weight = model.linear(name).weight.detach()
         outputs, inputs = weight.shape
-        empty = {form.name: empty_share(weight, form) for form in _INT8}
+        shares = {form.name: empty_share(weight, form) for form in _INT8}
+        empty = {name: share for name, share in shares.items() if share}
         choice = target.break_even.choose(empty, inputs, outputs, rows)
         if choice is not None:
             chosen[name] = choice
