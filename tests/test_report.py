@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_the_numbers_are_the_records(page: Page, did: dict[str, Any]) -> None:
     ]
     quality = did["measure"]["quality"][0]
     low, high = quality["interval"]["mean_cosine"]
-    shown = f"{quality['values']['mean_cosine']:.4g} ({low:.3g} to {high:.3g})"
+    shown = f"{quality['values']['mean_cosine']:.4g} ({low:#.3g} to {high:#.3g})"
     assert table["mean cosine (held-out text), to the original"][1] == shown
 
     stages = {row[0]: row for row in page.cells("stages") if row}
@@ -350,7 +351,7 @@ def test_other_mistakes_are_told(copy: Path, tmp_path: Path) -> None:
 def test_without_the_drawing_library_a_sentence_says_so(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeprune.report.canvas.find_spec", lambda _name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = run("report", copy)
     assert done.exit_code == 2
     assert "pip install 'edgeprune[report]'" in done.stderr

@@ -6,7 +6,6 @@ So one drawing serves light and dark, and its words are the page's own text.
 import io
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
@@ -75,8 +74,12 @@ def check_drawable(extra: str = "report") -> None:
     Raises:
         UserError: matplotlib is missing.
     """
-    if find_spec("matplotlib") is None:
-        raise UserError(f"A report's pictures need matplotlib: pip install 'edgeprune[{extra}]'.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"A report's pictures need matplotlib: pip install 'edgeprune[{extra}]'."
+        ) from None
 
 
 def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]) -> str:

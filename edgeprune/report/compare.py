@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import UserError
-from edgeprune.report.figures import WORK, Cell, interval
+from edgeprune.report.figures import WORK, Cell, faster, interval
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
@@ -54,7 +54,7 @@ def _table(records: Sequence[Record]) -> Section:
         rows.append(
             [
                 record.name,
-                *(Cell(f"{each.value:.2f}x", interval(each)) for each in known),
+                *map(faster, known),
                 f"{mine['model_bytes'] / 1e6:.1f}",
                 f"{mine['peak_memory_bytes'] / 1e6:.0f}",
                 _quality(score, alone=len(words) == 1),

@@ -39,8 +39,8 @@ def comparison(record: Record) -> list[Row]:
         name = WORK.get(work, work)
         its_time, my_time = times["baseline"], times["candidate"]
         ratio = times["ratio"]
-        faster = Cell(f"{ratio['value']:.2f}x", _range(ratio["low"], ratio["high"], ".2f"))
-        rows.append(Row(f"{name}, median", _median(its_time), _median(my_time), faster))
+        change = faster(Known(ratio["value"], ratio["low"], ratio["high"]))
+        rows.append(Row(f"{name}, median", _median(its_time), _median(my_time), change))
         late = [Cell(f"{side['p95_ms']:.2f} ms") for side in (its_time, my_time)]
         rows.append(Row(f"{name}, p95", *late))
         unit = "texts" if work == "encoder" else "tokens"
@@ -79,7 +79,13 @@ def conditions(record: Record) -> str:
 
 def interval(known: Known, sign: str = "") -> str:
     """The ends of an interval; nothing where there is none."""
-    return "" if known.exact else _range(known.low, known.high, f"{sign}.3g")
+    low, high = (f"{end:{sign}#.3g}".removesuffix(".") for end in (known.low, known.high))
+    return "" if known.exact else f"{low} to {high}"
+
+
+def faster(known: Known) -> Cell:
+    """A ratio of speeds."""
+    return Cell(f"{known.value:.2f}x", _range(known.low, known.high, ".2f"))
 
 
 def _median(side: dict[str, Any]) -> Cell:

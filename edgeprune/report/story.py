@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.report.figures import WORK, interval
+from edgeprune.report.figures import WORK, faster, interval
 from edgeprune.report.points import Point, ratio
 from edgeprune.report.records import Quality, Record
 from edgeprune.report.words import listed, many, number, size
@@ -29,7 +29,8 @@ def tiles(record: Record) -> list[Tile]:
         its, mine = (times[side]["median_ms"] for side in ("baseline", "candidate"))
         what = {"encoder": "Speed", "prompt": "Speed, prompt", "decode": "Speed, decoding"}[work]
         change = f"{its:.2f} to {mine:.2f} ms"
-        shown.append(Tile(f"{known.value:.2f}x", what, [f"95 %: {interval(known)}", change]))
+        ends = faster(known).interval
+        shown.append(Tile(f"{known.value:.2f}x", what, [f"95 %: {ends}", change]))
     for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
         its, mine = (speed[side][key] for side in ("baseline", "candidate"))
         shown.append(Tile(size(mine), what, [f"from {size(its)}", f"{its / mine:.1f}x smaller"]))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from edgeprune.report.figures import WORK, Cell, comparison, conditions, interval
+from edgeprune.report.figures import WORK, Cell, comparison, conditions, faster, interval
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.latency import latency as latency_lines
 from edgeprune.report.pictures.latency import lines
@@ -50,7 +50,7 @@ def speed_quality(record: Record, others: Sequence[Other]) -> Section:
 def _point_row(point: Point) -> list[str | Cell]:
     speed = quality = Cell("–")
     if point.speed:
-        speed = Cell(f"{point.speed.value:.2f}x", interval(point.speed))
+        speed = Cell("1.00x") if point.speed.exact else faster(point.speed)
     if point.quality:
         quality = Cell(number(point.quality.value), interval(point.quality))
     size = f"{point.megabytes:.1f}" if point.megabytes is not None else "–"
@@ -86,11 +86,8 @@ def _latency_table(work: str, key: str, line: Sequence[dict[str, Any]]) -> Table
     for point in line:
         times = point["measures"][work]
         row = [f"{times[side]['median_ms']:.2f}" if side in times else "–" for side in _SIDES]
-        faster = Cell("–")
-        if "ratio" in times:
-            known = ratio(point, work)
-            faster = Cell(f"{known.value:.2f}x", interval(known))
-        listed.append([str(point["settings"][key]), *row, faster])
+        gain = faster(ratio(point, work)) if "ratio" in times else Cell("–")
+        listed.append([str(point["settings"][key]), *row, gain])
     return Table(head, listed)
 
 
