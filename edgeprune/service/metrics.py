@@ -22,23 +22,39 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+<<<<<<< HEAD
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         here: Any = {"registry": self._registry, "namespace": "edgeprune"}
+=======
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+>>>>>>> device
         self.requests = Counter(
-            "requests", "Requests by path and status; 499 left early.", ["path", "status"], **here
+            "edgeprune_requests",
+            "Requests by path and status; 499 left early.",
+            ["path", "status"],
+            registry=registry,
         )
         self.seconds = Histogram(
-            "request_seconds",
+            "edgeprune_request_seconds",
             "From a request's head to the answer's end.",
             ["path"],
+            registry=registry,
             buckets=_SECONDS,
-            **here,
         )
-        self.running = Gauge("requests_running", "Requests being answered.", **here)
-        self.waiting = Gauge("texts_waiting", "Texts in line for the model.", **here)
-        self.batches = Histogram("batch_texts", "Texts in a call.", buckets=_TEXTS, **here)
-        self.tokens = Counter("tokens", "Tokens read or written.", ["kind"], **here)
+        self.running = Gauge(
+            "edgeprune_requests_running", "Requests being answered.", registry=registry
+        )
+        self.waiting = Gauge(
+            "edgeprune_texts_waiting", "Texts in line for the model.", registry=registry
+        )
+        self.batches = Histogram(
+            "edgeprune_batch_texts", "Texts in a call.", registry=registry, buckets=_TEXTS
+        )
+        self.tokens = Counter(
+            "edgeprune_tokens", "Tokens read or written.", ["kind"], registry=registry
+        )
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
