@@ -1,7 +1,5 @@
 """What the service counts, in Prometheus' format."""
 
-from typing import Any
-
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -22,14 +20,8 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-<<<<<<< HEAD
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        here: Any = {"registry": self._registry, "namespace": "edgeprune"}
-=======
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
->>>>>>> device
         self.requests = Counter(
             "edgeprune_requests",
             "Requests by path and status; 499 left early.",
