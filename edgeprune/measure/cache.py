@@ -12,9 +12,6 @@ from typing import Any
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bundle import Bundle
-from edgeprune.models import copy_assets
-from edgeprune.rewrite.graph import Graph
-from edgeprune.rewrite.quantized_cache import cache_bytes, float_cache
 
 CONTEXTS = (256, 1024, 4096)
 
@@ -34,13 +31,17 @@ def measure_cache(
         "prompt_pays_from", the shortest context that was measured from which on the ratio's whole
         interval is above 1, None where there is none.
     """
+    # The passes need the build install, and a dry run on a device imports this file.
+    from edgeprune.rewrite.graph import Graph
+    from edgeprune.rewrite.quantized_cache import cache_bytes, float_cache
+
     graph = Graph.load(source / "onnx" / "model.onnx")
     small = cache_bytes(graph)
     if not float_cache(graph):
         return None
     twin = scratch / "float-cache"
     try:
-        copy_assets(source, twin)
+        shutil.copytree(source, twin, ignore=shutil.ignore_patterns("onnx"))
         graph.save(twin / "onnx" / "model.onnx")
         longest = Bundle(source, {}).max_length or max(contexts)
         by_length = {}
