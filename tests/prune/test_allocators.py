@@ -175,11 +175,16 @@ def test_every_layer_keeps_the_same_share_of_its_scores(seed, keep):
     found = equal_coverage([coverage_curve(layer) for layer in layers], sizes, keep)
     kept = sum(r * n for r, n in zip(found, sizes, strict=True))
     assert kept == pytest.approx(keep * sum(sizes), rel=1e-3)
-    covered = [
-        float(layer.sort(descending=True).values[: round(r * len(layer))].sum() / layer.sum())
-        for layer, r in zip(layers, found, strict=True)
-    ]
-    assert max(covered) - min(covered) < 0.02
+    covered = [share_of(layer.numpy(), r) for layer, r in zip(layers, found, strict=True)]
+    # The curves have 1,000 straight pieces, and where one holds several units it errs by one.
+    largest = max(float(layer.max() / layer.sum()) for layer in layers)
+    assert max(covered) - min(covered) < 0.002 + largest
+
+
+def share_of(scores, kept):
+    """The largest scores' share of the sum; of a unit that is kept in part, that part of it."""
+    sums = np.concatenate([[0], np.cumsum(np.sort(scores)[::-1])])
+    return np.interp(kept * len(scores), np.arange(len(sums)), sums) / sums[-1]
 
 
 def test_equal_profiles_are_uniform():
