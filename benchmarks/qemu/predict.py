@@ -7,7 +7,8 @@ processor executes it: the Pi 5's Cortex-A76 by its server sibling, the Neoverse
 same dot products; the Pi 4's Cortex-A72, which has none. The time follows from the clock and from
 the instructions that a cycle ends, a range of which is assumed: 30 to 70 % of those that the
 processor can decode in one (4 and 3). On x86, INT8 MiniLM was measured at 3.1 a cycle of a
-processor that can dispatch 8. Waiting for memory is not counted otherwise, and 1 thread is assumed.
+processor that can dispatch 8. No call is faster than memory delivers the weights once, at the peak
+rate of its data sheet at best and at half of that at worst. 1 thread is assumed.
 
 One line of JSON a bundle in benchmarks/results/raspberry_pi.jsonl; and the table in Markdown.
 """
@@ -21,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from count import instructions
-from setup import PACKAGES, PLUGIN, SYSROOT
+from setup import PACKAGES, PLUGIN, SYSROOT, try_out
 
 from edgeprune.bench.contestants import entered
 from edgeprune.bench.settings import BenchSettings
+from edgeprune.bundle import Bundle
 
 RESULTS = Path(__file__).parents[1] / "results" / "raspberry_pi.jsonl"
 USED = (0.7, 0.3)
@@ -33,14 +35,15 @@ USED = (0.7, 0.3)
 
 @dataclass(frozen=True)
 class Board:
-    """A board's processor: its name in QEMU, GHz, instructions decoded a cycle, and whether it has
-    dot products (from Arm's and Raspberry Pi's data sheets)."""
+    """A board's processor: its name in QEMU, GHz, instructions decoded a cycle, whether it has dot
+    products, and its memory's peak GB/s (from Arm's and Raspberry Pi's data sheets)."""
 
     name: str
     cpu: str
     gigahertz: float
     width: int
     dot: bool
+    memory: float
 
     @property
     def sysroot(self) -> Path:
@@ -55,17 +58,19 @@ class Board:
             told.unlink()  # a link to the other's
             few = "Features\t: fp asimd evtstrm crc32 cpuid\n"
             told.write_text("".join(few if "Features" in line else line for line in lines))
+            try_out(cpu=self.cpu, sysroot=folder)
         return folder
 
-    def milliseconds(self, count: float) -> tuple[float, float]:
-        """At best and at worst."""
-        best, worst = (count / (self.gigahertz * 1e6 * self.width * used) for used in USED)
-        return best, worst
+    def milliseconds(self, millions: float, weights: int) -> tuple[float, float]:
+        """A call's time at best and at worst, from its instructions and the weights' bytes."""
+        best, worst = (millions / (self.gigahertz * self.width * used) for used in USED)
+        reading = weights / (self.memory * 1e6)
+        return max(best, reading), max(worst, 2 * reading)
 
 
 BOARDS = (
-    Board("Pi 5", "neoverse-n1", 2.4, 4, dot=True),
-    Board("Pi 4", "cortex-a72", 1.8, 3, dot=False),
+    Board("Pi 5", "neoverse-n1", 2.4, 4, dot=True, memory=17.1),
+    Board("Pi 4", "cortex-a72", 1.8, 3, dot=False, memory=12.8),
 )
 
 
@@ -97,7 +102,9 @@ def count(place: Path, settings: BenchSettings) -> dict[str, Any]:
             for board in BOARDS
         }
     parts = place.resolve().parts[-2:]
-    return {"bundle": "/".join(parts), "tokens": settings.tokens, "millions": counts}
+    size = Bundle.open(place).model_bytes
+    tokens = settings.tokens
+    return {"bundle": "/".join(parts), "bytes": size, "tokens": tokens, "millions": counts}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -109,7 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells = []
             for board in BOARDS:
                 millions = row["millions"][board.name][kind]
-                best, worst = board.milliseconds(millions * 1e6)
+                best, worst = board.milliseconds(millions, row["bytes"])
                 cells.append(f"{millions:,.0f} M, {best:.0f} to {worst:.0f} ms")
             lines.append(f"| {row['bundle']} | {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -18,6 +18,7 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "qemu"
@@ -50,15 +51,21 @@ def main() -> None:
         if not path.exists():
             print(f"Making {path.relative_to(ROOT)} ...", flush=True)
             make()
-    found = subprocess.run(
-        arm_command("-c", "import onnxruntime, platform; print(platform.machine())"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try_out()
+    print("ARM Python runs with ONNX Runtime.")
+
+
+def try_out(**processor: Any) -> None:
+    """Import what is counted: to see that it runs, and so that Python has compiled it before.
+
+    Args:
+        processor: `cpu` and `sysroot`, as `arm_command` has them.
+    """
+    code = "import edgeprune.bench.worker, platform; print(platform.machine())"
+    command = arm_command("-c", code, **processor)
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.stdout.strip() != "aarch64":
         sys.exit(f"ARM Python does not run: {found.stderr.strip() or found.stdout.strip()}")
-    print("ARM Python runs with ONNX Runtime.")
 
 
 def make_sysroot() -> None:
