@@ -8,10 +8,10 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgeprune.checkpoint import open_checkpoint
@@ -38,16 +38,17 @@ def model_folder(name: str, folder: Path = FOLDER) -> Path:
     return place
 
 
-def of_original(place: Path, key: str, make: Callable[[Model], dict[str, Any]]) -> dict[str, Any]:
+def of_original(
+    place: Path, key: str, make: Callable[[Model], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """What `make` finds of the untouched model in a folder, read from the file of that key where it
     was found before."""
-    file = place / f"original-{hashlib.sha256(key.encode()).hexdigest()[:12]}.pt"
+    file = place / f"original-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
     if not file.exists():
         aside = file.with_suffix(".part")
-        torch.save(make(load_model(place)), aside)
+        save_file(make(load_model(place)), aside)
         aside.rename(file)
-    found: dict[str, Any] = torch.load(file)
-    return found
+    return load_file(file)
 
 
 def head_of(model: Model) -> nn.Linear:
