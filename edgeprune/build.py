@@ -71,17 +71,8 @@ class Build:
         return self.reader.held_out()
 
     def calibration(self, sequences: int) -> list[Batch]:
-        """Batches of at least so many sequences, as the text's sampler draws them."""
-        if self.recipe.text.sampler != "random":
-            return self.reader.calibration(sequences, self._embed)
-        taken: list[Batch] = []
-        count = 0
-        for batch in self.batches():
-            taken.append(batch)
-            count += len(batch.input_ids)
-            if count >= sequences:
-                return taken
-        return taken
+        """Batches of so many sequences, as the text's sampler draws them."""
+        return self.reader.calibration(sequences, self._embed)
 
     def _embed(self, ids: list[list[int]]) -> np.ndarray:
         from edgeprune.text.embedding import mean_hidden

@@ -49,7 +49,7 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
     sequences = subject.quick if quick else subject.sequences
     model = load_model(place)
     reader = open_text(cell, place, data, sequences)
-    batches = calibration(cell, reader, sequences, model)
+    batches = reader.calibration(sequences, lambda ids: mean_hidden(model, ids))
     result: dict[str, Any] = {**asdict(cell), "sequences": sequences}
     started = time.monotonic()
     if cell.prune:
@@ -148,20 +148,6 @@ def open_text(cell: Cell, folder: Path, data: Path, sequences: int) -> Reader:
     return open_reader(folder, read_corpus(sources), subject.kind, settings, 0, cell.draw)
 
 
-def calibration(cell: Cell, reader: Reader, sequences: int, model: Model) -> list[Batch]:
-    """At least so many sequences, as a build draws them."""
-    if cell.sampler not in ("", "random"):
-        return reader.calibration(sequences, lambda ids: mean_hidden(model, ids))
-    taken: list[Batch] = []
-    count = 0
-    for batch in reader.training():
-        taken.append(batch)
-        count += len(batch.input_ids)
-        if count >= sequences:
-            break
-    return taken
-
-
 def test_windows(folder: Path, file: Path, count: int, window: int) -> np.ndarray:
     """The first windows of a text's tokens [windows, tokens], as `edgeprune evaluate` has them."""
     tokenizer = open_tokenizer(folder / "tokenizer.json")
@@ -175,7 +161,7 @@ def decoder_quality(
     """Perplexity, KL from the original and agreement on its likeliest token, by windows."""
     count, length = QUICK_WINDOWS if quick else WINDOWS, reader.settings.max_tokens
 
-    def of_it(original: Model) -> dict[str, Any]:
+    def of_it(original: Model) -> dict[str, torch.Tensor]:
         windows = test_windows(place, data / VALID, count, length)
         return {"windows": torch.from_numpy(windows), "hidden": before_head(original, windows)}
 
@@ -212,7 +198,7 @@ def sentence_quality(
         half = len(scores)
         texts, scores = [*texts[:50], *texts[half : half + 50]], scores[:50]
 
-    def of_it(original: Model) -> dict[str, Any]:
+    def of_it(original: Model) -> dict[str, torch.Tensor]:
         return {"vectors": torch.from_numpy(embeddings(original, reader, texts))}
 
     known = of_original(place, f"{data / PAIRS} {len(texts)}", of_it)

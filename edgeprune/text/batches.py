@@ -72,7 +72,7 @@ class Reader:
         self, sequences: int, embed: Callable[[list[list[int]]], np.ndarray]
     ) -> list[Batch]:
         """Batches of `sequences` training sequences (fewer where there are not so many), drawn by
-        the settings' sampler, stratified or by clusters.
+        the settings' sampler; at random, the first whole training batches that hold so many.
 
         Args:
             embed: vectors [sequences, width] of token ids, for clusters.
@@ -80,6 +80,8 @@ class Reader:
         Raises:
             UserError: shares name a group that there is not.
         """
+        if self.settings.sampler == "random":
+            return self._first(sequences)
         train, _ = self.corpus.split(self.settings.held_out, self.seed)
         rng = np.random.default_rng([self.seed, 2])
         pools = {group: self._pool(part, rng) for group, part in train.by_group().items()}
@@ -99,6 +101,16 @@ class Reader:
             picked = from_clusters(embed(candidates), sequences, rng)
             chosen = [candidates[i] for i in picked]
         return list(self._by_length(chosen))
+
+    def _first(self, sequences: int) -> list[Batch]:
+        taken: list[Batch] = []
+        count = 0
+        for batch in self.training():
+            taken.append(batch)
+            count += len(batch.input_ids)
+            if count >= sequences:
+                break
+        return taken
 
     def _pool(self, train: Corpus, rng: np.random.Generator) -> list[list[int]]:
         """Every training sequence of a corpus, as token ids."""
