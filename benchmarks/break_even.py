@@ -9,7 +9,6 @@ dense INT8 and every sparse contestant are timed once a round, in an order drawn
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from edgeprune.kernels.library import system_facts
 from edgeprune.progress import track
 from edgeprune.targets import detect
 from edgeprune.targets.break_even import FOLDER, from_json
+from edgeprune.targets.table import write_table
 
 FORMATS = ("int8-4x16", "int8-4x1")
 SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
@@ -50,11 +50,9 @@ def main() -> None:
         "points": [point(*each, given.rounds) for each in track(work, "break-even", len(work))],
     }
     from_json(content)
-    output = given.output or FOLDER / f"{target}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    written = write_table(content, FOLDER, given.output)
     print(table(content))
-    print(output)
+    print(written)
 
 
 def point(inputs: int, outputs: int, rows: int, rounds: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ build lowers it, and all formats of a shape are timed once a round, in an order 
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from edgeprune.rewrite.groups import lower_groups
 from edgeprune.rewrite.int8 import lower_linears
 from edgeprune.targets import detect
 from edgeprune.targets.format_times import FOLDER, form_name, from_json
+from edgeprune.targets.table import write_table
 
 FORMS: tuple[tuple[Format, int | None], ...] = (
     ("int8", None),
@@ -60,11 +60,9 @@ def main() -> None:
         "points": points,
     }
     from_json(content)
-    output = given.output or FOLDER / f"{target.name}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    written = write_table(content, FOLDER, given.output)
     print(table(content))
-    print(output)
+    print(written)
 
 
 def point(inputs: int, outputs: int, rows: int, bits: int, rounds: int) -> dict[str, float]:

@@ -8,12 +8,12 @@ time is predicted.
 
 import functools
 import itertools
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
+
+from edgeprune.targets.table import nearest, read_table
 
 FOLDER = Path(__file__).parent / "tables"
 UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.75
@@ -67,8 +67,7 @@ class BreakEven:
             sparsity = sparsities.get(UNMEASURED_FORMAT, 0.0)
             enough = sparsity >= UNMEASURED_FROM
             return Choice(UNMEASURED_FORMAT, sparsity, None, None) if enough else None
-        point = nearest(self.points, inputs, outputs, rows)
-        scale = inputs * outputs * rows / (point.inputs * point.outputs * point.rows)
+        point, scale = nearest(self.points, inputs, outputs, rows)
         found = [
             Choice(name, sparsity, time * scale, point.dense_int8 * scale)
             for name, sparsity in sparsities.items()
@@ -78,37 +77,11 @@ class BreakEven:
         return min(found, key=lambda choice: choice.microseconds or 0.0, default=None)
 
 
-class Shaped(Protocol):
-    """What is measured for a shape and a number of rows."""
-
-    @property
-    def inputs(self) -> int: ...
-    @property
-    def outputs(self) -> int: ...
-    @property
-    def rows(self) -> int: ...
-
-
-P = TypeVar("P", bound=Shaped)
-
-
-def nearest(points: Sequence[P], inputs: int, outputs: int, rows: int) -> P:
-    """The point with the nearest number of rows, then of the nearest size."""
-
-    def distance(point: P) -> tuple[float, float]:
-        size = point.inputs * point.outputs / (inputs * outputs)
-        return abs(math.log(point.rows / rows)), abs(math.log(size))
-
-    return min(points, key=distance)
-
-
 @functools.cache
 def break_even(target: str) -> BreakEven:
     """The table of a target, by its name."""
-    file = FOLDER / f"{target}.json"
-    if not file.is_file():
-        return BreakEven()
-    return from_json(json.loads(file.read_text(encoding="utf-8")))
+    content = read_table(FOLDER, target)
+    return BreakEven() if content is None else from_json(content)
 
 
 def from_json(content: Mapping[str, Any]) -> BreakEven:

@@ -5,13 +5,12 @@ target's name. A target without one predicts nothing.
 """
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.targets.break_even import nearest
+from edgeprune.targets.table import nearest, read_table
 
 FOLDER = Path(__file__).parent / "format_times"
 
@@ -41,8 +40,7 @@ class FormatTimes:
         points = [point for point in self.points if form in point.times]
         if not points:
             return None
-        point = nearest(points, inputs, outputs, rows)
-        scale = inputs * outputs * rows / (point.inputs * point.outputs * point.rows)
+        point, scale = nearest(points, inputs, outputs, rows)
         return point.times[form] * scale
 
 
@@ -54,10 +52,8 @@ def form_name(kind: str, group: int | None) -> str:
 @functools.cache
 def format_times(target: str) -> FormatTimes:
     """The table of a target, by its name."""
-    file = FOLDER / f"{target}.json"
-    if not file.is_file():
-        return FormatTimes()
-    return from_json(json.loads(file.read_text(encoding="utf-8")))
+    content = read_table(FOLDER, target)
+    return FormatTimes() if content is None else from_json(content)
 
 
 def from_json(content: Mapping[str, Any]) -> FormatTimes:

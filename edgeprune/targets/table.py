@@ -1,0 +1,50 @@
+"""Tables of measured times: a JSON file for each kind of processor, a point for each shape."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+
+class Shaped(Protocol):
+    """What is measured for a linear of [inputs, outputs] and a number of rows."""
+
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+
+
+P = TypeVar("P", bound=Shaped)
+
+
+def nearest(points: Sequence[P], inputs: int, outputs: int, rows: int) -> tuple[P, float]:
+    """The point with the nearest number of rows, then of the nearest size; and how many times as
+    much there is to multiply as there."""
+
+    def distance(point: P) -> tuple[float, float]:
+        size = point.inputs * point.outputs / (inputs * outputs)
+        return abs(math.log(point.rows / rows)), abs(math.log(size))
+
+    point = min(points, key=distance)
+    return point, inputs * outputs * rows / (point.inputs * point.outputs * point.rows)
+
+
+def read_table(folder: Path, target: str) -> dict[str, Any] | None:
+    """A target's table as it was written; None where the target is unmeasured."""
+    file = folder / f"{target}.json"
+    if not file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def write_table(content: Mapping[str, Any], folder: Path, output: Path | None = None) -> Path:
+    """Write a table, which names its "target", to `output` or its place in `folder`."""
+    output = output or folder / f"{content['target']}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return output
