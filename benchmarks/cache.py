@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_file import add_result, read_results
+from results_file import add_result, ratio_text, read_results
 
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
@@ -114,7 +114,7 @@ def table(done: dict[str, Any]) -> str:
         speed, ratios = row["speed"], []
         for work in ("prompt", "decode"):
             ratio = speed["measures"][work]["ratio"]
-            ratios.append(f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})")
+            ratios.append(ratio_text(ratio))
         sides = ("baseline", "candidate")
         step = [speed["measures"]["decode"][side]["median_ms"] for side in sides]
         cache = [row[key] * row["context"] / 1e6 for key in FIGURES]

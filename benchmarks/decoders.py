@@ -12,9 +12,7 @@ SmolLM2's packaged weights were in 4 bits once, which asymmetric groups of 32 re
 costs here says nothing of other models.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from contestants import peer_command
-from results_file import add_result, ratio_text, read_results
+from results_file import ratio_text
+from resumed import run_rows
 
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
@@ -101,22 +100,7 @@ def rows() -> Iterator[Row]:
 
 def main() -> None:
     """Run what is not there yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", default=[], help="words of a row's name")
-    parser.add_argument("--work", type=Path, default=Path("build") / "decoders")
-    parser.add_argument("--seconds", type=float, default=60.0, help="a row's rounds at most")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
-    given = parser.parse_args()
-    done = read_results(RESULTS)
-    if not given.table:
-        data = os.environ.get("EDGEPRUNE_DATA")
-        if not data:
-            sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
-        for row in rows():
-            if row.name not in done and all(words in row.name for words in given.only):
-                done[row.name] = measure(row, Path(data), given.work, given.seconds)
-                add_result(RESULTS, done[row.name])
-    print(table(done))
+    run_rows(__doc__.splitlines()[0], RESULTS, rows(), measure, table)
 
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:

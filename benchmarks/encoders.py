@@ -13,9 +13,7 @@ on; --only takes rows whose name holds the words. Quality is Spearman x 100 on S
 alone in its batch, with the paired difference's 95 % interval over pairs.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +24,8 @@ from typing import Any
 
 import numpy as np
 from contestants import is_missing, peer_command, peer_words
-from results_file import add_result, ratio_text, read_results
+from results_file import ratio_text
+from resumed import run_rows
 
 import edgeprune.runtime
 from edgeprune.bench.compare import compare
@@ -105,27 +104,12 @@ def rows() -> Iterator[Row]:
 
 def main() -> None:
     """Run what is not there yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", default=[], help="words of a row's name")
-    parser.add_argument("--work", type=Path, default=Path("build") / "encoders")
-    parser.add_argument("--seconds", type=float, default=60.0, help="a row's rounds at most")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
-    given = parser.parse_args()
-    done = read_results(RESULTS)
-    if not given.table:
-        data = os.environ.get("EDGEPRUNE_DATA")
-        if not data:
-            sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
-        for row in rows():
-            if row.name in done or not all(words in row.name for words in given.only):
-                continue
-            if is_missing(PEERS[row.peer].environment):
-                environment = PEERS[row.peer].environment
-                print(f"Left out, for want of build/peers/{environment}: {row.name}")
-                continue
-            done[row.name] = measure(row, Path(data), given.work, given.seconds)
-            add_result(RESULTS, done[row.name])
-    print(table(done))
+    run_rows(__doc__.splitlines()[0], RESULTS, rows(), measure, table, _missing)
+
+
+def _missing(row: Row) -> str:
+    environment = PEERS[row.peer].environment
+    return f"build/peers/{environment}" if is_missing(environment) else ""
 
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
