@@ -27,6 +27,8 @@ _VARIABLES = {
     ORIGINAL: "original",
     **{colour: f"series-{number}" for number, colour in enumerate(SERIES, start=1)},
 }
+SIDES = {"baseline": (ORIGINAL, "original"), "candidate": (RESULT, "result")}
+"""The two models of a benchmark: what they are drawn in and called."""
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "h")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",

@@ -9,8 +9,8 @@ from edgeprune.report.figures import WORK, Cell, faster, interval
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
-from edgeprune.report.points import Point, points, ratio
-from edgeprune.report.records import Quality, Record
+from edgeprune.report.points import Point, points
+from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.sections.part import Section, Table
 from edgeprune.report.words import listed, number
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.report.records import Known, Record, data_name
+from edgeprune.report.records import Known, Record, data_name, ratio
 from edgeprune.report.words import listed, many, number, size
 
 WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
@@ -38,8 +38,7 @@ def comparison(record: Record) -> list[Row]:
     for work, times in speed["measures"].items():
         name = WORK.get(work, work)
         its_time, my_time = times["baseline"], times["candidate"]
-        ratio = times["ratio"]
-        change = faster(Known(ratio["value"], ratio["low"], ratio["high"]))
+        change = faster(ratio(speed, work))
         rows.append(Row(f"{name}, median", _median(its_time), _median(my_time), change))
         late = [Cell(f"{side['p95_ms']:.2f} ms") for side in (its_time, my_time)]
         rows.append(Row(f"{name}, p95", *late))

@@ -3,14 +3,13 @@
 A model's speed and quality come from two files, which belong together by the model's name.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import UserError
-from edgeprune.report.records import Record
+from edgeprune.report.records import Record, read_content
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def read_others(files: Iterable[Path]) -> list[Other]:
     """
     found: dict[str, Other] = {}
     for file in files:
-        content = _read(file)
+        content = read_content(file)
         if "values" in content and "bundle" in content:
             name = content["bundle"]
             found.setdefault(name, Other(name)).qualities.append(content)
@@ -56,13 +55,3 @@ def read_others(files: Iterable[Path]) -> list[Other]:
                 "`edgeprune evaluate` wrote with --json."
             )
     return list(found.values())
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no file {file}.") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
-    return content if isinstance(content, dict) else {}

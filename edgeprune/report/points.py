@@ -6,7 +6,7 @@ from math import isclose
 from typing import Any, Literal
 
 from edgeprune.report.others import Other
-from edgeprune.report.records import Known, Quality, Record
+from edgeprune.report.records import Known, Quality, Record, ratio
 
 Kind = Literal["original", "stage", "result", "other"]
 STAGE_NAMES = {"export": "before rewriting, float32"}
@@ -37,12 +37,6 @@ def points(record: Record, others: Sequence[Other], work: str) -> list[Point]:
     result = Other("result", [record.speed], [record.main_quality])
     found.append(_point(record, result, "result", work))
     return found + [_point(record, other, "other", work) for other in others]
-
-
-def ratio(speed: dict[str, Any], work: str) -> Known:
-    """How many times faster a candidate is than its baseline."""
-    found = speed["measures"][work]["ratio"]
-    return Known(found["value"], found["low"], found["high"])
 
 
 def _point(record: Record, model: Other, kind: Kind, work: str) -> Point:

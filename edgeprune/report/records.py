@@ -149,14 +149,31 @@ def open_record(folder: Path, name: str | None = None) -> Record:
             f"{folder} holds neither {REPORT} nor {MANIFEST}: name a folder that `edgeprune build` "
             "wrote, or a bundle."
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
-    record = Record(name or folder.resolve().name, content if isinstance(content, dict) else {})
+    record = Record(name or folder.resolve().name, read_content(file))
     if not record.stage("measure") or "source" not in record.content:
         raise UserError(f"{file} records no measurement: it was not written by a whole build.")
     return record
+
+
+def ratio(speed: dict[str, Any], work: str) -> Known:
+    """How many times faster a candidate is than its baseline."""
+    found = speed["measures"][work]["ratio"]
+    return Known(found["value"], found["low"], found["high"])
+
+
+def read_content(file: Path) -> dict[str, Any]:
+    """What a result file says; nothing where it is no object.
+
+    Raises:
+        UserError: the file is missing, or is not JSON.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {file}.") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}.") from None
+    return content if isinstance(content, dict) else {}
 
 
 def data_name(data: str) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.report.figures import WORK, faster, interval
-from edgeprune.report.points import Point, ratio
-from edgeprune.report.records import Quality, Record
+from edgeprune.report.points import Point
+from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.words import listed, many, number, size
 
 

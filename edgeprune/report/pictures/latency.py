@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.report.canvas import ORIGINAL, RESULT, draw, quiet_axes
+from edgeprune.report.canvas import SIDES, draw, quiet_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIDES = {"baseline": (ORIGINAL, "original"), "candidate": (RESULT, "result")}
 _FINE = (1, 1.5, 2, 3, 4, 5, 7)
 _SWEPT = ("tokens", "batch", "threads")
 _TITLES = {"encoder": "one call", "prompt": "reading a prompt", "decode": "a token of decoding"}
@@ -47,9 +46,9 @@ def latency(name: str, work: str, key: str, stays: str, points: Sequence[Point])
         axes = figure.subplots()
         quiet_axes(axes)
         at = [point["settings"][key] for point in points]
-        sides = [side for side in _SIDES if all(side in p["measures"][work] for p in points)]
+        sides = [side for side in SIDES if all(side in p["measures"][work] for p in points)]
         for side in sides:
-            colour, what = _SIDES[side]
+            colour, what = SIDES[side]
             times = [point["measures"][work][side] for point in points]
             middle = [time["median_ms"] for time in times]
             low = [max(0.0, time["median_ms"] - time["interval_ms"][0]) for time in times]

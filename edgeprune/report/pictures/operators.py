@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.report.canvas import ORIGINAL, RESULT, draw, quiet_axes
+from edgeprune.report.canvas import SIDES, draw, quiet_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN = 8
-_SIDES = {"baseline": (ORIGINAL, "original"), "candidate": (RESULT, "result")}
 
 
 def rows(sides: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
@@ -38,7 +37,7 @@ def operators(name: str, title: str, sides: dict[str, Any]) -> str:
         quiet_axes(axes, "x")
         thick = 0.8 / len(sides)
         for number, side in enumerate(sides):
-            colour, what = _SIDES[side]
+            colour, what = SIDES[side]
             shift = (number - (len(sides) - 1) / 2) * thick
             at = [place + shift for place in range(len(listed))]
             axes.barh(at, [times[side] for _, times in listed], thick, color=colour, label=what)

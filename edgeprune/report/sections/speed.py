@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from edgeprune.report.canvas import SIDES
 from edgeprune.report.figures import WORK, Cell, comparison, conditions, faster, interval
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.latency import latency as latency_lines
@@ -10,12 +11,12 @@ from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import operators as operator_bars
 from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.speed_quality import speed_quality as scatter
-from edgeprune.report.points import Point, points, ratio
-from edgeprune.report.records import Quality, Record
+from edgeprune.report.points import Point, points
+from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
 from edgeprune.report.words import number
 
-_SIDES = {"baseline": "original", "candidate": "result"}
+_SIDES = {side: name for side, (_, name) in SIDES.items()}
 
 
 def result(record: Record) -> Section:
