@@ -27,7 +27,7 @@ from edgeprune.errors import UserError
 from edgeprune.kernels.library import system_facts
 from edgeprune.progress import say
 from edgeprune.runtime.onnx_file import Outline
-from edgeprune.runtime.session import uses_kernels
+from edgeprune.runtime.session import PAST, uses_kernels
 
 # The runtime's scalar kernel behind these fusions can be slower than what it replaces.
 SLOW_FUSIONS = ("SkipLayerNormFusion", "EmbedLayerNormFusion")
@@ -175,7 +175,7 @@ def kernels_note(path: Path) -> tuple[str, ...]:
 
 
 def has_cache(inputs: dict[str, Any]) -> bool:
-    return any(name.startswith("past_key_values.") for name in inputs)
+    return any(name.startswith(PAST) for name in inputs)
 
 
 def is_float(outline: Outline) -> bool:

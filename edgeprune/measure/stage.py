@@ -9,6 +9,7 @@ from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
 from edgeprune.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.cache import measure_cache
 from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
@@ -72,8 +73,6 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
         measured |= {"sparse": sparse} if sparse else {}
         if build.recipe.quantize.cache_bits:
-            from edgeprune.measure.cache import measure_cache  # needs torch, which a dry run lacks
-
             measured["cache"] = measure_cache(source, target, bench)
     return measured
 

@@ -9,6 +9,7 @@ from onnx import NodeProto
 from edgeprune.anatomy import Anatomy, Attention
 from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.linears import LinearNodes, find_linears
+from edgeprune.runtime.session import PAST
 
 MASKED = float(np.finfo(np.float32).min)
 _ROLES = ("query", "key", "value")
@@ -146,7 +147,7 @@ def _thirds(graph: Graph, tensor: str) -> list[NodeProto]:
 
 def find_caches(graph: Graph, parts: AttentionParts) -> tuple[NodeProto, NodeProto]:
     """The nodes that append this run's keys and values to the cache."""
-    past = f"past_key_values.{parts.index}"
+    past = f"{PAST}{parts.index}"
     return _cache(graph, f"{past}.key"), _cache(graph, f"{past}.value")
 
 

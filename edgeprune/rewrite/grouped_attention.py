@@ -36,6 +36,7 @@ from edgeprune.rewrite.attention_parts import (
 )
 from edgeprune.rewrite.graph import CONTRIB, Graph
 from edgeprune.runtime.cache import SHARED_CACHE
+from edgeprune.runtime.session import PAST
 
 OPERATOR = "GroupQueryAttention"
 _HEAD_MULTIPLE = 16
@@ -130,7 +131,7 @@ def _sizes_without_cache(graph: Graph) -> None:
     Raises:
         ValueError: the cache is read for anything but its size.
     """
-    caches = [name for name in graph.inputs if name.startswith("past_key_values.")]
+    caches = [name for name in graph.inputs if name.startswith(PAST)]
     for cache in caches:
         for reader in list(graph.consumers[cache]):
             if reader.op_type == OPERATOR:

@@ -40,13 +40,13 @@ from edgeprune.progress import track
 from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.grouped_attention import OPERATOR
 from edgeprune.rewrite.verify import Feed, Outputs, run_graph
+from edgeprune.runtime.session import PAST, PRESENT
 
 _TYPES = {8: TensorProto.INT8, 4: TensorProto.UINT8}
 _ATTRIBUTES = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
 _WIDTH = "kv_cache_bit_width"
 # Places of the operator's inputs: keys and values of the cache, and the first of their scales.
 _CACHES, _SCALES = (3, 4), 12
-_PAST, _PRESENT = "past_key_values.", "present."
 
 
 def quantize_cache(graph: Graph, batches: Sequence[Feed], bits: float = 8.0) -> int:
@@ -63,7 +63,7 @@ def quantize_cache(graph: Graph, batches: Sequence[Feed], bits: float = 8.0) -> 
     nodes = _attention(graph)
     largest = largest_values(graph, batches)
     few = math.ceil((8.0 - bits) / 4.0 * len(nodes) - 1e-9)
-    costs = layer_costs(graph, batches) if 0 < few < len(nodes) else [0.0] * len(nodes)
+    costs = layer_costs(graph, batches, largest) if 0 < few < len(nodes) else [0.0] * len(nodes)
     cheapest = np.argsort(costs, kind="stable")[:few].tolist()
     for layer, node in enumerate(nodes):
         _quantize(graph, node, largest, 4 if layer in cheapest else 8)
@@ -71,10 +71,15 @@ def quantize_cache(graph: Graph, batches: Sequence[Feed], bits: float = 8.0) -> 
     return len(nodes)
 
 
-def layer_costs(graph: Graph, batches: Sequence[Feed]) -> list[float]:
+def layer_costs(
+    graph: Graph, batches: Sequence[Feed], largest: dict[str, np.ndarray]
+) -> list[float]:
     """KL divergence in nats a token, from 8 bits everywhere, when one layer alone has 4 bits; for
-    every layer."""
-    largest = largest_values(graph, batches)
+    every layer.
+
+    Args:
+        largest: the graph's `largest_values` on the batches.
+    """
     layers = range(len(_attention(graph)))
 
     def logits(fewest: int | None) -> Outputs:
@@ -110,7 +115,7 @@ def float_cache(graph: Graph) -> int:
 def cache_bytes(graph: Graph) -> int:
     """Bytes that the cache takes for one token of one sequence, of all layers."""
     total = 0
-    for _, elem_type, (_, heads, _, size) in graph.input_shapes(_PAST):
+    for _, elem_type, (_, heads, _, size) in graph.input_shapes(PAST):
         total += heads * size * helper.tensor_dtype_to_np_dtype(elem_type).itemsize
     return total
 
@@ -120,9 +125,9 @@ def largest_values(graph: Graph, batches: Sequence[Feed]) -> dict[str, np.ndarra
     largest: dict[str, np.ndarray] = {}
     for outputs in run_graph(graph, batches):
         for name, values in outputs.items():
-            if name.startswith(_PRESENT):
+            if name.startswith(PRESENT):
                 seen = np.abs(values).max(axis=(0, 2), keepdims=True)
-                past = name.replace(_PRESENT, _PAST, 1)
+                past = name.replace(PRESENT, PAST, 1)
                 largest[past] = np.maximum(largest.get(past, 0.0), seen)
     return largest
 
@@ -142,7 +147,7 @@ def _quantize(graph: Graph, node: NodeProto, largest: dict[str, np.ndarray], bit
 
 
 def _both(past: str) -> tuple[str, str]:
-    return past, past.replace(_PAST, _PRESENT, 1)
+    return past, past.replace(PAST, PRESENT, 1)
 
 
 def _divergence(reference: Outputs, found: Outputs, batches: Sequence[Feed]) -> float:

@@ -9,11 +9,10 @@ import onnxruntime as ort
 
 from edgeprune.kernels import register
 from edgeprune.rewrite.graph import Graph
+from edgeprune.runtime.session import PAST, PRESENT, input_types
 
 Feed = Mapping[str, np.ndarray]
 Outputs = list[dict[str, np.ndarray]]
-_PAST, _PRESENT = "past_key_values.", "present."
-_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 
 
 def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
@@ -39,7 +38,7 @@ def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> O
             feed = complete_feed(session, batch)
             values = dict(zip(names, session.run(names, feed), strict=True))
             cleaned = _without_padding(values, feed["attention_mask"])
-            if any(name.startswith(_PRESENT) for name in names):
+            if any(name.startswith(PRESENT) for name in names):
                 cleaned["next_logits"] = session.run(["logits"], _next_feed(feed, cleaned))[0]
             results.append(cleaned)
         return results
@@ -55,9 +54,7 @@ def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
         "position_ids": np.full((rows, 1), mask.shape[1] - 1),
     }
     return {
-        name: outputs[name.replace(_PAST, _PRESENT, 1)]
-        if name.startswith(_PAST)
-        else following[name]
+        name: outputs[name.replace(PAST, PRESENT, 1)] if name.startswith(PAST) else following[name]
         for name in feed
     }
 
@@ -90,14 +87,13 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
         "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
         **batch,
     }
-    feed = {}
+    feed, types = {}, input_types(session)
     for value in session.get_inputs():
         if value.name in known:
             feed[value.name] = np.asarray(known[value.name])
-        elif value.name.startswith(_PAST):
+        elif value.name.startswith(PAST):
             _, heads, _, width = value.shape
-            dtype = _TYPES[value.type]
-            feed[value.name] = np.zeros((len(tokens), heads, 0, width), dtype)
+            feed[value.name] = np.zeros((len(tokens), heads, 0, width), types[value.name])
         else:
             raise ValueError(f"the graph has an unknown input {value.name}")
     return feed

@@ -14,13 +14,12 @@ import numpy as np
 import onnxruntime
 
 from edgeprune.errors import UserError
-from edgeprune.runtime.session import input_types, token_inputs
+from edgeprune.runtime.session import PAST, PRESENT, input_types, token_inputs
 
 SHARED_CACHE = "edgeprune.shared_cache"
 """An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
 KEPT_LOGITS = "num_logits_to_keep"
 """An optional input: for how many of the last tokens logits are wanted, 0 for all."""
-_PAST, _PRESENT = "past_key_values.", "present."
 # Tokens for which a shared buffer has room beyond those that it is made for.
 _ROOM = 256
 
@@ -37,15 +36,15 @@ class Decoder:
         self.session = session
         self._types = input_types(session)
         outputs = [node.name for node in session.get_outputs()]
-        self._past = [name for name in self._types if name.startswith(_PAST)]
-        present = [name.replace(_PAST, _PRESENT, 1) for name in self._past]
+        self._past = [name for name in self._types if name.startswith(PAST)]
+        present = [name.replace(PAST, PRESENT, 1) for name in self._past]
         if "logits" not in outputs or not set(present) <= set(outputs):
             raise UserError(f"The decoder gives no logits or no cache, but {', '.join(outputs)}.")
         self._outputs = ["logits", *present]
         self._shapes = {
             node.name: _cache_shape(node.shape, config or {})
             for node in session.get_inputs()
-            if node.name.startswith(_PAST)
+            if node.name.startswith(PAST)
         }
         metadata = session.get_modelmeta().custom_metadata_map
         self._shared = bool(self._past) and SHARED_CACHE in metadata
@@ -104,7 +103,7 @@ class Decoder:
             binding.bind_ortvalue_input(name, value)
         for name, buffer in self._cache.items():
             binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT, 1), buffer)
+            binding.bind_ortvalue_output(name.replace(PAST, PRESENT, 1), buffer)
         binding.bind_output("logits")
         self.session.run_with_iobinding(binding)
         return binding.get_outputs()[-1].numpy()

@@ -16,6 +16,8 @@ from edgeprune.errors import UserError
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.onnx_file import read_outline
 
+PAST, PRESENT = "past_key_values.", "present."
+"""How the names of a decoder's cache begin, among its inputs and its outputs."""
 _ERRORS_ONLY = 3
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
@@ -130,7 +132,7 @@ def token_inputs(
         elif name == "position_ids":
             positions = np.arange(past, past + ids.shape[1])
             inputs[name] = np.broadcast_to(positions, ids.shape).astype(dtype)
-        elif not name.startswith("past_key_values."):
+        elif not name.startswith(PAST):
             raise UserError(
                 f"The model's graph has an input {name!r} that edgeprune cannot fill: it runs "
                 f"text encoders, classifiers and decoders with a key-value cache."
