@@ -19,7 +19,7 @@ class ServiceSettings(BaseModel):
         default=16, ge=1, le=1024, description="texts in one call of the model; 1 for one by one"
     )
     max_batch_tokens: int = Field(
-        default=2048, ge=1, le=1_048_576, description="tokens in one call, padding included"
+        default=256, ge=1, le=1_048_576, description="tokens in one call, padding included"
     )
     max_wait_ms: float = Field(
         default=0.0,
