@@ -29,8 +29,8 @@ class MeasureSettings(BaseModel):
     )
     stages: bool = Field(
         True,
-        description="Measure the exported float32 graph as well, so that what the smaller shapes "
-        "gain and cost is told apart from what integers do.",
+        description="Measure the model that each stage leaves as well, briefly and in float32, so "
+        "that what each gains and costs is told apart.",
     )
     task: OwnTask | None = Field(
         None, description="A quality measure on data of the user's, beside held-out text."

@@ -13,6 +13,7 @@ from edgeprune.measure.cache import measure_cache
 from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
+from edgeprune.measure.stages import measure_stages
 from edgeprune.text.corpus import Corpus, sentences
 
 _HELD_OUT_TEXTS = 512
@@ -58,16 +59,9 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         "stages": [],
     }
     if settings.stages:
-        exported = build.folders["export"]
-        brief = bench.model_copy(update={"time_limit": settings.seconds / 2})
+        brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
-        measured["stages"].append(
-            {
-                "name": "export",
-                "speed": compare(exported, original, brief),
-                "quality": [main.ask(exported, original)],
-            }
-        )
+        measured["stages"] = measure_stages(build, original, target, brief, main)
     if build.recipe.quantize:
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)

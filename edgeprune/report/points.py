@@ -9,7 +9,7 @@ from edgeprune.report.others import Other
 from edgeprune.report.records import Known, Quality, Record, ratio
 
 Kind = Literal["original", "stage", "result", "other"]
-STAGE_NAMES = {"export": "before rewriting, float32"}
+STAGE_NAMES = {"export": "before rewriting"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def points(record: Record, others: Sequence[Other], work: str) -> list[Point]:
     baseline = record.speed["baseline"]["model_bytes"] / 1e6
     found = [Point("original", "original", Known.of(1.0), main.original, baseline)]
     for stage in record.measured.get("stages", []):
-        name = STAGE_NAMES.get(stage["name"], stage["name"])
+        name = f"{STAGE_NAMES.get(stage['name'], 'after ' + stage['name'])}, float32"
         measured = Other(name, [stage["speed"]], stage["quality"])
         found.append(_point(record, measured, "stage", work))
     result = Other("result", [record.speed], [record.main_quality])
