@@ -13,14 +13,13 @@ costs here says nothing of other models.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from built import build_once
 from contestants import peer_command
 from results_file import ratio_text
 from resumed import run_rows
@@ -105,10 +104,14 @@ def main() -> None:
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     """Build the row's bundle if it is not there, then time it beside the peer."""
-    output = work / row.arrangement.replace(" ", "-")
+    output = build_once(
+        "smollm2",
+        work / row.arrangement.replace(" ", "-"),
+        ("cut=off", "recover=off", *ARRANGEMENTS[row.arrangement]),
+        ("--model", MODEL, "--data", str(data / TEXT)),
+    )
     quality = output / "perplexity.json"
     if not quality.exists():
-        build(row.arrangement, output, data)
         found = evaluate(
             output / "bundle", "perplexity", data / HELD_OUT, WINDOWS, output / "original"
         )
@@ -127,16 +130,6 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         "perplexity": json.loads(quality.read_text()),
         "speed": speed,
     }
-
-
-def build(arrangement: str, output: Path, data: Path) -> None:
-    """Build the model with the command line, in one arrangement and otherwise whole."""
-    command = [sys.executable, "-m", "edgeprune", "build", "smollm2", "--model", MODEL]
-    command += ["--data", str(data / TEXT), "--output", str(output)]
-    for override in ("cut=off", "recover=off", "measure.seconds=1", *ARRANGEMENTS[arrangement]):
-        command += ["--set", override]
-    if subprocess.run(command, check=False).returncode:
-        sys.exit(f"{arrangement}: the build failed")
 
 
 def _source(peer: Peer, output: Path) -> Path:

@@ -15,7 +15,6 @@ alone in its batch, with the paired difference's 95 % interval over pairs.
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from built import build_once
 from contestants import is_missing, peer_command, peer_words
 from results_file import ratio_text
 from resumed import run_rows
@@ -114,9 +114,7 @@ def _missing(row: Row) -> str:
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     """Build ours if it is not there, then time it beside the peer; quality is measured once."""
-    output = work / RECIPE
-    if not (output / "report.json").exists():
-        build(output)
+    output = build_once(RECIPE, work / RECIPE)
     peer = PEERS[row.peer]
     words = (peer.environment, peer.script, *arguments(peer, output, data, work))
     quality = work / f"sts-{peer.environment}.json"
@@ -135,13 +133,6 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         "sts": json.loads(quality.read_text()),
         "speed": speed,
     }
-
-
-def build(output: Path) -> None:
-    """Build ours with the command line."""
-    command = [sys.executable, "-m", "edgeprune", "build", RECIPE, "--output", str(output)]
-    if subprocess.run([*command, "--set", "measure.seconds=1"], check=False).returncode:
-        sys.exit(f"{RECIPE}: the build failed")
 
 
 def arguments(peer: Peer, output: Path, data: Path, work: Path) -> list[object]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from built import build_once
 from contestants import is_missing, peer_command
 from results_file import add_result, ratio_text, read_results
 
@@ -224,16 +225,12 @@ def beside(candidate: str | Path, baseline: str | Path, threads: int) -> dict[st
 
 def built(name: str) -> Path:
     """The output folder of MiniLM in INT8, "dense" or with blocks emptied ("4x16-80")."""
-    output = WORK / name
-    if not (output / "report.json").exists():
-        command = [sys.executable, "-m", "edgeprune", "build", "minilm-int8", "--output", output]
-        command += ["--set", "measure.seconds=1"]
-        if name != "dense":
-            pattern, share = name.split("-")
-            settings = f"{{method: magnitude, pattern: {pattern}, sparsity: {int(share) / 100}}}"
-            command += ["--set", f"prune={settings}"]
-        subprocess.run(command, check=True)
-    return output
+    overrides = []
+    if name != "dense":
+        pattern, share = name.split("-")
+        settings = f"{{method: magnitude, pattern: {pattern}, sparsity: {int(share) / 100}}}"
+        overrides = [f"prune={settings}"]
+    return build_once("minilm-int8", WORK / name, overrides)
 
 
 def static_export(share: int) -> Path:
