@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import onnxruntime
 import pytest
 import scipy.special
 from hypothesis import given, settings
@@ -59,6 +60,34 @@ def test_mean_pooling_leaves_padding_out_and_normalizes(tmp_path: Path) -> None:
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
     for batch_size in (1, 2, 32):
         np.testing.assert_allclose(embedder.embed(TEXTS, batch_size), expected, atol=1e-6)
+
+
+def test_texts_share_a_call_as_far_as_its_tokens_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = runtime.load(pooled_folder(tmp_path, "mean"), threads=1)
+    assert isinstance(embedder, Embedder)
+    texts = TEXTS * 3
+    lengths = [len(tokens.ids) for tokens in embedder.tokenizer.encode(texts)]
+    most = max(lengths) - 1  # so that one text alone is longer
+    monkeypatch.setattr("edgeprune.runtime.batches.CALL_TOKENS", most)
+    shapes = []
+
+    class Watched:
+        def __init__(self, session: onnxruntime.InferenceSession) -> None:
+            self.get_inputs, self._run = session.get_inputs, session.run
+
+        def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            shapes.append(feeds["input_ids"].shape)
+            return self._run(names, feeds)
+
+    one_by_one = embedder.embed(texts, batch_size=1)
+    embedder.session = Watched(embedder.session)  # type: ignore[assignment]
+    np.testing.assert_allclose(embedder.embed(texts), one_by_one, atol=1e-6)
+    assert sum(rows for rows, _ in shapes) == len(texts)
+    assert all(rows == 1 or rows * longest <= most for rows, longest in shapes)
+    assert any(rows > 1 for rows, _ in shapes)
+    assert all(rows == max(1, most // longest) for rows, longest in shapes[:-1])
 
 
 def test_cls_pooling_takes_the_first_token(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
-from edgeprune.runtime.batches import BATCH_SIZE, run_batches
+from edgeprune.runtime.batches import run_batches
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -39,12 +39,12 @@ class Classifier:
             )
         self.labels = _labels(bundle)
 
-    def classify(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> list[Prediction]:
+    def classify(self, texts: Sequence[Text], batch_size: int | None = None) -> list[Prediction]:
         """The prediction for each text."""
         return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
 
     def classify_tokens(
-        self, encoded: Sequence[Tokens], batch_size: int = BATCH_SIZE
+        self, encoded: Sequence[Tokens], batch_size: int | None = None
     ) -> list[Prediction]:
         """`classify` for texts that are tokenized already."""
         predictions = []
@@ -54,11 +54,11 @@ class Classifier:
             predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
         return predictions
 
-    def logits(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def logits(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Logits of each text, [texts, labels] float32."""
         return self._logits(self.tokenizer.encode(texts), batch_size)
 
-    def _logits(self, encoded: Sequence[Tokens], batch_size: int) -> np.ndarray:
+    def _logits(self, encoded: Sequence[Tokens], batch_size: int | None) -> np.ndarray:
         found = np.zeros((len(encoded), len(self.labels)), np.float32)
         for rows, logits, _ in run_batches(
             self.session, self.tokenizer, "logits", encoded, batch_size

@@ -7,7 +7,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.progress import say
-from edgeprune.runtime.batches import BATCH_SIZE, run_batches
+from edgeprune.runtime.batches import run_batches
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -27,7 +27,7 @@ class Embedder:
             say(f"{bundle.folder} does not say how to pool its tokens: taking their mean.")
             self._pooling = "mean"
 
-    def embed(self, texts: Sequence[Text], batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def embed(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Embeddings of texts, [texts, size] float32.
 
         With dynamic INT8 activations a text's embedding depends slightly on its batch, whose
@@ -35,7 +35,7 @@ class Embedder:
         """
         return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
 
-    def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> np.ndarray:
         """`embed` for texts that are tokenized already."""
         found: list[np.ndarray | None] = [None] * len(encoded)
         for rows, hidden, mask in run_batches(

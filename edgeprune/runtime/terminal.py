@@ -11,12 +11,12 @@ import numpy as np
 
 from edgeprune import runtime
 from edgeprune.errors import UserError
-from edgeprune.runtime.batches import BATCH_SIZE
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator, Sampling
 
 _SHOWN_NUMBERS = 6
+_LINES = 32  # of a pipe, read ahead to be batched
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
         _generate(model, texts, sampling, raw, as_json)
         return
     # A text given alone is answered alone; lines go in batches.
-    while batch := list(islice(texts, BATCH_SIZE)):
+    while batch := list(islice(texts, _LINES)):
         for line in _answers(model, batch, as_json):
             print(line, flush=True)
 

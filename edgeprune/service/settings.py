@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgeprune.runtime.batches import CALL_TOKENS
+
 
 class ServiceSettings(BaseModel):
     """Each limit is there so that no client, and no crowd of them, takes the device's memory."""
@@ -19,7 +21,7 @@ class ServiceSettings(BaseModel):
         default=16, ge=1, le=1024, description="texts in one call of the model; 1 for one by one"
     )
     max_batch_tokens: int = Field(
-        default=256, ge=1, le=1_048_576, description="tokens in one call, padding included"
+        default=CALL_TOKENS, ge=1, le=1_048_576, description="tokens in one call, padding included"
     )
     max_wait_ms: float = Field(
         default=0.0,
