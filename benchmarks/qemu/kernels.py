@@ -11,6 +11,7 @@ build/qemu/test-packages once. Some minutes: QEMU takes 10 to 20 times as long a
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from setup import FOLDER, PACKAGES, ROOT, SYSROOT, arm_command, download
 
@@ -25,11 +26,7 @@ _STARTS_PROCESSES = ("inspect_tells_of_the_system", "the_unused_imports", "sanit
 
 def main() -> None:
     """Compile, fetch, and hand over to pytest; its exit code is this one's."""
-    if not (SYSROOT.exists() and PACKAGES.exists()):
-        sys.exit("ARM Python is not here yet: run benchmarks/qemu/setup.py first.")
-    if not shutil.which(COMPILER):
-        sys.exit("Missing here: apt-get install g++-aarch64-linux-gnu")
-    library = compile_library(FOLDER / LIBRARY.name, COMPILER, "aarch64")
+    library = make_library(FOLDER / LIBRARY.name)
     if not TEST_PACKAGES.exists():
         download(TEST_PACKAGES, ("-c", str(ROOT / "constraints.txt"), *_WHEELS))
     selected = " and ".join(f"not {name}" for name in _STARTS_PROCESSES)
@@ -40,6 +37,15 @@ def main() -> None:
         settings={"EDGEPRUNE_TEST_LIBRARY": str(library)},
     )
     sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
+
+
+def make_library(path: Path) -> Path:
+    """Compile the operator library for ARM into a file."""
+    if not (SYSROOT.exists() and PACKAGES.exists()):
+        sys.exit("ARM Python is not here yet: run benchmarks/qemu/setup.py first.")
+    if not shutil.which(COMPILER):
+        sys.exit("Missing here: apt-get install g++-aarch64-linux-gnu")
+    return compile_library(path, COMPILER, "aarch64")
 
 
 if __name__ == "__main__":
