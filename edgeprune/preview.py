@@ -4,6 +4,7 @@ from edgeprune.anatomy import Anatomy
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
+from edgeprune.kernels.formats import FORMATS
 from edgeprune.prune.methods import AnyPruneSettings
 from edgeprune.prune.oneshot_settings import OneShotSettings
 from edgeprune.prune.train_settings import PruneStageSettings
@@ -11,8 +12,12 @@ from edgeprune.quantize.plan import plan_formats
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recipe import Recipe
 from edgeprune.recover.settings import RecoverSettings
-from edgeprune.targets import find
+from edgeprune.targets import Target, find
 from edgeprune.text.corpus import Corpus
+
+_SPARSE_BLOCKS = {
+    f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
+}
 
 
 def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tuple[str, str]]:
@@ -38,12 +43,11 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         rows += [("sparsify", line) for line in sparsify_lines(recipe.sparsify)]
     if recipe.recover:
         rows += [("recover", line) for line in recover_lines(anatomy, recipe.recover)]
+    target = find(recipe.target)
     if recipe.quantize:
-        rows += [
-            ("quantize", line)
-            for line in quantize_lines(anatomy, recipe.quantize, find(recipe.target).weight_bits)
-        ]
-    rows.append(("rewrite", f"for {find(recipe.target).name}, every pass checked on real batches"))
+        lines = quantize_lines(anatomy, recipe.quantize, target.weight_bits)
+        rows += [("quantize", line) for line in lines + sparse_lines(recipe, target)]
+    rows.append(("rewrite", f"for {target.name}, every pass checked on real batches"))
     rows.append(
         (
             "measure",
@@ -165,6 +169,19 @@ def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, bits: int) -> l
     if settings.cache_bits:
         lines.append(f"cached keys and values take {settings.cache_bits:g} bits on average")
     return lines
+
+
+def sparse_lines(recipe: Recipe, target: Target) -> list[str]:
+    """Which linears may become sparse; which do, only their pruned weights can tell."""
+    settings = recipe.quantize
+    patterns = {stage.pattern for stage in (recipe.prune, recipe.sparsify) if stage}
+    if not (settings and settings.sparse) or patterns.isdisjoint(_SPARSE_BLOCKS):
+        return []
+    table = target.break_even
+    rule = f"{target.name}'s break-even table finds faster at {settings.tokens:,} tokens"
+    if not table.points:
+        rule = f"{target.name}, which was not measured, takes to be safely faster"
+    return [f"of those in int8, linears become sparse that lost enough blocks: what {rule}"]
 
 
 def _block_shapes(anatomy: Anatomy) -> list[tuple[int, int]]:

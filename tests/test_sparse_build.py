@@ -55,6 +55,26 @@ def operators(tmp_path_factory, monkeypatch) -> Path:
     return found
 
 
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("x86-avx512-vnni", "x86-avx512-vnni's break-even table finds faster at 12 tokens"),
+        ("x86-avx-vnni", "x86-avx-vnni, which was not measured, takes to be safely faster"),
+    ],
+)
+def test_a_dry_run_says_what_decides_on_sparse_formats(
+    tmp_path: Path, target: str, rule: str
+) -> None:
+    text = SPARSE.replace("x86-avx-vnni", target)
+    arguments = ["build", recipe_file(tmp_path / "tiny.yaml", text), "--dry-run"]
+    arguments += ["--model", model_folder(tmp_path / "model")]
+    arguments += ["--data", text_file(tmp_path / "text.txt"), "--set", "quantize.tokens=12"]
+    shown = " ".join(CliRunner().invoke(main, list(map(str, arguments))).stdout.split())
+    assert f"linears become sparse that lost enough blocks: what {rule}" in shown
+    dense = CliRunner().invoke(main, [*map(str, arguments), "--set", "quantize.sparse=false"])
+    assert "lost enough blocks" not in dense.stdout
+
+
 def stage(folder: Path, name: str) -> dict:
     stages = json.loads((folder / "bundle" / "edgeprune.json").read_text())["stages"]
     return next(each for each in stages if each["name"] == name)
