@@ -21,10 +21,12 @@ inline Int load(const int32_t* p) { return _mm256_loadu_si256(ints(p)); }
 inline Int load(const edgeprune::Word* p) { return _mm256_loadu_si256(ints(p)); }
 inline void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
 inline void store(int32_t* p, Int v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-// As the nearest of 0...255.
-inline void store_bytes(uint8_t* p, Int v) {
-    const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(shorts, shorts));
+// As the nearest of 0...255. Packing works within halves, which are put in their order last.
+inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
+    const Int low = _mm256_packs_epi32(v[0], v[1]), high = _mm256_packs_epi32(v[2], v[3]);
+    const Int order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const Int bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
 }
 inline Float splat(float v) { return _mm256_set1_ps(v); }
 inline Int splat(int32_t v) { return _mm256_set1_epi32(v); }
@@ -42,9 +44,14 @@ inline Float reciprocal(Float v) {
 }
 inline Float minimum(Float a, Float b) { return _mm256_min_ps(a, b); }
 inline Float maximum(Float a, Float b) { return _mm256_max_ps(a, b); }
+// The larger magnitude; of a, which is positive already.
+inline Float larger(Float a, Float b) {
+    return _mm256_max_ps(a, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), b));
+}
 inline bool any_above(Float a, float bound) {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, splat(bound), _CMP_GT_OQ)) != 0;
 }
+inline Int bits_of(Float v) { return _mm256_castps_si256(v); }
 inline Float to_float(Int v) { return _mm256_cvtepi32_ps(v); }
 inline Int round_to_int(Float v) {
     return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

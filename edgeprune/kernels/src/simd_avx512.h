@@ -20,10 +20,11 @@ inline Int load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Int load(const edgeprune::Word* p) { return _mm512_loadu_si512(p); }
 inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
 inline void store(int32_t* p, Int v) { _mm512_storeu_si512(p, v); }
-// As the nearest of 0...255.
-inline void store_bytes(uint8_t* p, Int v) {
-    const Int positive = _mm512_max_epi32(v, _mm512_setzero_si512());
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(positive));
+// As the nearest of 0...255. Packing works within quarters, which are put in their order last.
+inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
+    const Int low = _mm512_packs_epi32(v[0], v[1]), high = _mm512_packs_epi32(v[2], v[3]);
+    const Int order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
 }
 inline Float splat(float v) { return _mm512_set1_ps(v); }
 inline Int splat(int32_t v) { return _mm512_set1_epi32(v); }
@@ -41,9 +42,12 @@ inline Float reciprocal(Float v) {
 }
 inline Float minimum(Float a, Float b) { return _mm512_min_ps(a, b); }
 inline Float maximum(Float a, Float b) { return _mm512_max_ps(a, b); }
+// The larger magnitude.
+inline Float larger(Float a, Float b) { return _mm512_range_ps(a, b, 0b1011); }
 inline bool any_above(Float a, float bound) {
     return _mm512_cmp_ps_mask(a, splat(bound), _CMP_GT_OQ) != 0;
 }
+inline Int bits_of(Float v) { return _mm512_castps_si512(v); }
 inline Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
 inline Int round_to_int(Float v) {
     return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -23,11 +23,10 @@ inline Int load(const edgeprune::Word* p) {
 inline void store(float* p, Float v) { vst1q_f32(p, v); }
 inline void store(int32_t* p, Int v) { vst1q_s32(p, v); }
 // As the nearest of 0...255.
-inline void store_bytes(uint8_t* p, Int v) {
-    const uint16x4_t shorts = vqmovun_s32(v);
-    const uint8x8_t bytes = vqmovn_u16(vcombine_u16(shorts, shorts));
-    const uint32_t word = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
-    __builtin_memcpy(p, &word, sizeof word);
+inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
+    const uint16x8_t low = vcombine_u16(vqmovun_s32(v[0]), vqmovun_s32(v[1]));
+    const uint16x8_t high = vcombine_u16(vqmovun_s32(v[2]), vqmovun_s32(v[3]));
+    vst1q_u8(p, vcombine_u8(vqmovn_u16(low), vqmovn_u16(high)));
 }
 inline Float splat(float v) { return vdupq_n_f32(v); }
 inline Int splat(int32_t v) { return vdupq_n_s32(v); }
@@ -41,7 +40,10 @@ inline Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
 inline Float reciprocal(Float v) { return div(splat(1.0f), v); }
 inline Float minimum(Float a, Float b) { return vminq_f32(a, b); }
 inline Float maximum(Float a, Float b) { return vmaxq_f32(a, b); }
+// The larger magnitude.
+inline Float larger(Float a, Float b) { return vmaxq_f32(vabsq_f32(a), vabsq_f32(b)); }
 inline bool any_above(Float a, float bound) { return vmaxvq_u32(vcgtq_f32(a, splat(bound))) != 0; }
+inline Int bits_of(Float v) { return vreinterpretq_s32_f32(v); }
 inline Float to_float(Int v) { return vcvtq_f32_s32(v); }
 inline Int round_to_int(Float v) { return vcvtnq_s32_f32(v); }
 inline Float times_power_of_two(Float v, Int n) {

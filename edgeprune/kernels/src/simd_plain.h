@@ -40,9 +40,9 @@ inline Int load(const edgeprune::Word* p) { return bits<Int>(p); }
 inline void store(float* p, Float v) { memcpy(p, &v, sizeof v); }
 inline void store(int32_t* p, Int v) { memcpy(p, &v, sizeof v); }
 // As the nearest of 0...255.
-inline void store_bytes(uint8_t* p, Int v) {
-    for (int i = 0; i < 4; i++) {
-        const int32_t value = int32_t(v.lane[i]);
+inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
+    for (int i = 0; i < 16; i++) {
+        const int32_t value = int32_t(v[i / 4].lane[i % 4]);
         p[i] = uint8_t(value < 0 ? 0 : value > 255 ? 255 : value);
     }
 }
@@ -70,9 +70,17 @@ inline Float minimum(Float a, Float b) {
 inline Float maximum(Float a, Float b) {
     return each<Float>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+// The larger magnitude.
+inline Float larger(Float a, Float b) {
+    return each<Float>([&](int i) {
+        const float first = fabsf(a.lane[i]), second = fabsf(b.lane[i]);
+        return first > second ? first : second;
+    });
+}
 inline bool any_above(Float a, float bound) {
     return a.lane[0] > bound || a.lane[1] > bound || a.lane[2] > bound || a.lane[3] > bound;
 }
+inline Int bits_of(Float v) { return bits<Int>(&v); }
 inline Float to_float(Int v) {
     return each<Float>([&](int i) { return float(int32_t(v.lane[i])); });
 }

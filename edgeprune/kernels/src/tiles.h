@@ -114,31 +114,43 @@ void range(const float* x, size_t count, float* low, float* high) {
     }
 }
 
-// Division is slow, and a product with 1 / scale rounds otherwise only next to a half: a vector that
-// has such a value is divided after all.
-inline Int levels(Float x, Float scale, Float inverse) {
-    const Float level = mul(x, inverse);
-    const Int whole = round_to_int(level);
-    const Float away = sub(level, to_float(whole));
-    if (any_above(maximum(away, sub(splat(0.0f), away)), 0.4998f)) return round_to_int(div(x, scale));
-    return whole;
-}
-
+// Division is slow, and a product with 1 / scale rounds otherwise only next to a half: vectors that
+// have such a value are divided after all. Adding 1.5 * 2^23 rounds to whole numbers, and leaves them
+// in the lowest bits.
 void quantize(const float* x, size_t count, float scale, int32_t zero_point, uint8_t* codes) {
+    constexpr float kRound = 12582912.0f;
+    constexpr int32_t kRoundBits = 0x4b400000;
+    constexpr size_t kStep = 4 * kLanes;
     // The bound holds while |x / scale| is at most 255 and 1 / scale is a normal number.
     const bool normal = scale > 1e-30f && scale < 1e30f;
     const Float divisor = splat(scale), inverse = splat(normal ? 1.0f / scale : 0.0f);
-    const Int shift = splat(zero_point);
+    const Float round = splat(kRound);
+    const Int shift = splat(zero_point), bits = splat(zero_point - kRoundBits);
+    const auto divided = [&](const float* from, Int (&whole)[4]) {
+        for (int u = 0; u < 4; u++)
+            whole[u] = add(round_to_int(div(load(from + u * kLanes), divisor)), shift);
+    };
     size_t i = 0;
     if (normal)
-        for (; i + kLanes <= count; i += kLanes)
-            store_bytes(codes + i, add(levels(load(x + i), divisor, inverse), shift));
-    for (; i < count; i += kLanes) {
-        const size_t left = count - i < kLanes ? count - i : kLanes;
-        float values[kLanes] = {};
-        uint8_t bytes[kLanes];
+        for (; i + kStep <= count; i += kStep) {
+            Int whole[4];
+            Float away = splat(0.0f);
+            for (int u = 0; u < 4; u++) {
+                const Float value = load(x + i + u * kLanes), rounded = fma(value, inverse, round);
+                away = larger(away, fma(value, inverse, sub(round, rounded)));
+                whole[u] = add(bits_of(rounded), bits);
+            }
+            if (any_above(away, 0.4999f)) divided(x + i, whole);
+            store_bytes(codes + i, whole);
+        }
+    for (; i < count; i += kStep) {
+        const size_t left = count - i < kStep ? count - i : kStep;
+        float values[kStep] = {};
+        uint8_t bytes[kStep];
+        Int whole[4];
         memcpy(values, x + i, left * sizeof(float));
-        store_bytes(bytes, add(round_to_int(div(load(values), divisor)), shift));
+        divided(values, whole);
+        store_bytes(bytes, whole);
         memcpy(codes + i, bytes, left);
     }
 }
@@ -230,15 +242,25 @@ void wide_int8(const Job& job, const Word* x, int64_t row, int64_t group, int ro
                                 values + c * 4 * kGroup);
     for (; b < end; b++, values += 4 * kGroup)
         multiply_rows<Rows>(sums[0], x + size_t(indices[b]) * Stride, values);
+    for (int c = 1; c < kChains; c++)
+        for (int i = 0; i < Rows; i++)
+            for (int p = 0; p < kParts; p++) sums[0][i][p] = add(sums[0][i][p], sums[c][i][p]);
+    // Whole tiles of one scale, nearly all of a call, are written without a question for each row.
+    const float* row_scales = job.row_scales ? job.row_scales + row : nullptr;
     for (int p = 0; p < kParts; p++) {
         const int64_t column = group * kGroup + p * kLanes;
         const Float scales = load(weights.scales + column), bias = load(weights.bias + column);
-        Float scale = mul(splat(job.x_scale), scales);
+        const Float scale = mul(splat(job.x_scale), scales);
+        float* to = out + p * kLanes;
+        if (rows == Rows && !row_scales) {
+            for (int i = 0; i < Rows; i++)
+                store(to + i * ld, fma(to_float(sums[0][i][p]), scale, bias));
+            continue;
+        }
         for (int i = 0; i < Rows; i++) {
-            for (int c = 1; c < kChains; c++) sums[0][i][p] = add(sums[0][i][p], sums[c][i][p]);
-            if (i >= rows) continue;
-            if (job.row_scales) scale = mul(splat(job.row_scales[row + i]), scales);
-            store(out + i * ld + p * kLanes, fma(to_float(sums[0][i][p]), scale, bias));
+            if (i >= rows) break;
+            const Float its = row_scales ? mul(splat(row_scales[i]), scales) : scale;
+            store(to + i * ld, fma(to_float(sums[0][i][p]), its, bias));
         }
     }
 }
@@ -390,29 +412,35 @@ void narrow_group(const Job& job, const Sum* panel, int64_t row, int64_t group, 
 
 // ---- Tiles ----------------------------------------------------------------------------------------
 
-// Lets `compute(out, stride)` write a group of 16 columns, then finishes it; the last group, where it
-// is ragged, by way of a buffer.
+// Lets `compute(out, stride)` write the last group, of fewer than 16 columns, by way of a buffer.
 template <class Compute>
-void write_group(const Job& job, int64_t row, int rows, int64_t group, Compute compute) {
-    const int64_t N = job.weights->N, column = group * kGroup, left = N - column;
-    float* out = job.y + row * N + column;
-    const float* other = job.other ? job.other + row * N + column : nullptr;
-    if (left >= kGroup) {
-        compute(out, N);
-        if (job.epilogue != Epilogue::kNone) finish_group(job.epilogue, out, N, other, N, rows);
-        return;
-    }
+__attribute__((noinline)) void write_ragged(const Job& job, float* out, const float* other, int rows,
+                                            int64_t columns, const Compute& compute) {
     constexpr int kRows = kTallVectors * kLanes > kWideRows ? kTallVectors * kLanes : kWideRows;
     alignas(kAlignment) float whole[kRows * kGroup], beside[kRows * kGroup];
+    const int64_t N = job.weights->N;
     if (other)
         for (int i = 0; i < rows; i++) {
             memset(beside + i * kGroup, 0, kGroup * sizeof(float));
-            memcpy(beside + i * kGroup, other + i * N, left * sizeof(float));
+            memcpy(beside + i * kGroup, other + i * N, columns * sizeof(float));
         }
     compute(whole, kGroup);
     if (job.epilogue != Epilogue::kNone)
         finish_group(job.epilogue, whole, kGroup, other ? beside : nullptr, kGroup, rows);
-    for (int i = 0; i < rows; i++) memcpy(out + i * N, whole + i * kGroup, left * sizeof(float));
+    for (int i = 0; i < rows; i++) memcpy(out + i * N, whole + i * kGroup, columns * sizeof(float));
+}
+
+// Lets `compute(out, stride)` write a group of 16 columns, then finishes it. In line, because there
+// are thousands of groups in a call and some take no longer than a call of a function.
+template <class Compute>
+inline __attribute__((always_inline)) void write_group(const Job& job, int64_t row, int rows,
+                                                       int64_t group, const Compute& compute) {
+    const int64_t N = job.weights->N, column = group * kGroup, left = N - column;
+    float* out = job.y + row * N + column;
+    const float* other = job.other ? job.other + row * N + column : nullptr;
+    if (left < kGroup) return write_ragged(job, out, other, rows, left, compute);
+    compute(out, N);
+    if (job.epilogue != Epilogue::kNone) finish_group(job.epilogue, out, N, other, N, rows);
 }
 
 template <int Vectors, class Vector, class Item, class Sum>
