@@ -36,6 +36,7 @@ from edgeprune.kernels.node import Quantized, make_sparse_linear
 from edgeprune.kernels.pack import pack, unpack
 
 ROWS = (1, 7, 16, 33, 64, 128, 200)
+UNIT = 133  # two steps of the widest set's quantization, and some values left over
 INT8 = [name for name, form in FORMATS.items() if form.dtype == "int8"]
 SETS = ("plain", "avx2", "avxvnni", "avx512vnni", "neondot")
 
@@ -202,13 +203,15 @@ def test_epilogues_agree_with_float64(epilogue: str, built: Path, set_name: str)
 
 @pytest.fixture(scope="module")
 def quantizer() -> onnxruntime.InferenceSession:
-    return stock_quantizer(37)
+    return stock_quantizer(UNIT)
 
 
 @pytest.fixture(scope="module")
 def unit_sessions(built: Path) -> list[onnxruntime.InferenceSession]:
     """A unit matrix, on every instruction set that is here."""
-    unit = Linear("int8-4x16", np.eye(37, dtype=np.int8), np.ones(37, np.float32), np.zeros(37))
+    unit = Linear(
+        "int8-4x16", np.eye(UNIT, dtype=np.int8), np.ones(UNIT, np.float32), np.zeros(UNIT)
+    )
     there = [name for name in SETS if ctypes.CDLL(str(built)).edgeprune_supports(name.encode())]
     return [open_sparse(sparse_model(unit), built, name) for name in there]
 
@@ -216,7 +219,7 @@ def unit_sessions(built: Path) -> list[onnxruntime.InferenceSession]:
 @given(
     x=npst.arrays(
         np.float32,
-        st.tuples(st.integers(1, 6), st.just(37)),
+        st.tuples(st.integers(1, 6), st.just(UNIT)),
         elements=st.one_of(
             st.floats(-1e3, 1e3, width=32),
             st.integers(-510, 510).map(lambda n: n / 2),  # many land half way between two codes
@@ -245,10 +248,10 @@ def test_values_half_way_between_codes_round_as_the_stock_ones(
     quantizer: onnxruntime.InferenceSession,
 ) -> None:
     """(k + 1/2) steps for every code k: here a product with 1 / scale rounds the other way."""
-    x = np.zeros(7 * 37, np.float32)
+    x = np.zeros(7 * UNIT, np.float32)
     x[:255] = (np.arange(255) + 0.5) * step
     x[255] = 255 * step
-    x = x.reshape(7, 37)
+    x = x.reshape(7, UNIT)
     codes, scale, zero = quantizer.run(None, {"x": x})
     wanted = (codes.astype(np.int32) - int(zero)).astype(np.float32) * scale
     for session in unit_sessions:
