@@ -45,10 +45,10 @@ def verdict(rows: Sequence[Row]) -> tuple[str, Paired, Paired]:
 
 def _tier(rows: Sequence[Row], tier: int) -> Iterator[str]:
     found, cubic, static = verdict(rows)
-    yield f"## Tier {tier}: {METRICS[tier]}\n"
-    yield f"**Verdict, over all {len(rows)} runs' core factorial: {_MEANING[found]}** Against "
-    yield f"cubic {show(cubic)}, against static {show(static)} ({cubic.pairs} seeds).\n"
     core = [row for row in rows if row["variant"] == "core"]
+    yield f"## Tier {tier}: {METRICS[tier]}\n"
+    yield f"**Verdict, over the {len(core)} runs of the factorial: {_MEANING[found]}** Against "
+    yield f"cubic {show(cubic)}, against static {show(static)} ({cubic.pairs} seeds).\n"
     cells = list(_cells(core))
     single = [decide(*pair) for *_, pair in cells]
     yield f"By saliency and condition: it helps in {single.count('helps')} of {len(cells)} cells "
