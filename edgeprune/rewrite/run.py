@@ -167,10 +167,10 @@ def rewrite(
         saved = graph.snapshot()
         try:
             changed = step.change(graph)
-            after = run_graph(graph, batches)
+            after = run_graph(graph, batches) if changed else before
             drift_of = mean_drift if step.quantizes else largest_drift
             drift = drift_of(before, after)
-            if step.kernels and kernels.installed():
+            if changed and step.kernels and kernels.installed():
                 drift = max(drift, drift_of(before, run_graph(graph, batches, kernels=True)))
             reason = "" if drift <= step.tolerance else "the outputs drift too far"
         except Exception as error:
