@@ -49,6 +49,7 @@ STS = "pairs/stsb.dev.jsonl"
 OLD_PROCESSOR = "Haswell"
 # Two processes differ by tens of millions of instructions before their first call.
 _FEW_CALLS, _MANY_CALLS = 1, 201
+THREADS = {1: ", 1 thread", 2: ", 2 threads"}
 _UNFUSED = [part for name in SLOW_FUSIONS for part in ("--without", name)]
 
 
@@ -66,8 +67,8 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """Every cell but those of trained builds, in the order in which they run."""
-    for threads in (1, 2):
-        told = f", {threads} threads" if threads > 1 else ""
+    for threads in THREADS:
+        told = THREADS[threads]
         for share, reach in ((50, 1.25), (80, 3.0), (90, 5.0)):
             name = f"linear 384x1536, 128 rows, 4x16 {share} % / dense int8{told}"
             yield Cell(name, reach, linear("384x1536", 128, share, "dense int8", threads))
@@ -76,8 +77,8 @@ def cells() -> Iterator[Cell]:
             yield Cell(name, reach, linear("2048x8192", 1, share, "dense int4", threads))
     name = f"linear 384x1536, 128 rows, 4x16 80 % / dense int8, {OLD_PROCESSOR}, instructions"
     yield Cell(name, 1.5, lambda: emulated("384x1536", 128, 80))
-    for threads in (1, 2):
-        told = f", {threads} threads" if threads > 1 else ""
+    for threads in THREADS:
+        told = THREADS[threads]
         for share, reach in ((80, 5.3), (90, 6.0)):
             name = f"MiniLM 4x16 {share} % / "
             for rival, peer in RIVALS.items():
