@@ -110,12 +110,10 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         ("cut=off", "recover=off", *ARRANGEMENTS[row.arrangement]),
         ("--model", MODEL, "--data", str(data / TEXT)),
     )
-    quality = output / "perplexity.json"
-    if not quality.exists():
-        found = evaluate(
-            output / "bundle", "perplexity", data / HELD_OUT, WINDOWS, output / "original"
-        )
-        quality.write_text(json.dumps({side: found[side] for side in ("values", "original")}))
+    perplexity = {  # of the original, the same in every arrangement, once
+        "original": perplexity_of(output / "original", data, work / "original.json"),
+        "values": perplexity_of(output / "bundle", data, output / "perplexity.json"),
+    }
     peer = CONTESTANTS[row.peer]
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, decode_steps=64, time_limit=seconds
@@ -127,9 +125,18 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         "name": row.name,
         "row": asdict(row),
         "overrides": ARRANGEMENTS[row.arrangement],
-        "perplexity": json.loads(quality.read_text()),
+        "perplexity": perplexity,
         "speed": speed,
     }
+
+
+def perplexity_of(place: Path, data: Path, file: Path) -> dict[str, float]:
+    """Measured once and kept in a file."""
+    if not file.exists():
+        found = evaluate(place, "perplexity", data / HELD_OUT, WINDOWS)
+        file.write_text(json.dumps(found["values"]))
+    values: dict[str, float] = json.loads(file.read_text())
+    return values
 
 
 def _source(peer: Peer, output: Path) -> Path:
