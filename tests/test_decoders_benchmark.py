@@ -25,7 +25,11 @@ def _result(decoders, row, ratio):
     return {
         "name": row.name,
         "row": decoders.asdict(row),
-        "perplexity": {"values": {"perplexity": 24.5}, "original": {"perplexity": 23.4}},
+        "perplexity": {
+            "values": {"perplexity": 24.5},
+            "original": {"perplexity": 23.4},
+            "peer": {"perplexity": 25.1},
+        },
         "speed": {
             "measures": {"prompt": measured, "decode": measured},
             "candidate": {"peak_memory_bytes": 200e6},
@@ -62,7 +66,7 @@ def test_it_goes_on_after_the_rows_that_are_there(decoders, monkeypatch, capsys,
     assert ran == [wanted[0].name, wanted[1].name, *(row.name for row in wanted[1:])]
     table = capsys.readouterr().out
     assert table.count("1.25x (1.15 to 1.35)") == 2 * len(wanted)
-    assert "| 200 to 160 | 23.40, 24.50 |" in table
+    assert "| 200 to 160 | 23.40, 24.50, 25.10 |" in table
 
 
 def test_what_the_arrangements_tell_a_recipe_is_valid(decoders):

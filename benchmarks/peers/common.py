@@ -85,6 +85,28 @@ def write_embeddings(places: Sequence[Path], hidden: Callable[[np.ndarray], np.n
     np.save(output, np.stack([hidden(np.array([text]))[0].mean(axis=0) for text in texts]))
 
 
+def add_nats_option(parser: argparse.ArgumentParser) -> None:
+    """--nats IDS OUTPUT: write how unlikely texts are instead of being timed."""
+    parser.add_argument("--nats", nargs=2, type=Path, metavar=("IDS", "OUTPUT"))
+
+
+def write_nats(places: Sequence[Path], logits: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Each window's negative log likelihood, of all its tokens but the first: for perplexity.
+
+    Args:
+        places: a JSON file of token ids, a list a window, and the JSON file for a list of numbers.
+        logits: logits [tokens, vocabulary] of ids [tokens].
+    """
+    ids, output = places
+    found = []
+    for window in json.loads(ids.read_text()):
+        values = np.asarray(logits(np.array(window))[:-1], np.float64)
+        values -= values.max(axis=1, keepdims=True)
+        chosen = values[np.arange(len(values)), window[1:]]
+        found.append(float((np.log(np.exp(values).sum(axis=1)) - chosen).sum()))
+    output.write_text(json.dumps(found))
+
+
 def one_sequence(request: dict) -> None:
     """Refuse batches, where the peer's way of decoding has none."""
     if request["batch"] != 1:

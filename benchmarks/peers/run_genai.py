@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import converted, one_sequence, read_config, weight_files
+from common import (
+    add_nats_option,
+    converted,
+    one_sequence,
+    read_config,
+    weight_files,
+    write_nats,
+)
 
 from edgeprune.bench.protocol import serve, stay_on, timed
 
@@ -62,6 +69,11 @@ class GenAI:
         generator.generate_next_token()
         return timed(generator.generate_next_token, request["steps"])
 
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        generator = self._generator(len(ids) + 1)
+        generator.append_tokens(ids.astype(np.int32))
+        return generator.get_output("logits")[0]
+
     def _generator(self, length: int) -> Any:
         parameters = self.library.GeneratorParams(self.model)
         # As long as asked, whatever ends a sentence.
@@ -89,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--precision", choices=("fp32", "int4", "int8"), default="int4")
+    add_nats_option(parser)
     given = parser.parse_args()
 
     def convert(source: Path, folder: Path) -> None:
@@ -104,6 +117,10 @@ def main() -> None:
     name = f"ONNX Runtime GenAI {version('onnxruntime-genai')}, {given.precision}"
     folder = converted(given.folder, name, convert)
     runner = GenAI(folder, read_config(given.folder)["vocab_size"])
+    if given.nats:
+        runner.load({"cores": None, "threads": 1, "seed": 0})
+        write_nats(given.nats, runner.logits)
+        return
     commands = {"load": runner.load, "prompt": runner.prompt, "decode": runner.decode}
     files = [file for file in weight_files(folder) if Path(file).name.startswith("model.onnx")]
     serve(name, commands, files=files)

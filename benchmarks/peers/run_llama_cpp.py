@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import converted, one_sequence
+from common import add_nats_option, converted, one_sequence, write_nats
 
 from edgeprune.bench.protocol import serve, stay_on, timed
 
@@ -22,8 +22,8 @@ _BATCH = 512
 class LlamaCpp:
     """The loaded model, and one method a command."""
 
-    def __init__(self, path: Path, context: int) -> None:
-        self.path, self.context = path, context
+    def __init__(self, path: Path, context: int, all_logits: bool) -> None:
+        self.path, self.context, self.all_logits = path, context, all_logits
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         import llama_cpp
@@ -37,6 +37,7 @@ class LlamaCpp:
                 n_batch=_BATCH,
                 n_threads=request["threads"],
                 n_threads_batch=request["threads"],
+                logits_all=self.all_logits,
                 verbose=False,
             )
 
@@ -62,6 +63,11 @@ class LlamaCpp:
         self.model.eval([next(ids)])
         return timed(lambda: self.model.eval([next(ids)]), request["steps"])
 
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        self.model.reset()
+        self.model.eval(ids.tolist())
+        return self.model.scores[: len(ids)]
+
     def _ids(self, tokens: int) -> list[int]:
         return self.random.integers(0, self.model.n_vocab(), tokens).tolist()
 
@@ -76,6 +82,7 @@ def main() -> None:
         default=0,
         help="tokens of cache, which is allocated whole; 0: as many as the model was trained with",
     )
+    add_nats_option(parser)
     given = parser.parse_args()
 
     def quantize(source: Path, folder: Path) -> None:
@@ -92,7 +99,11 @@ def main() -> None:
     if given.quantize:
         name += f", {given.quantize}"
         path = converted(path, name, quantize) / "model.gguf"
-    runner = LlamaCpp(path, given.context)
+    runner = LlamaCpp(path, given.context, all_logits=bool(given.nats))
+    if given.nats:
+        runner.load({"cores": None, "threads": 1, "seed": 0})
+        write_nats(given.nats, runner.logits)
+        return
     commands = {"load": runner.load, "prompt": runner.prompt, "decode": runner.decode}
     serve(name, commands, files=[str(path)])
 
