@@ -42,10 +42,16 @@ WINDOWS, WINDOW = 64, 512
 CONTEXT = 1024
 """Tokens for which llama.cpp, whose cache has one size, has room: the longest row's, rounded up."""
 
+INT4 = (
+    "quantize.weights=int4",
+    "quantize.symmetric=false",
+    "quantize.method=gptq",
+    "quantize.clip=mse",
+)
 ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int8": ("quantize.weights=int8",),
-    "int4 of 32": ("quantize.weights=int4", "quantize.group=32", "quantize.symmetric=false"),
-    "int4 of 128": ("quantize.weights=int4", "quantize.group=128", "quantize.symmetric=false"),
+    "int4 of 32": (*INT4, "quantize.group=32"),
+    "int4 of 128": (*INT4, "quantize.group=128"),
     "int8 groups of 32": ("quantize.weights=int8-groups", "quantize.group=32"),
     "int8 groups of 128": ("quantize.weights=int8-groups", "quantize.group=128"),
 }

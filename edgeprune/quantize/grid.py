@@ -4,6 +4,7 @@ A code q stands for (q - zero_point) * scale. A scheme says how many codes there
 weights share a scale; `fit_grid` chooses the scale and the zero point for rows of weights.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from edgeprune.quantize.scheme import Scheme
 
 # Share of the range at which a row may be clipped, searched from none to strong.
 _CLIPS = torch.linspace(1.0, 0.5, 26)
+# Fits of the scale to the codes and of the codes to the scale, from each neighbour of a zero point.
+_FITS = 3
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,60 @@ def fit_grid(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Grid:
 
     Args:
         weight: (rows, columns), all columns of a row sharing a scale.
-        clip: "absmax" takes the whole range of a row, "mse" the share of it among 26 from 1.0 to
-            0.5 whose squared rounding error is least.
+        clip: "absmax" takes the whole range of a row; "mse" the share of it among 26 from 1.0 to
+            0.5 whose squared rounding error is least, from which the scale is fitted to the codes
+            by least squares (where there are zero points, to those beside the best one, too).
     """
     weight = weight.float()
     whole = _grid(weight, scheme, 1.0)
     if clip == "absmax":
         return whole
-    best, scales, zeros = (
-        weight.new_full((len(weight),), torch.inf),
-        whole.scales,
-        whole.zero_points,
-    )
-    for share in _CLIPS:
-        grid = _grid(weight, scheme, float(share))
-        error = (grid.nearest(weight) - weight).square().sum(dim=1)
-        better = error < best
-        best = torch.where(better, error, best)
-        scales = torch.where(better, grid.scales, scales)
-        zeros = torch.where(better, grid.zero_points, zeros)
-    return Grid(scales, zeros, scheme)
+    best = _Best(weight, whole)
+    for share in _CLIPS[1:]:
+        best.offer(_grid(weight, scheme, float(share)))
+    for grid in [best.grid] if scheme.symmetric else [best.grid, *_beside(weight, whole)]:
+        for _ in range(_FITS):
+            grid = _fit_scales(weight, grid)
+            best.offer(grid)
+    return best.grid
+
+
+def _beside(weight: Tensor, whole: Grid) -> Iterator[Grid]:
+    """Grids of the whole range whose zero points are the best one's neighbours, and it itself."""
+    scheme = whole.scheme
+    bottom, top = weight.amin(dim=1).clamp(max=0), weight.amax(dim=1).clamp(min=0)
+    for shift in (0, -1, 1):
+        zeros = (whole.zero_points + shift).clamp(scheme.lowest + 1, scheme.highest - 1)
+        scales = torch.maximum(-bottom / zeros, top / (scheme.highest - zeros))
+        yield Grid(_nonzero(scales), zeros, scheme)
+
+
+class _Best:
+    """For each row the grid of the least squared error among those offered."""
+
+    def __init__(self, weight: Tensor, grid: Grid) -> None:
+        self._weight, self.grid = weight, grid
+        self._errors = self._squared(grid)
+
+    def offer(self, grid: Grid) -> None:
+        """Take the rows for which this grid is better."""
+        errors = self._squared(grid)
+        better = errors < self._errors
+        self._errors = torch.where(better, errors, self._errors)
+        scales = torch.where(better, grid.scales, self.grid.scales)
+        zeros = torch.where(better, grid.zero_points, self.grid.zero_points)
+        self.grid = Grid(scales, zeros, grid.scheme)
+
+    def _squared(self, grid: Grid) -> Tensor:
+        return (grid.nearest(self._weight) - self._weight).square().sum(dim=1)
+
+
+def _fit_scales(weight: Tensor, grid: Grid) -> Grid:
+    """The scales of least squared error for the codes that the grid gives its weights."""
+    steps = grid.codes(weight) - grid.zero_points[:, None]
+    squares = steps.square().sum(dim=1)
+    fitted = (weight * steps).sum(dim=1) / _nonzero(squares)
+    return Grid(torch.where(fitted == 0, grid.scales, fitted), grid.zero_points, grid.scheme)
 
 
 def _grid(weight: Tensor, scheme: Scheme, share: float) -> Grid:

@@ -75,9 +75,9 @@ class QuantizeSettings(BaseModel):
     )
     clip: Literal["absmax", "mse"] = Field(
         "absmax",
-        description="Range of a channel or group: its largest weight, or the clip of least "
-        "squared error (SmolLM2's INT8 perplexity rises by 0.1 % with the first, 0.6 % with "
-        "the second).",
+        description="Range of a channel or group: its largest weight, or the clip, scale and zero "
+        "point of least squared error. The second is for INT4; channels of INT8 are better off "
+        "with the first.",
     )
     smooth: float | None = Field(
         None,

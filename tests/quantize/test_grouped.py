@@ -128,6 +128,17 @@ def test_searched_ranges_are_never_worse():
         assert searched.relative_error < 0.98 * plain.relative_error
 
 
+def test_levels_far_from_zero_are_fitted_without_a_bias():
+    """16 equal steps and zero 0.4 of one beside a level, as a format with a minimum has them: the
+    range as it is moves every weight by 0.4, which a product with positive inputs adds up."""
+    weight = (torch.arange(16.0).repeat(2) - 7 + torch.tensor([[-0.4], [0.4]])) * 0.01
+    plain = round_groups(weight, 4, 32, symmetric=False).dequantize() - weight
+    torch.testing.assert_close(plain[0], torch.full((32,), 0.004), atol=1e-5, rtol=0)
+    fitted = round_groups(weight, 4, 32, symmetric=False, clip="mse").dequantize() - weight
+    assert (fitted.norm(dim=1) < 0.75 * plain.norm(dim=1)).all()
+    assert (fitted.mean(1).abs() < 0.2 * plain.mean(1).abs()).all()
+
+
 def test_values_on_a_grid_come_back_exactly():
     codes = torch.arange(16.0).repeat(3, 2)
     scales = torch.tensor([0.25, -0.5, 2.0])[:, None]
