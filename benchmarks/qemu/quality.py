@@ -78,7 +78,10 @@ def beside(bundle: Path, pairs: Path, limit: int) -> dict[str, Any]:
         *("-m", "edgeprune", "evaluate", str(bundle), *options),
         packages=(CHECKOUT, DEPENDENCIES),
     )
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    # Python looks in the working folder first, and there must be the operators for ARM.
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{bundle} does not run on ARM: {done.stderr.strip()}")
     theirs = json.loads(done.stdout)
     ours = evaluate(bundle, "sts", pairs, limit, keep_rows=True)
     cosines = [np.array(found["rows"]["bundle"]["cosine"]) for found in (theirs, ours)]
