@@ -8,8 +8,8 @@ beside one peer at one number of threads and one prompt: interleaved, prompt and
 is a line of JSON in benchmarks/results/decoders.jsonl and is not run again, so an interrupted run
 goes on; --only takes rows whose name holds the words.
 
-SmolLM2's packaged weights were in 4 bits once (Q4_1: a scale and a minimum for 32 of them), which no
-format here reproduces: what a second rounding to INT4 costs says nothing of other models.
+SmolLM2's packaged weights were in 4 bits once (Q4_1: a scale and a minimum for 32 of them), which
+no format here reproduces: what a second rounding to INT4 costs says nothing of other models.
 """
 
 import json
