@@ -24,7 +24,7 @@ from typing import Any
 from built import build_once
 from contestants import peer_command, peer_words
 from results_file import ratio_text
-from resumed import run_rows
+from resumed import kept, run_rows
 
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
@@ -124,9 +124,12 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     peer = CONTESTANTS[row.peer]
     words = peer.words(_source(peer, output))
     perplexity = {  # of the original and of peers, the same in every arrangement, once
-        "original": perplexity_of(output / "original", data, work / "original.json"),
-        "values": perplexity_of(output / "bundle", data, output / "perplexity.json"),
-        "peer": peers_perplexity(peer_words(*words), output, data, work / f"{row.peer}.json"),
+        "original": kept(work / "original.json", lambda: perplexity_of(output / "original", data)),
+        "values": kept(output / "perplexity.json", lambda: perplexity_of(output / "bundle", data)),
+        "peer": kept(
+            work / f"{row.peer}.json",
+            lambda: peers_perplexity(peer_words(*words), output / "bundle", data, work),
+        ),
     }
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, decode_steps=64, time_limit=seconds
@@ -143,27 +146,21 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     }
 
 
-def perplexity_of(place: Path, data: Path, file: Path) -> dict[str, float]:
-    """Measured once and kept in a file."""
-    if not file.exists():
-        found = evaluate(place, "perplexity", data / HELD_OUT, WINDOWS, window=WINDOW)
-        file.write_text(json.dumps(found["values"]))
-    values: dict[str, float] = json.loads(file.read_text())
+def perplexity_of(place: Path, data: Path) -> dict[str, float]:
+    """Of a bundle or an export, over the first windows of the held-out text."""
+    found = evaluate(place, "perplexity", data / HELD_OUT, WINDOWS, window=WINDOW)
+    values: dict[str, float] = found["values"]
     return values
 
 
-def peers_perplexity(words: list[str], output: Path, data: Path, file: Path) -> dict[str, float]:
+def peers_perplexity(words: list[str], bundle: Path, data: Path, work: Path) -> dict[str, float]:
     """Of the same windows of the same tokens, by the peer's script."""
-    if not file.exists():
-        ids, nats = (file.with_suffix(f".{part}.json").absolute() for part in ("ids", "nats"))
-        place = Bundle.open(output / "bundle")
-        windows = token_windows(place, Data(data / HELD_OUT, WINDOWS), WINDOW)
-        ids.write_text(json.dumps(windows.ids.tolist()))
-        subprocess.run([*words, "--nats", str(ids), str(nats)], check=True)
-        mean = sum(json.loads(nats.read_text())) / (windows.ids.size - len(windows.ids))
-        file.write_text(json.dumps({"perplexity": math.exp(mean), "nats_per_token": mean}))
-    values: dict[str, float] = json.loads(file.read_text())
-    return values
+    ids, nats = (work.absolute() / f"{part}.json" for part in ("ids", "nats"))
+    windows = token_windows(Bundle.open(bundle), Data(data / HELD_OUT, WINDOWS), WINDOW)
+    ids.write_text(json.dumps(windows.ids.tolist()))
+    subprocess.run([*words, "--nats", str(ids), str(nats)], check=True)
+    mean = sum(json.loads(nats.read_text())) / (windows.ids.size - len(windows.ids))
+    return {"perplexity": math.exp(mean), "nats_per_token": mean}
 
 
 def _source(peer: Peer, output: Path) -> Path:

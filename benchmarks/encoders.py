@@ -25,7 +25,7 @@ import numpy as np
 from built import build_once
 from contestants import is_missing, peer_command, peer_words
 from results_file import ratio_text
-from resumed import run_rows
+from resumed import kept, run_rows
 
 import edgeprune.runtime
 from edgeprune.bench.compare import compare
@@ -117,9 +117,8 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     output = build_once(RECIPE, work / RECIPE)
     peer = PEERS[row.peer]
     words = (peer.environment, peer.script, *arguments(peer, output, data, work))
-    quality = work / f"sts-{peer.environment}.json"
-    if not quality.exists():
-        quality.write_text(json.dumps(compare_sts(output, peer_words(*words), data, work)))
+    file = work / f"sts-{peer.environment}.json"
+    quality = kept(file, lambda: compare_sts(output, peer_words(*words), data, work))
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, batch=row.batch, time_limit=seconds
     )
@@ -130,7 +129,7 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         "name": row.name,
         "row": asdict(row),
         "goal": row.goal,
-        "sts": json.loads(quality.read_text()),
+        "sts": quality,
         "speed": speed,
     }
 

@@ -1,6 +1,7 @@
 """The command line of a benchmark whose rows stand beside peers, and which goes on where it was."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -20,6 +21,13 @@ class Named(Protocol):
 R = TypeVar("R", bound=Named)
 Measure = Callable[[R, Path, Path, float], dict[str, Any]]
 """(row, folder of texts, --work, --seconds) -> the row's line of the results."""
+
+
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What `make` gives, as JSON in a file: made once, and read from then on."""
+    if not file.exists():
+        file.write_text(json.dumps(make()), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def run_rows(

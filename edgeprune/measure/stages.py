@@ -57,6 +57,5 @@ def measure_stages(
                 }
             )
         finally:
-            if name != EXPORT:
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(scratch / name, ignore_errors=True)
     return found
