@@ -74,8 +74,7 @@ def main() -> None:
     text = report(done)
     if not given.quick and done:
         RESULTS.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-        subject = "SmolLM2, "
-        advice.write({n.removeprefix(subject): row for n, row in done.items() if subject in n})
+        advice.write(done)
     print(text)
 
 

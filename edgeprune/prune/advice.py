@@ -1,8 +1,8 @@
 """When to take which method: what each is for, and what the comparison of them found. No torch.
 
-`benchmarks/pruning.py` writes the figures of SmolLM2-135M into measured.json beside this file. Of
-methods that do the same work, one that another beats in both loss and time has no reason here; the
-others are best up to some time.
+`benchmarks/pruning.py` writes its figures into measured.json beside this file. Of methods that do
+the same work, one that another beats in both loss and time has no reason here; the others are best
+up to some time.
 """
 
 import json
@@ -20,6 +20,27 @@ class Method:
 
     purpose: str
     cell: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of the comparison. measure: the key of its quality in a row. sign: -1 where more is
+    better."""
+
+    name: str
+    measure: str
+    shown: str
+    sign: int
+
+
+SUBJECTS = {
+    "SmolLM2": Subject("SmolLM2-135M", "perplexity", "perplexity", 1),
+    "MiniLM": Subject("MiniLM-L6", "spearman", "STS-B", -1),
+}
+"""The comparison's name of a model -> what is read of its rows."""
+
+Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""A model -> cell -> quality and seconds."""
 
 
 METHODS: dict[str, dict[str, Method]] = {
@@ -80,16 +101,16 @@ METHODS: dict[str, dict[str, Method]] = {
 
 
 def cells() -> set[str]:
-    """The rows of the comparison that are read here."""
+    """The rows of the comparison that are read here, of each model."""
     every = {each.cell for group in METHODS.values() for each in group.values() if each.cell}
     return every | {"original"}
 
 
-def advice(measured: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+def advice(measured: Measured | None = None) -> list[dict[str, str]]:
     """Of every method: the setting, its value, what it is for, and what was found.
 
     Args:
-        measured: cell -> perplexity and minutes; None reads what the comparison wrote.
+        measured: None reads what the comparison wrote.
     """
     rows = read() if measured is None else measured
     return [
@@ -97,7 +118,7 @@ def advice(measured: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
             "setting": setting,
             "value": value,
             "purpose": method.purpose,
-            "found": _found(value, group, rows),
+            "found": _found(value, group, rows) if method.cell and rows else "",
         }
         for setting, group in METHODS.items()
         for value, method in group.items()
@@ -105,7 +126,7 @@ def advice(measured: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
 
 
 def read(file: Path = MEASURED) -> dict[str, Any]:
-    """Cell -> perplexity and minutes, as `write` left them; nothing where it never ran."""
+    """What `write` left; nothing where the comparison never ran."""
     if not file.exists():
         return {}
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -113,38 +134,61 @@ def read(file: Path = MEASURED) -> dict[str, Any]:
 
 
 def write(rows: Mapping[str, Mapping[str, Any]], file: Path = MEASURED) -> None:
-    """Keep what advice needs of the comparison's rows, cell -> its line of the results."""
+    """Keep what advice needs of the comparison's rows, "model, cell" -> its line of the results."""
     kept = {
-        cell: {"perplexity": row["perplexity"], "minutes": row["seconds"] / 60}
-        for cell, row in rows.items()
-        if cell in cells()
+        model: {
+            cell: {subject.measure: row[subject.measure], "seconds": row["seconds"]}
+            for cell in sorted(cells())
+            if (row := rows.get(f"{model}, {cell}"))
+        }
+        for model, subject in SUBJECTS.items()
     }
     file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def _found(value: str, group: Mapping[str, Method], rows: Mapping[str, Any]) -> str:
-    """A sentence on one method beside the others of its group."""
+def _found(value: str, group: Mapping[str, Method], measured: Measured) -> str:
+    """A sentence a model on one method beside the others of its group."""
+    said = [
+        _judged(value, group, subject, measured.get(model, {}))
+        for model, subject in SUBJECTS.items()
+    ]
+    return " ".join(filter(None, said)) or "Not measured yet."
+
+
+def _judged(
+    value: str,
+    group: Mapping[str, Method],
+    subject: Subject,
+    rows: Mapping[str, Mapping[str, float]],
+) -> str:
     cell = group[value].cell
-    if cell is None or not rows:
-        return ""
     if cell not in rows or "original" not in rows:
-        return "Not measured yet."
-    mine = rows[cell]
+        return ""
+
+    def loss(row: Mapping[str, float]) -> float:
+        return subject.sign * row[subject.measure]
+
+    mine, original = rows[cell], rows["original"]
     figures = (
-        f"SmolLM2-135M, {cell}: perplexity {mine['perplexity']:.1f} "
-        f"(original {rows['original']['perplexity']:.1f}) in {mine['minutes']:.0f} min"
+        f"{subject.name}, {cell}: {subject.shown} {mine[subject.measure]:.1f} "
+        f"(original {original[subject.measure]:.1f}) in {_time(mine['seconds'])}"
     )
     others = {
         name: rows[other.cell]
         for name, other in group.items()
         if name != value and other.cell and other.cell in rows
     }
-    better = [name for name, row in others.items() if row["perplexity"] < mine["perplexity"]]
-    quicker = [name for name in better if others[name]["minutes"] <= mine["minutes"]]
+    better = [name for name, row in others.items() if loss(row) < loss(mine)]
+    quicker = [name for name in better if others[name]["seconds"] <= mine["seconds"]]
     if quicker:
-        best = min(quicker, key=lambda name: others[name]["perplexity"])
+        best = min(quicker, key=lambda name: loss(others[name]))
         return f"{figures}: {best} loses less in no more time."
     if better:
-        soonest = min(better, key=lambda name: others[name]["minutes"])
-        return f"{figures}: the least loss short of {soonest}'s {others[soonest]['minutes']:.0f}."
+        soonest = min(better, key=lambda name: others[name]["seconds"])
+        within = _time(others[soonest]["seconds"])
+        return f"{figures}: the least loss short of {soonest}'s {within}."
     return f"{figures}: the least loss of all." if others else f"{figures}."
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

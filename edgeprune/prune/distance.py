@@ -1,13 +1,13 @@
 """How far candidates' outputs lie from the original's: what recovery minimizes, labels left out.
 
-The original's part is computed once for all candidates: of KL(original || candidate) there is left
-one log-sum-exp and one dot product a token.
+The original's part is computed once for all candidates. The terms of KL(original || candidate) are
+subtracted before they are summed: sums over 50,000 classes in float32, subtracted afterwards, were
+off by some 0.001 nats.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from edgeprune.models import Model
@@ -32,11 +32,9 @@ def divergence_from(logits: Tensor) -> Distance:
     """KL(original || candidate) in nats, mean over the leading axes of logits [..., classes]."""
     logs = logits.float().flatten(0, -2).log_softmax(-1)
     shares = logs.exp()
-    negative_entropy = torch.einsum("nc,nc->n", shares, logs)
 
     def distance(ours: Any) -> float:
-        theirs = ours.logits.float().flatten(0, -2)
-        cross = theirs.logsumexp(-1) - torch.einsum("nc,nc->n", shares, theirs)
-        return float((negative_entropy + cross).double().mean())
+        gaps = logs - ours.logits.float().flatten(0, -2).log_softmax(-1)
+        return float(gaps.mul_(shares).sum(-1).double().mean())
 
     return distance

@@ -11,19 +11,30 @@ from edgeprune.prune import advice
 from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import METHODS
 
-LINES = {
+SMOLLM2 = {
     "original": (25.0, 0),
     "magnitude, 50 % weights": (900.0, 100),
     "wanda, 50 % weights": (60.0, 90),
     "sparsegpt, 50 % weights": (50.0, 200),
     "thanos, 50 % weights": (52.0, 300),
     "20 % channels": (40.0, 60),
-    "MiniLM's": (1.0, 1),
+    "nobody's": (1.0, 1),
+}
+MINILM = {
+    "original": (86.7, 0),
+    "magnitude, 50 % weights": (80.0, 4),
+    "wanda, 50 % weights": (84.0, 5),
+    "nap, 50 % weights": (83.0, 90),
 }
 
 
 def rows() -> dict[str, dict[str, float]]:
-    return {cell: {"perplexity": p, "seconds": s, "kl": 1.0} for cell, (p, s) in LINES.items()}
+    of = {"SmolLM2": ("perplexity", SMOLLM2), "MiniLM": ("spearman", MINILM)}
+    return {
+        f"{model}, {cell}": {measure: quality, "seconds": seconds, "kl": 1.0}
+        for model, (measure, lines) in of.items()
+        for cell, (quality, seconds) in lines.items()
+    }
 
 
 def test_every_method_has_a_sentence():
@@ -42,7 +53,8 @@ def test_the_comparison_has_every_row_that_is_read(monkeypatch, pytestconfig):
     monkeypatch.syspath_prepend(pytestconfig.rootpath / "benchmarks")
     from oneshot.design import cells
 
-    assert {f"SmolLM2, {cell}" for cell in advice.cells()} <= {cell.name for cell in cells()}
+    read = {f"{model}, {cell}" for model in advice.SUBJECTS for cell in advice.cells()}
+    assert read <= {cell.name for cell in cells()}
 
 
 def test_a_method_is_judged_beside_those_that_do_the_same(tmp_path):
@@ -50,43 +62,53 @@ def test_a_method_is_judged_beside_those_that_do_the_same(tmp_path):
     assert advice.read(file) == {}
     advice.write(rows(), file)
     kept = advice.read(file)
-    assert set(kept) == set(LINES) - {"MiniLM's"}
-    assert kept["wanda, 50 % weights"] == {"perplexity": 60.0, "minutes": 1.5}
+    assert set(kept["SmolLM2"]) == set(SMOLLM2) - {"nobody's"}
+    assert kept["SmolLM2"]["wanda, 50 % weights"] == {"perplexity": 60.0, "seconds": 90}
     found = {(row["setting"], row["value"]): row["found"] for row in advice.advice(kept)}
-    figures = "SmolLM2-135M, {}, 50 % weights: perplexity {} (original 25.0) in {} min"
+    figures = "SmolLM2-135M, {}, 50 % weights: perplexity {} (original 25.0) in {}"
     start = {
         name: figures.format(name, *shown)
         for name, shown in {
-            "magnitude": ("900.0", 2),
-            "wanda": ("60.0", 2),
-            "sparsegpt": ("50.0", 3),
-            "thanos": ("52.0", 5),
+            "magnitude": ("900.0", "100 s"),
+            "wanda": ("60.0", "90 s"),
+            "sparsegpt": ("50.0", "3 min"),
+            "thanos": ("52.0", "5 min"),
+        }.items()
+    }
+    figures = "MiniLM-L6, {}, 50 % weights: STS-B {} (original 86.7) in {} s"
+    other = {
+        name: figures.format(name, *shown)
+        for name, shown in {
+            "magnitude": ("80.0", 4),
+            "wanda": ("84.0", 5),
+            "nap": ("83.0", 90),
         }.items()
     }
     said = {
-        "magnitude": f"{start['magnitude']}: wanda loses less in no more time.",
-        "wanda": f"{start['wanda']}: the least loss short of sparsegpt's 3.",
+        "magnitude": f"{start['magnitude']}: wanda loses less in no more time. "
+        f"{other['magnitude']}: the least loss short of wanda's 5 s.",
+        "wanda": f"{start['wanda']}: the least loss short of sparsegpt's 3 min. "
+        f"{other['wanda']}: the least loss of all.",
         "sparsegpt": f"{start['sparsegpt']}: the least loss of all.",
         "thanos": f"{start['thanos']}: sparsegpt loses less in no more time.",
-        "nap": "Not measured yet.",
+        "nap": f"{other['nap']}: wanda loses less in no more time.",
+        "search": "Not measured yet.",
         "momentum-variance": "",
     }
     for name, sentence in said.items():
         assert found["prune.method", name] == sentence
-    assert found["cut.compensate", "false"].endswith("in 1 min.")
+    assert found["cut.compensate", "false"].endswith("in 60 s.")
 
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_recipes_shows_it(measured, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        advice, "read", lambda: {c: _line(r) for c, r in rows().items()} if measured else {}
-    )
+    file = tmp_path / "measured.json"
+    if measured:
+        advice.write(rows(), file)
+    kept = advice.read(file)
+    monkeypatch.setattr(advice, "read", lambda: kept)
     shown = " ".join(CliRunner().invoke(main, ["recipes"]).stdout.split())
     assert ("the least loss of all." in shown) == measured
     assert ("not measured yet" in shown.lower()) is True
     printed = json.loads(CliRunner().invoke(main, ["recipes", "--json", "-"]).stdout)
     assert {row["value"] for row in printed["methods"]} >= {*METHODS, *ALLOCATORS}
-
-
-def _line(row: dict[str, float]) -> dict[str, float]:
-    return {"perplexity": row["perplexity"], "minutes": row["seconds"] / 60}

@@ -289,6 +289,17 @@ def test_a_divergence_is_scipys(seed, far, shape):
     assert found == pytest.approx(expected, rel=1e-4, abs=2e-6)
 
 
+def test_a_divergence_of_a_vocabulary_is_exact_in_float32():
+    logits = np.random.default_rng(0).standard_normal((4, 50_000), dtype=np.float32)
+    logits[:, 5] += 14
+    ours = logits + 0.1 * np.random.default_rng(1).standard_normal(logits.shape)
+    p, q = (softmax(some.astype(np.float64), 1) for some in (logits, ours.astype(np.float32)))
+    distance = divergence_from(torch.from_numpy(logits))
+    given = SimpleNamespace(logits=torch.from_numpy(ours.astype(np.float32)))
+    assert distance(given) == pytest.approx(rel_entr(p, q).sum(1).mean(), abs=2e-6)
+    assert abs(distance(SimpleNamespace(logits=torch.from_numpy(logits)))) < 1e-9
+
+
 @pytest.mark.parametrize("family", ["bert", "llama", "classifier"])
 def test_skipped_blocks_hand_on_what_they_are_given(family, tmp_path):
     original, model = (make_model(family, tmp_path) for _ in range(2))
