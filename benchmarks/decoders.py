@@ -50,12 +50,14 @@ INT4 = (
 )
 ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int8": ("quantize.weights=int8",),
+    "int8 in blocks": ("quantize.weights=int8", "quantize.sparse=whole", "quantize.tokens=1"),
     "int4 of 32": (*INT4, "quantize.group=32"),
     "int4 of 128": (*INT4, "quantize.group=128"),
     "int8 groups of 32": ("quantize.weights=int8-groups", "quantize.group=32"),
     "int8 groups of 128": ("quantize.weights=int8-groups", "quantize.group=128"),
 }
-"""What a recipe is told: per-channel INT8 is made for prompts, groups for decoding."""
+"""What a recipe is told: per-channel INT8 is made for prompts, groups for decoding; in blocks is
+every linear that the operators are faster for, whole."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from edgeprune.prune.distance import distance_to
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import Solver, prune_layers, solver_of
 from edgeprune.prune.patterns import weight_pattern
+from edgeprune.prune.prefix import answers_tuples, block_modules, outputs_of
 from edgeprune.prune.search import Genome, Score, State, search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
 from edgeprune.prune.spaces import Drops, Levels
@@ -125,10 +126,12 @@ def search_levels(
                 model.linear(name).weight.copy_(database[name][level])
                 applied[name] = level
 
-    score = scorer(model, original, batches, apply)
+    block_of = {name: block.index for block in model.anatomy.blocks for name in block.linears()}
+    blocks = [block_of[name] for name in names]
+    score = scorer(model, original, batches, apply, blocks)
     state = search(space, score, len(batches), settings.evolution(), seed, file, key)
     winner = state.members[0][0]
-    seen = rescored(model, original, unseen, apply, space.start(), winner)
+    seen = rescored(model, original, unseen, apply, blocks, space.start(), winner)
     for name, weight in before.items():
         model.linear(name).weight.copy_(weight)
     chosen = winner if seen.gained else space.start()
@@ -192,10 +195,11 @@ def search_blocks(
         )
     space = Drops(total, count, frozenset([*range(first), *range(total - last, total)]))
     with skippable(model, batches[0]) as skip:
-        score = scorer(model, original, batches, skip)
+        blocks = range(total)
+        score = scorer(model, original, batches, skip, blocks)
         state = search(space, score, len(batches), settings, seed, file, key)
         winner = state.members[0][0]
-        seen = rescored(model, original, unseen, skip, space.start(), winner)
+        seen = rescored(model, original, unseen, skip, blocks, space.start(), winner)
     chosen = winner if seen.gained else space.start()
     return [block for block, gone in enumerate(chosen) if gone], report(state, seen)
 
@@ -203,15 +207,7 @@ def search_blocks(
 @contextmanager
 def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
     """Yields a function that makes the blocks flagged 1 hand on what they are given, uncomputed."""
-    modules = [model.module.get_submodule(block.name) for block in model.anatomy.blocks]
-    kinds: list[bool] = []
-    handle = modules[0].register_forward_hook(
-        lambda _m, _a, out: kinds.append(isinstance(out, tuple))
-    )
-    with torch.no_grad():
-        model.module(**tensors(batch))
-    handle.remove()
-    tupled = kinds[0]
+    modules, tupled = block_modules(model), answers_tuples(model, batch)
 
     def hand_on(hidden: Tensor, *_others: Any, **_named: Any) -> Any:
         return (hidden,) if tupled else hidden
@@ -230,10 +226,20 @@ def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
 
 
 def scorer(
-    model: Model, original: Model, batches: Sequence[Batch], apply: Callable[[Genome], None]
+    model: Model,
+    original: Model,
+    batches: Sequence[Batch],
+    apply: Callable[[Genome], None],
+    blocks: Sequence[int],
 ) -> Score:
-    """Distances of candidates to the original, whose outputs are taken once a call."""
+    """Distances of candidates to the original, whose outputs are taken once a call.
+
+    Args:
+        apply: makes the model a genome's.
+        blocks: the block that each place of a genome is about.
+    """
     plain = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
+    tupled = answers_tuples(model, batches[0])
 
     @torch.no_grad()
     def score(genomes: Sequence[Genome], chosen: Sequence[int]) -> list[float]:
@@ -244,9 +250,8 @@ def scorer(
             its = original.module(**given, **plain)
             distance = distance_to(model, its, batch, given["attention_mask"])
             rows += len(batch.input_ids)
-            for place, genome in enumerate(genomes):
-                apply(genome)
-                ours = model.module(**given, **plain)
+            outputs = outputs_of(model, {**given, **plain}, genomes, apply, blocks, tupled)
+            for place, ours in outputs:
                 totals[place] += distance(ours) * len(batch.input_ids)
         return [total / rows for total in totals]
 
@@ -258,11 +263,12 @@ def rescored(
     original: Model,
     unseen: Sequence[Batch],
     apply: Callable[[Genome], None],
+    blocks: Sequence[int],
     start: Genome,
     winner: Genome,
 ) -> Unseen:
     """Start and winner on the batches of `unseen`, paired."""
-    score = scorer(model, original, unseen, apply)
+    score = scorer(model, original, unseen, apply, blocks)
     rows = np.array([score([start, winner], [number]) for number in range(len(unseen))])
     weights = np.array([len(batch.input_ids) for batch in unseen], float)
     gaps = rows[:, 1] - rows[:, 0]

@@ -20,7 +20,8 @@ def choose_sparse(model: Model, settings: QuantizeSettings, target: Target) -> d
     """The linears of the blocks that are faster sparse on the target, and in which format.
 
     Rounding keeps every zero, so that what is chosen before it holds after it. A weight without an
-    empty block stays dense, though for a single row the operators may be faster even then.
+    empty block stays dense unless `settings.sparse` is "whole", though for a single row the
+    operators may be faster even then.
     """
     if not settings.sparse:
         return {}
@@ -30,7 +31,7 @@ def choose_sparse(model: Model, settings: QuantizeSettings, target: Target) -> d
         weight = model.linear(name).weight.detach()
         outputs, inputs = weight.shape
         shares = {form.name: empty_share(weight, form) for form in _INT8}
-        empty = {name: share for name, share in shares.items() if share}
+        empty = {n: share for n, share in shares.items() if share or settings.sparse == "whole"}
         choice = target.break_even.choose(empty, inputs, outputs, rows)
         if choice is not None:
             chosen[name] = choice

@@ -24,6 +24,7 @@ from edgeprune.prune import searched
 from edgeprune.prune.allocate import uniform_counts
 from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.oneshot import prune_layers
+from edgeprune.prune.prefix import block_modules
 from edgeprune.prune.search import search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
 from edgeprune.prune.searched import scorer, search_blocks, search_levels, skippable, solver
@@ -301,6 +302,32 @@ def test_a_divergence_of_a_vocabulary_is_exact_in_float32():
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "classifier"])
+def test_what_candidates_share_is_computed_once_and_changes_nothing(family, tmp_path):
+    original, model = (make_model(family, tmp_path, unequal=False, layers=4) for _ in range(2))
+    names = [block.feed_forward.down for block in model.anatomy.blocks]
+    dense = [model.linear(name).weight.detach().clone() for name in names]
+
+    def apply(genome):
+        for name, weight, level in zip(names, dense, genome, strict=True):
+            model.linear(name).weight.data.copy_(weight * (1 - 0.1 * level))
+
+    passes = []
+    for name in names:
+        model.linear(name).register_forward_hook(lambda *_given: passes.append(1))
+    batches = batches_of(3)
+    score = scorer(model, original, batches, apply, range(4))
+    rng = np.random.default_rng(0)
+    genomes = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 2, 1), (3, 0, 0, 0)]
+    genomes += [tuple(int(level) for level in rng.integers(0, 3, 4)) for _ in range(4)]
+    passes.clear()
+    together = score(genomes, [0, 2])
+    assert len(passes) < 2 * 4 * len(genomes)
+    assert together == [score([genome], [0, 2])[0] for genome in genomes]
+    assert together[0] == pytest.approx(0, abs=1e-6)
+    assert all("forward" not in vars(module) for module in block_modules(model))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "classifier"])
 def test_skipped_blocks_hand_on_what_they_are_given(family, tmp_path):
     original, model = (make_model(family, tmp_path) for _ in range(2))
     batches = batches_of(3)
@@ -310,7 +337,7 @@ def test_skipped_blocks_hand_on_what_they_are_given(family, tmp_path):
         with skippable(model, batches[0]) as skip:
             skip((0, 1))
             without = model.module(**given)[0]
-            score = scorer(model, original, batches, skip)([(0, 0), (0, 1)], [0, 1])
+            score = scorer(model, original, batches, skip, range(2))([(0, 0), (0, 1)], [0, 1])
             assert score[0] == pytest.approx(0, abs=1e-5)
             assert score[1] > 1e-4
         assert torch.equal(model.module(**given)[0], whole)
