@@ -175,13 +175,17 @@ def sparse_lines(recipe: Recipe, target: Target) -> list[str]:
     """Which linears may become sparse; which do, only their pruned weights can tell."""
     settings = recipe.quantize
     patterns = {stage.pattern for stage in (recipe.prune, recipe.sparsify) if stage}
-    if not (settings and settings.sparse) or patterns.isdisjoint(_SPARSE_BLOCKS):
+    if not (settings and settings.sparse):
+        return []
+    whole = settings.sparse == "whole"
+    if not whole and patterns.isdisjoint(_SPARSE_BLOCKS):
         return []
     table = target.break_even
     rule = f"{target.name}'s break-even table finds faster at {settings.tokens:,} tokens"
     if not table.points:
         rule = f"{target.name}, which was not measured, takes to be safely faster"
-    return [f"of those in int8, linears become sparse that lost enough blocks: what {rule}"]
+    which = "(whole ones, too)" if whole else "that lost enough blocks"
+    return [f"of those in int8, linears become sparse {which}: what {rule}"]
 
 
 def _block_shapes(anatomy: Anatomy) -> list[tuple[int, int]]:

@@ -115,6 +115,11 @@ def test_only_what_was_emptied_is_sparse_and_it_stays_as_empty(tmp_path):
     model = make_model("bert", tmp_path / "hf", unequal=False)
     for target in (UNMEASURED, find("x86-avx512-vnni")):
         assert choose_sparse(model, QuantizeSettings(tokens=1), target) == {}
+    whole = QuantizeSettings(tokens=1, sparse="whole")
+    assert choose_sparse(model, whole, UNMEASURED) == {}  # nothing says that it is faster
+    chosen = choose_sparse(model, whole, find("x86-avx512-vnni"))
+    assert set(chosen) == set(model.anatomy.block_linears())
+    assert {choice.sparsity for choice in chosen.values()} == {0.0}
     prune(model, 0.9, 16)
     off = QuantizeSettings(sparse=False)
     assert choose_sparse(model, off, UNMEASURED) == {}
