@@ -2,7 +2,8 @@
 
     EDGEPRUNE_DATA=<folder> python benchmarks/encoders.py [--only WORDS]... [--table]
 
-Ours is the recipe minilm-int8 in a stock ONNX Runtime with default options, built once in --work.
+Ours is the recipe minilm-int8, built once in --work: in a stock ONNX Runtime with default options
+(dense), or with the operator library, in whose layout its linears are then (in blocks).
 OpenVINO's is quantized by NNCF, which calibrates on texts of WikiText-2 train; ONNX Runtime's by
 quantize_dynamic, and runs without the SkipLayerNormalization fusion that slows it down. Peers run
 in environments of their own: `python benchmarks/peers/setup.py openvino`, and `onnxruntime`.
@@ -41,6 +42,8 @@ from edgeprune.text.files import read_rows, read_texts
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "encoders.jsonl"
 RECIPE = "minilm-int8"
+ARRANGEMENTS = {"dense": ("quantize.sparse=true",), "in blocks": ("quantize.sparse=whole",)}
+"""What the recipe is told: nothing is empty, so that true leaves every linear dense."""
 PAIRS, CALIBRATION = "pairs/stsb.dev.jsonl", "text/wikitext2.train.txt"
 CALIBRATION_TEXTS = 300
 """NNCF's own default."""
@@ -83,12 +86,14 @@ class Row:
     threads: int
     tokens: int
     batch: int
+    arrangement: str = "dense"
 
     @property
     def name(self) -> str:
         """What the row is kept under."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.peer}, {threads}, {self.tokens} tokens, batch {self.batch}"
+        name = f"{self.peer}, {threads}, {self.tokens} tokens, batch {self.batch}"
+        return name if self.arrangement == "dense" else f"{self.arrangement}, {name}"
 
     @property
     def goal(self) -> float | None:
@@ -98,8 +103,9 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """Every row, one thread first."""
-    for threads, (tokens, batch), peer in product((1, 2), WORKS, PEERS):
-        yield Row(peer, threads, tokens, batch)
+    every = product(ARRANGEMENTS, (1, 2), WORKS, PEERS)
+    for arrangement, threads, (tokens, batch), peer in every:
+        yield Row(peer, threads, tokens, batch, arrangement)
 
 
 def main() -> None:
@@ -114,10 +120,11 @@ def _missing(row: Row) -> str:
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     """Build ours if it is not there, then time it beside the peer; quality is measured once."""
-    output = build_once(RECIPE, work / RECIPE)
+    suffix = "" if row.arrangement == "dense" else f"-{row.arrangement.replace(' ', '-')}"
+    output = build_once(RECIPE, work / f"{RECIPE}{suffix}", ARRANGEMENTS[row.arrangement])
     peer = PEERS[row.peer]
     words = (peer.environment, peer.script, *arguments(peer, output, data, work))
-    file = work / f"sts-{peer.environment}.json"
+    file = work / f"sts-{peer.environment}{suffix}.json"
     quality = kept(file, lambda: compare_sts(output, peer_words(*words), data, work))
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, batch=row.batch, time_limit=seconds
@@ -190,9 +197,9 @@ def verdict(ratio: dict[str, float], goal: float | None) -> str:
 def table(done: dict[str, Any]) -> str:
     """The rows as Markdown: how many times the peer's speed, with 95 % intervals."""
     lines = [
-        "| peer | threads | tokens | batch | ours, peer, ms | speed | goal | STS-B: ours, peer "
-        "| difference |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| ours | peer | threads | tokens | batch | ours, peer, ms | speed | goal "
+        "| STS-B: ours, peer | difference |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in done.values():
         row, found = result["row"], result["speed"]["measures"]["encoder"]
@@ -201,7 +208,8 @@ def table(done: dict[str, Any]) -> str:
         sts = result["sts"]
         low, high = sts["interval"]
         lines.append(
-            f"| {row['peer']} | {row['threads']} | {row['tokens']} | {row['batch']} | {times} "
+            f"| {row.get('arrangement', 'dense')} | {row['peer']} | {row['threads']} "
+            f"| {row['tokens']} | {row['batch']} | {times} "
             f"| {ratio_text(found['ratio'])} | {goal}{verdict(found['ratio'], result['goal'])} "
             f"| {sts['ours']:.2f}, {sts['peer']:.2f} "
             f"| {sts['difference']:+.2f} ({low:+.2f} to {high:+.2f}) |"
