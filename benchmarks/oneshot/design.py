@@ -96,7 +96,7 @@ def _pruned(subject: str, name: str, share: int = 50, **prune: Any) -> Cell:
 
 
 def _search(subject: str, strategy: str) -> Cell:
-    prune = {"method": "search", "strategy": strategy, "evaluations": 800}
+    prune = {"method": "search", "strategy": strategy, "evaluations": 480}
     return _pruned(subject, f"wanda, 50 %, {strategy}", **prune)
 
 
@@ -123,7 +123,7 @@ _METHOD = {
         "sparsegpt": 115,
         "thanos": 160,
         "nap": 700,
-        "search": 1500,
+        "search": 900,
         "channels": 270,
         "compensated": 360,
         "layers, loss": 500,
