@@ -162,7 +162,7 @@ def _judged(
     rows: Mapping[str, Mapping[str, float]],
 ) -> str:
     cell = group[value].cell
-    if cell not in rows or "original" not in rows:
+    if cell is None or cell not in rows or "original" not in rows:
         return ""
 
     def loss(row: Mapping[str, float]) -> float:
@@ -191,4 +191,4 @@ def _judged(
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"

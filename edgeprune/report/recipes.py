@@ -64,7 +64,9 @@ def _methods(rows: list[dict[str, str]]) -> Table:
     shown = Table(
         "setting",
         "value",
-        "what it is for, and what was found" if measured else "what it is for (not measured yet)",
+        "what it is for, and what was found, in one run each"
+        if measured
+        else "what it is for (not measured yet)",
         box=None,
     )
     shown.padding = (0, 2, 0, 0)
