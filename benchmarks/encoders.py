@@ -42,8 +42,8 @@ from edgeprune.text.files import read_rows, read_texts
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "encoders.jsonl"
 RECIPE = "minilm-int8"
-ARRANGEMENTS = {"dense": ("quantize.sparse=true",), "in blocks": ("quantize.sparse=whole",)}
-"""What the recipe is told: nothing is empty, so that true leaves every linear dense."""
+ARRANGEMENTS: dict[str, tuple[str, ...]] = {"dense": (), "in blocks": ("quantize.sparse=whole",)}
+"""What the recipe is told."""
 PAIRS, CALIBRATION = "pairs/stsb.dev.jsonl", "text/wikitext2.train.txt"
 CALIBRATION_TEXTS = 300
 """NNCF's own default."""
@@ -120,11 +120,11 @@ def _missing(row: Row) -> str:
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     """Build ours if it is not there, then time it beside the peer; quality is measured once."""
-    suffix = "" if row.arrangement == "dense" else f"-{row.arrangement.replace(' ', '-')}"
-    output = build_once(RECIPE, work / f"{RECIPE}{suffix}", ARRANGEMENTS[row.arrangement])
+    arrangement = row.arrangement.replace(" ", "-")
+    output = build_once(RECIPE, work / f"{RECIPE}-{arrangement}", ARRANGEMENTS[row.arrangement])
     peer = PEERS[row.peer]
     words = (peer.environment, peer.script, *arguments(peer, output, data, work))
-    file = work / f"sts-{peer.environment}{suffix}.json"
+    file = work / f"sts-{peer.environment}-{arrangement}.json"
     quality = kept(file, lambda: compare_sts(output, peer_words(*words), data, work))
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, batch=row.batch, time_limit=seconds
@@ -202,14 +202,14 @@ def table(done: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in done.values():
-        row, found = result["row"], result["speed"]["measures"]["encoder"]
+        row, found = Row(**result["row"]), result["speed"]["measures"]["encoder"]
         times = ", ".join(f"{found[s]['median_ms']:.2f}" for s in ("candidate", "baseline"))
         goal = f"{result['goal']:g}x, " if result["goal"] else ""
         sts = result["sts"]
         low, high = sts["interval"]
         lines.append(
-            f"| {row.get('arrangement', 'dense')} | {row['peer']} | {row['threads']} "
-            f"| {row['tokens']} | {row['batch']} | {times} "
+            f"| {row.arrangement} | {row.peer} | {row.threads} | {row.tokens} | {row.batch} "
+            f"| {times} "
             f"| {ratio_text(found['ratio'])} | {goal}{verdict(found['ratio'], result['goal'])} "
             f"| {sts['ours']:.2f}, {sts['peer']:.2f} "
             f"| {sts['difference']:+.2f} ({low:+.2f} to {high:+.2f}) |"

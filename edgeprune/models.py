@@ -60,6 +60,10 @@ class Model:
         """A linear by its full module name."""
         return self.module.get_submodule(name)  # type: ignore[return-value]
 
+    def block_modules(self) -> list[nn.Module]:
+        """The modules of the blocks, in the order of the data."""
+        return [self.module.get_submodule(block.name) for block in self.anatomy.blocks]
+
 
 def import_checkpoint(checkpoint: Checkpoint) -> Model:
     """Read a model as transformers knows it into float32.

@@ -5,6 +5,7 @@ decoders and classifiers, distances of embeddings for encoders). The winner and 
 again on text that the search never saw, and the start is kept where the winner is no better there.
 """
 
+import functools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from edgeprune.prune.distance import distance_to
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import Solver, prune_layers, solver_of
 from edgeprune.prune.patterns import weight_pattern
-from edgeprune.prune.prefix import answers_tuples, block_modules, outputs_of
+from edgeprune.prune.prefix import outputs_of
 from edgeprune.prune.search import Genome, Score, State, search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
 from edgeprune.prune.spaces import Drops, Levels
@@ -126,8 +127,7 @@ def search_levels(
                 model.linear(name).weight.copy_(database[name][level])
                 applied[name] = level
 
-    block_of = {name: block.index for block in model.anatomy.blocks for name in block.linears()}
-    blocks = [block_of[name] for name in names]
+    blocks = [block.index for block in model.anatomy.blocks for _ in block.linears()]
     score = scorer(model, original, batches, apply, blocks)
     state = search(space, score, len(batches), settings.evolution(), seed, file, key)
     winner = state.members[0][0]
@@ -207,7 +207,15 @@ def search_blocks(
 @contextmanager
 def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
     """Yields a function that makes the blocks flagged 1 hand on what they are given, uncomputed."""
-    modules, tupled = block_modules(model), answers_tuples(model, batch)
+    modules = model.block_modules()
+    kinds: list[bool] = []
+    handle = modules[0].register_forward_hook(
+        lambda _m, _a, out: kinds.append(isinstance(out, tuple))
+    )
+    with torch.no_grad():
+        model.module(**tensors(batch))
+    handle.remove()
+    tupled = kinds[0]
 
     def hand_on(hidden: Tensor, *_others: Any, **_named: Any) -> Any:
         return (hidden,) if tupled else hidden
@@ -239,7 +247,7 @@ def scorer(
         blocks: the block that each place of a genome is about.
     """
     plain = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
-    tupled = answers_tuples(model, batches[0])
+    modules = model.block_modules()
 
     @torch.no_grad()
     def score(genomes: Sequence[Genome], chosen: Sequence[int]) -> list[float]:
@@ -247,11 +255,11 @@ def scorer(
         for number in chosen:
             batch = batches[number]
             given = tensors(batch)
+            run = functools.partial(model.module, **given, **plain)
             its = original.module(**given, **plain)
             distance = distance_to(model, its, batch, given["attention_mask"])
             rows += len(batch.input_ids)
-            outputs = outputs_of(model, {**given, **plain}, genomes, apply, blocks, tupled)
-            for place, ours in outputs:
+            for place, ours in outputs_of(run, modules, genomes, apply, blocks):
                 totals[place] += distance(ours) * len(batch.input_ids)
         return [total / rows for total in totals]
 

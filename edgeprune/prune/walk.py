@@ -94,7 +94,7 @@ class Walk:
         self._arguments: list[list[Arguments]] = []  # what each block is given beside them
         self._replay: Replay | None = None  # what earlier looks into the block know
         cache = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
-        modules = [model.module.get_submodule(block.name) for block in model.anatomy.blocks]
+        modules = model.block_modules()
         for batch in batches:
             hidden, arguments = _embed(model.module, modules, {**tensors(batch), **cache})
             self.hidden.append(hidden)

@@ -98,7 +98,7 @@ class QuantizeSettings(BaseModel):
         description="A linear's input is massive where its largest value exceeds its typical one "
         "(the root mean square) by this factor.",
     )
-    sparse: bool | Literal["whole"] = Field(
+    sparse: Literal[True, False, "whole"] = Field(
         True,
         description="Store linears of INT8 weights that lost enough of them in blocks as sparse "
         "INT8, where the target's break-even table says that this is faster; whole: those that "

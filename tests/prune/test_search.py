@@ -24,7 +24,6 @@ from edgeprune.prune import searched
 from edgeprune.prune.allocate import uniform_counts
 from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.oneshot import prune_layers
-from edgeprune.prune.prefix import block_modules
 from edgeprune.prune.search import search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
 from edgeprune.prune.searched import scorer, search_blocks, search_levels, skippable, solver
@@ -324,7 +323,7 @@ def test_what_candidates_share_is_computed_once_and_changes_nothing(family, tmp_
     assert len(passes) < 2 * 4 * len(genomes)
     assert together == [score([genome], [0, 2])[0] for genome in genomes]
     assert together[0] == pytest.approx(0, abs=1e-6)
-    assert all("forward" not in vars(module) for module in block_modules(model))
+    assert all("forward" not in vars(module) for module in model.block_modules())
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "classifier"])
