@@ -106,7 +106,7 @@ def test_the_original_is_read_once(tmp_path):
 
 
 def line(name: str, perplexity: float, **others: Any) -> dict[str, Any]:
-    common = {"seconds": 61.2, "peak_megabytes": 2048, "total_seconds": 90.0}
+    common = {"threads": 2, "seconds": 61.2, "peak_megabytes": 2048, "total_seconds": 90.0}
     decoder = {"perplexity": perplexity, "kl_nats_per_token": 0.12345, "same_top_token": 81.26}
     name = f"SmolLM2, {name}"
     return {name: {"name": name, "subject": "SmolLM2", **common, **decoder, **others}}
@@ -142,11 +142,17 @@ def test_goals_are_reached_or_missed_by_the_figures():
 def test_tables_have_a_column_for_what_each_model_is_measured_by():
     from oneshot.report import tables
 
-    encoder = {"seconds": 61.2, "peak_megabytes": 2048, "spearman": 86.719, "cosine": 0.98765}
-    done = {**line("a", 25.481), "b": {"name": "b", "subject": "MiniLM", **encoder}}
+    costs = {"threads": 1, "seconds": 61.2, "peak_megabytes": 2048}
+    encoder = {**costs, "spearman": 86.719, "cosine": 0.98765}
+    done = {
+        **line("wanda, 2:4", 99.5),
+        **line("original", 25.481),
+        "MiniLM, original": {"name": "MiniLM, original", "subject": "MiniLM", **encoder},
+    }
     lines = tables(done).splitlines()
-    assert "| SmolLM2, a | 25.48 | 0.1235 | 81.3 % | 61 | 2,048 |" in lines
-    assert "| b | 86.72 | 0.9877 | 61 | 2,048 |" in lines
+    first = lines.index("| SmolLM2, original | 25.48 | 0.1235 | 81.3 % | 2 | 61 | 2,048 |")
+    assert lines[first + 1].startswith("| SmolLM2, wanda, 2:4 | 99.50 |")  # in the design's order
+    assert "| MiniLM, original | 86.72 | 0.9877 | 1 | 61 | 2,048 |" in lines
 
 
 def test_estimates_follow_what_cells_took():

@@ -50,7 +50,11 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
     model = load_model(place)
     reader = open_text(cell, place, data, sequences)
     batches = reader.calibration(sequences, lambda ids: mean_hidden(model, ids))
-    result: dict[str, Any] = {**asdict(cell), "sequences": sequences}
+    result: dict[str, Any] = {
+        **asdict(cell),
+        "sequences": sequences,
+        "threads": torch.get_num_threads(),
+    }
     started = time.monotonic()
     if cell.prune:
         result |= prune(cell, model, place, batches, reader, quick)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.evaluate.interval import bootstrap
-from oneshot.design import CHANNELS
+from oneshot.design import CHANNELS, cells
 
 Rows = Mapping[str, Any]
 """A cell's name -> its line of the results."""
@@ -19,6 +19,7 @@ _COLUMNS = {
     },
     "MiniLM": {"spearman": "{:.2f}", "cosine": "{:.4f}"},
 }
+_COSTS = {"threads": "{}", "seconds": "{:.0f}", "peak_megabytes": "{:,}"}
 _MINUTES = {"wanda": 3, "sparsegpt": 8, "thanos": 15}
 _MOST_MEMORY = 4e9
 _SEARCH_MINUTES = 30
@@ -40,16 +41,16 @@ def report(done: Rows) -> str:
 def tables(done: Rows) -> str:
     """The cells as Markdown, a table a model."""
     lines = []
-    for subject, columns in _COLUMNS.items():
-        rows = [row for row in done.values() if row["subject"] == subject]
-        if not rows:
+    for subject, quality in _COLUMNS.items():
+        columns = {**quality, **_COSTS}
+        names = [cell.name for cell in cells() if cell.subject == subject and cell.name in done]
+        if not names:
             continue
-        heads = ["cell", *(name.replace("_", " ") for name in columns), "seconds", "peak MB"]
+        heads = ["cell", *(key.replace("_", " ") for key in columns)]
         lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-        for row in rows:
-            shown = [form.format(row[name]) for name, form in columns.items()]
-            facts = [f"{row['seconds']:.0f}", f"{row['peak_megabytes']:,}"]
-            lines.append(f"| {' | '.join([row['name'], *shown, *facts])} |")
+        for name in names:
+            shown = [form.format(done[name][key]) for key, form in columns.items()]
+            lines.append(f"| {' | '.join([name, *shown])} |")
         lines.append("")
     return "\n".join(lines)
 
