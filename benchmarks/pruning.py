@@ -16,7 +16,8 @@ is a process of its own; the models and what the originals say are kept in build
 SmolLM2 sees 64 windows of 512 tokens of WikiText-2 train; perplexity and KL to the original are
 taken on the first 64 windows of 512 tokens of the validation text. MiniLM sees 512 sentences of the
 same; Spearman's correlation and the cosine to the original's embeddings are of STS-B dev. Seconds
-are of pruning alone, on the threads beside them; peak memory is the process's when pruning is done, with the model in it.
+are of pruning alone, on as many threads as are beside them; peak memory is the process's when
+pruning is done, with the model in it.
 `--quick` tries every cell on little text, prints what it finds and records nothing.
 """
 
