@@ -23,11 +23,11 @@ from edgeprune.evaluate.interval import bootstrap
 from edgeprune.models import Model, load_model, save_model
 from edgeprune.progress import say, track
 from edgeprune.prune.allocate import uniform_counts
+from edgeprune.prune.candidates import Candidates
 from edgeprune.prune.distance import distance_to
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import Solver, prune_layers, solver_of
 from edgeprune.prune.patterns import weight_pattern
-from edgeprune.prune.prefix import outputs_of
 from edgeprune.prune.search import Genome, Score, State, search
 from edgeprune.prune.search_settings import Evolution, SearchSettings
 from edgeprune.prune.spaces import Drops, Levels
@@ -128,10 +128,11 @@ def search_levels(
                 applied[name] = level
 
     blocks = [block.index for block in model.anatomy.blocks for _ in block.linears()]
-    score = scorer(model, original, batches, apply, blocks)
+    candidates = Candidates(model, apply, blocks)
+    score = scorer(candidates, original, batches)
     state = search(space, score, len(batches), settings.evolution(), seed, file, key)
     winner = state.members[0][0]
-    seen = rescored(model, original, unseen, apply, blocks, space.start(), winner)
+    seen = rescored(candidates, original, unseen, space.start(), winner)
     for name, weight in before.items():
         model.linear(name).weight.copy_(weight)
     chosen = winner if seen.gained else space.start()
@@ -195,11 +196,11 @@ def search_blocks(
         )
     space = Drops(total, count, frozenset([*range(first), *range(total - last, total)]))
     with skippable(model, batches[0]) as skip:
-        blocks = range(total)
-        score = scorer(model, original, batches, skip, blocks)
+        candidates = Candidates(model, skip, range(total))
+        score = scorer(candidates, original, batches)
         state = search(space, score, len(batches), settings, seed, file, key)
         winner = state.members[0][0]
-        seen = rescored(model, original, unseen, skip, blocks, space.start(), winner)
+        seen = rescored(candidates, original, unseen, space.start(), winner)
     chosen = winner if seen.gained else space.start()
     return [block for block, gone in enumerate(chosen) if gone], report(state, seen)
 
@@ -233,21 +234,10 @@ def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
         skip((0,) * len(modules))
 
 
-def scorer(
-    model: Model,
-    original: Model,
-    batches: Sequence[Batch],
-    apply: Callable[[Genome], None],
-    blocks: Sequence[int],
-) -> Score:
-    """Distances of candidates to the original, whose outputs are taken once a call.
-
-    Args:
-        apply: makes the model a genome's.
-        blocks: the block that each place of a genome is about.
-    """
+def scorer(candidates: Candidates, original: Model, batches: Sequence[Batch]) -> Score:
+    """Distances of candidates to the original, whose outputs are taken once a call."""
+    model = candidates.model
     plain = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
-    modules = model.block_modules()
 
     @torch.no_grad()
     def score(genomes: Sequence[Genome], chosen: Sequence[int]) -> list[float]:
@@ -259,7 +249,7 @@ def scorer(
             its = original.module(**given, **plain)
             distance = distance_to(model, its, batch, given["attention_mask"])
             rows += len(batch.input_ids)
-            for place, ours in outputs_of(run, modules, genomes, apply, blocks):
+            for place, ours in candidates.outputs(run, genomes):
                 totals[place] += distance(ours) * len(batch.input_ids)
         return [total / rows for total in totals]
 
@@ -267,16 +257,14 @@ def scorer(
 
 
 def rescored(
-    model: Model,
+    candidates: Candidates,
     original: Model,
     unseen: Sequence[Batch],
-    apply: Callable[[Genome], None],
-    blocks: Sequence[int],
     start: Genome,
     winner: Genome,
 ) -> Unseen:
     """Start and winner on the batches of `unseen`, paired."""
-    score = scorer(model, original, unseen, apply, blocks)
+    score = scorer(candidates, original, unseen)
     rows = np.array([score([start, winner], [number]) for number in range(len(unseen))])
     weights = np.array([len(batch.input_ids) for batch in unseen], float)
     gaps = rows[:, 1] - rows[:, 0]

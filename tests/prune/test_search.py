@@ -22,6 +22,7 @@ from edgeprune.models import Model, import_checkpoint, load_masks, load_model, s
 from edgeprune.preview import cut_lines
 from edgeprune.prune import searched
 from edgeprune.prune.allocate import uniform_counts
+from edgeprune.prune.candidates import Candidates
 from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.oneshot import prune_layers
 from edgeprune.prune.search import search
@@ -314,7 +315,7 @@ def test_what_candidates_share_is_computed_once_and_changes_nothing(family, tmp_
     for name in names:
         model.linear(name).register_forward_hook(lambda *_given: passes.append(1))
     batches = batches_of(3)
-    score = scorer(model, original, batches, apply, range(4))
+    score = scorer(Candidates(model, apply, range(4)), original, batches)
     rng = np.random.default_rng(0)
     genomes = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 2, 1), (3, 0, 0, 0)]
     genomes += [tuple(int(level) for level in rng.integers(0, 3, 4)) for _ in range(4)]
@@ -336,7 +337,8 @@ def test_skipped_blocks_hand_on_what_they_are_given(family, tmp_path):
         with skippable(model, batches[0]) as skip:
             skip((0, 1))
             without = model.module(**given)[0]
-            score = scorer(model, original, batches, skip, range(2))([(0, 0), (0, 1)], [0, 1])
+            candidates = Candidates(model, skip, range(2))
+            score = scorer(candidates, original, batches)([(0, 0), (0, 1)], [0, 1])
             assert score[0] == pytest.approx(0, abs=1e-5)
             assert score[1] > 1e-4
         assert torch.equal(model.module(**given)[0], whole)
