@@ -70,9 +70,9 @@ class Build:
         """Batches that no stage trains on."""
         return self.reader.held_out()
 
-    def calibration(self, sequences: int) -> list[Batch]:
-        """Batches of so many sequences, as the text's sampler draws them."""
-        return self.reader.calibration(sequences, self._embed)
+    def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
+        """Batches of so many sequences, as the text's sampler draws them; see the reader's."""
+        return self.reader.calibration(sequences, self._embed, together)
 
     def _embed(self, ids: list[list[int]]) -> np.ndarray:
         from edgeprune.text.embedding import mean_hidden

@@ -117,7 +117,7 @@ def cut_lines(
         search, how = settings.layer_search, str(settings.layer_score)
         if how == "search":
             how = f"an {search.strategy} search of {search.evaluations:,} evaluations"
-        text = f"{settings.layer_samples:,} sequences of text"
+        text = f"{settings.sequences_for_layers:,} sequences of text"
         lines.append(f"{drop} of {total} layers leave by {how}, on {text}")
         counts = {noun: units * (total - drop) // total for noun, units in counts.items()}
     if settings.experts:

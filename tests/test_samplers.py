@@ -1,6 +1,6 @@
 """Calibration samplers: counts, clusters beside scikit-learn, and text that reaches a build."""
 
-import itertools
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,7 +142,7 @@ def rows_file(file: Path) -> Path:
 
 def reader_of(tmp_path: Path, family: str = "bert", **values: object):
     folder = model_folder(tmp_path / "model", family)
-    text = TextSettings(max_tokens=8, batch_tokens=64, fragments=0, **values)
+    text = TextSettings(**{"max_tokens": 8, "batch_tokens": 64, "fragments": 0, **values})
     corpus = read_corpus([str(rows_file(tmp_path / "t.jsonl"))], group_field=text.group_field)
     kind = "sentences" if family == "bert" else "windows"
     return open_reader(folder, corpus, kind, text, 0, seed=0)
@@ -257,15 +257,43 @@ def test_a_builds_clusters_come_from_its_own_model(family, tmp_path):
         np.testing.assert_allclose(row, mean / mean.norm(), atol=1e-5)
 
 
-def test_random_text_is_drawn_as_before(tmp_path):
-    reader = reader_of(tmp_path)
-    recipe = SimpleNamespace(text=reader.settings, seed=0)
-    build = Build(recipe, None, reader.corpus, tmp_path)  # type: ignore[arg-type]
-    build.__dict__["reader"] = reader
-    for ours, its in zip(
-        build.calibration(20), itertools.islice(reader.training(), 9), strict=False
-    ):
-        assert (ours.input_ids == its.input_ids).all()
+def sequences(batches) -> list[tuple[int, ...]]:
+    return [tuple(r[r > 0]) for batch in batches for r in batch.input_ids]
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("sampler", ["random", "stratified"])
+def test_so_many_different_sequences_are_drawn_or_all(sampler, family, tmp_path):
+    reader = reader_of(tmp_path, family, sampler=sampler, group_field="language")
+    every = sequences(reader.calibration(10**6, no_vectors))
+    assert len(set(every)) == len(every) > 20
+    some = sequences(reader.calibration(20, no_vectors))
+    assert len(some) == 20
+    assert set(some) < set(every)
+
+
+def test_random_text_is_of_all_lengths(tmp_path):
+    """Where 24 of 600 sentences are drawn, of 4 to 40 words, they are not 24 of like length."""
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(WORDS[:50], size=4 + i % 37)) for i in range(600)]
+    (tmp_path / "long.txt").write_text("\n".join(words))
+    reader = reader_of(tmp_path, max_tokens=64, batch_tokens=1536)
+    reader = dataclasses.replace(reader, corpus=read_corpus([str(tmp_path / "long.txt")]))
+    for seed in range(5):
+        drawn = dataclasses.replace(reader, seed=seed).calibration(24, no_vectors)
+        lengths = [len(ids) for ids in sequences(drawn)]
+        assert max(lengths) - min(lengths) > 20
+        together = dataclasses.replace(reader, seed=seed).calibration(24, no_vectors, together=6)
+        assert [len(batch.input_ids) for batch in together] == [6] * 4
+        assert sorted(sequences(together)) == sorted(sequences(drawn))
+        assert all(np.ptp(batch.attention_mask.sum(1)) > 4 for batch in together)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_first_of_stratified_batches_hold_all_groups(family, tmp_path):
+    reader = reader_of(tmp_path, family, sampler="stratified", group_field="language")
+    first = reader.calibration(24, no_vectors, together=8)[:2]
+    assert min(languages(reader, first).values()) > 0
 
 
 @pytest.mark.parametrize(

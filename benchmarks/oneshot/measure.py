@@ -1,6 +1,5 @@
 """One cell: change the model as the stage does, then measure it beside the original."""
 
-import json
 import resource
 import time
 from dataclasses import asdict
@@ -22,9 +21,11 @@ from edgeprune.models import Model, load_model
 from edgeprune.progress import track
 from edgeprune.prune import nap, searched
 from edgeprune.prune.allocate import allocate
+from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import prune_layers, solver_of
+from edgeprune.prune.search_settings import PARTS
 from edgeprune.prune.walk import Walk
 from edgeprune.text.batches import Batch, Reader, open_reader, open_tokenizer
 from edgeprune.text.corpus import read_corpus
@@ -49,7 +50,10 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
     sequences = subject.quick if quick else subject.sequences
     model = load_model(place)
     reader = open_text(cell, place, data, sequences)
-    batches = reader.calibration(sequences, lambda ids: mean_hidden(model, ids))
+    batches = reader.calibration(
+        sequences, lambda ids: mean_hidden(model, ids), together(cell, sequences)
+    )
+    file = None if quick else place / f"search {cell.name}.json"
     result: dict[str, Any] = {
         **asdict(cell),
         "sequences": sequences,
@@ -57,22 +61,39 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
     }
     started = time.monotonic()
     if cell.prune:
-        result |= prune(cell, model, place, batches, reader, quick)
+        result |= prune(cell, model, place, batches, reader, quick, file)
     elif "layers" in cell.cut:
-        result |= drop(cell, model, place, batches, reader)
+        result |= drop(cell, model, place, batches, reader, file)
     elif cell.cut:
         cut(cell, model, batches)
-    result["seconds"] = round(time.monotonic() - started, 1)
+    earlier = result.get("search", {}).get("earlier_seconds", 0.0)
+    result["seconds"] = round(time.monotonic() - started + earlier, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result["peak_megabytes"] = round(peak / 1e6)
     measure = sentence_quality if subject.kind == "sentences" else decoder_quality
     result |= measure(model, place, reader, data, quick)
-    result["total_seconds"] = round(time.monotonic() - begun, 1)
+    result["total_seconds"] = round(time.monotonic() - begun + earlier, 1)
+    if file:
+        file.unlink(missing_ok=True)
     return result
 
 
+def together(cell: Cell, sequences: int) -> int | None:
+    """Sequences that the stage would put into a batch, where it says so."""
+    if "search" in (cell.prune.get("method"), cell.cut.get("layer_score")):
+        return max(1, sequences // PARTS)
+    how = cell.prune.get("allocate")
+    return ALLOCATORS[how["by"]](**how).together if how else None
+
+
 def prune(
-    cell: Cell, model: Model, place: Path, batches: list[Batch], reader: Reader, quick: bool
+    cell: Cell,
+    model: Model,
+    place: Path,
+    batches: list[Batch],
+    reader: Reader,
+    quick: bool,
+    file: Path | None,
 ) -> dict[str, Any]:
     """Prune in place by any one-shot method; the sparsity and errors that came of it."""
     settings = settings_of(cell, quick)
@@ -81,8 +102,7 @@ def prune(
         _, layers = nap.prune(model, batches, settings, seed=0)
     else:
         if settings.method == "search":
-            file = None if quick else place / f"{settings.strategy}.json"
-            unseen, key = reader.held_out(), json.dumps([cell.name, settings.model_dump()])
+            unseen, key = reader.held_out(), settings.model_dump_json()
             counts, found["search"] = searched.search_levels(
                 model, load_model(place), batches, unseen, settings, 0, file, key
             )
@@ -120,7 +140,12 @@ def cut(cell: Cell, model: Model, batches: list[Batch]) -> None:
 
 
 def drop(
-    cell: Cell, model: Model, place: Path, batches: list[Batch], reader: Reader
+    cell: Cell,
+    model: Model,
+    place: Path,
+    batches: list[Batch],
+    reader: Reader,
+    file: Path | None,
 ) -> dict[str, Any]:
     """Drop whole layers; which ones are left."""
     settings = CutSettings(**cell.cut)
@@ -128,7 +153,16 @@ def drop(
     if settings.layer_score == "search":
         unseen, how = reader.held_out(), settings.layer_search
         gone, found["search"] = searched.search_blocks(
-            model, load_model(place), count, batches, unseen, how, 0, *settings.kept_ends
+            model,
+            load_model(place),
+            count,
+            batches,
+            unseen,
+            how,
+            0,
+            *settings.kept_ends,
+            file=file,
+            key=settings.model_dump_json(),
         )
         keep_layers(model, [layer for layer in range(len(model.layers)) if layer not in gone])
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.cut.scores import Fisher, Flap, ProbePruning, TaylorAbs, magnitude
+from edgeprune.cut.scores import Fisher, Flap, ProbePruning, Taylor, magnitude
 from edgeprune.gates import HEADS, Gate, make_gates
 from edgeprune.models import Model, attended
 from edgeprune.probe import fisher_probe
@@ -45,16 +45,14 @@ def _by_unit(scores: Tensor, gate: Gate) -> Tensor:
     return units.index_add(0, gate.groups, scores)
 
 
-def _by_gradients(
-    make: Callable[[int, int], Any], add: Callable[[Any, Tensor, Tensor], None]
-) -> Callable[..., dict[str, Tensor]]:
+def _by_gradients(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Tensor]]:
     def score(
         model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
     ) -> dict[str, Tensor]:
         scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
         for captured in _with_gradients(model, gates, batches, seed):
             for name, (h, gradient) in captured.items():
-                add(scorers[name], h, gradient)
+                scorers[name].add(h, gradient)
         return {name: scorer.finish() for name, scorer in scorers.items()}
 
     return score
@@ -98,8 +96,8 @@ def _weight_norms(model: Model, gate: Gate) -> Tensor:
 
 
 _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
-    "fisher": _by_gradients(Fisher, lambda scorer, h, g: scorer.add(h, g)),
-    "taylor": _by_gradients(TaylorAbs, lambda scorer, h, g: scorer.add((h, g))),
+    "fisher": _by_gradients(Fisher),
+    "taylor": _by_gradients(Taylor),
     "flap": _activations(Flap),
     "pp": _activations(ProbePruning),
     "magnitude": _magnitude,

@@ -6,11 +6,16 @@ Frobenius norm:
     linearity = 1 - min over A of ||X A - Y||^2        1: a linear map; 0: nothing of Y is one
 
 A layer that merely passes its input on has 1, and so has one that turns it: the score says that a
-layer is simple, not that it does little.
+layer is simple, not that it does little. A map fits anything where tokens are as few as inputs.
 """
 
 import torch
 from torch import Tensor
+
+from edgeprune.errors import UserError
+
+_TOKENS = 2
+"""Tokens that are needed for each value of the width."""
 
 
 class Linearity:
@@ -29,8 +34,17 @@ class Linearity:
         self.count += len(both)
 
     def finish(self) -> float:
-        """The linearity, 0 to 1; 1 whatever the layer does with fewer tokens than its width."""
+        """The linearity, 0 to 1.
+
+        Raises:
+            UserError: so few tokens tell nothing.
+        """
         width = len(self.sums) // 2
+        if self.count < _TOKENS * width:
+            raise UserError(
+                f"{self.count:,} tokens are too few to see whether layers of width {width:,} are "
+                f"linear; it takes {_TOKENS * width:,}: raise cut.layer_samples."
+            )
         centred = self.gram - torch.outer(self.sums, self.sums) / max(1, self.count)
         xx, xy, yy = centred[:width, :width], centred[:width, width:], centred[width:, width:]
         explained = (xy * (torch.linalg.pinv(xx, hermitian=True) @ xy)).sum()

@@ -7,9 +7,9 @@ channel, head_dim for a head). Leave padded positions out, or at zero. Every sco
 batch with `add` and read once with `finish`, [units], float64; higher is worth more.
 
 Fisher and Taylor scores measure the loss itself: they may be ranked over all layers at once (a
-global threshold on Fisher is the best single choice known here). The scores from
-activations or weights alone differ in scale from layer to layer: rank them inside a layer, with
-the `uniform` policy; equal coverage hurts them.
+global threshold on Fisher is the best single choice known here). The scores from activations or
+weights alone differ in scale from layer to layer: they are ranked inside a layer, with the
+`uniform` policy; equal coverage hurts them.
 """
 
 import math
@@ -22,8 +22,6 @@ from torch import Tensor
 from edgeprune.errors import UserError
 from edgeprune.prune.budget import project
 from edgeprune.prune.ranking import highest
-
-COMPARABLE = ("fisher", "taylor_abs")  # scores that share one scale over all layers
 
 
 def _by_unit(columns: Tensor, unit_size: int) -> Tensor:
@@ -59,27 +57,18 @@ class Fisher:
         return self.total
 
 
-class TaylorAbs:
-    """Mean over tokens of |h g|, averaged over several places of the unit.
-
-    Each place is a pair (h, g) with the same columns: the input of down_proj, and if wanted the
-    outputs of up_proj and gate_proj (MoE-Slimming's channel saliency). A head's columns are
-    summed before the absolute value.
-    """
+class Taylor:
+    """Sum over tokens of |h g|; a head's columns are summed before the absolute value."""
 
     def __init__(self, units: int, unit_size: int = 1) -> None:
         self.unit_size = unit_size
         self.total = torch.zeros(units, dtype=torch.float64)
-        self.count = 0
 
-    def add(self, *places: tuple[Tensor, Tensor]) -> None:
-        for h, g in places:
-            effect = _by_unit(_tokens(h) * _tokens(g), self.unit_size).abs()
-            self.total += effect.sum(0).cpu() / len(places)
-        self.count += _tokens(places[0][0]).shape[0]
+    def add(self, h: Tensor, g: Tensor) -> None:
+        self.total += _by_unit(_tokens(h) * _tokens(g), self.unit_size).abs().sum(0).cpu()
 
     def finish(self) -> Tensor:
-        return self.total / max(1, self.count)
+        return self.total
 
 
 class Moments:
@@ -126,11 +115,6 @@ class Flap:
         columns = weight.detach().double().cpu().square().sum(0)
         return _by_unit(self.moments.variance * columns, self.unit_size)
 
-    def compensation(self, weight: Tensor, kept: Tensor) -> Tensor:
-        """What to add to the linear's bias [out] when the units not in `kept` [units] leave."""
-        gone = (~kept.cpu()).repeat_interleave(self.unit_size)
-        return weight.detach().double().cpu() @ (self.moments.mean * gone)
-
 
 class ProbePruning:
     """`pp`: ||E[h_i^2] W_i^2||_2 over the outputs (Probe Pruning's PPsp)."""
@@ -145,46 +129,6 @@ class ProbePruning:
     def finish(self, weight: Tensor) -> Tensor:
         fourth = weight.detach().double().cpu().pow(4).sum(0)
         return _by_unit(self.moments.energy.square() * fourth, self.unit_size).sqrt()
-
-
-class WeightActivation:
-    """`wa`: ||h_i||_2 times the absolute sum of W_i, Wanda's score summed over a unit."""
-
-    def __init__(self, units: int, unit_size: int = 1) -> None:
-        self.unit_size = unit_size
-        self.moments = Moments(units * unit_size)
-
-    def add(self, h: Tensor) -> None:
-        self.moments.add(h)
-
-    def finish(self, weight: Tensor) -> Tensor:
-        norms = (self.moments.energy * self.moments.count).sqrt()
-        return _by_unit(norms * weight.detach().double().cpu().abs().sum(0), self.unit_size)
-
-
-class Tenp:
-    """Mean over tokens of |<h_i W_i, y>| / ||y||^2 with y = W h: a unit's share of the output.
-
-    Inspired by TENP's "projected contribution to the expert output"; the normalisation is ours:
-    before the absolute value, a token's shares sum to 1. Tokens whose output is zero count as 0.
-    """
-
-    def __init__(self, weight: Tensor, unit_size: int = 1) -> None:
-        self.weight = weight.detach().double().cpu()
-        self.unit_size = unit_size
-        self.total = torch.zeros(weight.shape[1] // unit_size, dtype=torch.float64)
-        self.count = 0
-
-    def add(self, h: Tensor) -> None:
-        tokens = _tokens(h).cpu()
-        output = tokens @ self.weight.T
-        energy = output.square().sum(-1, keepdim=True)
-        shares = _by_unit(tokens * (output @ self.weight), self.unit_size) / energy
-        self.total += shares.abs().masked_fill(energy == 0, 0).sum(0)
-        self.count += tokens.shape[0]
-
-    def finish(self) -> Tensor:
-        return self.total / max(1, self.count)
 
 
 def magnitude(incoming: Sequence[Tensor], outgoing: Sequence[Tensor], unit_size: int = 1) -> Tensor:
@@ -203,55 +147,33 @@ Policy = Literal["global", "uniform", "coverage"]
 
 
 def select(
-    scores: Sequence[Tensor],
-    keep_total: int,
-    minimum: int = 1,
-    policy: Policy = "global",
-    multiple: int = 1,
-    score: str = "fisher",
-    normalize: bool = False,
+    scores: Sequence[Tensor], keep_total: int, minimum: int = 1, policy: Policy = "global"
 ) -> list[Tensor]:
     """Masks of the kept units, one per layer; `keep_total` are True in all.
 
-    scores: [units] per layer. minimum: units each layer keeps. policy: `global`, one threshold
-    over all layers; `uniform`, the same share of each; `coverage`, the same share of each layer's
-    score (MoE-Slimming), which makes the smallest such share as large as can be. multiple: each
-    layer's count is a multiple of it, rounded inside the budget's projection (then the largest
-    multiple not above keep_total is kept). score: the score's name; `global` refuses names that
-    are not in COMPARABLE unless `normalize` divides every layer's scores by their mean first.
     Inside a layer the highest scores stay, the earlier unit at a tie.
+
+    Args:
+        scores: [units] per layer.
+        minimum: units each layer keeps.
+        policy: `global`, one threshold over all layers; `uniform`, the same share of each;
+            `coverage`, the same share of each layer's score (MoE-Slimming), which makes the
+            smallest such share as large as can be.
+
+    Raises:
+        UserError: scores are not finite, or so many cannot be kept.
     """
-    counts = allocate(
-        scores,
-        keep_total,
-        minimum=minimum,
-        policy=policy,
-        multiple=multiple,
-        score=score,
-        normalize=normalize,
-    )
+    counts = allocate(scores, keep_total, minimum, policy)
     return [highest(layer, count) for layer, count in zip(scores, counts, strict=True)]
 
 
 def allocate(
-    scores: Sequence[Tensor],
-    keep_total: int,
-    minimum: int = 1,
-    policy: Policy = "global",
-    multiple: int = 1,
-    score: str = "fisher",
-    normalize: bool = False,
+    scores: Sequence[Tensor], keep_total: int, minimum: int = 1, policy: Policy = "global"
 ) -> list[int]:
     """How many units each layer keeps under `policy`; see `select`."""
-    if policy == "global" and score not in COMPARABLE and not normalize:
-        raise UserError(
-            f"{score} scores differ in scale from layer to layer, so one global threshold over "
-            f"them is arbitrary: use the uniform policy, normalize them, or score by "
-            f"{' or '.join(COMPARABLE)}"
-        )
     for index, layer in enumerate(scores):
         if not bool(torch.isfinite(layer).all()):
-            raise UserError(f"the {score} scores of layer {index} are not all finite")
+            raise UserError(f"the scores of layer {index} are not all finite")
     layers = [layer.detach().double().cpu() for layer in scores]
     sizes = [len(layer) for layer in layers]
     if not minimum * len(sizes) <= keep_total <= sum(sizes) or minimum > min(sizes):
@@ -260,25 +182,10 @@ def allocate(
             f"{len(sizes)} layers, the smallest of {min(sizes)}"
         )
     if policy == "uniform":
-        counts = [float(keep_total / sum(sizes) * size) for size in sizes]
-        return _projected(counts, sizes, keep_total, minimum, multiple)
+        return project([keep_total / sum(sizes)] * len(sizes), sizes, keep_total, minimum)
     if policy == "global":
-        if normalize:
-            means = [layer.abs().mean() for layer in layers]
-            layers = [v / m if m > 0 else v for v, m in zip(layers, means, strict=True)]
-        found = _by_threshold(layers, keep_total, minimum)
-    else:
-        found = _by_coverage(layers, keep_total, minimum)
-    if multiple == 1:
-        return found
-    return _projected([float(count) for count in found], sizes, keep_total, minimum, multiple)
-
-
-def _projected(
-    counts: list[float], sizes: list[int], total: int, minimum: int, multiple: int
-) -> list[int]:
-    ratios = [count / size for count, size in zip(counts, sizes, strict=True)]
-    return project(ratios, sizes, total, minimum=minimum, multiple=multiple)
+        return _by_threshold(layers, keep_total, minimum)
+    return _by_coverage(layers, keep_total, minimum)
 
 
 def _by_threshold(layers: list[Tensor], total: int, minimum: int) -> list[int]:

@@ -8,6 +8,10 @@ from edgeprune.prune.search_settings import Evolution
 
 _KEPT_ENDS = {"taylor": (4, 2), "search": (1, 0)}
 """Layers at the start and end that stay by default: Taylor+'s rule; and what reads embeddings."""
+_LAYER_SAMPLES = {"linearity": 256}
+"""Sequences that score layers by default, where that is not 32: a linear map has many entries."""
+_COMPARABLE = ("fisher", "taylor")
+"""Scores of units that have one scale over all layers."""
 
 
 class CutSettings(BaseModel):
@@ -28,11 +32,11 @@ class CutSettings(BaseModel):
         "first-order effect, by how far they are from a linear map, or all together by a search "
         "for those whose absence moves the outputs least (EvoPress).",
     )
-    layer_samples: int = Field(
-        32,
+    layer_samples: int | None = Field(
+        None,
         ge=1,
         description="Sequences of text on which layers are scored; loss runs them a layer, search "
-        "draws from them.",
+        "draws from them. None: 256 by linearity, else 32.",
     )
     layer_search: Evolution = Field(
         Evolution(), description="How layer_score: search spends its budget of evaluations."
@@ -91,6 +95,15 @@ class CutSettings(BaseModel):
             raise ValueError("compensate is for channels that the cut removes: give `channels` too")
         return self
 
+    @model_validator(mode="after")
+    def _one_threshold_has_one_scale(self) -> Self:
+        if self.policy == "global" and self.score not in _COMPARABLE:
+            raise ValueError(
+                f"{self.score} scores differ in scale from layer to layer, so one threshold over "
+                f"all is arbitrary: leave policy out, or score by {' or '.join(_COMPARABLE)}"
+            )
+        return self
+
     @field_validator("layers")
     @classmethod
     def _layers_are_whole(cls, layers: int | float) -> int | float:
@@ -101,6 +114,11 @@ class CutSettings(BaseModel):
     def layers_to_drop(self, total: int) -> int:
         """How many of `total` layers go: the number itself, or round(share * total)."""
         return int(self.layers) if self.layers >= 1 else round(self.layers * total)
+
+    @property
+    def sequences_for_layers(self) -> int:
+        """The sequences that `layer_samples` stands for."""
+        return self.layer_samples or _LAYER_SAMPLES.get(self.layer_score, 32)
 
     @property
     def kept_ends(self) -> tuple[int, int]:
@@ -116,4 +134,4 @@ class CutSettings(BaseModel):
         """The policy that auto stands for."""
         if self.policy != "auto":
             return self.policy
-        return "global" if self.score in ("fisher", "taylor") else "uniform"
+        return "global" if self.score in _COMPARABLE else "uniform"

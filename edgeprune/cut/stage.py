@@ -17,6 +17,7 @@ from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads, keep_layers
 from edgeprune.gates import CHANNELS, HEADS, head_groups
 from edgeprune.models import Model, load_masks, load_model, save_model
+from edgeprune.prune.search_settings import PARTS
 from edgeprune.prune.searched import search_blocks
 from edgeprune.text.batches import Batch
 
@@ -60,7 +61,7 @@ def _ranked(
     build: Build, source: Path, model: Model, settings: CutSettings, count: int
 ) -> tuple[list[int], dict[str, Any]]:
     """Drop the layers of the lowest scores: their positions, and a record."""
-    batches = build.calibration(settings.layer_samples)
+    batches = build.calibration(settings.sequences_for_layers)
     found = layer_scores(model, batches, settings.layer_score, build.seed)
     dropped = drop_layers(model, found, count, *settings.kept_ends)
     return dropped, {"layer_scores": found.tolist()}
@@ -71,12 +72,12 @@ def _searched(
 ) -> tuple[list[int], dict[str, Any]]:
     """Drop the layers that a search finds; interrupted, it goes on from a file in the output."""
     build.output.mkdir(parents=True, exist_ok=True)
-    file = build.output / "search-layers.json"
+    file, samples = build.output / "search-layers.json", settings.sequences_for_layers
     dropped, found = search_blocks(
         model,
         build.original,
         count,
-        build.calibration(settings.layer_samples),
+        build.calibration(samples, together=max(1, samples // PARTS)),
         build.held_out(),
         settings.layer_search,
         build.seed,
@@ -123,8 +124,7 @@ def cut(
     total = sum(len(layer) for layer in scores)
     keep = total - round(share * total)
     minimum = settings.minimum_heads if kind == HEADS else settings.minimum_channels
-    policy, name = settings.resolved_policy, settings.score
-    kept = select(scores, keep, minimum, policy, score=name, normalize=name == "taylor")
+    kept = select(scores, keep, minimum, settings.resolved_policy)
     if kind == CHANNELS and settings.compensate:
         cut_channels(model, kept, batches, settings.damping)
     else:

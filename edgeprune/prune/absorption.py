@@ -28,9 +28,11 @@ def amplification(model: Model, walk: Walk, counts: Mapping[str, int], pattern: 
         counts: units that leave each linear while its block is the pruned one.
     """
     blocks = model.anatomy.blocks
-    walks: list[Walk] = []  # for every block: the walk that saw it pruned, up to where `walk` is
-    first: list[float] = []
-    for block in track(blocks, "following errors", len(blocks)):
+    end = walk.fork()
+    for block in blocks:
+        end.advance(block)
+    found = []
+    for place, block in enumerate(track(blocks, "following errors", len(blocks))):
         spoiled = walk.fork()
         weights = {
             name: (model.linear(name).weight, model.linear(name).weight.clone())
@@ -45,16 +47,13 @@ def amplification(model: Model, walk: Walk, counts: Mapping[str, int], pattern: 
         spoiled.advance(block)
         for weight, before in weights.values():
             weight.copy_(before)
-        for other in walks:
-            other.advance(block)
         walk.advance(block)
-        walks.append(spoiled)
-        first.append(drift(spoiled, walk))
-    last = [drift(spoiled, walk) for spoiled in walks]
-    return [
-        math.log(end / start) if start and end else 0.0
-        for start, end in zip(first, last, strict=True)
-    ]
+        first = drift(spoiled, walk)
+        for other in blocks[place + 1 :]:
+            spoiled.advance(other)
+        last = drift(spoiled, end)
+        found.append(math.log(last / first) if first and last else 0.0)
+    return found
 
 
 def drift(walk: Walk, reference: Walk) -> float:

@@ -40,7 +40,7 @@ SUBJECTS = {
 """The comparison's name of a model -> what is read of its rows."""
 
 Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""A model -> cell -> quality and seconds."""
+"""A model -> cell -> quality, seconds and threads."""
 
 
 METHODS: dict[str, dict[str, Method]] = {
@@ -48,7 +48,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "momentum-variance": Method(
             "Prunes during distillation, step by step; the one for channels and heads."
         ),
-        "magnitude": Method("Needs no text: a baseline.", "magnitude, 50 % weights"),
+        "magnitude": Method("By size alone: a baseline.", "magnitude, 50 % weights"),
         "wanda": Method("For a first look: no weight that stays changes.", "wanda, 50 % weights"),
         "sparsegpt": Method(
             "For weights and blocks that go for good: what stays is corrected.",
@@ -137,7 +137,7 @@ def write(rows: Mapping[str, Mapping[str, Any]], file: Path = MEASURED) -> None:
     """Keep what advice needs of the comparison's rows, "model, cell" -> its line of the results."""
     kept = {
         model: {
-            cell: {subject.measure: row[subject.measure], "seconds": row["seconds"]}
+            cell: {key: row[key] for key in (subject.measure, "seconds", "threads")}
             for cell in sorted(cells())
             if (row := rows.get(f"{model}, {cell}"))
         }
@@ -171,7 +171,7 @@ def _judged(
     mine, original = rows[cell], rows["original"]
     figures = (
         f"{subject.name}, {cell}: {subject.shown} {mine[subject.measure]:.1f} "
-        f"(original {original[subject.measure]:.1f}) in {_time(mine['seconds'])}"
+        f"(original {original[subject.measure]:.1f}) in {_time(mine)}"
     )
     others = {
         name: rows[other.cell]
@@ -179,16 +179,25 @@ def _judged(
         if name != value and other.cell and other.cell in rows
     }
     better = [name for name, row in others.items() if loss(row) < loss(mine)]
-    quicker = [name for name in better if others[name]["seconds"] <= mine["seconds"]]
+    quicker = [name for name in better if _work(others[name]) <= _work(mine)]
     if quicker:
         best = min(quicker, key=lambda name: loss(others[name]))
         return f"{figures}: {best} loses less in no more time."
     if better:
-        soonest = min(better, key=lambda name: others[name]["seconds"])
-        within = _time(others[soonest]["seconds"])
-        return f"{figures}: the least loss short of {soonest}'s {within}."
+        soonest = min(better, key=lambda name: _work(others[name]))
+        return f"{figures}: the least loss short of {soonest}'s {_time(others[soonest])}."
+    for name, row in others.items():
+        if loss(row) == loss(mine) and _work(row) < _work(mine):
+            return f"{figures}: {name} loses as little in less time."
     return f"{figures}: the least loss of all." if others else f"{figures}."
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
+def _work(row: Mapping[str, float]) -> float:
+    """Seconds of one core: rows are not all of as many threads."""
+    return row["seconds"] * row["threads"]
+
+
+def _time(row: Mapping[str, float]) -> str:
+    seconds, threads = row["seconds"], row["threads"]
+    time = f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
+    return f"{time} on {threads} thread{'' if threads == 1 else 's'}"

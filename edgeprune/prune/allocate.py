@@ -4,7 +4,7 @@ An allocator makes a wished keep ratio for every linear from signals of the dens
 budget projection (budget.py) moves them all by one constant onto the budget.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -47,16 +47,19 @@ class Dense:
             for name in group
         }
 
-    def scores(self) -> Iterator[tuple[str, Tensor]]:
-        """Wanda's scores [out, in] of one linear's weights after another."""
+    def energies(self) -> dict[str, Tensor]:
+        """Squared norm of each input [in] that a linear reads, by the linear's name."""
+        found: dict[str, Tensor] = {}
         walk, blocks = self.walk.fork(), self.model.anatomy.blocks
         for block in track(blocks, "reading layers", len(blocks)):
             for names in input_groups(block):
-                energy = walk.energy(block, names[0])
-                for name in names:
-                    weight = self.model.linear(name).weight.detach()
-                    yield name, wanda_scores(weight, energy)
+                found |= dict.fromkeys(names, walk.energy(block, names[0]))
             walk.advance(block)
+        return found
+
+    def scores(self, name: str, energy: Tensor) -> Tensor:
+        """Wanda's scores [out, in] of a linear's weights."""
+        return wanda_scores(self.model.linear(name).weight.detach(), energy)
 
 
 def allocate(
@@ -104,20 +107,26 @@ def _uniform(dense: Dense, how: Any) -> list[float]:
 
 
 def _owl(dense: Dense, how: Any) -> list[float]:
-    found: dict[int, list[int]] = {}
-    for name, scores in dense.scores():
-        counted = found.setdefault(dense.block_of[name], [0, 0])
-        for place, count in enumerate(outlier_share(scores, how.factor)):
-            counted[place] += count
-    shares = spread_out([high / count for high, count in found.values()], how.spread)
-    by_block = dict(zip(found, shares, strict=True))
-    return [by_block[dense.block_of[name]] for name in dense.names]
+    return _by_outliers(dense, how, dense.block_of)
 
 
 def _projection(dense: Dense, how: Any) -> list[float]:
-    shares = {name: outlier_share(scores, how.factor) for name, scores in dense.scores()}
-    values = [shares[name][0] / shares[name][1] for name in dense.names]
-    return spread_out(values, how.spread)
+    return _by_outliers(dense, how, {name: name for name in dense.names})
+
+
+def _by_outliers(dense: Dense, how: Any, layer_of: Mapping[str, Hashable]) -> list[float]:
+    """By the share of outliers in each layer, a linear's `layer_of`."""
+    energies = dense.energies()
+    layers: dict[Hashable, list[str]] = {}
+    for name in dense.names:
+        layers.setdefault(layer_of[name], []).append(name)
+
+    def share(names: list[str]) -> float:
+        return outlier_share(lambda: (dense.scores(n, energies[n]) for n in names), how.factor)
+
+    found = spread_out([share(names) for names in layers.values()], how.spread)
+    ratios = dict(zip(layers, found, strict=True))
+    return [ratios[layer_of[name]] for name in dense.names]
 
 
 def _marchenko_pastur(dense: Dense, how: Any) -> list[float]:
@@ -134,11 +143,11 @@ def _marchenko_pastur(dense: Dense, how: Any) -> list[float]:
 
 
 def _coverage(dense: Dense, how: Any) -> list[float]:
-    curves = {
-        name: coverage_curve(dense.patterns[name].unit_scores(scores))
-        for name, scores in dense.scores()
-    }
-    return equal_coverage([curves[n] for n in dense.names], dense.sizes, 1 - dense.sparsity)
+    curves = [
+        coverage_curve(dense.patterns[name].unit_scores(dense.scores(name, energy)))
+        for name, energy in dense.energies().items()
+    ]
+    return equal_coverage(curves, dense.sizes, 1 - dense.sparsity)
 
 
 def _depth(dense: Dense, how: Any) -> list[float]:

@@ -15,6 +15,11 @@ class Allocator(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def together(self) -> int | None:
+        """Sequences of a batch where the first ones have to be as random as all."""
+        return None
+
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self)
 
@@ -29,10 +34,13 @@ class Outliers(Allocator):
     """What OWL and its version by projection read."""
 
     spread: float = Field(
-        0.08, ge=0, lt=0.5, description="How far a keep ratio may lie from the mean, either way."
+        0.08,
+        ge=0,
+        lt=0.5,
+        description="Half of what lies between the largest keep ratio and the smallest.",
     )
     factor: float = Field(
-        5.0, gt=1, description="A score is an outlier when it is so many times the layer's mean."
+        5.0, gt=1, description="A score is an outlier beyond so many times its layer's mean."
     )
 
 
@@ -87,6 +95,11 @@ class Absorption(Allocator):
         0.02, ge=0, lt=0.5, description="Keep ratio for one standard deviation; 0 is the base."
     )
     samples: int = Field(8, ge=1, description="Sequences of text that errors are followed on.")
+
+    @property
+    def together(self) -> int | None:
+        """The first batch, or first few, are followed."""
+        return self.samples
 
 
 ALLOCATORS: dict[str, type[Allocator]] = {

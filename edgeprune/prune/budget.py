@@ -63,17 +63,20 @@ def apportion(
         counts,
         [s - c for s, c in zip(shares, counts, strict=True)],
         high,
-        step=1,
     )
+
+
+def most_removable(units: int, limit: float, sparsity: float) -> int:
+    """Units that may leave a layer: the share `limit` of them, and never less than `sparsity` asks
+    of it alone, so that all layers together hold what is asked of them."""
+    return max(math.floor(limit * units + 1e-9), math.ceil(sparsity * units - 1e-9))
 
 
 def project(
     keep_ratios: Sequence[float],
     sizes: Sequence[int],
     total: int,
-    minimum: int | Sequence[int] = 1,
-    maximum: int | Sequence[int] | None = None,
-    multiple: int = 1,
+    minimum: int = 1,
 ) -> list[int]:
     """Turn wished keep ratios into kept counts that sum to `total`.
 
@@ -82,32 +85,19 @@ def project(
     bisection, and the rest goes to the largest fractional parts (the earlier layer wins a tie).
 
     keep_ratios: wished share kept per layer (any finite number). sizes: units per layer.
-    total: units kept in all. minimum, maximum: kept units, one number for all layers or one per
-    layer (default: at least 1, at most the size; a maximum is capped at the size). multiple:
-    each count is a multiple of it; rounding happens inside the projection, and the counts then
-    sum to the largest multiple of it not above `total` (exactly `total` when it is one).
-    Raises UserError when the bounds cannot hold `total`.
+    total: units kept in all. minimum: units that each layer keeps.
+    Raises UserError when so many cannot be kept.
 
     >>> project([0.5, 0.75, 0.25], [100, 100, 100], total=120)
     [40, 65, 15]
     """
-    count = len(sizes)
-    low = [minimum] * count if isinstance(minimum, int) else list(minimum)
-    high = list(sizes)
-    if maximum is not None:
-        limits = [maximum] * count if isinstance(maximum, int) else list(maximum)
-        high = [min(limit, size) for limit, size in zip(limits, sizes, strict=True)]
-    if not len(keep_ratios) == len(low) == len(high):
-        raise ValueError("keep_ratios, sizes and bounds need one entry each per layer")
-    if multiple < 1:
-        raise ValueError("multiple must be at least 1")
+    low, high = [minimum] * len(sizes), list(sizes)
+    if len(keep_ratios) != len(sizes):
+        raise ValueError("keep_ratios and sizes need one entry each per layer")
     if not all(math.isfinite(ratio) for ratio in keep_ratios):
         raise ValueError("keep_ratios must be finite")
-    low = [-(-bottom // multiple) * multiple for bottom in low]
-    high = [top // multiple * multiple for top in high]
-    total = total // multiple * multiple
-    _check_bounds(total, low, high, multiple)
-    if not count:
+    _check_bounds(total, low, high)
+    if not sizes:
         return []
 
     def wished(mu: float) -> list[float]:
@@ -117,7 +107,7 @@ def project(
         ]
 
     def rounded(mu: float) -> list[int]:
-        return [math.floor(value / multiple) * multiple for value in wished(mu)]
+        return [math.floor(value) for value in wished(mu)]
 
     left, right = -1.0 - max(keep_ratios), 1.0 - min(keep_ratios) + 1.0 / max(1, min(sizes))
     if sum(rounded(right)) <= total:
@@ -130,21 +120,20 @@ def project(
             right = middle
     counts = rounded(left)
     fractions = [Fraction(w) - c for w, c in zip(wished(left), counts, strict=True)]
-    return _hand_out(total - sum(counts), counts, fractions, high, step=multiple)
+    return _hand_out(total - sum(counts), counts, fractions, high)
 
 
-def _check_bounds(total: int, low: list[int], high: list[int], multiple: int = 1) -> None:
-    of = f" in multiples of {multiple}" if multiple > 1 else ""
+def _check_bounds(total: int, low: list[int], high: list[int]) -> None:
     for index, (bottom, top) in enumerate(zip(low, high, strict=True)):
         if bottom > top:
             raise UserError(
-                f"layer {index} must hold at least {bottom} units and at most {top}{of}: "
-                "lower its minimum or the multiple"
+                f"layer {index} must hold at least {bottom} units and at most {top}: "
+                "lower its minimum"
             )
     if not sum(low) <= total <= sum(high):
         raise UserError(
             f"a total of {total} units does not fit bounds that allow {sum(low)} to "
-            f"{sum(high)}{of}: change the total or the bounds"
+            f"{sum(high)}: change the total or the bounds"
         )
 
 
@@ -182,13 +171,13 @@ def _fill(total: int, weights: list[Fraction], low: list[int], high: list[int]) 
 
 
 def _hand_out(
-    rest: int, counts: list[int], fractions: list[Fraction], high: list[int], step: int
+    rest: int, counts: list[int], fractions: list[Fraction], high: list[int]
 ) -> list[int]:
-    """Give `rest` in portions of `step` to the largest fractions that have room."""
+    """Give `rest`, one by one, to the largest fractions that have room."""
     order = sorted(range(len(counts)), key=lambda i: (-fractions[i], i))
-    while rest >= step:
+    while rest:
         for index in order:
-            if rest >= step and counts[index] + step <= high[index]:
-                counts[index] += step
-                rest -= step
+            if rest and counts[index] < high[index]:
+                counts[index] += 1
+                rest -= 1
     return counts

@@ -89,6 +89,8 @@ def kfac_costs(weight: Tensor, factors: Factors, damping: float) -> Tensor:
 
     Optimal brain surgeon under A (x) G, as NAP has it (Zeng & Urtasun's line; 2101.06608).
     """
+    if not factors.outputs.any():
+        return torch.zeros_like(weight)  # nothing that the linear writes changes the output
     outputs, inputs = (
         inverse_factor(damped(each, damping)).square().sum(0)
         for each in (factors.outputs, factors.inputs)
@@ -122,7 +124,9 @@ def _hook(name: str, mask: Tensor, take: Take) -> Callable[[Any, tuple[Tensor, .
         def backward(gradient: Tensor) -> None:
             if not bool(torch.isfinite(gradient).all()):
                 raise UserError(f"{name} has gradients on the text that are not finite.")
-            take(name, (read * mask).float(), (gradient * mask).float())
+            # Some feed-forwards see all sequences' tokens in one row.
+            rows = [each.reshape(*mask.shape[:2], -1) * mask for each in (read, gradient)]
+            take(name, rows[0].float(), rows[1].float())
 
         output.register_hook(backward)
 

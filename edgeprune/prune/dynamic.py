@@ -6,6 +6,7 @@ probe.py): what a unit does to the model's own output. The distillation's gradie
 what it does to hidden states on the way. Pruned weights, which are trained, receive both.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _prunables(student: Model, pattern: str, gates: dict[str, list[Gate]]) -> li
             Prunable(
                 f"{gate.kind}.{gate.layer}",
                 gate.value,
-                magnitude=unit_norms(student, gate),
+                magnitude=functools.partial(unit_norms, student, gate),
                 groups=gate.groups,
             )
             for gate in gates[pattern]

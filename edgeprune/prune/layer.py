@@ -1,6 +1,5 @@
 """One tensor under pruning: its pattern, unit mask, accumulators and the steadiness of its norm."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UserError
+from edgeprune.prune.budget import most_removable
 from edgeprune.prune.newborn import StepCorrection
 from edgeprune.prune.patterns import Gates, Pattern, weight_pattern
 from edgeprune.prune.saliency import SALIENCIES
@@ -26,7 +26,6 @@ class Prunable:
     magnitude: for gates under `mag`, the norm of each unit's weights [units] (or a function that
         returns it, when the weights train on).
     groups: for gates that share a fate, the unit 0, 1, ... of each position [positions].
-    minimum: units that stay whatever happens.
     weight: the layer's share in `layered` budgets beside its size and steadiness.
     """
 
@@ -34,7 +33,6 @@ class Prunable:
     value: Tensor
     magnitude: Tensor | Callable[[], Tensor] | None = None
     groups: Tensor | None = None
-    minimum: int = 1
     weight: float = 1.0
 
 
@@ -53,9 +51,9 @@ class Layer:
             settings.pattern, tuple(value.shape), self.name
         )
         self.units = self.pattern.units
-        by_share = self.units - math.ceil((1 - settings.max_layer_sparsity) * self.units - 1e-9)
-        self.limit = min(by_share, self.units - max(1, prunable.minimum), self.pattern.capacity)
-        self.limit = max(0, self.limit)  # units that may go in all
+        by_share = most_removable(self.units, settings.max_layer_sparsity, settings.sparsity)
+        # units that may go in all
+        self.limit = max(0, min(by_share, self.units - 1, self.pattern.capacity))
         self.saliency = SALIENCIES[settings.saliency]
         if self.gates and settings.saliency == "mag" and prunable.magnitude is None:
             raise ValueError(f"{self.name}: mag needs the magnitude of each channel or head")

@@ -17,6 +17,7 @@ from edgeprune.build import Build
 from edgeprune.errors import UserError
 from edgeprune.models import Model, load_model, save_model
 from edgeprune.progress import track
+from edgeprune.prune.budget import most_removable
 from edgeprune.prune.curvature import fisher, fisher_costs, kfac, kfac_costs
 from edgeprune.prune.obs import damped, relative_error, remove_in_blocks
 from edgeprune.prune.oneshot import LayerResult
@@ -58,12 +59,19 @@ def prune(
         for name in model.anatomy.block_linears()
     }
     total = goal(patterns, settings)
+    limits = {
+        # n:m says itself how much of a linear may go.
+        name: units.capacity
+        if units.capacity < units.units
+        else most_removable(units.units, settings.max_layer_sparsity, settings.sparsity)
+        for name, units in patterns.items()
+    }
     gone = {name: torch.zeros(units.units, dtype=torch.bool) for name, units in patterns.items()}
     layers: dict[str, LayerResult] = {}
     for number in range(1, settings.rounds + 1):
         wanted = round(part_gone(settings.sparsity, number, settings.rounds) * total)
         costs = unit_costs(model, batches, patterns, settings, seed + number)
-        gone = choose(costs, patterns, gone, wanted, settings.max_layer_sparsity)
+        gone = choose(costs, patterns, gone, wanted, limits)
         layers = _remove(model, batches, patterns, gone, settings)
     return {name: patterns[name].element_mask(mask) for name, mask in gone.items()}, layers
 
@@ -110,11 +118,11 @@ def choose(
     patterns: Mapping[str, Pattern],
     gone: Mapping[str, Tensor],
     total: int,
-    limit: float,
+    limits: Mapping[str, int],
 ) -> dict[str, Tensor]:
     """Masks [units] of what is gone, `total` in all: what was gone, and then the cheapest.
 
-    limit: the largest share of a linear's units that may be gone.
+    limits: units of each linear that may be gone.
     """
     ranked = []
     for name, units in patterns.items():
@@ -122,9 +130,7 @@ def choose(
         cost = costs[name].masked_fill(before, -math.inf)  # first in every ranking: it stays gone
         allowed = units.removable(cost, torch.ones_like(before), torch.ones_like(before))
         cost = cost.masked_fill(~allowed, math.inf)
-        # n:m says itself how much of a linear may go.
-        most = units.capacity if units.capacity < units.units else math.floor(limit * units.units)
-        ranked.append(cost.masked_fill(~lowest(cost, most), math.inf))
+        ranked.append(cost.masked_fill(~lowest(cost, limits[name]), math.inf))
     every = torch.cat(ranked)
     room = int((every < math.inf).sum())
     if room < total:

@@ -49,7 +49,8 @@ class LayerResult:
 def run(build: Build, source: Path, target: Path, settings: LayerwiseSettings) -> dict[str, Any]:
     """Prune the model in `source` in one shot; write it with its masks into `target`."""
     model = load_model(source)
-    walk = Walk(model, build.calibration(settings.samples))
+    batches = build.calibration(settings.samples, settings.allocate.together)
+    walk = Walk(model, batches)
     counts = allocate(model, walk, settings.pattern, settings.sparsity, settings.allocate)
     masks, layers = prune_layers(model, walk, counts, settings.pattern, solver_of(settings))
     save_model(model, target, {name: mask.to(torch.uint8) for name, mask in masks.items()})

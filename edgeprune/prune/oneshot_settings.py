@@ -8,6 +8,15 @@ from edgeprune.prune.allocate_settings import AnyAllocator, Uniform
 from edgeprune.prune.settings import COLUMNS, PatternSettings, parse_n_m
 
 
+def why_uniform(pattern: str) -> str | None:
+    """Why the same share has to leave every linear under a pattern; None where it has not."""
+    if parse_n_m(pattern):
+        return f"pattern {pattern} asks the same of every group"
+    if pattern == COLUMNS:
+        return "columns of different linears hold different numbers of weights"
+    return None
+
+
 class OneShotSettings(PatternSettings):
     """What every one-shot method needs."""
 
@@ -22,15 +31,15 @@ class LayerwiseSettings(OneShotSettings):
     allocate: AnyAllocator = Field(
         Uniform(),
         description="Where the budget falls: uniform, owl, projection, marchenko-pastur, coverage, "
-        "depth or absorption, by name or as {by: name} with settings. n:m leaves no choice.",
+        "depth or absorption, by name or as {by: name} with settings. n:m and columns leave no "
+        "choice.",
     )
 
     @model_validator(mode="after")
-    def _n_m_is_uniform(self) -> Self:
-        if parse_n_m(self.pattern) and self.allocate.by != "uniform":
-            raise ValueError(
-                f"pattern {self.pattern} asks the same of every group: leave allocate out"
-            )
+    def _pattern_leaves_a_choice(self) -> Self:
+        why = why_uniform(self.pattern)
+        if why and self.allocate.by != "uniform":
+            raise ValueError(f"{why}: leave allocate out")
         return self
 
     @property
@@ -141,6 +150,12 @@ class GlobalSettings(OneShotSettings):
         0.95, gt=0, le=1, description="The largest share that any one linear may lose."
     )
     samples: int = Field(32, ge=1, description="Sequences of text on which curvature is taken.")
+
+    @model_validator(mode="after")
+    def _units_are_alike(self) -> Self:
+        if self.pattern == COLUMNS:
+            raise ValueError(f"{why_uniform(COLUMNS)}: take thanos, sparsegpt or wanda for them")
+        return self
 
     @model_validator(mode="after")
     def _limit_leaves_room(self) -> Self:

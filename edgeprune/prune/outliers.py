@@ -3,7 +3,7 @@
 Scores are Wanda's, |W_ij| ||X_j||, on the dense model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,9 +20,16 @@ def wanda_scores(weight: Tensor, energy: Tensor) -> Tensor:
     return weight.double().abs() * energy.double().sqrt()
 
 
-def outlier_share(scores: Tensor, factor: float) -> tuple[int, int]:
-    """How many of `scores` exceed `factor` times their mean, and how many there are."""
-    return int((scores > factor * scores.mean()).sum()), scores.numel()
+def outlier_share(parts: Callable[[], Iterable[Tensor]], factor: float) -> float:
+    """Share of scores that exceed `factor` times the mean of all.
+
+    parts: gives the scores, tensor by tensor, and the same ones when it is asked again: all at once
+    need not be in memory.
+    """
+    total, count = 0.0, 0
+    for scores in parts():
+        total, count = total + float(scores.sum()), count + scores.numel()
+    return sum(int((scores > factor * total / count).sum()) for scores in parts()) / count
 
 
 def spread_out(values: Sequence[float], spread: float) -> list[float]:

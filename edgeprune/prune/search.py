@@ -10,6 +10,8 @@ distances, lower is better, of several genomes on the same batches of text.
 """
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +54,8 @@ class State:
     """The best score of each generation; evopress' are on different text each."""
     known: list[Genome] = field(default_factory=list)
     """evop: everything that was scored, so that nothing is twice."""
+    earlier: float = field(default=0.0, compare=False)
+    """Seconds that sessions before this one took."""
 
 
 def search(
@@ -70,11 +74,16 @@ def search(
         file: where the state is kept after every generation; a search goes on from it.
         key: what the search depends on beside its settings: a file of another key is not read.
     """
+    started = time.monotonic()
     rng = np.random.default_rng(seed)
     key = json.dumps([key, settings.model_dump(), seed, texts])
     state = _read(file, key, rng) if file else None
     state = state or State([(space.start(), float("inf"))])
-    generation = _STRATEGIES[settings.strategy](space, score, texts, settings, rng)
+
+    def finite(genomes: Sequence[Genome], chosen: Sequence[int]) -> list[float]:
+        return [each if math.isfinite(each) else math.inf for each in score(genomes, chosen)]
+
+    generation = _STRATEGIES[settings.strategy](space, finite, texts, settings, rng)
     most = max(1, generation.cost)
 
     def generations() -> Iterator[None]:
@@ -86,7 +95,7 @@ def search(
     left = (settings.evaluations - state.spent) // most
     for _ in track(generations(), "searching", max(1, left)):
         if file:
-            _write(file, key, state, rng)
+            _write(file, key, state, rng, state.earlier + time.monotonic() - started)
     return state
 
 
@@ -173,8 +182,9 @@ def _new(make: Callable[[], Genome], count: int, known: set[Genome]) -> list[Gen
     return list(found)
 
 
-def _write(file: Path, key: str, state: State, rng: np.random.Generator) -> None:
-    content = {"key": key, "rng": rng.bit_generator.state, **asdict(state)}
+def _write(file: Path, key: str, state: State, rng: np.random.Generator, seconds: float) -> None:
+    rest = {"key": key, "rng": rng.bit_generator.state, "earlier": seconds}
+    content = {**asdict(state), **rest}
     aside = file.with_suffix(".part")
     aside.write_text(json.dumps(content), encoding="utf-8")
     aside.replace(file)
@@ -190,4 +200,4 @@ def _read(file: Path, key: str, rng: np.random.Generator) -> State | None:
     rng.bit_generator.state = content["rng"]
     members = [(tuple(genome), score) for genome, score in content["members"]]
     known = [tuple(genome) for genome in content["known"]]
-    return State(members, content["spent"], content["history"], known)
+    return State(members, content["spent"], content["history"], known, content["earlier"])

@@ -4,8 +4,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgeprune.prune.oneshot_settings import OneShotSettings
-from edgeprune.prune.settings import parse_n_m
+from edgeprune.prune.oneshot_settings import OneShotSettings, why_uniform
+
+PARTS = 16
+"""The text of a search comes in so many batches (fewer of fewer sequences), met a few at a time."""
 
 
 class Evolution(BaseModel):
@@ -20,7 +22,10 @@ class Evolution(BaseModel):
         "a fixed text.",
     )
     evaluations: int = Field(
-        1200, ge=0, description="Budget: how often a candidate meets a batch of text, in all."
+        1200,
+        ge=0,
+        description="Budget: how often a candidate meets a batch of text, in all. A batch is a "
+        "sixteenth of the samples, or what text.batch_tokens lets be one.",
     )
     offspring: int = Field(
         12, ge=0, description="Candidates a generation; the population's size for evop."
@@ -30,6 +35,12 @@ class Evolution(BaseModel):
     )
     first_texts: int = Field(1, ge=1, description="Batches of text in the first stage (evopress).")
     texts: int = Field(4, ge=1, description="Batches on which the best are chosen.")
+
+    @model_validator(mode="after")
+    def _evop_has_children(self) -> Self:
+        if self.strategy == "evop" and 0 < self.offspring < 3:
+            raise ValueError("evop keeps its two best: offspring must be 3 or more")
+        return self
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self)
@@ -63,11 +74,9 @@ class SearchSettings(OneShotSettings, Evolution):
     )
 
     @model_validator(mode="after")
-    def _n_m_leaves_no_choice(self) -> Self:
-        if parse_n_m(self.pattern):
-            raise ValueError(
-                f"pattern {self.pattern} asks the same of every group: nothing to search"
-            )
+    def _pattern_leaves_a_choice(self) -> Self:
+        if why := why_uniform(self.pattern):
+            raise ValueError(f"{why}: there is nothing to search")
         return self
 
     def evolution(self) -> Evolution:

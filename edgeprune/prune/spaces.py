@@ -39,14 +39,16 @@ class Levels:
         return [self.removed(place, level) for place, level in enumerate(genome)]
 
     def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
-        """Up to three times, mostly once, one linear a level up and another one down."""
+        """Up to three times, mostly once, one linear a level up and another a level down."""
         levels = list(genome)
         for _ in range(int(rng.integers(1, 4, size=2).min())):
-            up, down = self._able(levels, 1), self._able(levels, -1)
-            if up and down:
-                levels[int(rng.choice(up))] += 1
-                levels[int(rng.choice(down))] -= 1
-        return tuple(levels) if self._whole(levels) else genome
+            ups, downs = self._able(levels, 1), self._able(levels, -1)
+            pairs = [(up, down) for up in ups for down in downs if up != down]
+            if pairs:
+                up, down = pairs[int(rng.integers(len(pairs)))]
+                levels[up] += 1
+                levels[down] -= 1
+        return tuple(levels)
 
     def cross(self, one: Genome, other: Genome, rng: np.random.Generator) -> Genome:
         """Each linear's level from either; then single levels are moved until they sum to zero."""
@@ -59,10 +61,6 @@ class Levels:
 
     def _able(self, levels: list[int], by: int) -> list[int]:
         return [place for place, level in enumerate(levels) if self.fits(place, level + by)]
-
-    def _whole(self, levels: list[int]) -> bool:
-        # A linear may have been chosen both ways, after another had used up its room.
-        return all(self.fits(place, level) for place, level in enumerate(levels))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _rest(weight: Tensor, gram: Tensor, outlier_rows: float) -> Tensor:
     """Mask [out] of the rows that are pruned."""
     wide = weight.double()
     energy = ((wide @ gram.double()) * wide).sum(1)
-    return ~highest(energy, math.ceil(outlier_rows * len(weight)))
+    return ~highest(energy, math.ceil(outlier_rows * len(weight) - 1e-9))
 
 
 def _count(pattern: str, work: Tensor, count: int, outputs: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -69,61 +70,62 @@ class Reader:
         return list(self._by_length(self.encode(chosen), labels))
 
     def calibration(
-        self, sequences: int, embed: Callable[[list[list[int]]], np.ndarray]
+        self,
+        sequences: int,
+        embed: Callable[[list[list[int]]], np.ndarray],
+        together: int | None = None,
     ) -> list[Batch]:
-        """Batches of `sequences` training sequences (fewer where there are not so many), drawn by
-        the settings' sampler; at random, the first whole training batches that hold so many.
+        """Batches of so many different training sequences, or of all, drawn by the sampler.
 
         Args:
             embed: vectors [sequences, width] of token ids, for clusters.
+            together: a batch holds at most so many, drawn one after the other, so that some of the
+                batches are as random as all of them; None puts sequences of like length together.
 
         Raises:
             UserError: shares name a group that there is not.
         """
-        if self.settings.sampler == "random":
-            return self._first(sequences)
         train, _ = self.corpus.split(self.settings.held_out, self.seed)
-        rng = np.random.default_rng([self.seed, 2])
-        pools = {group: self._pool(part, rng) for group, part in train.by_group().items()}
-        if self.settings.sampler == "stratified":
-            counts = share_out(
-                sequences, {g: len(p) for g, p in pools.items()}, self.settings.shares
-            )
-            chosen = [
-                pool[i]
-                for group, pool in pools.items()
-                for i in rng.permutation(len(pool))[: counts[group]]
-            ]
-        else:
-            every = [ids for pool in pools.values() for ids in pool]
-            some = rng.permutation(len(every))[: max(sequences, self.settings.candidates)]
-            candidates = [every[i] for i in some]
-            picked = from_clusters(embed(candidates), sequences, rng)
-            chosen = [candidates[i] for i in picked]
-        return list(self._by_length(chosen))
+        rng = np.random.default_rng([self.seed, 1])
+        sampler = self.settings.sampler
+        groups = train.by_group() if sampler == "stratified" else {"": train}
+        pools = {name: self._pool(part) for name, part in groups.items()}
+        count = max(sequences, self.settings.candidates) if sampler == "clusters" else sequences
+        counts = share_out(count, {n: len(p) for n, p in pools.items()}, self.settings.shares)
+        drawn = self._ids(
+            [
+                pool[place]
+                for name, pool in pools.items()
+                for place in rng.permutation(len(pool))[: counts[name]]
+            ],
+            rng,
+        )
+        if sampler == "clusters":
+            drawn = [drawn[place] for place in from_clusters(embed(drawn), sequences, rng)]
+        if sampler != "random":
+            drawn = [drawn[place] for place in rng.permutation(len(drawn))]
+        if together is None:
+            return list(self._by_length(drawn))
+        most = min(together, self._sequences_per_window_batch)
+        return [
+            batch
+            for start in range(0, len(drawn), most)
+            for batch in self._by_length(drawn[start : start + most])
+        ]
 
-    def _first(self, sequences: int) -> list[Batch]:
-        taken: list[Batch] = []
-        count = 0
-        for batch in self.training():
-            taken.append(batch)
-            count += len(batch.input_ids)
-            if count >= sequences:
-                break
-        return taken
-
-    def _pool(self, train: Corpus, rng: np.random.Generator) -> list[list[int]]:
-        """Every training sequence of a corpus, as token ids."""
+    def _pool(self, corpus: Corpus) -> Sequence[str] | np.ndarray:
+        """What sequences are drawn from: windows, or texts that are not token ids yet."""
         if self.kind == "windows":
-            return self._token_windows(train).tolist()
-        texts = train.documents
+            return self._token_windows(corpus)
+        return self._some_sentences(corpus) if self.kind == "sentences" else corpus.documents
+
+    def _ids(self, drawn: Sequence[Any], rng: np.random.Generator) -> list[list[int]]:
+        """Token ids of what was drawn from a pool."""
+        if self.kind == "windows":
+            return [window.tolist() for window in drawn]
         if self.kind == "sentences":
-            share = self.settings.fragments
-            texts = [
-                fragment(text, rng) if rng.random() < share else text
-                for text in self._some_sentences(train)
-            ]
-        return self.encode(texts)
+            drawn = [self._view(text, rng) for text in drawn]
+        return self.encode(drawn)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with special tokens, cut at max_tokens."""
@@ -136,7 +138,7 @@ class Reader:
         # An average sentence has some 24 tokens; the pool's size need not be exact.
         count = _POOL_BATCHES * max(8, self.settings.batch_tokens // 24)
         while True:
-            texts = [self._view(pool, rng) for _ in range(count)]
+            texts = [self._view(pool[rng.integers(len(pool))], rng) for _ in range(count)]
             yield from self._shuffled(self._by_length(self.encode(texts)), rng)
 
     def _labelled(self, train: Corpus, rng: np.random.Generator) -> Iterator[Batch]:
@@ -185,8 +187,7 @@ class Reader:
             raise UserError(f"{corpus.source} holds no sentence of three words or more.")
         return found
 
-    def _view(self, pool: list[str], rng: np.random.Generator) -> str:
-        text = pool[rng.integers(len(pool))]
+    def _view(self, text: str, rng: np.random.Generator) -> str:
         return fragment(text, rng) if rng.random() < self.settings.fragments else text
 
     def _by_length(

@@ -257,3 +257,17 @@ def test_recovery_compares_across_the_gap(tmp_path):
         (mine.hidden_states[a] - its.hidden_states[b])[real].square().mean() for a, b in pairs
     )
     torch.testing.assert_close(got, expected)
+
+
+def test_too_few_tokens_do_not_say_what_is_linear():
+    seen = Linearity(8)
+    seen.add(torch.randn(15, 8), torch.randn(15, 8))
+    with pytest.raises(
+        UserError, match=r"15 tokens are too few.*it takes 16: raise cut\.layer_samples"
+    ):
+        seen.finish()
+    seen.add(torch.randn(1, 8), torch.randn(1, 8))
+    assert 0 <= seen.finish() <= 1
+    assert CutSettings(layer_score="linearity").sequences_for_layers == 256
+    assert CutSettings(layer_score="linearity", layer_samples=9).sequences_for_layers == 9
+    assert CutSettings(layer_score="loss").sequences_for_layers == 32

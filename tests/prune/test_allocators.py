@@ -80,7 +80,7 @@ def test_pruning_follows_the_allocation(tmp_path):
     make_model("llama", tmp_path / "in", unequal=False)
 
     class FakeBuild:
-        def calibration(self, sequences: int) -> list[Batch]:
+        def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
             return batches_of()
 
     chosen = {"by": "depth", "slope": 0.2}
@@ -114,30 +114,33 @@ def test_keep_ratios_span_twice_the_spread(values, spread):
 
 def test_outliers_are_counted_against_the_mean():
     scores = torch.tensor([1.0] * 98 + [50.0, 60.0])  # mean 2.08
-    assert outlier_share(scores, 5.0) == (2, 100)
-    assert outlier_share(scores, 25.0) == (1, 100)
-    assert outlier_share(torch.zeros(5), 5.0) == (0, 5)
+    assert outlier_share(lambda: [scores], 5.0) == 0.02
+    assert outlier_share(lambda: [scores], 25.0) == 0.01
+    assert outlier_share(lambda: [torch.zeros(5)], 5.0) == 0
+    # Two tensors have one mean, here 20.6: by their own, 2.08 and 50, none of the fifties is large.
+    both = [scores, torch.full((50,), 50.0), scores]
+    assert outlier_share(lambda: iter(both), 2.0) == 54 / 250
 
 
 @pytest.mark.parametrize("by", ["owl", "projection"])
 def test_owl_is_its_formula(by, tmp_path):
-    """Shares of |W| ||X|| beyond M times their mean, by block or linear, scaled to the spread."""
+    """Shares of |W| ||X|| beyond M times the mean of the block or linear, scaled to the spread."""
     model = make_model("llama", tmp_path)
     how = ALLOCATORS[by](factor=2.0)
     dense = Dense(model, Walk(model, batches_of()), "weights", 0.5)
     found = ratios(dense, how)
     energy = energies(model)
-    pairs = {}
+    groups: dict[str, dict[str, torch.Tensor]] = {}
     for name in dense.names:
         score = model.linear(name).weight.detach().abs().double() * energy[name].sqrt()
-        high = int((score > 2.0 * score.mean()).sum())
         group = name if by == "projection" else name.split("layers.")[1][0]
-        pairs.setdefault(group, []).append((name, high, score.numel()))
-    shares = {g: sum(h for _, h, _ in v) / sum(n for *_, n in v) for g, v in pairs.items()}
+        groups.setdefault(group, {})[name] = score.flatten()
+    pooled = {group: torch.cat(list(scores.values())) for group, scores in groups.items()}
+    shares = {g: float((s > 2 * s.mean()).double().mean()) for g, s in pooled.items()}
     low, high = min(shares.values()), max(shares.values())
     wished = {g: (share - low) / (high - low) * 0.16 for g, share in shares.items()}
     mean = np.mean(list(wished.values()))
-    expected = {name: wished[g] - mean for g, members in pairs.items() for name, *_ in members}
+    expected = {name: wished[g] - mean for g, members in groups.items() for name in members}
     np.testing.assert_allclose(found, [expected[name] for name in dense.names], atol=1e-6)
 
 

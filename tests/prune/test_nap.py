@@ -22,7 +22,7 @@ from edgeprune.prune.patterns import weight_pattern
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
-FAMILIES = ("bert", "llama", "classifier")
+FAMILIES = ("bert", "llama", "classifier", "opt", "opt-norms-after")
 
 
 def batches_of(count: int = 2, rows: int = 3) -> list[Batch]:
@@ -90,7 +90,7 @@ def test_factors_are_of_inputs_and_gradients(family, tmp_path):
     generator = torch.Generator().manual_seed(1)
     fisher_probe(model, model.module(**tensors(batch)), batch, generator).backward()
     for name, factors in found.items():
-        a, g = reads[name][0], writes[name].grad[0]
+        a, g = reads[name].flatten(0, -2), writes[name].grad.flatten(0, -2)
         torch.testing.assert_close(factors.inputs, a.T @ a / 4, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(factors.outputs, g.T @ g, rtol=1e-3, atol=1e-7)
 
@@ -143,16 +143,19 @@ def test_the_cheapest_go_within_their_limits(seed, pattern, share):
     limit = 0.8
     every = sum(units.units for units in patterns.values())
     total = round(share * every) if pattern != "2:4" else every // 2
-    half = choose(costs, patterns, none, total // 2, limit)
-    gone = choose(costs, patterns, half, total, limit)
+    limits = {
+        name: units.capacity if pattern == "2:4" else math.floor(limit * units.units)
+        for name, units in patterns.items()
+    }
+    half = choose(costs, patterns, none, total // 2, limits)
+    gone = choose(costs, patterns, half, total, limits)
     assert sum(int(mask.sum()) for mask in gone.values()) == total
     for name, mask in gone.items():
         assert bool((mask | ~half[name]).all())  # nothing comes back
         if pattern == "2:4":
             assert bool((mask.reshape(-1, 4).sum(1) == 2).all())
             continue
-        most = math.floor(limit * mask.numel())
-        assert int(mask.sum()) <= most
+        assert int(mask.sum()) <= limits[name]
     if pattern != "2:4":
         kept_open = [
             float(costs[n][~gone[n]].min())
@@ -177,7 +180,24 @@ def test_no_linear_is_emptied_beyond_its_limit():
     patterns = {"a": weight_pattern("weights", (2, 5))}
     none = {"a": torch.zeros(10, dtype=torch.bool)}
     with pytest.raises(UserError, match="10 units should go and max_layer_sparsity lets 9"):
-        choose({"a": torch.rand(10)}, patterns, none, 10, 0.95)
+        choose({"a": torch.rand(10)}, patterns, none, 10, {"a": 9})
+
+
+def test_a_linear_that_changes_nothing_costs_nothing():
+    weight = torch.randn(4, 6)
+    idle = Factors(torch.eye(6), torch.zeros(4, 4))
+    assert not kfac_costs(weight, idle, 0.01).any()
+
+
+def test_a_limit_that_is_the_share_leaves_room(tmp_path):
+    """12 weights of 95 % each come to 0.6 more than their floors."""
+    model = make_model("bert", tmp_path)
+    chosen = GlobalSettings(sparsity=0.95, rounds=1)
+    assert chosen.max_layer_sparsity == chosen.sparsity
+    _, layers = prune(model, batches_of(), chosen, 0)
+    weights = sum(layer.weights for layer in layers.values())
+    assert sum(layer.removed for layer in layers.values()) == round(0.95 * weights)
+    assert all(layer.removed <= math.ceil(0.95 * layer.weights) for layer in layers.values())
 
 
 # correction and whole models -------------------------------------------------------------------
@@ -206,6 +226,7 @@ def test_one_block_is_ridge_regression(seed, together):
         ("bert", "2:4", "kfac"),
         ("llama", "weights", "kfac"),
         ("llama", "4x1", "fisher"),
+        ("opt", "weights", "kfac"),
     ],
 )
 def test_a_model_loses_exactly_its_share(family, pattern, curvature, tmp_path):
@@ -257,7 +278,7 @@ def test_the_stage_writes_masks_that_hold(tmp_path):
     class FakeBuild:
         seed = 0
 
-        def calibration(self, sequences: int) -> list[Batch]:
+        def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
             assert sequences == 32
             return batches_of()
 

@@ -270,7 +270,7 @@ def test_memory_grows_with_a_layer_and_not_with_their_number(tmp_path):
 class FakeBuild:
     """What the stage asks of a build."""
 
-    def calibration(self, sequences: int) -> list[Batch]:
+    def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
         assert sequences == 9
         return batches_of()
 

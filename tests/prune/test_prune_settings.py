@@ -4,7 +4,10 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from edgeprune.cut.settings import CutSettings
+from edgeprune.errors import UserError
 from edgeprune.prune.settings import PruneSettings, parse_block, parse_n_m
+from edgeprune.recipe import validate
 
 
 @pytest.mark.parametrize(
@@ -69,3 +72,23 @@ def test_every_field_is_described():
 def test_settings_do_not_bring_torch():
     code = "import sys, edgeprune.prune.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "wanda", "allocate": "owl"}, "numbers of weights: leave allocate out"),
+        ({"method": "nap"}, "numbers of weights: take thanos"),
+    ],
+)
+def test_columns_leave_every_linear_alike(values, message):
+    with pytest.raises(UserError, match=message):
+        validate({"prune": {"pattern": "columns", **values}}, "here")
+    validate({"prune": {"pattern": "columns", "method": "thanos"}}, "here")
+
+
+def test_one_threshold_is_for_scores_of_one_scale():
+    with pytest.raises(UserError, match="flap scores differ in scale"):
+        validate({"cut": {"channels": 0.2, "score": "flap", "policy": "global"}}, "here")
+    assert CutSettings(score="taylor").resolved_policy == "global"
+    assert CutSettings(score="flap").resolved_policy == "uniform"

@@ -154,6 +154,10 @@ def test_noise_does_not_lead_astray(strategy):
 )
 def test_the_budget_is_kept(strategy, evaluations, offspring, survivors, texts, there):
     problem = Planted()
+    if strategy == "evop" and offspring < 3:
+        with pytest.raises(ValueError, match="offspring must be 3 or more"):
+            Evolution(strategy=strategy, offspring=offspring)
+        return
     chosen = Evolution(
         strategy=strategy, evaluations=evaluations, offspring=offspring, survivors=survivors,
         texts=texts,
@@ -200,6 +204,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(strategy, tmp_path)
     later = Planted(1)
     again = search(later.space, later.score, 9, chosen, 5, file, "this")
     assert again == whole
+    assert again.earlier > 0 == whole.earlier
     assert sum(a * b for a, b in later.calls) == whole.spent - spent
     other = Planted(1)
     search(other.space, other.score, 9, chosen, 5, file, "another model")
@@ -404,8 +409,8 @@ def test_the_cut_stage_drops_what_the_search_finds(tmp_path, monkeypatch):
         seed = 0
         output: Path = tmp_path / "out"
 
-        def calibration(self, sequences: int) -> list[Batch]:
-            assert sequences == 32
+        def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
+            assert (sequences, together) == (32, 2)
             return batches_of()
 
         def held_out(self) -> list[Batch]:
@@ -474,7 +479,7 @@ def test_the_stage_prunes_by_what_it_found(tmp_path):
         corpus = type("Corpus", (), {"digest": "d"})
         checkpoint = type("Checkpoint", (), {"name": "n"})
 
-        def calibration(self, sequences: int) -> list[Batch]:
+        def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
             return batches_of()
 
         def held_out(self) -> list[Batch]:
@@ -499,6 +504,8 @@ def test_the_stage_prunes_by_what_it_found(tmp_path):
     ("prune", "message"),
     [
         ({"pattern": "2:4"}, "nothing to search"),
+        ({"pattern": "columns"}, "different numbers of weights: there is nothing to search"),
+        ({"strategy": "evop", "offspring": 2}, "offspring must be 3 or more"),
         ({"strategy": "genetic"}, r"prune\.strategy"),
         ({"evaluation": 5}, "did you mean 'evaluations'"),
     ],
