@@ -4,10 +4,12 @@ Least squares on the kept inputs of each down projection, as Thanos and SparseGP
 layer after layer: each sees what the cut layers before it hand on.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edgeprune.cut.surgery import keep_channels
 from edgeprune.errors import UserError
@@ -34,7 +36,8 @@ def cut_channels(
         keep = mask.bool()
         if not bool(keep.all()):
             # By a fork: what comes before is cut, too.
-            inputs = walk.fork().inputs(block, block.feed_forward.down)
+            weigh = functools.partial(evened, down.weight, down.bias)
+            inputs = walk.fork().inputs(block, block.feed_forward.down, weigh)
             weight, bias = compensated(down.weight, down.bias, inputs, keep, damping)
             if not bool(torch.isfinite(weight).all()):
                 raise UserError(
@@ -46,6 +49,21 @@ def cut_channels(
             if bias is not None:
                 down.bias.copy_(bias)
         walk.advance(block)
+
+
+def evened(weight: Tensor, bias: Tensor | None, rows: Tensor, entered: Tensor) -> Tensor:
+    """Weights of tokens [tokens] by which their errors count as the next norm will see them.
+
+    A norm divides a token by its size. Without weights a few tokens of massive activations, whose
+    errors it makes small, would outweigh all others, whose errors it leaves.
+
+    Args:
+        rows: what the linear reads [tokens, in].
+        entered: the hidden states that the linear's output is added to, or near to it
+            [tokens, width].
+    """
+    written = functional.linear(rows, weight, bias)
+    return 1 / (written.square().sum(1) + entered.square().sum(1)).clamp(min=1e-12)
 
 
 def compensated(
@@ -63,7 +81,7 @@ def compensated(
         damping: share of the mean diagonal that is added to the Gram matrix's.
     """
     gram = inputs.gram.double()
-    mean = inputs.total.double() / max(1, inputs.tokens)
+    mean = inputs.total.double() / inputs.tokens
     if bias is not None:
         gram = gram - inputs.tokens * torch.outer(mean, mean)
     fitted = least_squares(weight, damped(gram, damping), kept)

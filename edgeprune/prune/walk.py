@@ -37,6 +37,8 @@ from edgeprune.prune.replay import Replay
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
 
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""(what a linear reads [tokens, in], what enters its block [tokens, width]) -> weights [tokens]."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -59,22 +61,29 @@ _PART = 256
 class InputStatistics:
     """What a linear reads over the text: X X^T [in, in], the sum of X [in], and how many tokens.
 
-    In float32: what rounding adds to the Gram matrix, some 1e-6 of its trace, is below the damping
-    with which it is used, and so leaves it positive definite.
+    Tokens may have weights: each then counts as often as its weight says. In float32: what rounding
+    adds to the Gram matrix, some 1e-6 of its trace, is below the damping with which it is used, and
+    so leaves it positive definite.
     """
 
     gram: Tensor
     total: Tensor
-    tokens: int = 0
+    tokens: float = 0
 
-    def add(self, rows: Tensor) -> None:
-        """Take rows [tokens, in] in; the Gram matrix is whole once `complete` was called."""
+    def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Take rows [tokens, in] with weights [tokens] in; the Gram matrix is whole once `complete`
+        was called."""
         rows = rows.float()
+        if weights is None:
+            self.total += rows.sum(0)
+            self.tokens += len(rows)
+        else:
+            self.total += weights @ rows
+            self.tokens += float(weights.sum())
+            rows = rows * weights.sqrt()[:, None]
         for start in range(0, len(self.gram), _PART):
             stop = start + _PART
             self.gram[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
-        self.total += rows.sum(0)
-        self.tokens += len(rows)
 
     def complete(self) -> None:
         """Fill the lower half of the Gram matrix from the upper one."""
@@ -115,15 +124,22 @@ class Walk:
         return other
 
     @torch.no_grad()
-    def inputs(self, block: Block, linear: str) -> InputStatistics:
+    def inputs(self, block: Block, linear: str, weigh: Weigh | None = None) -> InputStatistics:
         """Statistics of what `linear` reads in `block`, padding left out.
+
+        Args:
+            weigh: gives the tokens' weights; None counts all alike.
 
         Raises:
             UserError: they are not finite.
         """
         width = self.model.linear(linear).in_features
         seen = InputStatistics(torch.zeros(width, width), torch.zeros(width))
-        self._look(block, linear, seen.add)
+
+        def add(rows: Tensor, entered: Tensor) -> None:
+            seen.add(rows, weigh(rows, entered) if weigh else None)
+
+        self._look(block, linear, add)
         seen.complete()
         _check_finite(seen.gram, linear)
         return seen
@@ -137,7 +153,7 @@ class Walk:
         """
         total = torch.zeros(self.model.linear(linear).in_features, dtype=torch.float64)
 
-        def add(rows: Tensor) -> None:
+        def add(rows: Tensor, _entered: Tensor) -> None:
             total.add_(rows.square().sum(0, dtype=torch.float64))
 
         self._look(block, linear, add)
@@ -159,14 +175,15 @@ class Walk:
             with replay.replaying(index) if replay else nullcontext():
                 self.hidden[index] = self._run(block, index)
 
-    def _look(self, block: Block, linear: str, add: Callable[[Tensor], None]) -> None:
-        """Give `add` what a linear reads of every batch, [real tokens, in]."""
+    def _look(self, block: Block, linear: str, add: Callable[[Tensor, Tensor], None]) -> None:
+        """Give `add` what a linear reads of every batch, [real tokens, in], and what enters the
+        block there, [real tokens, width]."""
         self._replay = replay = self._replay or Replay(self.model, block)
         replay.look(linear)
         for index, mask in enumerate(self.masks):
 
-            def take(x: Tensor, mask: Tensor = mask) -> None:
-                add(attended(x, mask))
+            def take(x: Tensor, mask: Tensor = mask, hidden: Tensor = self.hidden[index]) -> None:
+                add(attended(x, mask), attended(hidden, mask))
 
             with replay.reaching(linear, index, take):
                 self._run(block, index)
