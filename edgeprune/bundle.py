@@ -15,6 +15,7 @@ config.json) that has no manifest: then the task is read from the graph's output
 import errno
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -61,10 +62,13 @@ class Bundle:
         Sizes and paths are checked here; `verify` reads every byte.
 
         Raises:
-            UserError: no such folder, no model in it, a missing or truncated file, external data
-                outside the folder, or a manifest of a newer format.
+            UserError: no such folder, a file in its place, no model in it, a missing or truncated
+                file, external data outside the folder, or a manifest of a newer format.
         """
         folder = Path(folder)
+        if folder.is_file():
+            holder = folder.parents[1] if folder.match(_MODEL_PLACES[0]) else folder.parent
+            raise UserError(f"{folder} is a file: name its bundle, the folder {holder}.")
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}: name a bundle, the folder build wrote.")
         manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
@@ -100,6 +104,8 @@ class Bundle:
         hint = ""
         if any(self.folder.glob("*.safetensors")) or any(self.folder.glob("*.gguf")):
             hint = f" Make a bundle of it with `edgeprune build --model {self.folder}`."
+        if (self.folder / "bundle" / MANIFEST).is_file():
+            hint = f" It is what a build left: name {self.folder / 'bundle'}."
         raise UserError(
             f"{self.folder} holds no ONNX model: neither {' nor '.join(_MODEL_PLACES)}.{hint}"
         )
@@ -275,6 +281,20 @@ def write_bundle(
             (aside / "old").rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     return Bundle.open(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes of `folder` that were killed left beside it; a bundle that was to be
+    replaced is put back. Only while nobody else writes it."""
+    aside = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}")
+    for left in folder.parent.glob(".*"):
+        if not (aside.fullmatch(left.name) and left.is_dir()):
+            continue
+        if not {part.name for part in left.iterdir()} <= {"new", "old"}:
+            continue
+        if (left / "old").exists() and not folder.exists():
+            (left / "old").rename(folder)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:

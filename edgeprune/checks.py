@@ -1,22 +1,49 @@
 """What a build can be refused for before its work begins, without torch."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from edgeprune.anatomy import Anatomy, max_positions
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bundle import Bundle
-from edgeprune.checkpoint import Checkpoint
+from edgeprune.checkpoint import Checkpoint, read_json
 from edgeprune.cut.settings import CutSettings
+from edgeprune.cut.tokenizer import vocabulary
+from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.errors import UserError
+from edgeprune.evaluate.choice import read_items
+from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.measures import MEASURES
 from edgeprune.measure.settings import OWN_TASKS
+from edgeprune.measure.stage import held_out_measures
 from edgeprune.prune.settings import PruneSettings
+from edgeprune.quantize.scheme import Scheme
+from edgeprune.quantize.settings import preferred
 from edgeprune.recipe import Recipe
+from edgeprune.targets import find
+from edgeprune.targets.format_times import form_name
 from edgeprune.text.batches import open_tokenizer
-from edgeprune.text.corpus import Corpus, sentences
+from edgeprune.text.corpus import Corpus, read_corpus, sentences
+from edgeprune.text.files import Row, number_of, text_of
+from edgeprune.text.samplers import share_out
+
+
+def _as_it_is(row: Row, field: str, place: str | Path) -> Any:
+    return row[field]
+
+
+# Fields of the rows that a measure reads, and how it reads each.
+_FIELDS: dict[str, dict[str, Callable[[Row, str, str | Path], Any]]] = {
+    "sts": {"text": text_of, "text_pair": text_of, "score": number_of},
+    "classification": {"text": text_of, "label": _as_it_is},
+    "choice": {"query": text_of, "choices": _as_it_is, "gold": _as_it_is},
+    "cloze": {"context": text_of, "continuation": text_of},
+    "generation": {"prompt": text_of, "answer": text_of},
+}
 
 
 def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
@@ -37,12 +64,17 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         )
     _check_lengths(recipe, checkpoint)
     _check_measure(recipe, checkpoint)
+    _check_required(recipe, checkpoint)
+    _check_mixed(recipe, anatomy)
+    if recipe.vocabulary:
+        _check_vocabulary(recipe.vocabulary, checkpoint)
     _check_text(recipe, checkpoint, corpus)
     units = {"channels": _channels(anatomy), "heads": _heads(anatomy)}
     if isinstance(recipe.prune, PruneSettings) and recipe.prune.gated:
         for pool in recipe.prune.pools():
             units[pool.pattern] = _left_by_pruning(anatomy, pool, units[pool.pattern])
     if recipe.cut:
+        _check_experts(recipe.cut, checkpoint)
         left = _check_layers(anatomy, recipe.cut)
         for kind, layers in units.items():
             # Which layers go is not known yet: the largest that can be left.
@@ -99,6 +131,88 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
             f"measure.task is {task}, which does not fit {checkpoint.task}: "
             f"take {' or '.join(fitting)}."
         )
+    _read(task, Data(data, recipe.measure.limit))
+
+
+def _read(task: str, data: Data) -> None:
+    """Read what a measure would read."""
+    if task == "perplexity":
+        data.documents()
+        return
+    if task == "generation" and "choices" in data.rows([])[0]:
+        task = "choice"
+    rows = data.rows(list(_FIELDS[task]))
+    for row in rows:
+        for field, read in _FIELDS[task].items():
+            read(row, field, data.place)
+    if task == "choice":
+        read_items(rows, data.place)
+
+
+def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """A requirement needs a measure that judges it."""
+    task, own = checkpoint.task, recipe.measure.task
+    measures = [*held_out_measures(task, recipe), *([own] if own else [])]
+    if recipe.require.cosine is not None and "cosine" not in measures:
+        raise UserError(
+            f"require.cosine is for encoders' embeddings, and {checkpoint.name} does {task}: leave "
+            "it out, or set require.drop instead."
+        )
+    if recipe.require.drop is not None and all(
+        MEASURES[each].against_original for each in measures
+    ):
+        fitting = [
+            name
+            for name in OWN_TASKS
+            if task in MEASURES[name].tasks and not (MEASURES[name].of_tokens and recipe.vocabulary)
+        ]
+        raise UserError(
+            f"require.drop cannot be judged by {' and '.join(measures)}, all that this build "
+            f"measures: set measure.task to {' or '.join(fitting)}, and measure.data."
+        )
+
+
+def _check_mixed(recipe: Recipe, anatomy: Anatomy) -> None:
+    """Whether mixed precision can meet its budget, as far as settings tell.
+
+    Where weights leave in blocks, what their sparse formats take is not known yet.
+    """
+    if recipe.quantize is None:
+        return
+    target = find(recipe.target)
+    settings = preferred(recipe.quantize, anatomy.kind, target.decode_weights)
+    if settings.weights != "mixed":
+        return
+    if settings.linears_ms is not None:
+        forms = ("int8", form_name("int4", settings.group))
+        unknown = [
+            form for form in forms if target.format_times.microseconds(form, 1, 1, 1) is None
+        ]
+        if unknown:
+            raise UserError(
+                f"quantize.linears_ms needs times of {unknown[0]} on {target.name}, and none were "
+                "measured: run benchmarks/format_times.py there, or set average_bits instead."
+            )
+        return
+    emptied = any(stage and not stage.gated for stage in (recipe.prune, recipe.sparsify))
+    columns = 2 * settings.group  # the zero points of two groups fill a byte
+    least = 8 * Scheme(4, settings.group, settings.symmetric).bytes(1, columns) / columns
+    if settings.average_bits < least and not (settings.sparse and emptied):
+        raise UserError(
+            f"quantize.average_bits of {settings.average_bits:g} cannot be met: INT4 in groups of "
+            f"{settings.group} takes {least:g} bits a weight with its scales: raise it, or "
+            "quantize.group."
+        )
+
+
+def _check_vocabulary(settings: VocabularySettings, checkpoint: Checkpoint) -> None:
+    """Whether the further text can be read, and the tokenizer be trimmed."""
+    if settings.data:
+        read_corpus(settings.data)
+    file = checkpoint.folder / "tokenizer.json"
+    if file.exists():
+        open_tokenizer(file)
+        vocabulary(read_json(file))
 
 
 def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
@@ -110,10 +224,13 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
                     f"{corpus.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
                 )
+    if recipe.text.sampler == "stratified":
+        sizes = {name: len(group.documents) for name, group in parts[0].by_group().items()}
+        share_out(0, sizes, recipe.text.shares)
     file = checkpoint.folder / "tokenizer.json"
-    if checkpoint.task == "text-generation" and file.exists():
+    if file.exists():
         tokenizer = open_tokenizer(file)
-        for part in parts:
+        for part in parts if checkpoint.task == "text-generation" else ():
             _check_window(part, tokenizer, recipe.text.max_tokens)
     if corpus.labels is not None:
         count = checkpoint.num_labels
@@ -154,6 +271,22 @@ def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -
         )
     # Where they leave from is not known yet; the sum is all that a later budget needs.
     return [total - goal]
+
+
+def _check_experts(settings: CutSettings, checkpoint: Checkpoint) -> None:
+    """Whether every token still finds as many experts as it is given to."""
+    mixtures = [block.experts for block in checkpoint.anatomy.blocks if block.experts]
+    if settings.experts and not mixtures:
+        raise UserError(
+            f"cut.experts is for mixtures of experts, and {checkpoint.name} has none: leave it out."
+        )
+    for mixture in mixtures:
+        left = mixture.count - round(settings.experts * mixture.count)
+        if left < mixture.active:
+            raise UserError(
+                f"cut.experts is {settings.experts:g}, which would keep {left} of {mixture.count} "
+                f"experts, and every token is given to {mixture.active}: lower it."
+            )
 
 
 def _check_layers(anatomy: Anatomy, settings: CutSettings) -> int:

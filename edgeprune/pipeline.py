@@ -6,7 +6,8 @@
       report.html, report.json
       stages/        what each stage wrote, under a key of (input, settings, code)
 
-A stage writes into a folder aside that is renamed when it is whole; a failure leaves nothing.
+A stage writes into a folder aside that is renamed when it is whole; a failure leaves nothing. One
+build at a time uses an output folder: it holds a lock there, which ends with its process.
 """
 
 import contextlib
@@ -23,10 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
+
 import edgeprune
 from edgeprune.anatomy import max_positions
 from edgeprune.build import Build, text_kind
-from edgeprune.bundle import Bundle, check_replaceable, write_bundle
+from edgeprune.bundle import Bundle, check_replaceable, sweep, write_bundle
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.checks import check
 from edgeprune.errors import UserError
@@ -44,6 +50,8 @@ from edgeprune.text.corpus import read_corpus
 
 MARK = "stages"
 RECORD = "stage.json"
+LOCK = ".lock"
+_BUNDLES = ("bundle", "original")
 _FULL = 1_000_000
 """Bytes that are left on a disk that is full."""
 _NOT_CODE = ("cli.py", "gate", "report", "inspect", "runtime")
@@ -68,7 +76,13 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     Raises:
         UserError: the model, the text or the output folder cannot be used.
     """
-    name = model or recipe.model
+    for option, given in (("--model", model), *(("--data", source) for source in data)):
+        if given is not None and not given.strip():
+            raise UserError(
+                f"{option} is empty, as a shell variable that is not set is: name one, or leave "
+                f"{option} out to take the recipe's."
+            )
+    name = recipe.model if model is None else model
     if name is None:
         raise UserError(f"The recipe {recipe.name} names no model; give one with --model.")
     if data:
@@ -88,12 +102,16 @@ def run(build: Build, fresh: bool = False) -> Outcome:
 
     Args:
         fresh: forget what earlier builds left in the output folder.
+
+    Raises:
+        UserError: another build is using the output folder, or a stage refuses its input.
     """
     # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     check_drawable("build")
-    with _made(build.output / MARK) as stages:
+    with _made(build.output / MARK) as stages, _locked(stages / LOCK):
+        _sweep(stages)
         _run_stages(build, stages, fresh)
         return _finish(build)
 
@@ -136,7 +154,8 @@ def _run_stage(
             result = dict(entry.load()(build, source, aside, settings))
             result["seconds"] = round(time.monotonic() - started, 2)
             result["peak_megabytes"] = round(_peak_bytes() / 1e6)
-            (aside / RECORD).write_text(json.dumps(result, indent=1))
+            record = {**result, "files": _sizes(aside)}
+            (aside / RECORD).write_text(json.dumps(record, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:
@@ -146,13 +165,28 @@ def _run_stage(
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
-    """What a whole stage wrote in an earlier build."""
+    """What a stage did in an earlier build, if all that it wrote is still there, and as long."""
     try:
         result: dict[str, Any] = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return None
+    files = result.pop("files", {})
+    found = _sizes(folder)
+    if damaged := [name for name, size in files.items() if found.get(name) != size]:
+        say(f"      {damaged[0]} of an earlier build is damaged: run again")
+        return None
     say("      kept from an earlier build")
     return result
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file that a stage wrote, but for its record."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in files
+        if path != folder / RECORD
+    }
 
 
 def _finish(build: Build) -> Outcome:
@@ -223,20 +257,25 @@ def _wanted(entry: StageEntry, recipe: Recipe) -> bool:
 
 def _check_output(folder: Path) -> None:
     """An output folder is new, empty, or an earlier build's."""
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(
+            f"{folder} is a link to {folder.readlink()}, which is not there: make that folder, or "
+            "give another --output."
+        )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for the output.")
     if folder.is_dir() and any(folder.iterdir()) and not _is_stages(folder / MARK):
         raise UserError(
             f"{folder} holds something that is no build of edgeprune; name another --output."
         )
-    for part in ("bundle", "original"):
+    for part in _BUNDLES:
         check_replaceable(folder / part)
 
 
 def _is_stages(folder: Path) -> bool:
     """Whether a folder holds what stages wrote, and nothing else: what is in it may be deleted."""
     names = "|".join(entry.name for entry in STAGES)
-    known = re.compile(rf"\.?(assets-)?({names})-[0-9a-f]{{12}}(\.\d+)?")
+    known = re.compile(rf"{re.escape(LOCK)}|\.?(assets-)?({names})-[0-9a-f]{{12}}(\.\d+)?")
     return folder.is_dir() and all(known.fullmatch(found.name) for found in folder.iterdir())
 
 
@@ -254,6 +293,58 @@ def _made(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Keep other builds out by a lock on a file, for the length of the context.
+
+    A process that dies lets go of it. Systems and disks without such locks go without.
+
+    Raises:
+        UserError: another build holds the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    lock = _lock(file)
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(file: Path) -> int:
+    """The descriptor of a file that is locked, and still the one of that name."""
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 20).decode()
+            os.close(lock)
+            raise UserError(
+                f"Another build{f' (process {holder})' if holder else ''} is using "
+                f"{file.parent.parent}: wait until it ends, or give another --output."
+            ) from None
+        except OSError:  # a disk without locks
+            return lock
+        # A build that ended meanwhile took the name away.
+        if file.exists() and os.path.samestat(os.fstat(lock), file.stat()):
+            return lock
+        os.close(lock)
+
+
+def _sweep(stages: Path) -> None:
+    """Remove what builds that were killed left unfinished; nobody else is at work here."""
+    for aside in stages.glob(".*"):
+        if aside.name != LOCK:
+            shutil.rmtree(aside, ignore_errors=True)
+    for name in _BUNDLES:
+        sweep(stages.parent / name)
+
+
+@contextlib.contextmanager
 def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
     """Libraries that write report a full disk by errors of their own kinds."""
     try:
@@ -266,10 +357,9 @@ def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
 
 def _forget_others(stages: Path, name: str, keep: Path) -> None:
     """Only the newest output of a stage is kept: models are large."""
-    for pattern in (f"{name}-*", f".{name}-*"):  # the second: asides of builds that were killed
-        for folder in stages.glob(pattern):
-            if folder != keep:
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in stages.glob(f"{name}-*"):
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(*parts: Any) -> str:

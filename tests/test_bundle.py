@@ -230,6 +230,14 @@ def test_a_plain_folder_opens_and_its_graph_says_the_task(tmp_path: Path) -> Non
         Bundle.open(tmp_path)
 
 
+def test_what_lies_beside_a_bundle_names_it(bundle: Path) -> None:
+    for file in ("onnx/model.onnx", "config.json"):
+        with pytest.raises(UserError, match=f"is a file: name its bundle, the folder {bundle}\\."):
+            Bundle.open(bundle / file)
+    with pytest.raises(UserError, match=f"It is what a build left: name {bundle}\\."):
+        Bundle.open(bundle.parent)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

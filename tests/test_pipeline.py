@@ -1,8 +1,11 @@
 """`edgeprune build` from end to end on tiny models: bundle, report, resume, seeds, refusals."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +19,9 @@ from tiny_builds import RECIPE, model_folder, recipe_file, sentence_lines, text_
 
 from edgeprune.bundle import Bundle
 from edgeprune.cli import main
+from edgeprune.errors import UserError
 from edgeprune.models import load_model
+from edgeprune.pipeline import LOCK, _locked
 from edgeprune.recipe import read_recipe
 from edgeprune.runtime.embed import Embedder
 
@@ -312,6 +317,70 @@ def test_fresh_keeps_nothing_but_what_a_failure_would_lose(site, output, untimed
     assert all(time > before[f"stages/{path}"][0] for path, time in times.items())
 
 
+def test_a_stage_that_lost_bytes_runs_again(site, output, untimed):
+    copy = site.folder / "damaged"
+    shutil.copytree(output, copy)
+    file = stage(copy, "load") / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    (stage(copy, "cut") / "config.json").unlink()
+    result = site.build("damaged")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count(KEPT) == len(STAGES) - 2
+    assert "model.safetensors of an earlier build is damaged: run again" in result.stderr
+    assert file.read_bytes() == whole
+    assert site.build("damaged").stderr.count(KEPT) == len(STAGES)
+
+
+def test_what_a_killed_write_left_is_swept_away(site, output):
+    copy = site.folder / "swept"
+    shutil.copytree(output, copy)
+    bundle = tree(copy / "bundle")
+    left = [copy / ".bundle.a1b2c3d4", copy / ".original.a1b2c3d4", copy / ".bundle.mine"]
+    for folder in left:
+        (folder / "new").mkdir(parents=True)
+    (copy / "bundle").rename(left[0] / "old")
+    (copy / "stages" / LOCK).write_text("1")  # a dead process' lock
+    assert site.build("swept").exit_code == 0
+    assert [folder.exists() for folder in left] == [False, False, True]
+    assert tree(copy / "bundle").keys() == bundle.keys()
+    assert not (copy / "stages" / LOCK).exists()
+
+
+# locks -----------------------------------------------------------------------------------------
+
+HOLDER = """
+import pathlib, sys
+from edgeprune.pipeline import _locked
+with _locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_build_at_a_time_uses_a_folder(site, output):
+    before = tree(output)
+    file = output / "stages" / LOCK
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        refused = site.build()
+        assert refused.exit_code == 2
+        assert f"Another build (process {holder.pid}) is using {output}: wait" in refused.stderr
+        assert site.build("out", "--dry-run").exit_code == 0
+        holder.kill()
+    assert file.exists()
+    with _locked(file):  # the dead process let go of it
+        assert file.read_text() == str(os.getpid())
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), _locked(file):
+            pass
+    assert tree(output) == before
+
+
 # seeds -----------------------------------------------------------------------------------------
 
 
@@ -396,6 +465,85 @@ def test_a_file_is_no_output_folder(site, tmp_path):
     result = site.build(tmp_path / "out")
     assert result.exit_code == 2
     assert "is a file; name a folder" in result.stderr
+
+
+def test_a_link_to_nowhere_is_no_output_folder(site, tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    result = site.build(tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"is a link to {tmp_path / 'gone'}, which is not there: make" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--model", "--data"])
+def test_an_empty_name_is_no_name(option, site):
+    result = site.build("never", option, "")
+    assert result.exit_code == 2
+    assert f"{option} is empty" in result.stderr
+
+
+PAIR = '{"text": "a", "text_pair": "b", "score": %s}'
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "words"),
+    [
+        ("bert", ["require.drop=0.1"], "require.drop cannot be judged by cosine, all that"),
+        ("bert", ["require.drop=0.1"], "set measure.task to sts, and measure.data"),
+        ("llama", ["require.cosine=0.9"], "require.cosine is for encoders' embeddings"),
+        (
+            "llama",
+            ["require.drop=1", "vocabulary={}"],
+            "judged by kl, all that this build measures: set measure.task to choice or cloze or",
+        ),
+        ("bert", ["measure.task=sts", "measure.data=DATA"], "'score' must be a number"),
+        ("llama", ["measure.task=cloze", "measure.data=DATA"], "no field 'context'"),
+        ("llama", ["measure.task=generation", "measure.data=DATA"], "no field 'prompt'"),
+        ("llama", ["measure.task=choice", "measure.data=DATA"], "no field 'query'"),
+        ("bert", ["measure.threads=300"], "measure.threads: input should be less"),
+        ("bert", ["measure.seconds=.inf"], "measure.seconds: input should be less"),
+        ("bert", ["measure.curve=[16, 999999]"], "measure.curve.1: input should be less"),
+        ("bert", ["vocabulary.data=[./nope]"], "There is no file or folder ./nope"),
+        ("bert", ["vocabulary={}"], "WordLevel, whose vocabulary cannot be trimmed"),
+        ("bert", ["text.sampler=stratified", "text.shares={zzz: 1.0}"], "has no group 'zzz'"),
+        ("bert", ["cut.experts=0.5"], "cut.experts is for mixtures of experts"),
+        (
+            "bert",
+            ["quantize.weights=mixed", "quantize.average_bits=4.9"],
+            "quantize.average_bits of 4.9 cannot be met: INT4 in groups of 32 takes 5 bits",
+        ),
+        (
+            "bert",
+            ["quantize.weights=mixed", "quantize.linears_ms=1", "target=arm-dotprod"],
+            "quantize.linears_ms needs times of int8 on arm-dotprod",
+        ),
+    ],
+)
+def test_what_no_stage_could_do_is_refused_before_the_first(family, settings, words, tmp_path):
+    site = Site(tmp_path, family)
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(PAIR % 1 + "\n" + PAIR % '"high"')
+    sets = [part for each in settings for part in ("--set", each.replace("DATA", str(data)))]
+    for dry in ((), ("--dry-run",)):
+        result = site.build("never", *sets, *dry)
+        assert result.exit_code == 2
+        assert words in result.stderr
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_damaged_tokenizer_is_refused_before_the_first_stage(tmp_path):
+    site = Site(tmp_path, "bert")
+    (site.model / "tokenizer.json").write_text('{"model": ')
+    result = site.build("never", "--dry-run")
+    assert result.exit_code == 2
+    assert "is no tokenizer that can be read" in result.stderr
+
+
+@pytest.mark.parametrize("recipe", [["sparsify.pattern=4x16", "sparsify.sparsity=0.7"], []])
+def test_a_budget_that_sparse_formats_may_meet_is_not_refused(recipe, site):
+    """What those take is known when the weights are pruned."""
+    mixed = ["quantize.weights=mixed", "quantize.average_bits=4.9"]
+    sets = [part for each in (*mixed, *recipe) for part in ("--set", each)]
+    assert site.build("never", "--dry-run", *sets).exit_code == (0 if recipe else 2)
 
 
 def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):

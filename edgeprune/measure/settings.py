@@ -1,11 +1,19 @@
 """The settings of the build's own measurement, and what a recipe may require of it."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgeprune.bench.settings import BenchSettings
+
 OwnTask = Literal["sts", "classification", "perplexity", "choice", "cloze", "generation"]
 OWN_TASKS: tuple[str, ...] = get_args(OwnTask)
+
+
+def _most(name: str) -> Any:
+    """The most that a setting of the benchmark may be."""
+    bounds = BenchSettings.model_fields[name].metadata
+    return next(bound.le for bound in bounds if hasattr(bound, "le"))
 
 
 class MeasureSettings(BaseModel):
@@ -13,16 +21,23 @@ class MeasureSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tokens: int = Field(128, ge=1, description="Tokens of a timed text or prompt.")
-    batch: int = Field(1, ge=1, description="Texts in a timed call of an encoder.")
-    threads: int = Field(1, ge=1, description="Threads of a timed session.")
+    tokens: int = Field(
+        128, ge=1, le=_most("tokens"), description="Tokens of a timed text or prompt."
+    )
+    batch: int = Field(
+        1, ge=1, le=_most("batch"), description="Texts in a timed call of an encoder."
+    )
+    threads: int = Field(1, ge=1, le=_most("threads"), description="Threads of a timed session.")
     seconds: float = Field(
-        20.0, gt=0, description="Longest time of the interleaved rounds; fewer where it is clear."
+        20.0,
+        gt=0,
+        le=_most("time_limit"),
+        description="Longest time of the interleaved rounds; fewer where it is clear.",
     )
     profile: bool = Field(
         True, description="Share the time of a call out among operators, before and after."
     )
-    curve: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    curve: tuple[Annotated[int, Field(ge=1, le=_most("tokens"))], ...] = Field(
         (16, 64, 256),
         description="Tokens at which latency is measured as well, briefly; those beyond what the "
         "model takes are left out.",
@@ -56,5 +71,6 @@ class Requirements(BaseModel):
     drop: float | None = Field(
         None,
         ge=0,
-        description="Most that measure.task may lose: points, or per cent of perplexity.",
+        description="Most that measure.task may lose (without one, the held-out text's accuracy or "
+        "perplexity): points, or per cent of perplexity.",
     )

@@ -14,6 +14,7 @@ from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
 from edgeprune.measure.stages import measure_stages
+from edgeprune.recipe import Recipe
 from edgeprune.text.corpus import Corpus, sentences
 
 _HELD_OUT_TEXTS = 512
@@ -83,13 +84,17 @@ def _questions(build: Build, held: Path) -> list[Question]:
             window=build.recipe.text.max_tokens if decoder else None,
             called="held-out text",
         )
-        for measure in _OWN[task]
-        if not (MEASURES[measure].of_tokens and build.recipe.vocabulary)
+        for measure in held_out_measures(task, build.recipe)
     ]
     if settings.task:
         assert settings.data is not None
         questions.append(Question(settings.task, settings.data, settings.limit))
     return questions
+
+
+def held_out_measures(task: str, recipe: Recipe) -> list[str]:
+    """The quality measures that a build of a task asks on held-out text, by name."""
+    return [name for name in _OWN[task] if not (MEASURES[name].of_tokens and recipe.vocabulary)]
 
 
 def write_held_out(build: Build, folder: Path) -> Path:
@@ -121,26 +126,36 @@ def missed(measured: dict[str, Any], require: Requirements) -> list[str]:
     work, times = next(iter(speed["measures"].items()))
     ratio = times["ratio"]["value"]
     if require.speedup is not None and ratio < require.speedup:
-        sentences_.append(f"{work} is {ratio:.2f}x as fast; {require.speedup:g}x was required")
+        shown = _apart(ratio, require.speedup, 2)
+        sentences_.append(f"{work} is {shown}x as fast; {require.speedup:.15g}x was required")
     size = speed["candidate"]["model_bytes"] / 1e6
     if require.megabytes is not None and size > require.megabytes:
-        sentences_.append(f"the graph has {size:.1f} MB; {require.megabytes:g} were allowed")
+        shown = _apart(size, require.megabytes, 1)
+        sentences_.append(f"the graph has {shown} MB; {require.megabytes:.15g} were allowed")
     for quality in measured["quality"]:
         cosine = quality["values"].get("mean_cosine")
         if require.cosine is not None and cosine is not None and cosine < require.cosine:
-            sentences_.append(f"the mean cosine is {cosine:.4f}; {require.cosine:g} was required")
+            shown = _apart(cosine, require.cosine, 4)
+            sentences_.append(f"the mean cosine is {shown}; {require.cosine:.15g} was required")
     if require.drop is not None:
-        sentences_ += _dropped(measured["quality"][-1], require.drop)
+        # The last that the original has a value of, too: the user's own where there is one.
+        judged = [quality for quality in measured["quality"] if quality.get("difference")]
+        sentences_ += _dropped(judged[-1], require.drop)
     return sentences_
 
 
 def _dropped(quality: dict[str, Any], allowed: float) -> list[str]:
-    key = next(iter(quality.get("difference", {})), None)
-    if key is None:
-        return []
+    key = next(iter(quality["difference"]))
     lost = -quality["difference"][key]
     if key == "perplexity":
         lost = -100 * lost / quality["original"][key]
     if lost <= allowed:
         return []
-    return [f"{quality['task']} lost {lost:.2f} of {key}; {allowed:g} were allowed"]
+    shown = _apart(lost, allowed, 2)
+    return [f"{quality['task']} lost {shown} of {key}; {allowed:.15g} were allowed"]
+
+
+def _apart(value: float, limit: float, digits: int) -> str:
+    """A number with `digits` decimals, or as many more as tell it from a limit that it missed."""
+    shown = (f"{value:.{count}f}" for count in range(digits, 16))
+    return next((text for text in shown if float(text) != limit), repr(value))
