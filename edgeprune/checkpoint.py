@@ -1,17 +1,18 @@
 """Find a model's files and read what they say of themselves, without torch.
 
-A model is given as a folder, as `package:NAME` (a Python package that carries one), or as an id on
-the Hugging Face hub. Weights come as safetensors or GGUF; pickled weights are refused.
+A model is given as a folder, as a GGUF file, as `package:NAME` (a Python package that carries one),
+or as an id on the Hugging Face hub. Weights come as safetensors or GGUF; pickled weights are
+refused.
 """
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.anatomy import Anatomy, Shape, describe, task_of
 from edgeprune.errors import UserError
+from edgeprune.pooling import load_json
 from edgeprune.safetensors_header import read_header
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
@@ -44,34 +45,50 @@ class Checkpoint:
         return len(names) if names else int(self.config.get("num_labels", 2))
 
     @property
+    def assets(self) -> Path:
+        """Where tokenizer and settings lie: the folder, or a GGUF file alone where the folder's
+        config.json is another model's."""
+        if self.gguf and (self.folder / "config.json").exists():
+            return self.gguf
+        return self.folder
+
+    @property
     def files(self) -> list[Path]:
         """The files that hold the weights."""
         return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
 
 
 def open_checkpoint(name: str) -> Checkpoint:
-    """Find a model by folder, `package:NAME` or hub id, and read its configuration and shapes.
+    """Find a model by folder, GGUF file, `package:NAME` or hub id; read its configuration and
+    shapes.
 
     Raises:
         UserError: there is no such model, its weights are pickled, or its files are damaged.
     """
     folder = _locate(name)
-    ggufs = sorted(folder.glob("*.gguf"))
     config_file = folder / "config.json"
-    if not config_file.exists() and len(ggufs) == 1:
-        config, shapes = _read_gguf(ggufs[0])
-        return Checkpoint(name, folder, config, shapes, gguf=ggufs[0])
-    if not config_file.exists():
-        raise UserError(
-            f"{folder} holds no model: it has no config.json and no single GGUF file. "
-            "Name a folder saved by transformers' save_pretrained."
-        )
-    shapes = {}
+    if folder.is_file() or not config_file.exists():
+        return _open_gguf(name, folder)
+    shapes: dict[str, Shape] = {}
     for file in sorted(folder.glob("*.safetensors")):
         shapes |= {name: tuple(entry["shape"]) for name, entry in read_header(file).items()}
     if not shapes:
         raise UserError(_why_no_weights(folder))
     return Checkpoint(name, folder, read_json(config_file), shapes)
+
+
+def _open_gguf(name: str, place: Path) -> Checkpoint:
+    """A GGUF file, or the only one of a folder."""
+    ggufs = [place] if place.is_file() else sorted(place.glob("*.gguf"))
+    if len(ggufs) > 1:
+        raise UserError(f"{place} holds {len(ggufs)} GGUF files: name one, like {ggufs[0]}.")
+    if not ggufs:
+        raise UserError(
+            f"{place} holds no model: it has no config.json and no GGUF file. "
+            "Name a folder saved by transformers' save_pretrained."
+        )
+    config, shapes = _read_gguf(ggufs[0])
+    return Checkpoint(name, ggufs[0].parent, config, shapes, gguf=ggufs[0])
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -80,27 +97,26 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not JSON, or not an object.
     """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
+    value = load_json(file)
     if not isinstance(value, dict):
         raise UserError(f"{file} must hold a JSON object, not a {type(value).__name__}.")
     return value
 
 
 def _locate(name: str) -> Path:
+    """A model's folder, or the GGUF file that was named."""
     if name.startswith("package:"):
         return _in_package(name.removeprefix("package:"))
     folder = Path(name).expanduser()
     if folder.is_file() and folder.suffix == ".gguf":
-        return folder.parent
-    if folder.is_dir():
+        return folder
+    if name and folder.is_dir():
         return folder
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     raise UserError(
-        f"There is no model {name!r}: give a folder, package:NAME, or a hub id like owner/model."
+        f"There is no model {name!r}: give a folder, a GGUF file, package:NAME, or a hub id like "
+        "owner/model."
     )
 
 
@@ -165,9 +181,9 @@ def _read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Shape]]:
         raise UserError(f"Reading {file.name} needs pip install 'edgeprune[build]'.") from None
     try:
         reader = GGUFReader(str(file))
-    except (ValueError, OSError, IndexError) as error:
+        architecture = str(reader.fields["general.architecture"].contents())
+    except (ValueError, OSError, LookupError) as error:
         raise UserError(f"{file} is not a whole GGUF file: {error}") from None
-    architecture = str(reader.fields["general.architecture"].contents())
 
     def number(key: str) -> int:
         return int(reader.fields[f"{architecture}.{key}"].contents())

@@ -209,7 +209,7 @@ def _check_vocabulary(settings: VocabularySettings, checkpoint: Checkpoint) -> N
     """Whether the further text can be read, and the tokenizer be trimmed."""
     if settings.data:
         read_corpus(settings.data)
-    file = checkpoint.folder / "tokenizer.json"
+    file = checkpoint.assets / "tokenizer.json"
     if file.exists():
         open_tokenizer(file)
         vocabulary(read_json(file))
@@ -227,7 +227,7 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     if recipe.text.sampler == "stratified":
         sizes = {name: len(group.documents) for name, group in parts[0].by_group().items()}
         share_out(0, sizes, recipe.text.shares)
-    file = checkpoint.folder / "tokenizer.json"
+    file = checkpoint.assets / "tokenizer.json"
     if file.exists():
         tokenizer = open_tokenizer(file)
         for part in parts if checkpoint.task == "text-generation" else ():

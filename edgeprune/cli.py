@@ -83,21 +83,39 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
 
 def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None) -> None:
     """Print a result as a table, and write it to a JSON file; "-" prints the JSON alone."""
-    from rich.console import Console
-
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if json_file == "-":
         click.echo(text)
         return
-    Console(highlight=False).print(table)
-    if json_file:
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    try:
+        if json_file:
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+    finally:  # nothing that was measured is lost, whichever of the two fails
+        _print(table)
+
+
+def _print(table: "RenderableType") -> None:
+    """Print a table, with what users name as it is, brackets and all."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
     """Refuse a file that cannot be written before the work, not after it."""
-    if path and path != "-" and not Path(path).absolute().parent.is_dir():
-        raise UserError(f"There is no folder {Path(path).parent} to write {path} in.")
+    from edgeprune.report.files import refuse_unwritable
+
+    if path and path != "-":
+        refuse_unwritable(Path(path))
+    return path
+
+
+def _replaceable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
+    """Refuse a file that cannot be replaced before the work, not after it."""
+    from edgeprune.report.files import refuse_irreplaceable
+
+    if path:
+        refuse_irreplaceable(Path(path))
     return path
 
 
@@ -260,7 +278,7 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
     "--save",
     metavar="FILE",
     type=click.Path(dir_okay=False, writable=True),
-    callback=_writable,
+    callback=_replaceable,
     help="Keep this bundle's figures as a later baseline.",
 )
 @click.option("--max-slowdown", metavar="PERCENT", help="Of a call's time.  [default: 5%]")
@@ -302,8 +320,6 @@ def check(
     95 % interval lies beyond the limit; else it passes or is undecided. Exit codes: 0 nothing
     became worse, 1 something did, 2 it could not be measured.
     """
-    from rich.console import Console
-
     from edgeprune.bench.settings import BenchSettings
     from edgeprune.gate import formats, run
     from edgeprune.gate.settings import Limits, QualityTask
@@ -316,14 +332,16 @@ def check(
     if against is None and save is None:
         raise UserError("Name a baseline with --against, or a file to keep figures in with --save.")
     outcome = run.check(candidate, against, limits, bench, quality)
-    if save:
-        run.save(outcome.candidate, Path(save))
-    if form == "text" and json_file != "-":
-        Console(highlight=False).print(formats.text(outcome))
-    else:
-        click.echo(formats.FORMATS["json" if json_file == "-" else form](outcome, strict))
-    if json_file and json_file != "-":
-        Path(json_file).write_text(formats.as_json(outcome) + "\n", encoding="utf-8")
+    try:
+        if save:
+            run.save(outcome.candidate, Path(save))
+        if json_file and json_file != "-":
+            Path(json_file).write_text(formats.as_json(outcome) + "\n", encoding="utf-8")
+    finally:  # nothing that was measured is lost, whichever of them fails
+        if form == "text" and json_file != "-":
+            _print(formats.text(outcome))
+        else:
+            click.echo(formats.FORMATS["json" if json_file == "-" else form](outcome, strict))
     if missed := outcome.missed(strict):
         raise RequirementMissed("; ".join(missed) + ".")
 
@@ -429,7 +447,7 @@ def build(
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    callback=_writable,
+    callback=_replaceable,
     help="File.  [default: report.html in DIR; here, for several]",
 )
 def report(places: tuple[Path, ...], output: Path | None) -> None:

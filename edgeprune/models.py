@@ -3,8 +3,9 @@
 import functools
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -90,16 +91,18 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
                 output_loading_info=True,
                 **files,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # what is raised for odd settings depends on the architecture
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"{checkpoint.name} could not be read: {reason}") from error
+        raise UserError(
+            f"{checkpoint.name} could not be read: {reason} (see whether its config.json is right)"
+        ) from error
     config = json.loads(loaded.config.to_json_string(use_diff=False))
     config["architectures"] = [type(loaded).__name__]
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
     # A checkpoint that was 4-bit on disk is float32 from here on.
     config.pop("quantization_config", None)
     make_plain(loaded, find_family(config["model_type"]), num_heads(config))
-    model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.folder)
+    model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -113,8 +116,14 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         UserError: the model has no tokenizer that can be written so.
     """
-    if (checkpoint.folder / "tokenizer.json").exists():
-        copy_assets(checkpoint.folder, folder)
+    if (checkpoint.assets / "tokenizer.json").exists():
+        copy_assets(checkpoint.assets, folder)
+        return
+    if checkpoint.gguf and checkpoint.assets == checkpoint.gguf:
+        with TemporaryDirectory() as alone:  # transformers would mix in the other model's settings
+            gguf = Path(alone) / checkpoint.gguf.name
+            gguf.symlink_to(checkpoint.gguf.resolve())
+            import_tokenizer(replace(checkpoint, folder=gguf.parent, gguf=gguf), folder)
         return
     from transformers import AutoTokenizer
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from yaml.constructor import ConstructorError
 
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
@@ -39,7 +40,7 @@ class Recipe(BaseModel):
     model: str | None = Field(
         None, description="A folder, a hub id, or package:NAME; --model overrides it."
     )
-    seed: int = Field(0, ge=0, description="The seed of everything random.")
+    seed: int = Field(0, ge=0, lt=2**32, description="The seed of everything random.")
     target: str = Field(
         "auto", description="The kind of processor to build for; auto is this machine's."
     )
@@ -162,6 +163,27 @@ class _Loader(yaml.SafeLoader):
             return "tag:yaml.org,2002:str"
         return tag
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode()  # an escape may be half of a character
+        except ValueError as error:  # such as a month 13
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
+        return value
+
+
+def _read_yaml(text: str | bytes, refusal: str) -> Any:
+    """What YAML text holds.
+
+    Raises:
+        UserError: it is not YAML, or nested too deep; `refusal` and the reason.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{refusal}: {' '.join(str(error).split())}") from None
+
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by name or file and apply `STAGE.KEY=VALUE` overrides.
@@ -175,11 +197,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             f"There is no recipe {name!r}{_nearest(name, shipped())} Those that ship are: "
             f"{', '.join(shipped())}; or give a YAML file."
         )
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is not a YAML recipe: {reason}") from None
+    content = _read_yaml(file.read_bytes(), f"{file} is not a YAML recipe")
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold settings by name, like `prune:` and `quantize:`.")
     content.setdefault("name", file.stem)
@@ -223,11 +241,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         place = place[key]
         if not isinstance(place, dict):
             raise UserError(f"--set {override!r}: {key} has no settings of its own.")
-    try:
-        place[keys[-1]] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--set {override!r}: {value!r} is not YAML: {reason}") from None
+    place[keys[-1]] = _read_yaml(value, f"--set {override!r}: {value!r} is not YAML")
 
 
 def _explain_error(error: Any) -> str:

@@ -43,7 +43,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RecursionError):
             raise damaged from None
     for entry in tensors.values():
         bits = _SAFETENSORS_BITS.get(entry["dtype"])

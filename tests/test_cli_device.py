@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -129,6 +130,31 @@ def test_evaluate_and_inspect_write_what_they_print(tmp_path: Path) -> None:
     assert [layer["name"] for layer in found["layers"] if layer["kind"] == "linear"] == [
         f"l.{index}.up" for index in range(3)
     ]
+
+
+def test_what_users_name_is_printed_as_it_is(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b [v2] :smile:", encoder_folder(tmp_path / "p"))
+    rows = [
+        {"text": text, "g": group} for text in ("the cat", "a dog") for group in ("[/b]", "[x]")
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = ("--data", tmp_path / "t.jsonl", "--against", folder, "--group", "g")
+    result = edgeprune("evaluate", folder, "--task", "cosine", *found, "--json", tmp_path / "r")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "r").read_text())["groups"].keys() == {"[/b]", "[x]"}
+    assert {"[/b]", "[x]"} <= set(result.stdout.split())
+    assert "b [v2] :smile:" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [({"stages": 5}, "stages are no list"), ({"max_length": float("nan")}, "NaN or infinity")],
+)
+def test_a_damaged_manifest_is_not_inspected(harm: Any, words: str, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b", encoder_folder(tmp_path / "p"))
+    file = folder / "edgeprune.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | harm))
+    assert words in mistake(edgeprune("inspect", folder))
 
 
 def int4_folder(folder: Path) -> Path:

@@ -207,6 +207,8 @@ def test_a_request_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
         ((encoder, "cosine", text, None, decoder), "does text-generation"),
         ((encoder, "cosine", text, 0, encoder), "at least 1"),
         ((encoder, "cosine", text, 1, encoder, 12), "must take windows"),
+        ((encoder, "sts", ""), "data is empty, as an unset variable is"),
+        ((decoder, "generation", text), "neither .jsonl nor .csv, whose rows are read here"),
         ((decoder, "perplexity", text), "takes 64 tokens at most, and the window has 512"),
         ((decoder, "perplexity", text, None, None, 8), "does not fill one window of 8"),
     ):
@@ -267,6 +269,24 @@ def test_bad_text_is_named(tmp_path: Path, name: str, content: bytes, sentence: 
 def test_a_score_must_be_a_number(tmp_path: Path, score: object) -> None:
     rows = [{"text": "cat", "text_pair": "dog", "score": score}] * 2
     with pytest.raises(UserError, match="'score'"):
+        evaluate(encoder_folder(tmp_path / "e"), "sts", write_jsonl(tmp_path / "r.jsonl", rows))
+
+
+def test_no_order_can_be_compared(tmp_path: Path) -> None:
+    """Finite outputs, the same for every pair: no rank correlation, and no damaged model."""
+    folder = encoder_folder(tmp_path / "e")
+    rows = [{"text": "cat", "text_pair": "dog", "score": score} for score in (0, 1, 2)]
+    with pytest.raises(UserError, match=r"gives all pairs of .*r\.jsonl the same cosine"):
+        evaluate(folder, "sts", write_jsonl(tmp_path / "r.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [(None, "line 1: the field 'score' has no value"), (10**400, "a number beyond 1.8e308")],
+)
+def test_what_is_wrong_with_a_score(tmp_path: Path, score: object, words: str) -> None:
+    rows = [{"text": "cat", "text_pair": "dog", "score": score}] * 2
+    with pytest.raises(UserError, match=words):
         evaluate(encoder_folder(tmp_path / "e"), "sts", write_jsonl(tmp_path / "r.jsonl", rows))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from justhtml import JustHTML
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
@@ -21,7 +24,7 @@ from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.trajectory import variance
 from edgeprune.report.points import points
 from edgeprune.report.records import Known, Quality, open_record
-from edgeprune.report.words import listed, many, size
+from edgeprune.report.words import known, listed, many, size
 
 QUIET = ", profile: false, curve: [], stages: false"
 # Everything that a report draws: mixed precision asks for sensitivities.
@@ -171,8 +174,8 @@ def test_the_numbers_are_the_records(page: Page, did: dict[str, Any]) -> None:
     ]
     quality = did["measure"]["quality"][0]
     low, high = quality["interval"]["mean_cosine"]
-    shown = f"{quality['values']['mean_cosine']:.4g} ({low:#.3g} to {high:#.3g})"
-    assert table["mean cosine (held-out text), to the original"][1] == shown
+    value, ends = known(quality["values"]["mean_cosine"], low, high)
+    assert table["mean cosine (held-out text), to the original"][1] == f"{value} ({ends})"
 
     stages = {row[0]: row for row in page.cells("stages") if row}
     assert list(stages) == list(did)
@@ -224,7 +227,8 @@ def test_every_stage_that_was_measured_stands_beside_the_result(
         ratio = stage["speed"]["measures"]["encoder"]["ratio"]
         assert rows[name][0].startswith(f"{ratio['value']:.2f}x")
         value = stage["quality"][0]["values"]["mean_cosine"]
-        assert rows[name][1].startswith(f"{value:.4g}")
+        shown, ends = known(value, *stage["quality"][0]["interval"]["mean_cosine"])
+        assert rows[name][1] == f"{shown} ({ends})"
     # The models differ: a stage that was measured twice would have its answers twice.
     assert len({stage["quality"][0]["values"]["mean_cosine"] for stage in stages}) == len(stages)
     # Rounding and fusing change little of what the smaller shapes answer.
@@ -326,6 +330,16 @@ def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
         ("{", "is not valid JSON"),
         ("[]", "records no measurement"),
         ('{"stages": []}', "records no measurement"),
+        ("[" * 100_000, "is not valid JSON"),
+        ('{"recipe": 5}', "is damaged (recipe: "),
+        ('{"source": 5}', "is damaged (source: "),
+        ('{"stages": 5}', "is damaged (stages: "),
+        ('{"stages": [5]}', "is damaged (stages.0: "),
+        ('{"source": {"model": "m"}, "stages": [{"name": "measure"}]}', "is damaged (speed: "),
+        (
+            '{"source": {"model": "m"}, "stages": [{"name": "measure", "speed": {}}]}',
+            "is damaged (speed.settings: ",
+        ),
     ],
 )
 def test_a_folder_without_a_build_is_refused(
@@ -350,6 +364,81 @@ def test_other_mistakes_are_told(copy: Path, tmp_path: Path) -> None:
         done = run("report", *arguments)
         assert done.exit_code == 2
         assert sentence in done.stderr
+
+
+def damaged(found: dict[str, Any], *keys: Any) -> dict[str, Any]:
+    """A copy with 5 in the place of something inside."""
+    found = json.loads(json.dumps(found))
+    *way, last = keys
+    inner = found
+    for key in way:
+        inner = inner[key]
+    inner[last] = 5
+    return found
+
+
+@UNDRAWN
+def test_a_damaged_result_is_refused_by_the_place(
+    copy: Path, did: dict[str, Any], tmp_path: Path
+) -> None:
+    speed = did["measure"]["speed"]
+    quality = did["measure"]["quality"][0] | {"bundle": "b"}
+    alone = {key: value for key, value in speed.items() if key != "baseline"}
+    file = tmp_path / "result.json"
+    for content, place in (
+        ({"measures": {}}, "settings"),
+        ({"sweep": 5}, "the whole"),
+        ({"sweep": [alone, damaged(alone, "candidate")]}, "candidate"),
+        (damaged(speed, "candidate", "name"), "candidate.name"),
+        (damaged(speed, "measures", "encoder", "ratio"), "measures.encoder.ratio"),
+        (damaged(speed, "measures", "encoder", "baseline"), "measures.encoder.baseline"),
+        (damaged(speed, "profile", "encoder"), "profile.encoder"),
+        ({"values": {}, "bundle": "b"}, "task"),
+        (damaged(quality, "values"), "values"),
+        (damaged(quality, "bundle"), "bundle"),
+        (damaged(quality, "interval", "mean_cosine"), "interval.mean_cosine"),
+        (damaged(quality, "data"), "data"),
+        (quality | {"values": {"mean_cosine": "high"}}, "values.mean_cosine"),
+        (quality | {"original": {"mean_cosine": 1.0}}, "the whole"),
+    ):
+        file.write_text(json.dumps(content))
+        done = run("report", copy, file)
+        assert done.exit_code == 2, content
+        assert f"{file} is damaged ({place}: " in done.stderr
+
+
+@UNDRAWN
+def test_a_page_replaces_files_alone_and_follows_links(copy: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run("report", copy, "--output", tmp_path / "pipe")
+    assert done.exit_code == 2
+    assert "is no regular file" in done.stderr
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("real.html")
+    assert run("report", copy, "--output", tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert Page(tmp_path / "real.html").sections
+
+
+def test_the_preview_copies_the_recipe_and_names_paths_as_they_are(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.recipe import read_recipe
+    from edgeprune.report import terminal
+
+    monkeypatch.setattr(terminal._console, "_width", 40)
+    text = "word " * 30
+    recipe = recipe_file(tmp_path / "tiny.yaml", f"{WHOLE}\ndescription: {text}\n")
+    out = tmp_path / "out [v2] [/x] :smile:"
+    model, data = model_folder(tmp_path / "model"), text_file(tmp_path / "t [old].txt")
+    arguments = ("build", recipe, "--model", model, "--data", data, "--output", out, "--dry-run")
+    done = run(*arguments)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(f"{out}.")
+    shown = read_recipe(str(recipe), []).to_yaml().splitlines()
+    printed = done.stdout.splitlines()
+    assert [line for line in shown if line not in printed and "package:" not in line] == []
+    assert str(data) in "".join(printed)
 
 
 def test_without_the_drawing_library_a_sentence_says_so(
@@ -396,9 +485,10 @@ def test_a_peer_stands_in_the_picture(
     page = Page(tmp_path / "page.html")
     table = {row[0]: row[1:] for row in page.cells("quality-and-speed") if row}
     ratio = json.loads(speed.read_text())["measures"]["encoder"]["ratio"]
-    value = json.loads(quality.read_text())["values"]["mean_cosine"]
+    found = json.loads(quality.read_text())
+    shown, _ = known(found["values"]["mean_cosine"], *found["interval"]["mean_cosine"])
     assert table[name][0].startswith(f"{ratio['value']:.2f}x")
-    assert table[name][1].startswith(f"{value:.4g}")
+    assert table[name][1].startswith(shown)
     assert "no peer" not in page.text("not-measured")
     [drawing] = page.sections["quality-and-speed"].query("svg")
     assert name[-30:] in drawing.to_text()
@@ -545,6 +635,26 @@ def test_a_sweep_of_two_settings_makes_a_line_of_each() -> None:
         ("batch", "tokens 8, threads 1", [1, 4]),
         ("batch", "tokens 32, threads 1", [1, 4]),
     ]
+
+
+@given(
+    st.floats(-1e4, 1e4).filter(lambda value: value == 0 or abs(value) > 1e-9),
+    *[st.floats(1e-9, 1e3)] * 2,
+)
+def test_a_value_is_shown_inside_its_interval(value, below, above) -> None:
+    shown, ends = known(value, value - below, value + above)
+    low, high = map(float, ends.split(" to "))
+    assert low <= float(shown) <= high
+    assert low < high
+    assert len({len(text.partition(".")[2]) for text in (shown, *ends.split(" to "))}) == 1
+
+
+def test_values_and_intervals_have_the_same_decimals() -> None:
+    assert known(0.9928, 0.9926, 0.9930) == ("0.99280", "0.99260 to 0.99300")
+    assert known(0.999998, 0.999997, 0.999999) == ("0.9999980", "0.9999970 to 0.9999990")
+    assert known(86.6412, 85.12, 87.93) == ("86.64", "85.12 to 87.93")
+    assert known(-0.08, -0.33, 0.17, "+") == ("-0.0800", "-0.3300 to +0.1700")
+    assert known(1.0, 1.0, 1.0) == ("1", "")
 
 
 def test_words() -> None:

@@ -353,6 +353,8 @@ def test_a_session_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path = decoder_folder(tmp_path) / "model.onnx"
     with pytest.raises(UserError, match=r"needs ONNX Runtime 99\.1\.0 or newer"):
         open_session(path, minimum_onnxruntime="99.1.0")
+    with pytest.raises(UserError, match=r"as 5 \(edgeprune\.json, minimum_onnxruntime\)"):
+        open_session(path, minimum_onnxruntime=5)  # type: ignore[arg-type]
     open_session(path, 1, minimum_onnxruntime="1.9.9")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="cannot open"):

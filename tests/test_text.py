@@ -81,6 +81,15 @@ def test_the_same_texts_from_every_kind_of_file(tmp_path):
         assert found.source == str(tmp_path / name)
 
 
+def test_texts_of_any_length_and_characters_beyond_the_first_plane(tmp_path):
+    texts = ["word " * 60_000, "a smile \U0001f600", r"no escape: \ud83d"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    for name in ("a.jsonl", "a.csv"):
+        assert read_corpus([str(tmp_path / name)]).documents == texts
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_labels_stand_beside_their_texts(name, tmp_path):
     labels = [2, 0, 1, 2]
@@ -169,8 +178,16 @@ def wrong(path: Path, content: bytes) -> str:
         ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2: not a JSON object"),
         ("a.jsonl", b'{"body": "a"}', "line 1: no field 'text'; it has body"),
         ("a.jsonl", b'{"text": 5}', "must be text, and is 5"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "\\ud83d"}',
+            "line 2: half of a character, '\\ud83d'",
+        ),
+        ("a.jsonl", b'{"text": "a", "tags": ["\\ude00"]}', "line 1: half of a character"),
         ("a.csv", b"body\nhello\n", "no field 'text'"),
         ("a.csv", b"text\na,b\n", "more values than the header"),
+        ("a.csv", b"label,text\n1\n", "line 2: the field 'text' has no value"),
+        ("a.csv", b'text\na\n"b" c\n', "line 3: not CSV"),
         ("a.onnx", b"hello", "neither .jsonl nor .csv"),
         ("a.pdf", b"%PDF-1.4", "neither .jsonl nor .csv"),
     ],
@@ -186,7 +203,9 @@ def test_what_is_no_text_is_refused(name, content, words, tmp_path):
     ("row", "words"),
     [
         ({"text": "a"}, "no field 'label'"),
-        ({"text": "a", "label": None}, "no field 'label'"),
+        ({"text": "a", "label": None}, "line 1: the field 'label' has no value"),
+        ({"text": "a", "label": 10**400}, "'label' has a number beyond 1.8e308"),
+        ({"text": "a", "label": -(10**400)}, "'label' has a number beyond 1.8e308"),
         ({"text": "a", "label": "good"}, "must be a number, and is 'good'"),
         ({"text": "a", "label": 0.5}, "whole number, and one is 0.5"),
         ({"text": "a", "label": [1]}, "must be a number"),
@@ -203,6 +222,8 @@ def test_sources_that_are_not_there_are_refused(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     for source, words in (
+        ("", "source of text is empty, as an unset variable is"),
+        (" ", "source of text is empty"),
         (str(tmp_path / "no.txt"), "There is no file or folder"),
         ("./nowhere", "There is no file or folder"),
         (str(empty), "holds no .txt file"),

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,9 @@ from edgeprune.errors import UserError
 # to: work on the timed cores that is none of the model's.
 _ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 _GRACE_SECONDS = 5.0
+# Until a program that says nothing is given up: hello loads nothing, and the longest of the rest
+# loads a large model on a small device.
+_HELLO_SECONDS, _ANSWER_SECONDS = 300.0, 3600.0
 _MAX_SAID = 300
 
 
@@ -70,7 +74,7 @@ class Conversation:
         """Send a command and wait for its answer.
 
         Raises:
-            UserError: the process failed, died, or answered something else.
+            UserError: the process failed, died, answered something else, or nothing for long.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -78,9 +82,17 @@ class Conversation:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": command, **request}).encode() + b"\n")
             self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise UserError(self._death())
+        seconds = _HELLO_SECONDS if command == "hello" else _ANSWER_SECONDS
+        with self._at_most(seconds) as late:
+            line = self._process.stdout.readline()
+            death = "" if line else self._death()
+        if late.is_set():
+            raise UserError(
+                f"{self.name} did not answer {command} within {seconds:g} seconds and was ended: "
+                "see edgeprune.bench.protocol for what it must answer."
+            )
+        if death:
+            raise UserError(death)
         try:
             answer = dict(json.loads(line))
         except (ValueError, TypeError):
@@ -122,6 +134,23 @@ class Conversation:
         if kind is not None:  # nobody waits for a call that is under way
             self._kill()
         self.close()
+
+    @contextlib.contextmanager
+    def _at_most(self, seconds: float) -> Iterator[threading.Event]:
+        """End the process after so many seconds of this context; an event that says whether."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield late
+        finally:
+            timer.cancel()
 
     def _kill(self) -> None:
         """End it at once, and what it started: a command may run the model as its own child."""

@@ -103,6 +103,8 @@ def evaluate(
         raise UserError(f"{task} compares with the original: name it with --against.")
     module, name = measure.function.split(":")
     function: Callable[..., Quality] = getattr(import_module(module), name)
+    if not str(data).strip():
+        raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
     source = Data(data, limit, group, fields)
     result: dict[str, Any] = {"task": task, "data": source.place, "bundle": place_name(bundle)}
     if against is not None:

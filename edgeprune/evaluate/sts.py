@@ -23,6 +23,11 @@ def sts(bundle: Bundle, data: Data) -> Quality:
         raise UserError(f"{data.place}: all scores are the same, so that no order can be compared.")
     vectors = normalize(Embedder(bundle).embed([*left, *right]))
     cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
+    if len(set(cosines)) < 2:
+        raise UserError(
+            f"{bundle.folder} gives all pairs of {data.place} the same cosine, so that no order "
+            "can be compared; see whether their texts are empty."
+        )
     return Quality(
         {"cosine": cosines, "score": scores},
         lambda found: {"spearman": 100 * spearman(found["cosine"], found["score"])},

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.evaluate.result import LOWER_IS_BETTER
+from edgeprune.report.words import known, number
 
 
 def evaluate_table(result: dict[str, Any]) -> RenderableType:
@@ -66,21 +67,24 @@ def _table(title: str, result: dict[str, Any]) -> Table:
 def _cells(found: dict[str, Any], name: str) -> list[str]:
     """A value; with an original both, their difference, and its interval instead of the value's."""
     if "original" not in found:
-        return [_number(found["values"][name]), _interval(found["interval"].get(name))]
+        return _known(found["values"][name], found["interval"].get(name))
     return [
         _number(found["original"][name]),
         _number(found["values"][name]),
-        _number(found["difference"][name], "+"),
-        _interval(found["difference_interval"].get(name), "+"),
+        *_known(found["difference"][name], found["difference_interval"].get(name), "+"),
     ]
 
 
-def _interval(interval: list[float] | None, sign: str = "") -> str:
-    return " to ".join(f"{bound:{sign}.3g}" for bound in interval) if interval else "-"
+def _known(value: float | None, interval: list[float] | None, sign: str = "") -> list[str]:
+    if value is None or not interval:
+        return [_number(value, sign), "-"]
+    low, high = interval
+    shown, ends = known(value, low, high, sign)
+    return [shown, ends or f"{shown} to {shown}"]
 
 
 def _number(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.4g}"
+    return "-" if value is None else number(value, sign)
 
 
 def _words(name: str) -> str:

@@ -45,6 +45,27 @@ def refuse_another_model(ours: Identity, theirs: Identity) -> None:
         )
 
 
+def refuse_other_quality(ours: Quality | None, theirs: Figures) -> None:
+    """Refuse a saved baseline without the quality that was asked for.
+
+    Raises:
+        UserError: the baseline has none, or one of another task or of other data.
+    """
+    if ours is None:
+        return
+    saved = theirs.quality
+    if saved is None or saved.task != ours.task:
+        why = f"has no {ours.task} saved"
+    elif saved.digest != ours.digest:
+        why = f"was measured on other data ({saved.data}) or with another --limit or --original"
+    else:
+        return
+    raise UserError(
+        f"The baseline {theirs.name} {why}: save it anew with the same --task, --data and --limit, "
+        f"or name its bundle."
+    )
+
+
 def same_source(ours: Identity, theirs: Identity) -> Check:
     """Whether both were made from one model; `refuse_another_model` has refused where not."""
     if ours.source and theirs.source:
@@ -169,16 +190,10 @@ def saved_speed(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
 
 
 def quality(ours: Figures, theirs: Figures, limits: Limits) -> Check:
-    """The measure that was asked for."""
-    name = "quality"
-    if ours.quality is None:
-        return skipped(name, "give --task and --data")
-    name = f"{ours.quality.task} quality"
-    if theirs.quality is None or theirs.quality.task != ours.quality.task:
-        return skipped(name, f"{theirs.name} has no {ours.quality.task} saved")
-    if theirs.quality.digest != ours.quality.digest:
-        return skipped(name, f"{theirs.name} was measured on other data")
-    return _scored(name, ours.quality, theirs.quality, limits)
+    """The measure that was asked for; `refuse_other_quality` has refused a baseline without it."""
+    if ours.quality is None or theirs.quality is None:
+        return skipped("quality", "give --task and --data")
+    return _scored(f"{ours.quality.task} quality", ours.quality, theirs.quality, limits)
 
 
 def as_built(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
@@ -259,8 +274,10 @@ def _with_advice(check: Check, time_limit: float) -> Check:
 
 def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
     key, scale = headline(ours)
-    mine, its = ours.values[key], theirs.values[key]
     relative = scale.points is None
+    if key not in theirs.values or (relative and theirs.values[key] <= 0):
+        raise UserError(f"The baseline's {theirs.task} gives no {key}: save it anew.")
+    mine, its = ours.values[key], theirs.values[key]
     change = 100 * (mine / its - 1) if scale.points is None else scale.points * (mine - its)
     lost = -change if scale.higher_is_better else change
     limit = -limits.max_drop if scale.higher_is_better else limits.max_drop

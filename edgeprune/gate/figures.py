@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from edgeprune.bench.contestants import place_name
-from edgeprune.bundle import Bundle
+from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.errors import UserError
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session
@@ -36,21 +36,21 @@ _WORK = ("batch", "tokens", "decode_steps", "threads")
 class _Read(BaseModel):
     """Read from a user's file: checked, and keys of newer releases are passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Latency(_Read):
     """Milliseconds of one call: the median and its 95 % interval (None: not saved)."""
 
-    median_ms: float
-    interval_ms: tuple[float, float] | None = None
+    median_ms: PositiveFloat
+    interval_ms: tuple[PositiveFloat, PositiveFloat] | None = None
 
 
 class Operators(_Read):
     """How often each operator occurs: in the file, and in the graph that the runtime runs."""
 
-    written: dict[str, int]
-    run: dict[str, int]
+    written: dict[str, PositiveInt]
+    run: dict[str, PositiveInt] = Field(min_length=1)
 
 
 class Quality(_Read):
@@ -62,7 +62,31 @@ class Quality(_Read):
     task: str
     data: str
     digest: str
-    values: dict[str, float]
+    values: dict[str, float] = Field(min_length=1)
+
+
+class _Scored(_Read):
+    task: str
+    data: str
+    values: dict[str, float] = Field(min_length=1)
+
+
+class _Stage(_Read):
+    name: str | None = None
+    quality: tuple[_Scored, ...] = ()
+
+
+class _Recipe(_Read):
+    text: dict[str, Any] = {}
+    seed: Any = None
+
+
+class _Built(_Read):
+    """What a manifest tells of the build."""
+
+    stages: tuple[_Stage, ...] = ()
+    text: dict[str, Any] = {}
+    recipe: _Recipe = _Recipe()
 
 
 @dataclass(frozen=True)
@@ -81,8 +105,8 @@ class Figures(_Read):
     name: str
     task: str
     source: str | None = None
-    model_bytes: int
-    peak_memory_bytes: int
+    model_bytes: PositiveInt
+    peak_memory_bytes: PositiveInt
     speed: dict[str, Latency]
     operators: Operators | None = None
     as_built: tuple[Quality, ...] = ()  # what the build measured against the original
@@ -101,7 +125,7 @@ def identify(bundle: Bundle, place: str | Path) -> Identity:
     """What a bundle says that it is, before anything is measured."""
     source = bundle.manifest.get("source")
     sha256 = source.get("sha256") if isinstance(source, dict) else None
-    return Identity(place_name(place), bundle.task, sha256)
+    return Identity(place_name(place), bundle.task, sha256 if isinstance(sha256, str) else None)
 
 
 def figures_of(
@@ -122,7 +146,7 @@ def figures_of(
         peak_memory_bytes=about["peak_memory_bytes"],
         speed={kind: found[side] for kind, found in result["measures"].items()},
         operators=count_operators(bundle),
-        as_built=tuple(_as_built(bundle.manifest)),
+        as_built=measured_as_built(bundle),
         quality=quality,
         conditions=_conditions(result),
     )
@@ -136,7 +160,7 @@ def read_figures(path: Path) -> Figures:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a saved result: {error}.") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is no saved result: it holds no JSON object.")
@@ -206,18 +230,30 @@ def _from_bench(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_built(manifest: dict[str, Any]) -> list[Quality]:
-    """What the build's own measurement found on the text that it held out."""
-    stages = {stage.get("name"): stage for stage in manifest.get("stages", [])}
-    text, recipe = manifest.get("text", {}), manifest.get("recipe", {})
+def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
+    """What the build's own measurement found on the text that it held out; none of a model that
+    edgeprune did not build.
+
+    Raises:
+        UserError: the manifest is damaged where it tells of the build.
+    """
+    try:
+        built = _Built.model_validate(bundle.manifest)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{bundle.folder / MANIFEST} is damaged ({place}): copy or build the bundle again."
+        ) from None
     # The same text, wherever it lay, cut into the same held-out part by the same seed.
-    cutting = {key: value for key, value in recipe.get("text", {}).items() if key != "data"}
-    digest = _digest(text.get("digest"), cutting, recipe.get("seed"))
-    return [
-        Quality(task=found["task"], data=found["data"], digest=digest, values=found["values"])
-        for found in stages.get("measure", {}).get("quality", [])
-        if found["data"] == "held-out text"
-    ]
+    cutting = {key: value for key, value in built.recipe.text.items() if key != "data"}
+    digest = _digest(built.text.get("digest"), cutting, built.recipe.seed)
+    return tuple(
+        Quality(task=found.task, data=found.data, digest=digest, values=found.values)
+        for stage in built.stages
+        if stage.name == "measure"
+        for found in stage.quality
+        if found.data == "held-out text"
+    )
 
 
 def _digest(*parts: Any) -> str:

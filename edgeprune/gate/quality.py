@@ -79,8 +79,11 @@ def headline(quality: Quality) -> tuple[str, Scale]:
 
 
 def _digest(data: Path, given: QualityTask) -> str:
-    """A hash of the data, the rows taken of it, and whether there is an original."""
+    """A hash of the data (of a dataset elsewhere, its name), the rows taken of it, and whether
+    there is an original."""
     content = hashlib.sha256(f"{given.limit} {given.original is None}\0".encode())
+    if not data.exists():
+        content.update(str(data).encode())
     for file in sorted(data.rglob("*")) if data.is_dir() else [data]:
         if file.is_file():
             content.update(file.read_bytes())

@@ -5,7 +5,6 @@ run. Everything is measured before anything is judged, so that a report is whole
 """
 
 import json
-import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,18 @@ from edgeprune.bench.contestants import Contestant, opened, place_name
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bundle import Bundle
 from edgeprune.gate import checks
-from edgeprune.gate.figures import Figures, figures_of, identify, read_figures
+from edgeprune.gate.figures import (
+    Figures,
+    Quality,
+    figures_of,
+    identify,
+    measured_as_built,
+    read_figures,
+)
 from edgeprune.gate.quality import measure_quality
 from edgeprune.gate.record import Check, Verdict
 from edgeprune.gate.settings import Limits, QualityTask
+from edgeprune.report.files import replace_file
 
 # Peak memory repeats to a thousandth where the allocator is glibc's, whose chance bench takes out,
 # and elsewhere what disturbs it mostly adds. So a first look beyond the limit is followed by two
@@ -82,7 +89,8 @@ def check(
         task: the quality measure to run on both sides, if any.
 
     Raises:
-        UserError: a side is damaged, cannot be measured, or is of another model.
+        UserError: a side is damaged, cannot be measured, or is of another model; or a saved one
+            has no quality to compare with, where one was asked for.
     """
     settings = bench.model_copy(
         update={
@@ -96,12 +104,15 @@ def check(
     with ExitStack() as stack:
         ours = _whole(stack, candidate)
         if against is None:
-            mine, disturbed = _alone(ours, candidate, settings, task)
+            quality = measure_quality(task, ours, None)
+            mine, disturbed = _alone(ours, candidate, settings, quality)
             return Outcome(mine, None, [], limits, disturbed)
         if _is_saved(against):
             its = read_figures(Path(against))
             checks.refuse_another_model(identify(ours, candidate), its.identity)
-            mine, disturbed = _alone(ours, candidate, settings, task)
+            quality = measure_quality(task, ours, None)
+            checks.refuse_other_quality(quality, its)
+            mine, disturbed = _alone(ours, candidate, settings, quality)
             speed = checks.saved_speed(mine, its, limits)
         else:
             theirs = _whole(stack, against)
@@ -128,19 +139,19 @@ def check(
 
 
 def save(figures: Figures, file: Path) -> None:
-    """Write figures to be a later run's baseline, whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        aside.write_text(json.dumps(figures.to_json(), indent=1) + "\n", encoding="utf-8")
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write figures to be a later run's baseline, whole or not at all.
+
+    Raises:
+        UserError: what stands there cannot be replaced.
+    """
+    replace_file(file, json.dumps(figures.to_json(), indent=1) + "\n")
 
 
 def _whole(stack: ExitStack, place: str | Path) -> Bundle:
-    """A side, with every byte compared with its manifest."""
+    """A side, with every byte compared with its manifest, which must be whole itself."""
     bundle = stack.enter_context(opened(place))
     bundle.verify()
+    measured_as_built(bundle)
     return bundle
 
 
@@ -150,10 +161,9 @@ def _is_saved(place: str | Path) -> bool:
 
 
 def _alone(
-    bundle: Bundle, place: str | Path, settings: BenchSettings, task: QualityTask
+    bundle: Bundle, place: str | Path, settings: BenchSettings, quality: Quality | None
 ) -> tuple[Figures, list[str]]:
     """A side's figures, and what disturbed their measurement."""
-    quality = measure_quality(task, bundle, None)
     result = measure(bundle, settings)
     figures = figures_of(bundle, place_name(place), result, "candidate", quality)
     return figures, result["noise"]["why"]

@@ -1,5 +1,6 @@
 """What is in a bundle, an ONNX folder, or a Hugging Face folder of safetensors."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from edgeprune.bundle import Bundle
+from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.errors import UserError
 from edgeprune.inspect.layers import stored_bytes, stored_layers
 from edgeprune.kernels.formats import DOMAIN
@@ -50,6 +51,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
 def _describe_onnx(folder: Path) -> dict[str, Any]:
     bundle = Bundle.open(folder)
     bundle.verify()
+    _check_manifest(bundle)
     model = onnx.load(bundle.model_path, load_external_data=False)
     layers = stored_layers(model.graph)
     in_graph = stored_bytes(model.graph)
@@ -72,6 +74,21 @@ def _describe_onnx(folder: Path) -> dict[str, Any]:
         "model_bytes": bundle.model_bytes,
         "manifest": bundle.manifest or None,
     }
+
+
+def _check_manifest(bundle: Bundle) -> None:
+    """Refuse a manifest that is no plain JSON (NaN is none), or whose stages are no list."""
+    why = ""
+    try:
+        json.dumps(bundle.manifest, allow_nan=False)
+    except ValueError:
+        why = "it holds NaN or infinity"
+    if not isinstance(bundle.manifest.get("stages", []), list):
+        why = "its stages are no list"
+    if why:
+        raise UserError(
+            f"{bundle.folder / MANIFEST} is damaged: {why}; copy or build the bundle again."
+        )
 
 
 def _kernels(bundle: Bundle) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import UserError
-from edgeprune.report.figures import WORK, Cell, faster, interval
+from edgeprune.report.figures import WORK, Cell, cell, faster
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
@@ -71,14 +71,13 @@ def _table(records: Sequence[Record]) -> Section:
 
 def _quality(quality: Quality, alone: bool) -> Cell:
     """The value, named where it does not stand `alone` in its column."""
-    value = f"{'' if alone else quality.words} {number(quality.value.value)}".strip()
-    return Cell(value, "" if quality.difference else interval(quality.value))
+    shown = Cell(number(quality.value.value)) if quality.difference else cell(quality.value)
+    return shown if alone else Cell(f"{quality.words} {shown.text}", shown.interval)
 
 
 def _change(quality: Quality) -> Cell:
     """The paired difference to the original, where the measure is a model's own."""
-    change = quality.difference
-    return Cell(number(change.value, "+"), interval(change, "+")) if change else Cell("–")
+    return cell(quality.difference, "+") if quality.difference else Cell("–")
 
 
 def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.report.records import Known, Record, data_name, ratio
-from edgeprune.report.words import listed, many, number, size
+from edgeprune.report.words import known, listed, many, number, size
 
 WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
 
@@ -76,15 +76,14 @@ def conditions(record: Record) -> str:
     return text
 
 
-def interval(known: Known, sign: str = "") -> str:
-    """The ends of an interval; nothing where there is none."""
-    low, high = (f"{end:{sign}#.3g}".removesuffix(".") for end in (known.low, known.high))
-    return "" if known.exact else f"{low} to {high}"
+def cell(found: Known, sign: str = "") -> Cell:
+    """A value of quality."""
+    return Cell(*known(found.value, found.low, found.high, sign))
 
 
-def faster(known: Known) -> Cell:
+def faster(found: Known) -> Cell:
     """A ratio of speeds."""
-    return Cell(f"{known.value:.2f}x", _range(known.low, known.high, ".2f"))
+    return Cell(f"{found.value:.2f}x", _range(found.low, found.high, ".2f"))
 
 
 def _median(side: dict[str, Any]) -> Cell:
@@ -104,19 +103,15 @@ def _quality_rows(quality: dict[str, Any]) -> list[Row]:
     data = data_name(quality["data"])
     for key, value in quality["values"].items():
         name = f"{key.replace('_', ' ')} ({data})"
-        own = _with_interval(value, quality.get("interval", {}).get(key))
+        own = cell(Known.of(value, quality.get("interval", {}).get(key)))
         if "original" in quality:
             change = quality.get("difference_interval", {}).get(key)
-            difference = _with_interval(value - quality["original"][key], change, "+")
+            difference = cell(Known.of(value - quality["original"][key], change), "+")
             before = Cell(number(quality["original"][key]))
             rows.append(Row(name, before, Cell(number(value)), difference))
         else:
             rows.append(Row(f"{name}, to the original", Cell(), own))
     return rows
-
-
-def _with_interval(value: float, found: list[float] | None, sign: str = "") -> Cell:
-    return Cell(number(value, sign), interval(Known.of(value, found), sign))
 
 
 def _range(low: float, high: float, form: str) -> str:

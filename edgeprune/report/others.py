@@ -10,6 +10,9 @@ from typing import Any
 
 from edgeprune.errors import UserError
 from edgeprune.report.records import Record, read_content
+from edgeprune.report.schema import NamedEvaluation, Speed, check
+
+_REMEDY = "measure it anew with --json"
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,20 @@ def read_others(files: Iterable[Path]) -> list[Other]:
     """The models that result files speak of, in the order of their first mention.
 
     Raises:
-        UserError: a file is missing, is not JSON, or is neither of bench's nor of evaluate's.
+        UserError: a file is missing, is not JSON, is damaged, or is neither of bench's nor of
+            evaluate's.
     """
     found: dict[str, Other] = {}
     for file in files:
         content = read_content(file)
         if "values" in content and "bundle" in content:
+            check(NamedEvaluation, content, file, _REMEDY)
             name = content["bundle"]
             found.setdefault(name, Other(name)).qualities.append(content)
         elif "measures" in content or "sweep" in content:
-            for point in content.get("sweep", [content]):
+            points = content.get("sweep", [content])
+            for point in points if isinstance(points, list) else [points]:
+                check(Speed, point, file, _REMEDY)
                 name = point["candidate"]["name"]
                 found.setdefault(name, Other(name)).speeds.append(point)
         else:

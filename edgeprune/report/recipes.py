@@ -46,6 +46,8 @@ def table(result: dict[str, Any]) -> RenderableType:
         padding=(0, 2, 0, 0),
         title_justify="left",
     )
+    for column in shown.columns:
+        column.overflow = "fold"  # nothing of a setting is left out, however narrow the terminal
     for row in result["settings"]:
         changed = row["value"] != row["default"]
         style = "bold" if changed else None

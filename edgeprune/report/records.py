@@ -10,8 +10,10 @@ from typing import Any
 
 from edgeprune.bundle import MANIFEST
 from edgeprune.errors import UserError
+from edgeprune.report.schema import Content, Measured, check
 
 REPORT = "report.json"
+_REMEDY = "copy the build again, or build anew"
 # What a measure that compares with the original says of the original itself.
 _IDEAL = {"mean_cosine": 1.0, "kl_nats_per_token": 0.0}
 
@@ -150,8 +152,10 @@ def open_record(folder: Path, name: str | None = None) -> Record:
             "wrote, or a bundle."
         )
     record = Record(name or folder.resolve().name, read_content(file))
-    if not record.stage("measure") or "source" not in record.content:
+    check(Content, record.content, file, _REMEDY)
+    if not record.measured or "source" not in record.content:
         raise UserError(f"{file} records no measurement: it was not written by a whole build.")
+    check(Measured, record.measured, file, _REMEDY)
     return record
 
 
@@ -171,7 +175,7 @@ def read_content(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no file {file}.") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}.") from None
     return content if isinstance(content, dict) else {}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.report.figures import WORK, faster, interval
+from edgeprune.report.figures import WORK, cell, faster
 from edgeprune.report.points import Point
 from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.words import listed, many, number, size
@@ -35,17 +35,15 @@ def tiles(record: Record) -> list[Tile]:
         its, mine = (speed[side][key] for side in ("baseline", "candidate"))
         shown.append(Tile(size(mine), what, [f"from {size(its)}", f"{its / mine:.1f}x smaller"]))
     quality = Quality.of(record.main_quality)
-    main = known = quality.value
-    figure, details = number(main.value), ["to the original"]
+    main, details = cell(quality.value), ["to the original"]
     if quality.difference and quality.original:
-        known = quality.difference
-        figure = number(known.value, "+")
-        details = [f"{number(quality.original.value)} to {number(main.value)}"]
+        main = cell(quality.difference, "+")
+        details = [f"{number(quality.original.value)} to {number(quality.value.value)}"]
     elif quality.original:
         details = [f"the original's is {number(quality.original.value)}"]
-    if found := interval(known, "+" if quality.difference else ""):
-        details.insert(0, f"95 %: {found}")
-    return [*shown, Tile(figure, quality.words.capitalize(), details)]
+    if main.interval:
+        details.insert(0, f"95 %: {main.interval}")
+    return [*shown, Tile(main.text, quality.words.capitalize(), details)]
 
 
 # What each stage did, in a sentence ---------------------------------------------------------------

@@ -10,12 +10,15 @@ from edgeprune.preview import preview
 from edgeprune.report.figures import comparison, conditions
 from edgeprune.report.records import open_record
 
-_console = Console(highlight=False)
+# What users name, brackets and all, is printed as it is.
+_console = Console(highlight=False, markup=False, emoji=False)
 
 
 def show_preview(build: Build) -> None:
     """The resolved recipe, then what each stage would do to this model."""
-    _console.print(Syntax(build.recipe.to_yaml(), "yaml", background_color="default"))
+    recipe = build.recipe.to_yaml()
+    highlighted = Syntax(recipe, "yaml", background_color="default").highlight(recipe)
+    _console.print(highlighted, soft_wrap=True)  # a copy of it, however long its lines
     table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
     for stage, line in preview(build.recipe, build.checkpoint, build.corpus):
         table.add_row(stage, line)

@@ -1,5 +1,7 @@
 """Numbers as words: sizes, counts, and significant digits."""
 
+import math
+
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -19,6 +21,25 @@ def many(count: int, noun: str) -> str:
 def number(value: float, sign: str = "") -> str:
     """Four significant digits."""
     return f"{value:{sign}.4g}"
+
+
+def known(value: float, low: float, high: float, sign: str = "") -> tuple[str, str]:
+    """A value, and its interval as "low to high" with the same decimals, so that the value stands
+    inside: four significant digits, and two of the interval's width. An interval that is the value
+    itself is left empty.
+    """
+    width = max(value, high) - min(value, low)
+    if not width:
+        return number(value, sign), ""
+    largest = max(abs(value), abs(low), abs(high))
+    decimals = max(0, 3 - _order(largest), 1 - _order(width))
+    shown = [f"{figure:{sign}.{decimals}f}" for figure in (value, low, high)]
+    return shown[0], f"{shown[1]} to {shown[2]}"
+
+
+def _order(size: float) -> int:
+    """The power of ten of the first digit."""
+    return math.floor(math.log10(size))
 
 
 def listed(parts: list[str]) -> str:

@@ -1,7 +1,6 @@
 """The pages: one build's report.html beside its report.json, or several builds' in one."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from edgeprune.errors import UserError
 from edgeprune.report import compare
 from edgeprune.report.canvas import check_drawable
+from edgeprune.report.files import replace_file
 from edgeprune.report.layout import environment
 from edgeprune.report.others import Other, joined, read_others
 from edgeprune.report.records import REPORT, Record, open_record
@@ -109,13 +109,3 @@ def report(places: Sequence[Path], output: Path | None = None) -> Path:
 def render(page: Page) -> str:
     """A page as one HTML file that needs no network."""
     return environment().get_template("page.html").render(vars(page)).lstrip()
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -52,8 +52,13 @@ def open_session(
         stock: leave the operator library out, though it is installed and the file has use for it.
 
     Raises:
-        UserError: the runtime is too old, or refuses the file.
+        UserError: the runtime is too old, or refuses the file; or what is stated is no release.
     """
+    if not isinstance(minimum_onnxruntime, str | None):  # a manifest may say anything
+        raise UserError(
+            f"{model_path} states the ONNX Runtime that it needs as {minimum_onnxruntime!r} "
+            "(edgeprune.json, minimum_onnxruntime), which is no release: build the bundle again."
+        )
     if minimum_onnxruntime and _release(onnxruntime.__version__) < _release(minimum_onnxruntime):
         raise UserError(
             f"{model_path} needs ONNX Runtime {minimum_onnxruntime} or newer and "

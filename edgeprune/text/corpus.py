@@ -97,6 +97,11 @@ def read_corpus(
 
 
 def _read_source(source: str, labelled: bool, group_field: str | None) -> Corpus:
+    if not source.strip():
+        raise UserError(
+            "A source of text is empty, as an unset variable is; name a file, a folder, "
+            "package:NAME or a hub id."
+        )
     if source.startswith("package:"):
         texts = _from_package(source.removeprefix("package:"))
         for wanted in (["label"] if labelled else []) + ([group_field] if group_field else []):

@@ -12,12 +12,14 @@ from edgeprune.errors import UserError
 
 Row = dict[str, Any]
 
+csv.field_size_limit(2**31 - 1)  # a cell may hold a book, and not only 131,072 characters
+
 
 def read_rows(path: str | Path, fields: Sequence[str], limit: int | None = None) -> list[Row]:
     """Rows of a .jsonl or .csv file that have at least `fields`; the first `limit` of them.
 
     Raises:
-        UserError: no such file, not UTF-8, no rows, or a row without one of the fields.
+        UserError: no such file, not UTF-8, no rows, or a row without a value in one of the fields.
     """
     path = Path(path)
     text = _read(path)
@@ -26,11 +28,17 @@ def read_rows(path: str | Path, fields: Sequence[str], limit: int | None = None)
     elif path.suffix == ".csv":
         rows = _csv(path, text, limit)
     else:
-        raise UserError(f"{path} is neither .jsonl nor .csv, with fields {', '.join(fields)}.")
+        needed = f"with fields {', '.join(fields)}" if fields else "whose rows are read here"
+        raise UserError(f"{path} is neither .jsonl nor .csv, {needed}.")
     for line, row in rows:
         for field in fields:
-            if row.get(field) is None:
+            if field not in row:
                 raise UserError(f"{path}, line {line}: no field {field!r}; it has {_names(row)}.")
+            if row[field] is None:
+                raise UserError(
+                    f"{path}, line {line}: the field {field!r} has no value; give it one, or leave "
+                    "the row out."
+                )
     if not rows:
         raise UserError(f"{path} is empty: it has no rows.")
     return [row for _, row in rows]
@@ -57,6 +65,8 @@ def number_of(row: Row, field: str, path: str | Path) -> float:
         number = float(row[field])
     except (TypeError, ValueError):
         number = math.nan
+    except OverflowError:
+        raise UserError(f"{path}: field {field!r} has a number beyond 1.8e308 in a row.") from None
     if isinstance(row[field], bool) or not math.isfinite(number):
         raise UserError(f"{path}: field {field!r} must be a number, and is {row[field]!r}.")
     return number
@@ -128,6 +138,13 @@ def _jsonl(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
             continue
         try:
             row = json.loads(content)
+            if "\\u" in content:
+                json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{path}, line {line}: half of a character, {error.object[error.start]!r}, which "
+                "no tokenizer reads; write it whole, or leave it out."
+            ) from None
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
@@ -147,7 +164,9 @@ def _csv(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
                 raise UserError(f"{path}, line {reader.line_num}: more values than the header has.")
             rows.append((reader.line_num, dict(row)))
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not CSV: {error}.") from None
+        # The outer line_num is that of the last whole row.
+        line = reader.reader.line_num
+        raise UserError(f"{path}, line {line}: not CSV: {error}.") from None
     return rows
 
 

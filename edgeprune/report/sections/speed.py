@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeprune.report.canvas import SIDES
-from edgeprune.report.figures import WORK, Cell, comparison, conditions, faster, interval
+from edgeprune.report.figures import WORK, Cell, cell, comparison, conditions, faster
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.latency import latency as latency_lines
 from edgeprune.report.pictures.latency import lines
@@ -14,7 +14,6 @@ from edgeprune.report.pictures.speed_quality import speed_quality as scatter
 from edgeprune.report.points import Point, points
 from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
-from edgeprune.report.words import number
 
 _SIDES = {side: name for side, (_, name) in SIDES.items()}
 
@@ -53,7 +52,7 @@ def _point_row(point: Point) -> list[str | Cell]:
     if point.speed:
         speed = Cell("1.00x") if point.speed.exact else faster(point.speed)
     if point.quality:
-        quality = Cell(number(point.quality.value), interval(point.quality))
+        quality = cell(point.quality)
     size = f"{point.megabytes:.1f}" if point.megabytes is not None else "–"
     return [point.name, speed, quality, size]
 
