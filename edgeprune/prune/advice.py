@@ -24,8 +24,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of the comparison. measure: the key of its quality in a row. sign: -1 where more is
-    better."""
+    """A model of the comparison. measure: the key of its quality in a row. shown: a template for
+    `mine` and the `original`'s. sign: -1 where more is better."""
 
     name: str
     measure: str
@@ -34,10 +34,12 @@ class Subject:
 
 
 SUBJECTS = {
-    "SmolLM2": Subject("SmolLM2-135M", "perplexity", "perplexity", 1),
-    "MiniLM": Subject("MiniLM-L6", "spearman", "STS-B", -1),
+    "SmolLM2": Subject(
+        "SmolLM2-135M", "perplexity", "perplexity {mine:.1f} (original {original:.1f})", 1
+    ),
+    "MiniLM": Subject("MiniLM-L6", "cosine", "cosine {mine:.3f} to the original", -1),
 }
-"""The comparison's name of a model -> what is read of its rows."""
+"""A model's name in the comparison -> what is read of its rows; STS-B hardly tells them apart."""
 
 Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
 """A model -> cell -> quality, seconds and threads."""
@@ -169,10 +171,8 @@ def _judged(
         return subject.sign * row[subject.measure]
 
     mine, original = rows[cell], rows["original"]
-    figures = (
-        f"{subject.name}, {cell}: {subject.shown} {mine[subject.measure]:.1f} "
-        f"(original {original[subject.measure]:.1f}) in {_time(mine)}"
-    )
+    shown = subject.shown.format(mine=mine[subject.measure], original=original[subject.measure])
+    figures = f"{subject.name}, {cell}: {shown} in {_time(mine)}"
     others = {
         name: rows[other.cell]
         for name, other in group.items()
