@@ -19,13 +19,12 @@ from edgeprune.cut.surgery import keep_layers
 from edgeprune.gates import CHANNELS
 from edgeprune.models import Model, load_model
 from edgeprune.progress import track
-from edgeprune.prune import nap, searched
+from edgeprune.prune import nap, search_settings, searched
 from edgeprune.prune.allocate import allocate
 from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import prune_layers, solver_of
-from edgeprune.prune.search_settings import PARTS
 from edgeprune.prune.walk import Walk
 from edgeprune.text.batches import Batch, Reader, open_reader, open_tokenizer
 from edgeprune.text.corpus import read_corpus
@@ -81,7 +80,7 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
 def together(cell: Cell, sequences: int) -> int | None:
     """Sequences that the stage would put into a batch, where it says so."""
     if "search" in (cell.prune.get("method"), cell.cut.get("layer_score")):
-        return max(1, sequences // PARTS)
+        return search_settings.together(sequences)
     how = cell.prune.get("allocate")
     return ALLOCATORS[how["by"]](**how).together if how else None
 

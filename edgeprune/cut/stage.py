@@ -17,7 +17,7 @@ from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.surgery import keep_channels, keep_heads, keep_layers
 from edgeprune.gates import CHANNELS, HEADS, head_groups
 from edgeprune.models import Model, load_masks, load_model, save_model
-from edgeprune.prune.search_settings import PARTS
+from edgeprune.prune.search_settings import together
 from edgeprune.prune.searched import search_blocks
 from edgeprune.text.batches import Batch
 
@@ -77,7 +77,7 @@ def _searched(
         model,
         build.original,
         count,
-        build.calibration(samples, together=max(1, samples // PARTS)),
+        build.calibration(samples, together(samples)),
         build.held_out(),
         settings.layer_search,
         build.seed,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from edgeprune.bench.contestants import place_name
 from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.errors import UserError
+from edgeprune.report.schema import check
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session
 
@@ -237,13 +238,8 @@ def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
     Raises:
         UserError: the manifest is damaged where it tells of the build.
     """
-    try:
-        built = _Built.model_validate(bundle.manifest)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"{bundle.folder / MANIFEST} is damaged ({place}): copy or build the bundle again."
-        ) from None
+    file, remedy = bundle.folder / MANIFEST, "copy or build the bundle again"
+    built = check(_Built, bundle.manifest, file, remedy)
     # The same text, wherever it lay, cut into the same held-out part by the same seed.
     cutting = {key: value for key, value in built.recipe.text.items() if key != "data"}
     digest = _digest(built.text.get("digest"), cutting, built.recipe.seed)

@@ -6,8 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeprune.prune.oneshot_settings import OneShotSettings, why_uniform
 
-PARTS = 16
-"""The text of a search comes in so many batches (fewer of fewer sequences), met a few at a time."""
+_PARTS = 16
+
+
+def together(samples: int) -> int:
+    """Sequences in a batch of a search's text, which comes in 16 (fewer of fewer sequences)."""
+    return max(1, samples // _PARTS)
 
 
 class Evolution(BaseModel):

@@ -29,7 +29,7 @@ from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import Solver, prune_layers, solver_of
 from edgeprune.prune.patterns import weight_pattern
 from edgeprune.prune.search import Genome, Score, State, search
-from edgeprune.prune.search_settings import PARTS, Evolution, SearchSettings
+from edgeprune.prune.search_settings import Evolution, SearchSettings, together
 from edgeprune.prune.spaces import Drops, Levels
 from edgeprune.prune.walk import Walk, input_groups
 from edgeprune.recover.objective import tensors
@@ -63,7 +63,7 @@ class Unseen:
 def run(build: Build, source: Path, target: Path, settings: SearchSettings) -> dict[str, Any]:
     """Search, then prune the model in `source` by the solver with the shares that were found."""
     model = load_model(source)
-    batches = build.calibration(settings.samples, together=max(1, settings.samples // PARTS))
+    batches = build.calibration(settings.samples, together(settings.samples))
     file = build.output / "search.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     key = f"{source.name} {settings.model_dump_json()}"  # the folder's name says all before it

@@ -136,8 +136,9 @@ class Walk:
         width = self.model.linear(linear).in_features
         seen = InputStatistics(torch.zeros(width, width), torch.zeros(width))
 
-        def add(rows: Tensor, entered: Tensor) -> None:
-            seen.add(rows, weigh(rows, entered) if weigh else None)
+        def add(rows: Tensor, index: int) -> None:
+            weights = weigh(rows, self._attended(index)) if weigh else None
+            seen.add(rows, weights)
 
         self._look(block, linear, add)
         seen.complete()
@@ -153,7 +154,7 @@ class Walk:
         """
         total = torch.zeros(self.model.linear(linear).in_features, dtype=torch.float64)
 
-        def add(rows: Tensor, _entered: Tensor) -> None:
+        def add(rows: Tensor, _index: int) -> None:
             total.add_(rows.square().sum(0, dtype=torch.float64))
 
         self._look(block, linear, add)
@@ -163,7 +164,11 @@ class Walk:
     def states(self) -> list[Tensor]:
         """The hidden states where the walk stands [tokens, width], batch by batch, padding left
         out."""
-        return [attended(h, mask) for h, mask in zip(self.hidden, self.masks, strict=True)]
+        return [self._attended(index) for index in range(len(self.hidden))]
+
+    def _attended(self, index: int) -> Tensor:
+        """The hidden states of a batch [real tokens, width]."""
+        return attended(self.hidden[index], self.masks[index])
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:
@@ -175,15 +180,14 @@ class Walk:
             with replay.replaying(index) if replay else nullcontext():
                 self.hidden[index] = self._run(block, index)
 
-    def _look(self, block: Block, linear: str, add: Callable[[Tensor, Tensor], None]) -> None:
-        """Give `add` what a linear reads of every batch, [real tokens, in], and what enters the
-        block there, [real tokens, width]."""
+    def _look(self, block: Block, linear: str, add: Callable[[Tensor, int], None]) -> None:
+        """Give `add` what a linear reads of every batch, [real tokens, in], and its number."""
         self._replay = replay = self._replay or Replay(self.model, block)
         replay.look(linear)
         for index, mask in enumerate(self.masks):
 
-            def take(x: Tensor, mask: Tensor = mask, hidden: Tensor = self.hidden[index]) -> None:
-                add(attended(x, mask), attended(hidden, mask))
+            def take(x: Tensor, mask: Tensor = mask, index: int = index) -> None:
+                add(attended(x, mask), index)
 
             with replay.reaching(linear, index, take):
                 self._run(block, index)

@@ -5,7 +5,7 @@ Only shapes and types: the content itself is passed on as it was read.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from edgeprune.errors import UserError
 
+Kind = TypeVar("Kind", bound=BaseModel)
 Work = Literal["encoder", "prompt", "decode"]
 Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 Values = Annotated[dict[str, float], Field(min_length=1)]
@@ -203,8 +204,8 @@ class Content(_Read):
     stages: list[_Stage] = []
 
 
-def check(kind: type[BaseModel], content: Any, file: Path, remedy: str) -> None:
-    """Refuse content that is not of a kind.
+def check(kind: type[Kind], content: Any, file: Path, remedy: str) -> Kind:
+    """What a kind reads of content; content that is not of the kind is refused.
 
     Args:
         remedy: what to do about it, as a sentence's end.
@@ -213,7 +214,7 @@ def check(kind: type[BaseModel], content: Any, file: Path, remedy: str) -> None:
         UserError: it is another, damaged at a place that the sentence names.
     """
     try:
-        kind.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"

@@ -190,7 +190,7 @@ def test_a_linear_that_changes_nothing_costs_nothing():
 
 
 def test_a_limit_that_is_the_share_leaves_room(tmp_path):
-    """12 weights of 95 % each come to 0.6 more than their floors."""
+    """Floors of 95 % of each linear come to less than 95 % of all."""
     model = make_model("bert", tmp_path)
     chosen = GlobalSettings(sparsity=0.95, rounds=1)
     assert chosen.max_layer_sparsity == chosen.sparsity
