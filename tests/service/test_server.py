@@ -2,19 +2,23 @@
 
 import asyncio
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip("uvicorn", reason="the service's extra is not installed")
 
 import httpx
+from hostile_templates import growing, nested
 from onnx_models import WORDS, decoder_folder, encoder_folder
 from services import process
 
@@ -161,6 +165,37 @@ def test_a_stop_does_not_wait_for_ever(decoder):
             began = time.monotonic()
             started.wait(30)
             assert time.monotonic() - began < 10
+
+
+ENDLESS = {
+    "grows": growing("'x'", "s.x ~ s.x"),
+    "turns": nested(3, 99_999),
+    "counts": "{{ (messages | length + 8) ** (9 ** 9) }}",
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_chat_template_without_end_is_an_error_and_others_are_answered(kind, decoder, tmp_path):
+    folder = shutil.copytree(decoder, tmp_path / "d")
+    template = "{% if messages[0].role == 'x' %}" + ENDLESS[kind] + "{% endif %}the cat"
+    (folder / "chat_template.jinja").write_text(template)
+
+    def chat(role: str) -> httpx.Response:
+        asked = {"messages": [{"role": role, "content": "hi"}], "max_tokens": 1, "stream": False}
+        return httpx.post(f"{address}/generate", json=asked, timeout=120)
+
+    with process(folder) as (started, address):
+        assert chat("user").json()["tokens"] == 1
+        with ThreadPoolExecutor(3) as clients:
+            answers = list(clients.map(chat, ("x", "user", "x")))
+        assert [answer.status_code for answer in answers] == [400, 200, 400]
+        assert "its chat template was ended" in answers[0].json()["error"]
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert chat("user").json()["tokens"] == 1
+        [worker] = psutil.Process(started.pid).children()
+        started.terminate()
+        assert started.wait(60) in (0, -signal.SIGTERM)
+        worker.wait(60)
 
 
 def serve(*words: object) -> subprocess.CompletedProcess[str]:
