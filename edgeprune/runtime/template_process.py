@@ -1,7 +1,8 @@
 """The asking side of template_worker.py: one process for all chats of this one.
 
-It is started at the first chat and lives as long as this process. A template that takes too much
-ends it, and the next chat starts another.
+It is started at the first chat, which takes a tenth of a second, and lives as long as this process;
+a chat takes a fraction of a millisecond then. A template that takes too much ends it, and the next
+chat starts another.
 """
 
 import atexit
@@ -31,7 +32,7 @@ class TemplateFailure(Exception):
 
 
 class TemplateProcess:
-    """Renders templates one at a time, for any thread. A forked process starts its own."""
+    """Renders templates one at a time, for any thread."""
 
     def __init__(self, cpu_seconds: float = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         self._limits = cpu_seconds, memory_bytes
@@ -136,6 +137,7 @@ def _read(process: Process) -> bytes:
 
 
 SHARED = TemplateProcess()
+"""What everybody here renders with; a process that is forked from this one starts its own."""
 atexit.register(SHARED.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SHARED.forget)

@@ -21,6 +21,7 @@ import httpx
 from hostile_templates import growing, nested
 from onnx_models import WORDS, decoder_folder, encoder_folder
 from services import process
+from test_chat import wait_for_end
 
 from edgeprune import runtime
 
@@ -195,7 +196,7 @@ def test_a_chat_template_without_end_is_an_error_and_others_are_answered(kind, d
         [worker] = psutil.Process(started.pid).children()
         started.terminate()
         assert started.wait(60) in (0, -signal.SIGTERM)
-        worker.wait(60)
+        wait_for_end(worker)
 
 
 def serve(*words: object) -> subprocess.CompletedProcess[str]:
