@@ -371,6 +371,12 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="0 takes a free one.  [default: 8000]")
 @click.option("--threads", type=int, help="Threads.  [default: all cores]")
+@click.option(
+    "--allowed-host",
+    multiple=True,
+    metavar="NAME",
+    help="Another name that clients call it by; may come again.  [default: its own]",
+)
 @click.option("--max-batch", type=int, help="Texts in one call of the model.  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens in one call.  [default: 256]")
 @click.option("--max-wait-ms", type=float, help="To wait for more texts.  [default: 0]")
@@ -381,6 +387,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @click.option("--max-texts", type=int, help="Of a request.  [default: 64]")
 @click.option("--max-tokens", type=int, help="Of a text or a prompt.  [default: 2048]")
 @click.option("--max-new-tokens", type=int, help="To generate.  [default: 1024]")
+@click.option("--head-seconds", type=float, help="For a head to arrive.  [default: 10]")
 @click.option("--body-seconds", type=float, help="For a body to arrive.  [default: 10]")
 @click.option("--answer-seconds", type=float, help="For an answer to begin.  [default: 30]")
 @click.option("--generate-seconds", type=float, help="For it to end.  [default: 300]")

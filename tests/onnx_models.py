@@ -134,6 +134,17 @@ def ids_of(text: str) -> list[int]:
     return [1, *(VOCABULARY.index(word) for word in text.split()), 2]
 
 
+def poison(folder: Path, tensor: str, rows: Any = slice(None), value: float = np.nan) -> Path:
+    """Overwrite rows of a weight of one of the folders' models above."""
+    model = onnx.load(folder / "model.onnx")
+    [found] = [each for each in model.graph.initializer if each.name == tensor]
+    weights = numpy_helper.to_array(found).copy()
+    weights[rows] = value
+    found.CopyFrom(numpy_helper.from_array(weights, tensor))
+    onnx.save(model, folder / "model.onnx")
+    return folder
+
+
 def make_bundle(folder: Path, parts: Path, **manifest: Any) -> Path:
     """A bundle with a manifest out of one of the folders above."""
     from edgeprune.bundle import Bundle, write_bundle

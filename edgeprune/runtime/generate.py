@@ -12,6 +12,7 @@ from edgeprune.progress import say
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.chat import Message, apply_chat_template, chat_template
 from edgeprune.runtime.classify import softmax
+from edgeprune.runtime.finite import finite_logits
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
 
@@ -90,6 +91,7 @@ class Generator:
 
         Raises:
             UserError: the prompt is empty or fills the model's maximum.
+            ModelFault: the model gives NaN or infinity.
         """
         sampling = sampling or Sampling()
         room = self._room(prompt)
@@ -100,7 +102,7 @@ class Generator:
             # Without a cache the whole sequence is fed at every step.
             logits = decoding.feed(ids[fed:], last_only=True)[0, -1]
             fed = len(ids) if self.decoder.has_cache else 0
-            chosen = choose(logits, sampling, random)
+            chosen = choose(finite_logits(logits, self.bundle), sampling, random)
             if chosen in self.stop_ids:
                 return
             ids.append(chosen)
@@ -117,7 +119,7 @@ class Generator:
         logits = self.decoder.start().feed(ids)[0]
         if len(logits) != len(ids):
             raise UserError(f"{self.bundle.folder} gives logits of the last token only.")
-        return logits
+        return finite_logits(logits, self.bundle)
 
     def _stream(self, prompt: Sequence[int], sampling: Sampling | None) -> Iterator[str]:
         self._room(prompt)  # a prompt that is too long is told before anything is printed
