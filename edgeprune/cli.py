@@ -15,6 +15,7 @@ import click
 
 import edgeprune
 from edgeprune.errors import RequirementMissed, UserError
+from edgeprune.escape import one_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -67,7 +68,7 @@ def _noticing_ctrl_c() -> Iterator[list[int]]:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    click.echo(f"edgeprune: {' '.join(sentence.split())}", err=True)
+    click.echo(f"edgeprune: {one_line(sentence)}", err=True)
     sys.exit(code)
 
 
@@ -96,9 +97,9 @@ def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None
 
 def _print(table: "RenderableType") -> None:
     """Print a table, with what users name as it is, brackets and all."""
-    from rich.console import Console
+    from edgeprune.console import Terminal
 
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    Terminal().print(table)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hostile import NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from justhtml import JustHTML
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
 from edgeprune.cli import main
+from edgeprune.escape import one_line
 from edgeprune.report.canvas import SERIES
 from edgeprune.report.others import joined, read_others
 from edgeprune.report.pictures.latency import lines
@@ -451,16 +453,26 @@ def test_without_the_drawing_library_a_sentence_says_so(
 
 
 def test_text_of_others_is_text(copy: Path) -> None:
-    """Names from elsewhere are shown, not run."""
-    evil = "<script>alert('$x$')</script>&amp;"
-    content = json.loads((copy / "report.json").read_text())
-    content["source"]["model"] = evil
-    content["stages"][-1]["quality"][0]["data"] = evil
-    (copy / "report.json").write_text(json.dumps(content))
-    assert run("report", copy).exit_code == 0
-    page = Page(copy / "report.html")
-    assert page.tree.query("script") == []
-    assert evil in page.text()
+    """Names from elsewhere are shown, not run, and change nothing around them."""
+
+    def elements(name: str) -> list[str]:
+        content = json.loads((copy / "report.json").read_text())
+        content["source"]["model"] = content["text"]["source"] = name
+        content["recipe"] |= {"name": name, "description": name}
+        for stage in content["stages"]:
+            for quality in stage.get("quality", []):
+                quality["data"] = name
+            for number, entry in enumerate(stage.get("plan", {}).get("entries", [])):
+                entry["name"] = f"{name}{number}"
+        (copy / "report.json").write_text(json.dumps(content))
+        assert run("report", copy).exit_code == 0
+        page = Page(copy / "report.html")
+        assert one_line(name) in page.text()
+        return [each.name for each in page.tree.query("*")]
+
+    innocent = elements("innocent")
+    for name in NAMES:
+        assert elements(name) == innocent, name
 
 
 # Peers -----------------------------------------------------------------------------------------

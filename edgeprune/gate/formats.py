@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.escape import markdown as escaped
+from edgeprune.escape import one_line
 from edgeprune.gate.record import Check
 from edgeprune.gate.run import Outcome
 
@@ -61,14 +63,14 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
     ]
     for check in outcome.checks:
         cells = [check.name, *_cells(check), f"{_SIGNS[check.verdict]} {check.verdict}"]
-        lines.append(f"| {' | '.join(map(_escaped, cells))} |")
+        lines.append(f"| {' | '.join(map(escaped, cells))} |")
     lines += [""] + [
-        f"- **{_escaped(check.name)}**: {_escaped(check.sentence)}"
+        f"- **{escaped(check.name)}**: {escaped(check.sentence)}"
         for check in outcome.checks
         if check.verdict != "pass"
     ]
     for note in _notes(outcome):
-        lines += ["", _escaped(note)]
+        lines += ["", escaped(note)]
     return "\n".join(lines)
 
 
@@ -77,13 +79,14 @@ def junit(outcome: Outcome, strict: bool) -> str:
     suite = ElementTree.Element("testsuite", name="edgeprune check")
     counts = {"failure": 0, "skipped": 0}
     for check in outcome.checks:
-        case = ElementTree.SubElement(suite, "testcase", classname="edgeprune", name=check.name)
+        name, sentence = one_line(check.name), one_line(check.sentence)
+        case = ElementTree.SubElement(suite, "testcase", classname="edgeprune", name=name)
         kind = _junit_kind(check, strict)
         if kind is None:
-            ElementTree.SubElement(case, "system-out").text = check.sentence
+            ElementTree.SubElement(case, "system-out").text = sentence
             continue
         counts[kind] += 1
-        ElementTree.SubElement(case, kind, message=check.sentence)
+        ElementTree.SubElement(case, kind, message=sentence)
     suite.set("tests", str(len(outcome.checks)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", "0")
@@ -133,10 +136,3 @@ def _notes(outcome: Outcome) -> list[str]:
     if outcome.disturbed:
         notes.append(f"A noisy machine: {', and '.join(outcome.disturbed)}.")
     return notes
-
-
-def _escaped(cell: str) -> str:
-    """Text that Markdown takes as it is, in a table too."""
-    for mark in "\\`*_{}[]<>|#~":
-        cell = cell.replace(mark, f"\\{mark}")
-    return cell
