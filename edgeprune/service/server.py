@@ -1,7 +1,10 @@
 """The process: load the bundle, listen, serve, and end cleanly at SIGTERM or Ctrl-C."""
 
 import logging
+import os
+import signal
 import socket
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +25,8 @@ _TOLD_SECONDS = 60
 """From one count of log lines that were not written to the next."""
 _TO_ANSWER = 0.8
 """Of the time to stop, for answers; the rest is for their last words to arrive."""
+_LAST_SECONDS = 1
+"""After the time to stop, for the process to end by itself: a call of the model may still run."""
 
 
 class _Server(uvicorn.Server):
@@ -32,7 +37,11 @@ class _Server(uvicorn.Server):
         self._answers, self._seldom = answers, seldom
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._answers.close(_TO_ANSWER * (self.config.timeout_graceful_shutdown or 0))
+        seconds = self.config.timeout_graceful_shutdown or 0
+        end = threading.Timer(seconds + _LAST_SECONDS, os._exit, (128 + signal.SIGTERM,))
+        end.daemon = True
+        end.start()
+        self._answers.close(_TO_ANSWER * seconds)
         await super().shutdown(sockets)
         await self._seldom.tell()
 

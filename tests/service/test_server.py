@@ -20,8 +20,10 @@ import pytest
 pytest.importorskip("uvicorn", reason="the service's extra is not installed")
 
 import httpx
+import onnx
 from hostile_templates import growing, nested
-from onnx_models import WORDS, decoder_folder, encoder_folder
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import WORDS, decoder_folder, encoder_folder, ids_of
 from services import process
 from test_chat import wait_for_end
 
@@ -340,6 +342,53 @@ def test_at_a_stop_the_line_is_given_back_and_the_running_text_told_its_end(deco
         assert json.loads(data.removeprefix("data: "))["reason"] == "shutdown"
         assert started.wait(30) in (0, -signal.SIGTERM)
         assert started.stderr.read() == ""
+
+
+def stuck_decoder(folder: Path) -> Path:
+    """A decoder whose call does not return where the prompt holds "cat"."""
+    decoder_folder(folder)
+    model = onnx.load(folder / "model.onnx")
+    graph = model.graph
+    [last] = [node for node in graph.node if "logits" in node.output]
+    last.output[0] = "once"
+
+    def value(name: str, kind: int, shape: list[int] | None = None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}_out"]) for name in ("go", "carried")],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
+         value("carried", TensorProto.FLOAT)],
+        [value("go_out", TensorProto.BOOL, []), value("carried_out", TensorProto.FLOAT)],
+    )  # fmt: skip
+    weights = {"cat": np.array(ids_of("cat")[1]), "many": np.array(10**12), "yes": np.array(True)}
+    graph.initializer.extend(numpy_helper.from_array(each, name) for name, each in weights.items())
+    graph.node.extend(
+        [
+            helper.make_node("Equal", ["input_ids", "cat"], ["is_cat"]),
+            helper.make_node("Cast", ["is_cat"], ["cats"], to=TensorProto.INT64),
+            helper.make_node("ReduceMax", ["cats"], ["any_cat"], keepdims=0),
+            helper.make_node("Mul", ["any_cat", "many"], ["turns"]),
+            helper.make_node("Loop", ["turns", "yes", "once"], ["logits"], body=body),
+        ]
+    )
+    onnx.save(model, folder / "model.onnx")
+    return folder
+
+
+def test_a_call_that_does_not_return_is_no_reason_to_stay(tmp_path):
+    with process(stuck_decoder(tmp_path / "d"), "--stop-seconds", "1") as (started, address):
+        short = {"prompt": "the dog", "max_tokens": 1, "stream": False}
+        assert httpx.post(f"{address}/generate", json=short).json()["tokens"] == 1
+        with ThreadPoolExecutor(1) as pool:
+            asked = {"prompt": "the cat", "stream": False}
+            hanging = pool.submit(httpx.post, f"{address}/generate", json=asked, timeout=60)
+            until(lambda: metric(address, "edgeprune_requests_running") == 1)
+            until(lambda: metric(address, "edgeprune_texts_waiting") == 0)
+            started.terminate()
+            assert hanging.result().json() == {"text": "", "tokens": 0, "reason": "shutdown"}
+        assert started.wait(30) == 128 + signal.SIGTERM
 
 
 def test_heads_that_hang_do_not_delay_a_stop(encoder):
