@@ -452,27 +452,34 @@ def test_without_the_drawing_library_a_sentence_says_so(
     assert "pip install 'edgeprune[report]'" in done.stderr
 
 
+def elements(folder: Path, name: str) -> list[str]:
+    """The elements of the page of a build all of whose names are this one, which it shows."""
+    content = json.loads((folder / "report.json").read_text())
+    content["source"]["model"] = content["text"]["source"] = name
+    content["recipe"] |= {"name": name, "description": name}
+    for stage in content["stages"]:
+        for quality in stage.get("quality", []):
+            quality["data"] = name
+        for number, entry in enumerate(stage.get("plan", {}).get("entries", [])):
+            entry["name"] = f"{name}{number}"
+    (folder / "report.json").write_text(json.dumps(content))
+    assert run("report", folder).exit_code == 0
+    page = Page(folder / "report.html")
+    assert one_line(name) in page.text()
+    return [each.name for each in page.tree.query("*")]
+
+
+@UNDRAWN
 def test_text_of_others_is_text(copy: Path) -> None:
     """Names from elsewhere are shown, not run, and change nothing around them."""
-
-    def elements(name: str) -> list[str]:
-        content = json.loads((copy / "report.json").read_text())
-        content["source"]["model"] = content["text"]["source"] = name
-        content["recipe"] |= {"name": name, "description": name}
-        for stage in content["stages"]:
-            for quality in stage.get("quality", []):
-                quality["data"] = name
-            for number, entry in enumerate(stage.get("plan", {}).get("entries", [])):
-                entry["name"] = f"{name}{number}"
-        (copy / "report.json").write_text(json.dumps(content))
-        assert run("report", copy).exit_code == 0
-        page = Page(copy / "report.html")
-        assert one_line(name) in page.text()
-        return [each.name for each in page.tree.query("*")]
-
-    innocent = elements("innocent")
+    innocent = elements(copy, "innocent")
     for name in NAMES:
-        assert elements(name) == innocent, name
+        assert elements(copy, name) == innocent, name
+
+
+def test_text_of_others_is_text_in_drawings(copy: Path) -> None:
+    evil = "<script>alert('$x$')</script>&amp;]]>\x1b\x00\ud800"
+    assert elements(copy, evil) == elements(copy, "x" * len(evil))
 
 
 # Peers -----------------------------------------------------------------------------------------
