@@ -33,7 +33,7 @@ from edgeprune.bench.stats import paired_ratio
 from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.cli import main
 from edgeprune.errors import UserError
-from edgeprune.escape import one_line
+from edgeprune.escape import one_line, printable
 from edgeprune.gate import checks, formats, run
 from edgeprune.gate.figures import Figures, count_operators, read_figures
 from edgeprune.gate.settings import Limits
@@ -636,9 +636,9 @@ def test_names_are_no_markup_in_any_format(name: str, canned: run.Outcome) -> No
 
     assert read(name) == read("innocent")
     cases = list(ElementTree.fromstring(formats.junit(named(name), strict=True).encode()))
-    assert [case.get("name") for case in cases] == [one_line(name)] * len(canned.checks)
+    assert [case.get("name") for case in cases] == [printable(name)] * len(canned.checks)
     said = [each.get("message") or each.text for case in cases for each in case]
-    assert said == [one_line(f"{name} is slower.")] * len(canned.checks)
+    assert [each.split() for each in said] == [printable(f"{name} is slower.").split()] * len(cases)
     assert json.loads(formats.as_json(named(name)))["candidate"]["name"] == name
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
@@ -23,8 +24,9 @@ from edgeprune.report.canvas import SERIES
 from edgeprune.report.others import joined, read_others
 from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
+from edgeprune.report.pictures.speed_quality import speed_quality
 from edgeprune.report.pictures.trajectory import variance
-from edgeprune.report.points import points
+from edgeprune.report.points import Point, points
 from edgeprune.report.records import Known, Quality, open_record
 from edgeprune.report.words import known, listed, many, size
 
@@ -480,6 +482,15 @@ def test_text_of_others_is_text(copy: Path) -> None:
 def test_text_of_others_is_text_in_drawings(copy: Path) -> None:
     evil = "<script>alert('$x$')</script>&amp;]]>\x1b\x00\ud800"
     assert elements(copy, evil) == elements(copy, "x" * len(evil))
+
+
+def test_every_name_stands_in_the_legend() -> None:
+    names = ["_hidden", "$x^2$", "a\nb", "<b>&amp;", "\x1b[1m"]
+    shown = [Point(name, "other", Known.of(1.0), Known.of(2.0)) for name in names]
+    quality = Quality.of({"task": "t", "data": "d", "values": {"score": 2.0}})
+    drawn = ElementTree.fromstring(speed_quality("name", shown, quality, "encoder"))
+    texts = [" ".join(each.itertext()).strip() for each in drawn.iter("text")]
+    assert set(map(one_line, names)) <= set(texts)
 
 
 # Peers -----------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.escape import markdown as escaped
-from edgeprune.escape import one_line
+from edgeprune.escape import markdown as _escaped
+from edgeprune.escape import printable
 from edgeprune.gate.record import Check
 from edgeprune.gate.run import Outcome
 
@@ -63,14 +63,14 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
     ]
     for check in outcome.checks:
         cells = [check.name, *_cells(check), f"{_SIGNS[check.verdict]} {check.verdict}"]
-        lines.append(f"| {' | '.join(map(escaped, cells))} |")
+        lines.append(f"| {' | '.join(map(_escaped, cells))} |")
     lines += [""] + [
-        f"- **{escaped(check.name)}**: {escaped(check.sentence)}"
+        f"- **{_escaped(check.name)}**: {_escaped(check.sentence)}"
         for check in outcome.checks
         if check.verdict != "pass"
     ]
     for note in _notes(outcome):
-        lines += ["", escaped(note)]
+        lines += ["", _escaped(note)]
     return "\n".join(lines)
 
 
@@ -79,21 +79,20 @@ def junit(outcome: Outcome, strict: bool) -> str:
     suite = ElementTree.Element("testsuite", name="edgeprune check")
     counts = {"failure": 0, "skipped": 0}
     for check in outcome.checks:
-        name, sentence = one_line(check.name), one_line(check.sentence)
-        case = ElementTree.SubElement(suite, "testcase", classname="edgeprune", name=name)
+        case = ElementTree.SubElement(suite, "testcase", classname="edgeprune", name=check.name)
         kind = _junit_kind(check, strict)
         if kind is None:
-            ElementTree.SubElement(case, "system-out").text = sentence
+            ElementTree.SubElement(case, "system-out").text = check.sentence
             continue
         counts[kind] += 1
-        ElementTree.SubElement(case, kind, message=sentence)
+        ElementTree.SubElement(case, kind, message=check.sentence)
     suite.set("tests", str(len(outcome.checks)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", "0")
     suite.set("skipped", str(counts["skipped"]))
     ElementTree.indent(suite)
     declaration = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    return declaration + ElementTree.tostring(suite, encoding="unicode")
+    return declaration + printable(ElementTree.tostring(suite, encoding="unicode"))
 
 
 def as_json(outcome: Outcome, strict: bool = False) -> str:
