@@ -475,8 +475,9 @@ def elements(folder: Path, name: str) -> list[str]:
 def test_text_of_others_is_text(copy: Path) -> None:
     """Names from elsewhere are shown, not run, and change nothing around them."""
     innocent = elements(copy, "innocent")
-    for name in NAMES:
-        assert elements(copy, name) == innocent, name
+    for start in range(0, len(NAMES), 8):
+        names = " ".join(NAMES[start : start + 8])
+        assert elements(copy, names) == innocent, names
 
 
 def test_text_of_others_is_text_in_drawings(copy: Path) -> None:
