@@ -412,11 +412,13 @@ def test_it_does_not_outlive_its_parent(then: str) -> None:
 def test_ctrl_c_is_the_parents_alone() -> None:
     then = """
 try:
+    print("waiting", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print(pid(), flush=True)
 """
     with rendering(then, start_new_session=True) as (parent, worker):
+        assert parent.stdout.readline() == "waiting\n"
         os.killpg(parent.pid, signal.SIGINT)
         assert int(parent.stdout.readline()) == worker.pid
 
