@@ -66,7 +66,9 @@ class CutSettings(BaseModel):
     score: Literal["fisher", "taylor", "flap", "pp", "magnitude"] = Field(
         "fisher",
         description="How units are ranked: Fisher information of a gate, first-order effect, "
-        "fluctuation (FLAP), Probe Pruning's activation energy, or weight magnitude.",
+        "fluctuation (FLAP: a unit's mean takes its place, in the bias of the linear that reads "
+        "it; where that has none, zero does), Probe Pruning's activation energy, or weight "
+        "magnitude.",
     )
     policy: Literal["auto", "global", "uniform", "coverage"] = Field(
         "auto",
