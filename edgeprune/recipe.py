@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml.constructor import ConstructorError
 
 from edgeprune.cut.settings import CutSettings
@@ -23,6 +23,7 @@ from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
+from edgeprune.settings import Settings
 from edgeprune.text.settings import TextSettings
 
 DEFAULT = "minilm"
@@ -30,10 +31,8 @@ DEFAULT = "minilm"
 _PRUNING = ("prune", "sparsify")
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """A whole recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field("custom", description="What the recipe is called.")
     description: str = Field("", description="What it does, in a sentence or two.")

