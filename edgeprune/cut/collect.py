@@ -13,6 +13,7 @@ from edgeprune.models import Model, attended
 from edgeprune.probe import fisher_probe
 from edgeprune.progress import track
 from edgeprune.recover.objective import tensors
+from edgeprune.restored import gradients_of_activations
 from edgeprune.text.batches import Batch, text_by_text
 
 Captured = dict[str, Tensor]
@@ -130,28 +131,20 @@ def _with_gradients(
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.module.parameters():
-        parameter.requires_grad_(False)
-    # Something before the first gate must ask for gradients.
-    first = model.module.get_submodule(model.anatomy.embeddings["word"])
-    handle = first.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
-    try:
-        with _capturing(model, gates, retain=True) as captured:
-            for batch in track(batches, "scoring", len(batches)):
-                captured.clear()  # an expert that no token reaches has nothing
-                output = model.module(**tensors(batch))
-                fisher_probe(model, output, batch, generator).backward()
-                texts = len(batch.input_ids)
-                yield {
-                    name: (
-                        h.reshape(texts, -1, h.shape[-1]),
-                        h.grad.reshape(texts, -1, h.shape[-1]),
-                    )
-                    for name, h in captured.items()
-                    if h.grad is not None
-                }
-    finally:
-        handle.remove()
+    with gradients_of_activations(model), _capturing(model, gates, retain=True) as captured:
+        for batch in track(batches, "scoring", len(batches)):
+            captured.clear()  # an expert that no token reaches has nothing
+            output = model.module(**tensors(batch))
+            fisher_probe(model, output, batch, generator).backward()
+            texts = len(batch.input_ids)
+            yield {
+                name: (
+                    h.reshape(texts, -1, h.shape[-1]),
+                    h.grad.reshape(texts, -1, h.shape[-1]),
+                )
+                for name, h in captured.items()
+                if h.grad is not None
+            }
 
 
 @contextmanager
