@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from rounded_graphs import following, run_with_codes
 from tiny_models import DECODERS, ENCODERS, make_batch, make_model
 
 from edgeprune.export import export_onnx
@@ -21,7 +22,7 @@ from edgeprune.rewrite.graph import Graph
 from edgeprune.rewrite.int8 import lower_linears
 from edgeprune.rewrite.residual import residuals_as_sums
 from edgeprune.rewrite.run import PassReport, RewriteError, rewrite
-from edgeprune.rewrite.verify import complete_feed, largest_drift, run_graph
+from edgeprune.rewrite.verify import largest_drift, run_graph
 from edgeprune.targets import find
 
 torch.set_num_threads(1)
@@ -34,8 +35,6 @@ FORMATS = QuantizeSettings(massive_activations="none")
 
 
 BATCH = make_batch(rows=1)
-EDGE = 0.01
-"""Part of a step by which float32 may move a value that is 255 steps large."""
 
 
 @dataclass
@@ -72,79 +71,6 @@ def _numpy(batch):
     return {name: value.numpy() for name, value in batch.items()}
 
 
-@dataclass
-class Coded:
-    """What a graph made of a tensor: its codes' values, and the step between codes."""
-
-    values: np.ndarray
-    step: np.ndarray
-    inner: np.ndarray
-    """Where the code is neither the first nor the last."""
-
-
-def _run_with_codes(path, batch) -> tuple[np.ndarray, list[Coded]]:
-    """A graph's first output, and everything that it codes on the way."""
-    graph = Graph.load(path)
-    coded = [tuple(n.output) for n in graph.nodes if n.op_type == "DynamicQuantizeLinear"]
-    for node in graph.nodes:
-        if node.op_type == "Div" and node.name.endswith("/Levels"):
-            [reader] = graph.consumers[node.output[0]]
-            coded.append((reader.output[0], node.input[1], ""))
-    model = graph.model()
-    result = model.graph.output[0].name
-    kinds = (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8)
-    for names in coded:
-        for name, kind in zip(names, kinds, strict=True):
-            if name:
-                model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, complete_feed(session, batch)), strict=True))
-    everything = []
-    for codes, step, zero_point in coded:
-        levels = found[codes].astype(np.float32) - (found[zero_point] if zero_point else 128)
-        inner = (found[codes] > 0) & (found[codes] < 255)
-        everything.append(Coded(levels * found[step], found[step], inner))
-    return found[result], everything
-
-
-def _following(model, batch, quantized, coded):
-    """The oracle: torch, where each planned linear reads the values of the graph's codes.
-
-    These must be the nearest to what torch would have coded, on the finest grid for it. On the edge
-    of two codes either is; torch goes on from the one that the graph took, so that none adds up.
-    """
-    finest = {
-        "int8": lambda x: (max(x.max(), 0) - min(x.min(), 0)) / 255,
-        "int8-token": lambda x: np.abs(x).max(-1, keepdims=True) / 127,
-    }
-    entries = [entry for entry in quantized.plan if entry.format in finest]
-    followed = set()
-
-    def follow(entry):
-        def read(_, inputs):
-            x = inputs[0].numpy()
-            step = finest[entry.format](x)
-            alike = [each for each in coded if each.values.shape == x.shape]
-            mine = min(alike, key=lambda each: np.abs(each.values - x).max())
-            np.testing.assert_allclose(mine.step, step, rtol=1e-4)
-            away = np.abs(mine.values - x) / step
-            assert away[mine.inner].max() < 0.5 + EDGE, entry.name
-            assert away.max() < 1 + EDGE, entry.name  # the zero point is rounded, too
-            followed.add(entry.name)
-            return (torch.from_numpy(mine.values),)
-
-        return read
-
-    hooks = [model.linear(entry.name).register_forward_pre_hook(follow(entry)) for entry in entries]
-    with torch.no_grad():
-        result = model.module(**batch)[0].numpy()
-    for hook in hooks:
-        hook.remove()
-    assert followed == {entry.name for entry in entries}
-    return result
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_float_pass_equals_its_input(family, build):
     model, graph = build(family).model, Graph.load(build(family).raw)
@@ -169,8 +95,8 @@ def test_int8_equals_torch_rounding_the_same_way(family, build):
     assert [r.name for r in built.reports if not r.kept] == (
         ["fuse attention"] if built.model.anatomy.kind == "decoder" else []
     )
-    got, coded = _run_with_codes(built.path, _numpy(BATCH))
-    oracle = _following(built.model, BATCH, built.quantized, coded)
+    got, coded = run_with_codes(built.path, _numpy(BATCH))
+    oracle = following(built.model, BATCH, built.quantized, coded)
     np.testing.assert_allclose(got, oracle, rtol=0, atol=1e-5 * np.abs(oracle).max())
 
 
@@ -311,8 +237,8 @@ def test_a_scale_per_token_equals_torch_and_is_computed_once(family, tmp_path):
     assert {entry.format for entry in quantized.plan} == {"int8-token", "int8-rows"}
     path = export_onnx(model, tmp_path)
     rewrite(path, tmp_path / "out.onnx", model.anatomy, quantized, [_numpy(BATCH)], VNNI)
-    got, coded = _run_with_codes(tmp_path / "out.onnx", _numpy(BATCH))
-    oracle = _following(model, BATCH, quantized, coded)
+    got, coded = run_with_codes(tmp_path / "out.onnx", _numpy(BATCH))
+    oracle = following(model, BATCH, quantized, coded)
     np.testing.assert_allclose(got, oracle, rtol=0, atol=1e-5 * np.abs(oracle).max())
     # Per layer: q, k and v share one quantization, gate and up share one; o, down; and the head.
     graph = Graph.load(tmp_path / "out.onnx")
