@@ -599,6 +599,7 @@ def signals(pruner: MomentumVariancePruner) -> dict[str, Tensor | float]:
 
 def test_weights_are_judged_by_a_probe_and_trained_without_it():
     """As though the probe were part of the gradient; which the optimizer sees only masked."""
+    torch.manual_seed(0)
     weight, trained, probed = (torch.randn(6, 5) for _ in range(3))
     heard, added = nn.Parameter(weight.clone()), nn.Parameter(weight.clone())
     settings = PruneSettings(pattern="weights", updates=1, start=0.1, end=0.2)
@@ -615,6 +616,7 @@ def test_weights_are_judged_by_a_probe_and_trained_without_it():
 
 
 def test_gates_are_judged_by_a_probe_alone():
+    torch.manual_seed(0)
     trained, probed = torch.randn(8), torch.randn(8)
     settings = PruneSettings(pattern="channels")
     gates = [nn.Parameter(torch.ones(8)) for _ in range(2)]
@@ -633,6 +635,7 @@ def test_a_layer_may_lose_what_is_asked_of_its_own_kind(sparsity, head_sparsity)
         sparsity=sparsity, head_sparsity=head_sparsity, max_layer_sparsity=0.9, saliency="fisher"
     )
     _, heads = settings.pools()
+    torch.manual_seed(0)
     gates = [nn.Parameter(torch.ones(12)) for _ in range(3)]
     names = ("weak", "mid", "strong")
     prunables = [Prunable(n, gate) for n, gate in zip(names, gates, strict=True)]
