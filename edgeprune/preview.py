@@ -131,6 +131,8 @@ def cut_lines(
                 f"{round(share * units):,} of {units:,} {noun} leave in one shot by "
                 f"{settings.score}, {settings.resolved_policy}"
             )
+    if settings.score == "flap" and (settings.channels or settings.heads):
+        lines.append("biases take over the means of what leaves; where there is none, zero does")
     if settings.compensate:
         lines.append("the channels that stay make up for those that go, by least squares")
     return lines

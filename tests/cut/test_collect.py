@@ -16,6 +16,7 @@ from edgeprune.cut.stage import cut
 from edgeprune.errors import UserError
 from edgeprune.gates import CHANNELS, HEADS, applied, make_gates
 from edgeprune.models import Model
+from edgeprune.preview import cut_lines
 from edgeprune.text.batches import Batch
 
 KINDS = (CHANNELS, HEADS)
@@ -281,6 +282,15 @@ def test_flap_leaves_the_means_of_what_it_cuts(name, kind, tmp_path):
         ours, its = (m.module(**inputs(batch))[0] for m in (model, whole))
     size = float(its.abs().max())
     torch.testing.assert_close(ours, its, rtol=0, atol=1e-5 * size)
+
+
+def test_a_dry_run_says_what_takes_the_place_of_what_flap_cuts(tmp_path):
+    model, _ = model_and_batches("bert", tmp_path)
+    said = cut_lines(model.anatomy, CutSettings(score="flap", heads=0.5), None)
+    assert said == [
+        "3 of 6 heads leave in one shot by flap, uniform",
+        "biases take over the means of what leaves; where there is none, zero does",
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
