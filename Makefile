@@ -10,12 +10,14 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-masked gate lint clean
 
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
-# What torch, oneDNN, MKL, numpy and OpenBLAS let one hide of an x86 processor. ONNX Runtime hides
-# nothing.
+# What torch, oneDNN, MKL, numpy, OpenBLAS and the operator library let one hide of an x86 processor.
+# ONNX Runtime hides nothing.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell \
+	EDGEPRUNE_KERNELS=avx2
 SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
-	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Nehalem
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Nehalem \
+	EDGEPRUNE_KERNELS=plain
 
 demo: $(VENV)/.build
 	$(BIN)/edgeprune build minilm --output build/demo
