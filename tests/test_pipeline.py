@@ -500,7 +500,7 @@ PAIR = '{"text": "a", "text_pair": "b", "score": %s}'
         ("llama", ["measure.task=generation", "measure.data=DATA"], "no field 'prompt'"),
         ("llama", ["measure.task=choice", "measure.data=DATA"], "no field 'query'"),
         ("bert", ["measure.threads=300"], "measure.threads: input should be less"),
-        ("bert", ["measure.seconds=.inf"], "measure.seconds: input should be less"),
+        ("bert", ["measure.seconds=.inf"], "measure.seconds: input should be a finite number"),
         ("bert", ["measure.curve=[16, 999999]"], "measure.curve.1: input should be less"),
         ("bert", ["vocabulary.data=[./nope]"], "There is no file or folder ./nope"),
         ("bert", ["vocabulary={}"], "WordLevel, whose vocabulary cannot be trimmed"),
