@@ -27,7 +27,7 @@ from edgeprune.recipe import Recipe
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
 from edgeprune.text.batches import open_tokenizer
-from edgeprune.text.corpus import Corpus, read_corpus, sentences
+from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import Row, number_of, text_of
 from edgeprune.text.samplers import share_out
 
@@ -219,7 +219,7 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     parts = corpus.split(recipe.text.held_out, recipe.seed)
     if checkpoint.task == "feature-extraction":
         for part, use in zip(parts, ("train on", "hold out"), strict=True):
-            if not sentences(part.documents):
+            if not part.sentences.texts:
                 raise UserError(
                     f"{corpus.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
@@ -232,14 +232,6 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         tokenizer = open_tokenizer(file)
         for part in parts if checkpoint.task == "text-generation" else ():
             _check_window(part, tokenizer, recipe.text.max_tokens)
-    if corpus.labels is not None:
-        count = checkpoint.num_labels
-        wrong = next((label for label in corpus.labels if not 0 <= label < count), None)
-        if wrong is not None:
-            raise UserError(
-                f"{corpus.source} has the label {wrong}, and {checkpoint.name} knows "
-                f"{count} labels, 0 to {count - 1}."
-            )
 
 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:

@@ -82,6 +82,14 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
         raise UserError(f"--{name} {first['input']}: {first['msg']}.") from None
 
 
+def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
+    """The users' own names of fields, by ours."""
+    named = dict(field.partition("=")[::2] for field in fields)
+    if not all(named.values()):
+        raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
+    return named
+
+
 def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None) -> None:
     """Print a result as a table, and write it to a JSON file; "-" prints the JSON alone."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
@@ -142,6 +150,9 @@ _json_option = click.option(
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     callback=_writable,
     help="Write what is printed as JSON; - prints it.",
+)
+_field_option = click.option(
+    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name of a field."
 )
 _against_option = click.option("--against", metavar="BUNDLE|FOLDER", help="What to compare with.")
 
@@ -252,9 +263,7 @@ def bench(
 @click.option("--window", type=int, help="Tokens of a window of text.  [default: 512]")
 @click.option("--stride", type=int, help="Tokens between windows' starts.  [default: the window]")
 @click.option("--group", metavar="FIELD", help="Also each value of this field, and the worst.")
-@click.option(
-    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name of a field."
-)
+@_field_option
 @click.option("--rows", "keep_rows", is_flag=True, help="Put each row's scores in the JSON.")
 @_against_option
 @_json_option
@@ -263,10 +272,7 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
     from edgeprune.evaluate.measures import evaluate
     from edgeprune.evaluate.table import evaluate_table
 
-    renamed = dict(field.partition("=")[::2] for field in fields)
-    if not all(renamed.values()):
-        raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
-    result = evaluate(**options, fields=renamed)
+    result = evaluate(**options, fields=_own_names(fields))
     _show(result, evaluate_table(result), json_file)
 
 
@@ -413,6 +419,7 @@ def serve(bundle: str, **options: Any) -> None:
 @click.option(
     "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
 )
+@_field_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder.  [default: build/RECIPE]")
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
@@ -422,6 +429,7 @@ def build(
     recipe: str,
     model: str | None,
     data: tuple[str, ...],
+    fields: tuple[str, ...],
     output: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
@@ -434,6 +442,7 @@ def build(
     from edgeprune.report import terminal
 
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
     prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
     if dry_run:
         terminal.show_preview(prepared)

@@ -47,6 +47,7 @@ from edgeprune.report.write import write_report
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
 from edgeprune.text.corpus import read_corpus
+from edgeprune.text.labels import label_names
 
 MARK = "stages"
 RECORD = "stage.json"
@@ -89,8 +90,9 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
     find(recipe.target)
     checkpoint = open_checkpoint(name)
-    labelled = text_kind(checkpoint.task) == "labelled"
-    corpus = read_corpus(recipe.text.data, labelled, recipe.text.group_field)
+    labels = label_names(checkpoint.config) if text_kind(checkpoint.task) == "labelled" else None
+    text = recipe.text
+    corpus = read_corpus(text.data, labels, text.group_field, text.fields, text.language)
     check(recipe, checkpoint, corpus)
     folder = output or Path("build") / recipe.name
     _check_output(folder)

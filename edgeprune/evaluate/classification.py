@@ -1,17 +1,16 @@
 """Classification: accuracy and macro F1."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
 from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.result import Quality, Scores
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
 from edgeprune.text.files import Row, text_of
+from edgeprune.text.labels import label_number
 
 
 def classification(bundle: Bundle, data: Data) -> Quality:
@@ -33,7 +32,7 @@ def classification(bundle: Bundle, data: Data) -> Quality:
 def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndarray, np.ndarray]:
     """The model's logits of each row's text [rows, labels], and the true label's number [rows]."""
     classifier = Classifier(bundle)
-    truth = np.array([_label(row["label"], classifier.labels, place) for row in rows])
+    truth = np.array([label_number(row["label"], classifier.labels, place) for row in rows])
     texts: list[Text] = [
         (text_of(row, "text", place), text_of(row, "text_pair", place))
         if row.get("text_pair") is not None
@@ -60,16 +59,3 @@ def macro_f1(truth: np.ndarray, found: np.ndarray) -> float:
     hits = np.bincount(truth[truth == found], minlength=classes)
     both = np.bincount(truth, minlength=classes) + np.bincount(found, minlength=classes)
     return float((2 * hits[both > 0] / both[both > 0]).mean())
-
-
-def _label(value: Any, labels: list[str], place: str) -> int:
-    if isinstance(value, str) and value in labels:
-        return labels.index(value)
-    if isinstance(value, str) and value.strip().isdecimal():  # as CSV has it
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(labels):
-        return value
-    raise UserError(
-        f"{place}: label {value!r} is none of the model's: {', '.join(labels)}, "
-        f"or 0 to {len(labels) - 1}."
-    )

@@ -15,7 +15,7 @@ from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.measure.sparse import measure_sparse
 from edgeprune.measure.stages import measure_stages
 from edgeprune.recipe import Recipe
-from edgeprune.text.corpus import Corpus, sentences
+from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
@@ -105,7 +105,7 @@ def write_held_out(build: Build, folder: Path) -> Path:
         return _write_labelled(held, folder / "held_out.jsonl")
     file = folder / "held_out.txt"
     if build.checkpoint.task == "feature-extraction":
-        file.write_text("\n".join(sentences(held.documents)[:_HELD_OUT_TEXTS]), encoding="utf-8")
+        file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
     else:
         file.write_text("\n".join(held.documents), encoding="utf-8")
     return file

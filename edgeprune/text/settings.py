@@ -17,6 +17,18 @@ class TextSettings(Settings):
         "package:NAME for a Python package that carries .txt files or WordNet's database, or the "
         "id of a Hugging Face dataset.",
     )
+    fields: dict[Literal["text", "label"], str] = Field(
+        {},
+        description="The rows' own names of the fields text and label, such as {label: category}; "
+        "--field sets them.",
+    )
+    language: str | None = Field(
+        None,
+        min_length=2,
+        description="Encoders: the ISO 639 code of the text's language, by whose abbreviations "
+        "sentences are told apart; by the script of each line where it is not given, English for "
+        "Latin letters.",
+    )
     max_tokens: int = Field(
         64, ge=8, le=8192, description="Longest training sequence in tokens; longer text is cut."
     )
