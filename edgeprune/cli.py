@@ -259,7 +259,9 @@ def bench(
     metavar="FILE|HUB_DATASET",
     help="A .txt, .jsonl or .csv file, or NAME, NAME:SPLIT or NAME:CONFIG:SPLIT of a dataset.",
 )
-@click.option("--limit", type=int, help="Rows, texts or windows (of each group) at most.")
+@click.option(
+    "--limit", type=int, help="Rows at most, drawn by label; or first windows (of each group)."
+)
 @click.option("--window", type=int, help="Tokens of a window of text.  [default: 512]")
 @click.option("--stride", type=int, help="Tokens between windows' starts.  [default: the window]")
 @click.option("--group", metavar="FIELD", help="Also each value of this field, and the worst.")

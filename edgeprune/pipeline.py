@@ -46,7 +46,7 @@ from edgeprune.report.card import model_card
 from edgeprune.report.write import write_report
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.corpus import read_corpus, text_line
 from edgeprune.text.labels import label_names
 
 MARK = "stages"
@@ -114,6 +114,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     check_drawable("build")
     with _made(build.output / MARK) as stages, _locked(stages / LOCK):
         _sweep(stages)
+        say(f"[text] {text_line(build.corpus.facts(text_kind(build.checkpoint.task)))}")
         _run_stages(build, stages, fresh)
         return _finish(build)
 
@@ -197,11 +198,7 @@ def _finish(build: Build) -> Outcome:
             "model": build.checkpoint.name,
             "sha256": _model_digest(build.checkpoint),
         },
-        "text": {
-            "source": build.corpus.source,
-            "documents": len(build.corpus.documents),
-            "digest": build.corpus.digest,
-        },
+        "text": build.corpus.facts(text_kind(build.checkpoint.task)),
         "recipe": build.recipe.model_dump(mode="json"),
         "target": find(build.recipe.target).to_json(),
     }

@@ -1,6 +1,7 @@
 """What a build would do, in sentences, without torch and without touching anything."""
 
 from edgeprune.anatomy import Anatomy
+from edgeprune.build import text_kind
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
@@ -13,7 +14,7 @@ from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recipe import Recipe
 from edgeprune.recover.settings import RecoverSettings
 from edgeprune.targets import Target, find
-from edgeprune.text.corpus import Corpus
+from edgeprune.text.corpus import Corpus, text_line
 
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
@@ -30,7 +31,7 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
             f"{len(anatomy.blocks)} layers of {_heads(anatomy)} heads and {_channels(anatomy)} "
             f"channels in all, {_parameters(anatomy):,} weights in linears and embeddings",
         ),
-        ("load", f"{len(corpus.documents):,} texts from {corpus.source}"),
+        ("load", text_line(corpus.facts(text_kind(checkpoint.task)))),
         ("original", "exported plainly to float32 ONNX, as the reference"),
     ]
     if recipe.vocabulary:

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.evaluate.data import Data
-from edgeprune.evaluate.result import Quality, Scores
+from edgeprune.evaluate.result import Aggregate, Quality, Scores
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
 from edgeprune.text.files import Row, text_of
@@ -21,11 +21,14 @@ def classification(bundle: Bundle, data: Data) -> Quality:
     """
     rows = data.rows(["text", "label"])
     logits, truth = classified(bundle, rows, data.place)
+    scores = {"label": truth, "found": logits.argmax(axis=1)}
     return Quality(
-        {"label": truth, "found": logits.argmax(axis=1)},
-        _accuracy_and_f1,
+        scores,
+        accuracy_and_f1(scores),
         {"texts": len(rows)},
         data.groups(rows),
+        strata="label",
+        aggregate_of=accuracy_and_f1,
     )
 
 
@@ -42,20 +45,26 @@ def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndar
     return classifier.logits(texts), truth
 
 
-def _accuracy_and_f1(scores: Scores) -> dict[str, float]:
-    truth, found = scores["label"], scores["found"]
-    return {
-        "accuracy": 100 * float((found == truth).mean()),
-        "macro_f1": 100 * macro_f1(truth, found),
-    }
+def accuracy_and_f1(scores: Scores) -> Aggregate:
+    """Accuracy and macro F1 of resamples of some rows, whose classes are those of all the rows."""
+    classes = np.union1d(scores["label"], scores["found"])
+
+    def aggregate(drawn: Scores) -> dict[str, float]:
+        truth, found = drawn["label"], drawn["found"]
+        return {
+            "accuracy": 100 * float((found == truth).mean()),
+            "macro_f1": 100 * macro_f1(truth, found, classes),
+        }
+
+    return aggregate
 
 
-def macro_f1(truth: np.ndarray, found: np.ndarray) -> float:
-    """Mean F1 of the classes that occur in either list [n] of class numbers, each weighing alike.
+def macro_f1(truth: np.ndarray, found: np.ndarray, classes: np.ndarray) -> float:
+    """Mean F1 of some classes, each weighing alike, by two lists [n] of their numbers.
 
-    F1 = 2 TP / (2 TP + FP + FN).
+    F1 = 2 TP / (2 TP + FP + FN), and 0 for a class that is in neither list.
     """
-    classes = int(max(truth.max(), found.max())) + 1
-    hits = np.bincount(truth[truth == found], minlength=classes)
-    both = np.bincount(truth, minlength=classes) + np.bincount(found, minlength=classes)
-    return float((2 * hits[both > 0] / both[both > 0]).mean())
+    count = int(classes.max()) + 1
+    hits = np.bincount(truth[truth == found], minlength=count)
+    both = np.bincount(truth, minlength=count) + np.bincount(found, minlength=count)
+    return float((2 * hits[classes] / np.maximum(both[classes], 1)).mean())

@@ -50,7 +50,9 @@ class MeasureSettings(Settings):
         None, description="A quality measure on data of the user's, beside held-out text."
     )
     data: str | None = Field(None, description="The file that the quality measure reads.")
-    limit: int | None = Field(None, ge=1, description="Rows or windows of it at most.")
+    limit: int | None = Field(
+        None, ge=1, description="Rows of it at most, drawn by a seed; or its first windows."
+    )
 
 
 class Requirements(Settings):

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,20 @@ class Corpus:
             if self.groups is not None:
                 content.update(f"{self.groups[number]}\0".encode())
         return content.hexdigest()[:16]
+
+    def facts(self, kind: str) -> dict[str, Any]:
+        """What a record says of the text, as a model of a kind reads it; plain JSON values."""
+        found: dict[str, Any] = {
+            "source": self.source,
+            "documents": len(self.documents),
+            "digest": self.digest,
+        }
+        if kind == "sentences":
+            found |= {
+                "sentences": len(self.sentences.texts),
+                "left_out": self.sentences.left_out,
+            }
+        return found
 
     def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
         """Training and held-out documents, apart; round(share * n) are held out, at least one.
@@ -112,6 +127,15 @@ def read_corpus(
         groups if len(parts) > 1 or group_field else None,
         language,
     )
+
+
+def text_line(facts: Mapping[str, Any]) -> str:
+    """What `Corpus.facts` says, in words."""
+    line = f"{facts['documents']:,} texts from {facts['source']}"
+    if "sentences" not in facts:
+        return line
+    left_out = ", ".join(f"{count:,} {why}" for why, count in facts["left_out"].items())
+    return f"{line}: {facts['sentences']:,} sentences; left out: {left_out or 'nothing'}"
 
 
 def _read_source(

@@ -17,7 +17,7 @@ class TextSettings(Settings):
         "package:NAME for a Python package that carries .txt files or WordNet's database, or the "
         "id of a Hugging Face dataset.",
     )
-    fields: dict[Literal["text", "label"], str] = Field(
+    fields: dict[str, str] = Field(
         {},
         description="The rows' own names of the fields text and label, such as {label: category}; "
         "--field sets them.",
@@ -77,6 +77,13 @@ class TextSettings(Settings):
             if any(share < 0 for share in self.shares.values()) or not any(self.shares.values()):
                 raise ValueError("shares must not be negative, nor all of them zero")
         return self
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, fields: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(fields.keys() - {"text", "label"}):
+            raise ValueError(f"a build reads the fields text and label, and no {unknown[0]}")
+        return fields
 
     @field_validator("data", mode="before")
     @classmethod
