@@ -5,7 +5,8 @@
 One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
 an interrupted run goes on. The rows beside minilm and minilm-fast take as long in all as they: a
 one-shot Fisher cut, whose recovery gets pruning's time too, and the cubic budget with the same
-saliency. No STS-B sentence takes part in building: it is read when the bundle is finished.
+saliency. finetune_classifier.py makes the classifiers. No STS-B sentence takes part in building: it
+is read when the bundle is finished.
 """
 
 import argparse
@@ -45,6 +46,8 @@ class Row:
     variant: str = "momentum-variance"
     overrides: tuple[str, ...] = ()
     model: str | None = None
+    fields: tuple[str, ...] = ()
+    """NAME=YOURS, each."""
     limit: int | None = None
     beside: str | None = None
     """The row whose time this one gets."""
@@ -80,6 +83,17 @@ def rows(work: Path) -> list[Row]:
             "classification",
             "classify/sst2.dev.jsonl",
             model=str(work / "sst2-minilm"),
+        )
+    )
+    made.append(
+        Row(
+            "classifier, 77 intents",
+            "classifier",
+            "classify/intents77.train.csv",
+            "classification",
+            "classify/intents77.dev.csv",
+            model=str(work / "intents77-minilm"),
+            fields=("label=category",),
         )
     )
     for recipe, variant in (("smollm2", "one-shot Fisher"), ("smollm2-sparse", "SparseGPT")):
@@ -118,6 +132,8 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
     command += ["--output", str(output)]
     command += ["--data", str(data / row.text)] if row.text else []
     command += ["--model", row.model] if row.model else []
+    for field in row.fields:
+        command += ["--field", field]
     for override in overrides:
         command += ["--set", override]
     started = time.monotonic()
@@ -128,7 +144,8 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
     seconds = time.monotonic() - started
     bundle, original = output / "bundle", output / "original"
     speed = compare(bundle, original, BenchSettings(time_limit=40.0))
-    quality = evaluate(bundle, row.task, data / row.data, row.limit, original)
+    fields = dict(field.split("=") for field in row.fields)
+    quality = evaluate(bundle, row.task, data / row.data, row.limit, original, fields=fields)
     facts = asdict(row)
     for result in (speed["candidate"], speed["baseline"], quality, facts):
         _forget_places(result, (data, work))

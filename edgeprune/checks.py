@@ -29,6 +29,7 @@ from edgeprune.targets.format_times import form_name
 from edgeprune.text.batches import open_tokenizer
 from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import Row, number_of, text_of
+from edgeprune.text.labels import label_names, label_number
 from edgeprune.text.samplers import share_out
 
 
@@ -131,14 +132,18 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
             f"measure.task is {task}, which does not fit {checkpoint.task}: "
             f"take {' or '.join(fitting)}."
         )
-    _read(task, Data(data, recipe.measure.limit))
+    rows = _read(task, Data(data, recipe.measure.limit, fields=recipe.measure.fields))
+    if task == "classification":
+        names = label_names(checkpoint.config)
+        for row in rows:
+            label_number(row["label"], names, data)
 
 
-def _read(task: str, data: Data) -> None:
-    """Read what a measure would read."""
+def _read(task: str, data: Data) -> list[Row]:
+    """Read what a measure would read; its rows, where it reads rows."""
     if task == "perplexity":
         data.documents()
-        return
+        return []
     if task == "generation" and "choices" in data.rows([])[0]:
         task = "choice"
     rows = data.rows(list(_FIELDS[task]))
@@ -147,6 +152,7 @@ def _read(task: str, data: Data) -> None:
             read(row, field, data.place)
     if task == "choice":
         read_items(rows, data.place)
+    return rows
 
 
 def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:

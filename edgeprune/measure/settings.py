@@ -50,6 +50,9 @@ class MeasureSettings(Settings):
         None, description="A quality measure on data of the user's, beside held-out text."
     )
     data: str | None = Field(None, description="The file that the quality measure reads.")
+    fields: dict[str, str] = Field(
+        {}, description="Its own names of the fields that the measure reads."
+    )
     limit: int | None = Field(
         None, ge=1, description="Rows of it at most, drawn by a seed; or its first windows."
     )

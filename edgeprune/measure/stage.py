@@ -1,7 +1,8 @@
 """The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ class Question:
     limit: int | None = None
     window: int | None = None
     called: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, place: Path, original: Path) -> dict[str, Any]:
         """What `evaluate` finds."""
-        found = evaluate(place, self.measure, self.data, self.limit, original, self.window)
+        found = evaluate(
+            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
+        )
         return found | ({"data": self.called} if self.called else {})
 
 
@@ -88,7 +92,9 @@ def _questions(build: Build, held: Path) -> list[Question]:
     ]
     if settings.task:
         assert settings.data is not None
-        questions.append(Question(settings.task, settings.data, settings.limit))
+        questions.append(
+            Question(settings.task, settings.data, settings.limit, fields=settings.fields)
+        )
     return questions
 
 
