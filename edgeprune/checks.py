@@ -241,10 +241,10 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
 
 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
-    """Count tokens until there are enough for one window."""
+    """Count the text's own tokens until there are enough for one window."""
     count = 0
     for document in part.documents:
-        count += len(tokenizer.encode(document).ids)
+        count += len(tokenizer.encode(document, add_special_tokens=False).ids)
         if count >= length:
             return
     raise UserError(
