@@ -97,6 +97,15 @@ def test_every_script_has_sentences(text, expected):
     assert sentences(text) == expected
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    ["第{}只猫坐在很大的垫子上。", "“第{}只猫坐在很大的垫子上！”", "the cat number {} sat down. "],
+)
+def test_a_book_on_one_line_loses_no_sentence(sentence):
+    every = [sentence.format(number) for number in range(2000)]
+    assert sentences("".join(every)) == [each.strip() for each in every]
+
+
 def test_a_language_knows_its_abbreviations():
     text = "Die Bahn wurde am 3. August eröffnet. Sie fährt heute noch."
     assert sentences(text, language="de") == [

@@ -25,6 +25,13 @@ _OTHER_ENDS = re.compile(
     r"|(?<=[\u17d4\u17d5\u0f0d])\s*(?=[^\s\u17d4\u17d5\u0f0d])"
 )
 
+# sentencex takes a time that grows with the square of a line: a book on one is read in parts that
+# end with a sentence, else with a word.
+_PART = re.compile(
+    r".{1,4000}(?:[。！？][”’」』）]*|[.!?।؟۔]\s)|.{1,4000}(?:\s|$)|.{1,4000}", re.DOTALL
+)
+_LONG = 4000
+
 # Letters of scripts that part no words, and how many make an average one: two of Chinese and
 # Japanese, five of Thai, Lao, Burmese, Khmer and Tibetan, whose vowels count.
 _EAST = r"\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -99,9 +106,10 @@ def fragment(text: str, rng: np.random.Generator) -> str:
 
 def _pieces(document: str, language: str | None) -> Iterator[str]:
     for line in document.splitlines():
-        for sentence in sentencex.segment(language or _language(line), line.strip()):
-            parts = [sentence] if sentence.isascii() else _OTHER_ENDS.split(sentence)
-            yield from filter(None, map(str.strip, parts))
+        for part in [line] if len(line) <= _LONG else _PART.findall(line):
+            for sentence in sentencex.segment(language or _language(part), part.strip()):
+                ends = [sentence] if sentence.isascii() else _OTHER_ENDS.split(sentence)
+                yield from filter(None, map(str.strip, ends))
 
 
 def _language(line: str) -> str:
