@@ -34,8 +34,8 @@ class Windows:
     def conditions(self) -> dict[str, int]:
         """How many there are, and their tokens."""
         count, window = self.ids.shape
-        opened = {"opening_tokens": self.opening} if self.opening else {}
-        return {"windows": count, "window_tokens": window, **opened}
+        more = {"opening_tokens": self.opening} if self.opening else {}
+        return {"windows": count, "window_tokens": window, **more}
 
 
 def token_windows(bundle: Bundle, data: Data, window: int, stride: int | None = None) -> Windows:

@@ -164,7 +164,7 @@ def _read_source(
         return Corpus(source, read_texts(path))
     else:
         rows = read_rows(path, ["text", *needed], fields)
-    if any(row.get("text_pair") is not None for row in rows):
+    if any(row.get("text_pair") for row in rows):
         raise UserError(
             f"{source} has pairs, rows with a field 'text_pair', and a build reads single texts: "
             "leave the field out, or give each text a row of its own."
