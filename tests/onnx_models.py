@@ -64,9 +64,7 @@ def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "s
     return _assets(folder, {"architectures": ["XForSequenceClassification"], "id2label": names})
 
 
-def decoder_folder(
-    folder: Path, shared: bool = False, opens: bool = True, **config: Any
-) -> Path:
+def decoder_folder(folder: Path, shared: bool = False, opens: bool = True, **config: Any) -> Path:
     """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
 
     Args:
