@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow gate lint clean
 
 demo: $(VENV)/.build
-	$(BIN)/edgeprune build minilm --output build/demo
+	$(BIN)/edgeprune build encoder --output build/demo
 
 test: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow"

@@ -3,7 +3,7 @@
     EDGEPRUNE_DATA=<folder> python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
 
 One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
-an interrupted run goes on. The rows beside minilm and minilm-fast take as long in all as they: a
+an interrupted run goes on. The rows beside encoder and encoder-fast take as long in all as they: a
 one-shot Fisher cut, whose recovery gets pruning's time too, and the cubic budget with the same
 saliency. No STS-B sentence takes part in building: it is read when the bundle is finished.
 """
@@ -55,7 +55,7 @@ def rows(work: Path) -> list[Row]:
     made = []
     sts = {"task": "sts", "data": "pairs/stsb.dev.jsonl"}
     for text, label in ((None, ""), (WIKI, ", wikitext")):
-        for recipe in ("minilm", "minilm-fast"):
+        for recipe in ("encoder", "encoder-fast"):
             name = f"{recipe}{label}"
             made.append(Row(name, recipe, text, **sts))
             made.append(
@@ -70,8 +70,8 @@ def rows(work: Path) -> list[Row]:
             )
             one = {"variant": "one-shot Fisher", "beside": name}
             made.append(Row(f"{name}, one-shot", recipe, text, **one, **sts))
-    made.append(Row("minilm-int8", "minilm-int8", None, variant="nothing removed", **sts))
-    made.append(Row("minilm-sparse", "minilm-sparse", None, variant="a cut, then blocks", **sts))
+    made.append(Row("encoder-int8", "encoder-int8", None, variant="nothing removed", **sts))
+    made.append(Row("encoder-sparse", "encoder-sparse", None, variant="a cut, then blocks", **sts))
     made.append(
         Row(
             "classifier",
@@ -82,7 +82,8 @@ def rows(work: Path) -> list[Row]:
             model=str(work / "sst2-minilm"),
         )
     )
-    for recipe, variant in (("smollm2", "one-shot Fisher"), ("smollm2-sparse", "SparseGPT")):
+    decoders = {"decoder": "one-shot Fisher", "decoder-int4": "GPTQ", "decoder-sparse": "SparseGPT"}
+    for recipe, variant in decoders.items():
         valid = "text/wikitext2.valid.txt"
         made.append(Row(recipe, recipe, WIKI, "perplexity", valid, variant, limit=64))
     # The main rows first: the comparisons beside them can be interrupted.

@@ -400,7 +400,7 @@ def serve(bundle: str, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("recipe", default="minilm")
+@click.argument("recipe", default="encoder")
 @click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
 @click.option(
     "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."

@@ -25,7 +25,16 @@ from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
 from edgeprune.text.settings import TextSettings
 
-DEFAULT = "minilm"
+DEFAULT = "encoder"
+ALIASES = {
+    "minilm": "encoder",
+    "minilm-int8": "encoder-int8",
+    "minilm-fast": "encoder-fast",
+    "minilm-sparse": "encoder-sparse",
+    "smollm2": "decoder",
+    "smollm2-sparse": "decoder-sparse",
+}
+"""Names that recipes had in earlier versions -> those that they have."""
 # The stages whose settings depend on a method.
 _PRUNING = ("prune", "sparsify")
 
@@ -191,7 +200,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: there is none, it is not YAML, or a setting is unknown or out of range.
     """
-    file = shipped().get(name, Path(name).expanduser())
+    file = shipped().get(ALIASES.get(name, name), Path(name).expanduser())
     if not file.is_file():
         raise UserError(
             f"There is no recipe {name!r}{_nearest(name, shipped())} Those that ship are: "

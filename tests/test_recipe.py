@@ -15,6 +15,7 @@ import edgeprune
 from edgeprune.errors import UserError
 from edgeprune.prune.methods import METHODS
 from edgeprune.recipe import (
+    ALIASES,
     DEFAULT,
     STAGES,
     Recipe,
@@ -27,12 +28,13 @@ from edgeprune.recipe import (
 
 SHIPPED = (
     "classifier",
-    "minilm",
-    "minilm-fast",
-    "minilm-int8",
-    "minilm-sparse",
-    "smollm2",
-    "smollm2-sparse",
+    "decoder",
+    "decoder-int4",
+    "decoder-sparse",
+    "encoder",
+    "encoder-fast",
+    "encoder-int8",
+    "encoder-sparse",
 )
 
 
@@ -52,8 +54,21 @@ def refused(content: str, folder: Path, *overrides: str) -> str:
 
 
 def test_these_recipes_ship():
-    assert set(shipped()) == set(SHIPPED)
+    assert set(shipped()) >= set(SHIPPED)
     assert DEFAULT in SHIPPED
+
+
+@pytest.mark.parametrize(("earlier", "name"), ALIASES.items())
+def test_a_recipe_is_found_by_its_earlier_name(earlier, name):
+    assert read_recipe(earlier) == read_recipe(name)
+    assert earlier not in shipped()
+
+
+def test_no_recipe_speaks_of_a_model_that_it_may_not_be_given():
+    """`model` is a default; what a recipe says of itself holds for any model."""
+    for name in shipped():
+        described = read_recipe(name).description
+        assert not re.search(r"SmolLM2|all-MiniLM", described), name
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -71,12 +86,13 @@ def test_a_shipped_recipe_prunes_as_it_says(name):
     """What the description promises is what the settings hold."""
     recipe = read_recipe(name)
     assert recipe.quantize is not None
-    if name == "minilm-int8":
+    if name in ("encoder-int8", "decoder-int4"):
         assert (recipe.prune, recipe.cut, recipe.recover) == (None, None, None)
-    elif name == "smollm2":
+        assert recipe.quantize.weights == name.rpartition("-")[-1]
+    elif name == "decoder":
         assert recipe.prune is None
         assert recipe.cut.channels > 0
-    elif name == "smollm2-sparse":
+    elif name == "decoder-sparse":
         assert (recipe.prune.method, recipe.prune.pattern) == ("sparsegpt", "4x16")
         assert recipe.quantize.sparse
         assert recipe.quantize.tokens == 1
@@ -90,7 +106,7 @@ def test_a_shipped_recipe_prunes_as_it_says(name):
 def test_sparse_means_blocks_after_the_cut():
     names = [entry.name for entry in STAGES]
     assert names.index("cut") < names.index("sparsify") < names.index("recover")
-    recipe = read_recipe("minilm-sparse")
+    recipe = read_recipe("encoder-sparse")
     assert recipe.prune.gated
     assert recipe.sparsify.pattern == "4x16"
     assert recipe.sparsify.budget == "mv"
@@ -98,7 +114,7 @@ def test_sparse_means_blocks_after_the_cut():
 
 
 def test_deeper_means_deeper():
-    deep, usual = (read_recipe(name).prune for name in ("minilm-fast", "minilm"))
+    deep, usual = (read_recipe(name).prune for name in ("encoder-fast", "encoder"))
     assert deep.sparsity > usual.sparsity
     assert deep.head_sparsity > usual.head_sparsity
 
@@ -112,8 +128,8 @@ def test_every_stage_names_a_function():
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(UserError, match=r"no recipe 'minlm'; did you mean 'minilm'\?") as error:
-        read_recipe("minlm")
+    with pytest.raises(UserError, match=r"no recipe 'encodr'; did you mean 'encoder'\?") as error:
+        read_recipe("encodr")
     assert all(name in str(error.value) for name in SHIPPED)
 
 
@@ -240,7 +256,7 @@ def test_set_reaches_every_depth_and_adds_stages(tmp_path):
 @pytest.mark.parametrize("off", ["off", "no", "false", '"off"'])
 def test_a_stage_is_left_out_by_off(off, tmp_path):
     assert read_recipe(write(tmp_path, f"recover: {off}\ncut: {{}}")).recover is None
-    assert read_recipe("minilm", [f"recover={off}"]).recover is None
+    assert read_recipe("encoder", [f"recover={off}"]).recover is None
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4x16", "12:16"])
@@ -248,7 +264,7 @@ def test_a_pattern_needs_no_quotes(pattern, tmp_path):
     """To YAML 1.1, 2:4 is a number to the base of sixty."""
     recipe = read_recipe(write(tmp_path, f"prune: {{pattern: {pattern}}}"))
     assert recipe.prune.pattern == pattern
-    assert read_recipe("minilm", [f"prune={{pattern: {pattern}}}"]).prune.pattern == pattern
+    assert read_recipe("encoder", [f"prune={{pattern: {pattern}}}"]).prune.pattern == pattern
     assert read_recipe(write(tmp_path, recipe.to_yaml())) == recipe
 
 
@@ -340,11 +356,11 @@ def test_explain_covers_every_setting_with_a_description(method):
 
 
 def test_explain_shows_what_a_recipe_changed():
-    rows = {name: (value, default) for name, value, default, _ in explain(read_recipe("minilm"))}
+    rows = {name: (value, default) for name, value, default, _ in explain(read_recipe("encoder"))}
     assert rows["prune.sparsity"] == ("0.57", "0.5")
-    assert rows["recover.steps"] == (str(read_recipe("minilm").recover.steps), "1000")
+    assert rows["recover.steps"] == (str(read_recipe("encoder").recover.steps), "1000")
     assert "cut.score" in rows
-    int8 = [name for name, *_ in explain(read_recipe("minilm-int8"))]
+    int8 = [name for name, *_ in explain(read_recipe("encoder-int8"))]
     assert not [name for name in int8 if name.startswith(("prune.", "cut.", "recover."))]
 
 
