@@ -2,10 +2,11 @@
 
     EDGEPRUNE_DATA=<folder> python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
 
-One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
-an interrupted run goes on. The rows beside encoder and encoder-fast take as long in all as they: a
-one-shot Fisher cut, whose recovery gets pruning's time too, and the cubic budget with the same
-saliency. No STS-B sentence takes part in building: it is read when the bundle is finished.
+One line of JSON a row in benchmarks/results/recipes.jsonl, some of which dry runs and `edgeprune
+recipes` show; a row that is there is not run again, so an interrupted run goes on. The rows beside
+encoder and encoder-fast take as long in all as they: a one-shot Fisher cut, whose recovery gets
+pruning's time too, and the cubic budget with the same saliency. No STS-B sentence takes part in
+building: it is read when the bundle is finished.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.evaluate.measures import evaluate
 from edgeprune.recipe import read_recipe
+from edgeprune.report import builds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.jsonl"
@@ -106,6 +108,7 @@ def main() -> None:
         if wanted and row.name not in done:
             done[row.name] = measure(row, Path(str(data)), given.work, done)
             add_result(RESULTS, done[row.name])
+    builds.write(done)
     print(table(done))
 
 

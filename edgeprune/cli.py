@@ -409,6 +409,7 @@ def serve(bundle: str, **options: Any) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
+@click.option("--all", "every", is_flag=True, help="In a dry run, every setting as well.")
 @click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
 def build(
     recipe: str,
@@ -418,6 +419,7 @@ def build(
     overrides: tuple[str, ...],
     seed: int | None,
     dry_run: bool,
+    every: bool,
     fresh: bool,
 ) -> None:
     """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file."""
@@ -428,7 +430,7 @@ def build(
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
     if dry_run:
-        terminal.show_preview(prepared)
+        terminal.show_preview(prepared, every)
         return
     outcome = pipeline.run(prepared, fresh)
     terminal.show_outcome(outcome)

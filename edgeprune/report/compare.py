@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import UserError
-from edgeprune.report.figures import WORK, Cell, cell, faster
+from edgeprune.report.figures import WORK, Cell, cell, changed, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
@@ -54,7 +54,7 @@ def _table(records: Sequence[Record]) -> Section:
         rows.append(
             [
                 record.name,
-                *map(faster, known),
+                *map(times, known),
                 f"{mine['model_bytes'] / 1e6:.1f}",
                 f"{mine['peak_memory_bytes'] / 1e6:.0f}",
                 _quality(score, alone=len(words) == 1),
@@ -77,7 +77,7 @@ def _quality(quality: Quality, alone: bool) -> Cell:
 
 def _change(quality: Quality) -> Cell:
     """The paired difference to the original, where the measure is a model's own."""
-    return cell(quality.difference, "+") if quality.difference else Cell("–")
+    return changed(quality.key, quality.difference) if quality.difference else Cell("–")
 
 
 def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:

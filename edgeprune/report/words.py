@@ -1,7 +1,12 @@
 """Numbers as words: sizes, counts, and significant digits."""
 
 import math
+from collections.abc import Sequence
 
+MEDIANS_APART = (
+    "medians are over all turns, and the ratio over pairs of neighbouring ones, which a changing "
+    "machine moves less"
+)
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -42,6 +47,6 @@ def _order(size: float) -> int:
     return math.floor(math.log10(size))
 
 
-def listed(parts: list[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
     """One, two and three."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

@@ -16,9 +16,6 @@ def pruning(record: Record) -> list[Section]:
         for stage in ("prune", "sparsify")
         for pool in record.stage(stage).get("pools", [])
     ]
-    if not pools:
-        text = "Nothing was pruned while training, so there is no budget to follow."
-        return [Section("pruning", "Pruning trajectory", text=text)]
     found = []
     for stage, pool in pools:
         updates = pool["trajectory"]
@@ -80,8 +77,7 @@ def training(record: Record) -> Section:
                 for row in checks
             ]
             tables.append(Table(head, listed, folded=f"{stage} in numbers"))
-    text = "" if pictures else "Nothing was trained."
-    return Section(name, title, pictures, tables, text)
+    return Section(name, title, pictures, tables)
 
 
 def passes(record: Record) -> Section:
