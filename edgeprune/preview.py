@@ -43,7 +43,10 @@ def expected(recipe: Recipe, checkpoint: Checkpoint) -> Expected:
     left, target = after_cut(anatomy, recipe), find(recipe.target)
     plan = _plan(left, recipe.quantize or _PLAIN, target)
     result = Made(
-        model_name(checkpoint.name), _removed(anatomy, recipe), _steps(recipe), _formats(plan)
+        model_name(checkpoint.name),
+        _removed(anatomy, recipe),
+        _steps(recipe),
+        _formats(plan, recipe),
     )
     facts = [("size", _size_line(anatomy, left, plan, recipe))]
     if known := built(recipe):
@@ -181,7 +184,10 @@ def _steps(recipe: Recipe) -> int:
     return sum(getattr(stage, "steps", 0) for stage in stages if stage)
 
 
-def _formats(plan: Plan) -> list[str]:
+def _formats(plan: Plan, recipe: Recipe) -> list[str]:
+    """What the weights would be stored in; of mixed, which are in what is not known."""
+    if recipe.quantize and recipe.quantize.weights == "mixed":
+        return ["INT8", "INT4"]
     weights: dict[int, int] = {}
     for entry in plan:
         if entry.tied_to is None:

@@ -18,6 +18,8 @@ from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
 from edgeprune.cli import main
 from edgeprune.report.canvas import SERIES
+from edgeprune.report.figures import faster
+from edgeprune.report.made import made
 from edgeprune.report.others import joined, read_others
 from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
@@ -164,7 +166,7 @@ def test_the_numbers_are_the_records(page: Page, did: dict[str, Any]) -> None:
             f"({times[side]['interval_ms'][0]:.2f} to {times[side]['interval_ms'][1]:.2f})"
             for side in ("baseline", "candidate")
         ),
-        f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        str(faster(Known(ratio["value"], ratio["low"], ratio["high"]))),
     ]
     its, mine = (speed[side]["model_bytes"] for side in ("baseline", "candidate"))
     assert table["graph and data"] == [
@@ -317,10 +319,10 @@ def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
     (copy / "report.json").write_text(json.dumps(content))
     assert run("report", copy).exit_code == 0
     page = Page(copy / "report.html")
-    assert "Nothing was cut" in page.text("layers")
-    assert "Nothing was quantized" in page.text("formats")
-    assert "Nothing was pruned" in page.text("pruning")
-    assert "Nothing was trained" in page.text("training")
+    gone = {"layers", "formats", "sensitivity", "prune-channels", "prune-heads", "training"}
+    assert gone.isdisjoint(page.sections)
+    assert all(link.attrs["href"][1:] in page.sections for link in page.tree.query("nav a"))
+    assert "Nothing removed, nothing trained, weights in float32." in page.text()
 
 
 @pytest.mark.parametrize(
@@ -432,9 +434,12 @@ def test_the_preview_copies_the_recipe_and_names_paths_as_they_are(
     out = tmp_path / "out [v2] [/x] :smile:"
     model, data = model_folder(tmp_path / "model"), text_file(tmp_path / "t [old].txt")
     arguments = ("build", recipe, "--model", model, "--data", data, "--output", out, "--dry-run")
-    done = run(*arguments)
+    brief, done = run(*arguments), run(*arguments, "--all")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith(f"{out}.")
+    for shown_ in (brief, done):
+        assert shown_.stdout.splitlines()[0] == "model, cut and in INT8 and INT4"
+        assert shown_.stdout.splitlines()[-1].endswith(f"{out}.")
+    assert "calibration_samples" not in brief.stdout
     shown = read_recipe(str(recipe), []).to_yaml().splitlines()
     printed = done.stdout.splitlines()
     assert [line for line in shown if line not in printed and "package:" not in line] == []
@@ -461,6 +466,46 @@ def test_text_of_others_is_text(copy: Path) -> None:
     page = Page(copy / "report.html")
     assert page.tree.query("script") == []
     assert evil in page.text()
+
+
+def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
+    """They are of the model and its measurement; the recipe's own words are nowhere."""
+    content = json.loads((copy / "report.json").read_text())
+    content["recipe"] |= {
+        "description": "For quality close to the original's.",
+        "require": {"speedup": 1e6, "cosine": 0.0, "megabytes": None, "drop": None},
+    }
+    (copy / "report.json").write_text(json.dumps(content))
+    assert run("report", copy).exit_code == 0
+    page = Page(copy / "report.html")
+    record = open_record(copy)
+    [heading] = page.tree.query("h1")
+    assert heading.to_text() == made(record).title == "model, cut and in INT8 and INT4"
+    [verdict] = page.tree.query(".verdict")
+    assert "1 requirement of 2 missed" in verdict.to_text()
+    assert "worse" in verdict.attrs["class"]
+    assert next(iter(page.sections)) == "required"
+    rows = {row[0]: row[1:] for row in page.cells("required") if row}
+    assert rows["speed"][0] == "at least 1000000x as fast"
+    assert [row[-1] for row in rows.values()] == ["missed", "met"]
+    assert "close to the original's" not in page.text("result")
+    assert Page(built / "report.html").tree.query(".verdict") == []
+
+
+def test_a_slower_result_is_shown_as_a_loss(copy: Path) -> None:
+    def slower(stages: dict[str, Any]) -> None:
+        found = stages["measure"]["speed"]["measures"]["encoder"]
+        found["ratio"].update(value=0.75, low=0.74, high=0.76)
+
+    change(copy, slower)
+    assert run("report", copy).exit_code == 0
+    page = Page(copy / "report.html")
+    assert "1.33x slower" in page.text("result")
+    assert page.sections["result"].query(".worse")[0].to_text() == "1.33x slower"
+    speed = page.tree.query(".tile")[0]
+    assert "slower" in speed.to_text()
+    assert len(speed.query(".worse")) == 1
+    assert "slower" in page.sections["quality-and-speed"].query("svg")[0].to_text()
 
 
 # Peers -----------------------------------------------------------------------------------------

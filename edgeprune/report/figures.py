@@ -8,7 +8,7 @@ from edgeprune.report.records import Known, Record, data_name, ratio
 from edgeprune.report.words import MEDIANS_APART, known, listed, many, number, size
 
 WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
-_SAME_SIZE = 0.005
+_SAME_SIZE = 1.01
 Tone = Literal["", "better", "worse"]
 
 
@@ -119,11 +119,15 @@ def speed_tone(found: Known) -> Tone:
 
 def smaller(its: float, mine: float) -> Cell:
     """How many times smaller, or larger, bytes became."""
-    if abs(its / mine - 1) < _SAME_SIZE:
+    factor = max(its, mine) / min(its, mine)
+    if factor < _SAME_SIZE:
         return Cell("as large")
-    if its >= mine:
-        return Cell(f"{_fold(its / mine)}x smaller", tone="better")
-    return Cell(f"{_fold(mine / its)}x larger", tone="worse")
+    shown = f"{factor:.1f}" if factor >= 1.05 else f"{factor:.2f}"
+    return (
+        Cell(f"{shown}x smaller", tone="better")
+        if mine < its
+        else Cell(f"{shown}x larger", tone="worse")
+    )
 
 
 def changed(key: str, found: Known) -> Cell:
@@ -146,11 +150,6 @@ def _median(side: dict[str, Any]) -> Cell:
 
 def _smaller(what: str, its: float, mine: float) -> Row:
     return Row(what, Cell(size(its)), Cell(size(mine)), smaller(its, mine))
-
-
-def _fold(factor: float) -> str:
-    """A factor with as many decimals as tell it from 1."""
-    return f"{factor:.1f}" if factor >= 1.05 else f"{factor:.2f}"
 
 
 def _quality_rows(quality: dict[str, Any]) -> list[Row]:

@@ -59,9 +59,7 @@ class Made:
     @property
     def sentence(self) -> str:
         """Shares, steps and formats."""
-        removed = (
-            f"{listed(list(map(str, self.removed)))} removed" if self.removed else "nothing removed"
-        )
+        removed = f"{listed(list(map(str, self.removed))) or 'nothing'} removed"
         trained = f"{many(self.steps, 'step')} of distillation" if self.steps else "nothing trained"
         stored = f"weights in {listed(self.formats or ['float32'])}"
         text = f"{removed}, {trained}, {stored}."
