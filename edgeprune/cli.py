@@ -98,7 +98,7 @@ def _print(table: "RenderableType") -> None:
     """Print a table, with what users name as it is, brackets and all."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table, crop=False)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
@@ -466,12 +466,13 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="Every setting of one; every method of all.")
 @_json_option
-def recipes(name: str | None, json_file: str | None) -> None:
-    """List the recipes that ship, or explain one with every setting and its default."""
+def recipes(name: str | None, every: bool, json_file: str | None) -> None:
+    """List the recipes that ship, or show one: its file, and what it sets."""
     from edgeprune.report import recipes as pages
 
-    result = pages.one(name) if name else pages.all_of_them()
+    result = pages.one(name, every) if name else pages.all_of_them(every)
     _show(result, pages.table(result), json_file)
 
 

@@ -315,18 +315,18 @@ def explain(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     rows = []
     for key in ("model", "seed", "target"):
         field = Recipe.model_fields[key]
-        rows.append((key, str(getattr(recipe, key)), str(field.default), str(field.description)))
+        rows.append(
+            (key, _told(getattr(recipe, key)), _told(field.default), str(field.description))
+        )
     for stage in _stage_models():
         settings = getattr(recipe, stage)
         if settings is None:
             continue
         for key, field in type(settings).model_fields.items():
-            rows.append(
-                (
-                    f"{stage}.{key}",
-                    str(getattr(settings, key)),
-                    str(field.default),
-                    str(field.description),
-                )
-            )
+            value, default = getattr(settings, key), field.default
+            rows.append((f"{stage}.{key}", _told(value), _told(default), str(field.description)))
     return rows
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,5 +1,7 @@
 """Recipes: read, refused with a sentence, overridden, explained, written back."""
 
+import io
+import json
 import re
 import subprocess
 import sys
@@ -7,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
 
 import edgeprune
+from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.prune.methods import METHODS
 from edgeprune.recipe import (
@@ -25,6 +31,7 @@ from edgeprune.recipe import (
     shipped,
     validate,
 )
+from edgeprune.report.names import Name, parts_of
 
 SHIPPED = (
     "classifier",
@@ -394,3 +401,53 @@ def test_settings_files_import_no_torch():
     code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(run.stdout.split()) & {"torch", "transformers", "optimum", "safetensors"}
+
+
+# what is shown ---------------------------------------------------------------------------------
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(main, ["recipes", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_list_is_short_and_says_what_was_measured(monkeypatch):
+    listed = shown(monkeypatch)
+    assert all(name in listed for name in SHIPPED)
+    assert len(listed.splitlines()) < 80
+    assert "prune.method" not in listed
+    assert "prune.method" in shown(monkeypatch, "--all")
+    result = json.loads(shown(monkeypatch, "--json", "-"))
+    assert "5.07x faster" in result["recipes"]["encoder"]["measured"]
+    assert result["recipes"]["decoder-int4"]["measured"] == ""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_is_shown_by_its_file_and_what_it_sets(name, monkeypatch):
+    brief, every = shown(monkeypatch, name), shown(monkeypatch, name, "--all")
+    assert shipped()[name].read_text() in brief  # may be copied
+    assert len(brief.splitlines()) < 110 < len(every.splitlines())
+    settings = json.loads(shown(monkeypatch, name, "--json", "-"))["settings"]
+    assert all(row["value"] != row["default"] for row in settings)
+    every = json.loads(shown(monkeypatch, name, "--all", "--json", "-"))["settings"]
+    assert [row["setting"] for row in every] == [row[0] for row in explain(read_recipe(name))]
+
+
+def test_a_names_parts_stay_whole_however_narrow_the_terminal():
+    names = [row[0] for row in explain(read_recipe("encoder"))]
+    table = Table("setting", "meaning", box=None)
+    for name in names:
+        table.add_row(Name(name), "word " * 30)
+    console = Console(width=40, file=io.StringIO())
+    console.print(table)
+    found = console.file.getvalue()
+    pieces = {line.split()[0] for line in found.splitlines()[1:] if not line.startswith(" ")}
+    assert "".join(parts_of("a.b_c/d")) == "a.b_c/d"
+    for piece in pieces:
+        assert any(
+            re.search(rf"(?:^|[._/]){re.escape(piece)}", name)
+            and (piece[-1] in "._/" or name.endswith(piece))
+            for name in names
+        ), piece

@@ -113,8 +113,9 @@ def faster(found: Known) -> Cell:
 
 
 def speed_tone(found: Known) -> Tone:
-    """Whether the whole interval of a ratio of speeds is faster, or slower."""
-    return "better" if found.low > 1 else "worse" if found.high < 1 else ""
+    """Whether the whole interval of a ratio of speeds is faster, or slower, as it is shown."""
+    low, high = round(found.low, 2), round(found.high, 2)
+    return "better" if low > 1 else "worse" if high < 1 else ""
 
 
 def smaller(its: float, mine: float) -> Cell:

@@ -2,10 +2,12 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from edgeprune.report.names import breakable
+
 
 def environment() -> Environment:
     """Templates by name; those of HTML escape what they are given."""
-    return Environment(
+    found = Environment(
         loader=PackageLoader("edgeprune", "report/templates"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
@@ -13,3 +15,5 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    found.filters["breakable"] = breakable
+    return found

@@ -21,6 +21,8 @@ class Tile:
     figure: str
     what: str
     details: Sequence[str]
+    word: str = ""
+    """What the figure says, behind it: faster, slower, worse."""
     tone: Tone = ""
 
 
@@ -33,12 +35,12 @@ def tiles(record: Record) -> list[Tile]:
         its, mine = (times[side]["median_ms"] for side in ("baseline", "candidate"))
         what = {"encoder": "Speed", "prompt": "Speed, prompt", "decode": "Speed, decoding"}[work]
         figure, word = re.split(", | ", found.text, maxsplit=1)
-        details = [word, f"95 %: {found.interval}", f"{its:.2f} to {mine:.2f} ms"]
-        shown.append(Tile(figure, what, details, found.tone))
+        details = [f"95 %: {found.interval}", f"{its:.2f} to {mine:.2f} ms"]
+        shown.append(Tile(figure, what, details, word, found.tone))
     for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
         its, mine = (speed[side][key] for side in ("baseline", "candidate"))
         change = smaller(its, mine)
-        shown.append(Tile(size(mine), what, [f"from {size(its)}", change.text], change.tone))
+        shown.append(Tile(size(mine), what, [f"from {size(its)}", change.text], tone=change.tone))
     quality = Quality.of(record.main_quality)
     main, details = cell(quality.value), ["to the original"]
     if quality.difference and quality.original:
@@ -49,8 +51,7 @@ def tiles(record: Record) -> list[Tile]:
     if main.interval:
         details.insert(0, f"95 %: {main.interval}")
     figure, _, word = main.text.partition(", ")
-    details = [word, *details] if word else details
-    return [*shown, Tile(figure, quality.words.capitalize(), details, main.tone)]
+    return [*shown, Tile(figure, quality.words.capitalize(), details, word, main.tone)]
 
 
 def requirements(record: Record) -> list[Judged]:

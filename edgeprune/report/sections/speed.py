@@ -46,7 +46,8 @@ def required(record: Record) -> Section:
         ]
         for each in judged
     ]
-    tables = [Table(("requirement", "asked", "measured", ""), listed)] if judged else []
+    head = ("requirement", "asked", "measured", "")
+    tables = [Table(head, listed, words=frozenset({0, 1}))] if judged else []
     return Section("required", "What was required", tables=tables)
 
 
