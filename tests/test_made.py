@@ -225,7 +225,7 @@ def test_the_verdict_names_what_is_met_or_missed() -> None:
     assert verdict(requirements(found)) == "Every requirement is met: speed and mean cosine."
     found = measured(2.0, [COSINE], require={"speedup": 3, "cosine": 0.9})
     assert verdict(requirements(found)) == (
-        "1 requirement of 2 missed: encoder is 2.00x as fast; 3x was required."
+        "1 requirement of 2 missed: the model is 2.00x as fast as the original; 3x was required."
     )
     assert verdict(requirements(measured(2.0, [COSINE]))) == ""
 

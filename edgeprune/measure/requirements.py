@@ -52,7 +52,8 @@ def _speedup(speed: Mapping[str, Any], least: float) -> Judged:
         f"{shown}x",
         _ends(shown, [ratio["low"], ratio["high"]]),
         ratio["value"] >= least,
-        f"{work} is {shown}x as fast; {least:.15g}x was required",
+        f"{'the model' if work == 'encoder' else work} is {shown}x as fast as the original; "
+        f"{least:.15g}x was required",
     )
 
 
@@ -88,7 +89,7 @@ def _cosines(qualities: list[dict[str, Any]], least: float) -> Iterator[Judged]:
 def _drop(quality: Mapping[str, Any], most: float) -> Judged:
     key = next(iter(quality["difference"]))
     relative = key == "perplexity"
-    scale = -100 / quality["original"][key] if relative else -1
+    scale = 100 / quality["original"][key] if relative else -1
     lost = scale * quality["difference"][key]
     ends = quality.get("difference_interval", {}).get(key)
     shown, unit = _apart(lost, most, 2), " %" if relative else ""

@@ -17,6 +17,8 @@ from edgeprune.report.words import size
 
 # What users name, brackets and all, is printed as it is.
 _console = Console(highlight=False, markup=False, emoji=False)
+_WIDE = 100
+"""Columns from which on intervals stand beside their figures."""
 _WORSE = "red"
 """One colour, that light and dark terminals both show; the words say the same without it."""
 
@@ -59,36 +61,38 @@ def show_outcome(outcome: Outcome) -> None:
         _console.print(verdict(judged), style=f"bold {_WORSE}" if missed else "bold")
         required = Table("required", "asked", "measured", "", box=None, padding=(0, 2, 0, 0))
         for each in judged:
-            known = str(Cell(each.measured, each.interval))
-            met = Text("met") if each.met else Text("missed", style=_WORSE)
-            required.add_row(each.of, each.asked, known, met)
+            met = Cell("met") if each.met else Cell("missed", tone="worse")
+            known = Cell(each.measured, each.interval)
+            required.add_row(each.of, each.asked, _shown(known), _shown(met))
         _console.print(required)
     _console.print()
     table = Table("measured", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in comparison(record):
-        its = row.result.text if row.change.text else str(row.result)
-        table.add_row(row.what, row.original.text, its, _toned(row.change))
+        its = Cell(row.result.text) if row.change.text else row.result
+        table.add_row(row.what, row.original.text, _shown(its), _shown(row.change))
     _console.print(table)
     for line in (conditions(record), " ".join(meaning(record))):
         if line:
             _console.print(line, style="dim")
+    stages = folder / MARK
     for what, place in (
-        ("bundle", outcome.bundle),
-        ("original", outcome.original),
-        ("report", outcome.report),
+        ("bundle", str(outcome.bundle)),
+        ("original", str(outcome.original)),
+        ("report", str(outcome.report)),
         (
-            "stages",
-            f"{folder / MARK}, {size(_bytes(folder / MARK))}, which nothing above needs: "
-            "kept for the next build to go on from; delete it for the room",
+            MARK,
+            f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will",
         ),
     ):
         _console.print(f"{what:<9} {place}", soft_wrap=True)
 
 
-def _toned(cell: Cell) -> Text:
-    return Text(str(cell), style=_WORSE if cell.tone == "worse" else "")
+def _shown(cell: Cell) -> Text:
+    """A figure, with its interval beside it, or below where the terminal is narrow."""
+    text = str(cell) if _console.width >= _WIDE else f"{cell.text}\n{cell.interval}".rstrip()
+    return Text(text, style=_WORSE if cell.tone == "worse" else "")
 
 
 def _bytes(folder: Path) -> int:

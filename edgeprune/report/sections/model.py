@@ -79,7 +79,7 @@ def _summary(entries: Sequence[dict[str, Any]], kinds: dict[str, str]) -> Table:
 
 def _every(entries: Sequence[dict[str, Any]], errors: dict[str, Any]) -> Table:
     """A row for each tensor."""
-    head = ("tensor", "shape", "format", "bits", "MB, packed", "relative error")
+    head = ("tensor", "shape", "format", "bits", "MB", "error")
     listed = [
         [
             entry["name"],
@@ -91,9 +91,8 @@ def _every(entries: Sequence[dict[str, Any]], errors: dict[str, Any]) -> Table:
         ]
         for entry in entries
     ]
-    return Table(
-        head, listed, folded=f"All {many(len(entries), 'tensor')}", words=frozenset({0, 2})
-    )
+    title = f"All {many(len(entries), 'tensor')}, packed, with the relative error of rounding"
+    return Table(head, listed, folded=title, words=frozenset({0, 2}))
 
 
 def _entry(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
