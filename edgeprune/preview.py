@@ -199,9 +199,8 @@ def _size_line(anatomy: Anatomy, left: Anatomy, plan: Plan, recipe: Recipe) -> s
     """Bytes of the weights before and after."""
     settings = recipe.quantize
     sparse = settings and sparse_lines(recipe, find(recipe.target))
-    known = (
-        f"{size(_bytes(left, plan))}, from {size(_bytes(anatomy, plan_formats(anatomy, _PLAIN)))}"
-    )
+    before = _bytes(anatomy, plan_formats(anatomy, _PLAIN))
+    known = f"about {size(_bytes(left, plan))}, from {size(before)}"
     less = [
         (recipe.vocabulary, "the vocabulary's rows that leave"),
         (recipe.cut and recipe.cut.experts, "the experts that leave"),

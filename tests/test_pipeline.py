@@ -18,12 +18,16 @@ from safetensors.numpy import load_file
 from tiny_builds import RECIPE, model_folder, recipe_file, sentence_lines, text_file
 
 from edgeprune.bundle import Bundle
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import load_model
 from edgeprune.pipeline import LOCK, _locked
+from edgeprune.preview import after_cut
+from edgeprune.quantize.plan import Plan, plan_formats
 from edgeprune.recipe import read_recipe
 from edgeprune.runtime.embed import Embedder
+from edgeprune.targets import find
 
 KEPT = "kept from an earlier build"
 STAGES = ["load", "original", "prune", "cut", "recover", "quantize", "export", "rewrite", "measure"]
@@ -544,6 +548,20 @@ def test_a_budget_that_sparse_formats_may_meet_is_not_refused(recipe, site):
     mixed = ["quantize.weights=mixed", "quantize.average_bits=4.9"]
     sets = [part for each in (*mixed, *recipe) for part in ("--set", each)]
     assert site.build("never", "--dry-run", *sets).exit_code == (0 if recipe else 2)
+
+
+def test_the_dry_run_knows_the_bytes_of_what_is_built(site, output):
+    """Which units leave, only the text tells; how many, and what is left of the sizes, is known."""
+    recipe = read_recipe(str(site.recipe))
+    left = after_cut(open_checkpoint(str(site.model)).anatomy, recipe)
+    plan = plan_formats(left, recipe.quantize, find(recipe.target).weight_bits)
+    did = json.loads((stage(output, "quantize") / "stage.json").read_text())["plan"]
+    assert sum(entry.bytes for entry in plan) == sum(e.bytes for e in Plan.from_json(did))
+
+
+def test_a_build_says_what_its_stages_take(built):
+    [line] = [line for line in built.stdout.splitlines() if line.startswith("stages ")]
+    assert re.search(r"stages, [\d.]+ MB: .*delete", line)
 
 
 def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):

@@ -118,7 +118,10 @@ def test_a_long_text_is_cut_at_the_maximum_and_said_to_be(
     assert "Warning" not in capsys.readouterr().err
     for texts, sentence in (
         (["the cat sat on"], "The text is longer than the model's 5 tokens and was cut."),
-        (["the cat sat on", "the"], "1 of 2 texts is longer than the model's 5 tokens and was cut."),
+        (
+            ["the cat sat on", "the"],
+            "1 of 2 texts is longer than the model's 5 tokens and was cut.",
+        ),
         (["the cat sat on"] * 2, "2 of 2 texts are longer than the model's 5 tokens and were cut."),
     ):
         embedder.embed(texts)
