@@ -45,7 +45,7 @@ def _table(records: Sequence[Record]) -> Section:
     scores = [Quality.of(record.main_quality) for record in records]
     words = list(dict.fromkeys(score.words for score in scores))
     paired = any(score.difference for score in scores)
-    head += ["MB", "peak MB", listed(words), *(["change"] if paired else []), "minutes"]
+    head += ["MB", "peak MB", listed(words), *(["change"] if paired else []), "min"]
     rows: list[list[str | Cell]] = []
     for record, score in zip(records, scores, strict=True):
         known = [ratio(record.speed, work) for work in works]
@@ -64,7 +64,7 @@ def _table(records: Sequence[Record]) -> Section:
         )
     text = (
         "Each build's speed is measured against its own original in its own run; intervals are of "
-        "95 %."
+        "95 %. MB are of graph and data, and of peak memory; min is what the build took, in minutes."
     )
     return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
 
