@@ -64,7 +64,7 @@ def _table(records: Sequence[Record]) -> Section:
         )
     text = (
         "Each build's speed is measured against its own original in its own run; intervals are of "
-        "95 %. MB are of graph and data, and of peak memory; min is what the build took, in minutes."
+        "95 %. MB are of graph and data, and of peak memory; min: what the build took, in minutes."
     )
     return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
 
