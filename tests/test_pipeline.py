@@ -411,7 +411,7 @@ def test_the_same_seed_builds_the_same_bytes(site, output, untimed):
 
 def test_a_dry_run_touches_nothing_and_prints_counts(site):
     before = tree(site.folder)
-    result = site.build("nowhere", "--dry-run")
+    result = site.build("nowhere", "--dry-run", "--all")
     assert result.exit_code == 0
     assert tree(site.folder) == before
     assert not (site.folder / "nowhere").exists()
@@ -430,12 +430,12 @@ def test_a_dry_run_touches_nothing_and_prints_counts(site):
         assert words in shown, words
     # 2 layers of 4 x 32 x 32 and 2 x 40 x 32; 131 words and 96 positions of 32; 2 token types.
     assert f"{2 * (4 * 1024 + 2 * 1280) + (131 + 96 + 2) * 32:,} weights" in shown
-    # 12 linears, words and positions: two token types stay float.
+    # 12 linears of half of the heads and channels, words, positions: two token types stay float.
     planned = re.findall(
         r"(\d+) tensors of ([\d,]+) weights become \d-bit integers \((\S+),", shown
     )
     assert sorted(planned) == [
-        ("12", f"{2 * (4 * 1024 + 2 * 1280):,}", "int8"),
+        ("12", f"{2 * (4 * 512 + 2 * 640):,}", "int8"),
         ("2", f"{(131 + 96) * 32:,}", "int8-rows"),
     ]
 
@@ -561,7 +561,7 @@ def test_the_dry_run_knows_the_bytes_of_what_is_built(site, output):
 
 def test_a_build_says_what_its_stages_take(built):
     [line] = [line for line in built.stdout.splitlines() if line.startswith("stages ")]
-    assert re.search(r"stages, [\d.]+ MB: .*delete", line)
+    assert re.search(r"stages, [\d.]+ [kM]B: .*delete", line)
 
 
 def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
@@ -572,12 +572,17 @@ def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
     assert result.exit_code == 1
     assert result.stderr.count(KEPT) == len(STAGES)
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("edgeprune: encoder is ")
+    assert last.startswith("edgeprune: the model is ")
     assert "1000x was required" in last
     assert "0.001 were allowed" in last
     assert "0.9999 was required" in last
+    assert "3 requirements of 3 missed" in " ".join(result.stdout.splitlines()[:5])
     Bundle.open(output / "bundle").verify()
-    assert site.build("out", "--set", "require.megabytes=5").exit_code == 0
+    for place in (output / "report.html", output / "bundle" / "README.md"):
+        assert "3 requirements of 3 missed" in place.read_text(), place
+    met = site.build("out", "--set", "require.megabytes=5")
+    assert met.exit_code == 0
+    assert "Every requirement is met: graph and data." in met.stdout
 
 
 # other models and patterns ---------------------------------------------------------------------

@@ -98,6 +98,8 @@ class Page:
         self.source = file.read_text(encoding="utf-8")
         self.tree = JustHTML(self.source, collect_errors=True, sanitize=False)
         assert self.tree.errors == []
+        # Where a name may be broken is no part of its text.
+        self.tree = JustHTML(self.source.replace("<wbr>", ""), sanitize=False)
         self.sections = {each.attrs["id"]: each for each in self.tree.query("section")}
 
     def text(self, name: str | None = None) -> str:

@@ -110,6 +110,10 @@ def _ends(shown: str, interval: Sequence[float] | None) -> str:
 
 
 def _apart(value: float, limit: float, digits: int) -> str:
-    """A number with `digits` decimals, or as many more as tell it from a limit that it is not."""
+    """A number with `digits` decimals, or as many more as leave it on its side of a limit."""
     shown = (f"{value:.{count}f}" for count in range(digits, 16))
-    return next((text for text in shown if value == limit or float(text) != limit), repr(value))
+    side = (value > limit) - (value < limit)
+    return next(
+        (text for text in shown if (float(text) > limit) - (float(text) < limit) == side),
+        repr(value),
+    )
