@@ -82,17 +82,16 @@ def training(record: Record) -> Section:
 
 def passes(record: Record) -> Section:
     """What each pass over the graph changed, and how far it drifted."""
-    head = ("pass", "changed", "nodes after", "drift", "allowed", "kept")
+    head = ("pass", "kept", "changed", "nodes", "drift of allowed")
     listed = [
         [
             row["name"],
+            "yes" if row["kept"] else row["reason"],
             f"{row['changed']:,}",
             f"{row['nodes']:,}",
-            f"{row['drift']:.2g}",
-            f"{row['tolerance']:.2g}",
-            "yes" if row["kept"] else row["reason"],
+            f"{row['drift']:.2g} of {row['tolerance']:.2g}",
         ]
         for row in record.stage("rewrite").get("passes", [])
     ]
-    table = Table(head, listed, words=frozenset({0, 5}))
+    table = Table(head, listed, words=frozenset({0, 1}))
     return Section("passes", "Passes over the graph", tables=[table])
