@@ -427,6 +427,8 @@ def build(
     from edgeprune.recipe import read_recipe
     from edgeprune.report import terminal
 
+    if every and not dry_run:
+        raise UserError("--all shows every setting of a dry run: give --dry-run as well.")
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
     if dry_run:

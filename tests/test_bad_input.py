@@ -295,6 +295,7 @@ def test_a_hub_id_without_network(option, words, made, out):
         (["encoder", "--set", "prune.sparsity=1"], "prune.sparsity: "),
         (["encoder", "--set", "prune.sparsity"], "must look like STAGE.KEY=VALUE"),
         (["encoder", "--seed", "-1"], "seed: "),
+        (["encoder", "--all"], "give --dry-run as well"),
         (["encoder", "--set", "target=toaster"], "no target 'toaster'; known are auto, x86"),
         (["classifier"], "names no model; give one with --model"),
     ],

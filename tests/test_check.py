@@ -729,4 +729,6 @@ def test_the_workflow_runs_commands_that_there_are() -> None:
                 known = {name for parameter in command.params for name in parameter.opts}
                 assert set(re.findall(r" (--[\w-]+)", found_[2])) <= known
                 used.add(found_[1])
+                if found_[1] == "check":
+                    assert {"--task", "--data", "--original"} <= set(found_[2].split())
     assert used == {"build", "check"}

@@ -1,5 +1,6 @@
 """The dry run: the answer first, with what is known before a build and nothing that is not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
+from tiny_models import DECODERS, ENCODERS, FUSED_DECODERS, MIXTURES, ODD_DECODERS, make_model
 
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.cli import main
@@ -50,6 +52,22 @@ def test_exactly_what_is_asked_for_leaves_the_shapes(encoder, decoder, channels,
         groups = 1 if anatomy.kind == "encoder" else anatomy.blocks[0].attention.num_key_value_heads
         assert kept == every - groups * round(heads * (every // groups))
         assert units(checkpoint, {"cut": {"layers": 1}})[0] == layers - 1
+
+
+@pytest.mark.parametrize(
+    "family", [*ENCODERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES]
+)
+def test_every_family_has_a_title_and_a_size(family: str, tmp_path: Path) -> None:
+    make_model(family, tmp_path, unequal=False)
+    checkpoint = open_checkpoint(str(tmp_path))
+    whole = sum(part.channels for part in checkpoint.anatomy.feed_forwards)
+    found = expected(validate({"cut": {"channels": 0.25}, "quantize": {}}, "r"), checkpoint)
+    assert found.made.title.endswith(", cut and in INT8")
+    assert [(part.gone, part.total) for part in found.made.removed] == [
+        (round(0.25 * whole), whole)
+    ]
+    [size, plain] = re.findall(r"([\d.]+) kB", dict(found.facts)["size"])
+    assert float(size) < float(plain) / 2
 
 
 def test_sizes_are_those_after_the_cut(encoder) -> None:
