@@ -653,6 +653,11 @@ def test_medians_that_contradict_the_paired_ratio_get_a_word(
     assert check.verdict == "pass"
     assert "the medians alone differ by +10.0 %" in check.note
     assert speed_check(ratio).note == ""
+    # Within a wide interval, but the other way.
+    wide = {"value": 1.02, "low": 0.9, "high": 1.1, "pairs": 20}
+    other_way = {"encoder": {"median_ms": 10.3, "interval_ms": (10.2, 10.4)}}
+    [other] = checks.paired_speed(figures(speed=other_way), theirs, {"encoder": wide}, LIMITS, 60.0)
+    assert "the medians alone differ by +3.0 %" in other.note
     outcome = dataclasses.replace(canned, checks=[check])
     monkeypatch.setattr(run, "check", lambda *_: outcome)
     for form in ("text", "json", "junit", "markdown"):

@@ -15,7 +15,7 @@ from edgeprune.gate.figures import Figures, Identity, Operators, Quality, differ
 from edgeprune.gate.quality import headline
 from edgeprune.gate.record import Check, Verdict, skipped
 from edgeprune.gate.settings import Limits
-from edgeprune.report.words import MEDIANS_APART
+from edgeprune.report.words import MEDIANS_APART, medians_contradict
 
 _WORK = {"encoder": "latency", "prompt": "prompt latency", "decode": "decode latency"}
 # An interval as wide as the distance to the limit settles it every other time, since its middle
@@ -258,9 +258,8 @@ def _timed(
 
 
 def _medians_note(quotient: float, interval: tuple[float, float, float]) -> str:
-    """A word on medians whose quotient lies outside the interval of the paired ratio."""
-    low, _, high = interval
-    if low <= quotient <= high:
+    """A word on medians that seem to contradict the paired ratio; nothing on others."""
+    if not medians_contradict(quotient, *interval):
         return ""
     return f"the medians alone differ by {100 * (quotient - 1):+.1f} %: {MEDIANS_APART}"
 

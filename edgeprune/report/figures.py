@@ -5,7 +5,15 @@ from typing import Any, Literal
 
 from edgeprune.evaluate.result import LOWER_IS_BETTER
 from edgeprune.report.records import Known, Record, data_name, ratio
-from edgeprune.report.words import MEDIANS_APART, known, listed, many, number, size
+from edgeprune.report.words import (
+    MEDIANS_APART,
+    known,
+    listed,
+    many,
+    medians_contradict,
+    number,
+    size,
+)
 
 WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
 _SAME_SIZE = 1.01
@@ -76,7 +84,9 @@ def conditions(record: Record) -> str:
     apart = [
         f"{WORK.get(work, work)} {_quotient(found):.2f}x"
         for work, found in speed["measures"].items()
-        if not found["ratio"]["low"] <= _quotient(found) <= found["ratio"]["high"]
+        if medians_contradict(
+            _quotient(found), *(found["ratio"][end] for end in ("low", "value", "high"))
+        )
     ]
     if apart:
         text += f" The medians' own quotient is another ({listed(apart)}): {MEDIANS_APART}."

@@ -10,6 +10,13 @@ MEDIANS_APART = (
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
+def medians_contradict(quotient: float, low: float, value: float, high: float) -> bool:
+    """Whether a quotient of medians seems to contradict a paired ratio: it lies outside the ratio's
+    interval, or says faster where that says slower."""
+    opposite = round(quotient - 1, 3) * round(value - 1, 3) < 0
+    return opposite or not low <= quotient <= high
+
+
 def size(count: float) -> str:
     """Bytes in the largest unit of which there is one: 16.9 MB."""
     for unit, name in _UNITS:
