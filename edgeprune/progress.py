@@ -15,10 +15,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.theme import Theme
 
 T = TypeVar("T")
 
-console = Console(stderr=True, highlight=False)
+# Rich's own colours of times and counts (yellow, cyan) are hard to read on a light terminal.
+_COLUMNS = ("download", "elapsed", "remaining")
+_THEME = Theme({f"progress.{column}": "default" for column in _COLUMNS})
+
+console = Console(stderr=True, highlight=False, theme=_THEME)
 _LINE_EVERY_SECONDS = 20.0
 
 

@@ -336,6 +336,7 @@ def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
         ('{"stages": []}', "records no measurement"),
         ("[" * 100_000, "is not valid JSON"),
         ('{"recipe": 5}', "is damaged (recipe: "),
+        ('{"recipe": {"require": {"speedup": "x"}}}', "is damaged (recipe.require.speedup: "),
         ('{"source": 5}', "is damaged (source: "),
         ('{"stages": 5}', "is damaged (stages: "),
         ('{"stages": [5]}', "is damaged (stages.0: "),

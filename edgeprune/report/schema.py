@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from edgeprune.errors import UserError
+from edgeprune.measure.settings import Requirements
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Work = Literal["encoder", "prompt", "decode"]
@@ -192,6 +193,7 @@ class _Recipe(_Read):
     name: str | None = None
     description: str = ""
     measure: dict[str, Any] = {}
+    require: Requirements | None = None
 
 
 class Content(_Read):
