@@ -206,7 +206,7 @@ def test_a_mean_cosine_says_what_it_is_of_and_no_more() -> None:
     assert not meaning(measured(2.0, [STS]))
     text = " ".join(meaning(measured(2.0, [COSINE])))
     assert "over 512 texts of held-out text" in text
-    assert "That was not measured here" in text
+    assert "It was not measured here" in text
     near = {
         "task": "retrieval",
         "data": "a/b.txt",
@@ -215,6 +215,11 @@ def test_a_mean_cosine_says_what_it_is_of_and_no_more() -> None:
     }
     text = " ".join(meaning(measured(2.0, [COSINE, near])))
     assert "measured on b.txt" in text
+    found = measured(2.0, [COSINE])
+    found.measured["neighbours"] = {**near, "data": "held-out text"}
+    assert meaning(found)[1] == meaning(measured(2.0, [COSINE, near]))[1].replace(
+        "b.txt", "held-out text"
+    )
     assert "7.1 at the mean are among the result's ten nearest" in text
     assert "98.0 % of the texts" in text
     assert "not measured here" not in text

@@ -239,6 +239,16 @@ def test_every_stage_that_was_measured_stands_beside_the_result(
     assert abs(value - did["measure"]["quality"][0]["values"]["mean_cosine"]) < 0.05
 
 
+def test_neighbours_of_held_out_text_are_told(page: Page, did: dict[str, Any]) -> None:
+    near = did["measure"]["neighbours"]
+    assert near["conditions"]["texts"] >= 12
+    assert not {"bundle", "against"} & near.keys()  # folders of this machine
+    shown = f"{near['values']['overlap_at_10'] / 10:.1f} at the mean"
+    assert f"measured on held-out text: of a text's ten nearest by the original, {shown}" in (
+        page.text("result")
+    )
+
+
 def test_the_curve_is_of_the_lengths_that_were_asked_for(did: dict[str, Any]) -> None:
     curve = did["measure"]["curve"]
     assert [point["settings"]["tokens"] for point in curve] == [4, 16]

@@ -85,16 +85,16 @@ def meaning(record: Record) -> list[str]:
         f"Mean cosine: between the two models' embeddings of one text, over {of}; 1 is the same "
         "direction. Of the order of neighbours, which a search returns, it says nothing by itself."
     ]
-    if near := found.get("retrieval"):
+    if near := found.get("retrieval") or record.measured.get("neighbours"):
         lines.append(
-            f"That was measured on {data_name(near['data'])}: of a text's ten nearest by the "
+            f"It was measured on {data_name(near['data'])}: of a text's ten nearest by the "
             f"original, {near['values']['overlap_at_10'] / 10:.1f} at the mean are among the "
             f"result's ten nearest; of {near['values']['recall_at_10']:.1f} % of the texts, the "
             "very nearest is among them."
         )
     else:
         lines.append(
-            "That was not measured here: `edgeprune evaluate --task retrieval` does, on your texts."
+            "It was not measured here: `edgeprune evaluate --task retrieval` does, on your texts."
         )
     return lines
 
@@ -164,6 +164,7 @@ def _rewrite(did: dict[str, Any]) -> list[str]:
 
 def _measure(did: dict[str, Any]) -> list[str]:
     quality = [found["task"] for found in did["quality"]]
+    quality += ["neighbours"] if did.get("neighbours") else []
     return [
         listed([*(WORK[work] for work in did["speed"]["measures"]), "memory", "bytes", *quality])
     ]
