@@ -20,7 +20,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 	EDGEPRUNE_KERNELS=plain
 
 demo: $(VENV)/.build
-	$(BIN)/edgeprune build minilm --output build/demo
+	$(BIN)/edgeprune build encoder --output build/demo
 
 test: $(VENV)/.test
 	$(PYTEST) -m "not slow"

@@ -2,11 +2,11 @@
 
     EDGEPRUNE_DATA=<folder> python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
 
-One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
-an interrupted run goes on. The rows beside minilm and minilm-fast take as long in all as they: a
-one-shot Fisher cut, whose recovery gets pruning's time too, and the cubic budget with the same
-saliency. finetune_classifier.py makes the classifiers. No STS-B sentence takes part in building: it
-is read when the bundle is finished.
+One line of JSON a row in benchmarks/results/recipes.jsonl, some of which dry runs and `edgeprune
+recipes` show; a row that is there is not run again, so an interrupted run goes on. The rows beside
+encoder and encoder-fast take as long in all as they: a one-shot Fisher cut, whose recovery gets
+pruning's time too, and the cubic budget with the same saliency. finetune_classifier.py makes the
+classifiers. No STS-B sentence takes part in building: it is read when the bundle is finished.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.evaluate.measures import evaluate
 from edgeprune.recipe import read_recipe
+from edgeprune.report import builds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.jsonl"
@@ -58,7 +59,7 @@ def rows(work: Path) -> list[Row]:
     made = []
     sts = {"task": "sts", "data": "pairs/stsb.dev.jsonl"}
     for text, label in ((None, ""), (WIKI, ", wikitext")):
-        for recipe in ("minilm", "minilm-fast"):
+        for recipe in ("encoder", "encoder-fast"):
             name = f"{recipe}{label}"
             made.append(Row(name, recipe, text, **sts))
             made.append(
@@ -73,8 +74,8 @@ def rows(work: Path) -> list[Row]:
             )
             one = {"variant": "one-shot Fisher", "beside": name}
             made.append(Row(f"{name}, one-shot", recipe, text, **one, **sts))
-    made.append(Row("minilm-int8", "minilm-int8", None, variant="nothing removed", **sts))
-    made.append(Row("minilm-sparse", "minilm-sparse", None, variant="a cut, then blocks", **sts))
+    made.append(Row("encoder-int8", "encoder-int8", None, variant="nothing removed", **sts))
+    made.append(Row("encoder-sparse", "encoder-sparse", None, variant="a cut, then blocks", **sts))
     made.append(
         Row(
             "classifier",
@@ -96,7 +97,8 @@ def rows(work: Path) -> list[Row]:
             fields=("label=category",),
         )
     )
-    for recipe, variant in (("smollm2", "one-shot Fisher"), ("smollm2-sparse", "SparseGPT")):
+    decoders = {"decoder": "one-shot Fisher", "decoder-int4": "GPTQ", "decoder-sparse": "SparseGPT"}
+    for recipe, variant in decoders.items():
         valid = "text/wikitext2.valid.txt"
         made.append(Row(recipe, recipe, WIKI, "perplexity", valid, variant, limit=64))
     # The main rows first: the comparisons beside them can be interrupted.
@@ -119,6 +121,7 @@ def main() -> None:
         if wanted and row.name not in done:
             done[row.name] = measure(row, Path(str(data)), given.work, done)
             add_result(RESULTS, done[row.name])
+    builds.write(done)
     print(table(done))
 
 

@@ -107,7 +107,7 @@ def _print(table: "RenderableType") -> None:
     """Print a table, with what users name as it is, brackets and all."""
     from edgeprune.console import Terminal
 
-    Terminal().print(table)
+    Terminal().print(table, crop=False)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
@@ -416,7 +416,7 @@ def serve(bundle: str, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("recipe", default="minilm")
+@click.argument("recipe", default="encoder")
 @click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
 @click.option(
     "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
@@ -426,6 +426,7 @@ def serve(bundle: str, **options: Any) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
+@click.option("--all", "every", is_flag=True, help="In a dry run, every setting as well.")
 @click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
 def build(
     recipe: str,
@@ -436,6 +437,7 @@ def build(
     overrides: tuple[str, ...],
     seed: int | None,
     dry_run: bool,
+    every: bool,
     fresh: bool,
 ) -> None:
     """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file."""
@@ -443,11 +445,13 @@ def build(
     from edgeprune.recipe import read_recipe
     from edgeprune.report import terminal
 
+    if every and not dry_run:
+        raise UserError("--all shows every setting of a dry run: give --dry-run as well.")
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
     prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
     if dry_run:
-        terminal.show_preview(prepared)
+        terminal.show_preview(prepared, every)
         return
     outcome = pipeline.run(prepared, fresh)
     terminal.show_outcome(outcome)
@@ -483,12 +487,13 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="Every setting of one; every method of all.")
 @_json_option
-def recipes(name: str | None, json_file: str | None) -> None:
-    """List the recipes that ship, or explain one with every setting and its default."""
+def recipes(name: str | None, every: bool, json_file: str | None) -> None:
+    """List the recipes that ship, or show one: its file, and what it sets."""
     from edgeprune.report import recipes as pages
 
-    result = pages.one(name) if name else pages.all_of_them()
+    result = pages.one(name, every) if name else pages.all_of_them(every)
     _show(result, pages.table(result), json_file)
 
 

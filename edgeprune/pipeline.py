@@ -38,7 +38,7 @@ from edgeprune.checks import check
 from edgeprune.errors import UserError
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
-from edgeprune.measure.stage import missed
+from edgeprune.measure.requirements import missed
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
 from edgeprune.report.canvas import check_drawable

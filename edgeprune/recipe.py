@@ -26,7 +26,16 @@ from edgeprune.recover.settings import RecoverSettings
 from edgeprune.settings import Settings
 from edgeprune.text.settings import TextSettings
 
-DEFAULT = "minilm"
+DEFAULT = "encoder"
+ALIASES = {
+    "minilm": "encoder",
+    "minilm-int8": "encoder-int8",
+    "minilm-fast": "encoder-fast",
+    "minilm-sparse": "encoder-sparse",
+    "smollm2": "decoder",
+    "smollm2-sparse": "decoder-sparse",
+}
+"""Names that recipes had in earlier versions -> those that they have."""
 # The stages whose settings depend on a method.
 _PRUNING = ("prune", "sparsify")
 
@@ -190,7 +199,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: there is none, it is not YAML, or a setting is unknown or out of range.
     """
-    file = shipped().get(name, Path(name).expanduser())
+    file = shipped().get(ALIASES.get(name, name), Path(name).expanduser())
     if not file.is_file():
         raise UserError(
             f"There is no recipe {name!r}{_nearest(name, shipped())} Those that ship are: "
@@ -305,18 +314,18 @@ def explain(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     rows = []
     for key in ("model", "seed", "target"):
         field = Recipe.model_fields[key]
-        rows.append((key, str(getattr(recipe, key)), str(field.default), str(field.description)))
+        rows.append(
+            (key, _told(getattr(recipe, key)), _told(field.default), str(field.description))
+        )
     for stage in _stage_models():
         settings = getattr(recipe, stage)
         if settings is None:
             continue
         for key, field in type(settings).model_fields.items():
-            rows.append(
-                (
-                    f"{stage}.{key}",
-                    str(getattr(settings, key)),
-                    str(field.default),
-                    str(field.description),
-                )
-            )
+            value, default = getattr(settings, key), field.default
+            rows.append((f"{stage}.{key}", _told(value), _told(default), str(field.description)))
     return rows
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

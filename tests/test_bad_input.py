@@ -289,13 +289,14 @@ def test_a_hub_id_without_network(option, words, made, out):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["minilm-fats"], "did you mean 'minilm-fast'?"),
+        (["encoder-fats"], "did you mean 'encoder-fast'?"),
         (["no/such.yaml"], "There is no recipe 'no/such.yaml'"),
-        (["minilm", "--set", "recover.stps=3"], "did you mean 'steps'?"),
-        (["minilm", "--set", "prune.sparsity=1"], "prune.sparsity: "),
-        (["minilm", "--set", "prune.sparsity"], "must look like STAGE.KEY=VALUE"),
-        (["minilm", "--seed", "-1"], "seed: "),
-        (["minilm", "--set", "target=toaster"], "no target 'toaster'; known are auto, x86"),
+        (["encoder", "--set", "recover.stps=3"], "did you mean 'steps'?"),
+        (["encoder", "--set", "prune.sparsity=1"], "prune.sparsity: "),
+        (["encoder", "--set", "prune.sparsity"], "must look like STAGE.KEY=VALUE"),
+        (["encoder", "--seed", "-1"], "seed: "),
+        (["encoder", "--all"], "give --dry-run as well"),
+        (["encoder", "--set", "target=toaster"], "no target 'toaster'; known are auto, x86"),
         (["classifier"], "names no model; give one with --model"),
     ],
 )
