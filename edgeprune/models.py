@@ -13,16 +13,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgeprune.anatomy import Anatomy, describe, find_family, num_heads, task_of
-from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
+from edgeprune.checkpoint import INDEX, WEIGHTS, Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
+from edgeprune.fits import check_fits
+from edgeprune.model_config import read_config
 from edgeprune.plain import fold_depth_scales, make_plain
 from edgeprune.pooling import Pooling, read_pooling
 from edgeprune.quiet import quiet
+from edgeprune.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clients
 
 SIZES = "sizes.json"
 MASKS = "masks.safetensors"
-_ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/config.json")
-_NOT_ASSETS = ("model.safetensors.index.json", SIZES)
+_ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
+_NOT_ASSETS = (INDEX, SIZES)
 
 
 @dataclass
@@ -79,18 +82,17 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         "text-classification": transformers.AutoModelForSequenceClassification,
         "text-generation": transformers.AutoModelForCausalLM,
     }[checkpoint.task]
-    files: dict[str, Any] = (
-        {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {"use_safetensors": True}
-    )
+    given: dict[str, Any] = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
+    if not checkpoint.gguf:  # as it was checked, not as it lies there
+        kind = transformers.CONFIG_MAPPING[checkpoint.config["model_type"]]
+        given = {"use_safetensors": True, "config": kind.from_dict(checkpoint.config)}
+    check_fits(checkpoint)
     try:
-        with quiet():
-            loaded, found = auto.from_pretrained(
-                checkpoint.folder,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **files,
-            )
+        loaded, found = _from_pretrained(
+            auto, checkpoint.folder, dtype=torch.float32, output_loading_info=True, **given
+        )
+        with quiet(), torch.no_grad():
+            loaded.eval()(torch.zeros(1, 2, dtype=torch.long))  # some settings are read only now
     except Exception as error:  # what is raised for odd settings depends on the architecture
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
@@ -108,6 +110,13 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
     return model
+
+
+def _from_pretrained(auto: Any, folder: Path, **options: Any) -> Any:
+    """The one call by which transformers reads a folder: without ever running code that lies there,
+    whatever it asks and standard input answers."""
+    with quiet():
+        return auto.from_pretrained(folder, trust_remote_code=False, **options)
 
 
 def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -129,8 +138,7 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
     files = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
+        tokenizer = _from_pretrained(AutoTokenizer, checkpoint.folder, use_fast=True, **files)
     except Exception as error:  # what is raised where files are missing depends on the tokenizer
         raise UserError(
             f"{checkpoint.name} has no tokenizer that could be read ({error}); "
@@ -164,7 +172,7 @@ def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None
         for name, tensor in model.module.state_dict().items()
         if name.removesuffix(".weight") not in tied
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     if masks is not None:
         save_file({name: mask.contiguous() for name, mask in masks.items()}, folder / MASKS)
 
@@ -188,7 +196,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
 
     if not (folder / SIZES).exists():
         return import_checkpoint(open_checkpoint(str(folder)))
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     architecture = getattr(transformers, config["architectures"][0])
     settings = architecture.config_class.from_dict(config)
     if attention is not None:
@@ -197,7 +205,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
         module = architecture(settings)
     module = _without_unread_pooler(module, config)
     make_plain(module, find_family(config["model_type"]), num_heads(config))
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / WEIGHTS)
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
     model = Model(module.float().eval(), config, folder, **sizes)
@@ -253,7 +261,8 @@ def set_head_attributes(model: Model) -> None:
 
 
 def copy_assets(source: Path, target: Path) -> None:
-    """Copy a model's tokenizer, configuration and pooling: all that is not weights."""
+    """Copy a model's tokenizer, configuration and pooling: all that is not weights. What clients
+    of transformers 4 would not understand of the tokenizer's settings is said in their words."""
     for pattern in _ASSETS:
         for file in source.glob(pattern):
             if file.name in _NOT_ASSETS or file.suffix == ".gguf":
@@ -262,6 +271,9 @@ def copy_assets(source: Path, target: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if file.resolve() != copy.resolve():
                 shutil.copyfile(file, copy)
+            if file.name == TOKENIZER_SETTINGS:
+                settings = settings_for_clients(read_json(copy))
+                copy.write_text(json.dumps(settings, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
