@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -82,17 +82,15 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         "text-classification": transformers.AutoModelForSequenceClassification,
         "text-generation": transformers.AutoModelForCausalLM,
     }[checkpoint.task]
-    given: dict[str, Any] = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
-    if not checkpoint.gguf:  # as it was checked, not as it lies there
-        kind = transformers.CONFIG_MAPPING[checkpoint.config["model_type"]]
-        given = {"use_safetensors": True, "config": kind.from_dict(checkpoint.config)}
     check_fits(checkpoint)
+    weights = {} if checkpoint.gguf else {"use_safetensors": True}
     try:
         loaded, found = _from_pretrained(
-            auto, checkpoint.folder, dtype=torch.float32, output_loading_info=True, **given
+            auto, checkpoint, dtype=torch.float32, output_loading_info=True, **weights
         )
-        with quiet(), torch.no_grad():
-            loaded.eval()(torch.zeros(1, 2, dtype=torch.long))  # some settings are read only now
+        ones = torch.ones(1, 2, dtype=torch.long)
+        with quiet(), torch.no_grad():  # some settings are read only now
+            loaded.eval()(input_ids=ones, attention_mask=ones)
     except Exception as error:  # what is raised for odd settings depends on the architecture
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
@@ -101,8 +99,9 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     config = json.loads(loaded.config.to_json_string(use_diff=False))
     config["architectures"] = [type(loaded).__name__]
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
-    # A checkpoint that was 4-bit on disk is float32 from here on.
-    config.pop("quantization_config", None)
+    # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
+    for name in ("quantization_config", "_name_or_path"):
+        config.pop(name, None)
     make_plain(loaded, find_family(config["model_type"]), num_heads(config))
     model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
@@ -112,11 +111,31 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     return model
 
 
-def _from_pretrained(auto: Any, folder: Path, **options: Any) -> Any:
-    """The one call by which transformers reads a folder: without ever running code that lies there,
-    whatever it asks and standard input answers."""
-    with quiet():
+def _from_pretrained(auto: Any, checkpoint: Checkpoint, **options: Any) -> Any:
+    """The one call by which transformers reads what a user names.
+
+    It is given a folder of nothing but weights and settings, these as they were checked: of what
+    lies beside them it would mix in another model's settings, and run code, some of it
+    (custom_generate/generate.py) whatever `trust_remote_code` says.
+    """
+    if checkpoint.gguf:
+        options["gguf_file"] = checkpoint.gguf.name
+    with TemporaryDirectory() as name, quiet():
+        folder = Path(name)
+        copy_assets(checkpoint.assets, folder)
+        if not checkpoint.gguf:
+            (folder / "config.json").write_text(json.dumps(checkpoint.config))
+        for file in (*checkpoint.files, checkpoint.folder / INDEX):
+            if file.exists():
+                _link(file.resolve(), folder / file.name)
         return auto.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:  # a system that does not let every user make them
+        shutil.copyfile(source, target)
 
 
 def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -128,17 +147,10 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     if (checkpoint.assets / "tokenizer.json").exists():
         copy_assets(checkpoint.assets, folder)
         return
-    if checkpoint.gguf and checkpoint.assets == checkpoint.gguf:
-        with TemporaryDirectory() as alone:  # transformers would mix in the other model's settings
-            gguf = Path(alone) / checkpoint.gguf.name
-            gguf.symlink_to(checkpoint.gguf.resolve())
-            import_tokenizer(replace(checkpoint, folder=gguf.parent, gguf=gguf), folder)
-        return
     from transformers import AutoTokenizer
 
-    files = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
     try:
-        tokenizer = _from_pretrained(AutoTokenizer, checkpoint.folder, use_fast=True, **files)
+        tokenizer = _from_pretrained(AutoTokenizer, checkpoint, use_fast=True)
     except Exception as error:  # what is raised where files are missing depends on the tokenizer
         raise UserError(
             f"{checkpoint.name} has no tokenizer that could be read ({error}); "
@@ -151,8 +163,6 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    # For a GGUF model this is the whole weight file under another name.
-    (folder / "tokenizer.model").unlink(missing_ok=True)
 
 
 def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None = None) -> None:

@@ -26,6 +26,7 @@ def read_pooling(folder: Path) -> Pooling | None:
     """
     for module in _modules(folder):
         if _kind(module) == "Pooling":
+            _refuse_task(folder)
             config = _pooling_config(folder, f"{module.get('path', '1_Pooling')}/config.json")
             _refuse_prompts(folder, bool(config.get("include_prompt", True)))
             return _mode(folder, config)
@@ -85,6 +86,13 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object.")
     return found
+
+
+def _refuse_task(folder: Path) -> None:
+    path = folder / "sentence_bert_config.json"
+    task = _object(path).get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise UserError(f"{path} pools a model of the task {task}, which edgeprune does not run.")
 
 
 def _refuse_prompts(folder: Path, pooled: bool) -> None:

@@ -11,8 +11,8 @@ from edgeprune.errors import UserError
 from edgeprune.pooling import lower_cases
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
-# What a damaged file shows itself at: the special tokens around nothing, and no known character.
-_PROBES = ("", "\U000f1234")
+# What a damaged file shows itself at: the special tokens around nothing, and unknown letters.
+_PROBES = ("", "ᚠ𓀀")
 
 
 def open_tokenizer(file: Path) -> Tokenizer:
