@@ -504,8 +504,10 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     embeddings = {
         role: prefix + path
         for role, path in family.embeddings.items()
-        if f"{prefix}{path}.weight" in shapes
+        if role == "word" or f"{prefix}{path}.weight" in shapes
     }
+    for name in (*embeddings.values(), *(name for block in blocks for name in block.linears())):
+        _shape(shapes, name)
     task = task_of(config)
     tied = task == "text-generation" and bool(config.get("tie_word_embeddings", family.ties))
     return Anatomy(
@@ -615,7 +617,7 @@ def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
         if kind == "weight" and path.endswith(tuple(f".{part}" for part in turned)):
             shape = shape[::-1]
         if path.endswith(f".{fused.path}") and kind in ("weight", "bias"):
-            third = (shape[0] // 3, *shape[1:])
+            third = (*(rows // 3 for rows in shape[:1]), *shape[1:])
             plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
         else:
             plain[name] = shape
@@ -678,12 +680,12 @@ def _feed_forwards(
 
 
 def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
-    try:
-        return shapes[f"{linear}.weight"]
-    except KeyError:
+    shape = shapes.get(f"{linear}.weight", ())
+    if len(shape) != 2:
         raise UserError(
-            f"The model has no tensor {linear}.weight; its files are not a whole model of its type."
-        ) from None
+            f"The model has no matrix {linear}.weight; its files are not a whole model of its type."
+        )
+    return shape
 
 
 def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:

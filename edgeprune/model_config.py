@@ -106,6 +106,10 @@ class ModelConfig(_Checked):
         )
         if width and heads and not self.head_dim and width % heads:
             raise ValueError(f"a width of {width} is not divisible by {heads} attention heads")
+        if heads and self.num_key_value_heads and heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{heads} attention heads cannot share {self.num_key_value_heads} key-value heads"
+            )
         return self
 
 

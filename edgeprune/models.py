@@ -282,8 +282,9 @@ def copy_assets(source: Path, target: Path) -> None:
             if file.resolve() != copy.resolve():
                 shutil.copyfile(file, copy)
             if file.name == TOKENIZER_SETTINGS:
-                settings = settings_for_clients(read_json(copy))
-                copy.write_text(json.dumps(settings, indent=2, ensure_ascii=False), "utf-8")
+                settings = read_json(copy)
+                if (told := settings_for_clients(settings)) != settings:
+                    copy.write_text(json.dumps(told, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:

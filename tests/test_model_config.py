@@ -11,14 +11,18 @@ import transformers
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx_models import encoder_folder
+from safetensors.torch import save_file
 from tiny_builds import model_folder, recipe_file, text_file
 
-from edgeprune.checkpoint import open_checkpoint
+from edgeprune.bundle import Bundle
+from edgeprune.checkpoint import WEIGHTS, open_checkpoint
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.fits import check_fits
 from edgeprune.model_config import ModelConfig
 from edgeprune.models import import_checkpoint
+from edgeprune.safetensors_header import read_header
 
 FAMILIES = ("bert", "roberta", "classifier", "llama", "gpt2", "qwen2_moe")
 
@@ -74,6 +78,7 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
         ("bert", {"pad_token_id": 131}, "pad_token_id 131, and the model has rows for 131 tokens"),
         ("roberta", {"pad_token_id": None}, "counts positions by the padding token"),
         ("gpt2", {"n_positions": 97}, "n_positions 97, and its weights hold 96"),
+        ("llama", {"num_key_value_heads": 3}, "4 attention heads cannot share 3 key-value heads"),
         ("llama", {"num_key_value_heads": 4}, "num_key_value_heads 4, and its weights hold 2"),
         ("llama", {"head_dim": 16}, "num_attention_heads 4, and its weights hold 2"),
         ("llama", {"rope_theta": 0}, "rope_theta: input should be greater than 0"),
@@ -123,6 +128,36 @@ def test_any_configuration_is_taken_or_told_in_a_sentence(data, made, tmp_path):
     code, said = dry_run(made, model, family)
     assert code in (0, 2)
     assert code == 0 or said.strip().splitlines()[-1].startswith("edgeprune: ")
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_weights_of_any_shape_are_taken_or_told_in_a_sentence(data, made, tmp_path):
+    family = data.draw(st.sampled_from(FAMILIES))
+    model = changed(made, family, tmp_path)
+    shapes = {name: entry["shape"] for name, entry in read_header(model / WEIGHTS).items()}
+    for name in data.draw(st.lists(st.sampled_from(sorted(shapes)), max_size=3)):
+        shapes[name] = data.draw(st.sampled_from([None, [], [0], [7], [0, 32], [32, 32], [2] * 3]))
+    kept = {name: torch.zeros(shape) for name, shape in shapes.items() if shape is not None}
+    save_file(kept, model / WEIGHTS)
+    code, said = dry_run(made, model, family)
+    assert code in (0, 2)
+    assert code == 0 or said.strip().splitlines()[-1].startswith("edgeprune: ")
+
+
+def test_a_bundle_is_read_through_the_same_door(tmp_path):
+    folder = encoder_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": "BertModel"}))
+    with pytest.raises(
+        UserError, match=r"config\.json: architectures: input should be a valid list"
+    ):
+        _ = Bundle.open(folder).config
 
 
 def test_the_first_llamas_id_for_no_padding_is_none(made, tmp_path):
