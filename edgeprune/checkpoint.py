@@ -80,11 +80,15 @@ def open_checkpoint(name: str) -> Checkpoint:
     if folder.is_file() or not config_file.exists():
         return _open_gguf(name, folder)
     _refuse_adapter(folder)
-    files = _weights(folder)
+    index = _weight_map(folder)
+    files = _weights(folder, set(index.values()))
     shapes: dict[str, Shape] = {}
     for file in files:
         shapes |= {name: tuple(entry["shape"]) for name, entry in read_header(file).items()}
-    _check_indexed(folder, shapes)
+    if lacking := [tensor for tensor in index if tensor not in shapes]:
+        raise UserError(
+            f"{folder} is not whole: {INDEX} names {lacking[0]}, and no file of it has that."
+        )
     return Checkpoint(name, folder, read_config(folder), shapes, files)
 
 
@@ -101,45 +105,34 @@ def _refuse_adapter(folder: Path) -> None:
             )
 
 
-def _weights(folder: Path) -> tuple[Path, ...]:
+def _weights(folder: Path, shards: set[str]) -> tuple[Path, ...]:
     """The files that transformers reads: one, or the shards that an index names."""
-    index = _shards(folder)
-    if index and (folder / WEIGHTS).exists() and index != {WEIGHTS}:
+    if shards and (folder / WEIGHTS).exists() and shards != {WEIGHTS}:
         raise UserError(
             f"{folder} holds both {WEIGHTS} and {INDEX}, which names other files: remove the one "
             "that is not the model."
         )
-    names = sorted(index) if index else [WEIGHTS]
+    names = sorted(shards) if shards else [WEIGHTS]
     missing = [name for name in names if not (folder / name).is_file()]
-    if missing and not index:
+    if missing and not shards:
         raise UserError(_why_no_weights(folder))
     if missing:
         raise UserError(f"{folder} is not whole: {missing[0]} is missing, which {INDEX} names.")
     return tuple(folder / name for name in names)
 
 
-def _shards(folder: Path) -> set[str]:
-    """The files that an index names; none where there is no index."""
+def _weight_map(folder: Path) -> dict[str, str]:
+    """The file of each tensor, as an index names it; empty where there is no index."""
     path = folder / INDEX
     if not path.is_file():
-        return set()
+        return {}
     names = read_json(path).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{path} has no weight_map that names the files of the weights.")
     for name in names.values():
         if not isinstance(name, str) or leaves_folder(name) or "/" in name:
             raise UserError(f"{path} names {name!r:.80} for a file of weights: refused.")
-    return set(names.values())
-
-
-def _check_indexed(folder: Path, shapes: dict[str, Shape]) -> None:
-    """Whether the shards hold all that their index says."""
-    path = folder / INDEX
-    indexed = read_json(path)["weight_map"] if path.is_file() else ()
-    if lacking := [name for name in indexed if name not in shapes]:
-        raise UserError(
-            f"{folder} is not whole: {INDEX} names {lacking[0]}, and no file of it has that."
-        )
+    return names
 
 
 def _open_gguf(name: str, place: Path) -> Checkpoint:
@@ -251,7 +244,7 @@ _GGUF_SETTINGS = {
     "intermediate_size": "feed_forward_length",
     "max_position_embeddings": "context_length",
 }
-_GGUF_NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_GGUF_OPTIONAL = ("num_key_value_heads", "head_dim", "intermediate_size")
 _GGUF_ROPE = ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear")
 
 
@@ -281,12 +274,11 @@ def _read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Shape]]:
         elif parts[0] == "blk" and len(parts) == 4 and parts[2] in _GGUF_LAYER:
             shapes[f"model.layers.{parts[1]}.{_GGUF_LAYER[parts[2]]}.{parts[3]}"] = shape
     settings = {name: stated.get(key) for name, key in _GGUF_SETTINGS.items()}
-    for name in _GGUF_NEEDED:
-        if settings[name] is None:
-            raise UserError(f"{file} does not say {architecture}.{_GGUF_SETTINGS[name]}.")
     for name, value in settings.items():
+        key = f"{architecture}.{_GGUF_SETTINGS[name]}"
+        if value is None and name not in _GGUF_OPTIONAL:
+            raise UserError(f"{file} does not say {key}: convert the model again.")
         if isinstance(value, list):
-            key = f"{architecture}.{_GGUF_SETTINGS[name]}"
             raise UserError(
                 f"{file} states {key} for each layer, and layers that differ in it "
                 "are not read from GGUF: give the model as a folder of safetensors."

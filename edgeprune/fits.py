@@ -9,6 +9,10 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.errors import UserError
 from edgeprune.pooling import read_pooling
 
+_NEEDED = ("num_hidden_layers",)
+"""Where it is not stated, transformers would take a number of its own, and other layers' weights
+would be left out."""
+
 
 def check_fits(checkpoint: Checkpoint) -> None:
     """Refuse a model as its files were saved that is not whole, or that would be read otherwise.
@@ -21,6 +25,8 @@ def check_fits(checkpoint: Checkpoint) -> None:
         key, value = stated(checkpoint.config, setting)
         if value is None and setting == "num_key_value_heads":
             key, value = stated(checkpoint.config, "num_attention_heads")
+        if value is None and setting in _NEEDED:
+            raise UserError(f"{checkpoint.name}: config.json does not say {key}.")
         if value is not None and value != found:
             raise UserError(
                 f"{checkpoint.name} is not whole: config.json says {key} {value:,}, and its "

@@ -68,6 +68,7 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
         ("bert", {"num_hidden_layers": 0}, "num_hidden_layers: input should be greater than"),
         ("bert", {"num_hidden_layers": 1}, "num_hidden_layers 1, and its weights hold 2"),
         ("bert", {"num_hidden_layers": 3}, "num_hidden_layers 3, and its weights hold 2"),
+        ("bert", {"num_hidden_layers": "absent"}, "config.json does not say num_hidden_layers"),
         ("bert", {"hidden_size": -32}, "hidden_size: input should be greater than"),
         ("bert", {"hidden_size": 64}, "hidden_size 64, and its weights hold 32"),
         ("bert", {"hidden_size": "absent"}, "config.json does not say hidden_size or dim"),
