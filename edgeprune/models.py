@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,16 +13,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgeprune.anatomy import Anatomy, describe, find_family, num_heads, task_of
-from edgeprune.checkpoint import Checkpoint, open_checkpoint, read_json
+from edgeprune.checkpoint import INDEX, WEIGHTS, Checkpoint, open_checkpoint, read_json
 from edgeprune.errors import UserError
+from edgeprune.fits import check_fits
+from edgeprune.model_config import read_config
 from edgeprune.plain import fold_depth_scales, make_plain
 from edgeprune.pooling import Pooling, read_pooling
 from edgeprune.quiet import quiet
+from edgeprune.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clients
 
 SIZES = "sizes.json"
 MASKS = "masks.safetensors"
-_ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/config.json")
-_NOT_ASSETS = ("model.safetensors.index.json", SIZES)
+_ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
+_NOT_ASSETS = (INDEX, SIZES)
 
 
 @dataclass
@@ -79,18 +82,15 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         "text-classification": transformers.AutoModelForSequenceClassification,
         "text-generation": transformers.AutoModelForCausalLM,
     }[checkpoint.task]
-    files: dict[str, Any] = (
-        {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {"use_safetensors": True}
-    )
+    check_fits(checkpoint)
+    weights = {} if checkpoint.gguf else {"use_safetensors": True}
     try:
-        with quiet():
-            loaded, found = auto.from_pretrained(
-                checkpoint.folder,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **files,
-            )
+        loaded, found = _from_pretrained(
+            auto, checkpoint, dtype=torch.float32, output_loading_info=True, **weights
+        )
+        ones = torch.ones(1, 2, dtype=torch.long)
+        with quiet(), torch.no_grad():  # some settings are read only now
+            loaded.eval()(input_ids=ones, attention_mask=ones)
     except Exception as error:  # what is raised for odd settings depends on the architecture
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
@@ -99,8 +99,9 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     config = json.loads(loaded.config.to_json_string(use_diff=False))
     config["architectures"] = [type(loaded).__name__]
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
-    # A checkpoint that was 4-bit on disk is float32 from here on.
-    config.pop("quantization_config", None)
+    # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
+    for name in ("quantization_config", "_name_or_path"):
+        config.pop(name, None)
     make_plain(loaded, find_family(config["model_type"]), num_heads(config))
     model = _wrap(_without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
@@ -108,6 +109,33 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
     return model
+
+
+def _from_pretrained(auto: Any, checkpoint: Checkpoint, **options: Any) -> Any:
+    """The one call by which transformers reads what a user names.
+
+    It is given a folder of nothing but weights and settings, these as they were checked: of what
+    lies beside them it would mix in another model's settings, and run code, some of it
+    (custom_generate/generate.py) whatever `trust_remote_code` says.
+    """
+    if checkpoint.gguf:
+        options["gguf_file"] = checkpoint.gguf.name
+    with TemporaryDirectory() as name, quiet():
+        folder = Path(name)
+        copy_assets(checkpoint.assets, folder)
+        if not checkpoint.gguf:
+            (folder / "config.json").write_text(json.dumps(checkpoint.config))
+        for file in (*checkpoint.files, checkpoint.folder / INDEX):
+            if file.exists():
+                _link(file.resolve(), folder / file.name)
+        return auto.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:  # a system that does not let every user make them
+        shutil.copyfile(source, target)
 
 
 def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -119,18 +147,11 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     if (checkpoint.assets / "tokenizer.json").exists():
         copy_assets(checkpoint.assets, folder)
         return
-    if checkpoint.gguf and checkpoint.assets == checkpoint.gguf:
-        with TemporaryDirectory() as alone:  # transformers would mix in the other model's settings
-            gguf = Path(alone) / checkpoint.gguf.name
-            gguf.symlink_to(checkpoint.gguf.resolve())
-            import_tokenizer(replace(checkpoint, folder=gguf.parent, gguf=gguf), folder)
-        return
     from transformers import AutoTokenizer
 
-    files = _gguf_options(checkpoint.gguf) if checkpoint.gguf else {}
+    stated = _first_token(checkpoint.gguf) if checkpoint.gguf else {}
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
+        tokenizer = _from_pretrained(AutoTokenizer, checkpoint, use_fast=True, **stated)
     except Exception as error:  # what is raised where files are missing depends on the tokenizer
         raise UserError(
             f"{checkpoint.name} has no tokenizer that could be read ({error}); "
@@ -143,18 +164,14 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    # For a GGUF model this is the whole weight file under another name.
-    (folder / "tokenizer.model").unlink(missing_ok=True)
 
 
-def _gguf_options(file: Path) -> dict[str, Any]:
-    """How transformers reads the tokenizer of a GGUF file, which says by itself whether it puts a
-    token before a text."""
+def _first_token(file: Path) -> dict[str, bool]:
+    """Whether the tokenizer of a GGUF file puts a token before a text, where the file says it."""
     from gguf import GGUFReader
 
     field = GGUFReader(str(file)).get_field("tokenizer.ggml.add_bos_token")
-    said = {} if field is None else {"add_bos_token": bool(field.contents())}
-    return {"gguf_file": file.name, **said}
+    return {} if field is None else {"add_bos_token": bool(field.contents())}
 
 
 def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None = None) -> None:
@@ -174,7 +191,7 @@ def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None
         for name, tensor in model.module.state_dict().items()
         if name.removesuffix(".weight") not in tied
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     if masks is not None:
         save_file({name: mask.contiguous() for name, mask in masks.items()}, folder / MASKS)
 
@@ -198,7 +215,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
 
     if not (folder / SIZES).exists():
         return import_checkpoint(open_checkpoint(str(folder)))
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     architecture = getattr(transformers, config["architectures"][0])
     settings = architecture.config_class.from_dict(config)
     if attention is not None:
@@ -207,7 +224,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
         module = architecture(settings)
     module = _without_unread_pooler(module, config)
     make_plain(module, find_family(config["model_type"]), num_heads(config))
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / WEIGHTS)
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
     model = Model(module.float().eval(), config, folder, **sizes)
@@ -263,7 +280,8 @@ def set_head_attributes(model: Model) -> None:
 
 
 def copy_assets(source: Path, target: Path) -> None:
-    """Copy a model's tokenizer, configuration and pooling: all that is not weights."""
+    """Copy a model's tokenizer, configuration and pooling: all that is not weights. What clients
+    of transformers 4 would not understand of the tokenizer's settings is said in their words."""
     for pattern in _ASSETS:
         for file in source.glob(pattern):
             if file.name in _NOT_ASSETS or file.suffix == ".gguf":
@@ -272,6 +290,10 @@ def copy_assets(source: Path, target: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if file.resolve() != copy.resolve():
                 shutil.copyfile(file, copy)
+            if file.name == TOKENIZER_SETTINGS:
+                settings = read_json(copy)
+                if (told := settings_for_clients(settings)) != settings:
+                    copy.write_text(json.dumps(told, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:

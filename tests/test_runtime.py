@@ -44,8 +44,9 @@ TEXTS = ["the cat sat on a mat", "the dog", "a dog ran far away", "cat", ""]
 
 def pooled_folder(folder: Path, pooling: str, **config: Any) -> Path:
     encoder_folder(folder, **config)
-    kinds = ["Transformer", "Pooling", "Normalize"] if pooling == "mean" else ["Pooling"]
-    write_json(folder / "modules.json", [{"type": f"x.{kind}", "path": "p"} for kind in kinds])
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if pooling == "mean" else [])]
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": "p"} for kind in kinds]
+    write_json(folder / "modules.json", modules)
     write_json(folder / "p" / "config.json", {"pooling_mode": pooling})
     return folder
 

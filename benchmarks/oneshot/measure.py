@@ -26,11 +26,12 @@ from edgeprune.prune.distance import divergence_from
 from edgeprune.prune.methods import METHODS
 from edgeprune.prune.oneshot import prune_layers, solver_of
 from edgeprune.prune.walk import Walk
-from edgeprune.text.batches import Batch, Reader, open_reader, open_tokenizer
+from edgeprune.text.batches import Batch, Reader, open_reader
 from edgeprune.text.corpus import read_corpus
 from edgeprune.text.embedding import mean_hidden
 from edgeprune.text.files import read_document
 from edgeprune.text.settings import TextSettings
+from edgeprune.tokenizer_file import open_tokenizer
 from oneshot.cache import FOLDER, before_head, head_of, model_folder, of_original
 from oneshot.design import SUBJECTS, Cell
 

@@ -26,8 +26,8 @@ from edgeprune.models import Model, load_model, save_model
 from edgeprune.progress import track
 from edgeprune.runtime.chat import apply_chat_template, chat_template
 from edgeprune.runtime.vocabulary import KEPT
-from edgeprune.text.batches import open_tokenizer
 from edgeprune.text.corpus import Corpus, read_corpus
+from edgeprune.tokenizer_file import open_tokenizer
 
 _TOKENIZER = "tokenizer.json"
 # What tokenizers written in Python are read from; tokenizer.json holds all of it.

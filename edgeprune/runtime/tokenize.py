@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Encoding
-from tokenizers import Tokenizer as RustTokenizer
 
 from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
 from edgeprune.progress import say
+from edgeprune.tokenizer_file import open_tokenizer
 
 Text = str | tuple[str, str]
 
@@ -27,17 +26,11 @@ class Tokenizer:
     are how the model was trained, not how it is run."""
 
     def __init__(self, bundle: Bundle) -> None:
-        path = bundle.tokenizer_path
-        try:
-            self.rust = RustTokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise UserError(f"{path} is no tokenizer that can be read: {error}") from error
+        self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
-        self.rust.no_padding()
-        self.rust.no_truncation()
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
         """Tokens of each text with the model's special tokens; longer texts are cut at the
@@ -90,8 +83,10 @@ class Tokenizer:
         return self.rust.token_to_id(token) if isinstance(token, str) else None
 
     def _pad_id(self, bundle: Bundle) -> int:
-        found = self._named(bundle, "pad_token")
-        if found is None:
-            found = bundle.config.get("pad_token_id")
-        # Padding is masked, so that any id in the vocabulary does.
-        return found if isinstance(found, int) else 0
+        """The model's own, which some graphs look for; any other within the vocabulary does where
+        it states none, since padding is masked."""
+        rows = bundle.config.get("vocab_size")
+        for found in (bundle.config.get("pad_token_id"), self._named(bundle, "pad_token")):
+            if isinstance(found, int) and 0 <= found < (rows or found + 1):
+                return found
+        return 0

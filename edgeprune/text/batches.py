@@ -13,6 +13,7 @@ from edgeprune.text.corpus import Corpus
 from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.sentences import fragment
 from edgeprune.text.settings import TextSettings
+from edgeprune.tokenizer_file import open_tokenizer
 
 LENGTH_STEP = 8
 _POOL_BATCHES = 16
@@ -242,21 +243,6 @@ def open_reader(
     if not file.exists():
         raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
     return Reader(corpus, kind, open_tokenizer(file), settings, pad_id, seed)
-
-
-def open_tokenizer(file: Path) -> Tokenizer:
-    """A tokenizer that neither pads nor cuts, whatever its file says.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise UserError(f"{file} is no tokenizer that can be read: {error}") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def text_by_text(batches: Iterable[Batch]) -> list[Batch]:
