@@ -19,6 +19,7 @@ from edgeprune.bundle import CARD, Bundle
 from edgeprune.cli import main
 from edgeprune.escape import one_line
 from edgeprune.report.card import model_card
+from edgeprune.report.made import model_name
 from edgeprune.report.words import known
 
 RECIPE = """
@@ -191,16 +192,18 @@ def test_names_are_no_markup(bundle: Bundle, name: str) -> None:
     """Whatever the names: the card has an innocent one's structure, and shows them."""
     innocent, evil = ModelCard(named(bundle, "innocent")), ModelCard(named(bundle, name))
     assert shape(evil.text)[0] == shape(innocent.text)[0]
-    heading = shape(evil.text)[1][0]
-    assert heading == one_line(name)
+    became = shape(innocent.text)[1][0].removeprefix("innocent")
+    shown = one_line(model_name(name) + became)
+    assert shape(evil.text)[1][0] == shown
     first = next(token.content for token in READER.parse(evil.text) if token.type == "fence")
     assigned = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(first).body}
-    assert assigned == {"place": one_line(f"owner/{name}"), "folder": one_line(name)}
+    assert re.fullmatch(r"[\w.-]+", assigned["folder"])
+    assert assigned["place"] == f"owner/{assigned['folder']}"
     plain, data = innocent.data.to_dict(), evil.data.to_dict()
     assert data.keys() == plain.keys()
     assert data["tags"] == plain["tags"]
     front = yaml.safe_load(evil.content.split("\n---\n")[0])
-    assert front["model-index"][0]["name"] == name
+    assert front["model-index"][0]["name"] == assigned["folder"]
 
 
 def test_a_model_of_the_hub_is_the_base(bundle: Bundle) -> None:
