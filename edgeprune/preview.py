@@ -1,6 +1,8 @@
-"""What a build would do, in sentences, without torch and without touching anything."""
+"""What a build would do, in sentences, without touching anything; torch only looks at activations,
+where it is installed."""
 
 from edgeprune.anatomy import Anatomy
+from edgeprune.build import Build
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
@@ -18,6 +20,9 @@ from edgeprune.text.corpus import Corpus
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
 }
+
+_LOOKED_AT = 1_000_000_000
+"""Weights of a model that a dry run reads, at four bytes each."""
 
 
 def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tuple[str, str]]:
@@ -56,6 +61,24 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         )
     )
     return rows
+
+
+def outlook(build: Build) -> list[tuple[str, str]]:
+    """What INT8 activations would cost the model, from a look at it that takes some seconds.
+
+    Raises:
+        UserError: the model cannot be read, or INT8 would spoil its outputs.
+    """
+    settings = build.recipe.quantize
+    if settings is None or settings.weights == "none":
+        return []
+    if _parameters(build.checkpoint.anatomy) > _LOOKED_AT:
+        return [("quantize", "massive activations of a model as large are looked for in the build")]
+    try:
+        from edgeprune.quantize.outlook import foresee
+    except ModuleNotFoundError as error:
+        return [("quantize", f"massive activations are looked for where {error.name} is installed")]
+    return [("quantize", line) for line in foresee(build).lines()]
 
 
 def vocabulary_line(anatomy: Anatomy, settings: VocabularySettings) -> str:

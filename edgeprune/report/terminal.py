@@ -6,7 +6,7 @@ from rich.table import Table
 
 from edgeprune.build import Build
 from edgeprune.pipeline import Outcome
-from edgeprune.preview import preview
+from edgeprune.preview import outlook, preview
 from edgeprune.report.figures import comparison, conditions
 from edgeprune.report.records import open_record
 
@@ -16,11 +16,14 @@ _console = Console(highlight=False, markup=False, emoji=False)
 
 def show_preview(build: Build) -> None:
     """The resolved recipe, then what each stage would do to this model."""
+    found = outlook(build)
     recipe = build.recipe.to_yaml()
     highlighted = Syntax(recipe, "yaml", background_color="default").highlight(recipe)
     _console.print(highlighted, soft_wrap=True)  # a copy of it, however long its lines
     table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
-    for stage, line in preview(build.recipe, build.checkpoint, build.corpus):
+    rows = preview(build.recipe, build.checkpoint, build.corpus)
+    after = 1 + max((at for at, (stage, _) in enumerate(rows) if stage == "quantize"), default=-1)
+    for stage, line in [*rows[:after], *found, *rows[after:]]:
         table.add_row(stage, line)
     _console.print(table)
     _console.print(f"Nothing was touched; the output would be {build.output}.", soft_wrap=True)

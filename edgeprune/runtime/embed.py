@@ -7,7 +7,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.progress import say
-from edgeprune.runtime.batches import run_batches
+from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -21,6 +21,7 @@ class Embedder:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
+        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         self._output, self._pooled = self._choose_output()
         self._pooling = bundle.pooling
         if self._pooling is None and not self._pooled:
@@ -30,8 +31,8 @@ class Embedder:
     def embed(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Embeddings of texts, [texts, size] float32.
 
-        With dynamic INT8 activations a text's embedding depends slightly on its batch, whose
-        largest value sets the scale: take a batch size of 1 where that matters.
+        Without a batch size texts of like length go together; alone, where the graph would let
+        them change each other's scales (batches.py).
         """
         return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
 
@@ -39,7 +40,7 @@ class Embedder:
         """`embed` for texts that are tokenized already."""
         found: list[np.ndarray | None] = [None] * len(encoded)
         for rows, hidden, mask in run_batches(
-            self.session, self.tokenizer, self._output, encoded, batch_size
+            self.session, self.tokenizer, self._output, encoded, batch_size or self.default_batch
         ):
             vectors = hidden if self._pooled else pool(hidden, mask, self._pooling or "mean")
             if self.bundle.normalize:
