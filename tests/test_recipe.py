@@ -27,6 +27,7 @@ from edgeprune.recipe import (
 
 SHIPPED = (
     "classifier",
+    "embedder",
     "minilm",
     "minilm-fast",
     "minilm-int8",

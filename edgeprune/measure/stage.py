@@ -8,7 +8,9 @@ from typing import Any
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
+from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.batching import measure_batching
 from edgeprune.measure.cache import measure_cache
 from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.settings import MeasureSettings, Requirements
@@ -52,7 +54,8 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         threads=settings.threads,
         time_limit=settings.seconds,
     )
-    questions = _questions(build, write_held_out(build, target))
+    held = write_held_out(build, target)
+    questions = _questions(build, held)
     measured: dict[str, Any] = {
         "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
         "quality": [question.ask(source, original) for question in questions],
@@ -63,6 +66,9 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
         measured["stages"] = measure_stages(build, original, target, brief, main)
+    if build.checkpoint.task != "text-generation":
+        texts = [row["text"] for row in Data(held).texts()]
+        measured["batching"] = measure_batching(source, build.checkpoint.task, texts)
     if build.recipe.quantize:
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)

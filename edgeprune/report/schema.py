@@ -162,6 +162,15 @@ class _StageMeasured(_Read):
     quality: Annotated[list[Evaluation], Field(min_length=1)]
 
 
+class _Batching(_Read):
+    batch: PositiveInt
+    texts: PositiveInt
+    mean_cosine: float | None = None
+    least_cosine: float | None = None
+    mean_change: float | None = None
+    largest_change: float | None = None
+
+
 class Measured(_Read):
     """What the stage measure recorded."""
 
@@ -169,6 +178,7 @@ class Measured(_Read):
     quality: Annotated[list[Evaluation], Field(min_length=1)]
     curve: list[_Point] = []
     stages: list[_StageMeasured] = []
+    batching: _Batching | None = None
 
 
 class _Stage(_Read):
