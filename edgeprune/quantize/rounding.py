@@ -23,12 +23,13 @@ def round_input(values: Tensor, entry: Entry) -> Tensor:
     if entry.format.endswith("-token"):
         return _symmetric(values)
     if entry.input_scale is not None and entry.input_zero_point is not None:
-        return _unsigned(values, torch.tensor(entry.input_scale), entry.input_zero_point)
+        fixed = torch.tensor(entry.input_scale), torch.tensor(entry.input_zero_point)
+        return _unsigned(values, *fixed)
     low, high = values.min().clamp(max=0.0), values.max().clamp(min=0.0)
     scale = (high - low) / _LEVELS
     if float(scale) == 0.0:
         return values
-    return _unsigned(values, scale, int((-low / scale).round()))
+    return _unsigned(values, scale, (-low / scale).round())
 
 
 def reads_rounded(entry: Entry) -> bool:
@@ -75,7 +76,7 @@ def _rounding(model: Model, plan: Plan) -> Iterator[None]:
             handle.remove()
 
 
-def _unsigned(values: Tensor, scale: Tensor, zero_point: int) -> Tensor:
+def _unsigned(values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     codes = ((values / scale).round() + zero_point).clamp(0, _LEVELS)
     return (codes - zero_point) * scale
 

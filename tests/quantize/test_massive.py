@@ -35,7 +35,7 @@ def test_an_encoder_gets_a_scale_per_token_where_it_helps(family, tmp_path):
     assert down in result.massive
     # Only where it is needed: the other linears keep the faster format.
     assert list(formats.values()).count("int8-token") <= 3
-    assert result.activation_drift < 0.25
+    assert result.activation_drift < 0.18
     asked = QuantizeSettings(massive_activations="none")
     plain, _ = massive(family, tmp_path / "two")
     untreated = quantize_model(plain, BATCHES, asked, VNNI)
