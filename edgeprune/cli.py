@@ -371,7 +371,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="0 takes a free one.  [default: 8000]")
 @click.option("--threads", type=int, help="Threads.  [default: all cores]")
-@click.option("--max-batch", type=int, help="Texts in one call.  [default: 16; dynamic INT8: 1]")
+@click.option("--max-batch", type=int, help="Texts in one call (dynamic INT8: 1).  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens in one call.  [default: 256]")
 @click.option("--max-wait-ms", type=float, help="To wait for more texts.  [default: 0]")
 @click.option("--max-waiting", type=int, help="Texts in line; then 503.  [default: 256]")

@@ -164,6 +164,19 @@ def test_texts_go_alone_where_they_would_change_each_other(bundles):
     assert np.abs(model.embed(texts, 20) - model.embed(texts, 1)).max() > 1e-4
 
 
+def test_the_service_batches_what_stays_the_same(bundles):
+    from edgeprune.service.answers import EncoderAnswers
+    from edgeprune.service.metrics import Metrics
+    from edgeprune.service.settings import ServiceSettings
+
+    def most(activations, **asked):
+        model = Embedder(Bundle.open(bundles("bert", activations)))
+        return EncoderAnswers(model, ServiceSettings(**asked), Metrics()).max_batch
+
+    assert (most("dynamic"), most("token")) == (1, 16)
+    assert (most("dynamic", max_batch=8), most("token", max_batch=8)) == (8, 8)
+
+
 @pytest.mark.parametrize(
     ("family", "key", "words"),
     [

@@ -33,8 +33,7 @@ class Outlook:
     def lines(self) -> list[str]:
         """The same in sentences, for a dry run."""
         massive, smoothed = self.treatment.massive, self.treatment.smoothed
-        linears = [entry for entry in self.plan if entry.role not in ("word", "position")]
-        tokenwise = sum(entry.format.endswith("-token") for entry in linears)
+        tokenwise = sum(entry.format.endswith("-token") for entry in self.plan)
         found = "no linear's input was found to need more than one scale"
         if massive:
             worst = max(massive, key=lambda name: massive[name])
