@@ -30,6 +30,7 @@ class Classifier:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
+        # Texts in a call where no number is asked for; None: as many as are fast together.
         self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         if "logits" not in [node.name for node in self.session.get_outputs()]:
             raise UserError(f"{bundle.model_path} gives no logits: it is no classifier.")

@@ -21,6 +21,7 @@ class Embedder:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
+        # Texts in a call where no number is asked for; None: as many as are fast together.
         self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         self._output, self._pooled = self._choose_output()
         self._pooling = bundle.pooling
