@@ -8,6 +8,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -42,7 +43,11 @@ class Classifier:
         self.labels = _labels(bundle)
 
     def classify(self, texts: Sequence[Text], batch_size: int | None = None) -> list[Prediction]:
-        """The prediction for each text."""
+        """The prediction for each text.
+
+        Raises:
+            ModelFault: the model gives NaN or infinity.
+        """
         return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
 
     def classify_tokens(
@@ -71,7 +76,7 @@ class Classifier:
                     f"config.json names {len(self.labels)} labels."
                 )
             found[rows] = logits
-        return found
+        return finite(found, "logits", self.bundle)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

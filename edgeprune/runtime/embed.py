@@ -8,6 +8,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.progress import say
 from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -34,6 +35,9 @@ class Embedder:
 
         Without a batch size texts of like length go together; alone, where the graph would let
         them change each other's scales (batches.py).
+
+        Raises:
+            ModelFault: the model gives NaN or infinity.
         """
         return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
 
@@ -48,7 +52,7 @@ class Embedder:
                 vectors = normalize(vectors)
             for row, vector in zip(rows, vectors, strict=True):
                 found[row] = vector
-        return np.asarray(found, np.float32)
+        return finite(np.asarray(found, np.float32), "embeddings", self.bundle)
 
     def _choose_output(self) -> tuple[str, bool]:
         """The output to read, and whether it is pooled already."""
