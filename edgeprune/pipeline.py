@@ -38,7 +38,7 @@ from edgeprune.checks import check
 from edgeprune.errors import UserError
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
-from edgeprune.measure.stage import missed
+from edgeprune.measure.requirements import missed
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
 from edgeprune.report.canvas import check_drawable
@@ -46,7 +46,8 @@ from edgeprune.report.card import model_card
 from edgeprune.report.write import write_report
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.corpus import read_corpus, text_line
+from edgeprune.text.labels import label_names
 
 MARK = "stages"
 RECORD = "stage.json"
@@ -91,8 +92,9 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
     find(recipe.target)
     checkpoint = open_checkpoint(name)
-    labelled = text_kind(checkpoint.task) == "labelled"
-    corpus = read_corpus(recipe.text.data, labelled, recipe.text.group_field)
+    labels = label_names(checkpoint.config) if text_kind(checkpoint.task) == "labelled" else None
+    text = recipe.text
+    corpus = read_corpus(text.data, labels, text.group_field, text.fields, text.language)
     check(recipe, checkpoint, corpus)
     folder = output or Path("build") / recipe.name
     _check_output(folder)
@@ -114,6 +116,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     check_drawable("build")
     with _made(build.output / MARK) as stages, _locked(stages / LOCK):
         _sweep(stages)
+        say(f"[text] {text_line(build.corpus.facts(text_kind(build.checkpoint.task)))}")
         _run_stages(build, stages, fresh)
         return _finish(build)
 
@@ -212,11 +215,7 @@ def _finish(build: Build) -> Outcome:
             "model": build.checkpoint.name,
             "sha256": _model_digest(build.checkpoint),
         },
-        "text": {
-            "source": build.corpus.source,
-            "documents": len(build.corpus.documents),
-            "digest": build.corpus.digest,
-        },
+        "text": build.corpus.facts(text_kind(build.checkpoint.task)),
         "recipe": build.recipe.model_dump(mode="json"),
         "target": find(build.recipe.target).to_json(),
     }

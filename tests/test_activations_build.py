@@ -217,7 +217,7 @@ def quick(tmp_path_factory):
         asked = [word for each in sets for word in ("--set", each)]
         text, _ = paragraphs(1)
         given = ("--model", model, "--data", text, "--output", out)
-        result = build("minilm-int8", *given, *options, *asked)
+        result = build("encoder-int8", *given, *options, *asked)
         assert result.exit_code == 0, result.stderr
         return out / "bundle"
 

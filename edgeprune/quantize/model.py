@@ -147,6 +147,7 @@ def quantize_model(
     settings: QuantizeSettings,
     target: Target,
     masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
 ) -> Quantized:
     """Plan and compute a model's codes; the module is left with exactly the values of those.
 
@@ -154,6 +155,7 @@ def quantize_model(
         batches: calibration text as keyword arguments of the module (input_ids, attention_mask).
         target: the processor: it says how many bits an INT8 weight may take.
         masks: by linear, where a weight is kept; removed ones stay zero.
+        seed: of what sensitivities are estimated by.
 
     Raises:
         UserError: a weight is not finite, or a budget of mixed precision cannot be met.
@@ -163,7 +165,7 @@ def quantize_model(
     treatment, plan, drift = plan_model(model, batches, settings, plan_with)
     costs: dict[str, dict[str, float]] = {}
     if settings.weights == "mixed":
-        chosen, costs = choose_formats(model, plan, batches, settings, target)
+        chosen, costs = choose_formats(model, plan, batches, settings, target, seed)
         plan = plan_with({**treatment.formats, **chosen})
     result = Quantized(
         plan,

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from edgeprune.errors import UserError
+from edgeprune.measure.settings import Requirements
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Work = Literal["encoder", "prompt", "decode"]
@@ -171,11 +172,24 @@ class _Batching(_Read):
     largest_change: float | None = None
 
 
+class _Overlap(_Read):
+    overlap_at_10: float
+    recall_at_10: float
+
+
+class _Neighbours(_Read):
+    """Of an encoder's held-out texts; nothing where they were too few."""
+
+    data: str = ""
+    values: _Overlap | None = None
+
+
 class Measured(_Read):
     """What the stage measure recorded."""
 
     speed: _WholeSpeed
     quality: Annotated[list[Evaluation], Field(min_length=1)]
+    neighbours: _Neighbours | None = None
     curve: list[_Point] = []
     stages: list[_StageMeasured] = []
     batching: _Batching | None = None
@@ -202,6 +216,7 @@ class _Recipe(_Read):
     name: str | None = None
     description: str = ""
     measure: dict[str, Any] = {}
+    require: Requirements | None = None
 
 
 class Content(_Read):
