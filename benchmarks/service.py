@@ -194,7 +194,7 @@ class Tally:
 def soak(bundle: Path, pool: Pool, clients: int, seconds: float, pin: bool) -> dict[str, Any]:
     """Clients of all kinds for so long; what came of it, and what the process took."""
     tally = Tally()
-    with serving(bundle, pin=pin) as service:
+    with serving(bundle, "--max-batch", "16", pin=pin) as service:
         samples, idle = asyncio.run(_soak(service, pool, tally, clients, seconds))
         service.process.terminate()
         code = service.process.wait(60)
@@ -412,7 +412,7 @@ def batching(
     sides: dict[str, list[float]] = {"batches": [], "one_by_one": []}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     with (
-        serving(bundle, pin=given.pin) as together,
+        serving(bundle, "--max-batch", "16", pin=given.pin) as together,
         serving(bundle, "--max-batch", "1", pin=given.pin) as alone,
     ):
         services = {"batches": together, "one_by_one": alone}

@@ -23,8 +23,9 @@ from edgeprune.measure.settings import OWN_TASKS
 from edgeprune.measure.stage import held_out_measures
 from edgeprune.progress import say
 from edgeprune.prune.settings import PruneSettings
+from edgeprune.quantize.plan import plan_formats
 from edgeprune.quantize.scheme import Scheme
-from edgeprune.quantize.settings import preferred
+from edgeprune.quantize.settings import QuantizeSettings, preferred
 from edgeprune.recipe import Recipe
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
@@ -64,11 +65,8 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         )
     if any(block.experts for block in anatomy.blocks):
         _check_mixture(recipe, checkpoint)
-    if recipe.quantize and recipe.quantize.cache_bits and anatomy.kind == "encoder":
-        raise UserError(
-            f"quantize.cache_bits is for the key-value cache of a decoder, and {checkpoint.name} "
-            "has none: leave it out."
-        )
+    if recipe.quantize:
+        _check_applies(recipe.quantize, checkpoint)
     _check_lengths(recipe, checkpoint)
     _check_measure(recipe, checkpoint)
     _check_required(recipe, checkpoint)
@@ -88,6 +86,38 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
             parts = anatomy.feed_forwards if kind == "channels" else anatomy.blocks
             places = len(parts) * left // len(anatomy.blocks)
             _check_cut(anatomy, recipe.cut, kind, sorted(layers)[-places:], places)
+
+
+def _check_applies(settings: QuantizeSettings, checkpoint: Checkpoint) -> None:
+    """A setting that would change nothing of this model is refused, not ignored."""
+    anatomy = checkpoint.anatomy
+    decoder = anatomy.kind == "decoder"
+    gates = decoder and all(
+        block.experts is None and block.feed_forward.gate for block in anatomy.blocks
+    )
+    plan = plan_formats(anatomy, settings)
+    per_tensor = any(entry.format == "int8" for entry in plan)
+    rules = {
+        "cache_bits": (decoder, "is for the key-value cache of a decoder"),
+        "prefer": (decoder, "is for a decoder's prompts and steps"),
+        "unpacked_head": (
+            decoder and anatomy.tied_embeddings,
+            "is for a decoder whose head shares the embedding's table",
+        ),
+    }
+    if settings.massive_activations == "smooth":
+        where = "is for weights of int8 or mixed and feed-forwards with gates"
+        ranged = settings.weights in ("int8", "mixed") or settings.prefer is not None
+        rules["massive_activations"] = (gates and ranged, where)
+    if settings.activations != "dynamic":
+        rules["activations"] = (per_tensor, "is for linears in INT8")
+    given = settings.model_dump()
+    for name, (applies, purpose) in rules.items():
+        if not applies and given[name] not in (None, False):
+            raise UserError(
+                f"quantize.{name} of {given[name]} {purpose}, which {checkpoint.name} as it would "
+                "be built has not: leave it out."
+            )
 
 
 def _check_mixture(recipe: Recipe, checkpoint: Checkpoint) -> None:

@@ -386,7 +386,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
     metavar="NAME",
     help="Another name that clients call it by; may come again.  [default: its own]",
 )
-@click.option("--max-batch", type=int, help="Texts in one call of the model.  [default: 16]")
+@click.option("--max-batch", type=int, help="Texts in one call (dynamic INT8: 1).  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens in one call.  [default: 256]")
 @click.option("--max-wait-ms", type=float, help="To wait for more texts.  [default: 0]")
 @click.option("--max-waiting", type=int, help="Texts in line; then 503.  [default: 256]")

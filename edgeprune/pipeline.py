@@ -57,6 +57,8 @@ _FULL = 1_000_000
 """Bytes that are left on a disk that is full."""
 _NOT_CODE = ("cli.py", "gate", "report", "inspect", "runtime")
 # Stages that run whatever the recipe says; the others run where it names them.
+_LONG = ("prune", "cut", "sparsify", "recover")
+"""Stages that may train for hours."""
 _ALWAYS = ("load", "original", "export", "rewrite", "measure")
 
 
@@ -125,6 +127,7 @@ def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
     # The texts themselves are in the corpus' digest: where they lie does not matter.
     key = _digest(*inputs, build.recipe.text.model_dump(exclude={"data"}))
     wanted = [entry for entry in STAGES if _wanted(entry, build.recipe)]
+    looked = False
     for number, entry in enumerate(wanted, start=1):
         settings = getattr(build.recipe, entry.name, None)
         key = _digest(key, entry.name, settings, build.seed, build.recipe.target, _code_digest())
@@ -137,12 +140,26 @@ def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
         folder = stages / f"{entry.name}-{key[:12]}"
         say(f"[{number}/{len(wanted)}] {entry.name}")
         recorded = None if fresh else _recorded(folder)
+        if recorded is None and entry.name in _LONG and not looked:
+            _look_ahead(build)
+            looked = True
         result = recorded or _run_stage(entry, build, source, folder, settings)
         build.results[entry.name] = result
         build.folders[entry.name] = folder
         if entry.name not in ("original", "measure"):
             source = folder
         _forget_others(stages, entry.name, folder)
+
+
+def _look_ahead(build: Build) -> None:
+    """Refuse before the training what quantizing would refuse after it."""
+    settings = build.recipe.quantize
+    if settings is not None and settings.weights != "none":
+        from edgeprune.models import load_model
+        from edgeprune.quantize.outlook import look
+
+        say("      looking at activations first")
+        look(build, load_model(build.reference))
 
 
 def _run_stage(

@@ -1,10 +1,11 @@
-"""What a build would do, in sentences, without torch and without touching anything."""
+"""What a build would do, in sentences, without touching anything; torch only looks at activations,
+where it is installed."""
 
 from dataclasses import dataclass, replace
 from math import prod
 
 from edgeprune.anatomy import Anatomy
-from edgeprune.build import text_kind
+from edgeprune.build import Build, text_kind
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
@@ -58,6 +59,10 @@ def expected(recipe: Recipe, checkpoint: Checkpoint) -> Expected:
     return Expected(result, tuple(facts))
 
 
+_LOOKED_AT = 1_000_000_000
+"""Weights of a model that a dry run reads, at four bytes each."""
+
+
 def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tuple[str, str]]:
     """(stage, what it would do) for a recipe, a model and a text, in the order of the stages."""
     anatomy = checkpoint.anatomy
@@ -95,6 +100,24 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         )
     )
     return rows
+
+
+def outlook(build: Build) -> list[tuple[str, str]]:
+    """What INT8 activations would cost the model, from a look at it that takes some seconds.
+
+    Raises:
+        UserError: the model cannot be read, or INT8 would spoil its outputs.
+    """
+    settings = build.recipe.quantize
+    if settings is None or settings.weights == "none":
+        return []
+    if _parameters(build.checkpoint.anatomy) > _LOOKED_AT:
+        return [("quantize", "massive activations of a model as large are looked for in the build")]
+    try:
+        from edgeprune.quantize.outlook import foresee
+    except ModuleNotFoundError as error:
+        return [("quantize", f"massive activations are looked for where {error.name} is installed")]
+    return [("quantize", line) for line in foresee(build).lines()]
 
 
 # What would be left, by arithmetic ----------------------------------------------------------------

@@ -19,6 +19,7 @@ from edgeprune.models import (
     load_model,
     save_model,
 )
+from edgeprune.quantize.massive import refuse_drift
 from edgeprune.quantize.model import Quantized, quantize_model
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.objective import tensors
@@ -51,11 +52,16 @@ def original(build: Build, source: Path, target: Path, settings: None) -> dict[s
 def quantize(
     build: Build, source: Path, target: Path, settings: QuantizeSettings
 ) -> dict[str, Any]:
-    """Plan formats, compute every stored value, leave the model at those values."""
+    """Plan formats, compute every stored value, leave the model at those values.
+
+    Raises:
+        UserError: it cannot be quantized so, or would be spoilt.
+    """
     model = load_model(source)
     batches = [tensors(batch) for batch in build.calibration(settings.calibration_samples)]
     target_kind = find(build.recipe.target)
     result = quantize_model(model, batches, settings, target_kind, load_masks(source), build.seed)
+    refuse_drift(result.activation_drift, settings)
     save_model(model, target)
     result.save(target)
     return result.summary()

@@ -136,6 +136,7 @@ for command in {commands!r}:
     assert "encoder-fast" in shown
     assert "prune.sparsity" in shown
     assert "46 of 80 channels go" in shown
+    assert "massive activations are looked for where" in " ".join(shown.split())
     assert "holds no model" in shown
     assert not (tmp_path / "out").exists()
 

@@ -38,6 +38,7 @@ SHIPPED = (
     "decoder",
     "decoder-int4",
     "decoder-sparse",
+    "embedder",
     "encoder",
     "encoder-fast",
     "encoder-int8",

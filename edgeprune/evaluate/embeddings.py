@@ -8,10 +8,12 @@ from edgeprune.bundle import Bundle
 from edgeprune.runtime.embed import Embedder, normalize
 
 
-def unit_embeddings(bundle: Bundle, texts: Sequence[str]) -> np.ndarray:
-    """Embeddings of length 1, [texts, size] float32.
+def unit_embeddings(
+    bundle: Bundle, texts: Sequence[str], batch_size: int | None = None
+) -> np.ndarray:
+    """Embeddings of length 1, [texts, size] float32; `batch_size` as the runtime has it.
 
     Raises:
         ModelFault: the model's outputs are no numbers, which no comparison would show.
     """
-    return normalize(Embedder(bundle).embed(texts))
+    return normalize(Embedder(bundle).embed(texts, batch_size))

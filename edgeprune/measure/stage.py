@@ -9,7 +9,9 @@ from typing import Any
 from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.build import Build
+from edgeprune.evaluate.data import Data
 from edgeprune.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.batching import measure_batching
 from edgeprune.measure.cache import measure_cache
 from edgeprune.measure.curve import measure_curve
 from edgeprune.measure.neighbours import measure_neighbours
@@ -69,6 +71,9 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
         measured["stages"] = measure_stages(build, original, target, brief, main)
+    if build.checkpoint.task != "text-generation":
+        texts = [row["text"] for row in Data(held).texts()]
+        measured["batching"] = measure_batching(source, build.checkpoint.task, texts)
     if build.checkpoint.task == "feature-extraction":
         measured["neighbours"] = measure_neighbours(source, original, held)
     if build.recipe.quantize:

@@ -1,7 +1,7 @@
 """Quantize a model: plan every format, compute every value, leave the weights at those values."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,15 @@ from edgeprune.models import Model
 from edgeprune.quantize.activations import fix_input_scales
 from edgeprune.quantize.grouped import Grouped, dequantize_groups
 from edgeprune.quantize.layers import LayerValues, round_layers
+from edgeprune.quantize.massive import Treatment, activation_drift, treat
 from edgeprune.quantize.mixed import choose_formats
 from edgeprune.quantize.plan import Entry, Format, Plan, plan_formats
 from edgeprune.quantize.settings import QuantizeSettings, preferred
-from edgeprune.quantize.smooth import InputRange, fold_smoothing, observe_inputs, smoothable
 from edgeprune.quantize.sparse import choose_sparse
 from edgeprune.targets import Target
 
 PLAN = "plan.json"
 VALUES = "quantized.safetensors"
-_DECODER_ALPHA = 0.5
 
 
 @dataclass
@@ -40,8 +39,10 @@ class Quantized:
     was rounded by its inputs, ||(W' - W) X|| / ||W X|| on the calibration text."""
     smoothed: list[str] = field(default_factory=list)
     massive: dict[str, float] = field(default_factory=dict)
-    """Largest input value over the root mean square, before smoothing, of the linears beyond the
-    settings' ratio."""
+    """Largest input value over the root mean square, before smoothing, of the linears in which
+    that is massive."""
+    activation_drift: float = 0.0
+    """How far rounded activations alone move the outputs, relative to their size."""
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Mixed precision: what each tensor was predicted to cost in each format."""
 
@@ -72,6 +73,7 @@ class Quantized:
             "errors": self.errors,
             "smoothed": self.smoothed,
             "massive_activations": self.massive,
+            "activation_drift": self.activation_drift,
             "costs": self.costs,
         }
 
@@ -99,6 +101,7 @@ class Quantized:
             errors=summary["errors"],
             smoothed=summary["smoothed"],
             massive=summary["massive_activations"],
+            activation_drift=summary["activation_drift"],
             costs=summary["costs"],
         )
         parts = {"codes": result.codes, "scales": result.scales, "zero_points": result.zero_points}
@@ -109,6 +112,32 @@ class Quantized:
             if entry.tied_to is not None:
                 result.share(entry, entry.tied_to)
         return result
+
+
+Planner = Callable[[Mapping[str, Format]], Plan]
+"""The plan with these formats for some linears."""
+
+
+def planner(model: Model, settings: QuantizeSettings, target: Target) -> Planner:
+    """What plans a model, its empty blocks counted once."""
+    sparse = choose_sparse(model, settings, target)
+    return lambda formats: plan_formats(
+        model.anatomy, settings, target.weight_bits, formats, sparse
+    )
+
+
+@torch.no_grad()
+def plan_model(
+    model: Model,
+    batches: Sequence[Mapping[str, Tensor]],
+    settings: QuantizeSettings,
+    plan_with: Planner,
+) -> tuple[Treatment, Plan, float]:
+    """What is done about massive activations, the plan, and how far rounded activations then move
+    the outputs. Smoothing is folded into the model, whose function stays."""
+    treatment = treat(model, batches, settings, plan_with)
+    plan = plan_with(treatment.formats)
+    return treatment, plan, activation_drift(model, plan, batches, settings)
 
 
 @torch.no_grad()
@@ -132,24 +161,19 @@ def quantize_model(
         UserError: a weight is not finite, or a budget of mixed precision cannot be met.
     """
     settings = preferred(settings, model.anatomy.kind, target.decode_weights)
-    smoothed: list[str] = []
-    massive: dict[str, float] = {}
-    overrides: dict[str, Format] = {}
-    if settings.weights != "none" and _watches(model, settings):
-        ranges = observe_inputs(model, batches, len(batches))
-        massive = _massive(ranges, settings)
-        alpha = _alpha(model, settings, massive)
-        if alpha is not None:
-            smoothed = fold_smoothing(model, ranges, alpha)
-        overrides = _overrides(model.anatomy.linears(), massive, settings)
-    sparse = choose_sparse(model, settings, target)
-    plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
+    plan_with = planner(model, settings, target)
+    treatment, plan, drift = plan_model(model, batches, settings, plan_with)
     costs: dict[str, dict[str, float]] = {}
     if settings.weights == "mixed":
         chosen, costs = choose_formats(model, plan, batches, settings, target, seed)
-        overrides = {**overrides, **chosen}
-        plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
-    result = Quantized(plan, smoothed=smoothed, massive=massive, costs=costs)
+        plan = plan_with({**treatment.formats, **chosen})
+    result = Quantized(
+        plan,
+        smoothed=treatment.smoothed,
+        massive=treatment.massive,
+        activation_drift=drift,
+        costs=costs,
+    )
     for entry, values in round_layers(model, plan, batches, settings, masks or {}):
         result.store(entry, values)
     for entry in plan.quantized:
@@ -158,44 +182,3 @@ def quantize_model(
     if settings.activations == "static":
         result.plan = fix_input_scales(model, plan, batches, settings.activation_range)
     return result
-
-
-def _watches(model: Model, settings: QuantizeSettings) -> bool:
-    """Whether anything depends on what the activations look like."""
-    return settings.smooth is not None or (
-        settings.massive_activations != "none" and model.anatomy.kind == "decoder"
-    )
-
-
-def _alpha(model: Model, settings: QuantizeSettings, massive: dict[str, float]) -> float | None:
-    if settings.smooth is not None:
-        return settings.smooth
-    # Groups of weights take a token's activations in groups too: no range calls for smoothing.
-    per_tensor = settings.weights in ("int8", "mixed")
-    asked = per_tensor and settings.massive_activations in ("auto", "smooth")
-    return _DECODER_ALPHA if asked and massive and smoothable(model.anatomy) else None
-
-
-def _massive(ranges: dict[str, InputRange], settings: QuantizeSettings) -> dict[str, float]:
-    found = {name: seen.massive() for name, seen in ranges.items()}
-    return {name: ratio for name, ratio in found.items() if ratio > settings.massive_ratio}
-
-
-def _overrides(
-    names: Iterable[str], massive: dict[str, float], settings: QuantizeSettings
-) -> dict[str, Format]:
-    """The linears that need more than one scale per tensor.
-
-    A scale per token everywhere costs a prompt 14 % of its speed (3.1x float32's plain export
-    becomes 2.7x, decoding stays 2.8x; Zen 4, one thread, 128 tokens) and is worth it.
-    SmolLM2-135M, 5 windows of 512 tokens of WikiText-2, perplexity over float32's: smoothing alone
-    +21.6 %; with a scale per token for down projections +4.1 %, for those and the head +3.0 %, for
-    every linear +1.9 % (without smoothing +4.9 %). The weights' rounding costs +0.1 % of it.
-    """
-    if not massive:
-        return {}
-    if settings.massive_activations in ("auto", "token-wise"):
-        return dict.fromkeys(names, "int8-token")
-    if settings.massive_activations == "float":
-        return dict.fromkeys(massive, "float32")
-    return {}

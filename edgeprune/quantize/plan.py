@@ -125,7 +125,7 @@ def plan_formats(
     anatomy: Anatomy,
     settings: QuantizeSettings,
     bits: int = 8,
-    overrides: dict[str, Format] | None = None,
+    overrides: Mapping[str, Format] | None = None,
     sparse: Mapping[str, Choice] | None = None,
 ) -> Plan:
     """Give every linear and embedding its format.

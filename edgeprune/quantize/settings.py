@@ -84,13 +84,15 @@ class QuantizeSettings(Settings):
         ge=0.0,
         le=1.0,
         description="Share of the activations' range moved into the weights (SmoothQuant's "
-        "alpha); none: 0.5 where massive activations call for it.",
+        "alpha), wherever a scale can be folded; none: 0.5 where massive activations of a decoder "
+        "call for it.",
     )
     massive_activations: Literal["auto", "smooth", "token-wise", "float", "none"] = Field(
         "auto",
-        description="What a decoder gets in which calibration finds massive activations: "
-        "smoothing; a scale per token in every linear; float32 where they are; none; "
-        "auto: smoothing and a scale per token.",
+        description="What a model gets in which calibration finds massive activations: smoothing "
+        "(decoders with gates); a scale per token in every linear; float32 where they are; none; "
+        "auto: decoders smoothing and a scale per token in every linear, encoders a scale per "
+        "token in as few linears as keep the outputs near.",
     )
     massive_ratio: float = Field(
         100.0,
@@ -119,11 +121,12 @@ class QuantizeSettings(Settings):
         description="Sequences of the user's text on which ranges and sensitivities are seen and "
         "GPTQ makes up for rounding; GPTQ gains from more.",
     )
-    activations: Literal["dynamic", "static"] = Field(
+    activations: Literal["dynamic", "token", "static"] = Field(
         "dynamic",
-        description="Scale of an INT8 linear's activations: of each tensor as it comes, or fixed "
-        "by calibration (no look at the tensor, but text unlike it may be cut off; sparse linears "
-        "and those with a scale per token stay dynamic).",
+        description="Scale of an INT8 linear's activations: of each tensor as it comes; of each "
+        "token, so that no text's result depends on its batch; or fixed by calibration (no look "
+        "at the tensor, but text unlike it may be cut off; sparse linears and those with massive "
+        "activations stay dynamic).",
     )
     activation_range: Literal["minmax", "percentile", "mse"] = Field(
         "percentile",

@@ -63,7 +63,19 @@ def comparison(record: Record) -> list[Row]:
     rows.append(_smaller("peak memory", its["peak_memory_bytes"], mine["peak_memory_bytes"]))
     for quality in record.quality:
         rows += _quality_rows(quality)
+    if found := record.measured.get("batching"):
+        rows.append(_batching_row(found))
     return rows
+
+
+def _batching_row(found: dict[str, Any]) -> Row:
+    """What a text's neighbours do to it."""
+    what = f"a text alone and in a batch of {found['batch']}"
+    if "mean_cosine" in found:
+        figures = f"{found['mean_cosine']:.4f}, at least {found['least_cosine']:.4f}"
+        return Row(f"{what}, mean cosine", Cell(), Cell(figures))
+    figures = f"{found['mean_change']:.4f}, at most {found['largest_change']:.4f}"
+    return Row(f"{what}, change of a label's probability", Cell(), Cell(figures))
 
 
 def conditions(record: Record) -> str:

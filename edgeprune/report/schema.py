@@ -163,6 +163,15 @@ class _StageMeasured(_Read):
     quality: Annotated[list[Evaluation], Field(min_length=1)]
 
 
+class _Batching(_Read):
+    batch: PositiveInt
+    texts: PositiveInt
+    mean_cosine: float | None = None
+    least_cosine: float | None = None
+    mean_change: float | None = None
+    largest_change: float | None = None
+
+
 class _Overlap(_Read):
     overlap_at_10: float
     recall_at_10: float
@@ -183,6 +192,7 @@ class Measured(_Read):
     neighbours: _Neighbours | None = None
     curve: list[_Point] = []
     stages: list[_StageMeasured] = []
+    batching: _Batching | None = None
 
 
 class _Stage(_Read):

@@ -8,7 +8,7 @@ from rich.text import Text
 from edgeprune.build import Build
 from edgeprune.console import Terminal
 from edgeprune.pipeline import MARK, Outcome
-from edgeprune.preview import expected, preview
+from edgeprune.preview import expected, outlook, preview
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.made import made
 from edgeprune.report.records import open_record
@@ -25,6 +25,7 @@ _WORSE = "red"
 def show_preview(build: Build, every: bool = False) -> None:
     """What would come of it, then what each stage would do to this model; every setting after."""
     given = build.recipe, build.checkpoint, build.corpus
+    found = outlook(build)
     would = expected(build.recipe, build.checkpoint)
     _console.print(would.made.title, style="bold", soft_wrap=True)
     _console.print(would.made.sentence)
@@ -34,8 +35,10 @@ def show_preview(build: Build, every: bool = False) -> None:
     _console.print(facts)
     _console.print()
     table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
+    rows = preview(*given)
+    after = 1 + max((at for at, (stage, _) in enumerate(rows) if stage == "quantize"), default=-1)
     before = None
-    for stage, line in preview(*given):
+    for stage, line in [*rows[:after], *found, *rows[after:]]:
         table.add_row("" if stage == before else stage, line)
         before = stage
     _console.print(table)

@@ -27,6 +27,7 @@ class Graph:
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self._replaced: dict[str, str] = {}
         self.index()
 
     @classmethod
@@ -42,6 +43,7 @@ class Graph:
         twin.initializers = dict(self.initializers)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin.metadata = dict(self.metadata)
+        twin._replaced = dict(self._replaced)
         twin.index()
         return twin
 
@@ -81,6 +83,19 @@ class Graph:
         self._model.graph.input.append(value)
         return name
 
+    def add_input(self, name: str) -> None:
+        """Add a float32 input of any shape."""
+        self.inputs.append(name)
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        self._model.graph.input.append(value)
+
+    def add_output(self, name: str) -> None:
+        """Give out a float32 tensor, too."""
+        if name not in self.outputs:
+            self.outputs.append(name)
+            value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            self._model.graph.output.append(value)
+
     def input_shapes(self, prefix: str) -> Iterator[tuple[str, int, list[int]]]:
         """(name, type, shape) of the inputs whose name starts so; an open size is 0."""
         for value in self._model.graph.input:
@@ -118,6 +133,8 @@ class Graph:
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`; a graph output keeps its name."""
+        if old not in self.outputs:
+            self._replaced[old] = new
         for node in self.consumers.pop(old, []):
             for place, name in enumerate(node.input):
                 if name == old:
@@ -136,6 +153,16 @@ class Graph:
                     if name == new:
                         reader.input[place] = old
             self.index()
+
+    def now(self, name: str) -> str:
+        """The tensor that is read where a tensor of this name once was."""
+        while name in self._replaced:
+            name = self._replaced[name]
+        return name
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is computed or given."""
+        return name in self.producers or name in self.inputs
 
     def _detach(self, output: str, keep: NodeProto) -> None:
         """Drop whatever else made `output`."""

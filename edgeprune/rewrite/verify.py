@@ -1,6 +1,7 @@
 """Run a graph through ONNX Runtime and compare it with another on the same batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from edgeprune.rewrite.graph import Graph
 from edgeprune.runtime.session import PAST, PRESENT, input_types
 
 Feed = Mapping[str, np.ndarray]
-Outputs = list[dict[str, np.ndarray]]
+Outputs = list[Feed]
 
 
 def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
@@ -25,23 +26,42 @@ def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> O
     Args:
         kernels: run sparse linears by the operator library, not by their functions.
     """
+    with opened(graph, kernels) as session:
+        return [_merged(calls(session, batch)) for batch in batches]
+
+
+@contextmanager
+def opened(graph: Graph, kernels: bool = False) -> Iterator[ort.InferenceSession]:
+    """A session with default options, without or with the operator library."""
     with TemporaryDirectory(prefix="edgeprune-") as folder:
         path = graph.save(Path(folder) / "model.onnx")[0]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if kernels:
             register(options)
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        results = []
-        for batch in batches:
-            feed = complete_feed(session, batch)
-            values = dict(zip(names, session.run(names, feed), strict=True))
-            cleaned = _without_padding(values, feed["attention_mask"])
-            if any(name.startswith(PRESENT) for name in names):
-                cleaned["next_logits"] = session.run(["logits"], _next_feed(feed, cleaned))[0]
-            results.append(cleaned)
-        return results
+        yield ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def calls(session: ort.InferenceSession, batch: Feed) -> Iterator[tuple[Feed, Feed]]:
+    """(what is fed, what comes out) of a batch, and of a decoder's next token with the cache."""
+    feed = complete_feed(session, batch)
+    values = outputs_of(session, feed)
+    yield feed, values
+    if any(name.startswith(PRESENT) for name in values):
+        following = _next_feed(feed, without_padding(values, feed))
+        yield following, outputs_of(session, following)
+
+
+def outputs_of(session: ort.InferenceSession, feed: Feed) -> dict[str, np.ndarray]:
+    """A session's outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _merged(made: Iterator[tuple[Feed, Feed]]) -> Feed:
+    """The outputs of a batch's calls in one."""
+    first, *following = [without_padding(values, feed) for feed, values in made]
+    return {**first, "next_logits": following[0]["logits"]} if following else first
 
 
 def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
@@ -59,8 +79,9 @@ def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
     }
 
 
-def _without_padding(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
     """Outputs with zeros at padded tokens, whose values mean nothing and may be NaN."""
+    mask = feed["attention_mask"]
     padded = mask == 0
     cleaned = {}
     for name, value in values.items():

@@ -1,10 +1,12 @@
 """Texts through an encoder's graph in batches of like length."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import input_types, token_inputs
 from edgeprune.runtime.tokenize import Tokenizer, Tokens
 
@@ -12,6 +14,19 @@ CALL_TOKENS = 256
 """In one call, padding included, where no batch size is given; a longer text goes alone. What a
 layer writes for more leaves a core's caches: MiniLM in INT8 took 15.4 ms a text of 75 tokens in
 calls of 16, and 11.1 in calls of 2."""
+
+
+def mixes_texts(model_path: Path) -> bool:
+    """Whether a text's result depends on what it is batched with: a graph of dynamic INT8 takes
+    the scale of its activations from the whole batch.
+
+    Texts of such a graph go alone by default. In a batch a scale is other than alone, so that all
+    values are rounded anew: MiniLM's embeddings differ by as much as INT8 costs them (cosine
+    0.993), however alike the texts' lengths are.
+    """
+    outline = read_outline(model_path)
+    operators = (*outline.operators, *outline.functions)
+    return any(name.startswith("DynamicQuantize") for name in operators)
 
 
 def run_batches(

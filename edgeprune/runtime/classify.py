@@ -7,7 +7,7 @@ import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
-from edgeprune.runtime.batches import run_batches
+from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
@@ -31,6 +31,8 @@ class Classifier:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
+        # Texts in a call where no number is asked for; None: as many as are fast together.
+        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         if "logits" not in [node.name for node in self.session.get_outputs()]:
             raise UserError(f"{bundle.model_path} gives no logits: it is no classifier.")
         if bundle.config.get("problem_type") not in (None, "single_label_classification"):
@@ -66,7 +68,7 @@ class Classifier:
     def _logits(self, encoded: Sequence[Tokens], batch_size: int | None) -> np.ndarray:
         found = np.zeros((len(encoded), len(self.labels)), np.float32)
         for rows, logits, _ in run_batches(
-            self.session, self.tokenizer, "logits", encoded, batch_size
+            self.session, self.tokenizer, "logits", encoded, batch_size or self.default_batch
         ):
             if logits.shape[-1] != len(self.labels):
                 raise UserError(

@@ -7,7 +7,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.progress import say_once
-from edgeprune.runtime.batches import run_batches
+from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
@@ -22,6 +22,8 @@ class Embedder:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
+        # Texts in a call where no number is asked for; None: as many as are fast together.
+        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         self._output, self._pooled = self._choose_output()
         self._pooling = bundle.pooling
         if self._pooling is None and not self._pooled:
@@ -31,8 +33,8 @@ class Embedder:
     def embed(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Embeddings of texts, [texts, size] float32.
 
-        With dynamic INT8 activations a text's embedding depends slightly on its batch, whose
-        largest value sets the scale: take a batch size of 1 where that matters.
+        Without a batch size texts of like length go together; alone, where the graph would let
+        them change each other's scales (batches.py).
 
         Raises:
             ModelFault: the model gives NaN or infinity.
@@ -43,7 +45,7 @@ class Embedder:
         """`embed` for texts that are tokenized already."""
         found: list[np.ndarray | None] = [None] * len(encoded)
         for rows, hidden, mask in run_batches(
-            self.session, self.tokenizer, self._output, encoded, batch_size
+            self.session, self.tokenizer, self._output, encoded, batch_size or self.default_batch
         ):
             vectors = hidden if self._pooled else pool(hidden, mask, self._pooling or "mean")
             if self.bundle.normalize:

@@ -54,10 +54,13 @@ class EncoderAnswers:
     ) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
         self._longest = _longest(model.bundle, settings)
+        # Texts that would change each other's results go together only where that is asked for.
+        asked = "max_batch" in settings.model_fields_set
+        self.max_batch = settings.max_batch if asked else model.default_batch or settings.max_batch
         self._key, self._run = _encoding(model)
         self._batcher: Batcher[Any] = Batcher(
             self._run,
-            settings.max_batch,
+            self.max_batch,
             settings.max_batch_tokens,
             settings.max_wait_ms / 1000,
             settings.max_waiting,
@@ -71,7 +74,7 @@ class EncoderAnswers:
 
     def warm_up(self) -> None:
         """Run the widest and the longest batch: the runtime takes all memory that it will need."""
-        most, tokens = self._settings.max_batch, self._settings.max_batch_tokens
+        most, tokens = self.max_batch, self._settings.max_batch_tokens
         longest = min(self._longest, tokens)
         for texts, length in {(most, tokens // most), (tokens // longest, longest)}:
             length = max(1, min(length, longest))

@@ -24,7 +24,11 @@ class ServiceSettings(Settings):
         default=None, ge=1, le=256, description="for the matrix products; all cores by default"
     )
     max_batch: int = Field(
-        default=16, ge=1, le=1024, description="texts in one call of the model; 1 for one by one"
+        default=16,
+        ge=1,
+        le=1024,
+        description="texts in one call of the model; by default one by one where a graph of "
+        "dynamic INT8 would let them change each other's results",
     )
     max_batch_tokens: int = Field(
         default=CALL_TOKENS, ge=1, le=1_048_576, description="tokens in one call, padding included"

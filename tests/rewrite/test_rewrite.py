@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from rounded_graphs import following, run_with_codes
 from tiny_models import DECODERS, ENCODERS, make_batch, make_model
 
+from edgeprune.errors import UserError
 from edgeprune.export import export_onnx
 from edgeprune.models import Model
 from edgeprune.quantize.model import Quantized, quantize_model
@@ -190,9 +191,58 @@ def test_lowering_refuses_other_values_than_planned(tmp_path):
     quantized = quantize_model(model, [], FORMATS, VNNI)
     with pytest.raises(ValueError, match="not what was planned"):
         lower_linears(Graph.load(path), quantized)
-    with pytest.raises(RewriteError, match="int8 embeddings"):
+    with pytest.raises(UserError, match=r"cannot be lowered: .* not what was planned"):
         rewrite(path, tmp_path / "o.onnx", model.anatomy, quantized, [_numpy(make_batch())], VNNI)
     assert not (tmp_path / "o.onnx").exists()
+
+
+def _permute(graph):
+    name = next(name for name in graph.initializers if name.endswith("merged/codes"))
+    graph.add_constant(name, graph.constant(name)[::-1])
+
+
+def _lose_attention(graph):
+    """The first residual addition after the attention hands on what came in alone."""
+    adds = [node for node in graph.nodes if node.op_type == "Sum"]
+    graph.replace_uses(adds[0].output[0], adds[0].input[0])
+    graph.sweep()
+
+
+def _lose_a_bias(graph):
+    """Of one linear in many: a little that no bound on all outputs would see."""
+    name = next(name for name in graph.initializers if name.endswith("output/dense/bias"))
+    graph.add_constant(name, 0 * graph.constant(name))
+
+
+@pytest.mark.parametrize("formats", ["dynamic", "token", "static", "int4"])
+@pytest.mark.parametrize("spoil", [_permute, _lose_attention, _lose_a_bias])
+def test_a_lowering_that_does_other_than_was_planned_is_refused(
+    spoil, formats, tmp_path, monkeypatch
+):
+    from edgeprune.rewrite import run
+
+    name = "lower_groups" if formats == "int4" else "lower_linears"
+    lower = getattr(run, name)
+
+    def spoilt(graph, quantized):
+        changed = lower(graph, quantized)
+        spoil(graph)
+        return changed
+
+    monkeypatch.setattr(run, name, spoilt)
+    model = make_model("bert", tmp_path / "hf")
+    with torch.no_grad():
+        for block in model.anatomy.blocks:
+            model.linear(block.attention.output).bias.normal_(std=0.2)
+    kind = {"weights": formats} if formats == "int4" else {"activations": formats}
+    settings = QuantizeSettings(**kind)
+    quantized = quantize_model(model, [make_batch()], settings, VNNI)
+    path = export_onnx(model, tmp_path)
+    batches = [_numpy(make_batch())]
+    with pytest.raises(RewriteError, match="from what was planned"):
+        rewrite(path, tmp_path / "o.onnx", model.anatomy, quantized, batches, VNNI)
+    monkeypatch.undo()
+    rewrite(path, tmp_path / "o.onnx", model.anatomy, quantized, batches, VNNI)
 
 
 def test_a_pass_that_drifts_is_undone(tmp_path, monkeypatch):
@@ -232,7 +282,7 @@ def test_left_padding_gives_numbers(build, tmp_path):
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_scale_per_token_equals_torch_and_is_computed_once(family, tmp_path):
     model = make_model(family, tmp_path / "hf")
-    options = QuantizeSettings(massive_activations="auto", massive_ratio=1.1)
+    options = QuantizeSettings(activations="token")
     quantized = quantize_model(model, [make_batch()], options, VNNI)
     assert {entry.format for entry in quantized.plan} == {"int8-token", "int8-rows"}
     path = export_onnx(model, tmp_path)
