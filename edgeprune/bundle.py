@@ -12,7 +12,6 @@
 config.json) that has no manifest: then the task is read from the graph's outputs.
 """
 
-import errno
 import hashlib
 import json
 import re
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import edgeprune
+from edgeprune.disk import telling_of_a_full_disk
 from edgeprune.errors import UserError
 from edgeprune.pooling import Pooling, load_json, normalizes, read_pooling
 from edgeprune.runtime.onnx_file import Outline, leaves_folder, read_outline
@@ -256,26 +256,25 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        built = aside / "new"
-        for path in sorted(assets_folder.rglob("*")):
-            if path.is_file():
-                _copy(path, built / path.relative_to(assets_folder))
-        _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
-        for location in read_outline(onnx_folder / "model.onnx").external_files:
-            if leaves_folder(location):
-                raise UserError(f"{onnx_folder / 'model.onnx'} keeps its data outside its folder.")
-            _copy(onnx_folder / location, built / "onnx" / location)
-        _write_manifest(built, manifest)
-        opened = Bundle.open(built)
-        if card is not None:
-            (built / CARD).write_text(card(opened), encoding="utf-8")
-        if folder.exists():
-            folder.rename(aside / "old")
-        built.rename(folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"The disk is full: {folder} was not written.") from error
-        raise
+        with telling_of_a_full_disk(folder):
+            built = aside / "new"
+            for path in sorted(assets_folder.rglob("*")):
+                if path.is_file():
+                    _copy(path, built / path.relative_to(assets_folder))
+            _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
+            for location in read_outline(onnx_folder / "model.onnx").external_files:
+                if leaves_folder(location):
+                    raise UserError(
+                        f"{onnx_folder / 'model.onnx'} keeps its data outside its folder."
+                    )
+                _copy(onnx_folder / location, built / "onnx" / location)
+            _write_manifest(built, manifest)
+            opened = Bundle.open(built)
+            if card is not None:
+                (built / CARD).write_text(card(opened), encoding="utf-8")
+            if folder.exists():
+                folder.rename(aside / "old")
+            built.rename(folder)
     finally:
         if (aside / "old").exists() and not folder.exists():
             (aside / "old").rename(folder)

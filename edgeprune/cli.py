@@ -1,20 +1,18 @@
 """The command line: one function a command, no logic. Nothing heavy is imported before its use."""
 
-import errno
 import itertools
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import edgeprune
-from edgeprune.errors import RequirementMissed, UserError
+from edgeprune.disk import disk_is_full
+from edgeprune.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
+from edgeprune.interrupt import pressed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,48 +20,49 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=BaseModel)
 
-MISSED, MISTAKE, STOPPED = 1, 2, 130
-
 
 class Commands(click.Group):
-    """The one place that turns errors into exit codes and a sentence on standard error."""
+    """The one place that turns errors into exit codes and a sentence on standard error.
 
-    def invoke(self, ctx: click.Context) -> Any:
-        with _noticing_ctrl_c() as pressed:
-            try:
-                return super().invoke(ctx)
-            except BaseException as error:
-                # A library that is being loaded may make any error of a Ctrl-C.
-                if pressed or isinstance(error, KeyboardInterrupt):
-                    _end("Stopped.", STOPPED)
-                if isinstance(error, RequirementMissed):
-                    _end(str(error), MISSED)
-                if isinstance(error, UserError):
-                    _end(str(error), MISTAKE)
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)
-                # Without a file it is nothing of the user's; a closed pipe, too, is click's.
-                if isinstance(error, OSError) and error.filename is not None:
-                    _end(f"{error.filename}: {error.strerror}.", MISTAKE)
-                raise
+    What it does not know is a fault of ours, and left to the entry in __main__.py.
+    """
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *rest: Any, **options: Any
+    ) -> NoReturn:
+        given = sys.argv[1:] if args is None else list(args)
+        try:
+            for word in given:
+                word.encode()  # raises where the system's bytes were not UTF-8
+            code = super().main(given, *rest, **{**options, "standalone_mode": False})
+        except BaseException as error:
+            # A library may make any error of a Ctrl-C.
+            if pressed or isinstance(error, KeyboardInterrupt | click.Abort):
+                _end("Stopped.", STOPPED)
+            if isinstance(error, click.ClickException):
+                error.show()
+                sys.exit(error.exit_code)
+            if isinstance(error, RequirementMissed):
+                _end(str(error), MISSED)
+            if sentence := _mistake(error):
+                _end(sentence, MISTAKE)
+            raise
+        sys.exit(code)
 
 
-@contextmanager
-def _noticing_ctrl_c() -> Iterator[list[int]]:
-    """A list that a Ctrl-C adds its signal to, besides raising KeyboardInterrupt as ever."""
-    pressed: list[int] = []
-
-    def press(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        signal.default_int_handler(number, frame)
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, as in the background
-        signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _mistake(error: BaseException) -> str | None:
+    """What was the user's mistake, or their machine's; None where it was neither."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this."
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object!r} is not UTF-8, as text and the names of files must be here."
+    if sentence := disk_is_full(error):
+        return sentence
+    if isinstance(error, OSError) and error.filename is not None:  # else nothing of the user's
+        return f"{error.filename}: {error.strerror}."
+    return None
 
 
 def _end(sentence: str, code: int) -> NoReturn:
@@ -474,4 +473,6 @@ def recipes(name: str | None, json_file: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from edgeprune.__main__ import main as start
+
+    start()

@@ -35,6 +35,7 @@ from edgeprune.build import Build, text_kind
 from edgeprune.bundle import Bundle, check_replaceable, sweep, write_bundle
 from edgeprune.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.checks import check
+from edgeprune.disk import telling_of_a_full_disk
 from edgeprune.errors import UserError
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
@@ -52,8 +53,6 @@ MARK = "stages"
 RECORD = "stage.json"
 LOCK = ".lock"
 _BUNDLES = ("bundle", "original")
-_FULL = 1_000_000
-"""Bytes that are left on a disk that is full."""
 _NOT_CODE = ("cli.py", "gate", "report", "inspect", "runtime")
 # Stages that run whatever the recipe says; the others run where it names them.
 _ALWAYS = ("load", "original", "export", "rewrite", "measure")
@@ -150,7 +149,7 @@ def _run_stage(
     aside.mkdir(parents=True)
     started = time.monotonic()
     try:
-        with _telling_of_a_full_disk(aside):
+        with telling_of_a_full_disk(build.output):
             result = dict(entry.load()(build, source, aside, settings))
             result["seconds"] = round(time.monotonic() - started, 2)
             result["peak_megabytes"] = round(_peak_bytes() / 1e6)
@@ -244,9 +243,9 @@ def _write(
     assets = built.parent / f".assets-{built.name}"
     shutil.rmtree(assets, ignore_errors=True)
     try:
-        with _telling_of_a_full_disk(built):
+        with telling_of_a_full_disk(folder):
             shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
-        return write_bundle(folder, built / "onnx", assets, manifest, card)
+            return write_bundle(folder, built / "onnx", assets, manifest, card)
     finally:
         shutil.rmtree(assets, ignore_errors=True)
 
@@ -342,17 +341,6 @@ def _sweep(stages: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
     for name in _BUNDLES:
         sweep(stages.parent / name)
-
-
-@contextlib.contextmanager
-def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
-    """Libraries that write report a full disk by errors of their own kinds."""
-    try:
-        yield
-    except Exception as error:
-        if shutil.disk_usage(folder).free < _FULL or "No space left" in str(error):
-            raise UserError(f"The disk is full: {folder.parent} could not be written.") from error
-        raise
 
 
 def _forget_others(stages: Path, name: str, keep: Path) -> None:

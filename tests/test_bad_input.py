@@ -269,7 +269,7 @@ def test_a_hub_id_without_network(option, words, made, out):
     there_is_none = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(out.parent / "hub")}
     arguments = [str(part) for part in of(made, **{option: "owner/no-such"})]
     found = subprocess.run(
-        [sys.executable, "-m", "edgeprune.cli", "build", *arguments, "--dry-run"],
+        [sys.executable, "-m", "edgeprune", "build", *arguments, "--dry-run"],
         capture_output=True,
         text=True,
         env=os.environ | there_is_none,
@@ -466,7 +466,7 @@ def test_a_library_that_tells_of_a_full_disk_in_its_own_words(made, out, monkeyp
 def test_an_interrupted_build_resumes(made, tmp_path):
     """Ctrl-C in the middle of recovery; then the same command goes on after the cut."""
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "edgeprune.cli", "build", *map(str, of(made))]
+    command = [sys.executable, "-m", "edgeprune", "build", *map(str, of(made))]
     command += ["--output", str(output)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

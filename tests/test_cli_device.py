@@ -253,7 +253,7 @@ def test_mistakes_get_one_sentence_and_exit_code_two(tmp_path: Path) -> None:
         (UserError("it is\n  wrong."), 2, "edgeprune: it is wrong."),
         (RequirementMissed("it is slow."), 1, "edgeprune: it is slow."),
         (KeyboardInterrupt(), 130, "edgeprune: Stopped."),
-        (OSError(errno.ENOSPC, "x", "/out"), 2, "edgeprune: The disk is full: /out."),
+        (OSError(errno.ENOSPC, "x", "/out"), 2, "edgeprune: The disk is full: /out could not be written."),
         (PermissionError(errno.EACCES, "No", "/out"), 2, "edgeprune: /out: No."),
     ],
 )
@@ -294,7 +294,7 @@ def command_of(process: psutil.Process) -> list[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 def test_ctrl_c_ends_a_benchmark_and_its_processes(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=8, width=256)
-    command = [sys.executable, "-m", "edgeprune.cli", "bench", "--tokens", "16"]
+    command = [sys.executable, "-m", "edgeprune", "bench", "--tokens", "16"]
     process = subprocess.Popen(
         [*command, str(folder), "--against", str(folder), "--json", str(tmp_path / "r.json")],
         stdout=subprocess.PIPE,
