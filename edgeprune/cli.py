@@ -27,9 +27,7 @@ class Commands(click.Group):
     What it does not know is a fault of ours, and left to the entry in __main__.py.
     """
 
-    def main(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, *rest: Any, **options: Any
-    ) -> NoReturn:
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         given = sys.argv[1:] if args is None else list(args)
         try:
             for word in given:

@@ -5,7 +5,6 @@ name has its default. No torch here: a dry run and `edgeprune recipes` work on a
 """
 
 import difflib
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
+from edgeprune.registry import load_function
 from edgeprune.text.settings import TextSettings
 
 DEFAULT = "minilm"
@@ -137,12 +137,6 @@ STAGES: tuple[StageEntry, ...] = (
     StageEntry("rewrite", "edgeprune.stages:rewrite"),
     StageEntry("measure", "edgeprune.measure.stage:run"),
 )
-
-
-def load_function(path: str) -> Any:
-    """What "module:function" names."""
-    module, _, function = path.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def shipped() -> dict[str, Path]:

@@ -253,7 +253,11 @@ def test_mistakes_get_one_sentence_and_exit_code_two(tmp_path: Path) -> None:
         (UserError("it is\n  wrong."), 2, "edgeprune: it is wrong."),
         (RequirementMissed("it is slow."), 1, "edgeprune: it is slow."),
         (KeyboardInterrupt(), 130, "edgeprune: Stopped."),
-        (OSError(errno.ENOSPC, "x", "/out"), 2, "edgeprune: The disk is full: /out could not be written."),
+        (
+            OSError(errno.ENOSPC, "x", "/out"),
+            2,
+            "edgeprune: The disk is full: /out could not be written.",
+        ),
         (PermissionError(errno.EACCES, "No", "/out"), 2, "edgeprune: /out: No."),
     ],
 )

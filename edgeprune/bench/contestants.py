@@ -76,7 +76,7 @@ class Contestant:
             kinds = CACHED_DECODER if has_cache(outline.inputs) else DECODER
         return cls(
             name=name or str(bundle.folder),
-            command=own_command("worker"),
+            command=own_command("edgeprune.bench.worker"),
             kinds=kinds,
             load=onnx_load(bundle.model_path, vocabulary, bundle.config),
             files=(bundle.model_path, *bundle.data_paths),
@@ -184,7 +184,7 @@ def is_float(outline: Outline) -> bool:
 
 def own_command(module: str) -> tuple[str, ...]:
     # -P: a file in the user's folder must not stand in for a module.
-    return (sys.executable, "-P", "-m", f"edgeprune.bench.{module}")
+    return (sys.executable, "-P", "-m", module)
 
 
 def _of_torch(name: str, model: str) -> Contestant:
@@ -197,7 +197,7 @@ def _of_torch(name: str, model: str) -> Contestant:
     checkpoint = open_checkpoint(model)
     return Contestant(
         name=name,
-        command=own_command("torch_worker"),
+        command=own_command("edgeprune.bench.torch_worker"),
         kinds=CACHED_DECODER if checkpoint.task == "text-generation" else ENCODER,
         load={"model": model},
         files=tuple(checkpoint.files),

@@ -65,7 +65,7 @@ def of_graph_file(path: Path) -> Contestant:
         )
     return Contestant(
         name=str(path),
-        command=own_command("worker"),
+        command=own_command("edgeprune.bench.worker"),
         kinds=kinds,
         load=onnx_load(path, vocabulary or ASSUMED_VOCABULARY, config),
         files=tuple(files),
