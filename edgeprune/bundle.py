@@ -348,7 +348,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise UserError(
             f"{folder} was written by a newer edgeprune (bundle format {version}; this one reads "
-            f"up to {FORMAT_VERSION}): run `pip install -U edgeprune`."
+            f"up to {FORMAT_VERSION}): install a newer edgeprune here."
         )
     if manifest.get("task") not in TASKS:
         raise UserError(f"{path} names no task that edgeprune runs: {', '.join(TASKS)}.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeprune.anatomy import Anatomy, Shape, describe, task_of
 from edgeprune.errors import UserError
+from edgeprune.install import install
 from edgeprune.pooling import load_json
 from edgeprune.safetensors_header import read_header
 
@@ -139,8 +140,7 @@ def _from_hub(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
         raise UserError(
-            f"{name!r} is not a folder here, and fetching it from the hub needs "
-            "pip install 'edgeprune[build]'."
+            f"{name!r} is not a folder here, and fetching it from the hub needs {install('build')}."
         ) from None
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
     try:
@@ -178,7 +178,7 @@ def _read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Shape]]:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise UserError(f"Reading {file.name} needs pip install 'edgeprune[build]'.") from None
+        raise UserError(f"Reading {file.name} needs {install('build')}.") from None
     try:
         reader = GGUFReader(str(file))
         architecture = str(reader.fields["general.architecture"].contents())

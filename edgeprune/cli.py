@@ -12,6 +12,7 @@ import click
 import edgeprune
 from edgeprune.disk import disk_is_full
 from edgeprune.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
+from edgeprune.install import install
 from edgeprune.interrupt import pressed
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def run(
 @click.option("--threads", type=NUMBERS, help="Threads.  [default: 1]")
 @click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
 @click.option(
-    "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
+    "--compressed/--no-compressed", help="Also give the bytes compressed by zlib: 1 s a 25 MB."
 )
 @click.option("--profile/--no-profile", help="Also share the time out among operators.")
 @click.option("--counters/--no-counters", help="Also count instructions and cycles by perf.")
@@ -315,7 +316,7 @@ def check(
 
     Size, operators, memory and quality repeat, and decide at once. Speed fails only where its whole
     95 % interval lies beyond the limit; else it passes or is undecided. Exit codes: 0 nothing
-    became worse, 1 something did, 2 it could not be measured.
+    became worse, 1 something did, 2 it could not be measured, 70 a fault of edgeprune's own.
     """
     from edgeprune.bench.settings import BenchSettings
     from edgeprune.gate import formats, run
@@ -390,14 +391,12 @@ def serve(bundle: str, **options: Any) -> None:
     try:
         from edgeprune.service.server import serve as answer
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"Serving needs the package {error.name}: pip install 'edgeprune[service]'."
-        ) from None
+        raise UserError(f"Serving needs the package {error.name}: {install('service')}.") from None
     answer(bundle, settings)
 
 
 @main.command()
-@click.argument("recipe", default="minilm")
+@click.argument("recipe", required=False)
 @click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
 @click.option(
     "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
@@ -408,7 +407,7 @@ def serve(bundle: str, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
 @click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
 def build(
-    recipe: str,
+    recipe: str | None,
     model: str | None,
     data: tuple[str, ...],
     output: Path | None,
@@ -417,13 +416,25 @@ def build(
     dry_run: bool,
     fresh: bool,
 ) -> None:
-    """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file."""
+    """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file.
+
+    Exit codes: 0 done, 1 a requirement of the recipe is missed, 2 a mistake of yours, 70 a fault of
+    edgeprune's own.
+    """
     from edgeprune import pipeline
-    from edgeprune.recipe import read_recipe
+    from edgeprune.recipe import DEFAULT, read_recipe
     from edgeprune.report import terminal
 
+    if recipe is None and model is None and not dry_run:
+        taken = read_recipe(DEFAULT)
+        raise UserError(
+            f"Name a recipe, a model or both: `edgeprune build {DEFAULT}` would make "
+            f"{taken.model} small, in minutes, into build/{taken.name}; `edgeprune build {DEFAULT} "
+            "--model FOLDER --data TEXT.txt` a model of yours. `edgeprune recipes` lists the "
+            "others, and --dry-run says what one would do."
+        )
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
-    prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
+    prepared = pipeline.prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
     if dry_run:
         terminal.show_preview(prepared)
         return

@@ -17,6 +17,7 @@ from yaml.constructor import ConstructorError
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.errors import UserError
+from edgeprune.install import install
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
@@ -120,7 +121,7 @@ class StageEntry:
             return load_function(self.function)
         except ModuleNotFoundError as error:
             raise UserError(
-                f"Building needs the package {error.name}: pip install 'edgeprune[build]'."
+                f"Building needs the package {error.name}: {install('build')}."
             ) from error
 
 

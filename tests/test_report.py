@@ -447,7 +447,7 @@ def test_without_the_drawing_library_a_sentence_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = run("report", copy)
     assert done.exit_code == 2
-    assert "pip install 'edgeprune[report]'" in done.stderr
+    assert "pip install '.[report]'" in done.stderr
 
 
 def test_text_of_others_is_text(copy: Path) -> None:

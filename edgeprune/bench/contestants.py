@@ -24,6 +24,7 @@ from typing import Any
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.install import install
 from edgeprune.kernels.library import system_facts
 from edgeprune.progress import say
 from edgeprune.runtime.onnx_file import Outline
@@ -144,7 +145,7 @@ def opened(place: str | Path | Bundle) -> Iterator[Bundle]:
     except ImportError as error:
         raise UserError(
             f"{folder} holds no ONNX model, and to export it needs the build install "
-            f"(`pip install 'edgeprune[build]'`); or name an ONNX bundle of it."
+            f"({install('build')}); or name an ONNX bundle of it."
         ) from error
     with TemporaryDirectory(prefix="edgeprune-") as scratch:
         say(f"Exporting {folder} plainly to float32 ONNX ...")
@@ -190,7 +191,7 @@ def own_command(module: str) -> tuple[str, ...]:
 def _of_torch(name: str, model: str) -> Contestant:
     """A folder, package:NAME or hub id that PyTorch runs."""
     if importlib.util.find_spec("torch") is None:
-        raise UserError(f"{name} needs PyTorch: run `pip install 'edgeprune[build]'`.")
+        raise UserError(f"{name} needs PyTorch: {install('build')}.")
     from edgeprune.anatomy import max_positions
     from edgeprune.checkpoint import open_checkpoint
 

@@ -160,7 +160,7 @@ def read_figures(path: Path) -> Figures:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
             f"{path} was saved by a newer edgeprune (format {version}; this one reads up to "
-            f"{FORMAT_VERSION}): run `pip install -U edgeprune`."
+            f"{FORMAT_VERSION}): install a newer edgeprune here."
         )
     if "sweep" in found:
         raise UserError(f"{path} holds a sweep: save one point of it with `edgeprune bench`.")

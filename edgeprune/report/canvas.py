@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from edgeprune.errors import UserError
+from edgeprune.install import install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,9 +80,7 @@ def check_drawable(extra: str = "report") -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UserError(
-            f"A report's pictures need matplotlib: pip install 'edgeprune[{extra}]'."
-        ) from None
+        raise UserError(f"A report's pictures need matplotlib: {install(extra)}.") from None
 
 
 def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]) -> str:
