@@ -74,6 +74,18 @@ def test_run_embeds_a_text_and_lines(tmp_path: Path) -> None:
     assert "(8 numbers" in shown
 
 
+def test_run_bounds_a_line_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_bundle(tmp_path / "b", encoder_folder(tmp_path / "p"))
+    monkeypatch.setattr("edgeprune.runtime.terminal._LONGEST_LINE", 1000)
+    fits = b"the cat".ljust(999) + b"\n"
+    assert edgeprune("run", folder, "-", given=fits + fits).exit_code == 0
+    said = edgeprune("run", folder, "-", given=fits + b"the cat" * 10_000)
+    assert said.exit_code == 2
+    assert "Line 2 of standard input is longer than" in said.stderr
+
+
 def test_run_classifies(tmp_path: Path) -> None:
     folder = classifier_folder(tmp_path)
     logits = table()[ids_of("the cat")].sum(axis=0) @ table(8, 3, seed=5)
