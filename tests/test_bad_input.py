@@ -23,6 +23,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import copy_assets, import_tokenizer
+from edgeprune.recipe import DEFAULT
 
 PROGRESS = ("[", " ", "edgeprune: ")
 
@@ -281,6 +282,20 @@ def test_a_hub_id_without_network(option, words, made, out):
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith("edgeprune: 'owner/no-such' is no ")
     assert words in last
+
+
+def test_a_build_of_nothing_asks_what_to_build(made, tmp_path, monkeypatch):
+    """And begins none; a dry run of it says what the default would do."""
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--seed", "1"]):
+        result = CliRunner().invoke(main, ["build", *more])
+        assert (result.exit_code, result.stdout) == (2, "")
+        for words in (f"edgeprune build {DEFAULT}", "--model FOLDER", "recipes", "--dry-run"):
+            assert words in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    command = ["build", "--model", str(made / "bert"), "--data", str(made / "text.txt")]
+    result = CliRunner().invoke(main, [*command, "--set", "measure.tokens=16", "--dry-run"])
+    assert result.exit_code == 0, result.output
 
 
 # settings --------------------------------------------------------------------------------------

@@ -123,7 +123,11 @@ def test_bench_writes_what_it_prints(tmp_path: Path) -> None:
         told, word = [1 / told[0], 1 / told[2], 1 / told[1]], "slower"
     assert "{:.2f}x {word} ({:.2f}-{:.2f})".format(*told, word=word) in result.stdout
     alone = edgeprune("bench", folder, *options, "--json", "-")
-    assert json.loads(alone.stdout)["settings"]["tokens"] == 8
+    found = json.loads(alone.stdout)
+    assert found["settings"]["tokens"] == 8
+    assert "compressed_bytes" not in found["candidate"]  # minutes, of large models
+    asked = edgeprune("bench", folder, *options, "--compressed", "--json", "-")
+    assert json.loads(asked.stdout)["candidate"]["compressed_bytes"] > 0
 
 
 def test_evaluate_and_inspect_write_what_they_print(tmp_path: Path) -> None:

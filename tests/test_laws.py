@@ -245,6 +245,22 @@ def test_only_one_file_knows_optimum():
     assert set(found) == {"export.py"}
 
 
+# Systems ---------------------------------------------------------------------------------------
+
+
+def test_what_only_some_systems_have_is_imported_in_one_place():
+    """Such as resource and fcntl, which Windows does not have: guarded there."""
+    found = [
+        (file.relative_to(ROOT).as_posix(), alias.name)
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name in {"resource", "fcntl", "pwd", "grp", "termios"}
+    ]
+    assert found == [("bench/protocol.py", "resource"), ("pipeline.py", "fcntl")]
+
+
 # What works ------------------------------------------------------------------------------------
 
 

@@ -711,7 +711,7 @@ def test_a_damaged_record_is_a_page_or_one_sentence(
 ) -> None:
     content = json.loads((built / "report.json").read_text())
     refusals = 0
-    for seed in range(60):
+    for seed in range(30):
         (tmp_path / "report.json").write_text(json.dumps(harmed(content, random.Random(seed))))
         try:
             record = open_record(tmp_path)
@@ -720,7 +720,7 @@ def test_a_damaged_record_is_a_page_or_one_sentence(
             continue
         assert render(build_page(record)), seed
         compare_page([record, record])
-    assert refusals > 10
+    assert refusals > 5
 
 
 def test_damaged_manifests_and_saved_figures_are_one_sentence(built: Path, tmp_path: Path) -> None:
