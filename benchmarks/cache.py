@@ -99,9 +99,9 @@ def build(bundle: Path, folder: Path, bits: int, text: Path) -> None:
 
 def decode(bundle: Bundle, ids: np.ndarray) -> np.ndarray:
     """Logits of every step after the prompt [STEPS, vocabulary], fed the text's own tokens."""
-    decoder = Decoder(open_session(bundle.model_path, 1), bundle.config)
-    decoder.feed(ids[:PROMPT], last_only=True)
-    return np.concatenate([decoder.feed([token], last_only=True)[0] for token in ids[PROMPT:]])
+    decoding = Decoder(open_session(bundle.model_path, 1), bundle.config).start()
+    decoding.feed(ids[:PROMPT], last_only=True)
+    return np.concatenate([decoding.feed([token], last_only=True)[0] for token in ids[PROMPT:]])
 
 
 def table(done: dict[str, Any]) -> str:

@@ -281,6 +281,7 @@ async def _valid(
         tally.count("valid", type(error).__name__, False)
 
 
+_JSON = {"Content-Type": "application/json"}
 _LIMITS = ServiceSettings()
 _OVERSIZED = (
     (json.dumps({"texts": ["a" * (_LIMITS.max_body_bytes + 1)]}).encode(), (413,)),
@@ -307,7 +308,7 @@ async def _refused(
     session: aiohttp.ClientSession, tally: Tally, kind: str, body: bytes, statuses: tuple[int, ...]
 ) -> None:
     try:
-        async with session.post("/embed", data=body) as response:
+        async with session.post("/embed", data=body, headers=_JSON) as response:
             content = await response.json()
             said = response.status in (*statuses, 503) and content["error"].endswith(".")
             tally.count(kind, str(response.status), said)
@@ -321,7 +322,10 @@ async def _refused(
 async def _dropped(service: Service, pool: Pool, tally: Tally, rng: random.Random) -> None:
     """Leave in the head, in the body, or with the whole request sent and no answer read."""
     body = json.dumps({"texts": rng.sample(pool.texts, 4)}).encode()
-    head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = (
+        b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
     whole = head + body
     end = rng.choice((rng.randrange(len(head)), rng.randrange(len(head), len(whole)), len(whole)))
     try:

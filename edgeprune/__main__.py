@@ -56,6 +56,8 @@ def _tell_of_a_fault(error: BaseException) -> None:
     import tempfile
     import traceback
 
+    from edgeprune.escape import one_line
+
     text = "".join(traceback.format_exception(error))
     where = f"set {TRACEBACK}=1 to see where"
     if os.environ.get(TRACEBACK):
@@ -69,7 +71,7 @@ def _tell_of_a_fault(error: BaseException) -> None:
             where = f"{name} says where"
         except OSError:  # nowhere to keep it
             pass
-    reason = " ".join("".join(traceback.format_exception_only(error)).split())
+    reason = one_line("".join(traceback.format_exception_only(error)))
     print(
         f"edgeprune: this is a fault of edgeprune's, and none of yours: {reason} ({where}).",
         file=sys.stderr,

@@ -18,6 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -33,6 +34,18 @@ Task = Literal["feature-extraction", "text-classification", "text-generation"]
 TASKS: tuple[str, ...] = get_args(Task)
 MANIFEST = "edgeprune.json"
 CARD = "README.md"
+# What no client reads for an answer: it may be edited, come and go. In fnmatch, * takes a / too.
+_HARMLESS = (
+    MANIFEST,
+    CARD,
+    "LICENSE*",
+    "NOTICE*",
+    "report.html",
+    ".gitattributes",
+    ".gitignore",
+    ".git/*",
+    ".cache/huggingface/*",
+)
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
 # Later releases that first ran an operator, or one with an attribute, as it is used here;
@@ -84,16 +97,31 @@ class Bundle:
         return bundle
 
     def verify(self) -> None:
-        """Compare every file that the manifest lists with its SHA-256.
+        """Compare all that the folder holds with the manifest, where there is one: each listed file
+        has its SHA-256, and nothing else is there that a client may read for its answers.
 
         Raises:
-            UserError: a file's content was altered.
+            UserError: a file was altered, was added, or is a link that leaves the bundle.
         """
-        for name, entry in self.manifest.get("files", {}).items():
-            if _sha256(_listed_file(self.folder, name)) != entry["sha256"]:
+        if not self.manifest:
+            return
+        listed = self.manifest["files"]
+        for name, entry in listed.items():
+            path = _listed_file(self.folder, name)
+            if not _stays_inside(path, self.folder, self.model_path):
+                raise UserError(f"{path} is a link that leaves the bundle: refused.")
+            if _sha256(path) != entry["sha256"]:
                 raise UserError(
-                    f"{self.folder / name} was altered: its SHA-256 is not the manifest's; "
+                    f"{path} was altered: its SHA-256 is not the manifest's; "
                     f"copy or build the bundle again."
+                )
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            known = name in listed or any(fnmatchcase(name, each) for each in _HARMLESS)
+            if not known and (path.is_symlink() or not path.is_dir()):
+                raise UserError(
+                    f"{path} is not of this bundle: its manifest lists no such file, which could "
+                    f"change the answers; remove it, or copy or build the bundle again."
                 )
 
     @cached_property

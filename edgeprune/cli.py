@@ -12,6 +12,7 @@ import click
 import edgeprune
 from edgeprune.disk import disk_is_full
 from edgeprune.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
+from edgeprune.escape import one_line
 from edgeprune.install import install
 from edgeprune.interrupt import pressed
 
@@ -65,7 +66,7 @@ def _mistake(error: BaseException) -> str | None:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    click.echo(f"edgeprune: {' '.join(sentence.split())}", err=True)
+    click.echo(f"edgeprune: {one_line(sentence)}", err=True)
     sys.exit(code)
 
 
@@ -94,9 +95,9 @@ def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None
 
 def _print(table: "RenderableType") -> None:
     """Print a table, with what users name as it is, brackets and all."""
-    from rich.console import Console
+    from edgeprune.console import Terminal
 
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    Terminal().print(table)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
@@ -369,6 +370,12 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="0 takes a free one.  [default: 8000]")
 @click.option("--threads", type=int, help="Threads.  [default: all cores]")
+@click.option(
+    "--allowed-host",
+    multiple=True,
+    metavar="NAME",
+    help="Another name that clients call it by; may come again.  [default: its own]",
+)
 @click.option("--max-batch", type=int, help="Texts in one call of the model.  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens in one call.  [default: 256]")
 @click.option("--max-wait-ms", type=float, help="To wait for more texts.  [default: 0]")
@@ -379,6 +386,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @click.option("--max-texts", type=int, help="Of a request.  [default: 64]")
 @click.option("--max-tokens", type=int, help="Of a text or a prompt.  [default: 2048]")
 @click.option("--max-new-tokens", type=int, help="To generate.  [default: 1024]")
+@click.option("--head-seconds", type=float, help="For a head to arrive.  [default: 10]")
 @click.option("--body-seconds", type=float, help="For a body to arrive.  [default: 10]")
 @click.option("--answer-seconds", type=float, help="For an answer to begin.  [default: 30]")
 @click.option("--generate-seconds", type=float, help="For it to end.  [default: 300]")

@@ -9,5 +9,9 @@ class UserError(Exception):
     """The user's mistake, told in a sentence; the command line exits with code 2."""
 
 
+class ModelFault(UserError):
+    """The model's own fault, whatever it was asked; the service answers with 500."""
+
+
 class RequirementMissed(Exception):
     """A stated requirement was measured and missed; the command line exits with code 1."""

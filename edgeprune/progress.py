@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,22 +14,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from edgeprune.console import Terminal
+
 T = TypeVar("T")
 
-console = Console(stderr=True, highlight=False)
+console = Terminal(stderr=True)
 _LINE_EVERY_SECONDS = 20.0
 
 
 def say(text: str) -> None:
     """Print one line of progress on standard error."""
-    console.print(text, markup=False)
+    console.print(text)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Yield `items` under a progress bar; where no person watches, a plain line now and then."""
     if sys.stderr.isatty():
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -9,6 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from edgeprune.runtime.cache import SHARED_CACHE
+
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "far", "away"]
 VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]
 SIZE = 8
@@ -62,18 +64,42 @@ def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "s
     return _assets(folder, {"architectures": ["XForSequenceClassification"], "id2label": names})
 
 
-def decoder_folder(folder: Path, **config: Any) -> Path:
-    """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache."""
+def decoder_folder(folder: Path, shared: bool = False, **config: Any) -> Path:
+    """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
+
+    Args:
+        shared: the new summands are written into the cache in place, where it has room for them;
+            else the cache that comes out is longer than the one that goes in.
+    """
+    parts = ("key", "value")
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["h"]),
         helper.make_node("Unsqueeze", ["h", "one"], ["key"]),
-        helper.make_node("Concat", ["past_key_values.0.key", "key"], ["present.0.key"], axis=2),
-        helper.make_node("Concat", ["past_key_values.0.value", "key"], ["present.0.value"], axis=2),
+        helper.make_node("Shape", ["input_ids"], ["new"], start=1),
+        helper.make_node("Shape", ["attention_mask"], ["total"], start=1),
+        helper.make_node("Sub", ["total", "new"], ["past"]),
+    ]
+    if shared:
+        # Each new row's place, as often as the row is long.
+        scalars = [helper.make_node("Squeeze", [n], [f"{n}0"]) for n in ("past", "total")]
+        nodes += [
+            *scalars,
+            helper.make_node("Range", ["past0", "total0", "step"], ["places"]),
+            helper.make_node("Unsqueeze", ["places", "around"], ["places4"]),
+            helper.make_node("Shape", ["key"], ["sizes"]),
+            helper.make_node("Expand", ["places4", "sizes"], ["rows"]),
+        ]
+    for part in parts:
+        past, present = f"past_key_values.0.{part}", f"present.0.{part}"
+        if shared:
+            inputs = [past, "rows", "key"]
+            nodes.append(helper.make_node("ScatterElements", inputs, [present], axis=2))
+        else:
+            nodes.append(helper.make_node("Concat", [past, "key"], [present], axis=2))
+    nodes += [
         helper.make_node("CumSum", ["present.0.key", "two"], ["sums4"]),
         helper.make_node("Squeeze", ["sums4", "one"], ["sums"]),
-        helper.make_node("Shape", ["input_ids"], ["new"], start=1),
-        helper.make_node("Neg", ["new"], ["from_end"]),
-        helper.make_node("Slice", ["sums", "from_end", "end", "one"], ["recent"]),
+        helper.make_node("Slice", ["sums", "past", "total", "one"], ["recent"]),
         helper.make_node("MatMul", ["recent", "heads"], ["logits"], "/lm_head/MatMul"),
         helper.make_node("Identity", ["attention_mask"], ["mask"]),
     ]
@@ -82,18 +108,19 @@ def decoder_folder(folder: Path, **config: Any) -> Path:
         "heads": table(SIZE, len(VOCABULARY), seed=7),
         "one": np.array([1]),
         "two": np.array(2),
-        "end": np.array([2**31]),
+        "step": np.array(1),
+        "around": np.array([0, 1, 3]),
     }
     cache = ["b", 1, "past", SIZE]
     inputs = [*_ids_and_mask("past + t")] + [
-        _value(f"past_key_values.0.{part}", TensorProto.FLOAT, cache) for part in ("key", "value")
+        _value(f"past_key_values.0.{part}", TensorProto.FLOAT, cache) for part in parts
     ]
     outputs = [_value("logits", TensorProto.FLOAT, ["b", "t", len(VOCABULARY)])] + [
-        _value(f"present.0.{part}", TensorProto.FLOAT, ["b", 1, "past + t", SIZE])
-        for part in ("key", "value")
+        _value(f"present.0.{part}", TensorProto.FLOAT, ["b", 1, "past + t", SIZE]) for part in parts
     ]
     outputs.append(_value("mask", TensorProto.INT64, ["b", "past + t"]))
-    _save(folder, nodes, inputs, outputs, weights)
+    metadata = {SHARED_CACHE: "1"} if shared else {}
+    _save(folder, nodes, inputs, outputs, weights, metadata)
     return _assets(folder, {"architectures": ["XForCausalLM"]} | config)
 
 
@@ -105,6 +132,17 @@ def decoder_logits(ids: list[int]) -> np.ndarray:
 def ids_of(text: str) -> list[int]:
     """Ids of a text of known words, with [CLS] and [SEP] around them."""
     return [1, *(VOCABULARY.index(word) for word in text.split()), 2]
+
+
+def poison(folder: Path, tensor: str, rows: Any = slice(None), value: float = np.nan) -> Path:
+    """Overwrite rows of a weight of one of the folders' models above."""
+    model = onnx.load(folder / "model.onnx")
+    [found] = [each for each in model.graph.initializer if each.name == tensor]
+    weights = numpy_helper.to_array(found).copy()
+    weights[rows] = value
+    found.CopyFrom(numpy_helper.from_array(weights, tensor))
+    onnx.save(model, folder / "model.onnx")
+    return folder
 
 
 def make_bundle(folder: Path, parts: Path, **manifest: Any) -> Path:
@@ -141,10 +179,12 @@ def _save(
     inputs: list[onnx.ValueInfoProto],
     outputs: list[onnx.ValueInfoProto],
     weights: dict[str, np.ndarray],
+    metadata: dict[str, str] | None = None,
 ) -> None:
     tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, tensors)
     model = helper.make_model(graph, opset_imports=OPSET, ir_version=8)
+    helper.set_model_props(model, metadata or {})
     onnx.checker.check_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")

@@ -3,6 +3,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -103,6 +104,86 @@ def test_a_missing_truncated_or_altered_file_is_named(bundle: Path) -> None:
     (bundle / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing"):
         Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja",
+        "chat_templates/tools.jinja",
+        "generation_config.json",
+        "1_Pooling/config.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "vocabulary.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "onnx/model.onnx_data",
+        "onnx/model_quantized.onnx",
+        "model.safetensors",
+        "modeling_custom.py",
+        ".hidden",
+        "readme.md",
+        "docs/README.md",
+        ".cache/other",
+    ],
+)
+def test_a_file_that_was_added_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).parent.mkdir(exist_ok=True)
+    (bundle / name).write_text("{}")
+    opened = Bundle.open(bundle)
+    with pytest.raises(UserError, match=rf"{re.escape(name)} is not of this bundle"):
+        opened.verify()
+    (bundle / name).unlink()
+    opened.verify()
+
+
+def test_a_file_that_the_manifest_leaves_out_is_named(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    del manifest["files"]["config.json"]
+    write_json(bundle / MANIFEST, manifest)
+    with pytest.raises(UserError, match=r"config\.json is not of this bundle"):
+        Bundle.open(bundle).verify()
+
+
+def test_what_changes_no_answer_may_be_there(bundle: Path) -> None:
+    for name in (
+        "README.md",
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+        "report.html",
+        ".gitattributes",
+        ".git/objects/ab/cd",
+        ".cache/huggingface/download/config.json.metadata",
+    ):
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_text("anything")
+    (bundle / "empty").mkdir()
+    Bundle.open(bundle).verify()
+
+
+def test_links_of_a_bundle_stay_in_it_or_are_the_hubs(bundle: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    shutil.copytree(bundle, outside)
+    (bundle / "config.json").unlink()
+    (bundle / "config.json").symlink_to(outside / "config.json")
+    with pytest.raises(UserError, match=r"config\.json is a link that leaves the bundle"):
+        Bundle.open(bundle).verify()
+    (bundle / "config.json").unlink()
+    shutil.copy(outside / "config.json", bundle / "config.json")
+    (bundle / "1_Pooling").symlink_to(outside, target_is_directory=True)
+    with pytest.raises(UserError, match="1_Pooling is not of this bundle"):
+        Bundle.open(bundle).verify()
+    # A snapshot of the hub's cache: each file a link to its blob.
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    for number, name in enumerate(contents(outside)):
+        shutil.copy(outside / name, blobs / str(number))
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blobs / str(number))
+    Bundle.open(snapshot).verify()
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,23 @@
 """The model card: what the hub reads in it, numbers against the manifest, examples that run."""
 
+import ast
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
+from hostile import NAMES
 from huggingface_hub import ModelCard
 from test_clients import make_sentence_encoder
+from test_escape import READER, shape
 from tiny_builds import model_folder, recipe_file, text_file
 
 from edgeprune.bundle import CARD, Bundle
 from edgeprune.cli import main
+from edgeprune.escape import one_line
 from edgeprune.report.card import model_card
 from edgeprune.report.words import known
 
@@ -144,6 +149,40 @@ def test_its_examples_run(bundle: Bundle, card: ModelCard, monkeypatch, capsys) 
             assert len(names["vectors"]) == 2
     shown = capsys.readouterr().out
     assert bool(shown.strip()) == (bundle.task != "feature-extraction")
+
+
+def named(bundle: Bundle, name: str) -> str:
+    """The card of a build all of whose names are this one."""
+    manifest = json.loads(json.dumps(bundle.manifest))
+    manifest["recipe"] |= {"name": name, "description": name}
+    manifest["source"]["model"] = manifest["text"]["source"] = manifest["target"]["name"] = name
+    file = next(each for each in manifest["files"] if each.startswith("onnx/"))
+    manifest["files"][f"onnx/{name}"] = manifest["files"].pop(file)
+    for stage in manifest["stages"]:
+        if stage["name"] == "rewrite":
+            stage["passes"][0] |= {"name": name, "kept": True, "changed": 1}
+        if stage["name"] == "measure":
+            stage["speed"]["machine"]["processor"] = name
+            for quality in stage["quality"]:
+                quality["data"] = name
+    return model_card(Bundle(bundle.folder, manifest))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_no_markup(bundle: Bundle, name: str) -> None:
+    """Whatever the names: the card has an innocent one's structure, and shows them."""
+    innocent, evil = ModelCard(named(bundle, "innocent")), ModelCard(named(bundle, name))
+    assert shape(evil.text)[0] == shape(innocent.text)[0]
+    heading = shape(evil.text)[1][0]
+    assert heading == one_line(name)
+    first = next(token.content for token in READER.parse(evil.text) if token.type == "fence")
+    assigned = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(first).body}
+    assert assigned == {"place": one_line(f"owner/{name}"), "folder": one_line(name)}
+    plain, data = innocent.data.to_dict(), evil.data.to_dict()
+    assert data.keys() == plain.keys()
+    assert data["tags"] == plain["tags"]
+    front = yaml.safe_load(evil.content.split("\n---\n")[0])
+    assert front["model-index"][0]["name"] == name
 
 
 def test_a_model_of_the_hub_is_the_base(bundle: Bundle) -> None:

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from hostile import NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -25,12 +26,14 @@ from onnx_models import (
     make_bundle,
     write_json,
 )
+from test_escape import shape
 
 from edgeprune.bench.compare import compare, measure
 from edgeprune.bench.stats import paired_ratio
 from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.cli import main
 from edgeprune.errors import UserError
+from edgeprune.escape import one_line, printable
 from edgeprune.gate import checks, formats, run
 from edgeprune.gate.figures import Figures, count_operators, read_figures
 from edgeprune.gate.settings import Limits
@@ -608,6 +611,35 @@ def test_markdown_is_a_table_whatever_the_names(canned: run.Outcome) -> None:
     assert "a\\|b/\\<new\\>" in names
     assert noisy == "A noisy machine: turns differed by 9 %."
     assert "give --task and --data" in result.stdout.replace("\\", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_no_markup_in_any_format(name: str, canned: run.Outcome) -> None:
+    def named(name: str) -> run.Outcome:
+        ours, theirs = (
+            each.model_copy(update={"name": name}) for each in (canned.candidate, canned.baseline)
+        )
+        named_checks = [
+            dataclasses.replace(check, name=name, sentence=f"{name} is slower.")
+            for check in canned.checks
+        ]
+        return dataclasses.replace(
+            canned, candidate=ours, baseline=theirs, checks=named_checks, disturbed=[name]
+        )
+
+    def read(name: str) -> tuple[list[str], list[str]]:
+        kinds, texts = shape(formats.markdown(named(name)))
+        # A blank at a name's end is kept as one where more follows.
+        return kinds, [
+            text.replace(one_line(name), "NAME").replace("NAME .", "NAME.") for text in texts
+        ]
+
+    assert read(name) == read("innocent")
+    cases = list(ElementTree.fromstring(formats.junit(named(name), strict=True).encode()))
+    assert [case.get("name") for case in cases] == [printable(name)] * len(canned.checks)
+    said = [each.get("message") or each.text for case in cases for each in case]
+    assert [each.split() for each in said] == [printable(f"{name} is slower.").split()] * len(cases)
+    assert json.loads(formats.as_json(named(name)))["candidate"]["name"] == name
 
 
 def test_text_names_what_needs_words_at_80_columns(canned: run.Outcome) -> None:

@@ -23,6 +23,7 @@ from onnx_models import (
     ids_of,
     make_bundle,
     mixing,
+    poison,
     table,
     write_json,
 )
@@ -108,6 +109,18 @@ def test_run_generates_through_the_chat_template_or_raw(tmp_path: Path) -> None:
     assert answer["text"] == "the dog ran"
     again = edgeprune("run", folder, "-", "--max-tokens", 5, given="the dog ran\n")
     assert again.stdout == answer["generated"] + "\n"
+
+
+@pytest.mark.parametrize("make", [encoder_folder, classifier_folder, decoder_folder])
+def test_what_is_no_number_is_told_and_never_printed(make: Any, tmp_path: Path) -> None:
+    folder = poison(make(tmp_path / "m"), "table", ids_of("cat")[1:-1])
+    write_json(folder / "tokenizer_config.json", {"chat_template": "{{ messages[0].content }}"})
+    write_json(folder / "1_Pooling/config.json", {"pooling_mode_mean_tokens": True})
+    write_json(folder / "modules.json", [{"type": "x.Pooling", "path": "1_Pooling"}])
+    assert edgeprune("run", folder, "the dog", "--json").exit_code == 0
+    for words in (("run", folder, "the cat", "--json"), ("run", folder, "the cat")):
+        assert "The model m gives" in (said := mistake(edgeprune(*words)))
+        assert "no numbers (NaN or infinity)" in said
 
 
 def test_bench_writes_what_it_prints(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from onnx_models import (
     ids_of,
     make_bundle,
     mixing,
+    poison,
     table,
     write_jsonl,
 )
@@ -227,16 +228,7 @@ def test_an_altered_bundle_is_refused(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
-    import onnx
-    from onnx import numpy_helper
-
-    folder = decoder_folder(tmp_path / "d")
-    model = onnx.load(folder / "model.onnx")
-    for tensor in model.graph.initializer:
-        if tensor.name == "heads":
-            poisoned = np.full_like(numpy_helper.to_array(tensor), np.nan)
-            tensor.CopyFrom(numpy_helper.from_array(poisoned, "heads"))
-    onnx.save(model, folder / "model.onnx")
+    folder = poison(decoder_folder(tmp_path / "d"), "heads")
     (tmp_path / "t.txt").write_text(WORDS)
     with pytest.raises(UserError, match="no numbers"):
         evaluate(folder, "perplexity", tmp_path / "t.txt", window=10)

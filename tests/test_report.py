@@ -9,9 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
+from hostile import NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from justhtml import JustHTML
@@ -20,6 +22,7 @@ from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 from edgeprune.bundle import Bundle
 from edgeprune.cli import main
 from edgeprune.errors import UserError
+from edgeprune.escape import one_line
 from edgeprune.gate import checks
 from edgeprune.gate.figures import measured_as_built, read_figures
 from edgeprune.gate.settings import Limits
@@ -28,8 +31,9 @@ from edgeprune.report.canvas import SERIES
 from edgeprune.report.others import joined, read_others
 from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
+from edgeprune.report.pictures.speed_quality import speed_quality
 from edgeprune.report.pictures.trajectory import variance
-from edgeprune.report.points import points
+from edgeprune.report.points import Point, points
 from edgeprune.report.records import Known, Quality, open_record
 from edgeprune.report.words import known, listed, many, size
 from edgeprune.report.write import build_page, compare_page, render
@@ -458,17 +462,44 @@ def test_without_the_drawing_library_a_sentence_says_so(
     assert "pip install '.[report]'" in done.stderr
 
 
+def elements(folder: Path, name: str) -> list[str]:
+    """The elements of the page of a build all of whose names are this one, which it shows."""
+    content = json.loads((folder / "report.json").read_text())
+    content["source"]["model"] = content["text"]["source"] = name
+    content["recipe"] |= {"name": name, "description": name}
+    for stage in content["stages"]:
+        for quality in stage.get("quality", []):
+            quality["data"] = name
+        for number, entry in enumerate(stage.get("plan", {}).get("entries", [])):
+            entry["name"] = f"{name}{number}"
+    (folder / "report.json").write_text(json.dumps(content))
+    assert run("report", folder).exit_code == 0
+    page = Page(folder / "report.html")
+    assert one_line(name) in page.text()
+    return [each.name for each in page.tree.query("*")]
+
+
+@UNDRAWN
 def test_text_of_others_is_text(copy: Path) -> None:
-    """Names from elsewhere are shown, not run."""
-    evil = "<script>alert('$x$')</script>&amp;"
-    content = json.loads((copy / "report.json").read_text())
-    content["source"]["model"] = evil
-    content["stages"][-1]["quality"][0]["data"] = evil
-    (copy / "report.json").write_text(json.dumps(content))
-    assert run("report", copy).exit_code == 0
-    page = Page(copy / "report.html")
-    assert page.tree.query("script") == []
-    assert evil in page.text()
+    """Names from elsewhere are shown, not run, and change nothing around them."""
+    innocent = elements(copy, "innocent")
+    for start in range(0, len(NAMES), 8):
+        names = " ".join(NAMES[start : start + 8])
+        assert elements(copy, names) == innocent, names
+
+
+def test_text_of_others_is_text_in_drawings(copy: Path) -> None:
+    evil = "<script>alert('$x$')</script>&amp;]]>\x1b\x00\ud800"
+    assert elements(copy, evil) == elements(copy, "x" * len(evil))
+
+
+def test_every_name_stands_in_the_legend() -> None:
+    names = ["_hidden", "$x^2$", "a\nb", "<b>&amp;", "\x1b[1m"]
+    shown = [Point(name, "other", Known.of(1.0), Known.of(2.0)) for name in names]
+    quality = Quality.of({"task": "t", "data": "d", "values": {"score": 2.0}})
+    drawn = ElementTree.fromstring(speed_quality("name", shown, quality, "encoder"))
+    texts = [" ".join(each.itertext()).strip() for each in drawn.iter("text")]
+    assert set(map(one_line, names)) <= set(texts)
 
 
 # Peers -----------------------------------------------------------------------------------------

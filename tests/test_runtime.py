@@ -2,19 +2,18 @@ import math
 import string
 import subprocess
 import sys
-import time
+import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import onnxruntime
 import pytest
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.sandbox import SecurityError
 from onnx_models import (
     VOCABULARY,
     classifier_folder,
@@ -33,7 +32,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from edgeprune import runtime
 from edgeprune.errors import UserError
 from edgeprune.evaluate.measures import MEASURES
-from edgeprune.runtime.chat import render
+from edgeprune.runtime import cache
 from edgeprune.runtime.embed import Embedder, normalize
 from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
 from edgeprune.runtime.session import open_session
@@ -177,20 +176,121 @@ def generator(folder: Path, **config: Any) -> Generator:
     return loaded
 
 
-def test_the_cache_gives_what_the_whole_sequence_gives(tmp_path: Path) -> None:
-    model = generator(tmp_path)
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_cache_gives_what_the_whole_sequence_gives(tmp_path: Path, shared: bool) -> None:
+    model = generator(tmp_path, shared=shared)
     for prompt in ([1], [1, 5, 6, 7], [9, 4]):
         assert list(model.generate_ids(prompt, Sampling(max_tokens=12))) == greedy(prompt, 12)
         np.testing.assert_allclose(model.logits(prompt), decoder_logits(prompt), atol=1e-5)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_read_in_turns_are_what_each_is_alone(
+    tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_ROOM", 3)  # so that shared buffers grow several times
+    model = generator(tmp_path, shared=shared)
+    prompts = [[9, 4], [1, 5, 6, 7], [9, 4], [3] * 9]
+    lengths = [8, 12, 3, 20]
+    answers = [
+        model.generate_ids(prompt, Sampling(max_tokens=count))
+        for prompt, count in zip(prompts, lengths, strict=True)
+    ]
+    found: list[list[int]] = [[] for _ in answers]
+    for turn in range(25):
+        for place, answer in enumerate(answers):
+            if (token := next(answer, None)) is not None:
+                found[place].append(token)
+            if turn == 4 and place == 1:
+                model.logits([5, 6])  # whatever else is asked for in between
+    assert found == [greedy(p, count) for p, count in zip(prompts, lengths, strict=True)]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_answer_that_is_given_up_keeps_no_memory_and_disturbs_no_other(
+    tmp_path: Path, shared: bool
+) -> None:
+    model = generator(tmp_path, shared=shared)
+    kept = model.generate_ids([9, 4], Sampling(max_tokens=12))
+    found = [next(kept)]
+    for count in range(1, 9):
+        left = model.generate_ids([1, 5, 6, 7], Sampling(max_tokens=20))
+        assert [next(left) for _ in range(count)] == greedy([1, 5, 6, 7], count)
+        alive = weakref.ref(left.gi_frame.f_locals["decoding"])  # type: ignore[attr-defined]
+        assert alive() is not None
+        del left
+        assert alive() is None
+        found.append(next(kept))
+    assert [*found, *kept] == greedy([9, 4], 12)
+
+
+def test_several_threads_may_read_answers_of_one_model(tmp_path: Path) -> None:
+    model = generator(tmp_path, shared=True)
+    prompts = [[token, other] for token in range(3, 9) for other in range(4, 8)]
+    with ThreadPoolExecutor(6) as threads:
+        found = list(
+            threads.map(lambda p: list(model.generate_ids(p, Sampling(max_tokens=30))), prompts)
+        )
+    assert found == [greedy(prompt, 30) for prompt in prompts]
+
+
+NULL: dict[str, Any] = {"eos_token_id": None}
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "tokens", "expected"),
+    [
+        ({"eos_token_id": [99, 6]}, {"eos_token_id": 0}, {"eos_token": "dog"}, {99, 6}),
+        ({"eos_token_id": 0}, {"eos_token_id": 5}, {}, {0}),
+        ({}, {"eos_token_id": [5, 7]}, {"eos_token": "dog"}, {5, 7}),
+        (NULL, {"eos_token_id": 5}, {"eos_token": "dog"}, {5}),
+        (NULL, NULL, {"eos_token": "dog"}, {6}),
+        ({"eos_token_id": []}, {}, {"eos_token": {"content": "cat"}}, {5}),
+        ({"eos_token_id": [None]}, NULL, {"eos_token": "[SEP]"}, {2}),
+        ({"eos_token_id": -1}, {"eos_token_id": "5"}, {"eos_token": "[SEP]"}, {2}),
+        ({"eos_token_id": True}, {}, {"eos_token": "[SEP]"}, {2}),
+    ],
+)
+def test_the_end_is_what_the_settings_say_or_else_the_tokenizer(
+    tmp_path: Path,
+    generation: dict[str, Any],
+    config: dict[str, Any],
+    tokens: dict[str, Any],
+    expected: set[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decoder_folder(tmp_path, **config)
+    write_json(tmp_path / "generation_config.json", generation)
+    write_json(tmp_path / "tokenizer_config.json", tokens)
+    assert runtime.load(tmp_path, 1).stop_ids == expected
+    assert "Warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokens", [{}, {"eos_token": None}, {"eos_token": "no such token"}])
+def test_a_model_without_an_end_is_said_to_be(
+    tmp_path: Path, tokens: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder_folder(tmp_path, eos_token_id=None)
+    write_json(tmp_path / "tokenizer_config.json", tokens)
+    model = runtime.load(tmp_path, 1)
+    for _ in range(2):
+        assert list(model.generate_ids([1, 5], Sampling(max_tokens=9))) == greedy([1, 5], 9)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("names no token that ends a text") == 1
+
+
 def test_generation_stops_at_any_end_token(tmp_path: Path) -> None:
     all_of_it = greedy([1, 5], 12)
     end = all_of_it[3]
-    decoder_folder(tmp_path, eos_token_id=0)
-    write_json(tmp_path / "generation_config.json", {"eos_token_id": [99, end]})
-    found = list(runtime.load(tmp_path, 1).generate_ids([1, 5], Sampling(max_tokens=12)))
-    assert found == all_of_it[: all_of_it.index(end)]
+    for generation, tokens in [
+        ({"eos_token_id": [99, end]}, {}),
+        (NULL, {"eos_token": VOCABULARY[end]}),
+    ]:
+        decoder_folder(tmp_path, eos_token_id=None)
+        write_json(tmp_path / "generation_config.json", generation)
+        write_json(tmp_path / "tokenizer_config.json", tokens)
+        found = list(runtime.load(tmp_path, 1).generate_ids([1, 5], Sampling(max_tokens=12)))
+        assert found == all_of_it[: all_of_it.index(end)]
 
 
 def test_generation_stops_at_the_models_maximum(tmp_path: Path) -> None:
@@ -270,83 +370,6 @@ def test_streamed_pieces_make_the_whole_text(tmp_path_factory: pytest.TempPathFa
     cut_short = tokenizer.ids("né")[:-1]
     assert "".join(stream_text(tokenizer, cut_short)) == tokenizer.text(cut_short)
     assert len(list(stream_text(tokenizer, tokenizer.ids("the cat sat")))) >= 3
-
-
-TEMPLATE = """
-{%- for m in messages %}
-    {%- if loop.first and m.role != 'system' %}{{ bos_token }}<|system|>none{% endif %}
-    {%- if m.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('role?') }}{% endif %}
-    {%- if m.content is none %}{% continue %}{% endif %}
-{{ '<|' + m.role + '|>\\n' + m.content | trim + eos_token }}
-{% endfor %}
-{%- if add_generation_prompt %}{{ '<|assistant|>' }}{{ {"a": [1, "é<"]} | tojson }}{% endif %}
-"""
-
-
-def test_a_chat_template_gives_what_transformers_makes_of_it(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    decoder_folder(tmp_path)
-    tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": TEMPLATE}
-    write_json(tmp_path / "tokenizer_config.json", tokens)
-    theirs = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(tmp_path / "tokenizer.json"), bos_token="<s>", eos_token="</s>"
-    )
-    theirs.chat_template = TEMPLATE
-    messages = [
-        {"role": "user", "content": " hi \n"},
-        {"role": "assistant", "content": None},
-        {"role": "user", "content": "<b>"},
-    ]
-    from edgeprune.bundle import Bundle
-    from edgeprune.runtime.chat import apply_chat_template
-
-    bundle = Bundle.open(tmp_path)
-    assert apply_chat_template(bundle, messages) == theirs.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
-    with pytest.raises(UserError, match=r"refuses this chat: role\?"):
-        apply_chat_template(bundle, [{"role": "robot", "content": ""}])
-    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}!")
-    assert apply_chat_template(bundle, [{"role": "user", "content": "hi"}]) == "hi!"
-    (tmp_path / "chat_template.jinja").write_text("{{ 1 + 'a' }}")
-    with pytest.raises(UserError, match="template fails"):
-        apply_chat_template(bundle, messages)
-
-
-def test_a_bundle_without_template_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="use --raw"):
-        generator(tmp_path).chat([{"role": "user", "content": "hi"}])
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.append(1) }}",
-        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
-        "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
-        "{% for a in range(90000) %}{{ 'x' * 90000 }}{% endfor %}",
-        "{{ 'x' * 10 ** 12 }}",
-        "{{ 2 ** 99999 ** 9 }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ '{:999999999}'.format(1) }}",
-        "{{ '{:{}}'.format(1, 99999) * 9999 }}",
-        "{{ '%999999999d' | format(1) }}",
-        "{{ '%*d' % (999999999, 1) }}",
-        "{{ 'x' | center(999999999) }}",
-        "{{ 'x'.center(10 ** 9) }}",
-        "{{ range(10 ** 9) | list }}",
-        "{{ 'ab'.__init__.__globals__ }}",
-        "{% include '/etc/passwd' %}",
-        "x" * 300_000,
-    ],
-)
-def test_a_hostile_template_ends_soon_in_an_error(template: str) -> None:
-    started, before = time.monotonic(), sys.gettrace()
-    with pytest.raises((jinja2.TemplateError, SecurityError, RecursionError, TypeError)):
-        render(template, messages=[])
-    assert time.monotonic() - started < 10
-    assert sys.gettrace() is before
 
 
 def test_a_session_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:

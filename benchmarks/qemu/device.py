@@ -154,7 +154,8 @@ def check_service(bundle: Path) -> None:
 def ask(url: str, body: bytes | None = None) -> tuple[int, Any]:
     """Status and JSON of an answer."""
     try:
-        with urllib.request.urlopen(url, body, timeout=120) as response:
+        asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=120) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

@@ -56,8 +56,7 @@ class Worker:
         ids = self._ids(request["batch"], request["tokens"])
 
         def call() -> None:
-            decoder.reset(request["batch"])
-            decoder.feed(ids, last_only=True)[:, -1].argmax(axis=-1)
+            decoder.start(request["batch"]).feed(ids, last_only=True)[:, -1].argmax(axis=-1)
 
         return timed(call, request["calls"])
 
@@ -65,13 +64,13 @@ class Worker:
         decoder = Decoder(self.session, self.config)
         if not decoder.has_cache:
             raise ValueError("the decoder has no key-value cache, so decoding cannot be timed")
-        decoder.reset(request["batch"])
+        decoding = decoder.start(request["batch"])
         # The cache holds what a prompt left there: its values decide how dynamic quantization and
         # denormal numbers behave.
-        decoder.feed(self._ids(request["batch"], request["context"]), last_only=True)
+        decoding.feed(self._ids(request["batch"], request["context"]), last_only=True)
         ids = iter(self._ids(request["batch"], request["steps"] + 1).T)
-        decoder.feed(next(ids), last_only=True)
-        return timed(lambda: decoder.feed(next(ids), last_only=True), request["steps"])
+        decoding.feed(next(ids), last_only=True)
+        return timed(lambda: decoding.feed(next(ids), last_only=True), request["steps"])
 
     def profile(self, request: dict[str, Any]) -> dict[str, Any]:
         """The runtime's own times by operator, a run; of the last `runs` runs. Ends profiling."""

@@ -43,15 +43,14 @@ def likelihoods(
     for continuation in continuations:
         before, after = _cut(*encode_pair(generator.tokenizer, context, continuation), generator)
         if not decoder.has_cache:
-            decoder.reset()
-            logits = decoder.feed([*before, *after[:-1]])[0, len(before) - 1 :]
+            logits = decoder.start().feed([*before, *after[:-1]])[0, len(before) - 1 :]
         else:
             if before != fed:
-                decoder.reset()
-                last, fed = decoder.feed(before, last_only=True)[0, -1:], before
-                mark = decoder.mark()
-            decoder.rewind(mark)
-            more = [decoder.feed(after[:-1])[0]] if len(after) > 1 else []
+                decoding = decoder.start()
+                last, fed = decoding.feed(before, last_only=True)[0, -1:], before
+                mark = decoding.mark()
+            decoding.rewind(mark)
+            more = [decoding.feed(after[:-1])[0]] if len(after) > 1 else []
             logits = np.concatenate([last, *more])
         if len(logits) != len(after):
             raise UserError(f"{generator.bundle.folder} gives logits of the last token only.")

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.escape import markdown as _escaped
+from edgeprune.escape import printable
 from edgeprune.gate.record import Check
 from edgeprune.gate.run import Outcome
 
@@ -90,7 +92,7 @@ def junit(outcome: Outcome, strict: bool) -> str:
     suite.set("skipped", str(counts["skipped"]))
     ElementTree.indent(suite)
     declaration = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    return declaration + ElementTree.tostring(suite, encoding="unicode")
+    return declaration + printable(ElementTree.tostring(suite, encoding="unicode"))
 
 
 def as_json(outcome: Outcome, strict: bool = False) -> str:
@@ -133,10 +135,3 @@ def _notes(outcome: Outcome) -> list[str]:
     if outcome.disturbed:
         notes.append(f"A noisy machine: {', and '.join(outcome.disturbed)}.")
     return notes
-
-
-def _escaped(cell: str) -> str:
-    """Text that Markdown takes as it is, in a table too."""
-    for mark in "\\`*_{}[]<>|#~":
-        cell = cell.replace(mark, f"\\{mark}")
-    return cell

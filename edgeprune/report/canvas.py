@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from edgeprune.errors import UserError
+from edgeprune.escape import printable
 from edgeprune.install import install
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def quiet_axes(axes: "Axes", grid: Literal["x", "y", "both", "none"] = "y") -> N
 
 def _inline(svg: str, name: str, label: str) -> str:
     """An SVG file as an element of a page: small, with ids of its own and the page's colours."""
-    root = ElementTree.fromstring(svg)
+    root = ElementTree.fromstring(printable(svg))
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         element.text = (element.text or "").strip() or None
@@ -145,7 +146,7 @@ def _inline(svg: str, name: str, label: str) -> str:
                 parent.remove(child)
     box = root.attrib["viewBox"]
     root.attrib.clear()
-    root.attrib.update({"viewBox": box, "role": "img", "aria-label": label})
+    root.attrib.update({"viewBox": box, "role": "img", "aria-label": printable(label)})
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
 
 

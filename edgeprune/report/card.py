@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from edgeprune.bundle import Bundle
+from edgeprune.escape import markdown
 from edgeprune.report.figures import comparison, conditions
 from edgeprune.report.layout import environment
 from edgeprune.report.records import Record, data_name
@@ -38,7 +39,7 @@ def model_card(bundle: Bundle) -> str:
         "runtime": manifest["minimum_onnxruntime"],
         "description": " ".join(record.recipe["description"].split()),
         "rows": [
-            [_plain(str(cell)) for cell in (row.what, row.original, row.result, row.change)]
+            [markdown(str(cell)) for cell in (row.what, row.original, row.result, row.change)]
             for row in comparison(record)
         ],
         "conditions": conditions(record),
@@ -56,7 +57,7 @@ def model_card(bundle: Bundle) -> str:
         "kernels": "kernels" in manifest,
         "limits": not_measured(record),
     }
-    return environment().get_template("card.md").render(content)
+    return environment(markdown).get_template("card.md").render(content)
 
 
 def _front(record: Record, base: str | None, sentences: bool) -> str:
@@ -119,8 +120,3 @@ def _base_model(model: str) -> str | None:
 def _public(text: str) -> str:
     """Text whose paths of this machine are shortened to their last parts."""
     return _FOLDERS.sub("", text)
-
-
-def _plain(text: str) -> str:
-    """Text that stays within one cell of a table."""
-    return text.replace("|", r"\|")

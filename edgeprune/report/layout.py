@@ -1,15 +1,28 @@
 """The templates of pages and cards."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from collections.abc import Callable
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from edgeprune.escape import markdown_code, printable, python_string
 
 
-def environment() -> Environment:
-    """Templates by name; those of HTML escape what they are given."""
-    return Environment(
+def environment(escape: Callable[[str], str] = printable) -> Environment:
+    """Templates by name; whatever text they are given is escaped, unless it is Markup.
+
+    Args:
+        escape: what a format needs before HTML's own escaping, which leaves Markup alone.
+    """
+    found = Environment(
         loader=PackageLoader("edgeprune", "report/templates"),
-        autoescape=select_autoescape(["html"]),
+        autoescape=True,
+        finalize=lambda value: (
+            escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+        ),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    found.filters |= {"code": markdown_code, "python": python_string}
+    return found

@@ -1,17 +1,16 @@
 """What `edgeprune build` prints: the preview of a dry run, and the result beside the original."""
 
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
 from edgeprune.build import Build
+from edgeprune.console import Terminal
 from edgeprune.pipeline import Outcome
 from edgeprune.preview import preview
 from edgeprune.report.figures import comparison, conditions
 from edgeprune.report.records import open_record
 
-# What users name, brackets and all, is printed as it is.
-_console = Console(highlight=False, markup=False, emoji=False)
+_console = Terminal()
 
 
 def show_preview(build: Build) -> None:

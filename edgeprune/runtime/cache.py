@@ -27,40 +27,46 @@ Tensors = dict[str, onnxruntime.OrtValue]
 
 
 class Decoder:
-    """A decoder's session with its cache: feed tokens, get logits."""
+    """A decoder's session and what its graph asks for; each sequence has a cache of its own."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, config: Mapping[str, Any] | None = None
     ) -> None:
         """`config` (config.json) gives the cache's shape where the graph leaves it open."""
         self.session = session
-        self._types = input_types(session)
+        self.types = input_types(session)
         outputs = [node.name for node in session.get_outputs()]
-        self._past = [name for name in self._types if name.startswith(PAST)]
-        present = [name.replace(PAST, PRESENT, 1) for name in self._past]
+        self.past = [name for name in self.types if name.startswith(PAST)]
+        present = [name.replace(PAST, PRESENT, 1) for name in self.past]
         if "logits" not in outputs or not set(present) <= set(outputs):
             raise UserError(f"The decoder gives no logits or no cache, but {', '.join(outputs)}.")
-        self._outputs = ["logits", *present]
-        self._shapes = {
+        self.outputs = ["logits", *present]
+        self.shapes = {
             node.name: _cache_shape(node.shape, config or {})
             for node in session.get_inputs()
             if node.name.startswith(PAST)
         }
         metadata = session.get_modelmeta().custom_metadata_map
-        self._shared = bool(self._past) and SHARED_CACHE in metadata
+        self.shared = bool(self.past) and SHARED_CACHE in metadata
         options = {node.name for node in session.get_overridable_initializers()}
-        self._chooses_logits = KEPT_LOGITS in options
-        self.reset()
+        self.chooses_logits = KEPT_LOGITS in options
 
     @property
     def has_cache(self) -> bool:
-        return bool(self._past)
+        return bool(self.past)
 
-    def reset(self, batch: int = 1, past: int = 0) -> None:
-        """Start anew with an empty cache; or with one of `past` zeros, for timing."""
-        self.length = past
-        self._batch = batch
-        self._cache = self._buffers(past)
+    def start(self, batch: int = 1) -> "Decoding":
+        """A new sequence, or so many side by side, with an empty cache."""
+        return Decoding(self, batch)
+
+
+class Decoding:
+    """A sequence, or a batch of them, with a cache of its own: feed tokens, get logits."""
+
+    def __init__(self, decoder: Decoder, batch: int = 1) -> None:
+        self.length = 0
+        self._decoder, self._batch = decoder, batch
+        self._cache = self._buffers(0)
 
     def mark(self) -> tuple[int, Tensors]:
         """Where the sequence stands now, to come back to with `rewind`; costs nothing."""
@@ -77,50 +83,51 @@ class Decoder:
         Returns [batch, tokens, vocabulary]. Where only the last token's logits are wanted, a graph
         that can leave the others out gives [batch, 1, vocabulary].
         """
+        decoder = self._decoder
         tokens = np.asarray(ids, np.int64).reshape(self._batch, -1)
         mask = np.ones((self._batch, self.length + tokens.shape[1]), np.int64)
-        inputs = token_inputs(self._types, tokens, mask, past=self.length)
-        if self._chooses_logits:
+        inputs = token_inputs(decoder.types, tokens, mask, past=self.length)
+        if decoder.chooses_logits:
             inputs[KEPT_LOGITS] = np.array(int(last_only), np.int64)
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
             for name, value in inputs.items()
         }
         with running():
-            logits = (self._run_shared if self._shared else self._run)(feeds, tokens.shape[1])
-        if self._past:
+            logits = (self._run_shared if decoder.shared else self._run)(feeds, tokens.shape[1])
+        if decoder.has_cache:
             self.length += tokens.shape[1]
         return logits
 
     def _run(self, feeds: Tensors, tokens: int) -> np.ndarray:
-        results = self.session.run_with_ort_values(self._outputs, feeds | self._cache)
-        self._cache = dict(zip(self._past, results[1:], strict=True))
+        decoder = self._decoder
+        results = decoder.session.run_with_ort_values(decoder.outputs, feeds | self._cache)
+        self._cache = dict(zip(decoder.past, results[1:], strict=True))
         return results[0].numpy()
 
     def _run_shared(self, feeds: Tensors, tokens: int) -> np.ndarray:
         self._make_room(self.length + tokens)
-        binding = self.session.io_binding()
+        binding = self._decoder.session.io_binding()
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, value)
         for name, buffer in self._cache.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(name.replace(PAST, PRESENT, 1), buffer)
         binding.bind_output("logits")
-        self.session.run_with_iobinding(binding)
+        self._decoder.session.run_with_iobinding(binding)
         return binding.get_outputs()[-1].numpy()
 
     def _make_room(self, length: int) -> None:
         """Let the shared buffers hold so many tokens; what they hold already is copied."""
         held = next(iter(self._cache.values())).shape()[2]
-        if length <= held:
-            return
-        self._cache = self._buffers(length + _ROOM, self._cache)
+        if length > held:
+            self._cache = self._buffers(length + _ROOM, self._cache)
 
     def _buffers(self, tokens: int, start: Tensors | None = None) -> Tensors:
         """A cache for so many tokens: zeros, after what `start` holds."""
         buffers = {}
-        for name, (heads, size) in self._shapes.items():
-            buffer = np.zeros((self._batch, heads, tokens, size), self._types[name])
+        for name, (heads, size) in self._decoder.shapes.items():
+            buffer = np.zeros((self._batch, heads, tokens, size), self._decoder.types[name])
             if start is not None:
                 buffer[:, :, : self.length] = start[name].numpy()[:, :, : self.length]
             buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)

@@ -8,6 +8,7 @@ import numpy as np
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.runtime.batches import run_batches
+from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -40,7 +41,11 @@ class Classifier:
         self.labels = _labels(bundle)
 
     def classify(self, texts: Sequence[Text], batch_size: int | None = None) -> list[Prediction]:
-        """The prediction for each text."""
+        """The prediction for each text.
+
+        Raises:
+            ModelFault: the model gives NaN or infinity.
+        """
         return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
 
     def classify_tokens(
@@ -69,7 +74,7 @@ class Classifier:
                     f"config.json names {len(self.labels)} labels."
                 )
             found[rows] = logits
-        return found
+        return finite(found, "logits", self.bundle)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

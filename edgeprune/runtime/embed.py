@@ -8,6 +8,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.progress import say
 from edgeprune.runtime.batches import run_batches
+from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -32,6 +33,9 @@ class Embedder:
 
         With dynamic INT8 activations a text's embedding depends slightly on its batch, whose
         largest value sets the scale: take a batch size of 1 where that matters.
+
+        Raises:
+            ModelFault: the model gives NaN or infinity.
         """
         return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
 
@@ -46,7 +50,7 @@ class Embedder:
                 vectors = normalize(vectors)
             for row, vector in zip(rows, vectors, strict=True):
                 found[row] = vector
-        return np.asarray(found, np.float32)
+        return finite(np.asarray(found, np.float32), "embeddings", self.bundle)
 
     def _choose_output(self) -> tuple[str, bool]:
         """The output to read, and whether it is pooled already."""

@@ -1,15 +1,18 @@
 """Text from a decoder bundle: greedy or sampled, streamed as it comes."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.progress import say
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.chat import Message, apply_chat_template, chat_template
 from edgeprune.runtime.classify import softmax
+from edgeprune.runtime.finite import finite_logits
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
 
@@ -39,7 +42,10 @@ class Sampling(BaseModel):
 
 
 class Generator:
-    """A decoder: `chat` with it, or `complete` plain text."""
+    """A decoder: `chat` with it, or `complete` plain text.
+
+    Several answers may be read in turns, and in several threads: each has a cache of its own.
+    """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
@@ -48,7 +54,21 @@ class Generator:
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
         self.decoder = Decoder(self.session, bundle.config)
-        self.stop_ids = _stop_ids(bundle)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids of the tokens that end a text, by the first of the bundle's files that names any."""
+        named = {"eos_token_id": self.tokenizer.eos_id}
+        for settings in (self.bundle.generation_config, self.bundle.config, named):
+            stated = settings.get("eos_token_id")
+            ids = stated if isinstance(stated, list) else [stated]
+            if known := frozenset(token for token in ids if type(token) is int and token >= 0):
+                return known
+        say(
+            f"Warning: {self.bundle.folder} names no token that ends a text (eos_token_id of its "
+            "configuration, eos_token of its tokenizer): an answer goes on to its most tokens."
+        )
+        return frozenset()
 
     @property
     def has_chat_template(self) -> bool:
@@ -71,17 +91,18 @@ class Generator:
 
         Raises:
             UserError: the prompt is empty or fills the model's maximum.
+            ModelFault: the model gives NaN or infinity.
         """
         sampling = sampling or Sampling()
         room = self._room(prompt)
         random = np.random.default_rng(sampling.seed)
-        self.decoder.reset()
+        decoding = self.decoder.start()
         ids, fed = list(prompt), 0
         for _ in range(min(sampling.max_tokens, room)):
             # Without a cache the whole sequence is fed at every step.
-            logits = self.decoder.feed(ids[fed:], last_only=True)[0, -1]
+            logits = decoding.feed(ids[fed:], last_only=True)[0, -1]
             fed = len(ids) if self.decoder.has_cache else 0
-            chosen = choose(logits, sampling, random)
+            chosen = choose(finite_logits(logits, self.bundle), sampling, random)
             if chosen in self.stop_ids:
                 return
             ids.append(chosen)
@@ -95,11 +116,10 @@ class Generator:
                 token's logits only.
         """
         self._room(ids, more=0)
-        self.decoder.reset()
-        logits = self.decoder.feed(ids)[0]
+        logits = self.decoder.start().feed(ids)[0]
         if len(logits) != len(ids):
             raise UserError(f"{self.bundle.folder} gives logits of the last token only.")
-        return logits
+        return finite_logits(logits, self.bundle)
 
     def _stream(self, prompt: Sequence[int], sampling: Sampling | None) -> Iterator[str]:
         self._room(prompt)  # a prompt that is too long is told before anything is printed
@@ -157,9 +177,3 @@ def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
 
 def _gain(tokenizer: Tokenizer, ids: Sequence[int], written: int) -> str:
     return tokenizer.text(ids)[len(tokenizer.text(ids[:written])) :]
-
-
-def _stop_ids(bundle: Bundle) -> frozenset[int]:
-    stated = bundle.generation_config.get("eos_token_id", bundle.config.get("eos_token_id"))
-    ids = stated if isinstance(stated, list) else [stated]
-    return frozenset(token for token in ids if isinstance(token, int))

@@ -19,7 +19,7 @@ from edgeprune.runtime.onnx_file import read_outline
 
 PAST, PRESENT = "past_key_values.", "present."
 """How the names of a decoder's cache begin, among its inputs and its outputs."""
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # an error is raised besides
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -66,7 +66,7 @@ def open_session(
             f"{onnxruntime.__version__} is installed: run `pip install -U onnxruntime`."
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
     if optimized_path is not None:

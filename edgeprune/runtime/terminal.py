@@ -91,7 +91,7 @@ def _brief(vector: np.ndarray) -> str:
 
 
 def _json(**values: object) -> str:
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:

@@ -34,6 +34,7 @@ class Tokenizer:
             raise UserError(f"{path} is no tokenizer that can be read: {error}") from error
         self.max_length = bundle.max_length
         self.pad_id = self._pad_id(bundle)
+        self.eos_id = self._named(bundle, "eos_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
         self.rust.no_padding()
         self.rust.no_truncation()
@@ -78,11 +79,15 @@ class Tokenizer:
             type_ids[row, :length] = tokens.type_ids
         return ids, mask, type_ids
 
-    def _pad_id(self, bundle: Bundle) -> int:
-        token = bundle.tokenizer_config.get("pad_token")
+    def _named(self, bundle: Bundle, name: str) -> int | None:
+        """The id of a token that tokenizer_config.json names."""
+        token = bundle.tokenizer_config.get(name)
         if isinstance(token, dict):  # an AddedToken as older releases write it
             token = token.get("content")
-        found = self.rust.token_to_id(token) if isinstance(token, str) else None
+        return self.rust.token_to_id(token) if isinstance(token, str) else None
+
+    def _pad_id(self, bundle: Bundle) -> int:
+        found = self._named(bundle, "pad_token")
         if found is None:
             found = bundle.config.get("pad_token_id")
         # Padding is masked, so that any id in the vocabulary does.

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from edgeprune.bundle import Bundle
+from edgeprune.errors import ModelFault
 from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.embed import Embedder
@@ -37,6 +38,9 @@ class Answers(Protocol):
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
+
+    def close(self, seconds: float) -> None:
+        """Begin to stop: after `seconds` nothing is being answered any more."""
 
     async def stop(self) -> None: ...
     async def answer(self, request: Request) -> Response: ...
@@ -74,6 +78,10 @@ class EncoderAnswers:
             # Any token will do, and 0 is one in every vocabulary.
             self._run([Tokens([0] * length, [0] * length)] * min(most, texts))
 
+    def close(self, seconds: float) -> None:
+        """What waits is still answered; the rest of it is given back when the time is over."""
+        asyncio.get_running_loop().call_later(seconds, self._batcher.close)
+
     async def answer(self, request: Request) -> Response:
         texts = parse(Texts, await read_body(request, self._settings)).texts
         if len(texts) > self._settings.max_texts:
@@ -102,7 +110,7 @@ class DecoderAnswers:
         self._model, self._settings, self._metrics = model, settings, metrics
         self._longest = _longest(model.bundle, settings)
         self._streamer = Streamer(model)
-        self.stop = self._streamer.stop
+        self.close, self.stop = self._streamer.close, self._streamer.stop
 
     @property
     def waiting(self) -> int:
@@ -150,12 +158,18 @@ class DecoderAnswers:
     async def _events(
         self, first: str | End, pieces: AsyncGenerator[str | End, None]
     ) -> AsyncGenerator[bytes, None]:
-        """`data: {"text": ...}` for each piece, and last `event: end` with the count and why."""
+        """`data: {"text": ...}` for each piece, and last `event: end` with the count and why, or
+        `event: error` with a sentence where the model fails midway."""
         item = first
-        async with aclosing(pieces):
-            while not isinstance(item, End):
-                yield event({"text": item})
-                item = await anext(pieces)
+        try:
+            async with aclosing(pieces):
+                while not isinstance(item, End):
+                    yield event({"text": item})
+                    item = await anext(pieces)
+        except ModelFault as error:
+            self._metrics.faults.inc()
+            yield event({"error": str(error)}, "error")
+            return
         self._count(item)
         yield event(asdict(item), "end")
 

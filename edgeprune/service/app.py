@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import edgeprune
-from edgeprune.errors import UserError
+from edgeprune.errors import ModelFault, UserError
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator
@@ -25,7 +25,10 @@ from edgeprune.service.settings import ServiceSettings
 
 
 def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings) -> Starlette:
-    """The ASGI application that serves one bundle; its model has run when this returns."""
+    """The ASGI application that serves one bundle; its model has run when this returns.
+
+    Its `state.answers` are to be told of a stop before the server waits for them.
+    """
     metrics = Metrics()
     answers: Answers
     if isinstance(model, Generator):
@@ -49,6 +52,10 @@ def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings
     async def health(request: Request) -> Response:
         return json_response(about)
 
+    async def faulty(request: Request, error: Exception) -> Response:
+        metrics.faults.inc()
+        return refusal(500, str(error))
+
     async def measured(request: Request) -> Response:
         metrics.waiting.set(answers.waiting)
         return Response(metrics.text(), media_type=metrics.content_type)
@@ -59,7 +66,7 @@ def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings
         yield
         await answers.stop()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *(
                 Route(path, answers.answer if path == own else elsewhere, methods=["POST"])
@@ -69,9 +76,11 @@ def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings
             Route("/metrics", measured),
         ],
         middleware=[Middleware(Door, settings=settings, metrics=metrics)],
-        exception_handlers=_HANDLERS,
+        exception_handlers={**_HANDLERS, ModelFault: faulty},
         lifespan=lifespan,
     )
+    app.state.answers = answers
+    return app
 
 
 async def _refused(request: Request, error: Refused) -> Response:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edgeprune.runtime.tokenize import Tokens
+from edgeprune.service.requests import Stopping
 
 Answer = TypeVar("Answer")
 
@@ -58,6 +59,7 @@ class Batcher(Generic[Answer]):
         self._some, self._enough = asyncio.Event(), asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._working: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -66,6 +68,15 @@ class Batcher(Generic[Answer]):
 
     def start(self) -> None:
         self._working = asyncio.create_task(self._work())
+
+    def close(self) -> None:
+        """Give back what waits, and take no more."""
+        self._closed = True
+        for each in self._line:
+            if not each.answer.done():
+                each.answer.set_exception(Stopping())
+        self._line.clear()
+        self._note()
 
     async def stop(self) -> None:
         """End after the batch that runs."""
@@ -80,7 +91,10 @@ class Batcher(Generic[Answer]):
 
         Raises:
             LineFull: so many more texts have no room in the line.
+            Stopping: the batcher was closed before they began.
         """
+        if self._closed:
+            raise Stopping
         if len(self._line) + len(texts) > self._max_waiting:
             raise LineFull
         loop = asyncio.get_running_loop()
@@ -107,18 +121,26 @@ class Batcher(Generic[Answer]):
             batch = self._take()
             if not batch:  # whoever it was has gone
                 continue
-            texts = [each.tokens for each in batch]
-            self._on_batch(texts)
-            try:
-                found = await loop.run_in_executor(self._thread, self._run, texts)
-            except Exception as error:  # it is the requests', whose answer it becomes
+            await self._answer(batch)
+
+    async def _answer(self, batch: Sequence[_Waiting[Answer]]) -> None:
+        """Run a batch; one that fails is run again text by text, so that an error is its text's."""
+        texts = [each.tokens for each in batch]
+        self._on_batch(texts)
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._thread, self._run, texts)
+        except Exception as error:
+            if len(batch) > 1:
                 for each in batch:
                     if not each.answer.done():
-                        each.answer.set_exception(error)
-                continue
-            for each, answer in zip(batch, found, strict=True):
-                if not each.answer.done():
-                    each.answer.set_result(answer)
+                        await self._answer([each])
+            elif not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
+            return
+        for each, answer in zip(batch, found, strict=True):
+            if not each.answer.done():
+                each.answer.set_result(answer)
 
     def _take(self) -> list[_Waiting[Answer]]:
         lengths = [len(each.tokens.ids) for each in self._line]

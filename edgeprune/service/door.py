@@ -1,11 +1,11 @@
-"""What stands before the model's paths: how many may come in, how long one may stay, the counts."""
+"""What stands before the app: who may come in, how many, how long one may stay, the counts."""
 
 import asyncio
 import time
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgeprune.service.callers import Callers
 from edgeprune.service.metrics import Metrics
 from edgeprune.service.requests import PATHS
 from edgeprune.service.responses import refusal
@@ -16,18 +16,19 @@ LEFT = 499
 
 
 class Door:
-    """ASGI middleware. /health and /metrics pass it freely, so that a full service can be told
+    """ASGI middleware. /health and /metrics are not counted, so that a full service can be told
     from a dead one."""
 
     def __init__(self, app: ASGIApp, settings: ServiceSettings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._running = 0
+        self._callers, self._running = Callers(settings), 0
         # Within it the app keeps its own times; this one also ends a client that reads nothing.
         self._longest = settings.body_seconds + settings.answer_seconds + settings.generate_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._callers.refused(scope) if scope["type"] == "http" else None
         if scope["type"] != "http" or scope["path"] not in PATHS.values():
-            await self._app(scope, receive, send)
+            await (refused or self._app)(scope, receive, send)
             return
         status = LEFT
 
@@ -39,11 +40,9 @@ class Door:
 
         started = time.monotonic()
         try:
-            if self._running >= self._settings.max_concurrent:
-                full: Response = refusal(503, "The service is busy: try again later.")
-                await full(scope, receive, noting)
-                return
-            await self._let_in(scope, receive, noting)
+            if refused is None and self._running >= self._settings.max_concurrent:
+                refused = refusal(503, "The service is busy: try again later.")
+            await (refused or self._let_in)(scope, receive, noting)
         finally:
             self._metrics.requests.labels(scope["path"], status).inc()
             self._metrics.seconds.labels(scope["path"]).observe(time.monotonic() - started)

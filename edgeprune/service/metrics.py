@@ -35,6 +35,9 @@ class Metrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self.faults = Counter(
+            "edgeprune_model_faults", "Answers that were no numbers.", registry=registry
+        )
         self.running = Gauge(
             "edgeprune_requests_running", "Requests being answered.", registry=registry
         )

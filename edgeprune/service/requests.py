@@ -24,6 +24,13 @@ class Refused(Exception):
         self.status = status
 
 
+class Stopping(Refused):
+    """The service takes no more, and gives back what waits."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "The service is stopping: try again later.")
+
+
 class Texts(BaseModel):
     """The body of /embed and /classify."""
 

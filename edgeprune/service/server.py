@@ -1,16 +1,49 @@
 """The process: load the bundle, listen, serve, and end cleanly at SIGTERM or Ctrl-C."""
 
+import logging
+import os
+import signal
 import socket
+import threading
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import uvicorn
 
 from edgeprune import runtime
 from edgeprune.errors import UserError
+from edgeprune.service.answers import Answers
 from edgeprune.service.app import make_app
+from edgeprune.service.connections import Connection, Lobby
+from edgeprune.service.logs import LOGGERS, Seldom
 from edgeprune.service.requests import PATHS
 from edgeprune.service.settings import ServiceSettings
+
+_TOLD_SECONDS = 60
+"""From one count of log lines that were not written to the next."""
+_TO_ANSWER = 0.8
+"""Of the time to stop, for answers; the rest is for their last words to arrive."""
+_LAST_SECONDS = 1
+"""After the time to stop, for the process to end by itself: a call of the model may still run."""
+
+
+class _Server(uvicorn.Server):
+    """Tells what answers of a stop, before it waits for the answers."""
+
+    def __init__(self, config: uvicorn.Config, answers: Answers, seldom: Seldom) -> None:
+        super().__init__(config)
+        self._answers, self._seldom = answers, seldom
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        seconds = self.config.timeout_graceful_shutdown or 0
+        end = threading.Timer(seconds + _LAST_SECONDS, os._exit, (128 + signal.SIGTERM,))
+        end.daemon = True
+        end.start()
+        self._answers.close(_TO_ANSWER * seconds)
+        await super().shutdown(sockets)
+        await self._seldom.tell()
 
 
 def serve(folder: str | Path, settings: ServiceSettings) -> None:
@@ -21,22 +54,27 @@ def serve(folder: str | Path, settings: ServiceSettings) -> None:
     """
     listener = _listen(settings.host, settings.port)
     model = runtime.load(folder, settings.threads)
+    app, seldom = make_app(model, settings), Seldom()
     config = uvicorn.Config(
-        make_app(model, settings),
-        http="h11",
+        app,
+        http=cast(Any, partial(Connection, Lobby(settings))),
+        ws="none",
         loop="asyncio",
         lifespan="on",
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.stop_seconds,
+        timeout_notify=_TOLD_SECONDS,
+        callback_notify=seldom.tell,
     )
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(seldom)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     # One line whatever the terminal's width: other programs read the port in it.
     click.echo(f"{folder} answers at http://{shown}:{port}{PATHS[model.bundle.task]}", err=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config, app.state.answers, seldom).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,8 @@
 """How the service listens, batches, and what it refuses."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from edgeprune.runtime.batches import CALL_TOKENS
 
@@ -14,6 +16,11 @@ class ServiceSettings(BaseModel):
         default="127.0.0.1", description="address to listen on; 0.0.0.0 for the whole network"
     )
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one, and says it")
+    allowed_host: tuple[Annotated[str, Field(pattern=r"^[^\s:/]+$")], ...] = Field(
+        default=(),
+        description="names that clients may call the service by, besides its addresses, localhost "
+        "and the machine's own name",
+    )
     threads: int | None = Field(
         default=None, ge=1, le=256, description="for the matrix products; all cores by default"
     )
@@ -36,7 +43,11 @@ class ServiceSettings(BaseModel):
         default=64, ge=1, le=10_000, description="requests at once; beyond it the answer is 503"
     )
     max_connections: int = Field(
-        default=512, ge=1, le=100_000, description="open connections, idle ones included"
+        default=512,
+        ge=2,
+        le=100_000,
+        validate_default=True,
+        description="open connections; beyond it the one that has asked nothing longest is closed",
     )
     max_body_bytes: int = Field(
         default=512 * 1024, ge=1, le=1 << 30, description="bytes of a request's body"
@@ -51,6 +62,9 @@ class ServiceSettings(BaseModel):
     max_new_tokens: int = Field(
         default=1024, ge=1, le=1_048_576, description="tokens that one request may generate"
     )
+    head_seconds: float = Field(
+        default=10.0, gt=0.0, le=3600.0, description="for a request's head to arrive"
+    )
     body_seconds: float = Field(
         default=10.0, gt=0.0, le=3600.0, description="for a request's body to arrive"
     )
@@ -63,3 +77,11 @@ class ServiceSettings(BaseModel):
     stop_seconds: int = Field(
         default=30, ge=1, le=86_400, description="for running requests to end at a shutdown"
     )
+
+    @field_validator("max_connections")
+    @classmethod
+    def _leaves_places(cls, connections: int, info: ValidationInfo) -> int:
+        """There is always a connection for /health, however many requests are being answered."""
+        if connections <= info.data.get("max_concurrent", 0):
+            raise ValueError(f"must be above max_concurrent, {info.data['max_concurrent']}")
+        return connections

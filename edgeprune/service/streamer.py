@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeprune.runtime.generate import Generator, Sampling, stream_text
+from edgeprune.service.requests import Stopping
 
 
 @dataclass(frozen=True)
 class End:
-    """How a text ended: at the model's own stop, or at a limit of length or time."""
+    """How a text ended: at the model's own stop, at a limit of length or time, or as the service
+    was stopped."""
 
     tokens: int
-    reason: Literal["stop", "length", "time"]
+    reason: Literal["stop", "length", "time", "shutdown"]
 
 
 class Streamer:
@@ -26,6 +28,20 @@ class Streamer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.waiting = 0
         """Texts that have not begun."""
+        self._asked: list[_Text] = []
+        self._closed = False
+
+    def close(self, seconds: float) -> None:
+        """Give back what waits, take no more, and end the text that runs after `seconds`."""
+        self._closed = True
+        for text in self._asked:
+            if not text.begun:
+                text.arrived.put_nowait(Stopping())
+        asyncio.get_running_loop().call_later(seconds, self._end_all)
+
+    def _end_all(self) -> None:
+        for text in self._asked:
+            text.arrived.put_nowait(End(text.tokens, "shutdown"))
 
     async def stop(self) -> None:
         """End after the text that runs."""
@@ -38,34 +54,41 @@ class Streamer:
 
         Args:
             seconds: for the whole text, the time in line included.
+
+        Raises:
+            Stopping: the streamer was closed before the text began.
         """
+        if self._closed:
+            raise Stopping
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        arrived: asyncio.Queue[str | End | Exception] = asyncio.Queue()
         text = _Text(self._model, prompt, sampling)
 
         def begin() -> None:
+            text.begun = True
             self.waiting -= 1
 
         def generate() -> None:
             loop.call_soon_threadsafe(begin)
             for item in text.items():
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
+                loop.call_soon_threadsafe(text.arrived.put_nowait, item)
 
         self.waiting += 1
+        self._asked.append(text)
         running = self._thread.submit(generate)
         item: str | End | Exception = ""
         try:
             while not isinstance(item, End):
                 try:
                     async with asyncio.timeout_at(deadline):
-                        item = await arrived.get()
+                        item = await text.arrived.get()
                 except TimeoutError:
                     item = End(text.tokens, "time")
                 if isinstance(item, Exception):
                     raise item
                 yield item
         finally:
+            self._asked.remove(text)
             text.given_up.set()
             if running.cancel():
                 begin()
@@ -75,6 +98,8 @@ class _Text:
     """One text as the decoder's thread makes it; `given_up` ends it from outside."""
 
     def __init__(self, model: Generator, prompt: Sequence[int], sampling: Sampling) -> None:
+        self.arrived: asyncio.Queue[str | End | Exception] = asyncio.Queue()
+        self.begun = False
         self.given_up = threading.Event()
         self.tokens = 0
         self._model, self._prompt, self._sampling = model, prompt, sampling

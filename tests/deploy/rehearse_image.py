@@ -147,8 +147,9 @@ def check(image: Image, bundle: Path) -> None:
     try:
         assert process.stderr is not None
         assert any("answers at" in line for line in iter(process.stderr.readline, ""))
-        body = json.dumps({"texts": TEXTS}).encode()
-        with urllib.request.urlopen("http://127.0.0.1:8000/embed", body, timeout=60) as response:
+        body, kind = json.dumps({"texts": TEXTS}).encode(), {"Content-Type": "application/json"}
+        asked = urllib.request.Request("http://127.0.0.1:8000/embed", body, kind)
+        with urllib.request.urlopen(asked, timeout=60) as response:
             found = np.asarray(json.load(response)["embeddings"])
         expected = runtime.load(bundle).embed(TEXTS, batch_size=len(TEXTS))
         np.testing.assert_allclose(found, expected, atol=1e-4)

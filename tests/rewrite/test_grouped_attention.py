@@ -91,13 +91,12 @@ def test_decoding_in_place_equals_the_plain_export(family, rows, build, monkeypa
     monkeypatch.setattr(cache, "_ROOM", 5)  # so that the buffers grow several times
     tokens = _tokens(rows, 9 + STEPS)
     expected = _logits(built.plain, tokens)
-    decoder = Decoder(_session(built.fused))
-    decoder.reset(rows)
-    got = [decoder.feed(tokens[:, :9])]
+    decoding = Decoder(_session(built.fused)).start(rows)
+    got = [decoding.feed(tokens[:, :9])]
     buffers = set()
     for step in range(9, 9 + STEPS):
-        got.append(decoder.feed(tokens[:, step : step + 1]))
-        buffers.add(next(iter(decoder.mark()[1].values())).data_ptr())
+        got.append(decoding.feed(tokens[:, step : step + 1]))
+        buffers.add(next(iter(decoding.mark()[1].values())).data_ptr())
     assert np.abs(np.concatenate(got, axis=1) - expected).max() < 1e-4
     assert 2 <= len(buffers) < STEPS  # rows are written where they are
 
@@ -145,13 +144,30 @@ def test_rows_padded_on_the_left_equal_rows_alone(family, build):
 def test_tokens_fed_in_pieces_and_taken_back(family, build):
     built = build(family)
     tokens, other = _tokens(1, 14, seed=3), _tokens(1, 5, seed=4)
-    decoder = Decoder(_session(built.fused))
-    decoder.feed(tokens[:, :6])
-    mark = decoder.mark()
-    decoder.feed(other)
-    decoder.rewind(mark)
-    got = decoder.feed(tokens[:, 6:])
+    decoding = Decoder(_session(built.fused)).start()
+    decoding.feed(tokens[:, :6])
+    mark = decoding.mark()
+    decoding.feed(other)
+    decoding.rewind(mark)
+    got = decoding.feed(tokens[:, 6:])
     assert np.abs(got - _logits(built.plain, tokens)[:, 6:]).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", FUSED_DECODERS)
+def test_sequences_of_one_decoder_fed_in_turns_stay_apart(family, build, monkeypatch):
+    built = build(family)
+    monkeypatch.setattr(cache, "_ROOM", 2)
+    sequences = [_tokens(1, 9 + count, seed=5 + count) for count in range(3)]
+    decoder = Decoder(_session(built.fused))
+    begun = [decoder.start() for _ in sequences]
+    got = [[each.feed(tokens[:, :4])] for each, tokens in zip(begun, sequences, strict=True)]
+    for step in range(4, 11):
+        for each, tokens, logits in zip(begun, sequences, got, strict=True):
+            if step < tokens.shape[1]:
+                logits.append(each.feed(tokens[:, step : step + 1]))
+    for tokens, logits in zip(sequences, got, strict=True):
+        expected = _logits(built.plain, tokens)
+        assert np.abs(np.concatenate(logits, axis=1) - expected).max() < 1e-4
 
 
 def test_last_logits_alone_where_they_are_asked_for(build):
@@ -159,9 +175,8 @@ def test_last_logits_alone_where_they_are_asked_for(build):
     tokens = _tokens(1, 10)
     session = _session(built.fused)
     decoder = Decoder(session)
-    everything = decoder.feed(tokens)
-    decoder.reset()
-    last = decoder.feed(tokens, last_only=True)
+    everything = decoder.start().feed(tokens)
+    last = decoder.start().feed(tokens, last_only=True)
     assert everything.shape == (1, 10, VOCABULARY)
     assert last.shape == (1, 1, VOCABULARY)
     np.testing.assert_allclose(last, everything[:, -1:], rtol=0, atol=1e-5)

@@ -67,8 +67,7 @@ def decoder(path: Path) -> Decoder:
 
 def decode(path: Path, tokens: np.ndarray, prompt: int) -> np.ndarray:
     """Logits of every step after the prompt."""
-    model = decoder(path)
-    model.reset(len(tokens))
+    model = decoder(path).start(len(tokens))
     model.feed(tokens[:, :prompt])
     steps = range(prompt, tokens.shape[1])
     return np.concatenate([model.feed(tokens[:, i : i + 1]) for i in steps], axis=1)
@@ -167,7 +166,7 @@ def test_the_scales_are_the_largest_values_of_each_channel(fused):
 def test_a_step_equals_a_prompt_of_the_same_tokens(fused):
     path = quantized(fused["qwen3-fused"], 8)
     tokens = random_tokens(1, 30, seed=3)
-    at_once = decoder(path).feed(tokens)
+    at_once = decoder(path).start().feed(tokens)
     steps = decode(path, tokens, 20)
     assert np.abs(steps - at_once[:, 20:]).max() < 0.02 * np.abs(at_once).max()
 
@@ -184,7 +183,7 @@ def test_rows_side_by_side_and_padded_equal_rows_alone(fused):
     batch = {"input_ids": np.where(mask == 1, tokens[:, :12], 1), "attention_mask": mask}
     [outputs] = run_graph(Graph.load(path), [batch])
     for row, pad in enumerate(pads):
-        alone = decoder(path).feed(tokens[row : row + 1, pad:12])
+        alone = decoder(path).start().feed(tokens[row : row + 1, pad:12])
         scale = np.abs(alone).max()
         assert np.abs(outputs["logits"][row, pad:] - alone[0]).max() < 0.05 * scale
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgeprune.runtime.tokenize import Tokens
 from edgeprune.service.batcher import Batcher, LineFull, go_together
+from edgeprune.service.requests import Stopping
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=40)
 
@@ -157,10 +158,36 @@ def test_who_leaves_takes_the_waiting_texts_along():
     assert run(scene).batches == [[1], [4]]
 
 
-def test_an_error_is_its_batchs_alone():
+def test_an_error_is_its_texts_alone():
     async def scene(batcher: Batcher[int], model: Model) -> None:
+        model.gate.clear()
+        first = asyncio.create_task(batcher.answers([tokens(1)]))
+        await settled(lambda: model.begun == 1)
+        others = [asyncio.create_task(batcher.answers([tokens(n)])) for n in (2, 13, 4)]
+        await settled(lambda: batcher.waiting == 3)
+        model.gate.set()
+        assert await asyncio.gather(first, others[0], others[2]) == [[1], [4], [16]]
         with pytest.raises(ArithmeticError):
-            await batcher.answers([tokens(13)])
+            await others[1]
         assert await batcher.answers([tokens(5)]) == [25]
 
-    run(scene)
+    assert run(scene).batches == [[1], [2, 13, 4], [2], [13], [4], [5]]
+
+
+def test_closed_it_gives_back_what_waits_and_ends_what_runs():
+    async def scene(batcher: Batcher[int], model: Model) -> None:
+        model.gate.clear()
+        running = asyncio.create_task(batcher.answers([tokens(1)]))
+        await settled(lambda: model.begun == 1)
+        waiting = [asyncio.create_task(batcher.answers([tokens(n)])) for n in (2, 3)]
+        await settled(lambda: batcher.waiting == 2)
+        waiting[0].cancel()
+        batcher.close()
+        with pytest.raises(Stopping):
+            await waiting[1]
+        with pytest.raises(Stopping):
+            await batcher.answers([tokens(4)])
+        model.gate.set()
+        assert await running == [1]
+
+    assert run(scene).batches == [[1]]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgeprune.escape import one_line
 from edgeprune.evaluate.result import LOWER_IS_BETTER
 from edgeprune.report.canvas import MARKERS, ORIGINAL, SERIES, SURFACE, draw, quiet_axes
 from edgeprune.report.figures import WORK
@@ -69,4 +70,7 @@ def _reach(known: Known) -> list[list[float]] | None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+    name = one_line(name)
+    shown = name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+    # Labels that begin with an underscore are matplotlib's own, and left out.
+    return f" {shown}" if shown.startswith("_") else shown
