@@ -2,7 +2,7 @@
 
     python benchmarks/cache.py BUNDLE --text FILE [--seconds 60] [--only 8:1024] [--table]
 
-BUNDLE is a decoder's with fused attention and a float cache, such as build/smollm2/bundle. Its
+BUNDLE is a decoder's with fused attention and a float cache, such as build/decoder/bundle. Its
 scales are taken on the first windows of the text; nothing else is changed. A row is one width at
 one context: prompts of that length and steps after it, interleaved with the float cache in
 processes of their own by edgeprune.bench. It is a line of JSON in

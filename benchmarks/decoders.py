@@ -118,7 +118,7 @@ def main() -> None:
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     """Build the row's bundle if it is not there, then time it beside the peer."""
     output = build_once(
-        "smollm2",
+        "decoder",
         work / row.arrangement.replace(" ", "-"),
         ("cut=off", "recover=off", *ARRANGEMENTS[row.arrangement]),
         ("--model", MODEL, "--data", str(data / TEXT)),

@@ -2,7 +2,7 @@
 
     EDGEPRUNE_DATA=<folder> python benchmarks/encoders.py [--only WORDS]... [--table]
 
-Ours is the recipe minilm-int8, built once in --work: in a stock ONNX Runtime with default options
+Ours is the recipe encoder-int8, built once in --work: in a stock ONNX Runtime with default options
 (dense), or with the operator library, in whose layout its linears are then (in blocks).
 OpenVINO's is quantized by NNCF, which calibrates on texts of WikiText-2 train; ONNX Runtime's by
 quantize_dynamic, and runs without the SkipLayerNormalization fusion that slows it down. Peers run
@@ -41,7 +41,7 @@ from edgeprune.text.files import read_rows, read_texts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "encoders.jsonl"
-RECIPE = "minilm-int8"
+RECIPE = "encoder-int8"
 ARRANGEMENTS: dict[str, tuple[str, ...]] = {"dense": (), "in blocks": ("quantize.sparse=whole",)}
 """What the recipe is told."""
 PAIRS, CALIBRATION = "pairs/stsb.dev.jsonl", "text/wikitext2.train.txt"

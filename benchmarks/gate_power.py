@@ -47,7 +47,7 @@ SKIPPED_FIGURES = ("--max-operators", "100000", "--max-size", "100", "--max-memo
 def main() -> None:
     """Run what is not there yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, help="an encoder's; default: build minilm-int8")
+    parser.add_argument("--bundle", type=Path, help="an encoder's; default: build encoder-int8")
     parser.add_argument("--work", type=Path, default=Path("build") / "gate_power")
     parser.add_argument("--runs", type=int, help="stop after so many runs, this time")
     parser.add_argument("--seconds", type=float, default=7.0, help="check's --time-limit")
@@ -98,9 +98,9 @@ def prepare(bundle: Path | None, work: Path, seconds: float) -> dict[str, Any]:
 
 def build(work: Path) -> Path:
     """MiniLM in INT8, by the recipe that ships."""
-    command = [sys.executable, "-m", "edgeprune", "build", "minilm-int8"]
-    subprocess.run([*command, "--output", str(work / "minilm-int8")], check=True)
-    return work / "minilm-int8" / "bundle"
+    command = [sys.executable, "-m", "edgeprune", "build", "encoder-int8"]
+    subprocess.run([*command, "--output", str(work / "encoder-int8")], check=True)
+    return work / "encoder-int8" / "bundle"
 
 
 def inject(source: Bundle, folder: Path, units: int) -> Path:

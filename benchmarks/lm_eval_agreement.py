@@ -129,6 +129,8 @@ def harness_scorer() -> Scorer:
         device="cpu",
         dtype="float32",
         batch_size=1,
+        # The file says so, as the original tokenizer does; transformers' reader would add one.
+        add_bos_token=False,
     )
 
     def score(row: Row) -> list[float]:

@@ -118,7 +118,7 @@ class Bench:
         from edgeprune.checkpoint import open_checkpoint
         from edgeprune.models import import_checkpoint, import_tokenizer
         from edgeprune.text.batches import open_reader
-        from edgeprune.text.corpus import read_corpus, sentences
+        from edgeprune.text.corpus import read_corpus
         from edgeprune.text.settings import TextSettings
 
         self.checkpoint = open_checkpoint(MODEL)
@@ -136,7 +136,7 @@ class Bench:
             self.calibration: list[Any] = []
             while sum(len(batch.input_ids) for batch in self.calibration) < self.sequences:
                 self.calibration.append(next(drawn))
-            held_out = np.random.default_rng(0).permutation(sentences(corpora[1].documents))
+            held_out = np.random.default_rng(0).permutation(corpora[1].sentences.texts)
             self.texts = {
                 "wikitext": list(_in_order(reader, held_out[:count].tolist())),
                 "sts": list(_in_order(reader, pairs)),

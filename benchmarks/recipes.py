@@ -2,10 +2,11 @@
 
     EDGEPRUNE_DATA=<folder> python benchmarks/recipes.py [--only NAME]... [--work FOLDER]
 
-One line of JSON a row in benchmarks/results/recipes.jsonl; a row that is there is not run again, so
-an interrupted run goes on. The rows beside minilm and minilm-fast take as long in all as they: a
-one-shot Fisher cut, whose recovery gets pruning's time too, and the cubic budget with the same
-saliency. No STS-B sentence takes part in building: it is read when the bundle is finished.
+One line of JSON a row in benchmarks/results/recipes.jsonl, some of which dry runs and `edgeprune
+recipes` show; a row that is there is not run again, so an interrupted run goes on. The rows beside
+encoder and encoder-fast take as long in all as they: a one-shot Fisher cut, whose recovery gets
+pruning's time too, and the cubic budget with the same saliency. finetune_classifier.py makes the
+classifiers. No STS-B sentence takes part in building: it is read when the bundle is finished.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from edgeprune.bench.compare import compare
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.evaluate.measures import evaluate
 from edgeprune.recipe import read_recipe
+from edgeprune.report import builds
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.jsonl"
@@ -45,6 +47,8 @@ class Row:
     variant: str = "momentum-variance"
     overrides: tuple[str, ...] = ()
     model: str | None = None
+    fields: tuple[str, ...] = ()
+    """NAME=YOURS, each."""
     limit: int | None = None
     beside: str | None = None
     """The row whose time this one gets."""
@@ -55,7 +59,7 @@ def rows(work: Path) -> list[Row]:
     made = []
     sts = {"task": "sts", "data": "pairs/stsb.dev.jsonl"}
     for text, label in ((None, ""), (WIKI, ", wikitext")):
-        for recipe in ("minilm", "minilm-fast"):
+        for recipe in ("encoder", "encoder-fast"):
             name = f"{recipe}{label}"
             made.append(Row(name, recipe, text, **sts))
             made.append(
@@ -70,8 +74,8 @@ def rows(work: Path) -> list[Row]:
             )
             one = {"variant": "one-shot Fisher", "beside": name}
             made.append(Row(f"{name}, one-shot", recipe, text, **one, **sts))
-    made.append(Row("minilm-int8", "minilm-int8", None, variant="nothing removed", **sts))
-    made.append(Row("minilm-sparse", "minilm-sparse", None, variant="a cut, then blocks", **sts))
+    made.append(Row("encoder-int8", "encoder-int8", None, variant="nothing removed", **sts))
+    made.append(Row("encoder-sparse", "encoder-sparse", None, variant="a cut, then blocks", **sts))
     made.append(
         Row(
             "classifier",
@@ -82,7 +86,19 @@ def rows(work: Path) -> list[Row]:
             model=str(work / "sst2-minilm"),
         )
     )
-    for recipe, variant in (("smollm2", "one-shot Fisher"), ("smollm2-sparse", "SparseGPT")):
+    made.append(
+        Row(
+            "classifier, 77 intents",
+            "classifier",
+            "classify/intents77.train.csv",
+            "classification",
+            "classify/intents77.dev.csv",
+            model=str(work / "intents77-minilm"),
+            fields=("label=category",),
+        )
+    )
+    decoders = {"decoder": "one-shot Fisher", "decoder-int4": "GPTQ", "decoder-sparse": "SparseGPT"}
+    for recipe, variant in decoders.items():
         valid = "text/wikitext2.valid.txt"
         made.append(Row(recipe, recipe, WIKI, "perplexity", valid, variant, limit=64))
     # The main rows first: the comparisons beside them can be interrupted.
@@ -105,6 +121,7 @@ def main() -> None:
         if wanted and row.name not in done:
             done[row.name] = measure(row, Path(str(data)), given.work, done)
             add_result(RESULTS, done[row.name])
+    builds.write(done)
     print(table(done))
 
 
@@ -118,6 +135,8 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
     command += ["--output", str(output)]
     command += ["--data", str(data / row.text)] if row.text else []
     command += ["--model", row.model] if row.model else []
+    for field in row.fields:
+        command += ["--field", field]
     for override in overrides:
         command += ["--set", override]
     started = time.monotonic()
@@ -128,7 +147,8 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
     seconds = time.monotonic() - started
     bundle, original = output / "bundle", output / "original"
     speed = compare(bundle, original, BenchSettings(time_limit=40.0))
-    quality = evaluate(bundle, row.task, data / row.data, row.limit, original)
+    fields = dict(field.split("=") for field in row.fields)
+    quality = evaluate(bundle, row.task, data / row.data, row.limit, original, fields=fields)
     facts = asdict(row)
     for result in (speed["candidate"], speed["baseline"], quality, facts):
         _forget_places(result, (data, work))

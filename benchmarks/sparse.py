@@ -11,7 +11,7 @@ so an interrupted run goes on. Ratios are of interleaved calls, medians with 95 
   beside the original, ONNX Runtime's own INT8, OpenVINO's, and DeepSparse at the same sparsity;
 - the same file without the operator library beside the dense INT8 bundle;
 - a linear under QEMU on a processor without AVX-512 and VNNI: instructions, not times;
-- `--trained`: what a build of minilm-sparse reached, beside its original and (`--cut`) a build
+- `--trained`: what a build of encoder-sparse reached, beside its original and (`--cut`) a build
   that is only cut; with EDGEPRUNE_DATA set, also their STS-B.
 
 Peers need their environments: `python benchmarks/peers/setup.py onnxruntime`, `openvino` and
@@ -240,7 +240,7 @@ def built(name: str) -> Path:
         pattern, share = name.split("-")
         settings = f"{{method: magnitude, pattern: {pattern}, sparsity: {int(share) / 100}}}"
         overrides = [f"prune={settings}"]
-    return build_once("minilm-int8", WORK / name, overrides)
+    return build_once("encoder-int8", WORK / name, overrides)
 
 
 def static_export(share: int) -> Path:

@@ -27,8 +27,9 @@ from edgeprune.recipe import Recipe
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
 from edgeprune.text.batches import open_tokenizer
-from edgeprune.text.corpus import Corpus, read_corpus, sentences
+from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import Row, number_of, text_of
+from edgeprune.text.labels import label_names, label_number
 from edgeprune.text.samplers import share_out
 
 
@@ -131,14 +132,18 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
             f"measure.task is {task}, which does not fit {checkpoint.task}: "
             f"take {' or '.join(fitting)}."
         )
-    _read(task, Data(data, recipe.measure.limit))
+    rows = _read(task, Data(data, recipe.measure.limit, fields=recipe.measure.fields))
+    if task == "classification":
+        names = label_names(checkpoint.config)
+        for row in rows:
+            label_number(row["label"], names, data)
 
 
-def _read(task: str, data: Data) -> None:
-    """Read what a measure would read."""
+def _read(task: str, data: Data) -> list[Row]:
+    """Read what a measure would read; its rows, where it reads rows."""
     if task == "perplexity":
         data.documents()
-        return
+        return []
     if task == "generation" and "choices" in data.rows([])[0]:
         task = "choice"
     rows = data.rows(list(_FIELDS[task]))
@@ -147,6 +152,7 @@ def _read(task: str, data: Data) -> None:
             read(row, field, data.place)
     if task == "choice":
         read_items(rows, data.place)
+    return rows
 
 
 def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -219,7 +225,7 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     parts = corpus.split(recipe.text.held_out, recipe.seed)
     if checkpoint.task == "feature-extraction":
         for part, use in zip(parts, ("train on", "hold out"), strict=True):
-            if not sentences(part.documents):
+            if not part.sentences.texts:
                 raise UserError(
                     f"{corpus.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
@@ -232,21 +238,13 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
         tokenizer = open_tokenizer(file)
         for part in parts if checkpoint.task == "text-generation" else ():
             _check_window(part, tokenizer, recipe.text.max_tokens)
-    if corpus.labels is not None:
-        count = checkpoint.num_labels
-        wrong = next((label for label in corpus.labels if not 0 <= label < count), None)
-        if wrong is not None:
-            raise UserError(
-                f"{corpus.source} has the label {wrong}, and {checkpoint.name} knows "
-                f"{count} labels, 0 to {count - 1}."
-            )
 
 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
-    """Count tokens until there are enough for one window."""
+    """Count the text's own tokens until there are enough for one window."""
     count = 0
     for document in part.documents:
-        count += len(tokenizer.encode(document).ids)
+        count += len(tokenizer.encode(document, add_special_tokens=False).ids)
         if count >= length:
             return
     raise UserError(

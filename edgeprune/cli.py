@@ -80,6 +80,14 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
         raise UserError(f"--{name} {first['input']}: {first['msg']}.") from None
 
 
+def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
+    """The users' own names of fields, by ours."""
+    named = dict(field.partition("=")[::2] for field in fields)
+    if not all(named.values()):
+        raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
+    return named
+
+
 def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None) -> None:
     """Print a result as a table, and write it to a JSON file; "-" prints the JSON alone."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
@@ -97,7 +105,7 @@ def _print(table: "RenderableType") -> None:
     """Print a table, with what users name as it is, brackets and all."""
     from edgeprune.console import Terminal
 
-    Terminal().print(table)
+    Terminal().print(table, crop=False)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
@@ -140,6 +148,9 @@ _json_option = click.option(
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     callback=_writable,
     help="Write what is printed as JSON; - prints it.",
+)
+_field_option = click.option(
+    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name of a field."
 )
 _against_option = click.option("--against", metavar="BUNDLE|FOLDER", help="What to compare with.")
 
@@ -246,13 +257,13 @@ def bench(
     metavar="FILE|HUB_DATASET",
     help="A .txt, .jsonl or .csv file, or NAME, NAME:SPLIT or NAME:CONFIG:SPLIT of a dataset.",
 )
-@click.option("--limit", type=int, help="Rows, texts or windows (of each group) at most.")
+@click.option(
+    "--limit", type=int, help="Rows at most, drawn by label; or first windows (of each group)."
+)
 @click.option("--window", type=int, help="Tokens of a window of text.  [default: 512]")
 @click.option("--stride", type=int, help="Tokens between windows' starts.  [default: the window]")
 @click.option("--group", metavar="FIELD", help="Also each value of this field, and the worst.")
-@click.option(
-    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name of a field."
-)
+@_field_option
 @click.option("--rows", "keep_rows", is_flag=True, help="Put each row's scores in the JSON.")
 @_against_option
 @_json_option
@@ -261,10 +272,7 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
     from edgeprune.evaluate.measures import evaluate
     from edgeprune.evaluate.table import evaluate_table
 
-    renamed = dict(field.partition("=")[::2] for field in fields)
-    if not all(renamed.values()):
-        raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
-    result = evaluate(**options, fields=renamed)
+    result = evaluate(**options, fields=_own_names(fields))
     _show(result, evaluate_table(result), json_file)
 
 
@@ -409,19 +417,23 @@ def serve(bundle: str, **options: Any) -> None:
 @click.option(
     "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
 )
+@_field_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder.  [default: build/RECIPE]")
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
+@click.option("--all", "every", is_flag=True, help="In a dry run, every setting as well.")
 @click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
 def build(
     recipe: str | None,
     model: str | None,
     data: tuple[str, ...],
+    fields: tuple[str, ...],
     output: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
     dry_run: bool,
+    every: bool,
     fresh: bool,
 ) -> None:
     """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file.
@@ -441,10 +453,13 @@ def build(
             "--model FOLDER --data TEXT.txt` a model of yours. `edgeprune recipes` lists the "
             "others, and --dry-run says what one would do."
         )
+    if every and not dry_run:
+        raise UserError("--all shows every setting of a dry run: give --dry-run as well.")
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
     prepared = pipeline.prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
     if dry_run:
-        terminal.show_preview(prepared)
+        terminal.show_preview(prepared, every)
         return
     outcome = pipeline.run(prepared, fresh)
     terminal.show_outcome(outcome)
@@ -480,12 +495,13 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="Every setting of one; every method of all.")
 @_json_option
-def recipes(name: str | None, json_file: str | None) -> None:
-    """List the recipes that ship, or explain one with every setting and its default."""
+def recipes(name: str | None, every: bool, json_file: str | None) -> None:
+    """List the recipes that ship, or show one: its file, and what it sets."""
     from edgeprune.report import recipes as pages
 
-    result = pages.one(name) if name else pages.all_of_them()
+    result = pages.one(name, every) if name else pages.all_of_them(every)
     _show(result, pages.table(result), json_file)
 
 

@@ -4,15 +4,20 @@ from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.theme import Theme
 
 from edgeprune.escape import printable
+
+# Rich's own colours of times and counts (yellow, cyan) are hard to read on a light terminal.
+_COLUMNS = ("download", "elapsed", "remaining")
+_THEME = Theme({f"progress.{column}": "default" for column in _COLUMNS})
 
 
 class Terminal(Console):
     """A console that prints text as it is: nothing in it is markup, or commands the terminal."""
 
     def __init__(self, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, theme=_THEME)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -128,7 +128,7 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         return
     from transformers import AutoTokenizer
 
-    files = {"gguf_file": checkpoint.gguf.name} if checkpoint.gguf else {}
+    files = _gguf_options(checkpoint.gguf) if checkpoint.gguf else {}
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, use_fast=True, **files)
@@ -146,6 +146,16 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     # For a GGUF model this is the whole weight file under another name.
     (folder / "tokenizer.model").unlink(missing_ok=True)
+
+
+def _gguf_options(file: Path) -> dict[str, Any]:
+    """How transformers reads the tokenizer of a GGUF file, which says by itself whether it puts a
+    token before a text."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(str(file)).get_field("tokenizer.ggml.add_bos_token")
+    said = {} if field is None else {"add_bos_token": bool(field.contents())}
+    return {"gguf_file": file.name, **said}
 
 
 def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None = None) -> None:

@@ -46,7 +46,7 @@ from edgeprune.keys import (
     reads,
     versions,
 )
-from edgeprune.measure.stage import missed
+from edgeprune.measure.requirements import missed
 from edgeprune.places import called, without_places
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
@@ -55,7 +55,8 @@ from edgeprune.report.card import model_card
 from edgeprune.report.write import write_report
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.corpus import read_corpus, text_line
+from edgeprune.text.labels import label_names
 
 MARK = "stages"
 RECORD = "stage.json"
@@ -95,8 +96,9 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
     find(recipe.target)
     checkpoint = open_checkpoint(name)
-    labelled = text_kind(checkpoint.task) == "labelled"
-    corpus = read_corpus(recipe.text.data, labelled, recipe.text.group_field)
+    labels = label_names(checkpoint.config) if text_kind(checkpoint.task) == "labelled" else None
+    text = recipe.text
+    corpus = read_corpus(text.data, labels, text.group_field, text.fields, text.language)
     check(recipe, checkpoint, corpus)
     folder = output or Path("build") / recipe.name
     _check_output(folder)
@@ -118,6 +120,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     check_drawable("build")
     with _made(build.output / MARK) as stages, _locked(stages / LOCK):
         _sweep(stages)
+        say(f"[text] {text_line(build.corpus.facts(text_kind(build.checkpoint.task)))}")
         _run_stages(build, stages, fresh)
         return _finish(build)
 
@@ -254,9 +257,8 @@ def _published_facts(build: Build) -> dict[str, Any]:
             "sha256": model_digest(build.checkpoint),
         },
         "text": {
+            **build.corpus.facts(text_kind(build.checkpoint.task)),
             "source": " and ".join(map(called, recipe.text.data)),
-            "documents": len(build.corpus.documents),
-            "digest": build.corpus.digest,
         },
         "recipe": recipe.model_dump(mode="json"),
         "target": find(recipe.target).to_json(),

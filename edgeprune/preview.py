@@ -1,6 +1,10 @@
 """What a build would do, in sentences, without torch and without touching anything."""
 
+from dataclasses import dataclass, replace
+from math import prod
+
 from edgeprune.anatomy import Anatomy
+from edgeprune.build import text_kind
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
@@ -8,21 +12,56 @@ from edgeprune.kernels.formats import FORMATS
 from edgeprune.prune.methods import AnyPruneSettings
 from edgeprune.prune.oneshot_settings import OneShotSettings
 from edgeprune.prune.train_settings import PruneStageSettings
-from edgeprune.quantize.plan import plan_formats
-from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.quantize.plan import Plan, plan_formats
+from edgeprune.quantize.settings import QuantizeSettings, preferred
 from edgeprune.recipe import Recipe
 from edgeprune.recover.settings import RecoverSettings
+from edgeprune.report.builds import built
+from edgeprune.report.made import UNITS, Made, Removed, format_names, model_name, pruned_noun
+from edgeprune.report.words import listed, size
 from edgeprune.targets import Target, find
-from edgeprune.text.corpus import Corpus
+from edgeprune.text.corpus import Corpus, text_line
 
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
 }
+_PLAIN = QuantizeSettings(weights="none", embeddings=False)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What would come of a build, as far as that is known before it."""
+
+    made: Made
+    facts: tuple[tuple[str, str], ...]
+    """(what, a line): the size, and what such a build took and reached where it was measured."""
+
+
+def expected(recipe: Recipe, checkpoint: Checkpoint) -> Expected:
+    """What would come of a recipe and a model: shares and sizes by arithmetic. Times nobody knows
+    before they are measured."""
+    anatomy = checkpoint.anatomy
+    left, target = after_cut(anatomy, recipe), find(recipe.target)
+    plan = _plan(left, recipe.quantize or _PLAIN, target)
+    result = Made(
+        model_name(checkpoint.name),
+        _removed(anatomy, recipe),
+        _steps(recipe),
+        _formats(plan, recipe),
+    )
+    facts = [("size", _size_line(anatomy, left, plan, recipe))]
+    if known := built(recipe):
+        facts.append(("measured", f"with {known.where}: {known.reached}; {known.took}"))
+    facts.append(
+        ("unknown", "speed, memory and quality of this model, which the build measures last")
+    )
+    return Expected(result, tuple(facts))
 
 
 def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tuple[str, str]]:
     """(stage, what it would do) for a recipe, a model and a text, in the order of the stages."""
     anatomy = checkpoint.anatomy
+    left = after_cut(anatomy, recipe)
     rows = [
         (
             "load",
@@ -30,7 +69,7 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
             f"{len(anatomy.blocks)} layers of {_heads(anatomy)} heads and {_channels(anatomy)} "
             f"channels in all, {_parameters(anatomy):,} weights in linears and embeddings",
         ),
-        ("load", f"{len(corpus.documents):,} texts from {corpus.source}"),
+        ("load", text_line(corpus.facts(text_kind(checkpoint.task)))),
         ("original", "exported plainly to float32 ONNX, as the reference"),
     ]
     if recipe.vocabulary:
@@ -40,12 +79,12 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
     if recipe.cut:
         rows += [("cut", line) for line in cut_lines(anatomy, recipe.cut, recipe.prune)]
     if recipe.sparsify:
-        rows += [("sparsify", line) for line in sparsify_lines(recipe.sparsify)]
+        rows += [("sparsify", line) for line in sparsify_lines(left, recipe.sparsify)]
     if recipe.recover:
         rows += [("recover", line) for line in recover_lines(anatomy, recipe.recover)]
     target = find(recipe.target)
     if recipe.quantize:
-        lines = quantize_lines(anatomy, recipe.quantize, target.weight_bits)
+        lines = quantize_lines(left, recipe.quantize, target)
         rows += [("quantize", line) for line in lines + sparse_lines(recipe, target)]
     rows.append(("rewrite", f"for {target.name}, every pass checked on real batches"))
     rows.append(
@@ -56,6 +95,130 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
         )
     )
     return rows
+
+
+# What would be left, by arithmetic ----------------------------------------------------------------
+
+
+def after_cut(anatomy: Anatomy, recipe: Recipe) -> Anatomy:
+    """The anatomy with exactly as many layers, channels and heads as pruning and cutting leave.
+
+    They are spread evenly and the first layers stay: which ones really leave, only the text can
+    tell, and between layers of one width it makes no difference to sizes.
+    """
+    count, units = _left(anatomy, recipe)
+    blocks, shapes = anatomy.blocks[:count], dict(anatomy.shapes)
+    heads = _spread(units["heads"], len(blocks))
+    for block, number in zip(blocks, heads, strict=True):
+        attention = block.attention
+        shared = anatomy.kind == "decoder"  # its key-value heads stay
+        width = number * attention.head_dim * (attention.num_key_value_heads if shared else 1)
+        for name in (attention.query, *(() if shared else (attention.key, attention.value))):
+            _resize(shapes, name, 0, width)
+        _resize(shapes, attention.output, 1, width)
+    parts = [part for block in blocks for part in block.feed_forwards]
+    for part, number in zip(parts, _spread(units["channels"], len(parts)), strict=True):
+        for name in (part.up, part.gate):
+            if name:
+                _resize(shapes, name, 0, number)
+        _resize(shapes, part.down, 1, number)
+    gone = tuple(f"{block.name}." for block in anatomy.blocks[count:])
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith(gone)}
+    return replace(anatomy, blocks=blocks, shapes=kept if gone else shapes)
+
+
+def _left(anatomy: Anatomy, recipe: Recipe) -> tuple[int, dict[str, int]]:
+    """How many layers, and channels and heads in all of them, pruning and cutting leave."""
+    units = {"channels": _channels(anatomy), "heads": _head_units(anatomy)}
+    total = len(anatomy.blocks)
+    if isinstance(recipe.prune, PruneStageSettings) and recipe.prune.gated:
+        for pool in recipe.prune.pools():
+            units[pool.pattern] -= round(pool.share * units[pool.pattern])
+    if recipe.cut is None:
+        return total, units
+    left = total - recipe.cut.layers_to_drop(total)
+    for kind, share in (("channels", recipe.cut.channels), ("heads", recipe.cut.heads)):
+        whole = units[kind] * left // total
+        units[kind] = whole - round(share * whole)
+    return left, units
+
+
+def _spread(units: int, parts: int) -> list[int]:
+    """Units over parts, as evenly as it goes."""
+    return [units // parts + (place < units % parts) for place in range(parts)]
+
+
+def _resize(shapes: dict[str, tuple[int, ...]], linear: str, side: int, count: int) -> None:
+    """Give a linear another number of outputs (side 0), and biases, or of inputs (side 1)."""
+    rows, columns = shapes[f"{linear}.weight"]
+    shapes[f"{linear}.weight"] = (count, columns) if side == 0 else (rows, count)
+    if side == 0 and f"{linear}.bias" in shapes:
+        shapes[f"{linear}.bias"] = (count,)
+
+
+def _plan(anatomy: Anatomy, settings: QuantizeSettings, target: Target) -> Plan:
+    chosen = preferred(settings, anatomy.kind, target.decode_weights)
+    return plan_formats(anatomy, chosen, target.weight_bits, {})
+
+
+def _removed(anatomy: Anatomy, recipe: Recipe) -> list[Removed]:
+    """What a build's record would tell of what was removed."""
+    layers = len(anatomy.blocks)
+    count, units = _left(anatomy, recipe)
+    found = [Removed("layers", layers - count, layers)] if count < layers else []
+    every = {"channels": _channels(anatomy), "heads": _head_units(anatomy)}
+    for kind, noun in UNITS.items():
+        whole = every[kind] * count // layers
+        if units[kind] < whole:
+            found.append(Removed(noun, whole - units[kind], whole))
+    for stage, left in ((recipe.prune, False), (recipe.sparsify, True)):
+        if stage and not stage.gated:
+            weights = sum(rows * columns for rows, columns in _block_shapes(anatomy))
+            gone = round(stage.sparsity * weights)
+            found.append(Removed(pruned_noun(stage.pattern, left), gone, weights, "pruned"))
+    return found
+
+
+def _steps(recipe: Recipe) -> int:
+    """Steps of training in all."""
+    stages = (recipe.prune, recipe.sparsify, recipe.recover)
+    return sum(getattr(stage, "steps", 0) for stage in stages if stage)
+
+
+def _formats(plan: Plan, recipe: Recipe) -> list[str]:
+    """What the weights would be stored in; of mixed, which are in what is not known."""
+    if recipe.quantize and recipe.quantize.weights == "mixed":
+        return ["INT8", "INT4"]
+    weights: dict[int, int] = {}
+    for entry in plan:
+        if entry.tied_to is None:
+            weights[entry.bits] = weights.get(entry.bits, 0) + prod(entry.shape)
+    return format_names(weights)
+
+
+def _size_line(anatomy: Anatomy, left: Anatomy, plan: Plan, recipe: Recipe) -> str:
+    """Bytes of the weights before and after."""
+    settings = recipe.quantize
+    sparse = settings and sparse_lines(recipe, find(recipe.target))
+    before = _bytes(anatomy, plan_formats(anatomy, _PLAIN))
+    known = f"about {size(_bytes(left, plan))}, from {size(before)}"
+    less = [
+        (recipe.vocabulary, "the vocabulary's rows that leave"),
+        (recipe.cut and recipe.cut.experts, "the experts that leave"),
+        (settings and settings.weights == "mixed", "what becomes int4"),
+        (sparse, "the blocks that linears leave out where they become sparse"),
+    ]
+    without = [words for applies, words in less if applies]
+    return f"{known} in float32{', less ' if without else ''}{listed(without)}"
+
+
+def _bytes(anatomy: Anatomy, plan: Plan) -> int:
+    """Of all weights: those that the plan names, packed, and biases and norms in float32."""
+    rest = sum(shape[0] for shape in anatomy.shapes.values() if len(shape) == 1)
+    return sum(entry.bytes for entry in plan) + 4 * rest
+
+
+# What each stage would do -------------------------------------------------------------------------
 
 
 def vocabulary_line(anatomy: Anatomy, settings: VocabularySettings) -> str:
@@ -93,12 +256,13 @@ def prune_lines(anatomy: Anatomy, settings: AnyPruneSettings) -> list[str]:
     return lines
 
 
-def sparsify_lines(settings: AnyPruneSettings) -> list[str]:
-    """What would be pruned after the cut, whose outcome is not known yet."""
+def sparsify_lines(anatomy: Anatomy, settings: AnyPruneSettings) -> list[str]:
+    """What would be pruned of what the cut leaves, the cut anatomy."""
     how = f"by {settings.method}"
     if isinstance(settings, PruneStageSettings):
         how = f"{settings.steps:,} steps, budget {settings.budget}, by {settings.saliency}"
-    share = f"{100 * settings.sparsity:g} % of the weights that are left"
+    weights = sum(rows * columns for rows, columns in _block_shapes(anatomy))
+    share = f"{100 * settings.sparsity:g} % of the {weights:,} weights that are left"
     return [f"{share} go, in the pattern {settings.pattern}", how]
 
 
@@ -131,6 +295,8 @@ def cut_lines(
                 f"{round(share * units):,} of {units:,} {noun} leave in one shot by "
                 f"{settings.score}, {settings.resolved_policy}"
             )
+    if settings.score == "flap" and (settings.channels or settings.heads):
+        lines.append("biases take over the means of what leaves; where there is none, zero does")
     if settings.compensate:
         lines.append("the channels that stay make up for those that go, by least squares")
     return lines
@@ -144,9 +310,9 @@ def recover_lines(anatomy: Anatomy, settings: RecoverSettings) -> list[str]:
     return [f"{settings.steps:,} steps of distillation, learning rate {rate:g}{frozen}"]
 
 
-def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, bits: int) -> list[str]:
-    """How many tensors would get which format, and their bytes before any cut."""
-    plan = plan_formats(anatomy, settings, bits, {})
+def quantize_lines(anatomy: Anatomy, settings: QuantizeSettings, target: Target) -> list[str]:
+    """How many tensors would get which format, and their bytes; the anatomy is the cut one."""
+    plan = _plan(anatomy, settings, target)
     own = [entry for entry in plan.quantized if entry.tied_to is None]
     lines = []
     for kind in dict.fromkeys(entry.format for entry in own):

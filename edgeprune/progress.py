@@ -1,5 +1,6 @@
 """Progress of long work, with the time left, on standard error."""
 
+import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,12 @@ _LINE_EVERY_SECONDS = 20.0
 def say(text: str) -> None:
     """Print one line of progress on standard error."""
     console.print(text)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """`say` what one process may come to say of each of several models, once."""
+    say(text)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:

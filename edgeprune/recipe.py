@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from yaml.constructor import ConstructorError
 
 from edgeprune.cut.settings import CutSettings
@@ -24,19 +24,27 @@ from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
 from edgeprune.registry import load_function
+from edgeprune.settings import Settings
 from edgeprune.text.settings import TextSettings
 
-DEFAULT = "minilm"
+DEFAULT = "encoder"
+ALIASES = {
+    "minilm": "encoder",
+    "minilm-int8": "encoder-int8",
+    "minilm-fast": "encoder-fast",
+    "minilm-sparse": "encoder-sparse",
+    "smollm2": "decoder",
+    "smollm2-sparse": "decoder-sparse",
+}
+"""Names that recipes had in earlier versions -> those that they have."""
 # The stages whose settings depend on a method.
 _PRUNING = ("prune", "sparsify")
 _MOST_NODES = 100_000
 """Of a recipe; the longest that ships has a few hundred."""
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """A whole recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field("custom", description="What the recipe is called.")
     description: str = Field("", description="What it does, in a sentence or two.")
@@ -220,7 +228,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: there is none, it is not YAML, or a setting is unknown or out of range.
     """
-    file = shipped().get(name, Path(name).expanduser())
+    file = shipped().get(ALIASES.get(name, name), Path(name).expanduser())
     if not file.is_file():
         raise UserError(
             f"There is no recipe {name!r}{_nearest(name, shipped())} Those that ship are: "
@@ -335,18 +343,18 @@ def explain(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     rows = []
     for key in ("model", "seed", "target"):
         field = Recipe.model_fields[key]
-        rows.append((key, str(getattr(recipe, key)), str(field.default), str(field.description)))
+        rows.append(
+            (key, _told(getattr(recipe, key)), _told(field.default), str(field.description))
+        )
     for stage in _stage_models():
         settings = getattr(recipe, stage)
         if settings is None:
             continue
         for key, field in type(settings).model_fields.items():
-            rows.append(
-                (
-                    f"{stage}.{key}",
-                    str(getattr(settings, key)),
-                    str(field.default),
-                    str(field.description),
-                )
-            )
+            value, default = getattr(settings, key), field.default
+            rows.append((f"{stage}.{key}", _told(value), _told(default), str(field.description)))
     return rows
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -55,7 +55,7 @@ def quantize(
     model = load_model(source)
     batches = [tensors(batch) for batch in build.calibration(settings.calibration_samples)]
     target_kind = find(build.recipe.target)
-    result = quantize_model(model, batches, settings, target_kind, load_masks(source))
+    result = quantize_model(model, batches, settings, target_kind, load_masks(source), build.seed)
     save_model(model, target)
     result.save(target)
     return result.summary()

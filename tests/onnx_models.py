@@ -64,12 +64,13 @@ def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "s
     return _assets(folder, {"architectures": ["XForSequenceClassification"], "id2label": names})
 
 
-def decoder_folder(folder: Path, shared: bool = False, **config: Any) -> Path:
+def decoder_folder(folder: Path, shared: bool = False, opens: bool = True, **config: Any) -> Path:
     """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
 
     Args:
         shared: the new summands are written into the cache in place, where it has room for them;
             else the cache that comes out is longer than the one that goes in.
+        opens: whether the tokenizer puts [CLS] before a text; it puts [SEP] behind it.
     """
     parts = ("key", "value")
     nodes = [
@@ -121,7 +122,7 @@ def decoder_folder(folder: Path, shared: bool = False, **config: Any) -> Path:
     outputs.append(_value("mask", TensorProto.INT64, ["b", "past + t"]))
     metadata = {SHARED_CACHE: "1"} if shared else {}
     _save(folder, nodes, inputs, outputs, weights, metadata)
-    return _assets(folder, {"architectures": ["XForCausalLM"]} | config)
+    return _assets(folder, {"architectures": ["XForCausalLM"]} | config, opens)
 
 
 def decoder_logits(ids: list[int]) -> np.ndarray:
@@ -190,12 +191,12 @@ def _save(
     onnx.save(model, folder / "model.onnx")
 
 
-def _assets(folder: Path, config: dict[str, Any]) -> Path:
+def _assets(folder: Path, config: dict[str, Any], opens: bool = True) -> Path:
     ids = {word: index for index, word in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
+        single="[CLS] $A [SEP]" if opens else "$A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )

@@ -304,13 +304,14 @@ def test_a_build_of_nothing_asks_what_to_build(made, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["minilm-fats"], "did you mean 'minilm-fast'?"),
+        (["encoder-fats"], "did you mean 'encoder-fast'?"),
         (["no/such.yaml"], "There is no recipe 'no/such.yaml'"),
-        (["minilm", "--set", "recover.stps=3"], "did you mean 'steps'?"),
-        (["minilm", "--set", "prune.sparsity=1"], "prune.sparsity: "),
-        (["minilm", "--set", "prune.sparsity"], "must look like STAGE.KEY=VALUE"),
-        (["minilm", "--seed", "-1"], "seed: "),
-        (["minilm", "--set", "target=toaster"], "no target 'toaster'; known are auto, x86"),
+        (["encoder", "--set", "recover.stps=3"], "did you mean 'steps'?"),
+        (["encoder", "--set", "prune.sparsity=1"], "prune.sparsity: "),
+        (["encoder", "--set", "prune.sparsity"], "must look like STAGE.KEY=VALUE"),
+        (["encoder", "--seed", "-1"], "seed: "),
+        (["encoder", "--all"], "give --dry-run as well"),
+        (["encoder", "--set", "target=toaster"], "no target 'toaster'; known are auto, x86"),
         (["classifier"], "names no model; give one with --model"),
     ],
 )
@@ -385,19 +386,29 @@ def test_data_that_is_not_there(made, out, tmp_path):
     [
         ("a.txt", "\n".join(sentence_lines(9)), "neither .jsonl nor .csv"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b"}', "no field 'label'"),
-        ("a.jsonl", '{"text": "a", "label": "good"}', "must be a number, and is 'good'"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": "good"}',
+            "the label 'good' is none of the model's 3: LABEL_0, LABEL_1, LABEL_2; or 0 to 2",
+        ),
         (
             "a.jsonl",
             '{"text": "a", "label": 0}\n{"text": "b", "label": 3}',
-            "has the label 3, and {} knows 3 labels, 0 to 2",
+            "the label 3 is none of the model's 3",
         ),
-        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": -1}', "has the label -1"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 0}\n{"text": "b", "label": -1}',
+            "the label -1 is none",
+        ),
+        ("a.jsonl", '{"text": "a", "text_pair": "b", "label": 0}', "has pairs"),
+        ("a.csv", "text,category\na,LABEL_0", "no field 'label'; it has text, category"),
     ],
 )
 def test_a_classifier_needs_labels_that_it_knows(name, content, words, made, out, tmp_path):
     (tmp_path / name).write_text(content)
     sentence = refused(out, *of(made, "classifier", data=tmp_path / name))
-    assert words.format(made / "classifier") in sentence
+    assert words in sentence
 
 
 def test_a_package_has_no_labels(made, out, tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_the_hub_reads_it(bundle: Bundle, card: ModelCard) -> None:
     assert "base_model" not in found  # a folder of this machine is nobody's base
     measured = bundle.manifest["stages"][-1]["quality"]
     expected = {key: value for each in measured for key, value in each["values"].items()}
-    assert card.data.model_name == "tiny"
+    assert card.data.model_name == "model-int8"
     assert {each.metric_type: each.metric_value for each in card.data.eval_results} == expected
     assert {each.dataset_name for each in card.data.eval_results} == {"held-out text"}
 
@@ -108,7 +108,10 @@ def test_it_says_what_the_manifest_says(bundle: Bundle, card: ModelCard) -> None
     ]
     assert f"| `{name}` | {entry['bytes']:,} | `{entry['sha256']}` |" in card.text
     assert f"ONNX Runtime\n{bundle.minimum_onnxruntime} or newer" in card.text
-    assert "2.00x (1.75 to 2.25)" in card.text
+    assert card.text.startswith("\n# model, in INT8\n")
+    assert "Nothing removed, nothing trained, weights in INT8." in card.text
+    assert "A tiny model" not in card.text  # which the recipe says of itself
+    assert "2.00x faster (1.75 to 2.25)" in card.text
     quality = bundle.manifest["stages"][-1]["quality"][0]
     key, value = next(iter(quality["values"].items()))
     assert f"| {key.replace('_', ' ')} (held-out text)" in card.text
@@ -122,6 +125,21 @@ def test_it_says_what_the_manifest_says(bundle: Bundle, card: ModelCard) -> None
     for line in card.text.splitlines():
         if line.startswith("|"):
             assert len(re.split(r"(?<!\\)\|", line)) in (5, 6)
+
+
+def test_it_says_what_was_required_and_what_became_worse(bundle: Bundle) -> None:
+    manifest = json.loads(json.dumps(bundle.manifest))
+    manifest["recipe"]["require"] = {"speedup": 3.0, "megabytes": 5.0}
+    times = next(iter(manifest["stages"][-1]["speed"]["measures"].values()))
+    times["ratio"] = {"value": 0.75, "low": 0.74, "high": 0.76}
+    card = model_card(Bundle(bundle.folder, manifest))
+    before, _, after = card.partition("## What it reaches")
+    assert "**1 requirement of 2 missed: " in before
+    assert "| at least 3x as fast | 0.75x (0.74 to 0.76) | **missed** |" in before
+    assert "| graph and data | at most 5 MB | 3.0 MB | met |" in before
+    assert "1.33x slower (1.32 to 1.35)" in after
+    assert ("Mean cosine: between" in after) == (bundle.task == "feature-extraction")
+    assert "required" not in model_card(bundle).partition("## What it reaches")[0]
 
 
 def test_people_may_edit_it(bundle: Bundle) -> None:

@@ -592,7 +592,9 @@ def test_exit_codes_and_junit(kept, strict, code, canned, monkeypatch) -> None:
     suite = ElementTree.fromstring(result.stdout.encode())
     wrong = ["fail", "undecided"] if strict else ["fail"]
     failed = [check for check in checks_ if check.verdict in wrong]
-    assert [case.get("name") for case in suite] == [check.name for check in checks_]
+    assert [case.get("name") for case in suite.iter("testcase")] == [
+        check.name for check in checks_
+    ]
     messages = [failure.get("message") for failure in suite.iter("failure")]
     assert messages == [check.sentence for check in failed]
     assert suite.get("failures") == str(len(failed))
@@ -650,6 +652,49 @@ def test_text_names_what_needs_words_at_80_columns(canned: run.Outcome) -> None:
     assert "A noisy machine: turns differed by 9 %." in result.stdout
     saved = json.loads(formats.as_json(canned))
     assert (saved["verdict"], saved["disturbed"]) == ("fail", canned.disturbed)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "junit", "markdown"])
+def test_the_verdict_says_what_was_not_checked(
+    form: str, canned: run.Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = checks.as_built(figures(), figures(), LIMITS)
+    outcome = dataclasses.replace(canned, checks=[canned.checks[1], canned.checks[3], *parity])
+    monkeypatch.setattr(run, "check", lambda *_: outcome)
+    result = edgeprune("check", "x", "--against", "y", "--format", form)
+    shown = " ".join(result.stdout.split())
+    assert "Nothing that was checked became worse than allowed" in shown
+    assert "quality and parity as built not checked" in shown
+
+
+def test_what_was_compared_with_nothing_did_not_pass(canned: run.Outcome) -> None:
+    outcome = dataclasses.replace(canned, baseline=None, checks=[])
+    assert outcome.verdict == "skipped"
+    for form in formats.FORMATS.values():
+        assert "compared with nothing" in form(outcome, False)
+
+
+def test_medians_that_contradict_the_paired_ratio_get_a_word(
+    canned: run.Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Medians of 10 and 11 ms, 10 % apart, and pairs that differ by 1 %."""
+    slower = {"encoder": {"median_ms": 11.0, "interval_ms": (10.9, 11.1)}}
+    ours, theirs = figures(speed=slower), figures()
+    ratio = {"value": 1 / 1.01, "low": 1 / 1.02, "high": 1.0, "pairs": 20}
+    [check] = checks.paired_speed(ours, theirs, {"encoder": ratio}, LIMITS, 60.0)
+    assert check.verdict == "pass"
+    assert "the medians alone differ by +10.0 %" in check.note
+    assert speed_check(ratio).note == ""
+    # Within a wide interval, but the other way.
+    wide = {"value": 1.02, "low": 0.9, "high": 1.1, "pairs": 20}
+    other_way = {"encoder": {"median_ms": 10.3, "interval_ms": (10.2, 10.4)}}
+    [other] = checks.paired_speed(figures(speed=other_way), theirs, {"encoder": wide}, LIMITS, 60.0)
+    assert "the medians alone differ by +3.0 %" in other.note
+    outcome = dataclasses.replace(canned, checks=[check])
+    monkeypatch.setattr(run, "check", lambda *_: outcome)
+    for form in ("text", "json", "junit", "markdown"):
+        result = edgeprune("check", "x", "--against", "y", "--format", form)
+        assert "medians alone differ" in " ".join(result.stdout.split()), form
 
 
 def test_figures_are_read_as_they_were_saved(tmp_path: Path) -> None:
@@ -721,4 +766,6 @@ def test_the_workflow_runs_commands_that_there_are() -> None:
                 known = {name for parameter in command.params for name in parameter.opts}
                 assert set(re.findall(r" (--[\w-]+)", found_[2])) <= known
                 used.add(found_[1])
+                if found_[1] == "check":
+                    assert {"--task", "--data", "--original"} <= set(found_[2].split())
     assert used == {"build", "check"}

@@ -73,6 +73,6 @@ def test_what_the_arrangements_tell_a_recipe_is_valid(decoders):
     from edgeprune.recipe import read_recipe
 
     for overrides in decoders.ARRANGEMENTS.values():
-        recipe = read_recipe("smollm2", ["cut=off", "recover=off", *overrides])
+        recipe = read_recipe("decoder", ["cut=off", "recover=off", *overrides])
         assert recipe.quantize is not None
         assert recipe.cut is None

@@ -42,6 +42,6 @@ def test_a_wheel_runs_a_bundle_and_knows_its_recipes_without_torch(tmp_path: Pat
     recipes = run("-m", "edgeprune", "recipes", "--json", "-")
     for file in (ROOT / "pipelines").glob("*.yaml"):
         assert f'"{file.stem}"' in recipes
-    assert "steps" in run("-m", "edgeprune", "recipes", "minilm")
+    assert "steps" in run("-m", "edgeprune", "recipes", "encoder")
     assert "32 numbers" in run("-m", "edgeprune", "run", bundle, "w001 w002")
     assert "operators" in run("-m", "edgeprune", "inspect", bundle)

@@ -69,11 +69,16 @@ def test_spearman_is_scipys(pairs: list[tuple[int, int]]) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
-def test_macro_f1_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40),
+    st.sets(st.integers(0, 5)),
+)
+def test_macro_f1_is_scikit_learns(pairs: list[tuple[int, int]], others: set[int]) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     truth, found = np.array(pairs).T
-    assert macro_f1(truth, found) == pytest.approx(metrics.f1_score(truth, found, average="macro"))
+    classes = np.array(sorted({*truth, *found, *others}))
+    expected = metrics.f1_score(truth, found, labels=classes, average="macro", zero_division=0)
+    assert macro_f1(truth, found, classes) == pytest.approx(expected)
 
 
 @settings(deadline=None)
@@ -130,51 +135,60 @@ def test_classification_takes_labels_as_numbers_or_names(tmp_path: Path, name: s
 
 def test_a_label_that_the_model_does_not_have_is_named(tmp_path: Path) -> None:
     folder = classifier_folder(tmp_path / "model")
-    for label in (3, -1, "fine", True, 1.5):
+    for label in (3, -1, "fine", "3", True, 1.5):
         rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "cat", "label": label}])
-        with pytest.raises(UserError, match="none of the model's: bad, good, so-so, or 0 to 2"):
+        with pytest.raises(UserError, match="none of the model's 3: bad, good, so-so; or 0 to 2"):
             evaluate(folder, "classification", rows)
 
 
 WORDS = " ".join(np.random.default_rng(0).choice(VOCABULARY[4:], 50))
 
 
-def test_perplexity_over_windows_that_do_not_overlap(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opens", [True, False])
+def test_perplexity_over_windows_that_do_not_overlap(tmp_path: Path, opens: bool) -> None:
+    """Each window is opened as the tokenizer opens a text, and its first word then predicted."""
     (tmp_path / "text.txt").write_text(WORDS)
-    ids = ids_of(WORDS)[1:-1]
+    ids, given = ids_of(WORDS)[1:-1], [1] if opens else []
+    length = 12 - len(given)
     nats = []
-    for start in (0, 12, 24):
-        window = ids[start : start + 12]
+    for start in range(0, 3 * length, length):
+        window = [*given, *ids[start : start + length]]
         log_p = scipy.special.log_softmax(decoder_logits(window).astype(np.float64), axis=1)
         nats += [-log_p[at, window[at + 1]] for at in range(11)]
-    folder = decoder_folder(tmp_path / "model")
+    folder = decoder_folder(tmp_path / "model", opens)
     result = evaluate(folder, "perplexity", tmp_path / "text.txt", limit=3, window=12)
     assert result["values"]["nats_per_token"] == pytest.approx(np.mean(nats), rel=1e-5)
     assert result["values"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-5)
     assert result["conditions"] == {
         "windows": 3,
         "window_tokens": 12,
-        "stride_tokens": 12,
+        **({"opening_tokens": 1} if opens else {}),
+        "stride_tokens": length,
         "predicted_tokens": 33,
     }
+    assert result["sample"] == {"taken": 3, "of": 4, "unit": "windows", "seed": None, "by": []}
     whole = evaluate(folder, "perplexity", tmp_path / "text.txt", window=12)
     assert whole["conditions"]["windows"] == 4
+    assert "sample" not in whole
 
 
-def test_kl_between_two_models(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opens", [True, False])
+def test_kl_between_two_models(tmp_path: Path, opens: bool) -> None:
     """Halved heads halve the logits, so the divergence is known without running them."""
     import onnx
     from onnx import numpy_helper
 
     (tmp_path / "text.txt").write_text(WORDS)
-    original, ours = decoder_folder(tmp_path / "original"), decoder_folder(tmp_path / "ours")
+    original, ours = (decoder_folder(tmp_path / name, opens) for name in ("original", "ours"))
     model = onnx.load(ours / "model.onnx")
     heads = next(tensor for tensor in model.graph.initializer if tensor.name == "heads")
     heads.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(heads) / 2, "heads"))
     onnx.save(model, ours / "model.onnx")
     result = evaluate(ours, "kl", tmp_path / "text.txt", limit=2, against=original, window=20)
-    ids = np.array(ids_of(WORDS)[1:41]).reshape(2, 20)
-    logits = np.concatenate([decoder_logits(list(window)) for window in ids]).astype(np.float64)
+    given, ids = [1] if opens else [], ids_of(WORDS)[1:-1]
+    length = 20 - len(given)
+    ids = [[*given, *ids[start : start + length]] for start in (0, length)]
+    logits = np.concatenate([decoder_logits(window) for window in ids]).astype(np.float64)
     p, q = (scipy.special.softmax(x, axis=1) for x in (logits, logits / 2))
     expected = scipy.stats.entropy(p, q, axis=1).mean()
     assert result["values"]["kl_nats_per_token"] == pytest.approx(expected, rel=1e-4)
@@ -285,7 +299,11 @@ def test_what_is_wrong_with_a_score(tmp_path: Path, score: object, words: str) -
 def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,n\n"two\nlines",1\nb,2\n', encoding="utf-8-sig")
     assert read_texts(tmp_path / "a.csv") == ["two\nlines", "b"]
-    assert read_rows(tmp_path / "a.csv", ["n"], limit=1) == [{"text": "two\nlines", "n": "1"}]
+    assert read_rows(tmp_path / "a.csv", ["m"], {"m": "n"})[0] == {
+        "text": "two\nlines",
+        "n": "1",
+        "m": "1",
+    }
     (tmp_path / "a.txt").write_text("one\n\n  two \n")
     assert read_texts(tmp_path / "a.txt") == ["one", "two"]
     assert read_document(tmp_path / "a.txt") == "one\n\n  two \n"

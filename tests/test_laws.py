@@ -109,10 +109,10 @@ def test_recipes_dry_runs_and_inspection_work_without_torch(model, tmp_path):
     commands = [
         ["--help"],
         ["recipes"],
-        ["recipes", "minilm"],
-        ["build", "minilm", "--dry-run", *build],
+        ["recipes", "encoder"],
+        ["build", "encoder", "--dry-run", *build],
         ["inspect", str(model)],
-        ["build", "smollm2", "--dry-run", "--model", str(tmp_path)],
+        ["build", "decoder", "--dry-run", "--model", str(tmp_path)],
     ]
     code = f"""
 from click.testing import CliRunner
@@ -133,7 +133,7 @@ for command in {commands!r}:
         ("inspect", "0"),
         ("build", "2"),
     ]
-    assert "minilm-fast" in shown
+    assert "encoder-fast" in shown
     assert "prune.sparsity" in shown
     assert "46 of 80 channels go" in shown
     assert "holds no model" in shown
@@ -143,7 +143,7 @@ for command in {commands!r}:
 def test_a_real_build_says_what_is_missing(model, tmp_path):
     """On a device, building is refused with a sentence, not a traceback."""
     text = text_file(tmp_path / "text.txt")
-    command = ["build", "minilm-int8", "--model", str(model), "--data", str(text)]
+    command = ["build", "encoder-int8", "--model", str(model), "--data", str(text)]
     command += ["--set", "measure.tokens=16", "--output", str(tmp_path / "out")]
     code = f"""
 from click.testing import CliRunner

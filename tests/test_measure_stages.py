@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from edgeprune.bench.settings import BenchSettings
+from edgeprune.measure.requirements import judge, missed
 from edgeprune.measure.settings import MeasureSettings, Requirements
-from edgeprune.measure.stage import missed
 from edgeprune.measure.stages import measured_stages
 
 ENDS = ["load", "original", "export", "rewrite"]
@@ -68,7 +68,7 @@ STS = {
 def measured(*quality: dict[str, Any]) -> dict[str, Any]:
     return {
         "speed": {
-            "measures": {"encoder": {"ratio": {"value": 1.9996}}},
+            "measures": {"encoder": {"ratio": {"value": 1.9996, "low": 1.9, "high": 2.1}}},
             "candidate": {"model_bytes": 2_000_400},
         },
         "quality": list(quality),
@@ -80,7 +80,11 @@ def measured(*quality: dict[str, Any]) -> dict[str, Any]:
     [
         ([COSINE], {"cosine": 1}, ["the mean cosine is 0.999998; 1 was required"]),
         ([COSINE], {"cosine": 0.99}, []),
-        ([COSINE], {"speedup": 2}, ["encoder is 1.9996x as fast; 2x was required"]),
+        (
+            [COSINE],
+            {"speedup": 2},
+            ["the model is 1.9996x as fast as the original; 2x was required"],
+        ),
         ([COSINE], {"megabytes": 2}, ["the graph has 2.0004 MB; 2 were allowed"]),
         ([PERPLEXITY, KL], {"drop": 5}, ["perplexity lost 10.00 of perplexity; 5 were allowed"]),
         ([PERPLEXITY, KL], {"drop": 10.5}, []),
@@ -92,3 +96,19 @@ def test_a_requirement_is_judged_by_a_measure_that_has_it(
     quality: list[dict[str, Any]], require: dict[str, float], sentences: list[str]
 ) -> None:
     assert missed(measured(*quality), Requirements.model_validate(require)) == sentences
+
+
+def test_requirements_are_told_whether_met_or_missed() -> None:
+    cosine = COSINE | {"interval": {"mean_cosine": [0.99999712, 0.99999912]}}
+    perplexity = PERPLEXITY | {"difference_interval": {"perplexity": [1.0, 3.0]}}
+    require = Requirements(speedup=1.5, megabytes=2, cosine=0.99, drop=20)
+    assert [
+        (each.of, each.asked, each.measured, each.interval, each.met)
+        for each in judge(measured(cosine, perplexity), require)
+    ] == [
+        ("speed", "at least 1.5x as fast", "2.00x", "1.90 to 2.10", True),
+        ("graph and data", "at most 2 MB", "2.0004 MB", "", False),
+        ("mean cosine", "at least 0.99", "1.0000", "1.0000 to 1.0000", True),
+        ("perplexity lost", "at most 20 %", "10.00 %", "5.00 to 15.00", True),
+    ]
+    assert judge(measured(cosine), Requirements()) == []

@@ -20,12 +20,16 @@ from safetensors.numpy import load_file
 from tiny_builds import RECIPE, model_folder, recipe_file, sentence_lines, text_file
 
 from edgeprune.bundle import Bundle
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import load_model
 from edgeprune.pipeline import LOCK, _locked
+from edgeprune.preview import after_cut
+from edgeprune.quantize.plan import Plan, plan_formats
 from edgeprune.recipe import read_recipe
 from edgeprune.runtime.embed import Embedder
+from edgeprune.targets import find
 
 KEPT = "kept from an earlier build"
 STAGES = ["load", "original", "prune", "cut", "recover", "quantize", "export", "rewrite", "measure"]
@@ -423,7 +427,7 @@ def test_the_same_seed_builds_the_same_bytes(site, output, untimed):
 
 def test_a_dry_run_touches_nothing_and_prints_counts(site):
     before = tree(site.folder)
-    result = site.build("nowhere", "--dry-run")
+    result = site.build("nowhere", "--dry-run", "--all")
     assert result.exit_code == 0
     assert tree(site.folder) == before
     assert not (site.folder / "nowhere").exists()
@@ -442,12 +446,12 @@ def test_a_dry_run_touches_nothing_and_prints_counts(site):
         assert words in shown, words
     # 2 layers of 4 x 32 x 32 and 2 x 40 x 32; 131 words and 96 positions of 32; 2 token types.
     assert f"{2 * (4 * 1024 + 2 * 1280) + (131 + 96 + 2) * 32:,} weights" in shown
-    # 12 linears, words and positions: two token types stay float.
+    # 12 linears of half of the heads and channels, words, positions: two token types stay float.
     planned = re.findall(
         r"(\d+) tensors of ([\d,]+) weights become \d-bit integers \((\S+),", shown
     )
     assert sorted(planned) == [
-        ("12", f"{2 * (4 * 1024 + 2 * 1280):,}", "int8"),
+        ("12", f"{2 * (4 * 512 + 2 * 640):,}", "int8"),
         ("2", f"{(131 + 96) * 32:,}", "int8-rows"),
     ]
 
@@ -516,7 +520,7 @@ PAIR = '{"text": "a", "text_pair": "b", "score": %s}'
         ("llama", ["measure.task=generation", "measure.data=DATA"], "no field 'prompt'"),
         ("llama", ["measure.task=choice", "measure.data=DATA"], "no field 'query'"),
         ("bert", ["measure.threads=300"], "measure.threads: input should be less"),
-        ("bert", ["measure.seconds=.inf"], "measure.seconds: input should be less"),
+        ("bert", ["measure.seconds=.inf"], "measure.seconds: input should be a finite number"),
         ("bert", ["measure.curve=[16, 999999]"], "measure.curve.1: input should be less"),
         ("bert", ["vocabulary.data=[./nope]"], "There is no file or folder ./nope"),
         ("bert", ["vocabulary={}"], "WordLevel, whose vocabulary cannot be trimmed"),
@@ -562,6 +566,20 @@ def test_a_budget_that_sparse_formats_may_meet_is_not_refused(recipe, site):
     assert site.build("never", "--dry-run", *sets).exit_code == (0 if recipe else 2)
 
 
+def test_the_dry_run_knows_the_bytes_of_what_is_built(site, output):
+    """Which units leave, only the text tells; how many, and what is left of the sizes, is known."""
+    recipe = read_recipe(str(site.recipe))
+    left = after_cut(open_checkpoint(str(site.model)).anatomy, recipe)
+    plan = plan_formats(left, recipe.quantize, find(recipe.target).weight_bits)
+    did = json.loads((stage(output, "quantize") / "stage.json").read_text())["plan"]
+    assert sum(entry.bytes for entry in plan) == sum(e.bytes for e in Plan.from_json(did))
+
+
+def test_a_build_says_what_its_stages_take(built):
+    [line] = [line for line in built.stdout.splitlines() if line.startswith("stages ")]
+    assert re.search(r"stages, [\d.]+ [kM]B: .*delete", line)
+
+
 def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
     result = site.build(
         "out", "--set", "require.speedup=1000", "--set", "require.cosine=0.9999",
@@ -570,12 +588,17 @@ def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
     assert result.exit_code == 1
     assert result.stderr.count(KEPT) == len(STAGES)
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("edgeprune: encoder is ")
+    assert last.startswith("edgeprune: the model is ")
     assert "1000x was required" in last
     assert "0.001 were allowed" in last
     assert "0.9999 was required" in last
+    assert "3 requirements of 3 missed" in " ".join(result.stdout.splitlines()[:5])
     Bundle.open(output / "bundle").verify()
-    assert site.build("out", "--set", "require.megabytes=5").exit_code == 0
+    for place in (output / "report.html", output / "bundle" / "README.md"):
+        assert "3 requirements of 3 missed" in place.read_text(), place
+    met = site.build("out", "--set", "require.megabytes=5")
+    assert met.exit_code == 0
+    assert "Every requirement is met: graph and data." in met.stdout
 
 
 # other models and patterns ---------------------------------------------------------------------

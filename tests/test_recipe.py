@@ -1,5 +1,7 @@
 """Recipes: read, refused with a sentence, overridden, explained, written back."""
 
+import io
+import json
 import re
 import subprocess
 import sys
@@ -7,14 +9,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
 
 import edgeprune
+from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.prune.methods import METHODS
 from edgeprune.recipe import (
+    ALIASES,
     DEFAULT,
     STAGES,
     Recipe,
@@ -24,15 +31,17 @@ from edgeprune.recipe import (
     shipped,
     validate,
 )
+from edgeprune.report.names import Name, parts_of
 
 SHIPPED = (
     "classifier",
-    "minilm",
-    "minilm-fast",
-    "minilm-int8",
-    "minilm-sparse",
-    "smollm2",
-    "smollm2-sparse",
+    "decoder",
+    "decoder-int4",
+    "decoder-sparse",
+    "encoder",
+    "encoder-fast",
+    "encoder-int8",
+    "encoder-sparse",
 )
 
 
@@ -52,8 +61,21 @@ def refused(content: str, folder: Path, *overrides: str) -> str:
 
 
 def test_these_recipes_ship():
-    assert set(shipped()) == set(SHIPPED)
+    assert set(shipped()) >= set(SHIPPED)
     assert DEFAULT in SHIPPED
+
+
+@pytest.mark.parametrize(("earlier", "name"), ALIASES.items())
+def test_a_recipe_is_found_by_its_earlier_name(earlier, name):
+    assert read_recipe(earlier) == read_recipe(name)
+    assert earlier not in shipped()
+
+
+def test_no_recipe_speaks_of_a_model_that_it_may_not_be_given():
+    """`model` is a default; what a recipe says of itself holds for any model."""
+    for name in shipped():
+        described = read_recipe(name).description
+        assert not re.search(r"SmolLM2|all-MiniLM", described), name
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -71,12 +93,13 @@ def test_a_shipped_recipe_prunes_as_it_says(name):
     """What the description promises is what the settings hold."""
     recipe = read_recipe(name)
     assert recipe.quantize is not None
-    if name == "minilm-int8":
+    if name in ("encoder-int8", "decoder-int4"):
         assert (recipe.prune, recipe.cut, recipe.recover) == (None, None, None)
-    elif name == "smollm2":
+        assert recipe.quantize.weights == name.rpartition("-")[-1]
+    elif name == "decoder":
         assert recipe.prune is None
         assert recipe.cut.channels > 0
-    elif name == "smollm2-sparse":
+    elif name == "decoder-sparse":
         assert (recipe.prune.method, recipe.prune.pattern) == ("sparsegpt", "4x16")
         assert recipe.quantize.sparse
         assert recipe.quantize.tokens == 1
@@ -90,7 +113,7 @@ def test_a_shipped_recipe_prunes_as_it_says(name):
 def test_sparse_means_blocks_after_the_cut():
     names = [entry.name for entry in STAGES]
     assert names.index("cut") < names.index("sparsify") < names.index("recover")
-    recipe = read_recipe("minilm-sparse")
+    recipe = read_recipe("encoder-sparse")
     assert recipe.prune.gated
     assert recipe.sparsify.pattern == "4x16"
     assert recipe.sparsify.budget == "mv"
@@ -98,7 +121,7 @@ def test_sparse_means_blocks_after_the_cut():
 
 
 def test_deeper_means_deeper():
-    deep, usual = (read_recipe(name).prune for name in ("minilm-fast", "minilm"))
+    deep, usual = (read_recipe(name).prune for name in ("encoder-fast", "encoder"))
     assert deep.sparsity > usual.sparsity
     assert deep.head_sparsity > usual.head_sparsity
 
@@ -112,8 +135,8 @@ def test_every_stage_names_a_function():
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(UserError, match=r"no recipe 'minlm'; did you mean 'minilm'\?") as error:
-        read_recipe("minlm")
+    with pytest.raises(UserError, match=r"no recipe 'encodr'; did you mean 'encoder'\?") as error:
+        read_recipe("encodr")
     assert all(name in str(error.value) for name in SHIPPED)
 
 
@@ -153,7 +176,8 @@ def test_a_misspelt_setting_names_the_nearest(content, path, nearest, tmp_path):
         ("seed: -1", "seed", "greater than or equal to 0"),
         ("cut: {score: best}", "cut.score", "'fisher', 'taylor'"),
         ("require: {cosine: 2}", "require.cosine", "less than or equal to 1"),
-        ("recover: {learning_rate: .nan}", "recover.learning_rate", "than"),
+        ("recover: {learning_rate: .nan}", "recover.learning_rate", "finite number"),
+        ("cut: {layers: .inf}", "cut.layers", "finite number"),
     ],
 )
 def test_a_value_out_of_range_names_setting_bound_and_value(content, path, bound, tmp_path):
@@ -240,7 +264,7 @@ def test_set_reaches_every_depth_and_adds_stages(tmp_path):
 @pytest.mark.parametrize("off", ["off", "no", "false", '"off"'])
 def test_a_stage_is_left_out_by_off(off, tmp_path):
     assert read_recipe(write(tmp_path, f"recover: {off}\ncut: {{}}")).recover is None
-    assert read_recipe("minilm", [f"recover={off}"]).recover is None
+    assert read_recipe("encoder", [f"recover={off}"]).recover is None
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4x16", "12:16"])
@@ -248,7 +272,7 @@ def test_a_pattern_needs_no_quotes(pattern, tmp_path):
     """To YAML 1.1, 2:4 is a number to the base of sixty."""
     recipe = read_recipe(write(tmp_path, f"prune: {{pattern: {pattern}}}"))
     assert recipe.prune.pattern == pattern
-    assert read_recipe("minilm", [f"prune={{pattern: {pattern}}}"]).prune.pattern == pattern
+    assert read_recipe("encoder", [f"prune={{pattern: {pattern}}}"]).prune.pattern == pattern
     assert read_recipe(write(tmp_path, recipe.to_yaml())) == recipe
 
 
@@ -340,11 +364,11 @@ def test_explain_covers_every_setting_with_a_description(method):
 
 
 def test_explain_shows_what_a_recipe_changed():
-    rows = {name: (value, default) for name, value, default, _ in explain(read_recipe("minilm"))}
+    rows = {name: (value, default) for name, value, default, _ in explain(read_recipe("encoder"))}
     assert rows["prune.sparsity"] == ("0.57", "0.5")
-    assert rows["recover.steps"] == (str(read_recipe("minilm").recover.steps), "1000")
+    assert rows["recover.steps"] == (str(read_recipe("encoder").recover.steps), "1000")
     assert "cut.score" in rows
-    int8 = [name for name, *_ in explain(read_recipe("minilm-int8"))]
+    int8 = [name for name, *_ in explain(read_recipe("encoder-int8"))]
     assert not [name for name in int8 if name.startswith(("prune.", "cut.", "recover."))]
 
 
@@ -414,3 +438,53 @@ def test_aliases_of_ordinary_size_are_read(tmp_path):
     assert read_recipe(str(file)).measure.tokens == 16
     file.write_text("recover: {<<: &more {steps: 7}, checks: 2}\n")
     assert read_recipe(str(file)).recover.steps == 7
+
+
+# what is shown ---------------------------------------------------------------------------------
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(main, ["recipes", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_list_is_short_and_says_what_was_measured(monkeypatch):
+    listed = shown(monkeypatch)
+    assert all(name in listed for name in SHIPPED)
+    assert len(listed.splitlines()) < 80
+    assert "prune.method" not in listed
+    assert "prune.method" in shown(monkeypatch, "--all")
+    result = json.loads(shown(monkeypatch, "--json", "-"))
+    assert "5.07x faster" in result["recipes"]["encoder"]["measured"]
+    assert result["recipes"]["decoder-int4"]["measured"] == ""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_is_shown_by_its_file_and_what_it_sets(name, monkeypatch):
+    brief, every = shown(monkeypatch, name), shown(monkeypatch, name, "--all")
+    assert shipped()[name].read_text() in brief  # may be copied
+    assert len(brief.splitlines()) < 110 < len(every.splitlines())
+    settings = json.loads(shown(monkeypatch, name, "--json", "-"))["settings"]
+    assert all(row["value"] != row["default"] for row in settings)
+    every = json.loads(shown(monkeypatch, name, "--all", "--json", "-"))["settings"]
+    assert [row["setting"] for row in every] == [row[0] for row in explain(read_recipe(name))]
+
+
+def test_a_names_parts_stay_whole_however_narrow_the_terminal():
+    names = [row[0] for row in explain(read_recipe("encoder"))]
+    table = Table("setting", "meaning", box=None)
+    for name in names:
+        table.add_row(Name(name), "word " * 30)
+    console = Console(width=40, file=io.StringIO())
+    console.print(table)
+    found = console.file.getvalue()
+    pieces = {line.split()[0] for line in found.splitlines()[1:] if not line.startswith(" ")}
+    assert "".join(parts_of("a.b_c/d")) == "a.b_c/d"
+    for piece in pieces:
+        assert any(
+            re.search(rf"(?:^|[._/]){re.escape(piece)}", name)
+            and (piece[-1] in "._/" or name.endswith(piece))
+            for name in names
+        ), piece

@@ -28,6 +28,8 @@ from edgeprune.gate.figures import measured_as_built, read_figures
 from edgeprune.gate.settings import Limits
 from edgeprune.inspect import describe, inspect_table
 from edgeprune.report.canvas import SERIES
+from edgeprune.report.figures import faster
+from edgeprune.report.made import made
 from edgeprune.report.others import joined, read_others
 from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
@@ -108,6 +110,8 @@ class Page:
         self.source = file.read_text(encoding="utf-8")
         self.tree = JustHTML(self.source, collect_errors=True, sanitize=False)
         assert self.tree.errors == []
+        # Where a name may be broken is no part of its text.
+        self.tree = JustHTML(self.source.replace("<wbr>", ""), sanitize=False)
         self.sections = {each.attrs["id"]: each for each in self.tree.query("section")}
 
     def text(self, name: str | None = None) -> str:
@@ -176,7 +180,7 @@ def test_the_numbers_are_the_records(page: Page, did: dict[str, Any]) -> None:
             f"({times[side]['interval_ms'][0]:.2f} to {times[side]['interval_ms'][1]:.2f})"
             for side in ("baseline", "candidate")
         ),
-        f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        str(faster(Known(ratio["value"], ratio["low"], ratio["high"]))),
     ]
     its, mine = (speed[side]["model_bytes"] for side in ("baseline", "candidate"))
     assert table["graph and data"] == [
@@ -245,6 +249,16 @@ def test_every_stage_that_was_measured_stands_beside_the_result(
     assert len({stage["quality"][0]["values"]["mean_cosine"] for stage in stages}) == len(stages)
     # Rounding and fusing change little of what the smaller shapes answer.
     assert abs(value - did["measure"]["quality"][0]["values"]["mean_cosine"]) < 0.05
+
+
+def test_neighbours_of_held_out_text_are_told(page: Page, did: dict[str, Any]) -> None:
+    near = did["measure"]["neighbours"]
+    assert near["conditions"]["texts"] >= 12
+    assert not {"bundle", "against"} & near.keys()  # folders of this machine
+    shown = f"{near['values']['overlap_at_10'] / 10:.1f} at the mean"
+    assert f"measured on held-out text: of a text's ten nearest by the original, {shown}" in (
+        page.text("result")
+    )
 
 
 def test_the_curve_is_of_the_lengths_that_were_asked_for(did: dict[str, Any]) -> None:
@@ -329,10 +343,10 @@ def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
     (copy / "report.json").write_text(json.dumps(content))
     assert run("report", copy).exit_code == 0
     page = Page(copy / "report.html")
-    assert "Nothing was cut" in page.text("layers")
-    assert "Nothing was quantized" in page.text("formats")
-    assert "Nothing was pruned" in page.text("pruning")
-    assert "Nothing was trained" in page.text("training")
+    gone = {"layers", "formats", "sensitivity", "prune-channels", "prune-heads", "training"}
+    assert gone.isdisjoint(page.sections)
+    assert all(link.attrs["href"][1:] in page.sections for link in page.tree.query("nav a"))
+    assert "Nothing removed, nothing trained, weights in float32." in page.text()
 
 
 @pytest.mark.parametrize(
@@ -344,6 +358,7 @@ def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
         ('{"stages": []}', "records no measurement"),
         ("[" * 100_000, "is not valid JSON"),
         ('{"recipe": 5}', "is damaged (recipe: "),
+        ('{"recipe": {"require": {"speedup": "x"}}}', "is damaged (recipe.require.speedup: "),
         ('{"source": 5}', "is damaged (source: "),
         ('{"stages": 5}', "is damaged (stages: "),
         ('{"stages": [5]}', "is damaged (stages.0: "),
@@ -444,9 +459,12 @@ def test_the_preview_copies_the_recipe_and_names_paths_as_they_are(
     out = tmp_path / "out [v2] [/x] :smile:"
     model, data = model_folder(tmp_path / "model"), text_file(tmp_path / "t [old].txt")
     arguments = ("build", recipe, "--model", model, "--data", data, "--output", out, "--dry-run")
-    done = run(*arguments)
+    brief, done = run(*arguments), run(*arguments, "--all")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith(f"{out}.")
+    for shown_ in (brief, done):
+        assert shown_.stdout.splitlines()[0] == "model, cut and in INT8 and INT4"
+        assert shown_.stdout.splitlines()[-1].endswith(f"{out}.")
+    assert "calibration_samples" not in brief.stdout
     shown = read_recipe(str(recipe), []).to_yaml().splitlines()
     printed = done.stdout.splitlines()
     assert [line for line in shown if line not in printed and "package:" not in line] == []
@@ -500,6 +518,46 @@ def test_every_name_stands_in_the_legend() -> None:
     drawn = ElementTree.fromstring(speed_quality("name", shown, quality, "encoder"))
     texts = [" ".join(each.itertext()).strip() for each in drawn.iter("text")]
     assert set(map(one_line, names)) <= set(texts)
+
+
+def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
+    """They are of the model and its measurement; the recipe's own words are nowhere."""
+    content = json.loads((copy / "report.json").read_text())
+    content["recipe"] |= {
+        "description": "For quality close to the original's.",
+        "require": {"speedup": 1e6, "cosine": 0.0, "megabytes": None, "drop": None},
+    }
+    (copy / "report.json").write_text(json.dumps(content))
+    assert run("report", copy).exit_code == 0
+    page = Page(copy / "report.html")
+    record = open_record(copy)
+    [heading] = page.tree.query("h1")
+    assert heading.to_text() == made(record).title == "model, cut and in INT8 and INT4"
+    [verdict] = page.tree.query(".verdict")
+    assert "1 requirement of 2 missed" in verdict.to_text()
+    assert "worse" in verdict.attrs["class"]
+    assert next(iter(page.sections)) == "required"
+    rows = {row[0]: row[1:] for row in page.cells("required") if row}
+    assert rows["speed"][0] == "at least 1000000x as fast"
+    assert [row[-1] for row in rows.values()] == ["missed", "met"]
+    assert "close to the original's" not in page.text("result")
+    assert Page(built / "report.html").tree.query(".verdict") == []
+
+
+def test_a_slower_result_is_shown_as_a_loss(copy: Path) -> None:
+    def slower(stages: dict[str, Any]) -> None:
+        found = stages["measure"]["speed"]["measures"]["encoder"]
+        found["ratio"].update(value=0.75, low=0.74, high=0.76)
+
+    change(copy, slower)
+    assert run("report", copy).exit_code == 0
+    page = Page(copy / "report.html")
+    assert "1.33x slower" in page.text("result")
+    assert page.sections["result"].query(".worse")[0].to_text() == "1.33x slower"
+    speed = page.tree.query(".tile")[0]
+    assert "slower" in speed.to_text()
+    assert len(speed.query(".worse")) == 1
+    assert "slower" in page.sections["quality-and-speed"].query("svg")[0].to_text()
 
 
 # Peers -----------------------------------------------------------------------------------------

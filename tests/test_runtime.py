@@ -32,6 +32,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from edgeprune import runtime
 from edgeprune.errors import UserError
 from edgeprune.evaluate.measures import MEASURES
+from edgeprune.progress import say_once
 from edgeprune.runtime import cache
 from edgeprune.runtime.embed import Embedder, normalize
 from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
@@ -98,8 +99,11 @@ def test_cls_pooling_takes_the_first_token(tmp_path: Path) -> None:
 def test_a_folder_without_pooling_takes_the_mean_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    embedder = runtime.load(encoder_folder(tmp_path), threads=1)
-    assert "taking their mean" in " ".join(capsys.readouterr().err.split())
+    say_once.cache_clear()
+    folder = encoder_folder(tmp_path)
+    embedder, _again = (runtime.load(folder, threads=1) for _ in range(2))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == "The model does not say how to pool its tokens: taking their mean."
     expected = np.array([hidden_states(text).mean(axis=0) for text in TEXTS])
     np.testing.assert_allclose(embedder.embed(TEXTS), expected, atol=1e-6)
 
@@ -111,10 +115,16 @@ def test_a_long_text_is_cut_at_the_maximum_and_said_to_be(
     assert isinstance(embedder, Embedder)
     embedder.embed(["the cat sat"])
     assert "Warning" not in capsys.readouterr().err
-    embedder.embed(["the cat sat on", "the cat"])
-    assert "1 of 2 texts are longer than the model's 5 tokens" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    for texts, sentence in (
+        (["the cat sat on"], "The text is longer than the model's 5 tokens and was cut."),
+        (
+            ["the cat sat on", "the"],
+            "1 of 2 texts is longer than the model's 5 tokens and was cut.",
+        ),
+        (["the cat sat on"] * 2, "2 of 2 texts are longer than the model's 5 tokens and were cut."),
+    ):
+        embedder.embed(texts)
+        assert " ".join(capsys.readouterr().err.split()) == f"Warning: {sentence}"
     cut = embedder.tokenizer.encode(["the cat sat on"])[0]
     assert list(cut.ids) == [1, *ids_of("the cat sat")[1:4], 2]
 

@@ -29,6 +29,7 @@ from edgeprune.models import (
 from edgeprune.prune.controller import MomentumVariancePruner
 from edgeprune.prune.dynamic import prune
 from edgeprune.prune.train_settings import PruneStageSettings
+from edgeprune.recover.train import Gradients
 from edgeprune.text.batches import Reader, open_reader
 from edgeprune.text.corpus import read_corpus
 from edgeprune.text.settings import TextSettings
@@ -42,18 +43,19 @@ TEXT, PAIRS = "text/wikitext2.train.txt", "pairs/stsb.dev.jsonl"
 
 
 class Bursts:
-    """Adds noise to all gradients inside the windows: to the weights', and to what is pruned."""
+    """Adds noise to all gradients inside the windows: to the weights', and to the probe's."""
 
-    def __init__(self, model: Model, pruned: Sequence[Tensor], ratio: float, seed: int) -> None:
-        self.groups = [list(model.module.parameters()), list(pruned)]
+    def __init__(self, model: Model, ratio: float, seed: int) -> None:
+        self.weights = list(model.module.parameters())
         self.ratio, self.step = ratio, 0
         self.generator = torch.Generator().manual_seed(seed)
 
-    def observe(self) -> bool:
+    def observe(self, probed: Gradients) -> bool:
         """Called with whole gradients, before pruners read them."""
         self.step += 1
         if in_window(self.step, STEPS, WINDOW):
-            for group in self.groups:
+            trained = [weight.grad for weight in self.weights if weight.grad is not None]
+            for group in (trained, list(probed.values())):
                 add_burst(group, self.ratio, self.generator)
         return True
 
@@ -120,7 +122,7 @@ def prune_and_measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
         reader.held_out(),
         settings,
         cell.seed,
-        (lambda pruned: Bursts(student, pruned, ratio, cell.seed)) if ratio else None,
+        [Bursts(student, ratio, cell.seed)] if ratio else [],
     )
     units = sum(pruner.units for pruner in pruners)
     curve = {int(row["step"]): row["held_out"] for row in checks["checks"]}

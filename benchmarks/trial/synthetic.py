@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +78,8 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
         return 100 * float((net(x).argmax(1) == y).double().mean())
 
 
-def add_burst(tensors: list[Tensor], ratio: float, generator: torch.Generator) -> None:
+def add_burst(gradients: Sequence[Tensor], ratio: float, generator: torch.Generator) -> None:
     """Add Gaussian noise to gradients, of `ratio` times their common norm."""
-    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
     norm = math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients))
     scale = ratio * norm / math.sqrt(sum(g.numel() for g in gradients))
     for gradient in gradients:
@@ -118,7 +118,7 @@ def run(cell: Cell, steps: int = STEPS) -> dict[str, Any]:
         optimizer.zero_grad()
         functional.cross_entropy(net(x), y).backward()
         if disturbed and condition.burst_noise:
-            add_burst(list(net.parameters()), condition.burst_noise, noise)
+            add_burst([p.grad for p in net.parameters()], condition.burst_noise, noise)
         pruner.observe()
         nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
         optimizer.step()

@@ -1,12 +1,12 @@
 """How a benchmark is run."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from edgeprune.settings import Settings
 
 
-class BenchSettings(BaseModel):
+class BenchSettings(Settings):
     """The work that is timed, and how sure the answer must be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int = Field(
         default=1,

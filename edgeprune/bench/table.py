@@ -93,7 +93,7 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
     for title in (*(["baseline"] if theirs else []), "candidate" if theirs else "ms", f"{unit}/s"):
         table.add_column(title, justify="right")
     if theirs:
-        table.add_column("faster", justify="right")
+        table.add_column("as fast", justify="right")
     peaks = all(result["candidate"].get("peak_memory_bytes") for result in results)
     if peaks:  # a foreign program's is not known
         table.add_column("MB", justify="right")

@@ -1,18 +1,19 @@
 """Run text through a model once and score its channels and heads for a one-shot cut."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgeprune.cut.scores import Fisher, Flap, ProbePruning, Taylor, magnitude
+from edgeprune.cut.scores import Fisher, Flap, Moments, ProbePruning, Taylor, magnitude
 from edgeprune.gates import HEADS, Gate, make_gates
 from edgeprune.models import Model, attended
 from edgeprune.probe import fisher_probe
 from edgeprune.progress import track
 from edgeprune.recover.objective import tensors
+from edgeprune.restored import gradients_of_activations
 from edgeprune.text.batches import Batch, text_by_text
 
 Captured = dict[str, Tensor]
@@ -29,13 +30,24 @@ def unit_scores(
         score: fisher, taylor, flap, pp or magnitude, as scores.py defines them.
     """
     gates = [gate for kind in kinds for gate in make_gates(model, kind)]
-    if any(block.experts for block in model.anatomy.blocks):
-        batches = text_by_text(batches)  # an expert does not know whose tokens it sees
-    found = _SCORES[score](model, gates, batches, seed)
+    found = _SCORES[score](model, gates, _apart(model, batches), seed)
     return {
         kind: [_by_unit(found[gate.name], gate) for gate in gates if gate.kind == kind]
         for kind in kinds
     }
+
+
+def means(model: Model, gates: list[Gate], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Means over tokens of what each gate multiplies [columns], float64, by the gate's name."""
+    moments = {gate.name: Moments(len(gate.value) * gate.unit_size) for gate in gates}
+    _feed(moments, model, gates, _apart(model, batches))
+    return {name: found.mean for name, found in moments.items()}
+
+
+def _apart(model: Model, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Text by text where there are experts: they do not know whose tokens they see."""
+    mixed = any(block.experts for block in model.anatomy.blocks)
+    return text_by_text(batches) if mixed else batches
 
 
 def _by_unit(scores: Tensor, gate: Gate) -> Tensor:
@@ -58,21 +70,29 @@ def _by_gradients(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Te
     return score
 
 
-def _activations(make: Callable[[int, int], Any]) -> Callable[..., dict[str, Tensor]]:
+def _activations(make: Callable[[Gate, nn.Linear], Any]) -> Callable[..., dict[str, Tensor]]:
     def score(
         model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
     ) -> dict[str, Tensor]:
-        scorers = {gate.name: make(len(gate.value), gate.unit_size) for gate in gates}
-        with torch.no_grad(), _capturing(model, gates, retain=False) as captured:
-            for batch in track(batches, "scoring", len(batches)):
-                mask = torch.from_numpy(batch.attention_mask)
-                captured.clear()
-                model.module(**tensors(batch))
-                for name, h in captured.items():
-                    scorers[name].add(attended(h, mask))
+        scorers = {gate.name: make(gate, model.linear(gate.name)) for gate in gates}
+        _feed(scorers, model, gates, batches)
         return {name: scorer.finish(model.linear(name).weight) for name, scorer in scorers.items()}
 
     return score
+
+
+@torch.no_grad()
+def _feed(
+    scorers: Mapping[str, Any], model: Model, gates: list[Gate], batches: Sequence[Batch]
+) -> None:
+    """Give every gate's scorer what the gate multiplies [tokens, columns], padding left out."""
+    with _capturing(model, gates, retain=False) as captured:
+        for batch in track(batches, "scoring", len(batches)):
+            mask = torch.from_numpy(batch.attention_mask)
+            captured.clear()
+            model.module(**tensors(batch))
+            for name, h in captured.items():
+                scorers[name].add(attended(h, mask))
 
 
 def _magnitude(
@@ -98,8 +118,10 @@ def _weight_norms(model: Model, gate: Gate) -> Tensor:
 _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "fisher": _by_gradients(Fisher),
     "taylor": _by_gradients(Taylor),
-    "flap": _activations(Flap),
-    "pp": _activations(ProbePruning),
+    "flap": _activations(
+        lambda gate, linear: Flap(len(gate.value), gate.unit_size, linear.bias is not None)
+    ),
+    "pp": _activations(lambda gate, linear: ProbePruning(len(gate.value), gate.unit_size)),
     "magnitude": _magnitude,
 }
 
@@ -109,28 +131,20 @@ def _with_gradients(
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.module.parameters():
-        parameter.requires_grad_(False)
-    # Something before the first gate must ask for gradients.
-    first = model.module.get_submodule(model.anatomy.embeddings["word"])
-    handle = first.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
-    try:
-        with _capturing(model, gates, retain=True) as captured:
-            for batch in track(batches, "scoring", len(batches)):
-                captured.clear()  # an expert that no token reaches has nothing
-                output = model.module(**tensors(batch))
-                fisher_probe(model, output, batch, generator).backward()
-                texts = len(batch.input_ids)
-                yield {
-                    name: (
-                        h.reshape(texts, -1, h.shape[-1]),
-                        h.grad.reshape(texts, -1, h.shape[-1]),
-                    )
-                    for name, h in captured.items()
-                    if h.grad is not None
-                }
-    finally:
-        handle.remove()
+    with gradients_of_activations(model), _capturing(model, gates, retain=True) as captured:
+        for batch in track(batches, "scoring", len(batches)):
+            captured.clear()  # an expert that no token reaches has nothing
+            output = model.module(**tensors(batch))
+            fisher_probe(model, output, batch, generator).backward()
+            texts = len(batch.input_ids)
+            yield {
+                name: (
+                    h.reshape(texts, -1, h.shape[-1]),
+                    h.grad.reshape(texts, -1, h.shape[-1]),
+                )
+                for name, h in captured.items()
+                if h.grad is not None
+            }
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Cut feed-forward channels and let those that stay make up for them.
+"""Let what stays of a linear make up for the inputs that a cut takes from it.
 
-Least squares on the kept inputs of each down projection, as Thanos and SparseGPT correct weights,
-layer after layer: each sees what the cut layers before it hand on.
+Its bias alone, which takes over their means on the text (FLAP); or all of it, by least squares on
+the kept inputs of each down projection, as Thanos and SparseGPT correct weights, layer after layer:
+each sees what the cut layers before it hand on.
 """
 
 import functools
@@ -11,13 +12,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgeprune.cut.collect import means
 from edgeprune.cut.surgery import keep_channels
 from edgeprune.errors import UserError
+from edgeprune.gates import make_gates
 from edgeprune.models import Model
 from edgeprune.progress import track
 from edgeprune.prune.obs import damped, least_squares
 from edgeprune.prune.walk import InputStatistics, Walk
 from edgeprune.text.batches import Batch
+
+
+@torch.no_grad()
+def keep_means(model: Model, kind: str, kept: Sequence[Tensor], batches: Sequence[Batch]) -> None:
+    """Add to biases what the units that are about to leave hand on in the mean.
+
+    Linears without a bias stay as they are: there, units that leave are replaced by zero.
+
+    Args:
+        kept: masks [units] of a kind of unit, one per layer.
+    """
+    gates = make_gates(model, kind)
+    biased = [
+        (gate, mask.bool())
+        for gate, mask in zip(gates, kept, strict=True)
+        if model.linear(gate.name).bias is not None
+    ]
+    found = means(model, [gate for gate, _ in biased], batches) if biased else {}
+    for gate, mask in biased:
+        linear = model.linear(gate.name)
+        positions = mask if gate.groups is None else mask[gate.groups]
+        gone = ~positions.repeat_interleave(gate.unit_size)
+        shift = linear.weight[:, gone].double() @ found[gate.name][gone]
+        linear.bias.add_(shift.to(linear.bias.dtype))
 
 
 @torch.no_grad()

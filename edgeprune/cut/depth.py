@@ -23,6 +23,7 @@ from edgeprune.progress import track
 from edgeprune.prune.ranking import highest
 from edgeprune.prune.walk import Walk
 from edgeprune.recover.objective import divergence, embed, next_token_loss, tensors
+from edgeprune.restored import gradients_restored, module_restored
 from edgeprune.text.batches import Batch
 
 
@@ -58,19 +59,16 @@ def layer_scores(model: Model, batches: Sequence[Batch], score: str, seed: int) 
 
 
 @torch.no_grad()
-def loss_changes(model: Model, batches: Sequence[Batch], seed: int = 0) -> Tensor:
+def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """What is lost, mean over texts, when each layer alone is left out."""
     whole = [_answer(model, batch) for batch in batches]
     everything = list(range(len(model.anatomy.blocks)))
-    layers = put_layers(model, everything)
+    place = model.anatomy.blocks[0].name.rpartition(".")[0]
     changes = []
     for left_out in track(everything, "leaving layers out", len(everything)):
-        put_layers(model, [layer for layer in everything if layer != left_out])
-        try:
+        with module_restored(model, place):
+            put_layers(model, [layer for layer in everything if layer != left_out])
             answers = [_answer(model, batch) for batch in batches]
-        finally:
-            path = model.anatomy.blocks[0].name.rpartition(".")[0]
-            model.module.set_submodule(path, layers)
         lost = [_distance(model, *pair) for pair in zip(answers, whole, strict=True)]
         texts = sum(len(batch.input_ids) for batch in batches)
         weighted = [x * len(b.input_ids) for x, b in zip(lost, batches, strict=True)]
@@ -95,29 +93,29 @@ def _distance(model: Model, mine: Tensor, its: Tensor) -> float:
     return float(mine - its)
 
 
-def taylor(model: Model, batches: Sequence[Batch], seed: int = 0) -> Tensor:
+def taylor(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """Sum over a layer's linears of |w dL/dw|, L summed over the texts."""
     generator = torch.Generator().manual_seed(seed)
     linears = [
         [model.linear(name).weight for name in block.linears()] for block in model.anatomy.blocks
     ]
-    model.module.requires_grad_(False)
-    model.module.zero_grad()
-    for weight in (weight for layer in linears for weight in layer):
-        weight.requires_grad_(True)
-    for batch in track(batches, "scoring layers", len(batches)):
-        output = model.module(**tensors(batch))
-        fisher_probe(model, output, batch, generator).backward()
-    scores = [
-        sum(float((w * w.grad).abs().sum().detach()) for w in layer if w.grad is not None)
-        for layer in linears
-    ]
-    model.module.zero_grad()
+    with gradients_restored(model):
+        model.module.requires_grad_(False)
+        model.module.zero_grad()
+        for weight in (weight for layer in linears for weight in layer):
+            weight.requires_grad_(True)
+        for batch in track(batches, "scoring layers", len(batches)):
+            output = model.module(**tensors(batch))
+            fisher_probe(model, output, batch, generator).backward()
+        scores = [
+            sum(float((w * w.grad).abs().sum().detach()) for w in layer if w.grad is not None)
+            for layer in linears
+        ]
     return torch.tensor(scores, dtype=torch.float64)
 
 
 @torch.no_grad()
-def nonlinearity(model: Model, batches: Sequence[Batch], seed: int = 0) -> Tensor:
+def nonlinearity(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """1 - linearity of each layer, by what passes from layer to layer."""
     walk = Walk(model, batches)
     scores = []

@@ -102,10 +102,14 @@ class Moments:
 
 
 class Flap:
-    """Var(h_i) ||W_i||^2: what is lost when a unit is replaced by its mean (FLAP, 2024)."""
+    """What is lost when a unit's mean takes its place: Var(h_i) ||W_i||^2 (FLAP, 2024).
 
-    def __init__(self, units: int, unit_size: int = 1) -> None:
-        self.unit_size = unit_size
+    by_mean: False where the linear has no bias to carry the mean, so that zero takes the unit's
+        place: E[h_i^2] ||W_i||^2 is lost.
+    """
+
+    def __init__(self, units: int, unit_size: int = 1, by_mean: bool = True) -> None:
+        self.unit_size, self.by_mean = unit_size, by_mean
         self.moments = Moments(units * unit_size)
 
     def add(self, h: Tensor) -> None:
@@ -113,7 +117,8 @@ class Flap:
 
     def finish(self, weight: Tensor) -> Tensor:
         columns = weight.detach().double().cpu().square().sum(0)
-        return _by_unit(self.moments.variance * columns, self.unit_size)
+        spread = self.moments.variance if self.by_mean else self.moments.energy
+        return _by_unit(spread * columns, self.unit_size)
 
 
 class ProbePruning:

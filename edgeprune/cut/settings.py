@@ -2,9 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgeprune.prune.search_settings import Evolution
+from edgeprune.settings import Settings
 
 _KEPT_ENDS = {"taylor": (4, 2), "search": (1, 0)}
 """Layers at the start and end that stay by default: Taylor+'s rule; and what reads embeddings."""
@@ -14,16 +15,14 @@ _COMPARABLE = ("fisher", "taylor")
 """Scores of units that have one scale over all layers."""
 
 
-class CutSettings(BaseModel):
+class CutSettings(Settings):
     """Removal of layers, experts, feed-forward channels and attention heads from the shapes.
 
     What the prune stage emptied always leaves. `layers`, then `experts`, then `channels` and
     `heads` of what is left remove more, in one shot, by scores that are taken on the text.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    layers: int | float = Field(
+    layers: float = Field(
         0, ge=0, description="Whole layers to remove: how many, or below 1 their share."
     )
     layer_score: Literal["loss", "taylor", "linearity", "search"] = Field(
@@ -66,7 +65,9 @@ class CutSettings(BaseModel):
     score: Literal["fisher", "taylor", "flap", "pp", "magnitude"] = Field(
         "fisher",
         description="How units are ranked: Fisher information of a gate, first-order effect, "
-        "fluctuation (FLAP), Probe Pruning's activation energy, or weight magnitude.",
+        "fluctuation (FLAP: a unit's mean takes its place, in the bias of the linear that reads "
+        "it; where that has none, zero does), Probe Pruning's activation energy, or weight "
+        "magnitude.",
     )
     policy: Literal["auto", "global", "uniform", "coverage"] = Field(
         "auto",
@@ -106,10 +107,10 @@ class CutSettings(BaseModel):
 
     @field_validator("layers")
     @classmethod
-    def _layers_are_whole(cls, layers: int | float) -> int | float:
+    def _layers_are_whole(cls, layers: float) -> float:
         if layers >= 1 and layers != int(layers):
             raise ValueError("layers is a whole number, or a share below 1")
-        return int(layers) if layers >= 1 else layers
+        return layers
 
     def layers_to_drop(self, total: int) -> int:
         """How many of `total` layers go: the number itself, or round(share * total)."""

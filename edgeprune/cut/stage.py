@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgeprune.build import Build
 from edgeprune.cut.collect import unit_scores
-from edgeprune.cut.compensate import cut_channels
+from edgeprune.cut.compensate import cut_channels, keep_means
 from edgeprune.cut.depth import drop_layers, layer_scores
 from edgeprune.cut.experts import drop_experts, expert_scores
 from edgeprune.cut.scores import select
@@ -119,7 +119,8 @@ def cut(
 ) -> None:
     """Remove round(share * units) of a kind of unit, the lowest scores, exactly.
 
-    batches: the text on which the channels that stay are refitted, where `compensate` says so.
+    batches: the text whose means take the place of what goes (flap), or on which the channels that
+        stay are refitted (`compensate`).
     """
     total = sum(len(layer) for layer in scores)
     keep = total - round(share * total)
@@ -127,8 +128,10 @@ def cut(
     kept = select(scores, keep, minimum, settings.resolved_policy)
     if kind == CHANNELS and settings.compensate:
         cut_channels(model, kept, batches, settings.damping)
-    else:
-        remove_masked(model, kind, kept)
+        return
+    if settings.score == "flap":
+        keep_means(model, kind, kept, batches)
+    remove_masked(model, kind, kept)
 
 
 def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:

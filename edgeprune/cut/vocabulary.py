@@ -27,7 +27,7 @@ from edgeprune.progress import track
 from edgeprune.runtime.chat import apply_chat_template, chat_template
 from edgeprune.runtime.vocabulary import KEPT
 from edgeprune.text.batches import open_tokenizer
-from edgeprune.text.corpus import Corpus, read_corpus, sentences
+from edgeprune.text.corpus import Corpus, read_corpus
 
 _TOKENIZER = "tokenizer.json"
 # What tokenizers written in Python are read from; tokenizer.json holds all of it.
@@ -174,7 +174,7 @@ def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
     counts = count_tokens(tokenizer, _texts(corpus, kind))
     if kind == "sentences":
         # A sentence may begin with another token than in the midst of its text: the larger count.
-        counts |= count_tokens(tokenizer, sentences(corpus.documents))
+        counts |= count_tokens(tokenizer, corpus.sentences.texts)
     return counts
 
 

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from edgeprune.settings import Settings
 
 
-class VocabularySettings(BaseModel):
+class VocabularySettings(Settings):
     """Removal of the tokens that the user's text does not use.
 
     Special tokens, single characters and bytes always stay, so that any text can still be written.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_count: int = Field(
         1, ge=1, description="How often the text must use a token for it to stay."

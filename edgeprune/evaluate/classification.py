@@ -1,17 +1,16 @@
 """Classification: accuracy and macro F1."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
 from edgeprune.evaluate.data import Data
-from edgeprune.evaluate.result import Quality, Scores
+from edgeprune.evaluate.result import Aggregate, Quality, Scores
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
 from edgeprune.text.files import Row, text_of
+from edgeprune.text.labels import label_number
 
 
 def classification(bundle: Bundle, data: Data) -> Quality:
@@ -22,18 +21,21 @@ def classification(bundle: Bundle, data: Data) -> Quality:
     """
     rows = data.rows(["text", "label"])
     logits, truth = classified(bundle, rows, data.place)
+    scores = {"label": truth, "found": logits.argmax(axis=1)}
     return Quality(
-        {"label": truth, "found": logits.argmax(axis=1)},
-        _accuracy_and_f1,
+        scores,
+        accuracy_and_f1(scores),
         {"texts": len(rows)},
         data.groups(rows),
+        strata="label",
+        aggregate_of=accuracy_and_f1,
     )
 
 
 def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndarray, np.ndarray]:
     """The model's logits of each row's text [rows, labels], and the true label's number [rows]."""
     classifier = Classifier(bundle)
-    truth = np.array([_label(row["label"], classifier.labels, place) for row in rows])
+    truth = np.array([label_number(row["label"], classifier.labels, place) for row in rows])
     texts: list[Text] = [
         (text_of(row, "text", place), text_of(row, "text_pair", place))
         if row.get("text_pair") is not None
@@ -43,33 +45,26 @@ def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndar
     return classifier.logits(texts), truth
 
 
-def _accuracy_and_f1(scores: Scores) -> dict[str, float]:
-    truth, found = scores["label"], scores["found"]
-    return {
-        "accuracy": 100 * float((found == truth).mean()),
-        "macro_f1": 100 * macro_f1(truth, found),
-    }
+def accuracy_and_f1(scores: Scores) -> Aggregate:
+    """Accuracy and macro F1 of resamples of some rows, whose classes are those of all the rows."""
+    classes = np.union1d(scores["label"], scores["found"])
+
+    def aggregate(drawn: Scores) -> dict[str, float]:
+        truth, found = drawn["label"], drawn["found"]
+        return {
+            "accuracy": 100 * float((found == truth).mean()),
+            "macro_f1": 100 * macro_f1(truth, found, classes),
+        }
+
+    return aggregate
 
 
-def macro_f1(truth: np.ndarray, found: np.ndarray) -> float:
-    """Mean F1 of the classes that occur in either list [n] of class numbers, each weighing alike.
+def macro_f1(truth: np.ndarray, found: np.ndarray, classes: np.ndarray) -> float:
+    """Mean F1 of some classes, each weighing alike, by two lists [n] of their numbers.
 
-    F1 = 2 TP / (2 TP + FP + FN).
+    F1 = 2 TP / (2 TP + FP + FN), and 0 for a class that is in neither list.
     """
-    classes = int(max(truth.max(), found.max())) + 1
-    hits = np.bincount(truth[truth == found], minlength=classes)
-    both = np.bincount(truth, minlength=classes) + np.bincount(found, minlength=classes)
-    return float((2 * hits[both > 0] / both[both > 0]).mean())
-
-
-def _label(value: Any, labels: list[str], place: str) -> int:
-    if isinstance(value, str) and value in labels:
-        return labels.index(value)
-    if isinstance(value, str) and value.strip().isdecimal():  # as CSV has it
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(labels):
-        return value
-    raise UserError(
-        f"{place}: label {value!r} is none of the model's: {', '.join(labels)}, "
-        f"or 0 to {len(labels) - 1}."
-    )
+    count = int(classes.max()) + 1
+    hits = np.bincount(truth[truth == found], minlength=count)
+    both = np.bincount(truth, minlength=count) + np.bincount(found, minlength=count)
+    return float((2 * hits[classes] / np.maximum(both[classes], 1)).mean())

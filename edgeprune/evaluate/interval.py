@@ -9,7 +9,10 @@ Interval = tuple[float, float]
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], dict[str, float]], rows: np.ndarray, seed: int = 0
+    statistic: Callable[[np.ndarray], dict[str, float]],
+    rows: np.ndarray,
+    strata: np.ndarray | None = None,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """95 % percentile bootstrap interval of each value of a statistic (Efron, 1979).
 
@@ -20,6 +23,7 @@ def bootstrap(
         statistic: values by name from indices of rows; NaN where those rows leave one undefined,
             and such resamples are left out.
         rows: the indices to draw from, [n].
+        strata: what each of them is, [n]: as many of each are drawn as there are.
 
     Returns:
         (low, high) by name; nothing for a value that no resample defines, and nothing at all for
@@ -28,7 +32,11 @@ def bootstrap(
     if len(rows) < 2:
         return {}
     random = np.random.default_rng(seed)
-    drawn = [statistic(rows[random.integers(0, len(rows), len(rows))]) for _ in range(RESAMPLES)]
+    strata = np.zeros(len(rows), int) if strata is None else strata
+    order = np.argsort(strata, kind="stable")
+    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
+    starts, ends = np.repeat(first, sizes), np.repeat(first + sizes, sizes)
+    drawn = [statistic(rows[order[random.integers(starts, ends)]]) for _ in range(RESAMPLES)]
     intervals = {}
     for name in drawn[0]:
         values = np.array([values[name] for values in drawn])

@@ -33,7 +33,7 @@ def kl(bundle: Bundle, original: Bundle, data: Data, window: int = 512) -> Quali
             )
         nats.append(kl_divergence(reference, candidate).mean())
         agreed.append((reference.argmax(axis=1) == candidate.argmax(axis=1)).mean())
-    conditions = {"windows": len(nats), "window_tokens": window, "tokens": windows.ids.size}
+    conditions = {**windows.conditions, "tokens": windows.ids.size}
     scores = {"nats_per_token": np.array(nats), "same_top_token": np.array(agreed)}
     return Quality(scores, _means, conditions, windows.groups)
 

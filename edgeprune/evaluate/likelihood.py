@@ -1,8 +1,9 @@
 """Likelihoods of continuations of a context, counted as lm-evaluation-harness counts them.
 
 Context and continuation are tokenized together and parted after as many tokens as the context
-alone has; white space at the context's end belongs to the continuation; what is longer than the
-model takes loses tokens on the left (EleutherAI, lm_eval/api/model.py and models/huggingface.py).
+alone has; both begin with what the model's tokenizer opens a text with, if it does; white space at
+the context's end belongs to the continuation; what is longer than the model takes loses tokens on
+the left (EleutherAI, lm_eval/api/model.py and models/huggingface.py).
 The context is computed once for all its continuations, each of which goes on from its key-value
 cache alone, so that no padding and no other row has a part in a score.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.errors import UserError
-from edgeprune.evaluate.windows import negative_log_likelihood
+from edgeprune.evaluate.windows import negative_log_likelihood, opened
 from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.tokenize import Tokenizer
 
@@ -73,23 +74,15 @@ def encode_pair(
         UserError: one of them has none.
     """
     bare = context.rstrip()
-    before = _opened_ids(tokenizer, bare)
-    after = _opened_ids(tokenizer, context + continuation)[len(before) :]
+    texts = (opened(tokenizer, text) for text in (bare, context + continuation))
+    before, whole = ([*opening, *own] for opening, own in texts)
+    after = whole[len(before) :]
     if not bare or not after:
         raise UserError(
             f"A continuation needs a context and some text: {context[:40]!r} and "
             f"{continuation[:40]!r} will not do."
         )
     return before, after
-
-
-def _opened_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids with the special tokens that open a text, without those that would close it."""
-    encoding = tokenizer.rust.encode(text)
-    end = len(encoding.ids)
-    while end and encoding.special_tokens_mask[end - 1]:
-        end -= 1
-    return encoding.ids[:end]
 
 
 def _cut(before: list[int], after: list[int], generator: Generator) -> tuple[list[int], list[int]]:

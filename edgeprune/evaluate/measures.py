@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from math import isfinite
@@ -74,7 +74,8 @@ def evaluate(
     Args:
         task: a name in MEASURES.
         data: what the measure reads: a file, a folder of text, or a Hugging Face dataset's name.
-        limit: rows, texts or windows (of each group) at most.
+        limit: rows or texts at most, drawn by a seed, of each group and label in proportion; or
+            the first windows (of each group).
         against: the original: a bundle, an ONNX folder, or a Hugging Face folder.
         window: tokens of a window, for perplexity and kl; 512 where not given.
         stride: tokens from one window's start to the next's, for perplexity; the window's where not
@@ -85,7 +86,8 @@ def evaluate(
 
     Returns:
         A dict of plain JSON values: "task", "data", "bundle", "against", "conditions" (counts),
-        "values" and "interval" (95 % bootstrap over rows); with `against` also "original",
+        "values" and "interval" (95 % bootstrap over rows); where the limit left some out, "sample"
+        (taken, of, unit, seed, by); with `against` also "original",
         "difference" (values - original) and "difference_interval" (paired), where the measure is
         one model's own; with `group` "group", "groups", "worst" and "largest_loss" as `by_group`
         has them; with `keep_rows` "rows": for "bundle" (and "original") a list by score.
@@ -125,7 +127,10 @@ def evaluate(
                 _checked(function(model, source, **options), task, model) for model in models
             ]
             theirs = others[0] if others else None
-    result |= {"conditions": ours.conditions} | summary(ours, theirs)
+    result["conditions"] = ours.conditions
+    if source.sample:
+        result["sample"] = asdict(source.sample)
+    result |= summary(ours, theirs)
     if group is not None:
         result |= {"group": group} | by_group(ours, theirs)
     if keep_rows:

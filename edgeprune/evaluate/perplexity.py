@@ -15,8 +15,9 @@ def perplexity(bundle: Bundle, data: Data, window: int = 512, stride: int | None
 
     Each window stands alone: a token is predicted from those before it in the window. With a
     stride below the window, a window predicts only the tokens that no earlier one holds, each from
-    window - stride tokens or more: the first tokens of a text have fewer, and its very first is
-    given. Without one, the first token of every window is given.
+    window - stride tokens or more; the first tokens of a text have fewer. Without one, every window
+    predicts its own. What no token stands before is given: the first token of a text, or of a
+    window without a stride, where the model's tokenizer puts none of its own there.
     """
     windows = token_windows(bundle, data, window, stride)
     generator = Generator(bundle)
@@ -31,9 +32,8 @@ def perplexity(bundle: Bundle, data: Data, window: int = 512, stride: int | None
     )
     tokens = window - first
     conditions = {
-        "windows": len(nats),
-        "window_tokens": window,
-        "stride_tokens": stride or window,
+        **windows.conditions,
+        "stride_tokens": stride or window - windows.opening,
         "predicted_tokens": int(tokens.sum()),
     }
     return Quality({"nats": nats, "tokens": tokens}, _perplexity, conditions, windows.groups)

@@ -1,12 +1,13 @@
 """What a quality measure returns."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 # What each row scored, by name: arrays whose first axis is the rows.
 Scores = dict[str, np.ndarray]
+Aggregate = Callable[[Scores], dict[str, float]]
 
 # Of all values that the measures name, those of which less is better.
 LOWER_IS_BETTER = frozenset(
@@ -34,12 +35,18 @@ class Quality:
     scores: a row is a text, a pair, an item or a window.
     aggregate: the values, by name, of any choice of rows of the scores; the first is the main one.
     groups: the group of each row, where rows were asked for by groups.
+    strata: the name of a score that says what a row is, such as its true class, so that a resample
+        draws as many of each; None where rows are alike.
+    aggregate_of: the aggregate of resamples of some scores, where it depends on them, such as on
+        which classes there are.
     """
 
     scores: Scores
-    aggregate: Callable[[Scores], dict[str, float]]
+    aggregate: Aggregate
     conditions: dict[str, int]
     groups: Sequence[str] | None = None
+    strata: str | None = None
+    aggregate_of: Callable[[Scores], Aggregate] | None = None
 
     @property
     def count(self) -> int:
@@ -48,9 +55,17 @@ class Quality:
 
     def values(self, rows: np.ndarray | None = None) -> dict[str, float]:
         """The measured values, over all rows or over the chosen ones (indices, repeated or not)."""
-        if rows is None:
-            return self.aggregate(self.scores)
-        return self.aggregate({name: score[rows] for name, score in self.scores.items()})
+        return self.aggregate(self.scores if rows is None else _chosen(self.scores, rows))
+
+    def among(self, rows: np.ndarray) -> "Quality":
+        """Of these rows alone (indices), without groups."""
+        scores = _chosen(self.scores, rows)
+        aggregate = self.aggregate_of(scores) if self.aggregate_of else self.aggregate
+        return replace(self, scores=scores, aggregate=aggregate, groups=None)
+
+
+def _chosen(scores: Scores, rows: np.ndarray) -> Scores:
+    return {name: score[rows] for name, score in scores.items()}
 
 
 def percentages(scores: Scores) -> dict[str, float]:

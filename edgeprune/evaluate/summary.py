@@ -20,24 +20,26 @@ def summary(
         difference, empty where the two models' rows are not the same ones. A value that the rows
         leave undefined is None.
     """
-    values = ours.values(rows)
-    chosen = np.arange(ours.count) if rows is None else rows
+    if rows is not None:
+        ours, theirs = ours.among(rows), theirs and theirs.among(rows)
+    values, everything = ours.values(), np.arange(ours.count)
+    strata = ours.scores[ours.strata] if ours.strata else None
     found: dict[str, Any] = {
         "values": _plain(values),
-        "interval": _lists(bootstrap(ours.values, chosen)),
+        "interval": _lists(bootstrap(ours.values, everything, strata)),
     }
     if theirs is None:
         return found
-    original = theirs.values(rows)
-    paired = ours.count == theirs.count
+    original, its = theirs.values(), theirs.values
+    paired = (
+        bootstrap(lambda drawn: _minus(ours.values(drawn), its(drawn)), everything, strata)
+        if ours.count == theirs.count
+        else {}
+    )
     return found | {
         "original": _plain(original),
         "difference": _plain(_minus(values, original)),
-        "difference_interval": _lists(
-            bootstrap(lambda drawn: _minus(ours.values(drawn), theirs.values(drawn)), chosen)
-            if paired
-            else {}
-        ),
+        "difference_interval": _lists(paired),
     }
 
 

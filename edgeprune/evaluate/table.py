@@ -20,6 +20,8 @@ def evaluate_table(result: dict[str, Any]) -> RenderableType:
         f"{value:,} {_words(name)}" for name, value in result["conditions"].items()
     )
     notes = [f"{result['data']}: {conditions}", result["bundle"]]
+    if sample := result.get("sample"):
+        notes.insert(1, _sampled(sample))
     if against := result.get("against"):
         notes.append(f"against {against}")
     if result.get("difference") and not result["difference_interval"]:
@@ -28,6 +30,15 @@ def evaluate_table(result: dict[str, Any]) -> RenderableType:
     if "groups" in result:
         parts += _groups(result)
     return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def _sampled(sample: dict[str, Any]) -> str:
+    """Which part of the data was measured, in words."""
+    taken = f"{sample['taken']:,} of {sample['of']:,} {sample['unit']}"
+    if sample["seed"] is None:
+        return f"the first {taken}"
+    by = f", by {' and '.join(sample['by'])}" if sample["by"] else ""
+    return f"{taken}, drawn by seed {sample['seed']}{by}"
 
 
 def _groups(result: dict[str, Any]) -> list[RenderableType]:

@@ -15,6 +15,7 @@ from edgeprune.gate.figures import Figures, Identity, Operators, Quality, differ
 from edgeprune.gate.quality import headline
 from edgeprune.gate.record import Check, Verdict, skipped
 from edgeprune.gate.settings import Limits
+from edgeprune.report.words import MEDIANS_APART, medians_contradict
 
 _WORK = {"encoder": "latency", "prompt": "prompt latency", "decode": "decode latency"}
 # An interval as wide as the distance to the limit settles it every other time, since its middle
@@ -153,7 +154,11 @@ def paired_speed(
     checks = []
     for kind, ratio in ratios.items():
         interval = (1 / ratio["high"], 1 / ratio["value"], 1 / ratio["low"])
-        check = replace(_timed(kind, ours, theirs, interval, limits), pairs=ratio["pairs"])
+        check = replace(
+            _timed(kind, ours, theirs, interval, limits),
+            pairs=ratio["pairs"],
+            note=_medians_note(ours.speed[kind].median_ms / theirs.speed[kind].median_ms, interval),
+        )
         checks.append(_with_advice(check, time_limit) if check.verdict == "undecided" else check)
     return checks
 
@@ -250,6 +255,13 @@ def _timed(
         (low, high),
         limit=limit,
     )
+
+
+def _medians_note(quotient: float, interval: tuple[float, float, float]) -> str:
+    """A word on medians that seem to contradict the paired ratio; nothing on others."""
+    if not medians_contradict(quotient, *interval):
+        return ""
+    return f"the medians alone differ by {100 * (quotient - 1):+.1f} %: {MEDIANS_APART}"
 
 
 def _with_advice(check: Check, time_limit: float) -> Check:

@@ -14,13 +14,9 @@ from edgeprune.escape import printable
 from edgeprune.gate.record import Check
 from edgeprune.gate.run import Outcome
 
-_STYLES = {"pass": "green", "fail": "bold red", "undecided": "yellow", "skipped": "dim"}
+# Colours that light and dark terminals both show.
+_STYLES = {"pass": "green", "fail": "bold red", "undecided": "magenta", "skipped": "dim"}
 _SIGNS = {"pass": "✅", "fail": "❌", "undecided": "❔", "skipped": "➖"}
-_VERDICTS = {
-    "pass": "Nothing became worse than allowed.",
-    "fail": "Something became worse than allowed.",
-    "undecided": "Nothing is known to have become worse than allowed; something is undecided.",
-}
 _UNITS: dict[str, Callable[[float], str]] = {
     "bytes": lambda value: f"{value / 1e6:,.2f} MB",
     "ms": lambda value: f"{value:,.2f} ms",
@@ -31,24 +27,24 @@ _HEADS = ("baseline", "candidate", "change", "at most")
 
 
 def text(outcome: Outcome) -> RenderableType:
-    """A table for a terminal of 80 columns, then a line for whatever needs words."""
+    """The verdict, a table for a terminal of 80 columns, then a line for whatever needs words."""
     notes = [Text(note, style="dim") for note in _notes(outcome)]
+    verdict = Text(outcome.summary, style=_STYLES[outcome.verdict])
     if outcome.baseline is None:
-        return Group(*notes)
+        return Group(Text(outcome.summary), *notes)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for head in _HEADS:
         table.add_column(head, justify="right")
     table.add_column("")
     for check in outcome.checks:
-        verdict = Text(check.verdict, style=_STYLES[check.verdict])
-        table.add_row(check.name, *_cells(check), verdict)
+        found = Text(check.verdict, style=_STYLES[check.verdict])
+        table.add_row(check.name, *_cells(check), found)
     said = [
-        Text(f"{check.name}: {check.sentence}", style=_STYLES[check.verdict])
-        for check in outcome.checks
-        if check.verdict != "pass"
+        Text(f"{check.name}: {check.said}", style=_STYLES[check.verdict])
+        for check in _worth_words(outcome)
     ]
-    return Group(table, *said, *notes)
+    return Group(verdict, table, *said, *notes)
 
 
 def markdown(outcome: Outcome, strict: bool = False) -> str:
@@ -56,7 +52,7 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
     lines = [
         f"### EdgePrune: {outcome.verdict}",
         "",
-        _VERDICTS[outcome.verdict],
+        _escaped(outcome.summary),
         "",
         f"| | {' | '.join(_HEADS)} | |",
         "|---|---:|---:|---:|---:|---|",
@@ -65,9 +61,7 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
         cells = [check.name, *_cells(check), f"{_SIGNS[check.verdict]} {check.verdict}"]
         lines.append(f"| {' | '.join(map(_escaped, cells))} |")
     lines += [""] + [
-        f"- **{_escaped(check.name)}**: {_escaped(check.sentence)}"
-        for check in outcome.checks
-        if check.verdict != "pass"
+        f"- **{_escaped(check.name)}**: {_escaped(check.said)}" for check in _worth_words(outcome)
     ]
     for note in _notes(outcome):
         lines += ["", _escaped(note)]
@@ -75,17 +69,21 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
 
 
 def junit(outcome: Outcome, strict: bool) -> str:
-    """JUnit's XML: a test case a check; skipped where it was not made, or is undecided."""
+    """JUnit's XML: a test case a check; skipped where it was not made, or is undecided. The verdict
+    is a property of the suite."""
     suite = ElementTree.Element("testsuite", name="edgeprune check")
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (("verdict", outcome.verdict), ("summary", outcome.summary)):
+        ElementTree.SubElement(properties, "property", name=name, value=value)
     counts = {"failure": 0, "skipped": 0}
     for check in outcome.checks:
         case = ElementTree.SubElement(suite, "testcase", classname="edgeprune", name=check.name)
         kind = _junit_kind(check, strict)
         if kind is None:
-            ElementTree.SubElement(case, "system-out").text = check.sentence
+            ElementTree.SubElement(case, "system-out").text = check.said
             continue
         counts[kind] += 1
-        ElementTree.SubElement(case, kind, message=check.sentence)
+        ElementTree.SubElement(case, kind, message=check.said)
     suite.set("tests", str(len(outcome.checks)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", "0")
@@ -106,6 +104,11 @@ FORMATS: dict[str, Callable[[Outcome, bool], str]] = {
     "junit": junit,
     "markdown": markdown,
 }
+
+
+def _worth_words(outcome: Outcome) -> list[Check]:
+    """The checks of which the table does not say enough."""
+    return [check for check in outcome.checks if check.verdict != "pass" or check.note]
 
 
 def _junit_kind(check: Check, strict: bool) -> str | None:
@@ -129,9 +132,9 @@ def _cells(check: Check) -> list[str]:
 
 def _notes(outcome: Outcome) -> list[str]:
     """What was compared, and whether the machine was quiet."""
-    notes = [f"{outcome.candidate.name} was measured, and compared with nothing."]
+    notes = []
     if outcome.baseline is not None:
-        notes = [f"{outcome.candidate.name} against {outcome.baseline.name}"]
+        notes.append(f"{outcome.candidate.name} against {outcome.baseline.name}")
     if outcome.disturbed:
         notes.append(f"A noisy machine: {', and '.join(outcome.disturbed)}.")
     return notes

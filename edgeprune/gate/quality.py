@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.evaluate.data import SEED
 from edgeprune.evaluate.measures import MEASURES, evaluate
 from edgeprune.evaluate.result import LOWER_IS_BETTER
 from edgeprune.gate.figures import Quality
@@ -81,7 +82,8 @@ def headline(quality: Quality) -> tuple[str, Scale]:
 def _digest(data: Path, given: QualityTask) -> str:
     """A hash of the data (of a dataset elsewhere, its name), the rows taken of it, and whether
     there is an original."""
-    content = hashlib.sha256(f"{given.limit} {given.original is None}\0".encode())
+    rows = f"{given.limit} by seed {SEED}" if given.limit else "None"
+    content = hashlib.sha256(f"{rows} {given.original is None}\0".encode())
     if not data.exists():
         content.update(str(data).encode())
     for file in sorted(data.rglob("*")) if data.is_dir() else [data]:

@@ -26,6 +26,12 @@ class Check:
     pairs: int | None = None  # of turns, that the interval is from
     limit: float | None = None
     relative: bool = True
+    note: str = ""  # what a reader needs to know beside a verdict of any kind
+
+    @property
+    def said(self) -> str:
+        """The sentence, with its note where it has one."""
+        return f"{self.sentence}; {self.note}" if self.note else self.sentence
 
 
 def skipped(name: str, why: str) -> Check:

@@ -27,6 +27,7 @@ from edgeprune.gate.quality import measure_quality
 from edgeprune.gate.record import Check, Verdict
 from edgeprune.gate.settings import Limits, QualityTask
 from edgeprune.report.files import replace_file
+from edgeprune.report.words import listed
 
 # Peak memory repeats to a thousandth where the allocator is glibc's, whose chance bench takes out,
 # and elsewhere what disturbs it mostly adds. So a first look beyond the limit is followed by two
@@ -37,6 +38,12 @@ _MIN_ROUNDS = 10
 # their median takes no notice. Shorter still, the calls that warm the caches would eat the time.
 _TURN_SECONDS = 0.03
 _NARROWEST, _WIDEST = 0.002, 0.03
+_VERDICTS: dict[Verdict, str] = {
+    "pass": "Nothing that was checked became worse than allowed",
+    "fail": "Something became worse than allowed",
+    "undecided": "Nothing is known to have become worse than allowed, and something is undecided",
+    "skipped": "Nothing could be compared",
+}
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,20 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all: a failure, else something undecided, else all is well."""
+        """The worst of all: a failure, else something undecided, else all is well; skipped where
+        nothing was compared."""
         found = {check.verdict for check in self.checks}
-        return "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
+        ranked: tuple[Verdict, ...] = ("fail", "undecided", "pass")
+        return next((verdict for verdict in ranked if verdict in found), "skipped")
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence, with all that was not checked."""
+        if self.baseline is None:
+            return f"{self.candidate.name} was measured, and compared with nothing."
+        apart = [check.name for check in self.checks if check.verdict == "skipped"]
+        without = f"; {listed(apart)} not checked" if apart else ""
+        return f"{_VERDICTS[self.verdict]}{without}."
 
     def missed(self, strict: bool = False) -> list[str]:
         """The regressions, each as a sentence; where `strict`, what is undecided too."""
@@ -66,6 +84,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
+            "summary": self.summary,
             "limits": self.limits.model_dump(),
             "checks": [asdict(check) for check in self.checks],
             "disturbed": self.disturbed,

@@ -2,8 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
+
+from edgeprune.settings import Settings
 
 
 def _per_cent(given: object) -> object:
@@ -19,10 +21,8 @@ def _per_cent(given: object) -> object:
 Percent = Annotated[float, BeforeValidator(_per_cent), Field(ge=0.0, le=100_000.0)]
 
 
-class Limits(BaseModel):
+class Limits(Settings):
     """Most that a candidate may lose to its baseline."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_slowdown: Percent = Field(default=5.0, description="per cent more time a call")
     max_memory: Percent = Field(default=5.0, description="per cent more peak memory")
@@ -35,10 +35,8 @@ class Limits(BaseModel):
     )
 
 
-class QualityTask(BaseModel):
+class QualityTask(Settings):
     """The quality measure that is asked for, if one is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str | None = Field(default=None, description="a name that `edgeprune evaluate` knows")
     data: str | None = Field(default=None, description="what it reads")

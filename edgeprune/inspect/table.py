@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.report.names import Name
+
 
 def inspect_table(found: dict[str, Any]) -> RenderableType:
     """What `describe` found, at 80 columns: layers of like name and shape share a row."""
@@ -33,7 +35,7 @@ def inspect_table(found: dict[str, Any]) -> RenderableType:
     for (name, shape, stored), (blocks, size) in _grouped(rows).items():
         shape_text = " x ".join(map(str, shape))
         shown = f"{size / 1e6:,.2f}" if size else "shared"
-        table.add_row(name, shape_text, stored, _ranges(blocks), shown)
+        table.add_row(Name(name), shape_text, stored, _ranges(blocks), shown)
     parts.append(table)
     sizes = Table(title="bytes", box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     sizes.add_column("kind")

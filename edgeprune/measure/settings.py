@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgeprune.bench.settings import BenchSettings
+from edgeprune.settings import Settings
 
 OwnTask = Literal["sts", "classification", "perplexity", "choice", "cloze", "generation"]
 OWN_TASKS: tuple[str, ...] = get_args(OwnTask)
@@ -16,10 +17,8 @@ def _most(name: str) -> Any:
     return next(bound.le for bound in bounds if hasattr(bound, "le"))
 
 
-class MeasureSettings(BaseModel):
+class MeasureSettings(Settings):
     """Speed, memory and quality of the bundle beside the original."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokens: int = Field(
         128, ge=1, le=_most("tokens"), description="Tokens of a timed text or prompt."
@@ -51,13 +50,16 @@ class MeasureSettings(BaseModel):
         None, description="A quality measure on data of the user's, beside held-out text."
     )
     data: str | None = Field(None, description="The file that the quality measure reads.")
-    limit: int | None = Field(None, ge=1, description="Rows or windows of it at most.")
+    fields: dict[str, str] = Field(
+        {}, description="Its own names of the fields that the measure reads."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Rows of it at most, drawn by a seed; or its first windows."
+    )
 
 
-class Requirements(BaseModel):
+class Requirements(Settings):
     """What a build must reach; where it does not, it still leaves its result, and exits with 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     speedup: float | None = Field(
         None, gt=0, description="How many times faster than the original (prompt, for decoders)."

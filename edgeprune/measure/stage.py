@@ -1,7 +1,8 @@
 """The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from edgeprune.build import Build
 from edgeprune.evaluate.measures import MEASURES, evaluate
 from edgeprune.measure.cache import measure_cache
 from edgeprune.measure.curve import measure_curve
-from edgeprune.measure.settings import MeasureSettings, Requirements
+from edgeprune.measure.neighbours import measure_neighbours
+from edgeprune.measure.settings import MeasureSettings
 from edgeprune.measure.sparse import measure_sparse
 from edgeprune.measure.stages import measure_stages
 from edgeprune.recipe import Recipe
-from edgeprune.text.corpus import Corpus, sentences
+from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
@@ -36,10 +38,13 @@ class Question:
     limit: int | None = None
     window: int | None = None
     called: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, place: Path, original: Path) -> dict[str, Any]:
         """What `evaluate` finds."""
-        found = evaluate(place, self.measure, self.data, self.limit, original, self.window)
+        found = evaluate(
+            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
+        )
         return found | ({"data": self.called} if self.called else {})
 
 
@@ -52,7 +57,8 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         threads=settings.threads,
         time_limit=settings.seconds,
     )
-    questions = _questions(build, write_held_out(build, target))
+    held = write_held_out(build, target)
+    questions = _questions(build, held)
     measured: dict[str, Any] = {
         "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
         "quality": [question.ask(source, original) for question in questions],
@@ -63,6 +69,8 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
         measured["stages"] = measure_stages(build, original, target, brief, main)
+    if build.checkpoint.task == "feature-extraction":
+        measured["neighbours"] = measure_neighbours(source, original, held)
     if build.recipe.quantize:
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
@@ -88,7 +96,9 @@ def _questions(build: Build, held: Path) -> list[Question]:
     ]
     if settings.task:
         assert settings.data is not None
-        questions.append(Question(settings.task, settings.data, settings.limit))
+        questions.append(
+            Question(settings.task, settings.data, settings.limit, fields=settings.fields)
+        )
     return questions
 
 
@@ -105,7 +115,7 @@ def write_held_out(build: Build, folder: Path) -> Path:
         return _write_labelled(held, folder / "held_out.jsonl")
     file = folder / "held_out.txt"
     if build.checkpoint.task == "feature-extraction":
-        file.write_text("\n".join(sentences(held.documents)[:_HELD_OUT_TEXTS]), encoding="utf-8")
+        file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
     else:
         file.write_text("\n".join(held.documents), encoding="utf-8")
     return file
@@ -117,45 +127,3 @@ def _write_labelled(held: Corpus, file: Path) -> Path:
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
-
-
-def missed(measured: dict[str, Any], require: Requirements) -> list[str]:
-    """The requirements that a measurement did not reach, each as a sentence."""
-    sentences_: list[str] = []
-    speed = measured["speed"]
-    work, times = next(iter(speed["measures"].items()))
-    ratio = times["ratio"]["value"]
-    if require.speedup is not None and ratio < require.speedup:
-        shown = _apart(ratio, require.speedup, 2)
-        sentences_.append(f"{work} is {shown}x as fast; {require.speedup:.15g}x was required")
-    size = speed["candidate"]["model_bytes"] / 1e6
-    if require.megabytes is not None and size > require.megabytes:
-        shown = _apart(size, require.megabytes, 1)
-        sentences_.append(f"the graph has {shown} MB; {require.megabytes:.15g} were allowed")
-    for quality in measured["quality"]:
-        cosine = quality["values"].get("mean_cosine")
-        if require.cosine is not None and cosine is not None and cosine < require.cosine:
-            shown = _apart(cosine, require.cosine, 4)
-            sentences_.append(f"the mean cosine is {shown}; {require.cosine:.15g} was required")
-    if require.drop is not None:
-        # The last that the original has a value of, too: the user's own where there is one.
-        judged = [quality for quality in measured["quality"] if quality.get("difference")]
-        sentences_ += _dropped(judged[-1], require.drop)
-    return sentences_
-
-
-def _dropped(quality: dict[str, Any], allowed: float) -> list[str]:
-    key = next(iter(quality["difference"]))
-    lost = -quality["difference"][key]
-    if key == "perplexity":
-        lost = -100 * lost / quality["original"][key]
-    if lost <= allowed:
-        return []
-    shown = _apart(lost, allowed, 2)
-    return [f"{quality['task']} lost {shown} of {key}; {allowed:.15g} were allowed"]
-
-
-def _apart(value: float, limit: float, digits: int) -> str:
-    """A number with `digits` decimals, or as many more as tell it from a limit that it missed."""
-    shown = (f"{value:.{count}f}" for count in range(digits, 16))
-    return next((text for text in shown if float(text) != limit), repr(value))

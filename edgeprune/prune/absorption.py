@@ -15,6 +15,7 @@ from edgeprune.models import Model
 from edgeprune.progress import track
 from edgeprune.prune.walk import Walk, input_groups
 from edgeprune.prune.wanda import wanda
+from edgeprune.restored import values_restored
 
 
 @torch.no_grad()
@@ -34,19 +35,13 @@ def amplification(model: Model, walk: Walk, counts: Mapping[str, int], pattern: 
     found = []
     for place, block in enumerate(track(blocks, "following errors", len(blocks))):
         spoiled = walk.fork()
-        weights = {
-            name: (model.linear(name).weight, model.linear(name).weight.clone())
-            for group in input_groups(block)
-            for name in group
-        }
-        for names in input_groups(block):
-            energy = spoiled.energy(block, names[0])
-            for name in names:
-                weight, _ = weights[name]
-                weight.copy_(wanda(weight, energy.diag(), pattern, counts[name]).weight)
-        spoiled.advance(block)
-        for weight, before in weights.values():
-            weight.copy_(before)
+        with values_restored(model.linear(name).weight for name in block.linears()):
+            for names in input_groups(block):
+                energy = spoiled.energy(block, names[0])
+                for name in names:
+                    weight = model.linear(name).weight
+                    weight.copy_(wanda(weight, energy.diag(), pattern, counts[name]).weight)
+            spoiled.advance(block)
         walk.advance(block)
         first = drift(spoiled, walk)
         for other in blocks[place + 1 :]:

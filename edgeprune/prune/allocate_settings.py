@@ -7,13 +7,13 @@ In a recipe `allocate: owl` means the allocator with its defaults, and
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from edgeprune.settings import Settings
 
 
-class Allocator(BaseModel):
+class Allocator(Settings):
     """What all allocators have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def together(self) -> int | None:

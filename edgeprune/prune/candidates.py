@@ -14,6 +14,7 @@ from torch import nn
 
 from edgeprune.models import Model
 from edgeprune.prune.search import Genome
+from edgeprune.restored import forwards_restored
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,7 @@ def _answering(modules: Sequence[nn.Module], answer: Any) -> Iterator[None]:
     def at_once(*_given: Any, **_named: Any) -> Any:
         return answer
 
-    own = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        module.forward = at_once
-    try:
+    with forwards_restored(modules):
+        for module in modules:
+            module.forward = at_once
         yield
-    finally:
-        for module, forward in zip(modules, own, strict=True):
-            del module.forward
-            if forward is not None:
-                module.forward = forward

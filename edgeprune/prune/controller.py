@@ -11,7 +11,7 @@ ours and what is older stands in schedule.py, saliency.py and newborn.py.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -94,28 +94,31 @@ class MomentumVariancePruner:
     # -- every step ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe(self) -> bool:
+    def observe(self, probed: Mapping[Tensor, Tensor] | None = None) -> bool:
         """Read the gradients of one step; call once they are whole, before clipping.
 
         With an AMP scaler, unscale first. Returns False when a gradient is not finite: signals
         and accumulators are then as before, and the caller should leave the optimizer's step
         out. Gradients of pruned weights are zero afterwards; those of gates are gone, as no
         optimizer clears them.
+
+        Args:
+            probed: a prunable's tensor -> a gradient beside the training's, to judge its units by.
+                It changes no gradient that the optimizer sees.
         """
-        norms = []
-        for layer in self._layers:
-            if layer.value.grad is None:
-                raise ValueError(f"{layer.name} has no gradient: it takes no part in the loss")
-            wide = torch.promote_types(layer.value.dtype, torch.float32)
-            norms.append(float(torch.linalg.vector_norm(layer.value.grad, dtype=wide)))
+        signals = [layer.signal((probed or {}).get(layer.value)) for layer in self._layers]
+        norms = [
+            float(torch.linalg.vector_norm(s, dtype=torch.promote_types(s.dtype, torch.float32)))
+            for s in signals
+        ]
         norm = math.hypot(*norms)
         finite = self.budget.observe(norm)
         if finite:
             self._finite_steps += 1
             factor = spike_factor(self.budget.trend.mean, norm)
-            for layer, own in zip(self._layers, norms, strict=True):
+            for layer, signal, own in zip(self._layers, signals, norms, strict=True):
                 layer.trend.observe(own / math.sqrt(layer.value.numel()))
-                layer.accumulate(factor)
+                layer.accumulate(signal, factor)
         for layer in self._layers:
             if layer.gates:
                 layer.value.grad = None

@@ -11,8 +11,7 @@ One backward pass a batch, no gradients of weights. Memory: for fisher as much a
 kfac squares of every linear's inputs and outputs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from edgeprune.progress import track
 from edgeprune.prune.obs import damped, inverse_factor
 from edgeprune.prune.walk import input_groups
 from edgeprune.recover.objective import tensors
+from edgeprune.restored import gradients_of_activations
 from edgeprune.text.batches import Batch
 
 Take = Callable[[str, Tensor, Tensor], None]
@@ -102,7 +102,7 @@ def kfac_costs(weight: Tensor, factors: Factors, damping: float) -> Tensor:
 def _backward(model: Model, batches: Sequence[Batch], seed: int, take: Take) -> None:
     generator = torch.Generator().manual_seed(seed)
     names = list(model.anatomy.block_linears())
-    with _frozen(model), torch.enable_grad():
+    with gradients_of_activations(model), torch.enable_grad():
         for batch in track(batches, "taking curvature", len(batches)):
             given = tensors(batch)
             mask = given["attention_mask"].unsqueeze(-1)
@@ -131,19 +131,3 @@ def _hook(name: str, mask: Tensor, take: Take) -> Callable[[Any, tuple[Tensor, .
         output.register_hook(backward)
 
     return forward
-
-
-@contextmanager
-def _frozen(model: Model) -> Iterator[None]:
-    """No weight asks for a gradient; what the embedding hands on does."""
-    asked = {p: p.requires_grad for p in model.module.parameters()}
-    word = model.module.get_submodule(model.anatomy.embeddings["word"])
-    handle = word.register_forward_hook(lambda _m, _a, out: out.requires_grad_())
-    try:
-        for parameter in asked:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        handle.remove()
-        for parameter, before in asked.items():
-            parameter.requires_grad_(before)

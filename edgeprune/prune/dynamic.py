@@ -1,13 +1,14 @@
 """Momentum-variance pruning while distilling from the original, as the prune stage.
 
 The saliencies read gradients, and a student that still equals its original has none from the
-distillation. Gates, which are not trained, therefore learn from a Fisher probe alone (see
+distillation. Gates, which are not trained, are therefore judged by a Fisher probe alone (see
 probe.py): what a unit does to the model's own output. The distillation's gradient would also count
-what it does to hidden states on the way. Pruned weights, which are trained, receive both.
+what it does to hidden states on the way. Weights are judged by the sum of both, and trained by the
+distillation's alone.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edgeprune.models import TRAINING_ATTENTION, Model, load_model, save_model
 from edgeprune.probe import fisher_probe
 from edgeprune.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.prune.train_settings import PruneStageSettings
-from edgeprune.recover.train import Probe, Watcher, distil
+from edgeprune.recover.train import Gradients, Probe, Watcher, distil
 from edgeprune.text.batches import Batch
 
 
@@ -58,13 +59,13 @@ def prune(
     held_out: Sequence[Batch],
     settings: PruneStageSettings,
     seed: int,
-    watch: Callable[[Sequence[Tensor]], Watcher] | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> tuple[list[MomentumVariancePruner], dict[str, Any]]:
     """Prune `student` in place while it is distilled from `original`.
 
     Args:
         seed: of the Fisher probe.
-        watch: makes, from the tensors that are pruned, what sees every step before the pruners.
+        watchers: what sees every step before the pruners.
 
     Returns:
         A pruner for each pool, finished, and the trajectory of the training loop.
@@ -82,8 +83,8 @@ def prune(
             held_out,
             settings.training(),
             "pruning",
-            watchers=[*([watch(pruned)] if watch else []), *pruners],
-            probe=_probe(student, settings, pruned, seed),
+            watchers=[*watchers, *pruners],
+            probe=make_probe(student, pruned, settings.probe, seed) if settings.probe else None,
             best_from=max(pruner.budget.steps[-1] for pruner in pruners),
         )
     for pruner in pruners:
@@ -115,17 +116,18 @@ def unit_norms(model: Model, gate: Gate) -> Tensor:
     return torch.zeros(int(gate.groups.max()) + 1).index_add(0, gate.groups, positions).sqrt()
 
 
-def _probe(
-    student: Model, settings: PruneStageSettings, pruned: Sequence[Tensor], seed: int
-) -> Probe | None:
-    if not settings.probe:
-        return None
+def make_probe(model: Model, pruned: Sequence[Tensor], strength: float, seed: int) -> Probe:
+    """Gradients of `strength` times the Fisher probe (probe.py) with respect to `pruned`.
+
+    Sequences' gradients are independent and of mean zero (a decoder's as far as it predicts its
+    text), so that their sum's size goes as the root of their number, by which it is divided.
+    """
     generator = torch.Generator().manual_seed(seed)
-    width = student.anatomy.hidden_size
-    # Pruned weights are trained as well: there the probe must be no louder than the distillation.
-    size = settings.probe if settings.gated else settings.probe / width**0.5
 
-    def loss(output: Any, batch: Batch) -> Tensor:
-        return size * fisher_probe(student, output, batch, generator) / len(batch.input_ids)
+    def probe(output: Any, batch: Batch) -> Gradients:
+        loss = fisher_probe(model, output, batch, generator)
+        scale = strength / len(batch.input_ids) ** 0.5
+        gradients = torch.autograd.grad(scale * loss, list(pruned))
+        return dict(zip(pruned, gradients, strict=True))
 
-    return Probe(loss, pruned, alone=settings.gated)
+    return probe

@@ -51,7 +51,7 @@ class Layer:
             settings.pattern, tuple(value.shape), self.name
         )
         self.units = self.pattern.units
-        by_share = most_removable(self.units, settings.max_layer_sparsity, settings.sparsity)
+        by_share = most_removable(self.units, settings.max_layer_sparsity, settings.share)
         # units that may go in all
         self.limit = max(0, min(by_share, self.units - 1, self.pattern.capacity))
         self.saliency = SALIENCIES[settings.saliency]
@@ -79,12 +79,20 @@ class Layer:
         """What saliency takes for w: the masked weight, or 1 and 0 for each unit's gate."""
         return self.kept.to(self.value.dtype) if self.gates else self.value.detach()
 
-    def accumulate(self, factor: float) -> None:
-        """Take the dense gradient, times the spike factor, into the accumulators."""
+    def signal(self, probed: Tensor | None) -> Tensor:
+        """The dense gradient by which units are judged: of weights what they are trained on and
+        the probe's together, of gates, which are not trained, the probe's alone."""
+        trained = self.value.grad
+        if probed is not None and (self.gates or trained is None):
+            return probed
+        if trained is None:
+            raise ValueError(f"{self.name} has no gradient: it takes no part in the loss")
+        return trained if probed is None else trained + probed
+
+    def accumulate(self, gradient: Tensor, factor: float) -> None:
+        """Take a dense gradient, times the spike factor, into the accumulators."""
         if not self.buffers and self.growth is None:
             return
-        gradient = self.value.grad
-        assert gradient is not None
         if self.gates:
             gradient = self.gates.unit_gradient(gradient)
         if factor < 1:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgeprune.anatomy import Block
 from edgeprune.models import Model
+from edgeprune.restored import forwards_restored
 
 
 class _Reached(Exception):
@@ -101,13 +102,10 @@ class Replay:
             down = self.linears[self.down]
             answers |= {linear: _zeros(linear.out_features) for linear in self.before_down}
             answers[down] = lambda _given: nn.Linear.forward(down, self._read[batch])
-        for module, answer in answers.items():
-            vars(module)["forward"] = answer
-        try:
+        with forwards_restored(answers):
+            for module, answer in answers.items():
+                module.forward = answer
             yield
-        finally:
-            for module in answers:
-                del vars(module)["forward"]
 
 
 def _zeros(width: int) -> Callable[[Tensor], Tensor]:

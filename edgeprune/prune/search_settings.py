@@ -2,9 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from edgeprune.prune.oneshot_settings import OneShotSettings, why_uniform
+from edgeprune.settings import Settings
 
 _PARTS = 16
 
@@ -14,10 +15,8 @@ def together(samples: int) -> int:
     return max(1, samples // _PARTS)
 
 
-class Evolution(BaseModel):
+class Evolution(Settings):
     """How a search spends its budget, whatever it searches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     strategy: Literal["evopress", "evop"] = Field(
         "evopress",

@@ -33,6 +33,7 @@ from edgeprune.prune.search_settings import Evolution, SearchSettings, together
 from edgeprune.prune.spaces import Drops, Levels
 from edgeprune.prune.walk import Walk, input_groups
 from edgeprune.recover.objective import tensors
+from edgeprune.restored import forwards_restored, values_restored
 from edgeprune.text.batches import Batch
 
 Database = dict[str, dict[int, Tensor]]
@@ -117,7 +118,6 @@ def search_levels(
             "raise it."
         )
     space = Levels([base[name] for name in names], sizes, step, settings.max_level)
-    before = {name: model.linear(name).weight.clone() for name in names}
     database = make_database(model, Walk(model, batches), space, names, settings)
     applied: dict[str, int] = {}
 
@@ -129,12 +129,11 @@ def search_levels(
 
     blocks = [block.index for block in model.anatomy.blocks for _ in block.linears()]
     candidates = Candidates(model, apply, blocks)
-    score = scorer(candidates, original, batches)
-    state = search(space, score, len(batches), settings.evolution(), seed, file, key)
-    winner = state.members[0][0]
-    seen = rescored(candidates, original, unseen, space.start(), winner)
-    for name, weight in before.items():
-        model.linear(name).weight.copy_(weight)
+    with values_restored(model.linear(name).weight for name in names):
+        score = scorer(candidates, original, batches)
+        state = search(space, score, len(batches), settings.evolution(), seed, file, key)
+        winner = state.members[0][0]
+        seen = rescored(candidates, original, unseen, space.start(), winner)
     chosen = winner if seen.gained else space.start()
     counts = dict(zip(names, space.counts(chosen), strict=True))
     return counts, {**report(state, seen), "levels": dict(zip(names, winner, strict=True))}
@@ -213,9 +212,11 @@ def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
     handle = modules[0].register_forward_hook(
         lambda _m, _a, out: kinds.append(isinstance(out, tuple))
     )
-    with torch.no_grad():
-        model.module(**tensors(batch))
-    handle.remove()
+    try:
+        with torch.no_grad():
+            model.module(**tensors(batch))
+    finally:
+        handle.remove()
     tupled = kinds[0]
 
     def hand_on(hidden: Tensor, *_others: Any, **_named: Any) -> Any:
@@ -228,10 +229,8 @@ def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
             else:
                 vars(module).pop("forward", None)
 
-    try:
+    with forwards_restored(modules):
         yield skip
-    finally:
-        skip((0,) * len(modules))
 
 
 def scorer(candidates: Candidates, original: Model, batches: Sequence[Batch]) -> Score:

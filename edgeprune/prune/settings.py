@@ -3,9 +3,10 @@
 import re
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgeprune.prune.schedule import MODES, BudgetRule
+from edgeprune.settings import Settings
 
 PATTERN_HELP = (
     "'weights', n:m such as '2:4', a block such as '4x1', '4x16' or '1x16', "
@@ -31,10 +32,8 @@ def parse_block(pattern: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-class PatternSettings(BaseModel):
+class PatternSettings(Settings):
     """What is removed as one unit, and how much: what all methods of pruning have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     named_patterns: ClassVar[tuple[str, ...]] = ("weights", COLUMNS)
     """The patterns that have a name, beside n:m and blocks."""

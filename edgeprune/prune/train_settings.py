@@ -21,8 +21,9 @@ class PruneStageSettings(PruneSettings, TrainSettings):
     probe: float = Field(
         1.0,
         ge=0,
-        description="Weight of the Fisher probe in what gates learn, without which a student that "
-        "equals its original has no gradient; 0 leaves it out.",
+        description="Weight of the Fisher probe in the gradients by which units are judged, "
+        "without which a student that equals its original has none; it trains no weight. 0 leaves "
+        "it out.",
     )
 
     def training(self) -> TrainSettings:

@@ -35,6 +35,7 @@ from edgeprune.errors import UserError
 from edgeprune.models import Model, attended
 from edgeprune.prune.replay import Replay
 from edgeprune.recover.objective import tensors
+from edgeprune.restored import forwards_restored
 from edgeprune.text.batches import Batch
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
@@ -224,14 +225,11 @@ def _embed(
             raise _Reached  # what follows, a decoder's logits, may be the largest tensor of all
         return (hidden,) if tupled else hidden
 
-    for block in blocks:
-        block.forward = functools.partial(note, block.forward)
-    try:
+    with forwards_restored(blocks):
+        for block in blocks:
+            block.forward = functools.partial(note, block.forward)
         with suppress(_Reached):
             module(**batch)
-    finally:
-        for block in blocks:
-            del block.forward
     return entered[0], arguments
 
 

@@ -33,6 +33,7 @@ def choose_formats(
     batches: Sequence[Mapping[str, Tensor]],
     settings: QuantizeSettings,
     target: Target,
+    seed: int,
 ) -> tuple[dict[str, Format], dict[str, dict[str, float]]]:
     """Which of a plan's INT8 linears become INT4, and what each was predicted to cost in each.
 
@@ -67,7 +68,7 @@ def choose_formats(
     least = taken + sum(map(min, sizes.values()))
     if least > budget.most:
         raise UserError(budget.refusal(least))
-    costs = COSTS[settings.sensitivity](model, values, batches)
+    costs = COSTS[settings.sensitivity](model, values, batches, seed)
     things = [
         [
             Option(size, costs[name][entry.format])

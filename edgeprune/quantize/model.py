@@ -118,6 +118,7 @@ def quantize_model(
     settings: QuantizeSettings,
     target: Target,
     masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
 ) -> Quantized:
     """Plan and compute a model's codes; the module is left with exactly the values of those.
 
@@ -125,6 +126,7 @@ def quantize_model(
         batches: calibration text as keyword arguments of the module (input_ids, attention_mask).
         target: the processor: it says how many bits an INT8 weight may take.
         masks: by linear, where a weight is kept; removed ones stay zero.
+        seed: of what sensitivities are estimated by.
 
     Raises:
         UserError: a weight is not finite, or a budget of mixed precision cannot be met.
@@ -144,7 +146,7 @@ def quantize_model(
     plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
     costs: dict[str, dict[str, float]] = {}
     if settings.weights == "mixed":
-        chosen, costs = choose_formats(model, plan, batches, settings, target)
+        chosen, costs = choose_formats(model, plan, batches, settings, target, seed)
         overrides = {**overrides, **chosen}
         plan = plan_formats(model.anatomy, settings, target.weight_bits, overrides, sparse)
     result = Quantized(plan, smoothed=smoothed, massive=massive, costs=costs)

@@ -8,8 +8,7 @@ random outputs: of a label drawn from the model's own distribution, or of the em
 random direction (2 * (1 - cosine) is a squared distance on the unit sphere).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn.functional import kl_div, log_softmax
 from edgeprune.models import Model
 from edgeprune.progress import track
 from edgeprune.recover.objective import embed
+from edgeprune.restored import gradients_restored, values_restored
 
 Inputs = Mapping[str, Tensor]
 Replacements = Mapping[str, Mapping[str, Tensor]]
@@ -26,15 +26,14 @@ Replacements = Mapping[str, Mapping[str, Tensor]]
 
 
 def fisher_diagonals(
-    model: Model, names: Sequence[str], batches: Sequence[Inputs], seed: int = 0
+    model: Model, names: Sequence[str], batches: Sequence[Inputs], seed: int
 ) -> dict[str, Tensor]:
     """The Gauss-Newton matrix's diagonal [out, in] of each linear, per text or per token."""
     weights = [model.linear(name).weight for name in names]
-    wanted = [weight.requires_grad for weight in weights]
     found = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
     generator = torch.Generator().manual_seed(seed)
     count = 0
-    with torch.enable_grad():
+    with gradients_restored(model), torch.enable_grad():
         for weight in weights:
             weight.requires_grad_(True)
         for batch in track(batches, "sensitivity", len(batches)):
@@ -43,17 +42,15 @@ def fisher_diagonals(
             for name, gradient in zip(names, torch.autograd.grad(score, weights), strict=True):
                 found[name] += gradient.square()
             count += len(outputs)
-    for weight, before in zip(weights, wanted, strict=True):
-        weight.requires_grad_(before)
     return {name: total / count for name, total in found.items()}
 
 
 @torch.no_grad()
 def fisher_costs(
-    model: Model, replacements: Replacements, batches: Sequence[Inputs]
+    model: Model, replacements: Replacements, batches: Sequence[Inputs], seed: int
 ) -> dict[str, dict[str, float]]:
     """The predicted cost of every replacement alone."""
-    diagonals = fisher_diagonals(model, list(replacements), batches)
+    diagonals = fisher_diagonals(model, list(replacements), batches, seed)
     return {
         name: {
             kind: 0.5 * float((diagonals[name] * (values - model.linear(name).weight) ** 2).sum())
@@ -65,9 +62,9 @@ def fisher_costs(
 
 @torch.no_grad()
 def measured_costs(
-    model: Model, replacements: Replacements, batches: Sequence[Inputs]
+    model: Model, replacements: Replacements, batches: Sequence[Inputs], seed: int
 ) -> dict[str, dict[str, float]]:
-    """The cost of every replacement alone, by running the model with it."""
+    """The cost of every replacement alone, by running the model with it; nothing is random."""
     totals = {name: dict.fromkeys(formats, 0.0) for name, formats in replacements.items()}
     count = 0
     distance = _distance(model)
@@ -75,8 +72,10 @@ def measured_costs(
         before = _outputs(model, batch)
         count += len(before)
         for name, formats in replacements.items():
+            weight = model.linear(name).weight
             for kind, values in formats.items():
-                with _replaced(model, name, values):
+                with values_restored([weight]):
+                    weight.copy_(values)
                     totals[name][kind] += float(distance(before, _outputs(model, batch)))
     return {
         name: {kind: total / count for kind, total in formats.items()}
@@ -85,15 +84,6 @@ def measured_costs(
 
 
 COSTS = {"fisher": fisher_costs, "measured": measured_costs}
-
-
-@contextmanager
-def _replaced(model: Model, name: str, values: Tensor) -> Iterator[None]:
-    weight = model.linear(name).weight
-    kept = weight.clone()
-    weight.copy_(values)
-    yield
-    weight.copy_(kept)
 
 
 def _outputs(model: Model, batch: Inputs) -> Tensor:

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from edgeprune.settings import Settings
 
 
-class QuantizeSettings(BaseModel):
+class QuantizeSettings(Settings):
     """How weights become integers, and how the activations that resist it are treated."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: Literal["int8", "int4", "int8-groups", "mixed", "none"] = Field(
         "int8",

@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from edgeprune.settings import Settings
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Settings):
     """Distillation from the original on the user's text.
 
     The learning rate rises over `warmup` of the steps and falls to zero along a half cosine.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(1000, ge=1, description="Optimizer steps.")
     learning_rate: float = Field(3e-4, gt=0, lt=1, description="AdamW's largest learning rate.")

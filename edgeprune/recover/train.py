@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,25 +16,19 @@ from edgeprune.recover.settings import TrainSettings
 from edgeprune.targets import processor
 from edgeprune.text.batches import Batch
 
+Gradients = Mapping[Tensor, Tensor]
+"""A tensor -> the gradient of something with respect to it."""
 
-@dataclass(frozen=True)
-class Probe:
-    """A further loss of (student's output, batch) whose gradient only `tensors` receive: it tells a
-    pruner what units do and moves no other weight.
-
-    alone: they receive nothing else, as gates do, which are not trained.
-    """
-
-    loss: Callable[[Any, Batch], Tensor]
-    tensors: Sequence[Tensor]
-    alone: bool
+Probe = Callable[[Any, Batch], Gradients]
+"""(student's output, batch) -> gradients that tell a pruner what units do. They move no weight."""
 
 
 class Watcher(Protocol):
     """What sees every step: a pruner, or masks that are held."""
 
-    def observe(self) -> bool:
-        """Called with whole gradients, before clipping; False leaves the optimizer's step out."""
+    def observe(self, probed: Gradients) -> bool:
+        """Called with whole gradients, before clipping, and beside them what the probe says; False
+        leaves the optimizer's step out."""
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called after the optimizer's step."""
@@ -47,7 +40,7 @@ class HeldMasks:
     def __init__(self, model: Model, masks: dict[str, Tensor]) -> None:
         self._held = [(model.linear(name).weight, mask.bool()) for name, mask in masks.items()]
 
-    def observe(self) -> bool:
+    def observe(self, probed: Gradients) -> bool:
         """Take the gradient of pruned weights away."""
         for weight, mask in self._held:
             if weight.grad is not None:
@@ -102,9 +95,8 @@ def distil(
         loss, output = _loss(student, original, batch, objective, settings)
         _check_finite(loss.item(), f"The loss of {what}", step, settings)
         loss.backward(retain_graph=probe is not None)
-        if probe is not None:
-            _add_gradients(probe, output, batch)
-        seen = [watcher.observe() for watcher in watchers]
+        probed = probe(output, batch) if probe is not None else {}
+        seen = [watcher.observe(probed) for watcher in watchers]
         if all(seen):
             nn.utils.clip_grad_norm_(weights, settings.clip_norm)
             optimizer.step()
@@ -181,15 +173,6 @@ def _loss(
             its = original.module(**inputs, **hidden)
         mine = student.module(**inputs, **hidden)
     return objective.loss(mine, its, batch, inputs["attention_mask"]), mine
-
-
-def _add_gradients(probe: Probe, output: Any, batch: Batch) -> None:
-    loss = probe.loss(output, batch)
-    for tensor, gradient in zip(
-        probe.tensors, torch.autograd.grad(loss, list(probe.tensors)), strict=True
-    ):
-        known = None if probe.alone else tensor.grad
-        tensor.grad = gradient if known is None else known + gradient
 
 
 def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:

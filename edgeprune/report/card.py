@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from edgeprune.bundle import Bundle
 from edgeprune.escape import markdown
-from edgeprune.report.figures import comparison, conditions
+from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.layout import environment
+from edgeprune.report.made import made
 from edgeprune.report.records import Record, data_name
-from edgeprune.report.story import not_measured, told
+from edgeprune.report.story import meaning, not_measured, requirements, told, verdict
 from edgeprune.runtime.chat import chat_template
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -27,22 +29,37 @@ def model_card(bundle: Bundle) -> str:
     """A built bundle's README.md."""
     manifest = bundle.manifest
     record = Record(str(manifest["recipe"]["name"]), manifest)
+    result, judged = made(record), requirements(record)
     base = _base_model(record.model)
     sentences = (bundle.folder / _MODULES).is_file()
     learned = manifest["text"]
     content = {
-        "front": _front(record, base, sentences),
-        "name": record.name,
+        "front": _front(record, result.name, base, sentences),
+        "title": result.title,
+        "name": result.name,
+        "recipe": record.name,
         "model": _public(record.model),
         "base_model": base,
         "version": manifest["edgeprune"],
         "runtime": manifest["minimum_onnxruntime"],
-        "description": " ".join(record.recipe["description"].split()),
+        "description": result.sentence,
+        "verdict": verdict(judged),
+        "required": [
+            [
+                *(
+                    markdown(str(cell))
+                    for cell in (each.of, each.asked, Cell(each.measured, each.interval))
+                ),
+                "met" if each.met else Markup("**missed**"),
+            ]
+            for each in judged
+        ],
         "rows": [
             [markdown(str(cell)) for cell in (row.what, row.original, row.result, row.change)]
             for row in comparison(record)
         ],
         "conditions": conditions(record),
+        "meaning": meaning(record),
         "stages": told(record),
         "text": f"{learned['documents']:,} texts of {_public(learned['source'])}",
         "target": manifest["target"]["name"],
@@ -60,7 +77,7 @@ def model_card(bundle: Bundle) -> str:
     return environment(markdown).get_template("card.md").render(content)
 
 
-def _front(record: Record, base: str | None, sentences: bool) -> str:
+def _front(record: Record, name: str, base: str | None, sentences: bool) -> str:
     """The card's metadata as YAML."""
     task = record.task
     if task == "feature-extraction" and sentences:
@@ -75,7 +92,7 @@ def _front(record: Record, base: str | None, sentences: bool) -> str:
         "library_name": "sentence-transformers" if sentences else "optimum",
         "pipeline_tag": task,
         "tags": _tags(record, stages),
-        "model-index": [{"name": record.name, "results": _results(record, task)}],
+        "model-index": [{"name": name, "results": _results(record, task)}],
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
 

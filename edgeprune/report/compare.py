@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import UserError
-from edgeprune.report.figures import WORK, Cell, cell, faster
+from edgeprune.report.figures import WORK, Cell, cell, changed, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
@@ -45,7 +45,7 @@ def _table(records: Sequence[Record]) -> Section:
     scores = [Quality.of(record.main_quality) for record in records]
     words = list(dict.fromkeys(score.words for score in scores))
     paired = any(score.difference for score in scores)
-    head += ["MB", "peak MB", listed(words), *(["change"] if paired else []), "minutes"]
+    head += ["MB", "peak MB", listed(words), *(["change"] if paired else []), "min"]
     rows: list[list[str | Cell]] = []
     for record, score in zip(records, scores, strict=True):
         known = [ratio(record.speed, work) for work in works]
@@ -54,7 +54,7 @@ def _table(records: Sequence[Record]) -> Section:
         rows.append(
             [
                 record.name,
-                *map(faster, known),
+                *map(times, known),
                 f"{mine['model_bytes'] / 1e6:.1f}",
                 f"{mine['peak_memory_bytes'] / 1e6:.0f}",
                 _quality(score, alone=len(words) == 1),
@@ -64,7 +64,7 @@ def _table(records: Sequence[Record]) -> Section:
         )
     text = (
         "Each build's speed is measured against its own original in its own run; intervals are of "
-        "95 %."
+        "95 %. MB are of graph and data, and of peak memory; min: what the build took, in minutes."
     )
     return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
 
@@ -77,7 +77,7 @@ def _quality(quality: Quality, alone: bool) -> Cell:
 
 def _change(quality: Quality) -> Cell:
     """The paired difference to the original, where the measure is a model's own."""
-    return cell(quality.difference, "+") if quality.difference else Cell("–")
+    return changed(quality.key, quality.difference) if quality.difference else Cell("–")
 
 
 def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:

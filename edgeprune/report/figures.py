@@ -1,20 +1,33 @@
 """What a build's numbers say, as rows of text for the terminal, the page and the card alike."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from edgeprune.evaluate.result import LOWER_IS_BETTER
 from edgeprune.report.records import Known, Record, data_name, ratio
-from edgeprune.report.words import known, listed, many, number, size
+from edgeprune.report.words import (
+    MEDIANS_APART,
+    known,
+    listed,
+    many,
+    medians_contradict,
+    number,
+    size,
+)
 
 WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
+_SAME_SIZE = 1.01
+Tone = Literal["", "better", "worse"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, and its 95 % interval where it has one."""
+    """A figure, its 95 % interval where it has one, and whether it is a gain or a loss, where that
+    is clear."""
 
     text: str = ""
     interval: str = ""
+    tone: Tone = ""
 
     def __str__(self) -> str:
         return f"{self.text} ({self.interval})" if self.interval else self.text
@@ -68,6 +81,15 @@ def conditions(record: Record) -> str:
     late = [
         WORK.get(work, work) for work, found in speed["measures"].items() if not found["settled"]
     ]
+    apart = [
+        f"{WORK.get(work, work)} {_quotient(found):.2f}x"
+        for work, found in speed["measures"].items()
+        if medians_contradict(
+            _quotient(found), *(found["ratio"][end] for end in ("low", "value", "high"))
+        )
+    ]
+    if apart:
+        text += f" The medians' own quotient is another ({listed(apart)}): {MEDIANS_APART}."
     if late:
         text += (
             f" Of {listed(late)} the time limit came before the interval was narrower than "
@@ -76,14 +98,57 @@ def conditions(record: Record) -> str:
     return text
 
 
+def _quotient(found: dict[str, Any]) -> float:
+    return found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
+
+
 def cell(found: Known, sign: str = "") -> Cell:
     """A value of quality."""
     return Cell(*known(found.value, found.low, found.high, sign))
 
 
+def times(found: Known) -> Cell:
+    """A ratio of speeds, under a head that says what it is."""
+    return Cell(f"{found.value:.2f}x", _range(found.low, found.high, ".2f"), speed_tone(found))
+
+
 def faster(found: Known) -> Cell:
-    """A ratio of speeds."""
-    return Cell(f"{found.value:.2f}x", _range(found.low, found.high, ".2f"))
+    """A ratio of speeds in words: how many times faster, or how many times slower."""
+    tone = speed_tone(found)
+    if tone == "worse":
+        slower = Known(1 / found.value, 1 / found.high, 1 / found.low)
+        return Cell(f"{slower.value:.2f}x slower", times(slower).interval, tone)
+    word = " faster" if tone == "better" else ", not clearly faster or slower"
+    return Cell(f"{found.value:.2f}x{word}", times(found).interval, tone)
+
+
+def speed_tone(found: Known) -> Tone:
+    """Whether the whole interval of a ratio of speeds is faster, or slower, as it is shown."""
+    low, high = round(found.low, 2), round(found.high, 2)
+    return "better" if low > 1 else "worse" if high < 1 else ""
+
+
+def smaller(its: float, mine: float) -> Cell:
+    """How many times smaller, or larger, bytes became."""
+    factor = max(its, mine) / min(its, mine)
+    if factor < _SAME_SIZE:
+        return Cell("as large")
+    shown = f"{factor:.1f}" if factor >= 1.05 else f"{factor:.2f}"
+    return (
+        Cell(f"{shown}x smaller", tone="better")
+        if mine < its
+        else Cell(f"{shown}x larger", tone="worse")
+    )
+
+
+def changed(key: str, found: Known) -> Cell:
+    """The difference of a quality to the original's, in words where its whole interval is on one
+    side of zero."""
+    shown = cell(found, "+")
+    if found.low <= 0 <= found.high:
+        return shown
+    tone: Tone = "better" if (found.value > 0) != (key in LOWER_IS_BETTER) else "worse"
+    return Cell(f"{shown.text}, {tone}", shown.interval, tone)
 
 
 def _median(side: dict[str, Any]) -> Cell:
@@ -95,7 +160,7 @@ def _median(side: dict[str, Any]) -> Cell:
 
 
 def _smaller(what: str, its: float, mine: float) -> Row:
-    return Row(what, Cell(size(its)), Cell(size(mine)), Cell(f"{its / mine:.1f}x smaller"))
+    return Row(what, Cell(size(its)), Cell(size(mine)), smaller(its, mine))
 
 
 def _quality_rows(quality: dict[str, Any]) -> list[Row]:
@@ -106,7 +171,7 @@ def _quality_rows(quality: dict[str, Any]) -> list[Row]:
         own = cell(Known.of(value, quality.get("interval", {}).get(key)))
         if "original" in quality:
             change = quality.get("difference_interval", {}).get(key)
-            difference = cell(Known.of(value - quality["original"][key], change), "+")
+            difference = changed(key, Known.of(value - quality["original"][key], change))
             before = Cell(number(quality["original"][key]))
             rows.append(Row(name, before, Cell(number(value)), difference))
         else:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgeprune.escape import markdown_code, printable, python_string
+from edgeprune.report.names import breakable
 
 
 def environment(escape: Callable[[str], str] = printable) -> Environment:
@@ -24,5 +25,5 @@ def environment(escape: Callable[[str], str] = printable) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"code": markdown_code, "python": python_string}
+    found.filters |= {"breakable": breakable, "code": markdown_code, "python": python_string}
     return found

@@ -4,60 +4,95 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from edgeprune.prune.advice import advice
 from edgeprune.recipe import DEFAULT, explain, read_recipe, shipped
+from edgeprune.report.builds import read
+from edgeprune.report.names import Name
+
+_HINTS = {
+    "list": "One recipe: edgeprune recipes NAME. When to take which method: --all.",
+    "one": "Every setting with its default: --all. Any of them: edgeprune build {name} --set "
+    "STAGE.KEY=VALUE.",
+}
 
 
-def all_of_them() -> dict[str, Any]:
-    """The recipes that ship, by name, and when to take which method in one."""
-    return {
+def all_of_them(every: bool = False) -> dict[str, Any]:
+    """The recipes that ship, by name: what each is for, and what it took and reached where it was
+    measured.
+
+    Args:
+        every: also when to take which method in one.
+    """
+    known = read()
+    result: dict[str, Any] = {
         "default": DEFAULT,
-        "recipes": {name: read_recipe(name).description.strip() for name in shipped()},
-        "methods": advice(),
+        "recipes": {
+            name: {
+                "description": " ".join(read_recipe(name).description.split()),
+                "measured": _measured(known[name]) if name in known else "",
+            }
+            for name in shipped()
+        },
     }
+    return result | ({"methods": advice()} if every else {})
 
 
-def one(name: str) -> dict[str, Any]:
-    """One recipe with every setting, its value, default and meaning."""
+def one(name: str, every: bool = False) -> dict[str, Any]:
+    """One recipe: its file, and the settings in it with their meanings.
+
+    Args:
+        every: of all settings, those that have their defaults, too.
+    """
     recipe = read_recipe(name)
     settings = [
         {"setting": key, "value": value, "default": default, "meaning": meaning}
         for key, value, default, meaning in explain(recipe)
+        if every or value != default
     ]
-    return {"name": recipe.name, "description": recipe.description.strip(), "settings": settings}
+    file = shipped().get(recipe.name)
+    return {
+        "name": recipe.name,
+        "description": " ".join(recipe.description.split()),
+        "yaml": file.read_text(encoding="utf-8") if file else recipe.to_yaml(),
+        "settings": settings,
+        "every": every,
+    }
 
 
 def table(result: dict[str, Any]) -> RenderableType:
-    """Either answer as a table."""
+    """Either answer for a terminal."""
     if "recipes" in result:
         shown = Table("recipe", "what it does", box=None, padding=(0, 2, 1, 0))
-        for name, description in result["recipes"].items():
-            mark = " (default)" if name == result["default"] else ""
-            shown.add_row(f"{name}{mark}", description)
-        return Group(shown, _methods(result["methods"]))
-    shown = Table(
-        "setting",
-        "value",
-        "default",
-        "meaning",
-        title=result["description"],
-        box=None,
-        padding=(0, 2, 0, 0),
-        title_justify="left",
-    )
+        for name, told in result["recipes"].items():
+            mark = "\n(default)" if name == result["default"] else ""
+            lines = [told["description"], told["measured"]]
+            shown.add_row(f"{name}{mark}", "\n".join(filter(None, lines)))
+        if "methods" in result:
+            return Group(shown, _methods(result["methods"]))
+        return Group(shown, Text(_HINTS["list"]))
+    # A copy of it, however long its lines.
+    yaml = Text(result["yaml"].rstrip() + "\n", no_wrap=True, overflow="ignore")
+    if not result["every"]:
+        hint = Text(_HINTS["one"].format(name=result["name"]))
+        return Group(yaml, _settings(result["settings"]), Text(), hint)
+    return Group(yaml, _settings(result["settings"]))
+
+
+def _measured(known: Any) -> str:
+    return f"Measured with {known.where}: {known.reached}; {known.took}."
+
+
+def _settings(rows: list[dict[str, str]]) -> Table:
+    shown = Table("setting", "value", "meaning", box=None, padding=(0, 2, 0, 0))
     for column in shown.columns:
         column.overflow = "fold"  # nothing of a setting is left out, however narrow the terminal
-    for row in result["settings"]:
+    for row in rows:
         changed = row["value"] != row["default"]
+        meaning = row["meaning"] + (f"  [default: {row['default']}]" if changed else "")
         style = "bold" if changed else None
-        shown.add_row(
-            row["setting"],
-            row["value"],
-            row["default"] if changed else "",
-            row["meaning"],
-            style=style,
-        )
+        shown.add_row(Name(row["setting"]), row["value"], meaning, style=style)
     return shown
 
 

@@ -190,6 +190,18 @@ class _StageMeasured(_Read):
     quality: Annotated[list[Evaluation], Field(min_length=1)]
 
 
+class _Overlap(_Read):
+    overlap_at_10: float
+    recall_at_10: float
+
+
+class _Neighbours(_Read):
+    """Of an encoder's held-out texts; nothing where they were too few."""
+
+    data: str = ""
+    values: _Overlap | None = None
+
+
 class _Sparse(_Read):
     instruction_set: str | None = None
 
@@ -207,6 +219,7 @@ class Measured(_Stage):
 
     speed: _WholeSpeed
     quality: Annotated[list[Evaluation], Field(min_length=1)]
+    neighbours: _Neighbours | None = None
     curve: list[_Point] = MISSING
     stages: list[_StageMeasured] = MISSING
     sparse: _Sparse = MISSING

@@ -1,13 +1,16 @@
 """A build in words: what it reached, what each stage did, and what nobody measured."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.report.figures import WORK, cell, faster
+from edgeprune.measure.requirements import Judged, judge
+from edgeprune.measure.settings import Requirements
+from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
-from edgeprune.report.records import Quality, Record, ratio
+from edgeprune.report.records import Quality, Record, data_name, ratio
 from edgeprune.report.words import listed, many, number, size
 
 
@@ -18,6 +21,9 @@ class Tile:
     figure: str
     what: str
     details: Sequence[str]
+    word: str = ""
+    """What the figure says, behind it: faster, slower, worse."""
+    tone: Tone = ""
 
 
 def tiles(record: Record) -> list[Tile]:
@@ -25,25 +31,72 @@ def tiles(record: Record) -> list[Tile]:
     speed = record.speed
     shown = []
     for work in record.works:
-        times, known = speed["measures"][work], ratio(speed, work)
+        times, found = speed["measures"][work], faster(ratio(speed, work))
         its, mine = (times[side]["median_ms"] for side in ("baseline", "candidate"))
         what = {"encoder": "Speed", "prompt": "Speed, prompt", "decode": "Speed, decoding"}[work]
-        change = f"{its:.2f} to {mine:.2f} ms"
-        ends = faster(known).interval
-        shown.append(Tile(f"{known.value:.2f}x", what, [f"95 %: {ends}", change]))
+        figure, word = re.split(", | ", found.text, maxsplit=1)
+        details = [f"95 %: {found.interval}", f"{its:.2f} to {mine:.2f} ms"]
+        shown.append(Tile(figure, what, details, word, found.tone))
     for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
         its, mine = (speed[side][key] for side in ("baseline", "candidate"))
-        shown.append(Tile(size(mine), what, [f"from {size(its)}", f"{its / mine:.1f}x smaller"]))
+        change = smaller(its, mine)
+        shown.append(Tile(size(mine), what, [f"from {size(its)}", change.text], tone=change.tone))
     quality = Quality.of(record.main_quality)
     main, details = cell(quality.value), ["to the original"]
     if quality.difference and quality.original:
-        main = cell(quality.difference, "+")
+        main = changed(quality.key, quality.difference)
         details = [f"{number(quality.original.value)} to {number(quality.value.value)}"]
     elif quality.original:
         details = [f"the original's is {number(quality.original.value)}"]
     if main.interval:
         details.insert(0, f"95 %: {main.interval}")
-    return [*shown, Tile(main.text, quality.words.capitalize(), details)]
+    figure, _, word = main.text.partition(", ")
+    return [*shown, Tile(figure, quality.words.capitalize(), details, word, main.tone)]
+
+
+def requirements(record: Record) -> list[Judged]:
+    """What the recipe required, met or missed."""
+    asked = Requirements.model_validate(record.recipe.get("require") or {})
+    return judge(record.measured, asked)
+
+
+def verdict(judged: Sequence[Judged]) -> str:
+    """Whether a build is what was required, in a sentence; nothing where nothing was required."""
+    if not judged:
+        return ""
+    missed = [each for each in judged if not each.met]
+    if not missed:
+        return f"Every requirement is met: {listed([each.of for each in judged])}."
+    return (
+        f"{many(len(missed), 'requirement')} of {len(judged)} missed: "
+        f"{'; '.join(each.sentence for each in missed)}."
+    )
+
+
+def meaning(record: Record) -> list[str]:
+    """What a closeness to the original's embeddings is, and is not; sentences."""
+    found = {quality["task"]: quality for quality in record.quality}
+    if "cosine" not in found:
+        return []
+    cosine = found["cosine"]
+    count = cosine["conditions"].get("texts")
+    of = f"{count:,} texts of {data_name(cosine['data'])}" if count else data_name(cosine["data"])
+    lines = [
+        f"Mean cosine: between the two models' embeddings of one text, over {of}; 1 is the same "
+        "direction. Of the order of neighbours, which a search returns, it says nothing by itself."
+    ]
+    if near := found.get("retrieval") or record.measured.get("neighbours"):
+        lines.append(
+            f"It was measured on {data_name(near['data'])}: of a text's ten nearest by the "
+            f"original, {near['values']['overlap_at_10'] / 10:.1f} at the mean are among the "
+            f"result's ten nearest; of {near['values']['recall_at_10']:.1f} % of the texts, the "
+            "very nearest is among them."
+        )
+    else:
+        lines.append(
+            "It was not measured here: `edgeprune evaluate --task retrieval` does, on your texts."
+        )
+    return lines
 
 
 # What each stage did, in a sentence ---------------------------------------------------------------
@@ -111,6 +164,7 @@ def _rewrite(did: dict[str, Any]) -> list[str]:
 
 def _measure(did: dict[str, Any]) -> list[str]:
     quality = [found["task"] for found in did["quality"]]
+    quality += ["neighbours"] if did.get("neighbours") else []
     return [
         listed([*(WORK[work] for work in did["speed"]["measures"]), "memory", "bytes", *quality])
     ]

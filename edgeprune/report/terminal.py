@@ -1,41 +1,98 @@
 """What `edgeprune build` prints: the preview of a dry run, and the result beside the original."""
 
-from rich.syntax import Syntax
+from pathlib import Path
+
 from rich.table import Table
+from rich.text import Text
 
 from edgeprune.build import Build
 from edgeprune.console import Terminal
-from edgeprune.pipeline import Outcome
-from edgeprune.preview import preview
-from edgeprune.report.figures import comparison, conditions
+from edgeprune.pipeline import MARK, Outcome
+from edgeprune.preview import expected, preview
+from edgeprune.report.figures import Cell, comparison, conditions
+from edgeprune.report.made import made
 from edgeprune.report.records import open_record
+from edgeprune.report.story import meaning, requirements, verdict
+from edgeprune.report.words import size
 
 _console = Terminal()
+_WIDE = 100
+"""Columns from which on intervals stand beside their figures."""
+_WORSE = "red"
+"""One colour, that light and dark terminals both show; the words say the same without it."""
 
 
-def show_preview(build: Build) -> None:
-    """The resolved recipe, then what each stage would do to this model."""
-    recipe = build.recipe.to_yaml()
-    highlighted = Syntax(recipe, "yaml", background_color="default").highlight(recipe)
-    _console.print(highlighted, soft_wrap=True)  # a copy of it, however long its lines
+def show_preview(build: Build, every: bool = False) -> None:
+    """What would come of it, then what each stage would do to this model; every setting after."""
+    given = build.recipe, build.checkpoint, build.corpus
+    would = expected(build.recipe, build.checkpoint)
+    _console.print(would.made.title, style="bold", soft_wrap=True)
+    _console.print(would.made.sentence)
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for what, line in would.facts:
+        facts.add_row(what, line)
+    _console.print(facts)
+    _console.print()
     table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
-    for stage, line in preview(build.recipe, build.checkpoint, build.corpus):
-        table.add_row(stage, line)
+    before = None
+    for stage, line in preview(*given):
+        table.add_row("" if stage == before else stage, line)
+        before = stage
     _console.print(table)
+    _console.print()
+    if every:
+        # A copy of it, however long its lines.
+        _console.print(build.recipe.to_yaml(), soft_wrap=True)
+    else:
+        _console.print("Every setting: the same command with --all.")
     _console.print(f"Nothing was touched; the output would be {build.output}.", soft_wrap=True)
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """The table of original against result, and where everything is."""
-    record = open_record(outcome.report.parent)
+    """What was made and whether it is what was required; original against result; what is where."""
+    folder = outcome.report.parent
+    record = open_record(folder)
+    result, judged = made(record), requirements(record)
+    _console.print(result.title, style="bold", soft_wrap=True)
+    _console.print(result.sentence)
+    if judged:
+        missed = not all(each.met for each in judged)
+        _console.print(verdict(judged), style=f"bold {_WORSE}" if missed else "bold")
+        required = Table("required", "asked", "measured", "", box=None, padding=(0, 2, 0, 0))
+        for each in judged:
+            met = Cell("met") if each.met else Cell("missed", tone="worse")
+            known = Cell(each.measured, each.interval)
+            required.add_row(each.of, each.asked, _shown(known), _shown(met))
+        _console.print(required)
+    _console.print()
     table = Table("measured", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for row in comparison(record):
-        result = row.result.text if row.change.text else str(row.result)
-        table.add_row(row.what, row.original.text, result, str(row.change))
+        its = Cell(row.result.text) if row.change.text else row.result
+        table.add_row(row.what, row.original.text, _shown(its), _shown(row.change))
     _console.print(table)
-    _console.print(conditions(record), style="dim")
-    _console.print(f"bundle    {outcome.bundle}", soft_wrap=True)
-    _console.print(f"original  {outcome.original}", soft_wrap=True)
-    _console.print(f"report    {outcome.report}", soft_wrap=True)
+    for line in (conditions(record), " ".join(meaning(record))):
+        if line:
+            _console.print(line, style="dim")
+    stages = folder / MARK
+    for what, place in (
+        ("bundle", str(outcome.bundle)),
+        ("original", str(outcome.original)),
+        ("report", str(outcome.report)),
+        (
+            MARK,
+            f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will",
+        ),
+    ):
+        _console.print(f"{what:<9} {place}", soft_wrap=True)
+
+
+def _shown(cell: Cell) -> Text:
+    """A figure, with its interval beside it, or below where the terminal is narrow."""
+    text = str(cell) if _console.width >= _WIDE else f"{cell.text}\n{cell.interval}".rstrip()
+    return Text(text, style=_WORSE if cell.tone == "worse" else "")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,8 +1,20 @@
 """Numbers as words: sizes, counts, and significant digits."""
 
 import math
+from collections.abc import Sequence
 
+MEDIANS_APART = (
+    "medians are over all turns, and the ratio over pairs of neighbouring ones, which a changing "
+    "machine moves less"
+)
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def medians_contradict(quotient: float, low: float, value: float, high: float) -> bool:
+    """Whether a quotient of medians seems to contradict a paired ratio: it lies outside the ratio's
+    interval, or says faster where that says slower."""
+    opposite = round(quotient - 1, 3) * round(value - 1, 3) < 0
+    return opposite or not low <= quotient <= high
 
 
 def size(count: float) -> str:
@@ -42,6 +54,6 @@ def _order(size: float) -> int:
     return math.floor(math.log10(size))
 
 
-def listed(parts: list[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
     """One, two and three."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

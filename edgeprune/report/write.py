@@ -11,11 +11,12 @@ from edgeprune.report import compare
 from edgeprune.report.canvas import check_drawable
 from edgeprune.report.files import replace_file
 from edgeprune.report.layout import environment
+from edgeprune.report.made import made
 from edgeprune.report.others import Other, joined, read_others
 from edgeprune.report.records import REPORT, Record, open_record
 from edgeprune.report.sections.build import sections
 from edgeprune.report.sections.part import Section
-from edgeprune.report.story import Tile, tiles
+from edgeprune.report.story import Tile, requirements, tiles, verdict
 from edgeprune.report.words import listed
 
 PAGE = "report.html"
@@ -30,6 +31,9 @@ class Page:
     lead: Sequence[str]
     sections: Sequence[Section]
     tiles: Sequence[Tile] = ()
+    verdict: str = ""
+    """Whether it is what was required of it."""
+    missed: bool = False
     footer: str = "Written by edgeprune. This page holds everything that it shows."
 
 
@@ -47,19 +51,21 @@ def build_page(record: Record, others: Sequence[Other] = ()) -> Page:
     Args:
         others: what else was measured, to stand beside it.
     """
-    text = record.content.get("text", {})
-    lead = [f"{record.model}, {record.task}"]
+    text, recipe = record.content.get("text", {}), record.recipe.get("name")
+    result, judged = made(record), requirements(record)
+    lead = [result.sentence, f"Original: {record.model}, {record.task}"]
     if text:
-        lead.append(f"With {text['documents']:,} texts of {text['source']}")
-    if described := " ".join(record.recipe.get("description", "").split()):
-        lead.append(described)
-    name = record.recipe.get("name", record.name)
+        lead.append(f"Text: {text['documents']:,} texts of {text['source']}")
+    if recipe:
+        lead.append(f"Recipe: {recipe}")
     return Page(
-        title=f"{name}: {record.model}",
-        heading=name,
+        title=result.title,
+        heading=result.title,
         lead=lead,
         tiles=tiles(record),
         sections=sections(record, others),
+        verdict=verdict(judged),
+        missed=not all(each.met for each in judged),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
-from edgeprune.progress import say
+from edgeprune.progress import say_once
 from edgeprune.runtime.batches import run_batches
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
@@ -25,7 +25,7 @@ class Embedder:
         self._output, self._pooled = self._choose_output()
         self._pooling = bundle.pooling
         if self._pooling is None and not self._pooled:
-            say(f"{bundle.folder} does not say how to pool its tokens: taking their mean.")
+            say_once("The model does not say how to pool its tokens: taking their mean.")
             self._pooling = "mean"
 
     def embed(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:

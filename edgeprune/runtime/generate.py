@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
@@ -15,15 +15,14 @@ from edgeprune.runtime.classify import softmax
 from edgeprune.runtime.finite import finite_logits
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.settings import Settings
 
 # What a byte-level tokenizer decodes half a character to.
 _INCOMPLETE = "\ufffd"
 
 
-class Sampling(BaseModel):
+class Sampling(Settings):
     """How the next token is chosen, and when to stop."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_tokens: int = Field(default=256, ge=1, description="most tokens to generate")
     temperature: float = Field(

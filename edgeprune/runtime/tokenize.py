@@ -50,8 +50,11 @@ class Tokenizer:
             self.rust.no_truncation()
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if cut:
-            whose = "The text is" if len(texts) == 1 else f"{cut} of {len(texts)} texts are"
-            say(f"Warning: {whose} longer than the model's {self.max_length} tokens and was cut.")
+            whose, cut_off = "The text is", "was cut"
+            if len(texts) > 1:
+                whose = f"{cut} of {len(texts)} texts {'is' if cut == 1 else 'are'}"
+                cut_off = "was cut" if cut == 1 else "were cut"
+            say(f"Warning: {whose} longer than the model's {self.max_length} tokens and {cut_off}.")
         return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     def whole(self, texts: Sequence[Text]) -> list[Tokens]:

@@ -2,15 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from edgeprune.runtime.batches import CALL_TOKENS
+from edgeprune.settings import Settings
 
 
-class ServiceSettings(BaseModel):
+class ServiceSettings(Settings):
     """Each limit is there so that no client, and no crowd of them, takes the device's memory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(
         default="127.0.0.1", description="address to listen on; 0.0.0.0 for the whole network"

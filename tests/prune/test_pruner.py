@@ -591,6 +591,62 @@ def test_gates_share_one_scale_unless_told_otherwise():
     assert 8 <= kept["layer"]["weak"] <= 16
 
 
+def signals(pruner: MomentumVariancePruner) -> dict[str, Tensor | float]:
+    """All that a pruner has drawn from gradients."""
+    tensors = {k: v for k, v in pruner.state_dict()["tensors"].items() if "buffer" in k}
+    return {**tensors, "norm": pruner.budget.trend.mean}
+
+
+def test_weights_are_judged_by_a_probe_and_trained_without_it():
+    """As though the probe were part of the gradient; which the optimizer sees only masked."""
+    torch.manual_seed(0)
+    weight, trained, probed = (torch.randn(6, 5) for _ in range(3))
+    heard, added = nn.Parameter(weight.clone()), nn.Parameter(weight.clone())
+    settings = PruneSettings(pattern="weights", updates=1, start=0.1, end=0.2)
+    pruners = [MomentumVariancePruner([Prunable("w", w)], settings, 10) for w in (heard, added)]
+    for _ in range(4):  # from the second step on, weights are pruned
+        heard.grad, added.grad = trained.clone(), trained + probed
+        pruners[0].observe({heard: probed})
+        pruners[1].observe()
+        assert torch.equal(heard.grad, trained * pruners[0].masks["w"])
+        for pruner in pruners:
+            pruner.after_step()
+    assert pruners[0].removed == 15
+    torch.testing.assert_close(signals(pruners[0]), signals(pruners[1]), rtol=0, atol=0)
+
+
+def test_gates_are_judged_by_a_probe_alone():
+    torch.manual_seed(0)
+    trained, probed = torch.randn(8), torch.randn(8)
+    settings = PruneSettings(pattern="channels")
+    gates = [nn.Parameter(torch.ones(8)) for _ in range(2)]
+    heard, alone = (MomentumVariancePruner([Prunable("g", gate)], settings, 10) for gate in gates)
+    gates[0].grad, gates[1].grad = trained, probed.clone()
+    heard.observe({gates[0]: probed})
+    alone.observe()
+    torch.testing.assert_close(signals(heard), signals(alone), rtol=0, atol=0)
+    assert all(gate.grad is None for gate in gates)
+
+
+@pytest.mark.parametrize(("sparsity", "head_sparsity"), [(0.5, 0.9), (0.9, 0.5)])
+def test_a_layer_may_lose_what_is_asked_of_its_own_kind(sparsity, head_sparsity):
+    """Of 12 heads max_layer_sparsity lets 10 go, or as many as the share of heads asks: 11."""
+    settings = PruneSettings(
+        sparsity=sparsity, head_sparsity=head_sparsity, max_layer_sparsity=0.9, saliency="fisher"
+    )
+    _, heads = settings.pools()
+    torch.manual_seed(0)
+    gates = [nn.Parameter(torch.ones(12)) for _ in range(3)]
+    names = ("weak", "mid", "strong")
+    prunables = [Prunable(n, gate) for n, gate in zip(names, gates, strict=True)]
+    pruner = MomentumVariancePruner(prunables, heads, 30)
+    feed(pruner, gates, [[torch.randn(12) * 10.0**size for size in (-9, 0, 9)] for _ in range(30)])
+    pruner.finish()
+    assert pruner.removed == round(head_sparsity * 36)
+    weakest = 12 - pruner.trajectory[-1]["kept"]["weak"]
+    assert weakest == {0.9: 11, 0.5: 10}[head_sparsity]
+
+
 def test_misuse_is_refused():
     gate, weight = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4, 4))
     with pytest.raises(ValueError, match=r"settings\.pools"):

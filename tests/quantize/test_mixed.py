@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ from hypothesis import strategies as st
 from tiny_models import make_batch, make_model
 
 from edgeprune.errors import UserError
+from edgeprune.models import save_model
 from edgeprune.quantize.knapsack import Option, choose
 from edgeprune.quantize.model import quantize_model
 from edgeprune.quantize.sensitivity import fisher_costs, fisher_diagonals, measured_costs
 from edgeprune.quantize.settings import QuantizeSettings
+from edgeprune.recipe import Recipe
 from edgeprune.recover.objective import embed
+from edgeprune.stages import quantize
 from edgeprune.targets import TARGETS, find, format_times
 from edgeprune.targets.format_times import FOLDER, FormatTimes, Point, from_json
+from edgeprune.text.batches import Batch
 
 torch.set_num_threads(1)
 VNNI = find("x86-avx512-vnni")
@@ -69,7 +74,7 @@ def test_diagonals_are_the_mean_of_squared_jacobians(tmp_path):
     batch = {name: value[:1] for name, value in make_batch().items()}
     block = model.anatomy.blocks[0]
     names = [block.attention.value, block.feed_forward.down]
-    found = fisher_diagonals(model, names, [batch] * 200)
+    found = fisher_diagonals(model, names, [batch] * 200, seed=0)
     output = embed(model.module(**batch), batch["attention_mask"], model.pooling)[0]
     for name in names:
         weight = model.linear(name).weight
@@ -95,8 +100,8 @@ def test_predicted_costs_are_those_of_small_independent_errors(family, tmp_path)
             "near": weight + 0.01 * weight.std() * torch.randn_like(weight),
         }
     before = {name: parameter.clone() for name, parameter in model.module.named_parameters()}
-    measured = measured_costs(model, replacements, batches)
-    predicted = fisher_costs(model, replacements, batches)
+    measured = measured_costs(model, replacements, batches, seed=0)
+    predicted = fisher_costs(model, replacements, batches, seed=0)
     after = dict(model.module.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items())
     for costs in (measured, predicted):
@@ -125,6 +130,27 @@ def test_bits_go_where_they_matter_within_the_budget(sensitivity, tmp_path):
             wide, narrow = (one, other) if one.format == "int8" else (other, one)
             gains = [costs[e.name]["int4"] - costs[e.name]["int8"] for e in (wide, narrow)]
             assert gains[0] >= gains[1]
+
+
+def test_the_recipes_seed_draws_the_predicted_costs(tmp_path):
+    """The stage, with all else the same."""
+    save_model(make_model("bert", tmp_path / "new", unequal=False), tmp_path / "in")
+    given = make_batch(8, 20)
+    batches = [Batch(given["input_ids"].numpy(), given["attention_mask"].numpy())]
+    options = QuantizeSettings(weights="mixed", average_bits=7.4, group=32)
+    costs = [
+        quantize(
+            SimpleNamespace(  # type: ignore[arg-type]
+                seed=seed, recipe=Recipe(target="x86-avx512-vnni"), calibration=lambda _n: batches
+            ),
+            tmp_path / "in",
+            tmp_path / f"{number}",
+            options,
+        )["costs"]
+        for number, seed in enumerate((0, 0, 1))
+    ]
+    assert costs[0] == costs[1]
+    assert all(costs[0][name] != costs[2][name] for name in costs[0])
 
 
 def test_too_few_bits_are_refused_with_what_is_possible(tmp_path):

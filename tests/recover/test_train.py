@@ -10,11 +10,16 @@ from scipy.special import log_softmax, rel_entr, softmax
 from tiny_models import VOCABULARY, make_model
 
 from edgeprune.errors import UserError
-from edgeprune.gates import CHANNELS, applied, make_gates
 from edgeprune.models import Model, load_model, save_model
 from edgeprune.recover.objective import divergence, embed, make_objective, tensors
 from edgeprune.recover.settings import RecoverSettings, TrainSettings
-from edgeprune.recover.train import HeldMasks, Probe, distil, held_out_loss, learning_rate
+from edgeprune.recover.train import (
+    Gradients,
+    HeldMasks,
+    distil,
+    held_out_loss,
+    learning_rate,
+)
 from edgeprune.text.batches import Batch
 
 QUIET = {"precision": "float32", "learning_rate": 1e-3}
@@ -244,7 +249,7 @@ class Planter:
     def __init__(self, student: Model, original: Model, at: int) -> None:
         self.student, self.original, self.at, self.step = student, original, at, 0
 
-    def observe(self) -> bool:
+    def observe(self, probed: Gradients) -> bool:
         return True
 
     @torch.no_grad()
@@ -285,7 +290,7 @@ def test_the_last_step_is_always_checked(student, original):
 class Refuses:
     """A watcher that finds every gradient wanting."""
 
-    def observe(self) -> bool:
+    def observe(self, probed: Gradients) -> bool:
         return False
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -325,34 +330,35 @@ def test_a_last_step_that_spoils_the_weights_is_noticed(student, original):
         run(student, original, settings, watchers=[Spoiler(student, at=2)])
 
 
-def test_a_probe_reaches_only_its_own_tensors(original, tmp_path):
-    """Weights move as without it; gates receive the sum of both gradients, or the probe's alone."""
-    weights, gradients = [], []
-    for number, alone in enumerate((None, False, True)):
+class Listener(Refuses):
+    """A watcher that keeps what it is told beside the gradients."""
+
+    def observe(self, probed: Gradients) -> bool:
+        self.probed = probed
+        return True
+
+
+def test_watchers_hear_the_probe_and_weights_do_not(original, tmp_path):
+    weights, listener = [], Listener()
+    for number, heard in enumerate((False, True)):
         student = make_model("bert", tmp_path / str(number), unequal=False, seed=1)
-        gates = make_gates(student, CHANNELS)
+        asked = student.linear(student.anatomy.blocks[0].feed_forward.up).weight
 
-        def loss(output, batch):
-            return output.last_hidden_state.square().mean()
+        def probe(output, batch, asked=asked):
+            loss = output.last_hidden_state.square().mean()
+            return {asked: torch.autograd.grad(loss, asked)[0]}
 
-        tensors_ = [gate.value for gate in gates]
-        probe = None if alone is None else Probe(loss, tensors_, alone)
-        with applied(student, gates):
-            run(student, original, TrainSettings(steps=1, **QUIET), probe=probe)
-        weights.append(torch.cat([p.detach().flatten() for p in student.module.parameters()]))
-        gradients.append(torch.cat([gate.value.grad for gate in gates]))
-    assert torch.equal(weights[0], weights[1])
-    assert torch.equal(weights[0], weights[2])
-    student = make_model("bert", tmp_path / "own", unequal=False, seed=1)
-    gates = make_gates(student, CHANNELS)
-    with applied(student, gates):
-        output = student.module(**tensors(make_batches(student.task)[0]))
+        settings = TrainSettings(steps=1, **QUIET)
         own = torch.autograd.grad(
-            output.last_hidden_state.square().mean(), [gate.value for gate in gates]
+            student.module(**tensors(make_batches(student.task)[0]))
+            .last_hidden_state.square()
+            .mean(),
+            asked,
         )
-    torch.testing.assert_close(gradients[2], torch.cat(own), rtol=1e-4, atol=1e-6)
-    both = gradients[0] + torch.cat(own)
-    torch.testing.assert_close(gradients[1], both, rtol=1e-4, atol=1e-6)
+        run(student, original, settings, watchers=[listener], probe=probe if heard else None)
+        weights.append(torch.cat([p.detach().flatten() for p in student.module.parameters()]))
+    torch.testing.assert_close(listener.probed[asked], *own)
+    assert torch.equal(*weights)
 
 
 def test_the_same_batches_give_the_same_weights(original, tmp_path):

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from rounded_graphs import following, run_with_codes
 from tiny_models import DECODERS, ENCODERS, make_batch, make_model
 
 from edgeprune.export import export_onnx
@@ -70,34 +71,6 @@ def _numpy(batch):
     return {name: value.numpy() for name, value in batch.items()}
 
 
-def _fake_quantized(model, batch, quantized):
-    """The oracle: torch, each planned linear's input rounded to 256 levels over its range."""
-
-    def per_tensor(_, inputs):
-        x = inputs[0]
-        low, high = x.min().clamp(max=0), x.max().clamp(min=0)
-        scale = (high - low) / 255
-        zero = (-low / scale).round()
-        return (((x / scale).round() + zero).clamp(0, 255).sub(zero) * scale,)
-
-    def per_token(_, inputs):
-        x = inputs[0]
-        scale = x.abs().amax(-1, keepdim=True) / 127
-        return ((x / scale).round() * scale,)
-
-    rounders = {"int8": per_tensor, "int8-token": per_token}
-    hooks = [
-        model.linear(entry.name).register_forward_pre_hook(rounders[entry.format])
-        for entry in quantized.plan
-        if entry.format in rounders
-    ]
-    with torch.no_grad():
-        result = model.module(**batch)[0].numpy()
-    for hook in hooks:
-        hook.remove()
-    return result
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_float_pass_equals_its_input(family, build):
     model, graph = build(family).model, Graph.load(build(family).raw)
@@ -122,13 +95,9 @@ def test_int8_equals_torch_rounding_the_same_way(family, build):
     assert [r.name for r in built.reports if not r.kept] == (
         ["fuse attention"] if built.model.anatomy.kind == "decoder" else []
     )
-    [got] = run_graph(Graph.load(built.path), [_numpy(BATCH)])
-    got = next(iter(got.values()))
-    oracle = _fake_quantized(built.model, BATCH, built.quantized)
-    with torch.no_grad():
-        plain = built.model.module(**BATCH)[0].numpy()
-    # A value on the edge of two codes may fall either way; nearly all must fall the same way.
-    assert np.linalg.norm(got - oracle) < 0.5 * np.linalg.norm(plain - oracle)
+    got, coded = run_with_codes(built.path, _numpy(BATCH))
+    oracle = following(built.model, BATCH, built.quantized, coded)
+    np.testing.assert_allclose(got, oracle, rtol=0, atol=1e-5 * np.abs(oracle).max())
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "untied", "qwen2"])
@@ -268,11 +237,9 @@ def test_a_scale_per_token_equals_torch_and_is_computed_once(family, tmp_path):
     assert {entry.format for entry in quantized.plan} == {"int8-token", "int8-rows"}
     path = export_onnx(model, tmp_path)
     rewrite(path, tmp_path / "out.onnx", model.anatomy, quantized, [_numpy(BATCH)], VNNI)
-    graph = Graph.load(tmp_path / "out.onnx")
-    [got] = run_graph(graph, [_numpy(BATCH)])
-    oracle = _fake_quantized(model, BATCH, quantized)
-    with torch.no_grad():
-        plain = model.module(**BATCH)[0].numpy()
-    assert np.linalg.norm(got["logits"] - oracle) < 0.5 * np.linalg.norm(plain - oracle)
+    got, coded = run_with_codes(tmp_path / "out.onnx", _numpy(BATCH))
+    oracle = following(model, BATCH, quantized, coded)
+    np.testing.assert_allclose(got, oracle, rtol=0, atol=1e-5 * np.abs(oracle).max())
     # Per layer: q, k and v share one quantization, gate and up share one; o, down; and the head.
+    graph = Graph.load(tmp_path / "out.onnx")
     assert sum(node.op_type == "QuantizeLinear" for node in graph.nodes) == 2 * 4 + 1

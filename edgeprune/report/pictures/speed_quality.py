@@ -19,7 +19,8 @@ _LONGEST_NAME = 52
 
 
 def speed_quality(name: str, shown: Sequence[Point], quality: Quality, work: str) -> str:
-    """The points that have both; further right is faster and further up is better."""
+    """The points that have both; further right is faster and further up is better, and what stands
+    left of the line at 1x is slower than the original."""
 
     def paint(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -47,7 +48,8 @@ def speed_quality(name: str, shown: Sequence[Point], quality: Quality, work: str
                 label=_short(point.name),
                 zorder=3,
             )
-        axes.set_xlabel("times as fast as the original")
+        axes.axvline(1.0, color=ORIGINAL, linewidth=1.0, linestyle=":", zorder=1)
+        axes.set_xlabel("times as fast as the original; left of 1x is slower")
         axes.xaxis.set_major_formatter("{x:g}x")
         axes.margins(0.1, 0.14)
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))

@@ -1,6 +1,7 @@
 """Every section of one build's page.
 
-Each says why it is empty where it is: the stage did not run, or did not record it.
+What a stage that did not run would have shown has no section; what a build did not record, or was
+told not to measure, its section says.
 """
 
 import json
@@ -12,14 +13,15 @@ from edgeprune.report.records import Record
 from edgeprune.report.sections.model import formats, layers, stages
 from edgeprune.report.sections.part import Section
 from edgeprune.report.sections.sensitivity import sensitivity
-from edgeprune.report.sections.speed import latency, operators, result, speed_quality
+from edgeprune.report.sections.speed import latency, operators, required, result, speed_quality
 from edgeprune.report.sections.went import passes, pruning, training
 from edgeprune.report.story import not_measured
 
 
 def sections(record: Record, others: Sequence[Other] = ()) -> list[Section]:
-    """Every part of a build's page, in order."""
-    return [
+    """Every part of a build's page that has something to show, in order."""
+    every = [
+        required(record),
         result(record),
         speed_quality(record, others),
         latency(record),
@@ -34,6 +36,7 @@ def sections(record: Record, others: Sequence[Other] = ()) -> list[Section]:
         _not_measured(record, others),
         _recipe(record),
     ]
+    return [section for section in every if not section.empty]
 
 
 def _not_measured(record: Record, others: Sequence[Other]) -> Section:

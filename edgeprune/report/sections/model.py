@@ -29,7 +29,7 @@ def layers(record: Record) -> Section:
     title = "What every layer kept"
     cut, load = record.stage("cut"), record.stage("load")
     if not cut:
-        return Section("layers", title, text="Nothing was cut: every layer is whole.")
+        return Section("layers", title)
     left = cut.get("layers", list(range(len(cut["heads"]))))
     notes = [] if "heads" in load else ["The original's sizes: not recorded by this build."]
     if gone := len(load.get("heads", left)) - len(left):
@@ -52,8 +52,7 @@ def formats(record: Record) -> Section:
     title = "Bits of every tensor"
     did = record.stage("quantize")
     if not did:
-        text = "Nothing was quantized: every weight is float32."
-        return Section("formats", title, text=text)
+        return Section("formats", title)
     entries = [_entry(raw, did["plan"]) for raw in did["plan"]["entries"]]
     where = places(
         {entry["name"]: entry["role"] for entry in entries}, [entry["name"] for entry in entries]
@@ -80,7 +79,7 @@ def _summary(entries: Sequence[dict[str, Any]], kinds: dict[str, str]) -> Table:
 
 def _every(entries: Sequence[dict[str, Any]], errors: dict[str, Any]) -> Table:
     """A row for each tensor."""
-    head = ("tensor", "shape", "format", "bits", "MB, packed", "relative error")
+    head = ("tensor", "shape", "format", "bits", "MB", "error")
     listed = [
         [
             entry["name"],
@@ -92,9 +91,8 @@ def _every(entries: Sequence[dict[str, Any]], errors: dict[str, Any]) -> Table:
         ]
         for entry in entries
     ]
-    return Table(
-        head, listed, folded=f"All {many(len(entries), 'tensor')}", words=frozenset({0, 2})
-    )
+    title = f"All {many(len(entries), 'tensor')}, packed, with the relative error of rounding"
+    return Table(head, listed, folded=title, words=frozenset({0, 2}))
 
 
 def _entry(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:

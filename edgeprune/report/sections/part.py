@@ -31,3 +31,8 @@ class Section:
     text: str = ""
     items: Sequence[str] = ()
     code: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing to show or say, and so no place on the page."""
+        return not (self.pictures or self.tables or self.text or self.items or self.code)

@@ -42,7 +42,7 @@ def _costs(record: Record, roles: Mapping[str, str]) -> _Part:
     """What the rounding of each linear was predicted, or measured, to cost."""
     costs = record.stage("quantize").get("costs")
     if not costs:
-        return _Part(text="What each tensor's rounding costs was not asked: mixed precision does.")
+        return _Part()
     pictures = []
     for kind in dict.fromkeys(kind for each in costs.values() for kind in each):
         values = {linear: each[kind] for linear, each in costs.items() if kind in each}

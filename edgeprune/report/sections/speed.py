@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgeprune.report.canvas import SIDES
-from edgeprune.report.figures import WORK, Cell, cell, comparison, conditions, faster
+from edgeprune.report.figures import WORK, Cell, cell, comparison, conditions, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.latency import latency as latency_lines
 from edgeprune.report.pictures.latency import lines
@@ -14,6 +14,7 @@ from edgeprune.report.pictures.speed_quality import speed_quality as scatter
 from edgeprune.report.points import Point, points
 from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
+from edgeprune.report.story import meaning, requirements
 
 _SIDES = {side: name for side, (_, name) in SIDES.items()}
 
@@ -24,7 +25,30 @@ def result(record: Record) -> Section:
         [row.what, row.original, row.result, row.change] for row in comparison(record)
     ]
     table = Table(("measured", "original", "result", "change"), listed)
-    return Section("result", "Original and result", tables=[table], text=conditions(record))
+    return Section(
+        "result",
+        "Original and result",
+        tables=[table],
+        text=conditions(record),
+        items=meaning(record),
+    )
+
+
+def required(record: Record) -> Section:
+    """What the recipe required beside what was measured; empty where it required nothing."""
+    judged = requirements(record)
+    listed: list[list[str | Cell]] = [
+        [
+            each.of,
+            each.asked,
+            Cell(each.measured, each.interval),
+            Cell("met") if each.met else Cell("missed", tone="worse"),
+        ]
+        for each in judged
+    ]
+    head = ("requirement", "asked", "measured", "")
+    tables = [Table(head, listed, words=frozenset({0, 1}))] if judged else []
+    return Section("required", "What was required", tables=tables)
 
 
 def speed_quality(record: Record, others: Sequence[Other]) -> Section:
@@ -50,7 +74,7 @@ def speed_quality(record: Record, others: Sequence[Other]) -> Section:
 def _point_row(point: Point) -> list[str | Cell]:
     speed = quality = Cell("–")
     if point.speed:
-        speed = Cell("1.00x") if point.speed.exact else faster(point.speed)
+        speed = Cell("1.00x") if point.speed.exact else times(point.speed)
     if point.quality:
         quality = cell(point.quality)
     size = f"{point.megabytes:.1f}" if point.megabytes is not None else "–"
@@ -80,13 +104,13 @@ def _latency_table(work: str, key: str, line: Sequence[dict[str, Any]]) -> Table
     head = (
         f"{key}, {WORK.get(work, work)}",
         *(f"{side}, ms" for side in _SIDES.values()),
-        "faster",
+        "times as fast",
     )
     listed: list[list[str | Cell]] = []
     for point in line:
-        times = point["measures"][work]
-        row = [f"{times[side]['median_ms']:.2f}" if side in times else "–" for side in _SIDES]
-        gain = faster(ratio(point, work)) if "ratio" in times else Cell("–")
+        found = point["measures"][work]
+        row = [f"{found[side]['median_ms']:.2f}" if side in found else "–" for side in _SIDES]
+        gain = times(ratio(point, work)) if "ratio" in found else Cell("–")
         listed.append([str(point["settings"][key]), *row, gain])
     return Table(head, listed)
 
@@ -115,6 +139,6 @@ def operators(record: Record) -> Section:
 def _operator_table(name: str, sides: dict[str, Any]) -> Table:
     head = (f"{name}, ms", *(_SIDES[side] for side in sides))
     listed = [
-        [operator, *(f"{times[side]:.3f}" for side in sides)] for operator, times in rows(sides)
+        [operator, *(f"{spent[side]:.3f}" for side in sides)] for operator, spent in rows(sides)
     ]
     return Table(head, listed)

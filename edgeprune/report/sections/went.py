@@ -16,9 +16,6 @@ def pruning(record: Record) -> list[Section]:
         for stage in ("prune", "sparsify")
         for pool in record.stage(stage).get("pools", [])
     ]
-    if not pools:
-        text = "Nothing was pruned while training, so there is no budget to follow."
-        return [Section("pruning", "Pruning trajectory", text=text)]
     found = []
     for stage, pool in pools:
         updates = pool["trajectory"]
@@ -80,23 +77,21 @@ def training(record: Record) -> Section:
                 for row in checks
             ]
             tables.append(Table(head, listed, folded=f"{stage} in numbers"))
-    text = "" if pictures else "Nothing was trained."
-    return Section(name, title, pictures, tables, text)
+    return Section(name, title, pictures, tables)
 
 
 def passes(record: Record) -> Section:
     """What each pass over the graph changed, and how far it drifted."""
-    head = ("pass", "changed", "nodes after", "drift", "allowed", "kept")
+    head = ("pass", "kept", "changed", "nodes", "drift of allowed")
     listed = [
         [
             row["name"],
+            "yes" if row["kept"] else row["reason"],
             f"{row['changed']:,}",
             f"{row['nodes']:,}",
-            f"{row['drift']:.2g}",
-            f"{row['tolerance']:.2g}",
-            "yes" if row["kept"] else row["reason"],
+            f"{row['drift']:.2g} of {row['tolerance']:.2g}",
         ]
         for row in record.stage("rewrite").get("passes", [])
     ]
-    table = Table(head, listed, words=frozenset({0, 5}))
+    table = Table(head, listed, words=frozenset({0, 1}))
     return Section("passes", "Passes over the graph", tables=[table])

@@ -1,0 +1,119 @@
+"""A build's measurement beside what the recipe requires of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.measure.settings import Requirements
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One requirement: what it is of, what was asked, and what was measured, with its 95 %
+    interval where it has one. It is met by the measured value itself, not by the interval."""
+
+    of: str
+    asked: str
+    measured: str
+    interval: str
+    met: bool
+    sentence: str
+    """How it was missed, for the last line of a build that did."""
+
+
+def judge(measured: Mapping[str, Any], require: Requirements) -> list[Judged]:
+    """Every requirement, met or missed."""
+    found: list[Judged] = []
+    if require.speedup is not None:
+        found.append(_speedup(measured["speed"], require.speedup))
+    if require.megabytes is not None:
+        found.append(_megabytes(measured["speed"], require.megabytes))
+    if require.cosine is not None:
+        found += _cosines(measured["quality"], require.cosine)
+    if require.drop is not None:
+        # The last that the original has a value of, too: the user's own where there is one.
+        judged = [quality for quality in measured["quality"] if quality.get("difference")]
+        found.append(_drop(judged[-1], require.drop))
+    return found
+
+
+def missed(measured: Mapping[str, Any], require: Requirements) -> list[str]:
+    """The requirements that a measurement did not reach, each as a sentence."""
+    return [judged.sentence for judged in judge(measured, require) if not judged.met]
+
+
+def _speedup(speed: Mapping[str, Any], least: float) -> Judged:
+    work, times = next(iter(speed["measures"].items()))
+    ratio = times["ratio"]
+    shown = _apart(ratio["value"], least, 2)
+    return Judged(
+        "speed" if work == "encoder" else f"speed, {work}",
+        f"at least {least:.15g}x as fast",
+        f"{shown}x",
+        _ends(shown, [ratio["low"], ratio["high"]]),
+        ratio["value"] >= least,
+        f"{'the model' if work == 'encoder' else work} is {shown}x as fast as the original; "
+        f"{least:.15g}x was required",
+    )
+
+
+def _megabytes(speed: Mapping[str, Any], most: float) -> Judged:
+    size = speed["candidate"]["model_bytes"] / 1e6
+    shown = _apart(size, most, 1)
+    return Judged(
+        "graph and data",
+        f"at most {most:.15g} MB",
+        f"{shown} MB",
+        "",
+        size <= most,
+        f"the graph has {shown} MB; {most:.15g} were allowed",
+    )
+
+
+def _cosines(qualities: list[dict[str, Any]], least: float) -> Iterator[Judged]:
+    for quality in qualities:
+        cosine = quality["values"].get("mean_cosine")
+        if cosine is None:
+            continue
+        shown = _apart(cosine, least, 4)
+        yield Judged(
+            "mean cosine",
+            f"at least {least:.15g}",
+            shown,
+            _ends(shown, quality.get("interval", {}).get("mean_cosine")),
+            cosine >= least,
+            f"the mean cosine is {shown}; {least:.15g} was required",
+        )
+
+
+def _drop(quality: Mapping[str, Any], most: float) -> Judged:
+    key = next(iter(quality["difference"]))
+    relative = key == "perplexity"
+    scale = 100 / quality["original"][key] if relative else -1
+    lost = scale * quality["difference"][key]
+    ends = quality.get("difference_interval", {}).get(key)
+    shown, unit = _apart(lost, most, 2), " %" if relative else ""
+    return Judged(
+        f"{key.replace('_', ' ')} lost",
+        f"at most {most:.15g}{unit}",
+        f"{shown}{unit}",
+        _ends(shown, sorted(scale * end for end in ends) if ends else None),
+        lost <= most,
+        f"{quality['task']} lost {shown} of {key}; {most:.15g} were allowed",
+    )
+
+
+def _ends(shown: str, interval: Sequence[float] | None) -> str:
+    """An interval with the decimals of its value, as that is shown; nothing without one."""
+    digits = len(shown.partition(".")[2])
+    return " to ".join(f"{end:.{digits}f}" for end in interval or ())
+
+
+def _apart(value: float, limit: float, digits: int) -> str:
+    """A number with `digits` decimals, or as many more as leave it on its side of a limit."""
+    shown = (f"{value:.{count}f}" for count in range(digits, 16))
+    side = (value > limit) - (value < limit)
+    return next(
+        (text for text in shown if (float(text) > limit) - (float(text) < limit) == side),
+        repr(value),
+    )
