@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from edgeprune.errors import UserError
+from edgeprune.measure.settings import Requirements
 from edgeprune.quantize.plan import Plan
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -409,6 +410,7 @@ class _Recipe(_Read):
     name: str = MISSING
     description: str = MISSING
     measure: _RecipeMeasure = MISSING
+    require: Requirements | None = None
     prune: dict[str, Any] | None = None
     sparsify: dict[str, Any] | None = None
     quantize: dict[str, Any] | None = None
