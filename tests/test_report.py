@@ -852,5 +852,5 @@ def test_damaged_manifests_and_saved_figures_are_one_sentence(built: Path, tmp_p
                 use(random.Random(seed))
             except UserError as refused:
                 refusals.append(str(refused))
-        assert len(refusals) > 10
+        assert len(refusals) > 5
         assert not [said for said in refusals if "\n" in said]

@@ -436,6 +436,10 @@ class Content(_Read):
                 raise ValueError(f"a recipe without the stage {stage.name}, which ran")
             if isinstance(stage, _Quantized) and stage.costs and not (asked or {}).get(_HOW):
                 raise ValueError(f"costs without the recipe's quantize.{_HOW}")
+            drop = self.recipe and self.recipe.require and self.recipe.require.drop
+            paired = isinstance(stage, Measured) and any(each.difference for each in stage.quality)
+            if isinstance(stage, Measured) and drop is not None and not paired:
+                raise ValueError("require.drop without a quality that the original has too")
         return self
 
 
