@@ -13,7 +13,7 @@ seeds.
 
 One line of JSON a run in benchmarks/results/momentum_variance.jsonl; a run that is there is not run
 again. The tables and the verdict go to momentum_variance.md beside it and the figure to
-momentum_variance.svg. Needs `pip install 'edgeprune[build,benchmarks]'`.
+momentum_variance.svg. Needs `pip install '.[build,benchmarks]'`.
 """
 
 import argparse

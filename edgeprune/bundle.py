@@ -12,7 +12,6 @@
 config.json) that has no manifest: then the task is read from the graph's outputs.
 """
 
-import errno
 import hashlib
 import json
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import edgeprune
+from edgeprune.disk import telling_of_a_full_disk
 from edgeprune.errors import UserError
 from edgeprune.model_config import check_types
 from edgeprune.pooling import Pooling, load_json, normalizes, read_pooling
@@ -286,26 +286,25 @@ def write_bundle(
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        built = aside / "new"
-        for path in sorted(assets_folder.rglob("*")):
-            if path.is_file():
-                _copy(path, built / path.relative_to(assets_folder))
-        _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
-        for location in read_outline(onnx_folder / "model.onnx").external_files:
-            if leaves_folder(location):
-                raise UserError(f"{onnx_folder / 'model.onnx'} keeps its data outside its folder.")
-            _copy(onnx_folder / location, built / "onnx" / location)
-        _write_manifest(built, manifest)
-        opened = Bundle.open(built)
-        if card is not None:
-            (built / CARD).write_text(card(opened), encoding="utf-8")
-        if folder.exists():
-            folder.rename(aside / "old")
-        built.rename(folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"The disk is full: {folder} was not written.") from error
-        raise
+        with telling_of_a_full_disk(folder):
+            built = aside / "new"
+            for path in sorted(assets_folder.rglob("*")):
+                if path.is_file():
+                    _copy(path, built / path.relative_to(assets_folder))
+            _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
+            for location in read_outline(onnx_folder / "model.onnx").external_files:
+                if leaves_folder(location):
+                    raise UserError(
+                        f"{onnx_folder / 'model.onnx'} keeps its data outside its folder."
+                    )
+                _copy(onnx_folder / location, built / "onnx" / location)
+            _write_manifest(built, manifest)
+            opened = Bundle.open(built)
+            if card is not None:
+                (built / CARD).write_text(card(opened), encoding="utf-8")
+            if folder.exists():
+                folder.rename(aside / "old")
+            built.rename(folder)
     finally:
         if (aside / "old").exists() and not folder.exists():
             (aside / "old").rename(folder)
@@ -379,7 +378,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise UserError(
             f"{folder} was written by a newer edgeprune (bundle format {version}; this one reads "
-            f"up to {FORMAT_VERSION}): run `pip install -U edgeprune`."
+            f"up to {FORMAT_VERSION}): install a newer edgeprune here."
         )
     if manifest.get("task") not in TASKS:
         raise UserError(f"{path} names no task that edgeprune runs: {', '.join(TASKS)}.")

@@ -13,6 +13,7 @@ from typing import Any
 from edgeprune.anatomy import Anatomy, Shape, describe, gguf_model_types, task_of
 from edgeprune.errors import UserError
 from edgeprune.gguf_header import read_gguf_header
+from edgeprune.install import install
 from edgeprune.model_config import check_types, read_config
 from edgeprune.pooling import load_json
 from edgeprune.runtime.onnx_file import leaves_folder
@@ -198,8 +199,7 @@ def _from_hub(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
         raise UserError(
-            f"{name!r} is not a folder here, and fetching it from the hub needs "
-            "pip install 'edgeprune[build]'."
+            f"{name!r} is not a folder here, and fetching it from the hub needs {install('build')}."
         ) from None
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/*"]
     try:

@@ -1,21 +1,20 @@
 """The command line: one function a command, no logic. Nothing heavy is imported before its use."""
 
-import errno
 import itertools
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import edgeprune
-from edgeprune.errors import RequirementMissed, UserError
+from edgeprune.disk import disk_is_full
+from edgeprune.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
 from edgeprune.escape import one_line
+from edgeprune.install import install
+from edgeprune.interrupt import pressed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,48 +22,47 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=BaseModel)
 
-MISSED, MISTAKE, STOPPED = 1, 2, 130
-
 
 class Commands(click.Group):
-    """The one place that turns errors into exit codes and a sentence on standard error."""
+    """The one place that turns errors into exit codes and a sentence on standard error.
 
-    def invoke(self, ctx: click.Context) -> Any:
-        with _noticing_ctrl_c() as pressed:
-            try:
-                return super().invoke(ctx)
-            except BaseException as error:
-                # A library that is being loaded may make any error of a Ctrl-C.
-                if pressed or isinstance(error, KeyboardInterrupt):
-                    _end("Stopped.", STOPPED)
-                if isinstance(error, RequirementMissed):
-                    _end(str(error), MISSED)
-                if isinstance(error, UserError):
-                    _end(str(error), MISTAKE)
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    _end(f"The disk is full: {error.filename or 'nothing was written'}.", MISTAKE)
-                # Without a file it is nothing of the user's; a closed pipe, too, is click's.
-                if isinstance(error, OSError) and error.filename is not None:
-                    _end(f"{error.filename}: {error.strerror}.", MISTAKE)
-                raise
+    What it does not know is a fault of ours, and left to the entry in __main__.py.
+    """
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
+        given = sys.argv[1:] if args is None else list(args)
+        try:
+            for word in given:
+                word.encode()  # raises where the system's bytes were not UTF-8
+            code = super().main(given, *rest, **{**options, "standalone_mode": False})
+        except BaseException as error:
+            # A library may make any error of a Ctrl-C.
+            if pressed or isinstance(error, KeyboardInterrupt | click.Abort):
+                _end("Stopped.", STOPPED)
+            if isinstance(error, click.ClickException):
+                error.show()
+                sys.exit(error.exit_code)
+            if isinstance(error, RequirementMissed):
+                _end(str(error), MISSED)
+            if sentence := _mistake(error):
+                _end(sentence, MISTAKE)
+            raise
+        sys.exit(code)
 
 
-@contextmanager
-def _noticing_ctrl_c() -> Iterator[list[int]]:
-    """A list that a Ctrl-C adds its signal to, besides raising KeyboardInterrupt as ever."""
-    pressed: list[int] = []
-
-    def press(number: int, frame: FrameType | None) -> None:
-        pressed.append(number)
-        signal.default_int_handler(number, frame)
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, as in the background
-        signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _mistake(error: BaseException) -> str | None:
+    """What was the user's mistake, or their machine's; None where it was neither."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory for this."
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object!r} is not UTF-8, as text and the names of files must be here."
+    if sentence := disk_is_full(error):
+        return sentence
+    if isinstance(error, OSError) and error.filename is not None:  # else nothing of the user's
+        return f"{error.filename}: {error.strerror}."
+    return None
 
 
 def _end(sentence: str, code: int) -> NoReturn:
@@ -202,7 +200,7 @@ def run(
 @click.option("--threads", type=NUMBERS, help="Threads.  [default: 1]")
 @click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
 @click.option(
-    "--compressed/--no-compressed", default=True, help="Also give the bytes compressed by zlib."
+    "--compressed/--no-compressed", help="Also give the bytes compressed by zlib: 1 s a 25 MB."
 )
 @click.option("--profile/--no-profile", help="Also share the time out among operators.")
 @click.option("--counters/--no-counters", help="Also count instructions and cycles by perf.")
@@ -327,7 +325,7 @@ def check(
 
     Size, operators, memory and quality repeat, and decide at once. Speed fails only where its whole
     95 % interval lies beyond the limit; else it passes or is undecided. Exit codes: 0 nothing
-    became worse, 1 something did, 2 it could not be measured.
+    became worse, 1 something did, 2 it could not be measured, 70 a fault of edgeprune's own.
     """
     from edgeprune.bench.settings import BenchSettings
     from edgeprune.gate import formats, run
@@ -409,14 +407,12 @@ def serve(bundle: str, **options: Any) -> None:
     try:
         from edgeprune.service.server import serve as answer
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"Serving needs the package {error.name}: pip install 'edgeprune[service]'."
-        ) from None
+        raise UserError(f"Serving needs the package {error.name}: {install('service')}.") from None
     answer(bundle, settings)
 
 
 @main.command()
-@click.argument("recipe", default="encoder")
+@click.argument("recipe", required=False)
 @click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
 @click.option(
     "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
@@ -429,7 +425,7 @@ def serve(bundle: str, **options: Any) -> None:
 @click.option("--all", "every", is_flag=True, help="In a dry run, every setting as well.")
 @click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
 def build(
-    recipe: str,
+    recipe: str | None,
     model: str | None,
     data: tuple[str, ...],
     fields: tuple[str, ...],
@@ -440,16 +436,28 @@ def build(
     every: bool,
     fresh: bool,
 ) -> None:
-    """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file."""
+    """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file.
+
+    Exit codes: 0 done, 1 a requirement of the recipe is missed, 2 a mistake of yours, 70 a fault of
+    edgeprune's own.
+    """
     from edgeprune import pipeline
-    from edgeprune.recipe import read_recipe
+    from edgeprune.recipe import DEFAULT, read_recipe
     from edgeprune.report import terminal
 
+    if recipe is None and model is None and not dry_run:
+        taken = read_recipe(DEFAULT)
+        raise UserError(
+            f"Name a recipe, a model or both: `edgeprune build {DEFAULT}` would make "
+            f"{taken.model} small, in minutes, into build/{taken.name}; `edgeprune build {DEFAULT} "
+            "--model FOLDER --data TEXT.txt` a model of yours. `edgeprune recipes` lists the "
+            "others, and --dry-run says what one would do."
+        )
     if every and not dry_run:
         raise UserError("--all shows every setting of a dry run: give --dry-run as well.")
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
-    prepared = pipeline.prepare(read_recipe(recipe, sets), model, data, output)
+    prepared = pipeline.prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
     if dry_run:
         terminal.show_preview(prepared, every)
         return
@@ -498,4 +506,6 @@ def recipes(name: str | None, every: bool, json_file: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from edgeprune.__main__ import main as start
+
+    start()

@@ -1,4 +1,8 @@
-"""The errors that reach a user. Each is one sentence or two: what was wrong, where, what to do."""
+"""The errors that reach a user, and the exit codes. Each error is one sentence or two: what was
+wrong, where, what to do."""
+
+MISSED, MISTAKE, FAULT, STOPPED = 1, 2, 70, 130
+"""Exit codes: a requirement missed, a mistake of the user's, a fault of ours, Ctrl-C."""
 
 
 class UserError(Exception):

@@ -98,6 +98,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         ) from error
     config = json.loads(loaded.config.to_json_string(use_diff=False))
     config["architectures"] = [type(loaded).__name__]
+    config.pop("_name_or_path", None)  # where this machine has it
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
     # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
     for name in ("quantization_config", "_name_or_path"):

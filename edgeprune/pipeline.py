@@ -4,22 +4,19 @@
       bundle/        the result, for any ONNX client
       original/      the untouched model as a bundle of its own
       report.html, report.json
-      stages/        what each stage wrote, under a key of (input, settings, code)
+      stages/        what each stage wrote, under a key of all that it read (keys.py)
 
 A stage writes into a folder aside that is renamed when it is whole; a failure leaves nothing. One
 build at a time uses an output folder: it holds a lock there, which ends with its process.
 """
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
 import re
-import resource
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +26,28 @@ try:
 except ImportError:  # a system without such locks
     fcntl = None  # type: ignore[assignment]
 
-import edgeprune
 from edgeprune.anatomy import max_positions
+from edgeprune.bench.protocol import peak_bytes
 from edgeprune.build import Build, text_kind
 from edgeprune.bundle import Bundle, check_replaceable, sweep, write_bundle
-from edgeprune.checkpoint import Checkpoint, open_checkpoint
+from edgeprune.checkpoint import open_checkpoint
 from edgeprune.checks import check
+from edgeprune.disk import telling_of_a_full_disk
 from edgeprune.errors import UserError
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
+from edgeprune.keys import (
+    assets_digest,
+    code_digest,
+    data_digest,
+    digest,
+    model_digest,
+    processor_digest,
+    reads,
+    versions,
+)
 from edgeprune.measure.requirements import missed
+from edgeprune.places import called, without_places
 from edgeprune.progress import say
 from edgeprune.recipe import STAGES, Recipe, StageEntry
 from edgeprune.report.canvas import check_drawable
@@ -53,9 +62,6 @@ MARK = "stages"
 RECORD = "stage.json"
 LOCK = ".lock"
 _BUNDLES = ("bundle", "original")
-_FULL = 1_000_000
-"""Bytes that are left on a disk that is full."""
-_NOT_CODE = ("cli.py", "gate", "report", "inspect", "runtime")
 # Stages that run whatever the recipe says; the others run where it names them.
 _LONG = ("prune", "cut", "sparsify", "recover")
 """Stages that may train for hours."""
@@ -123,21 +129,15 @@ def run(build: Build, fresh: bool = False) -> Outcome:
 
 def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
     source = build.checkpoint.folder
-    inputs = (_model_digest(build.checkpoint), _assets_digest(source), build.corpus.digest)
-    # The texts themselves are in the corpus' digest: where they lie does not matter.
-    key = _digest(*inputs, build.recipe.text.model_dump(exclude={"data"}))
-    wanted = [entry for entry in STAGES if _wanted(entry, build.recipe)]
+    key = _first_key(build)
+    wanted = _wanted(build.recipe)
     looked = False
     for number, entry in enumerate(wanted, start=1):
         settings = getattr(build.recipe, entry.name, None)
-        key = _digest(key, entry.name, settings, build.seed, build.recipe.target, _code_digest())
+        own = _own_key(entry, build, key)
         if entry.name == "export":
             build.folders["export_input"] = source
-        if entry.name == "vocabulary" and build.recipe.vocabulary and build.recipe.vocabulary.data:
-            key = _digest(key, read_corpus(build.recipe.vocabulary.data).digest)
-        if entry.name == "measure" and build.recipe.measure.data:
-            key = _digest(key, _data_digest(Path(build.recipe.measure.data)))
-        folder = stages / f"{entry.name}-{key[:12]}"
+        folder = stages / f"{entry.name}-{own[:12]}"
         say(f"[{number}/{len(wanted)}] {entry.name}")
         recorded = None if fresh else _recorded(folder)
         if recorded is None and entry.name in _LONG and not looked:
@@ -147,7 +147,7 @@ def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
         build.results[entry.name] = result
         build.folders[entry.name] = folder
         if entry.name not in ("original", "measure"):
-            source = folder
+            source, key = folder, own
         _forget_others(stages, entry.name, folder)
 
 
@@ -162,6 +162,36 @@ def _look_ahead(build: Build) -> None:
         look(build, load_model(build.reference))
 
 
+def _first_key(build: Build) -> str:
+    """What every stage's result depends on: the model, its tokenizer and the text."""
+    inputs = (
+        model_digest(build.checkpoint),
+        assets_digest(build.checkpoint.folder),
+        build.corpus.digest,
+    )
+    # The texts themselves are in the corpus' digest: where they lie does not matter.
+    return digest(*inputs, build.recipe.text.model_dump(exclude={"data"}))
+
+
+def _own_key(entry: StageEntry, build: Build, before: str) -> str:
+    """The key of one stage.
+
+    Args:
+        before: the key of the stage whose model it goes on with.
+    """
+    recipe = build.recipe
+    parts = [before, entry.name, getattr(recipe, entry.name, None), build.seed]
+    parts.append(code_digest(entry.function))
+    if reads(entry.function).targets:
+        parts.append(find(recipe.target).name)
+    if entry.name == "vocabulary" and recipe.vocabulary and recipe.vocabulary.data:
+        parts.append(read_corpus(recipe.vocabulary.data).digest)
+    if entry.name == "measure":
+        parts += [build.folders["original"].name, processor_digest()]
+        parts += [data_digest(Path(recipe.measure.data))] if recipe.measure.data else []
+    return digest(*parts)
+
+
 def _run_stage(
     entry: StageEntry, build: Build, source: Path, folder: Path, settings: Any
 ) -> dict[str, Any]:
@@ -170,10 +200,10 @@ def _run_stage(
     aside.mkdir(parents=True)
     started = time.monotonic()
     try:
-        with _telling_of_a_full_disk(aside):
+        with telling_of_a_full_disk(build.output):
             result = dict(entry.load()(build, source, aside, settings))
             result["seconds"] = round(time.monotonic() - started, 2)
-            result["peak_megabytes"] = round(_peak_bytes() / 1e6)
+            result["peak_megabytes"] = round(peak_bytes() / 1e6)
             record = {**result, "files": _sizes(aside)}
             (aside / RECORD).write_text(json.dumps(record, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
@@ -210,27 +240,19 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _finish(build: Build) -> Outcome:
-    facts = {
-        "source": {
-            "model": build.checkpoint.name,
-            "sha256": _model_digest(build.checkpoint),
-        },
-        "text": build.corpus.facts(text_kind(build.checkpoint.task)),
-        "recipe": build.recipe.model_dump(mode="json"),
-        "target": find(build.recipe.target).to_json(),
-    }
+    facts = _published_facts(build)
+    stages = facts.pop("stages")
     assets = build.folders["rewrite"]
-    stages = [{"name": name, **result} for name, result in build.results.items()]
-    task = build.checkpoint.task
     shared = {
-        "task": task,
+        "task": build.checkpoint.task,
         "max_length": max_positions(build.checkpoint.config),
     }
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
     bundle = _write(build.output / "bundle", assets, manifest, model_card)
-    plain = {**shared, "source": facts["source"], "stages": [], "recipe": {"name": "original"}}
+    about = {name: facts[name] for name in ("source", "made_with")}
+    plain = {**shared, **about, "stages": [], "recipe": {"name": "original"}}
     original = _write(build.output / "original", build.folders["original"], plain)
-    report = write_report(build.output, {**facts, "task": task, "stages": stages})
+    report = write_report(build.output, {**facts, "task": shared["task"], "stages": stages})
     return Outcome(
         bundle.folder,
         original.folder,
@@ -238,6 +260,29 @@ def _finish(build: Build) -> Outcome:
         build.results,
         missed(build.results["measure"], build.recipe.require),
     )
+
+
+def _published_facts(build: Build) -> dict[str, Any]:
+    """What manifest and report say of the build, without the places of this machine."""
+    recipe = build.recipe
+    libraries = {name for entry in _wanted(recipe) for name in reads(entry.function).libraries}
+    more = recipe.vocabulary.data if recipe.vocabulary else ()
+    named = (build.checkpoint.name, recipe.model, *recipe.text.data, *more, recipe.measure.data)
+    facts = {
+        "source": {
+            "model": build.checkpoint.name,
+            "sha256": model_digest(build.checkpoint),
+        },
+        "text": {
+            **build.corpus.facts(text_kind(build.checkpoint.task)),
+            "source": " and ".join(map(called, recipe.text.data)),
+        },
+        "recipe": recipe.model_dump(mode="json"),
+        "target": find(recipe.target).to_json(),
+        "made_with": versions(libraries),
+        "stages": [{"name": name, **result} for name, result in build.results.items()],
+    }
+    return without_places(facts, build.output / MARK, [place for place in named if place])
 
 
 def _kernels(model: Path) -> dict[str, Any]:
@@ -260,15 +305,20 @@ def _write(
     assets = built.parent / f".assets-{built.name}"
     shutil.rmtree(assets, ignore_errors=True)
     try:
-        with _telling_of_a_full_disk(built):
+        with telling_of_a_full_disk(folder):
             shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
-        return write_bundle(folder, built / "onnx", assets, manifest, card)
+            return write_bundle(folder, built / "onnx", assets, manifest, card)
     finally:
         shutil.rmtree(assets, ignore_errors=True)
 
 
-def _wanted(entry: StageEntry, recipe: Recipe) -> bool:
-    return entry.name in _ALWAYS or getattr(recipe, entry.name) is not None
+def _wanted(recipe: Recipe) -> list[StageEntry]:
+    """The stages that run."""
+    return [
+        entry
+        for entry in STAGES
+        if entry.name in _ALWAYS or getattr(recipe, entry.name) is not None
+    ]
 
 
 def _check_output(folder: Path) -> None:
@@ -360,77 +410,8 @@ def _sweep(stages: Path) -> None:
         sweep(stages.parent / name)
 
 
-@contextlib.contextmanager
-def _telling_of_a_full_disk(folder: Path) -> Iterator[None]:
-    """Libraries that write report a full disk by errors of their own kinds."""
-    try:
-        yield
-    except Exception as error:
-        if shutil.disk_usage(folder).free < _FULL or "No space left" in str(error):
-            raise UserError(f"The disk is full: {folder.parent} could not be written.") from error
-        raise
-
-
 def _forget_others(stages: Path, name: str, keep: Path) -> None:
     """Only the newest output of a stage is kept: models are large."""
     for folder in stages.glob(f"{name}-*"):
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _digest(*parts: Any) -> str:
-    texts = [
-        part.model_dump_json() if hasattr(part, "model_dump_json") else str(part) for part in parts
-    ]
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-def _assets_digest(folder: Path) -> str:
-    """A hash of a model's tokenizer and settings: the small files beside its weights."""
-    kinds = {".json", ".txt", ".model", ".jinja"}
-    files = [file for file in folder.glob("*") if file.suffix in kinds]
-    return _files_digest(sorted([*files, *folder.glob("*/config.json")]))
-
-
-def _data_digest(path: Path) -> str:
-    """A hash of the file, or of the folder's files, that a quality measure reads."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return _files_digest(sorted(files))
-
-
-def _model_digest(checkpoint: Checkpoint) -> str:
-    """A hash of the weights and of the configuration that they are read by."""
-    config = json.dumps(checkpoint.config, sort_keys=True, default=str)
-    return _digest(config, _files_digest(checkpoint.files))
-
-
-def _files_digest(files: Iterable[Path]) -> str:
-    """A hash of files' contents, in their order."""
-    stats = [(file, file.stat()) for file in files]
-    return _read_digest(tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
-
-
-@functools.cache
-def _read_digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    content = hashlib.sha256()
-    for file, *_ in files:
-        with file.open("rb") as stream:
-            content.update(hashlib.file_digest(stream, "sha256").digest())
-    return content.hexdigest()
-
-
-@functools.cache
-def _code_digest() -> str:
-    """A hash of the code that stages run, so that a changed method is never mistaken for its
-    earlier self."""
-    root = Path(edgeprune.__file__).parent
-    content = hashlib.sha256(edgeprune.__version__.encode())
-    for file in sorted(root.rglob("*.py")):
-        if file.relative_to(root).parts[0] not in _NOT_CODE:
-            content.update(file.read_bytes())
-    return content.hexdigest()
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -5,7 +5,6 @@ name has its default. No torch here: a dry run and `edgeprune recipes` work on a
 """
 
 import difflib
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,13 @@ from yaml.constructor import ConstructorError
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.errors import UserError
+from edgeprune.install import install
 from edgeprune.measure.settings import MeasureSettings, Requirements
 from edgeprune.prune.allocate_settings import ALLOCATORS
 from edgeprune.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.quantize.settings import QuantizeSettings
 from edgeprune.recover.settings import RecoverSettings
+from edgeprune.registry import load_function
 from edgeprune.settings import Settings
 from edgeprune.text.settings import TextSettings
 
@@ -38,6 +39,8 @@ ALIASES = {
 """Names that recipes had in earlier versions -> those that they have."""
 # The stages whose settings depend on a method.
 _PRUNING = ("prune", "sparsify")
+_MOST_NODES = 100_000
+"""Of a recipe; the longest that ships has a few hundred."""
 
 
 class Recipe(Settings):
@@ -128,7 +131,7 @@ class StageEntry:
             return load_function(self.function)
         except ModuleNotFoundError as error:
             raise UserError(
-                f"Building needs the package {error.name}: pip install 'edgeprune[build]'."
+                f"Building needs the package {error.name}: {install('build')}."
             ) from error
 
 
@@ -145,12 +148,6 @@ STAGES: tuple[StageEntry, ...] = (
     StageEntry("rewrite", "edgeprune.stages:rewrite"),
     StageEntry("measure", "edgeprune.measure.stage:run"),
 )
-
-
-def load_function(path: str) -> Any:
-    """What "module:function" names."""
-    module, _, function = path.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def shipped() -> dict[str, Path]:
@@ -171,6 +168,11 @@ class _Loader(yaml.SafeLoader):
             return "tag:yaml.org,2002:str"
         return tag
 
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        _refuse_expansion(node)
+        return node
+
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
@@ -179,6 +181,33 @@ class _Loader(yaml.SafeLoader):
         except ValueError as error:  # such as a month 13
             raise ConstructorError(None, None, str(error), node.start_mark) from None
         return value
+
+
+def _refuse_expansion(root: Any) -> None:
+    """Refuse a document that its aliases make many times as long, or endless.
+
+    Raises:
+        ConstructorError: at the node where it happens.
+    """
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Any) -> int:
+        """Nodes below one, each alias counted as what it stands for."""
+        if id(node) in open_nodes:
+            raise ConstructorError(None, None, "an alias stands for itself", node.start_mark)
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            below = (each for part in parts for each in (part if type(part) is tuple else (part,)))
+            sizes[id(node)] = 1 + sum(map(size, below))
+            open_nodes.discard(id(node))
+        if sizes[id(node)] > _MOST_NODES:
+            raise ConstructorError(None, None, "its aliases stand for too much", node.start_mark)
+        return sizes[id(node)]
+
+    if root is not None:
+        size(root)
 
 
 def _read_yaml(text: str | bytes, refusal: str) -> Any:

@@ -23,6 +23,7 @@ from edgeprune.checkpoint import open_checkpoint
 from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import copy_assets, import_tokenizer
+from edgeprune.recipe import DEFAULT
 
 PROGRESS = ("[", " ", "edgeprune: ")
 
@@ -256,7 +257,7 @@ def test_a_hub_id_without_network(option, words, made, out):
     there_is_none = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(out.parent / "hub")}
     arguments = [str(part) for part in of(made, **{option: "owner/no-such"})]
     found = subprocess.run(
-        [sys.executable, "-m", "edgeprune.cli", "build", *arguments, "--dry-run"],
+        [sys.executable, "-m", "edgeprune", "build", *arguments, "--dry-run"],
         capture_output=True,
         text=True,
         env=os.environ | there_is_none,
@@ -268,6 +269,20 @@ def test_a_hub_id_without_network(option, words, made, out):
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith("edgeprune: 'owner/no-such' is no ")
     assert words in last
+
+
+def test_a_build_of_nothing_asks_what_to_build(made, tmp_path, monkeypatch):
+    """And begins none; a dry run of it says what the default would do."""
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--seed", "1"]):
+        result = CliRunner().invoke(main, ["build", *more])
+        assert (result.exit_code, result.stdout) == (2, "")
+        for words in (f"edgeprune build {DEFAULT}", "--model FOLDER", "recipes", "--dry-run"):
+            assert words in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    command = ["build", "--model", str(made / "bert"), "--data", str(made / "text.txt")]
+    result = CliRunner().invoke(main, [*command, "--set", "measure.tokens=16", "--dry-run"])
+    assert result.exit_code == 0, result.output
 
 
 # settings --------------------------------------------------------------------------------------
@@ -464,7 +479,7 @@ def test_a_library_that_tells_of_a_full_disk_in_its_own_words(made, out, monkeyp
 def test_an_interrupted_build_resumes(made, tmp_path):
     """Ctrl-C in the middle of recovery; then the same command goes on after the cut."""
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "edgeprune.cli", "build", *map(str, of(made))]
+    command = [sys.executable, "-m", "edgeprune", "build", *map(str, of(made))]
     command += ["--output", str(output)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

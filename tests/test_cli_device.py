@@ -75,6 +75,18 @@ def test_run_embeds_a_text_and_lines(tmp_path: Path) -> None:
     assert "(8 numbers" in shown
 
 
+def test_run_bounds_a_line_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_bundle(tmp_path / "b", encoder_folder(tmp_path / "p"))
+    monkeypatch.setattr("edgeprune.runtime.terminal._LONGEST_LINE", 1000)
+    fits = b"the cat".ljust(999) + b"\n"
+    assert edgeprune("run", folder, "-", given=fits + fits).exit_code == 0
+    said = edgeprune("run", folder, "-", given=fits + b"the cat" * 10_000)
+    assert said.exit_code == 2
+    assert "Line 2 of standard input is longer than" in said.stderr
+
+
 def test_run_classifies(tmp_path: Path) -> None:
     folder = classifier_folder(tmp_path)
     logits = table()[ids_of("the cat")].sum(axis=0) @ table(8, 3, seed=5)
@@ -124,7 +136,11 @@ def test_bench_writes_what_it_prints(tmp_path: Path) -> None:
         told, word = [1 / told[0], 1 / told[2], 1 / told[1]], "slower"
     assert "{:.2f}x {word} ({:.2f}-{:.2f})".format(*told, word=word) in result.stdout
     alone = edgeprune("bench", folder, *options, "--json", "-")
-    assert json.loads(alone.stdout)["settings"]["tokens"] == 8
+    found = json.loads(alone.stdout)
+    assert found["settings"]["tokens"] == 8
+    assert "compressed_bytes" not in found["candidate"]  # minutes, of large models
+    asked = edgeprune("bench", folder, *options, "--compressed", "--json", "-")
+    assert json.loads(asked.stdout)["candidate"]["compressed_bytes"] > 0
 
 
 def test_evaluate_and_inspect_write_what_they_print(tmp_path: Path) -> None:
@@ -266,7 +282,11 @@ def test_mistakes_get_one_sentence_and_exit_code_two(tmp_path: Path) -> None:
         (UserError("it is\n  wrong."), 2, "edgeprune: it is wrong."),
         (RequirementMissed("it is slow."), 1, "edgeprune: it is slow."),
         (KeyboardInterrupt(), 130, "edgeprune: Stopped."),
-        (OSError(errno.ENOSPC, "x", "/out"), 2, "edgeprune: The disk is full: /out."),
+        (
+            OSError(errno.ENOSPC, "x", "/out"),
+            2,
+            "edgeprune: The disk is full: /out could not be written.",
+        ),
         (PermissionError(errno.EACCES, "No", "/out"), 2, "edgeprune: /out: No."),
     ],
 )
@@ -307,7 +327,7 @@ def command_of(process: psutil.Process) -> list[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 def test_ctrl_c_ends_a_benchmark_and_its_processes(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=8, width=256)
-    command = [sys.executable, "-m", "edgeprune.cli", "bench", "--tokens", "16"]
+    command = [sys.executable, "-m", "edgeprune", "bench", "--tokens", "16"]
     process = subprocess.Popen(
         [*command, str(folder), "--against", str(folder), "--json", str(tmp_path / "r.json")],
         stdout=subprocess.PIPE,

@@ -154,7 +154,7 @@ print(result.exit_code, result.stderr)
 """
     shown = on_a_device(code)
     assert shown.startswith("2 ")
-    assert "pip install 'edgeprune[build]'" in shown
+    assert "pip install '.[build]'" in shown
     assert not (tmp_path / "out").exists()
 
 
@@ -244,3 +244,45 @@ def test_only_one_file_knows_optimum():
         if name.split(".")[0] == "optimum"
     ]
     assert set(found) == {"export.py"}
+
+
+# Systems ---------------------------------------------------------------------------------------
+
+
+def test_what_only_some_systems_have_is_never_imported_unguarded():
+    """Such as resource and fcntl, which Windows does not have."""
+    found = [
+        (file.relative_to(ROOT).as_posix(), alias.name)
+        for file in FILES
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Import)
+        for alias in statement.names
+        if alias.name in {"resource", "fcntl", "pwd", "grp", "termios"}
+    ]
+    assert found == []
+
+
+# What works ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_told_to_come_from_an_index_that_has_no_release():
+    """An install is from a checkout or of a wheel: see edgeprune/install.py."""
+    told = re.compile(r"pip3? install\b[^\n`]*?[\s'\"]edgeprune(?!-\d)(?=[\s'\"`\[=@.]|$)")
+    assert told.search("run `pip install 'edgeprune[build]'`")
+    assert told.search("pip install -U edgeprune")
+    assert not told.search("pip install ./edgeprune-0.1.0-py3-none-any.whl")
+    house = ROOT.parent
+    if not (house / "pyproject.toml").is_file():
+        pytest.skip("no checkout: the package is installed alone")
+    kinds = {".py", ".md", ".yml", ".yaml", ".toml", ".sh", ".html", ".mjs", ".txt", ""}
+    places = [house / name for name in ("edgeprune", "deploy", "benchmarks", "pipelines")]
+    files = [file for place in places for file in place.rglob("*") if file.suffix in kinds]
+    files += [house / name for name in ("README.md", "pyproject.toml", "Makefile")]
+    found = [
+        f"{file.relative_to(house)}:{number}"
+        for file in files
+        if file.is_file()
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if told.search(line)
+    ]
+    assert found == []

@@ -1,11 +1,13 @@
 """`edgeprune build` from end to end on tiny models: bundle, report, resume, seeds, refusals."""
 
+import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -118,10 +120,24 @@ def test_a_build_leaves_a_bundle_its_original_and_a_report(output, built):
     assert manifest["recipe"] == read_recipe(str(output.parent / "tiny.yaml")).model_dump(
         mode="json"
     ) | {"text": manifest["recipe"]["text"]}
-    assert manifest["recipe"]["text"]["data"] == [str(output.parent / "text.txt")]
+    assert manifest["recipe"]["text"]["data"] == ["text.txt"]
+    for made in (manifest, Bundle.open(output / "original").manifest):
+        assert made["made_with"]["torch"] == importlib.metadata.version("torch")
+        assert {"python", "transformers", "onnxruntime", "numpy"} <= made["made_with"].keys()
     assert Bundle.open(output / "bundle").model_bytes < Bundle.open(output / "original").model_bytes
     shown = built.stdout.split()
     assert {"latency,", "graph", "cosine"} <= set(shown)
+
+
+def test_no_file_that_is_published_says_where_it_was_built(site, output):
+    """Of stages, too: their measurements name places in every kind of record."""
+    names = [os.fsencode(site.folder), os.fsencode(Path.cwd()), os.fsencode(tempfile.gettempdir())]
+    files = [file for part in ("bundle", "original") for file in (output / part).rglob("*")]
+    files = [file for file in files if file.is_file()]
+    files += [output / "report.json", output / "report.html"]
+    assert len(files) > 10
+    telling = [(file, name) for file in files for name in names if name in file.read_bytes()]
+    assert telling == []
 
 
 def test_exactly_what_was_asked_is_gone(output):

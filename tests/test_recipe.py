@@ -405,6 +405,42 @@ def test_settings_files_import_no_torch():
     assert not set(run.stdout.split()) & {"torch", "transformers", "optimum", "safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name: &a [*a]\n", "an alias stands for itself"),
+        ("text: &a {data: *a}\n", "an alias stands for itself"),
+        (
+            "".join(
+                f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9 if n else ['lol'])}]\n"
+                for n in range(12)
+            ),
+            "its aliases stand for too much",
+        ),
+        (
+            "".join(
+                f"x{n}: &x{n} {{a: [{', '.join([f'*x{n - 1}'] * 9 if n else ['lol'])}], b: 1}}\n"
+                for n in range(40)
+            ),
+            "its aliases stand for too much",
+        ),
+    ],
+)
+def test_aliases_that_would_fill_the_memory_are_refused(content, words, tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_recipe(str(file))
+
+
+def test_aliases_of_ordinary_size_are_read(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("measure: &m {tokens: 16}\ntext: {max_tokens: 16}\nprune: off\n")
+    assert read_recipe(str(file)).measure.tokens == 16
+    file.write_text("recover: {<<: &more {steps: 7}, checks: 2}\n")
+    assert read_recipe(str(file)).recover.steps == 7
+
+
 # what is shown ---------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import re
 import shutil
 import sys
@@ -18,8 +19,14 @@ from hypothesis import strategies as st
 from justhtml import JustHTML
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
+from edgeprune.bundle import Bundle
 from edgeprune.cli import main
+from edgeprune.errors import UserError
 from edgeprune.escape import one_line
+from edgeprune.gate import checks
+from edgeprune.gate.figures import measured_as_built, read_figures
+from edgeprune.gate.settings import Limits
+from edgeprune.inspect import describe, inspect_table
 from edgeprune.report.canvas import SERIES
 from edgeprune.report.figures import faster
 from edgeprune.report.made import made
@@ -31,6 +38,7 @@ from edgeprune.report.pictures.trajectory import variance
 from edgeprune.report.points import Point, points
 from edgeprune.report.records import Known, Quality, open_record
 from edgeprune.report.words import known, listed, many, size
+from edgeprune.report.write import build_page, compare_page, render
 
 QUIET = ", profile: false, curve: [], stages: false"
 # Everything that a report draws: mixed precision asks for sensitivities.
@@ -354,10 +362,10 @@ def test_stages_that_did_not_run_are_no_failure(copy: Path) -> None:
         ('{"source": 5}', "is damaged (source: "),
         ('{"stages": 5}', "is damaged (stages: "),
         ('{"stages": [5]}', "is damaged (stages.0: "),
-        ('{"source": {"model": "m"}, "stages": [{"name": "measure"}]}', "is damaged (speed: "),
+        ('{"source": {"model": "m"}, "stages": [{"name": "measure"}]}', "(stages.0: seconds: "),
         (
-            '{"source": {"model": "m"}, "stages": [{"name": "measure", "speed": {}}]}',
-            "is damaged (speed.settings: ",
+            '{"stages": [{"name": "load", "seconds": 1, "peak_megabytes": 1, "parameters": "x"}]}',
+            "(stages.0: parameters: Input should be a valid integer): copy the build again",
         ),
     ],
 )
@@ -469,7 +477,7 @@ def test_without_the_drawing_library_a_sentence_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = run("report", copy)
     assert done.exit_code == 2
-    assert "pip install 'edgeprune[report]'" in done.stderr
+    assert "pip install '.[report]'" in done.stderr
 
 
 def elements(folder: Path, name: str) -> list[str]:
@@ -755,3 +763,94 @@ def test_words() -> None:
     ]
     assert [many(1, "tensor"), many(2000, "tensor")] == ["1 tensor", "2,000 tensors"]
     assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["", "a", "a, b and c"]
+
+
+# Damaged records ----------------------------------------------------------------------------------
+
+HARMS = (None, "x", "", 0, -1, 1e30, 3.5, True, [], {}, [1], {"a": 1}, ["x"], [None], math.nan)
+
+
+def harmed(content: Any, chance: random.Random) -> Any:
+    """A copy with one place deleted, or holding something else; alike places count as one."""
+    places: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+
+    def walk(value: Any, place: tuple[Any, ...]) -> None:
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in inside:
+            kind = tuple("#" if isinstance(part, int) else part for part in (*place, key))
+            places.setdefault(kind, []).append((*place, key))
+            if isinstance(inner, dict | list):
+                walk(inner, (*place, key))
+
+    walk(content, ())
+    *outer, last = chance.choice(places[chance.choice(sorted(places, key=str))])
+    harmed = json.loads(json.dumps(content))
+    holder = harmed
+    for key in outer:
+        holder = holder[key]
+    if chance.random() < 0.25:
+        del holder[last]
+    else:
+        holder[last] = chance.choice(HARMS)
+    return harmed
+
+
+def test_a_damaged_record_is_a_page_or_one_sentence(
+    built: Path, tmp_path: Path, undrawn: None
+) -> None:
+    content = json.loads((built / "report.json").read_text())
+    refusals = 0
+    for seed in range(30):
+        (tmp_path / "report.json").write_text(json.dumps(harmed(content, random.Random(seed))))
+        try:
+            record = open_record(tmp_path)
+        except UserError as refused:
+            refusals += "is damaged" in str(refused) and "\n" not in str(refused)
+            continue
+        assert render(build_page(record)), seed
+        compare_page([record, record])
+    assert refusals > 5
+
+
+def test_damaged_manifests_and_saved_figures_are_one_sentence(built: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(built / "bundle", tmp_path / "bundle")
+    manifest = json.loads((bundle / "edgeprune.json").read_text())
+    saved = {
+        "name": "x",
+        "task": "feature-extraction",
+        "model_bytes": 5,
+        "peak_memory_bytes": 6,
+        "speed": {"encoder": {"median_ms": 1.0, "interval_ms": [0.9, 1.1]}},
+        "operators": {"written": {"MatMul": 3}, "run": {"MatMul": 2}},
+        "quality": {"task": "sts", "data": "d", "digest": "x", "values": {"spearman": 5.0}},
+        "conditions": {"processor": "p", "tokens": 16},
+    }
+    file = tmp_path / "saved.json"
+    file.write_text(json.dumps(saved))
+    ours = read_figures(file)
+
+    def manifest_of(chance: random.Random) -> None:
+        (bundle / "edgeprune.json").write_text(json.dumps(harmed(manifest, chance)))
+        opened = Bundle.open(bundle)
+        assert opened.task
+        assert opened.max_length is None or opened.max_length > 0
+        measured_as_built(opened)
+        inspect_table(describe(bundle))
+
+    def saved_of(chance: random.Random) -> None:
+        file.write_text(json.dumps(harmed(saved, chance)))
+        its, limits = read_figures(file), Limits()
+        checks.refuse_another_model(ours.identity, its.identity)
+        checks.saved_speed(ours, its, limits)
+        checks.operators(ours, its, limits)
+        checks.quality(ours, its, limits)
+
+    for use in (manifest_of, saved_of):
+        refusals = []
+        for seed in range(150):
+            try:
+                use(random.Random(seed))
+            except UserError as refused:
+                refusals.append(str(refused))
+        assert len(refusals) > 5
+        assert not [said for said in refusals if "\n" in said]

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Install edgeprune with its service on a device: a virtual environment and pip, no torch.
 #
-#     ./install.sh [PACKAGE] [FOLDER]
+#     ./install.sh WHEEL [FOLDER]
 #
-# PACKAGE  a wheel's path, or a name that pip knows such as edgeprune==0.1.0   [default: edgeprune]
+# WHEEL    its path; `pip wheel --no-deps -w dist .` makes it in a checkout. Or a name that pip knows.
 # FOLDER   of the environment    [default: /opt/edgeprune for root, else ~/.local/share/edgeprune]
 #
 # Run it again to update. PYTHON names another Python than python3; pip's own settings (PIP_INDEX_URL
@@ -15,7 +15,9 @@ fail() {
     exit 2
 }
 
-package=${1:-edgeprune}
+package=${1:-}
+[ -n "$package" ] || fail "Name a wheel: ./install.sh edgeprune-0.1.0-py3-none-any.whl, which" \
+    "'pip wheel --no-deps -w dist .' makes in a checkout of edgeprune."
 if [ "$(id -u)" -eq 0 ]; then
     folder=${2:-/opt/edgeprune}
 else
@@ -47,7 +49,7 @@ esac
 
 if [ -e "$folder" ] && [ ! -f "$folder/pyvenv.cfg" ]; then
     [ -d "$folder" ] && [ -z "$(ls -A "$folder")" ] ||
-        fail "$folder holds something else: name another folder after the package."
+        fail "$folder holds something else: name another folder after the wheel."
 fi
 # An environment whose Python was updated away is made anew.
 "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$folder"

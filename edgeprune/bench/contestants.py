@@ -24,6 +24,7 @@ from typing import Any
 
 from edgeprune.bundle import Bundle
 from edgeprune.errors import UserError
+from edgeprune.install import install
 from edgeprune.kernels.library import system_facts
 from edgeprune.progress import say
 from edgeprune.runtime.onnx_file import Outline
@@ -76,7 +77,7 @@ class Contestant:
             kinds = CACHED_DECODER if has_cache(outline.inputs) else DECODER
         return cls(
             name=name or str(bundle.folder),
-            command=own_command("worker"),
+            command=own_command("edgeprune.bench.worker"),
             kinds=kinds,
             load=onnx_load(bundle.model_path, vocabulary, bundle.config),
             files=(bundle.model_path, *bundle.data_paths),
@@ -144,7 +145,7 @@ def opened(place: str | Path | Bundle) -> Iterator[Bundle]:
     except ImportError as error:
         raise UserError(
             f"{folder} holds no ONNX model, and to export it needs the build install "
-            f"(`pip install 'edgeprune[build]'`); or name an ONNX bundle of it."
+            f"({install('build')}); or name an ONNX bundle of it."
         ) from error
     with TemporaryDirectory(prefix="edgeprune-") as scratch:
         say(f"Exporting {folder} plainly to float32 ONNX ...")
@@ -184,20 +185,20 @@ def is_float(outline: Outline) -> bool:
 
 def own_command(module: str) -> tuple[str, ...]:
     # -P: a file in the user's folder must not stand in for a module.
-    return (sys.executable, "-P", "-m", f"edgeprune.bench.{module}")
+    return (sys.executable, "-P", "-m", module)
 
 
 def _of_torch(name: str, model: str) -> Contestant:
     """A folder, package:NAME or hub id that PyTorch runs."""
     if importlib.util.find_spec("torch") is None:
-        raise UserError(f"{name} needs PyTorch: run `pip install 'edgeprune[build]'`.")
+        raise UserError(f"{name} needs PyTorch: {install('build')}.")
     from edgeprune.anatomy import max_positions
     from edgeprune.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(model)
     return Contestant(
         name=name,
-        command=own_command("torch_worker"),
+        command=own_command("edgeprune.bench.torch_worker"),
         kinds=CACHED_DECODER if checkpoint.task == "text-generation" else ENCODER,
         load={"model": model},
         files=tuple(checkpoint.files),

@@ -17,6 +17,7 @@ from edgeprune.bench.contestants import (
     own_command,
 )
 from edgeprune.errors import UserError
+from edgeprune.graph_order import read_model
 from edgeprune.pooling import load_json
 from edgeprune.runtime.onnx_file import leaves_folder, read_outline
 
@@ -48,7 +49,7 @@ def of_graph_file(path: Path) -> Contestant:
         files.append(path.parent / location)
         if not files[-1].is_file():
             raise UserError(f"{path} needs the file {files[-1]}, which is missing.")
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = read_model(path).graph
     vocabulary = embedding_rows(graph)
     kinds = ENCODER
     if has_cache(outline.inputs):
@@ -65,7 +66,7 @@ def of_graph_file(path: Path) -> Contestant:
         )
     return Contestant(
         name=str(path),
-        command=own_command("worker"),
+        command=own_command("edgeprune.bench.worker"),
         kinds=kinds,
         load=onnx_load(path, vocabulary or ASSUMED_VOCABULARY, config),
         files=tuple(files),
@@ -81,12 +82,12 @@ def embedding_rows(graph: onnx.GraphProto) -> int | None:
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     ids = {"input_ids"}
     for node in graph.node:  # in the order of the data, as ONNX demands
-        if node.op_type in ("Cast", "Identity") and node.input[0] in ids:
+        if node.op_type in ("Cast", "Identity") and ids & set(node.input[:1]):
             ids.add(node.output[0])
         elif len(node.input) > 1 and ids & set(node.input) and node.op_type != "Shape":
             for name in node.input:
-                while name in producers and producers[name].op_type in _KEEP_ROWS:
-                    name = producers[name].input[0]
+                while (maker := producers.get(name)) and maker.op_type in _KEEP_ROWS:
+                    name = next(iter(maker.input), "")
                 if len(tables.get(name, ())) == 2:
                     return int(tables[name][0])
     return None

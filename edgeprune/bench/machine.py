@@ -14,6 +14,16 @@ from edgeprune.targets import processor
 # Instruction sets that matrix products use.
 _FLAG_PREFIXES = ("avx", "amx", "fma", "f16c", "sse4", "ssse3")
 _ARM_FLAGS = ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "neon", "sve", "sve2", "sme")
+COMPARABLE = (
+    "processor",
+    "architecture",
+    "flags",
+    "physical_cores",
+    "logical_cores",
+    "governor",
+    "onnxruntime",
+)
+"""The facts that must agree before times or memory of two runs are compared."""
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 

@@ -1,6 +1,6 @@
 """Run a benchmark on another machine by ssh: copy the models there, run, bring the JSON back.
 
-The device needs edgeprune (`pip install edgeprune`), tar and a POSIX shell; this side needs the
+The device needs edgeprune, tar and a POSIX shell; this side needs the
 system's ssh, whose configuration, keys and questions stay its own. Everything there lies in one
 temporary folder, which is removed at the end, also after Ctrl-C.
 """
@@ -200,8 +200,9 @@ def _require_edgeprune(host: Host, python: str) -> None:
         raise UserError(f"{host.destination} has no {python}: name its Python by --remote-python.")
     if code:
         raise UserError(
-            f"{host.destination} has no working edgeprune for {python} ({said}): run `pip install "
-            f"edgeprune` there, or name the Python that has it by --remote-python."
+            f"{host.destination} has no working edgeprune for {python} ({said}): install it there "
+            "(deploy/raspberry-pi/install.sh does), or name the Python that has it by "
+            "--remote-python."
         )
 
 

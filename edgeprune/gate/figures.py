@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from edgeprune.bench.contestants import place_name
+from edgeprune.bench.machine import COMPARABLE
 from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.errors import UserError
 from edgeprune.report.schema import check
@@ -21,16 +22,6 @@ from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session
 
 FORMAT_VERSION = 1
-# What must agree before times or memory of two runs are compared.
-_MACHINE = (
-    "processor",
-    "architecture",
-    "flags",
-    "physical_cores",
-    "logical_cores",
-    "governor",
-    "onnxruntime",
-)
 _WORK = ("batch", "tokens", "decode_steps", "threads")
 
 
@@ -169,7 +160,7 @@ def read_figures(path: Path) -> Figures:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
             f"{path} was saved by a newer edgeprune (format {version}; this one reads up to "
-            f"{FORMAT_VERSION}): run `pip install -U edgeprune`."
+            f"{FORMAT_VERSION}): install a newer edgeprune here."
         )
     if "sweep" in found:
         raise UserError(f"{path} holds a sweep: save one point of it with `edgeprune bench`.")
@@ -191,7 +182,7 @@ def differing_conditions(ours: Figures, theirs: Figures, names: tuple[str, ...] 
     """
     return [
         name
-        for name in names or (*_MACHINE, *_WORK)
+        for name in names or (*COMPARABLE, *_WORK)
         if ours.conditions.get(name) != theirs.conditions.get(name)
     ]
 
@@ -216,7 +207,9 @@ def count_operators(bundle: Bundle) -> Operators:
 
 def _conditions(result: dict[str, Any]) -> dict[str, Any]:
     machine, settings = result["machine"], result["settings"]
-    return {name: machine.get(name) for name in _MACHINE} | {name: settings[name] for name in _WORK}
+    return {name: machine.get(name) for name in COMPARABLE} | {
+        name: settings[name] for name in _WORK
+    }
 
 
 def _from_bench(result: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from edgeprune.bundle import MANIFEST, Bundle
 from edgeprune.errors import UserError
-from edgeprune.inspect.layers import stored_bytes, stored_layers
+from edgeprune.graph_order import read_model
+from edgeprune.inspect.layers import BrokenNode, stored_bytes, stored_layers
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.kernels.library import system_facts
 from edgeprune.safetensors_header import read_header
@@ -52,9 +51,12 @@ def _describe_onnx(folder: Path) -> dict[str, Any]:
     bundle = Bundle.open(folder)
     bundle.verify()
     _check_manifest(bundle)
-    model = onnx.load(bundle.model_path, load_external_data=False)
-    layers = stored_layers(model.graph)
-    in_graph = stored_bytes(model.graph)
+    model = read_model(bundle.model_path)
+    try:
+        layers = stored_layers(model.graph)
+        in_graph = stored_bytes(model.graph)
+    except BrokenNode as error:
+        raise UserError(f"{bundle.model_path} is damaged: {error}.") from None
     by_kind: Counter[str] = Counter()
     for layer in layers:
         blocks = f", in blocks of {layer.block}" if layer.block else ""

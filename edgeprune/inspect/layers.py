@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from edgeprune.graph_order import told
 from edgeprune.kernels.formats import DOMAIN
 
 _PASS_THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape")
@@ -43,6 +44,10 @@ _TYPE_BITS = {
 }
 
 
+class BrokenNode(Exception):
+    """A node or a tensor that is none of its kind; a sentence without its end."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One linear or embedding: its shape ([in, out], or [rows, size]) and how it is stored."""
@@ -59,25 +64,37 @@ class Layer:
 
 
 def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
+    """The linears and embeddings of a graph without circles, in its order.
+
+    Raises:
+        BrokenNode: a node lacks an input or a setting that its operator has.
+    """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             tensors[node.output[0]] = node.attribute[0].t
-    found, seen = [], set()
+    found: list[Layer] = []
+    seen: set[str] = set()
     for node in graph.node:
-        if node.domain == DOMAIN:
-            found.append(_sparse_layer(node, tensors))
-            continue
-        kind = "linear" if node.op_type in _LINEAR_WEIGHT else "embedding"
-        place = (_LINEAR_WEIGHT | _EMBEDDING_WEIGHT).get(node.op_type)
-        if place is None or place >= len(node.input):
-            continue
-        tensor, transposed = _weight(node.input[place], tensors, makers)
-        # Gather also picks from small lists of shapes and constants.
-        if tensor is None or len(tensor.dims) < 2 or tensor.data_type == onnx.TensorProto.INT64:
-            continue
-        layer = _layer(node, kind, tensor, transposed)
+        try:
+            if node.domain == DOMAIN:
+                found.append(_sparse_layer(node, tensors))
+                continue
+            kind = "linear" if node.op_type in _LINEAR_WEIGHT else "embedding"
+            place = (_LINEAR_WEIGHT | _EMBEDDING_WEIGHT).get(node.op_type)
+            if place is None:
+                continue
+            tensor, transposed = _weight(node.input[place], tensors, makers)
+            # Gather also picks from small lists of shapes and constants.
+            if tensor is None or len(tensor.dims) < 2 or tensor.data_type == onnx.TensorProto.INT64:
+                continue
+            layer = _layer(node, kind, tensor, transposed)
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise BrokenNode(
+                f"the node {told(node)} lacks an input or a setting that its operator has, or has "
+                f"one of another kind ({error})"
+            ) from None
         # A tied tensor's bytes count once.
         found.append(layer if tensor.name not in seen else replace(layer, bytes=0))
         seen.add(tensor.name)
@@ -99,8 +116,9 @@ def _weight(
 
 
 def _layer(node: onnx.NodeProto, kind: str, tensor: onnx.TensorProto, transposed: bool) -> Layer:
-    settings = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    bits = _TYPE_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 8)
+    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    settings = {name: value for name, value in given.items() if isinstance(value, int)}
+    bits = _bits(tensor)
     shape, group = tuple(tensor.dims), None
     if node.op_type == "MatMulNBits":
         shape, bits, group = (
@@ -110,7 +128,7 @@ def _layer(node: onnx.NodeProto, kind: str, tensor: onnx.TensorProto, transposed
         )
     elif node.op_type == "GatherBlockQuantized":
         bits, group = settings.get("bits", bits if bits == 4 else 4), settings["block_size"]
-        if _TYPE_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type)) == 8:
+        if _bits(tensor) == 8:
             shape = (*shape[:-1], shape[-1] * 8 // bits)
     elif transposed != bool(settings.get("transB", 0)):
         shape = (*shape[:-2], shape[-1], shape[-2])
@@ -136,7 +154,7 @@ def _sparse_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) ->
         kind="linear",
         operator=node.op_type,
         shape=(settings["K"], settings["N"]),
-        bits=_TYPE_BITS[onnx.TensorProto.DataType.Name(values.data_type)],
+        bits=_bits(values),
         bytes=_bytes(mask) + _bytes(values),
         block=f"{inputs}x{outputs}",
         sparsity=1 - blocks / places,
@@ -163,5 +181,15 @@ def stored_bytes(graph: onnx.GraphProto) -> int:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    bits = _TYPE_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 8)
-    return (math.prod(tensor.dims) * bits + 7) // 8
+    return (math.prod(tensor.dims) * _bits(tensor) + 7) // 8
+
+
+def _bits(tensor: onnx.TensorProto) -> int:
+    """Of one value; 8 for those of types without a size of their own."""
+    if tensor.data_type not in onnx.TensorProto.DataType.values():
+        raise BrokenNode(
+            f"the tensor {tensor.name} is of the type {tensor.data_type}, unknown here"
+        )
+    if any(size < 0 for size in tensor.dims):
+        raise BrokenNode(f"the tensor {tensor.name} has the shape {list(tensor.dims)}")
+    return _TYPE_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 8)

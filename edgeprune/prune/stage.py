@@ -5,7 +5,7 @@ from typing import Any
 
 from edgeprune.build import Build
 from edgeprune.prune.methods import METHODS, AnyPruneSettings
-from edgeprune.recipe import load_function
+from edgeprune.registry import load_function
 
 
 def run(build: Build, source: Path, target: Path, settings: AnyPruneSettings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from edgeprune.errors import UserError
 from edgeprune.escape import printable
+from edgeprune.install import install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,9 +81,7 @@ def check_drawable(extra: str = "report") -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UserError(
-            f"A report's pictures need matplotlib: pip install 'edgeprune[{extra}]'."
-        ) from None
+        raise UserError(f"A report's pictures need matplotlib: {install(extra)}.") from None
 
 
 def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]) -> str:

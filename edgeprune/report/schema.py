@@ -1,6 +1,7 @@
 """What a report reads of records and result files, checked once where they are read.
 
-Only shapes and types: the content itself is passed on as it was read.
+Only shapes and types: the content itself is passed on as it was read. What earlier versions did not
+record may be missing, and is never null.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,11 +21,18 @@ from pydantic import (
 
 from edgeprune.errors import UserError
 from edgeprune.measure.settings import Requirements
+from edgeprune.quantize.plan import Plan
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Work = Literal["encoder", "prompt", "decode"]
+Side = Literal["candidate", "baseline"]
 Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 Values = Annotated[dict[str, float], Field(min_length=1)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+# Places along an axis that is drawn.
+Place = Annotated[int, Field(ge=0, le=10**6)]
+MISSING: Any = Field(default=None)
+_HOW = "sensitivity"
 
 
 class _Read(BaseModel):
@@ -40,7 +49,7 @@ class _Settings(_Read):
 
 class _Machine(_Read):
     processor: str | None
-    onnxruntime: str | None = None
+    onnxruntime: str | None
 
 
 class _Side(_Read):
@@ -51,7 +60,7 @@ class _Side(_Read):
 
 class _Times(_Read):
     median_ms: PositiveFloat
-    interval_ms: Ends | None = None
+    interval_ms: Ends = MISSING
 
 
 class _Ratio(_Read):
@@ -62,8 +71,8 @@ class _Ratio(_Read):
 
 class _Measure(_Read):
     candidate: _Times
-    baseline: _Times | None = None
-    ratio: _Ratio | None = None
+    baseline: _Times = MISSING
+    ratio: _Ratio = MISSING
 
 
 class _Spent(_Read):
@@ -73,10 +82,16 @@ class _Spent(_Read):
 class _Profile(_Read):
     """Of one side: the operators' times, or why there are none."""
 
-    missing: str | None = None
-    operators: dict[str, _Spent] = {}
-    outside_share: float = 0.0
-    run_ms: float = 0.0
+    missing: str = MISSING
+    operators: dict[str, _Spent] = MISSING
+    outside_share: float = MISSING
+    run_ms: float = MISSING
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.operators is not None and None in (self.outside_share, self.run_ms):
+            raise ValueError("operators without the time of a run")
+        return self
 
 
 class _Noise(_Read):
@@ -94,9 +109,9 @@ class Speed(_Point):
 
     machine: _Machine
     candidate: _Side
-    baseline: _Side | None = None
-    profile: dict[Work, dict[str, _Profile]] = {}
-    noise: _Noise | None = None
+    baseline: _Side = MISSING
+    profile: dict[Work, dict[Side, _Profile]] = MISSING
+    noise: _Noise = MISSING
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
@@ -114,10 +129,10 @@ class Evaluation(_Read):
     data: str
     values: Values
     conditions: dict[str, Any]
-    interval: dict[str, Ends] = {}
-    original: Values | None = None
-    difference: Values | None = None
-    difference_interval: dict[str, Ends] = {}
+    interval: dict[str, Ends] = MISSING
+    original: Values = MISSING
+    difference: Values = MISSING
+    difference_interval: dict[str, Ends] = MISSING
 
     @model_validator(mode="after")
     def _beside(self) -> Self:
@@ -139,9 +154,14 @@ class _Whole(_Side):
     peak_memory_bytes: PositiveInt
 
 
+class _WholeSettings(_Settings):
+    width: float
+
+
 class _WholeTimes(_Times):
     p95_ms: float
     tokens_per_second: float
+    texts_per_second: float = MISSING
 
 
 class _WholeMeasure(_Measure):
@@ -152,9 +172,17 @@ class _WholeMeasure(_Measure):
 
 
 class _WholeSpeed(Speed):
+    settings: _WholeSettings
     candidate: _Whole
     baseline: _Whole
     measures: Annotated[Mapping[Work, _WholeMeasure], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _texts(self) -> Self:
+        found = self.measures.get("encoder")
+        if found and None in (found.candidate.texts_per_second, found.baseline.texts_per_second):
+            raise ValueError("an encoder's times without texts a second")
+        return self
 
 
 class _StageMeasured(_Read):
@@ -184,21 +212,193 @@ class _Neighbours(_Read):
     values: _Overlap | None = None
 
 
-class Measured(_Read):
+class _Sparse(_Read):
+    instruction_set: str | None = None
+
+
+class _Stage(_Read):
+    """What any stage recorded."""
+
+    name: str
+    seconds: float
+    peak_megabytes: float
+
+
+class Measured(_Stage):
     """What the stage measure recorded."""
 
     speed: _WholeSpeed
     quality: Annotated[list[Evaluation], Field(min_length=1)]
     neighbours: _Neighbours | None = None
-    curve: list[_Point] = []
-    stages: list[_StageMeasured] = []
+    curve: list[_Point] = MISSING
+    stages: list[_StageMeasured] = MISSING
+    sparse: _Sparse = MISSING
     batching: _Batching | None = None
 
 
-class _Stage(_Read):
+class _Loaded(_Stage):
+    parameters: Count
+    heads: list[Count] = MISSING
+    channels: list[Count] = MISSING
+
+
+class _Exported(_Stage):
+    bytes: Count
+
+
+class _Check(_Read):
+    """The losses at one step of training."""
+
+    step: Place
+    learning_rate: float
+    loss: float
+    held_out: float
+
+
+class _Update(_Read):
+    """One update of a budget."""
+
+    step: Place
+    target: float
+    sparsity: float
+    budget: float
+    beta: float
+    gate: float
+    norm: float | None
+    trend: float
+    cv: float
+    kept: dict[str, Count]
+
+
+class _Pool(_Read):
+    """Units that were pruned while training."""
+
+    pattern: str
+    units: Count
+    removed: Count
+    trajectory: Annotated[list[_Update], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same_layers(self) -> Self:
+        if any(each.kept.keys() != self.trajectory[0].kept.keys() for each in self.trajectory):
+            raise ValueError("updates of different layers")
+        return self
+
+
+class _PrunedLayer(_Read):
+    removed: Count
+    weights: PositiveInt
+    error: float
+
+
+class _Pruned(_Stage):
+    method: str = MISSING
+    pools: list[_Pool] = MISSING
+    checks: list[_Check] = MISSING
+    best_step: Place | None = None
+    layers: dict[str, _PrunedLayer] = MISSING
+    pattern: str = MISSING
+    removed: Count = MISSING
+    weights: Count = MISSING
+
+    @model_validator(mode="after")
+    def _totals(self) -> Self:
+        if self.layers is not None and None in (self.pattern, self.removed, self.weights):
+            raise ValueError("layers without their pattern and sums")
+        return self
+
+
+class _Cut(_Stage):
+    layers: list[Place] = MISSING
+    heads: list[Count]
+    channels: list[Count]
+    parameters: Count
+    layer_scores: list[float] | None = None
+
+
+class _Recovered(_Stage):
+    checks: Annotated[list[_Check], Field(min_length=1)]
+    best_step: Place
+    held_out: float
+
+
+class _Planned(_Read):
+    """One tensor of a plan, as `Plan.from_json` reads it."""
+
+    model_config = ConfigDict(extra="allow")
+
     name: str
-    seconds: float | None = None
-    peak_megabytes: float | None = None
+    role: str
+    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+    format: str
+    tied_to: str | None = None
+    bits: PositiveInt = MISSING
+    group: PositiveInt | None = None
+    sparsity: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.bits is None:  # earlier plans had one number for all
+            return self
+        try:
+            [entry] = Plan.from_json({"entries": [self.model_dump()]})
+            entry.bytes  # noqa: B018  (by the format's own rule)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no tensor of a plan ({error})") from None
+        return self
+
+
+class _Plan(_Read):
+    entries: list[_Planned]
+
+
+class _Error(_Read):
+    relative: float
+    output: float = MISSING
+
+
+class _Quantized(_Stage):
+    plan: _Plan
+    errors: dict[str, _Error] = MISSING
+    costs: dict[str, Values] | None = None
+    massive_activations: dict[str, float] | None = None
+
+
+class _Pass(_Read):
+    name: str
+    changed: Count
+    nodes: Count
+    drift: float
+    tolerance: float
+    kept: bool
+    reason: str
+
+
+class _Rewritten(_Stage):
+    passes: list[_Pass]
+
+
+STAGES: dict[str, type[_Stage]] = {
+    "load": _Loaded,
+    "original": _Exported,
+    "prune": _Pruned,
+    "cut": _Cut,
+    "sparsify": _Pruned,
+    "recover": _Recovered,
+    "quantize": _Quantized,
+    "export": _Exported,
+    "rewrite": _Rewritten,
+    "measure": Measured,
+}
+
+
+def _by_name(record: Any) -> Any:
+    """A stage's record by what its stage records; other stages' are passed over."""
+    name = record.get("name") if isinstance(record, dict) else None
+    try:
+        return STAGES.get(str(name), _Stage).model_validate(record)
+    except ValidationError as error:
+        raise ValueError(_first(error)) from None
 
 
 class _Source(_Read):
@@ -212,21 +412,45 @@ class _Text(_Read):
     digest: str | None = None
 
 
+class _RecipeMeasure(_Read):
+    task: str | None = None
+
+
 class _Recipe(_Read):
-    name: str | None = None
-    description: str = ""
-    measure: dict[str, Any] = {}
+    name: str = MISSING
+    description: str = MISSING
+    measure: _RecipeMeasure = MISSING
     require: Requirements | None = None
+    prune: dict[str, Any] | None = None
+    sparsify: dict[str, Any] | None = None
+    quantize: dict[str, Any] | None = None
 
 
 class Content(_Read):
     """A report.json or a manifest."""
 
-    task: str | None = None
-    source: _Source | None = None
-    text: _Text | None = None
-    recipe: _Recipe | None = None
-    stages: list[_Stage] = []
+    task: str = MISSING
+    source: _Source = MISSING
+    text: _Text = MISSING
+    recipe: _Recipe = MISSING
+    stages: list[Annotated[Any, AfterValidator(_by_name)]] = MISSING
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        """A build has a task, and its recipe the settings of the stages that ran by them."""
+        if self.stages and self.task is None:
+            raise ValueError("a build without its task")
+        for stage in self.stages or []:
+            asked = getattr(self.recipe, stage.name, None)
+            if isinstance(stage, _Pruned) and stage.pools and asked is None:
+                raise ValueError(f"a recipe without the stage {stage.name}, which ran")
+            if isinstance(stage, _Quantized) and stage.costs and not (asked or {}).get(_HOW):
+                raise ValueError(f"costs without the recipe's quantize.{_HOW}")
+            drop = self.recipe and self.recipe.require and self.recipe.require.drop
+            paired = isinstance(stage, Measured) and any(each.difference for each in stage.quality)
+            if isinstance(stage, Measured) and drop is not None and not paired:
+                raise ValueError("require.drop without a quality that the original has too")
+        return self
 
 
 def check(kind: type[Kind], content: Any, file: Path, remedy: str) -> Kind:
@@ -241,6 +465,11 @@ def check(kind: type[Kind], content: Any, file: Path, remedy: str) -> Kind:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{file} is damaged ({place}: {first['msg']}): {remedy}.") from None
+        raise UserError(f"{file} is damaged ({_first(error)}): {remedy}.") from None
+
+
+def _first(error: ValidationError) -> str:
+    """Where the first fault lies, and what it is."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"

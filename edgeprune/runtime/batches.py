@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune.runtime.onnx_file import read_outline
-from edgeprune.runtime.session import input_types, token_inputs
+from edgeprune.runtime.session import input_types, running, token_inputs
 from edgeprune.runtime.tokenize import Tokenizer, Tokens
 
 CALL_TOKENS = 256
@@ -51,5 +51,7 @@ def run_batches(
         rows = order[start : start + size]
         ids, mask, type_ids = tokenizer.pad([encoded[row] for row in rows])
         feeds = token_inputs(types, ids, mask, type_ids)
-        yield rows, session.run([output], feeds)[0], mask
+        with running():
+            [found] = session.run([output], feeds)
+        yield rows, found, mask
         start += size

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune.errors import UserError
-from edgeprune.runtime.session import PAST, PRESENT, input_types, token_inputs
+from edgeprune.runtime.session import PAST, PRESENT, input_types, running, token_inputs
 
 SHARED_CACHE = "edgeprune.shared_cache"
 """An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
@@ -93,7 +93,8 @@ class Decoding:
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
             for name, value in inputs.items()
         }
-        logits = (self._run_shared if decoder.shared else self._run)(feeds, tokens.shape[1])
+        with running():
+            logits = (self._run_shared if decoder.shared else self._run)(feeds, tokens.shape[1])
         if decoder.has_cache:
             self.length += tokens.shape[1]
         return logits

@@ -5,7 +5,8 @@ is what any other client gets. A file with sparse linears has the operator libra
 that is installed, as a client does by `edgeprune.kernels.register`.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,22 @@ def open_session(
     except Exception as error:  # the runtime's own errors share no base class
         reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
         raise UserError(f"ONNX Runtime cannot open {model_path}: {reason}") from error
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Tell of a graph that the runtime opens and cannot run.
+
+    Raises:
+        UserError: with the runtime's own reason.
+    """
+    try:
+        yield
+    except Exception as error:  # the runtime's own errors share no base class
+        if type(error).__module__.partition(".")[0] != onnxruntime.__name__:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
+        raise UserError(f"The model's graph fails when it is run: {reason}") from error
 
 
 def uses_kernels(model_path: str | Path) -> bool:

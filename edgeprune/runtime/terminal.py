@@ -17,6 +17,7 @@ from edgeprune.runtime.generate import Generator, Sampling
 
 _SHOWN_NUMBERS = 6
 _LINES = 32  # of a pipe, read ahead to be batched
+_LONGEST_LINE = 16_000_000  # bytes
 
 
 def run(
@@ -33,7 +34,8 @@ def run(
     With `as_json` each answer is one JSON object a line.
 
     Raises:
-        UserError: the bundle cannot be run, or there is no text, or it is not UTF-8.
+        UserError: the bundle cannot be run, there is no text, it is not UTF-8, or a line of it has
+            no end.
     """
     if text is None and sys.stdin.isatty():
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
@@ -93,7 +95,13 @@ def _json(**values: object) -> str:
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
-    for number, line in enumerate(stream, start=1):
+    lines = iter(lambda: stream.readline(_LONGEST_LINE), b"")
+    for number, line in enumerate(lines, start=1):
+        if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+            raise UserError(
+                f"Line {number} of standard input is longer than {_LONGEST_LINE / 1e6:.0f} MB: "
+                "give a text a line."
+            )
         try:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError:

@@ -1,1 +1,1 @@
-"""A small HTTP service for a bundle: `edgeprune serve`, by `pip install 'edgeprune[service]'`."""
+"""A small HTTP service for a bundle: `edgeprune serve`, with the extra `service`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import UserError
+from edgeprune.install import install
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,8 +30,7 @@ def load_hub(name: str, splits: Sequence[str]) -> tuple[str, "Dataset"]:
         from datasets import get_dataset_split_names, load_dataset
     except ImportError:
         raise UserError(
-            f"There is no file or folder {name}, and Hugging Face datasets need "
-            "pip install 'edgeprune[build]'."
+            f"There is no file or folder {name}, and Hugging Face datasets need {install('build')}."
         ) from None
     configuration = rest[0] if len(rest) == 2 else None
     try:

@@ -431,7 +431,7 @@ result = CliRunner().invoke(main, ["serve", {str(encoder)!r}])
 print(result.exit_code, result.stderr)
 """)
     assert shown.startswith("2 ")
-    assert "pip install 'edgeprune[service]'" in shown
+    assert "pip install '.[service]'" in shown
 
 
 def test_serving_needs_no_torch():
