@@ -233,7 +233,7 @@ class Measured(_Stage):
     curve: list[_Point] = MISSING
     stages: list[_StageMeasured] = MISSING
     sparse: _Sparse = MISSING
-    batching: _Batching | None = None
+    batching: _Batching = MISSING
 
 
 class _Loaded(_Stage):
