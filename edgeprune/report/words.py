@@ -12,9 +12,9 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 def medians_contradict(quotient: float, low: float, value: float, high: float) -> bool:
     """Whether a quotient of medians seems to contradict a paired ratio: it lies outside the ratio's
-    interval, or says faster where that says slower."""
-    opposite = round(quotient - 1, 3) * round(value - 1, 3) < 0
-    return opposite or not low <= quotient <= high
+    interval, or says faster where that says slower, in the digits that are shown."""
+    quotient, low, value, high = (round(each, 3) for each in (quotient, low, value, high))
+    return (quotient - 1) * (value - 1) < 0 or not low <= quotient <= high
 
 
 def size(count: float) -> str:
