@@ -97,6 +97,7 @@ def _check_applies(settings: QuantizeSettings, checkpoint: Checkpoint) -> None:
     )
     plan = plan_formats(anatomy, settings)
     per_tensor = any(entry.format == "int8" for entry in plan)
+    rounded = settings.weights != "none" or settings.prefer is not None
     rules = {
         "cache_bits": (decoder, "is for the key-value cache of a decoder"),
         "prefer": (decoder, "is for a decoder's prompts and steps"),
@@ -104,8 +105,11 @@ def _check_applies(settings: QuantizeSettings, checkpoint: Checkpoint) -> None:
             decoder and anatomy.tied_embeddings,
             "is for a decoder whose head shares the embedding's table",
         ),
+        "smooth": (rounded, "is for linears that are quantized"),
     }
-    if settings.massive_activations == "smooth":
+    if settings.massive_activations in ("token-wise", "float"):
+        rules["massive_activations"] = rules["smooth"]
+    elif settings.massive_activations == "smooth":
         where = "is for weights of int8 or mixed and feed-forwards with gates"
         ranged = settings.weights in ("int8", "mixed") or settings.prefer is not None
         rules["massive_activations"] = (gates and ranged, where)

@@ -96,6 +96,16 @@ def test_what_would_change_nothing_of_an_encoder_is_refused(setting, purpose, sp
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "setting", ["smooth=0.5", "massive_activations=token-wise", "massive_activations=float"]
+)
+def test_linears_that_stay_float_have_no_activations_to_treat(setting, spiked, tmp_path):
+    asked = ("--set", "quantize.weights=none", "--set", f"quantize.{setting}")
+    result = build(*spiked, "--output", tmp_path / "out", *asked, "--dry-run")
+    assert result.exit_code == 2
+    assert f"quantize.{setting.replace('=', ' of ')} is for linears that are quan" in result.stderr
+
+
 def test_activations_of_linears_that_are_not_int8_have_no_scale_to_set(spiked, tmp_path):
     asked = ("--set", "quantize.weights=int8-groups", "--set", "quantize.activations=token")
     result = build(*spiked, "--output", tmp_path / "out", *asked, "--dry-run")
