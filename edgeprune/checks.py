@@ -276,8 +276,24 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     file = checkpoint.assets / "tokenizer.json"
     if file.exists():
         tokenizer = open_tokenizer(file)
+        _check_tokens(corpus, tokenizer, checkpoint)
         for part in parts if checkpoint.task == "text-generation" else ():
             _check_window(part, tokenizer, recipe.text.max_tokens)
+
+
+def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Whether the model has a row for each token of the text; it may do without for others."""
+    rows = checkpoint.anatomy.shape(checkpoint.anatomy.embeddings["word"])[0]
+    if max(tokenizer.get_vocab().values(), default=0) < rows:
+        return
+    for document in corpus.documents:
+        last = max(tokenizer.encode(document).ids, default=0)
+        if last >= rows:
+            raise UserError(
+                f"{corpus.source} has the token {tokenizer.id_to_token(last)!r}, which is number "
+                f"{last:,} in {checkpoint.name}'s tokenizer.json, and the model has rows for "
+                f"{rows:,}: give the model its own tokenizer, or leave that token out."
+            )
 
 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:

@@ -47,6 +47,21 @@ def test_a_panic_is_a_sentence_for_the_runtime_and_the_build(tmp_path):
     assert "is no tokenizer that can be read: no entry found" in result.stderr
 
 
+def test_a_token_that_the_model_has_no_row_for_may_stand_in_no_text(tmp_path):
+    model = model_folder(tmp_path / "model")
+    tokenizer = open_tokenizer(model / "tokenizer.json")
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["w001w002"])
+    tokenizer.save(str(model / "tokenizer.json"))
+    assert dry_run(model, tmp_path).exit_code == 0
+    tokenizer.add_tokens(["w001"[:3]])  # part of every other word
+    tokenizer.save(str(model / "tokenizer.json"))
+    result = dry_run(model, tmp_path)
+    assert result.exit_code == 2
+    assert f"has the token 'w00', which is number {rows + 1:,} in" in result.stderr
+    assert f"the model has rows for {rows:,}: give" in result.stderr
+
+
 def test_a_ctrl_c_is_no_damage(tmp_path, monkeypatch):
     def press(*_given: object) -> None:
         raise KeyboardInterrupt
