@@ -103,9 +103,15 @@ def test_what_is_known_of_recipes_is_what_the_benchmark_has(tmp_path: Path) -> N
     assert (tmp_path / "measured.json").read_text() == builds.MEASURED.read_text()
 
 
-def test_the_answer_stands_first_and_settings_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_has_a_name_from_within_its_folder(
+    encoder: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(encoder.folder)
+    made = expected(read_recipe("encoder"), open_checkpoint(".")).made
+    assert made.model == encoder.folder.name
+
+
+def test_the_answer_stands_first_and_settings_are_asked_for(tmp_path: Path) -> None:
     recipe = recipe_file(tmp_path / "tiny.yaml", RECIPE)
     model, text = model_folder(tmp_path / "model"), text_file(tmp_path / "t.txt")
     command = ["build", recipe, "--model", model, "--data", text, "--dry-run"]
