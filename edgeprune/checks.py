@@ -1,6 +1,5 @@
 """What a build can be refused for before its work begins, without torch."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from edgeprune.fits import check_fits
 from edgeprune.measure.settings import OWN_TASKS
 from edgeprune.measure.stage import held_out_measures
 from edgeprune.progress import say
+from edgeprune.prune.budget import most_removable
 from edgeprune.prune.settings import PruneSettings
 from edgeprune.quantize.plan import plan_formats
 from edgeprune.quantize.scheme import Scheme
@@ -314,9 +314,7 @@ def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -
     kind, total = pool.pattern, sum(layers)
     if kind == "heads" and pool.share:
         _check_groups(anatomy)
-    most = [
-        max(0, min(n - math.ceil((1 - pool.max_layer_sparsity) * n - 1e-9), n - 1)) for n in layers
-    ]
+    most = [min(most_removable(n, pool.max_layer_sparsity, pool.share), n - 1) for n in layers]
     goal = round(pool.share * total)
     if goal > sum(most):
         raise UserError(
