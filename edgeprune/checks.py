@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from edgeprune.anatomy import Anatomy, max_positions
+from edgeprune.anatomy import FUSED_HEADS, Anatomy, max_positions
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bundle import Bundle
 from edgeprune.checkpoint import Checkpoint, read_json
@@ -27,6 +27,7 @@ from edgeprune.quantize.plan import plan_formats
 from edgeprune.quantize.scheme import Scheme
 from edgeprune.quantize.settings import QuantizeSettings, preferred
 from edgeprune.recipe import Recipe
+from edgeprune.rope import turns_whole_heads
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
 from edgeprune.text.corpus import Corpus, read_corpus
@@ -98,8 +99,15 @@ def _check_applies(settings: QuantizeSettings, checkpoint: Checkpoint) -> None:
     plan = plan_formats(anatomy, settings)
     per_tensor = any(entry.format == "int8" for entry in plan)
     rounded = settings.weights != "none" or settings.prefer is not None
+    fused = turns_whole_heads(checkpoint.config, anatomy.family) and not any(
+        block.attention.head_dim % FUSED_HEADS for block in anatomy.blocks
+    )
     rules = {
-        "cache_bits": (decoder, "is for the key-value cache of a decoder"),
+        "cache_bits": (
+            decoder and fused,
+            "is for the key-value cache of a decoder whose attention is fused (heads of a multiple "
+            f"of {FUSED_HEADS} values, turned by their position as a whole)",
+        ),
         "prefer": (decoder, "is for a decoder's prompts and steps"),
         "unpacked_head": (
             decoder and anatomy.tied_embeddings,

@@ -47,6 +47,12 @@ def without_rope_parameters(
     return config
 
 
+def turns_whole_heads(config: Mapping[str, Any], family: Family) -> bool:
+    """Whether positions are rotary and turn all of a head's values."""
+    share = family.rotary.get("partial_rotary_factor")
+    return bool(family.rotary) and (share is None or config.get(share) == 1)
+
+
 def check_rope(config: Mapping[str, Any], file: Path) -> None:
     """Refuse rotary positions that change with a text's length: an exported graph holds one set.
 

@@ -97,6 +97,18 @@ def test_what_would_change_nothing_of_an_encoder_is_refused(setting, purpose, sp
 
 
 @pytest.mark.parametrize(
+    ("family", "fits"), [("llama", False), ("phi", False), ("gpt2", False), ("llama-fused", True)]
+)
+def test_a_cache_in_integers_is_for_attention_that_is_fused(family, fits, tmp_path):
+    model = model_folder(tmp_path / "model", family)
+    recipe = recipe_file(tmp_path / "a.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
+    given = (recipe, "--model", model, "--data", text_file(tmp_path / "a.txt"), "--dry-run")
+    result = build(*given, "--set", "quantize.cache_bits=8")
+    assert result.exit_code == (0 if fits else 2), result.stderr
+    assert fits or "of a decoder whose attention is fused (heads of a multiple" in result.stderr
+
+
+@pytest.mark.parametrize(
     "setting", ["smooth=0.5", "massive_activations=token-wise", "massive_activations=float"]
 )
 def test_linears_that_stay_float_have_no_activations_to_treat(setting, spiked, tmp_path):

@@ -12,6 +12,7 @@ import transformers
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
 from edgeprune.bundle import oldest_onnxruntime
+from edgeprune.errors import UserError
 from edgeprune.export import export_onnx
 from edgeprune.measure.cache import pays_from
 from edgeprune.rewrite import quantized_cache
@@ -268,3 +269,17 @@ def test_from_what_context_it_pays():
     assert pays_from({256: at(1.2), 1024: at(0.99), 4096: at(1.3)}, "decode") == 4096
     assert pays_from({256: at(1.2), 1024: at(1.2), 4096: at(1.0)}, "decode") is None
     assert pays_from({}, "decode") is None
+
+
+def test_a_cache_that_cannot_be_in_integers_is_told(tmp_path, monkeypatch):
+    """By the build, which was asked for it, and not left out of it."""
+    model = make_model("llama", tmp_path / "hf", unequal=False)
+    target = find("x86-avx2")
+    given = (tmp_path / "a.onnx", model.anatomy, None, [BATCH], target, 8.0)
+    with pytest.raises(UserError, match="cannot be lowered: the attention is not fused"):
+        rewrite(export_onnx(model, tmp_path), *given)
+    monkeypatch.setattr("edgeprune.rewrite.run.mean_drift", lambda *_: 0.7)
+    model = make_model(FUSED_DECODERS[0], tmp_path / "other", unequal=False)
+    given = (tmp_path / "b.onnx", model.anatomy, None, [BATCH], target, 8.0)
+    with pytest.raises(UserError, match=r"outputs by 0.7 of their size.*ask for more bits"):
+        rewrite(export_onnx(model, tmp_path / "other"), *given)
