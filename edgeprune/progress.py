@@ -24,8 +24,8 @@ _LINE_EVERY_SECONDS = 20.0
 
 
 def say(text: str) -> None:
-    """Print one line of progress on standard error."""
-    console.print(text)
+    """Print one line of progress on standard error, unbroken."""
+    console.print(text, soft_wrap=True)
 
 
 @functools.cache

@@ -64,13 +64,13 @@ def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "s
     return _assets(folder, {"architectures": ["XForSequenceClassification"], "id2label": names})
 
 
-def decoder_folder(folder: Path, shared: bool = False, opens: bool = True, **config: Any) -> Path:
+def decoder_folder(folder: Path, opens: bool = True, shared: bool = False, **config: Any) -> Path:
     """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
 
     Args:
+        opens: whether the tokenizer puts [CLS] before a text; it puts [SEP] behind it.
         shared: the new summands are written into the cache in place, where it has room for them;
             else the cache that comes out is longer than the one that goes in.
-        opens: whether the tokenizer puts [CLS] before a text; it puts [SEP] behind it.
     """
     parts = ("key", "value")
     nodes = [

@@ -116,7 +116,12 @@ def test_what_is_no_number_is_told_and_never_printed(make: Any, tmp_path: Path) 
     folder = poison(make(tmp_path / "m"), "table", ids_of("cat")[1:-1])
     write_json(folder / "tokenizer_config.json", {"chat_template": "{{ messages[0].content }}"})
     write_json(folder / "1_Pooling/config.json", {"pooling_mode_mean_tokens": True})
-    write_json(folder / "modules.json", [{"type": "x.Pooling", "path": "1_Pooling"}])
+    modules = {"Transformer": "", "Pooling": "1_Pooling"}
+    listed = [
+        {"type": f"sentence_transformers.models.{name}", "path": path}
+        for name, path in modules.items()
+    ]
+    write_json(folder / "modules.json", listed)
     assert edgeprune("run", folder, "the dog", "--json").exit_code == 0
     for words in (("run", folder, "the cat", "--json"), ("run", folder, "the cat")):
         assert "The model m gives" in (said := mistake(edgeprune(*words)))

@@ -35,6 +35,6 @@ def gguf_file(path: Path, adds: bool) -> Path:
 @pytest.mark.parametrize("adds", [True, False])
 def test_a_token_goes_before_a_text_where_the_file_says_so(tmp_path: Path, adds: bool) -> None:
     file = gguf_file(tmp_path / "a.gguf", adds)
-    import_tokenizer(Checkpoint("it", tmp_path, {}, {}, gguf=file), tmp_path / "out")
+    import_tokenizer(Checkpoint("it", tmp_path, {}, {}, (file,), gguf=file), tmp_path / "out")
     found = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("th")
     assert found.tokens == [*(["<s>"] if adds else []), "th"]

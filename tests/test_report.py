@@ -29,7 +29,7 @@ from edgeprune.gate.settings import Limits
 from edgeprune.inspect import describe, inspect_table
 from edgeprune.report.canvas import SERIES
 from edgeprune.report.figures import faster
-from edgeprune.report.made import made
+from edgeprune.report.made import made, model_name
 from edgeprune.report.others import joined, read_others
 from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
@@ -493,7 +493,7 @@ def elements(folder: Path, name: str) -> list[str]:
     (folder / "report.json").write_text(json.dumps(content))
     assert run("report", folder).exit_code == 0
     page = Page(folder / "report.html")
-    assert one_line(name) in page.text()
+    assert one_line(model_name(name)) in page.text()
     return [each.name for each in page.tree.query("*")]
 
 

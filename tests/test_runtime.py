@@ -258,7 +258,7 @@ NULL: dict[str, Any] = {"eos_token_id": None}
         (NULL, NULL, {"eos_token": "dog"}, {6}),
         ({"eos_token_id": []}, {}, {"eos_token": {"content": "cat"}}, {5}),
         ({"eos_token_id": [None]}, NULL, {"eos_token": "[SEP]"}, {2}),
-        ({"eos_token_id": -1}, {"eos_token_id": "5"}, {"eos_token": "[SEP]"}, {2}),
+        ({"eos_token_id": "5"}, {"eos_token_id": -1}, {"eos_token": "[SEP]"}, {2}),
         ({"eos_token_id": True}, {}, {"eos_token": "[SEP]"}, {2}),
     ],
 )

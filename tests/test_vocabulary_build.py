@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import transformers
 from click.testing import CliRunner, Result
+from test_card import make_speed
 from tiny_builds import WORDS, model_folder, recipe_file, sentence_lines
 from tiny_models import VOCABULARY
 
@@ -50,17 +51,9 @@ def make_site(folder: Path, family: str) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def untimed():
     """Times are no matter here."""
-    times = dict.fromkeys(("median_ms", "p95_ms", "tokens_per_second"), 1.0)
-    side = {"name": "model", "model_bytes": 1, "peak_memory_bytes": 1}
-    ratio = {"value": 1.0, "low": 1.0, "high": 1.0}
-    prompt = {"candidate": times, "baseline": times, "ratio": ratio, "settled": True}
-    speed = {
-        "measures": {"prompt": prompt},
-        "candidate": side,
-        "baseline": side,
-        "settings": {"tokens": 12, "batch": 1, "threads": 1},
-        "machine": {"processor": "none"},
-    }
+    speed = make_speed("text-generation")
+    for side in ("baseline", "candidate"):
+        speed[side]["name"] = side
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgeprune.measure.stage.compare", lambda *_: speed)
         patch.setattr("edgeprune.measure.stage.measure_curve", lambda *_: [])
@@ -70,14 +63,14 @@ def untimed():
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
     site = make_site(tmp_path_factory.mktemp("bert"), "bert")
-    assert build(site).exit_code == 0
+    assert (done := build(site)).exit_code == 0, done.output
     return site
 
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory) -> Path:
     site = make_site(tmp_path_factory.mktemp("llama"), "llama-fused")
-    assert build(site).exit_code == 0
+    assert (done := build(site)).exit_code == 0, done.output
     return site
 
 

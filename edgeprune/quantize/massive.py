@@ -9,6 +9,7 @@ A few values that dwarf the rest leave these no codes. What helps, by what is fo
     neither                             one scale a tensor               nothing
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -111,6 +112,11 @@ def refuse_drift(drift: float, settings: QuantizeSettings) -> None:
     """
     if drift <= MOST_DRIFT:
         return
+    if not math.isfinite(drift):
+        raise UserError(
+            "This model's outputs on the calibration text are NaN or infinite: see whether its "
+            "weights are whole, and whether the model answers right before it is built."
+        )
     instead = "int8-groups, or leave `quantize` out"
     helps = f"quantize.weights to {instead}"
     if settings.activations != "token":

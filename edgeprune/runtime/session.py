@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune import kernels
-from edgeprune.errors import UserError
+from edgeprune.errors import ModelFault, UserError
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.onnx_file import read_outline
 
@@ -93,7 +93,7 @@ def running() -> Iterator[None]:
     """Tell of a graph that the runtime opens and cannot run.
 
     Raises:
-        UserError: with the runtime's own reason.
+        ModelFault: with the runtime's own reason.
     """
     try:
         yield
@@ -101,7 +101,7 @@ def running() -> Iterator[None]:
         if type(error).__module__.partition(".")[0] != onnxruntime.__name__:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
-        raise UserError(f"The model's graph fails when it is run: {reason}") from error
+        raise ModelFault(f"The model's graph fails when it is run: {reason}") from error
 
 
 def uses_kernels(model_path: str | Path) -> bool:

@@ -1,5 +1,6 @@
 """The service's paths: /embed, /classify or /generate by the bundle's task, /health, /metrics."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,7 @@ from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator
 from edgeprune.service.answers import Answers, DecoderAnswers, EncoderAnswers
 from edgeprune.service.door import LEFT, Door
+from edgeprune.service.logs import LOGGERS
 from edgeprune.service.metrics import Metrics
 from edgeprune.service.requests import PATHS, Refused
 from edgeprune.service.responses import json_response, refusal
@@ -54,6 +56,7 @@ def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings
 
     async def faulty(request: Request, error: Exception) -> Response:
         metrics.faults.inc()
+        logging.getLogger(LOGGERS[0]).error("%s", error)
         return refusal(500, str(error))
 
     async def measured(request: Request) -> Response:
