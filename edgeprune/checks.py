@@ -32,7 +32,7 @@ from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
 from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import Row, number_of, text_of
-from edgeprune.text.labels import label_names, label_number
+from edgeprune.text.labels import label_names, label_numbers
 from edgeprune.text.samplers import share_out
 from edgeprune.tokenizer_file import open_tokenizer
 
@@ -183,8 +183,7 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
     rows = _read(task, Data(data, recipe.measure.limit, fields=recipe.measure.fields))
     if task == "classification":
         names = label_names(checkpoint.config)
-        for row in rows:
-            label_number(row["label"], names, data)
+        label_numbers([row["label"] for row in rows], names, data)
 
 
 def _read(task: str, data: Data) -> list[Row]:
