@@ -304,6 +304,11 @@ _SETTINGS = {
 """The names that families give to one setting."""
 
 
+FUSED_HEADS = 16
+"""A head must have a multiple of so many values for the runtime's operator to take the attention
+as one."""
+
+
 @dataclass(frozen=True)
 class Attention:
     """One layer's attention: full module names of its projections, and its head counts."""

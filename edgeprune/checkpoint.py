@@ -48,12 +48,6 @@ class Checkpoint:
         return task_of(self.config)
 
     @property
-    def num_labels(self) -> int:
-        """How many labels a classifier knows; transformers' own default is two."""
-        names = self.config.get("id2label")
-        return len(names) if names else int(self.config.get("num_labels", 2))
-
-    @property
     def assets(self) -> Path:
         """Where tokenizer and settings lie: the folder, or a GGUF file alone where the folder's
         config.json is another model's."""

@@ -1,13 +1,12 @@
 """What a build can be refused for before its work begins, without torch."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from edgeprune.anatomy import Anatomy, max_positions
+from edgeprune.anatomy import FUSED_HEADS, Anatomy, max_positions
 from edgeprune.bench.settings import BenchSettings
 from edgeprune.bundle import Bundle
 from edgeprune.checkpoint import Checkpoint, read_json
@@ -22,16 +21,18 @@ from edgeprune.fits import check_fits
 from edgeprune.measure.settings import OWN_TASKS
 from edgeprune.measure.stage import held_out_measures
 from edgeprune.progress import say
+from edgeprune.prune.budget import most_removable
 from edgeprune.prune.settings import PruneSettings
 from edgeprune.quantize.plan import plan_formats
 from edgeprune.quantize.scheme import Scheme
 from edgeprune.quantize.settings import QuantizeSettings, preferred
 from edgeprune.recipe import Recipe
+from edgeprune.rope import turns_whole_heads
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
 from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import Row, number_of, text_of
-from edgeprune.text.labels import label_names, label_number
+from edgeprune.text.labels import label_names, label_numbers
 from edgeprune.text.samplers import share_out
 from edgeprune.tokenizer_file import open_tokenizer
 
@@ -97,15 +98,26 @@ def _check_applies(settings: QuantizeSettings, checkpoint: Checkpoint) -> None:
     )
     plan = plan_formats(anatomy, settings)
     per_tensor = any(entry.format == "int8" for entry in plan)
+    rounded = settings.weights != "none" or settings.prefer is not None
+    fused = turns_whole_heads(checkpoint.config, anatomy.family) and not any(
+        block.attention.head_dim % FUSED_HEADS for block in anatomy.blocks
+    )
     rules = {
-        "cache_bits": (decoder, "is for the key-value cache of a decoder"),
+        "cache_bits": (
+            decoder and fused,
+            "is for the key-value cache of a decoder whose attention is fused (heads of a multiple "
+            f"of {FUSED_HEADS} values, turned by their position as a whole)",
+        ),
         "prefer": (decoder, "is for a decoder's prompts and steps"),
         "unpacked_head": (
             decoder and anatomy.tied_embeddings,
             "is for a decoder whose head shares the embedding's table",
         ),
+        "smooth": (rounded, "is for linears that are quantized"),
     }
-    if settings.massive_activations == "smooth":
+    if settings.massive_activations in ("token-wise", "float"):
+        rules["massive_activations"] = rules["smooth"]
+    elif settings.massive_activations == "smooth":
         where = "is for weights of int8 or mixed and feed-forwards with gates"
         ranged = settings.weights in ("int8", "mixed") or settings.prefer is not None
         rules["massive_activations"] = (gates and ranged, where)
@@ -171,8 +183,7 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
     rows = _read(task, Data(data, recipe.measure.limit, fields=recipe.measure.fields))
     if task == "classification":
         names = label_names(checkpoint.config)
-        for row in rows:
-            label_number(row["label"], names, data)
+        label_numbers([row["label"] for row in rows], names, data)
 
 
 def _read(task: str, data: Data) -> list[Row]:
@@ -272,8 +283,24 @@ def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     file = checkpoint.assets / "tokenizer.json"
     if file.exists():
         tokenizer = open_tokenizer(file)
+        _check_tokens(corpus, tokenizer, checkpoint)
         for part in parts if checkpoint.task == "text-generation" else ():
             _check_window(part, tokenizer, recipe.text.max_tokens)
+
+
+def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Whether the model has a row for each token of the text; it may do without for others."""
+    rows = checkpoint.anatomy.shape(checkpoint.anatomy.embeddings["word"])[0]
+    if max(tokenizer.get_vocab().values(), default=0) < rows:
+        return
+    for document in corpus.documents:
+        last = max(tokenizer.encode(document).ids, default=0)
+        if last >= rows:
+            raise UserError(
+                f"{corpus.source} has the token {tokenizer.id_to_token(last)!r}, which is number "
+                f"{last:,} in {checkpoint.name}'s tokenizer.json, and the model has rows for "
+                f"{rows:,}: give the model its own tokenizer, or leave that token out."
+            )
 
 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
@@ -294,9 +321,7 @@ def _left_by_pruning(anatomy: Anatomy, pool: PruneSettings, layers: list[int]) -
     kind, total = pool.pattern, sum(layers)
     if kind == "heads" and pool.share:
         _check_groups(anatomy)
-    most = [
-        max(0, min(n - math.ceil((1 - pool.max_layer_sparsity) * n - 1e-9), n - 1)) for n in layers
-    ]
+    most = [min(most_removable(n, pool.max_layer_sparsity, pool.share), n - 1) for n in layers]
     goal = round(pool.share * total)
     if goal > sum(most):
         raise UserError(

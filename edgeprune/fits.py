@@ -8,6 +8,7 @@ from edgeprune.anatomy import Anatomy, stated
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.errors import UserError
 from edgeprune.pooling import read_pooling
+from edgeprune.text.labels import label_names
 
 _NEEDED = ("num_hidden_layers",)
 """Where it is not stated, transformers would take a number of its own, and other layers' weights
@@ -84,7 +85,7 @@ def _check_head(checkpoint: Checkpoint) -> None:
         )
     if checkpoint.task != "text-classification":
         return
-    count, kind = checkpoint.num_labels, config.get("problem_type")
+    count, kind = len(label_names(config)), config.get("problem_type")
     if count < 2 or kind not in (None, "single_label_classification"):
         raise UserError(
             f"{checkpoint.name} is a model of {kind or 'regression'}; edgeprune takes classifiers "

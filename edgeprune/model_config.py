@@ -164,10 +164,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config["pad_token_id"] = None  # as the first Llamas wrote it
     check_types(config, file)
     family = find_family(config.get("model_type", ""))
-    try:
-        config = without_rope_parameters(config, family)
-        check_types(config, file)
-        check_rope(config)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+    config = without_rope_parameters(config, family, file)
+    check_types(config, file)
+    check_rope(config, file)
     return config

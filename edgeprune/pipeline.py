@@ -62,9 +62,9 @@ MARK = "stages"
 RECORD = "stage.json"
 LOCK = ".lock"
 _BUNDLES = ("bundle", "original")
-# Stages that run whatever the recipe says; the others run where it names them.
 _LONG = ("prune", "cut", "sparsify", "recover")
 """Stages that may train for hours."""
+# Stages that run whatever the recipe says; the others run where it names them.
 _ALWAYS = ("load", "original", "export", "rewrite", "measure")
 
 

@@ -10,6 +10,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.kernels.formats import FORMATS
+from edgeprune.places import called
 from edgeprune.prune.methods import AnyPruneSettings
 from edgeprune.prune.oneshot_settings import OneShotSettings
 from edgeprune.prune.train_settings import PruneStageSettings
@@ -45,7 +46,7 @@ def expected(recipe: Recipe, checkpoint: Checkpoint) -> Expected:
     left, target = after_cut(anatomy, recipe), find(recipe.target)
     plan = _plan(left, recipe.quantize or _PLAIN, target)
     result = Made(
-        model_name(checkpoint.name),
+        model_name(called(checkpoint.name)),
         _removed(anatomy, recipe),
         _steps(recipe),
         _formats(plan, recipe),

@@ -3,6 +3,7 @@
 head that is turned. The house, and what a bundle's clients read, is the latter."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from edgeprune.anatomy import Family
@@ -12,8 +13,10 @@ _BY_LENGTH = ("dynamic", "longrope")
 """Kinds whose angles change once a text is longer than those that the model was trained on."""
 
 
-def without_rope_parameters(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """A configuration in the words of transformers 4.
+def without_rope_parameters(
+    config: Mapping[str, Any], family: Family, file: Path
+) -> dict[str, Any]:
+    """The configuration in a file, in the words of transformers 4.
 
     Raises:
         UserError: its layers differ in their positions, or turn a share of each head that the
@@ -27,8 +30,8 @@ def without_rope_parameters(config: Mapping[str, Any], family: Family) -> dict[s
     kinds = list(stated.values()) if all(isinstance(v, dict) for v in stated.values()) else [stated]
     if any(kind != kinds[0] for kind in kinds):
         raise UserError(
-            f"rope_parameters differ between {' and '.join(stated)} layers, which this type of "
-            "model is not known to have."
+            f"{file}: rope_parameters differ between {' and '.join(stated)} layers, which this "
+            "type of model is not known to have."
         )
     scaling = dict(kinds[0])
     for name in ("rope_theta", "partial_rotary_factor"):
@@ -37,17 +40,24 @@ def without_rope_parameters(config: Mapping[str, Any], family: Family) -> dict[s
             config[family.rotary[name]] = value
         elif value not in (None, 1):
             raise UserError(
-                f"rope_parameters.{name} is {value}, which this type of model does not have."
+                f"{file}: rope_parameters.{name} is {value}, which this type of model does not "
+                "have."
             )
     config["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
     return config
 
 
-def check_rope(config: Mapping[str, Any]) -> None:
+def turns_whole_heads(config: Mapping[str, Any], family: Family) -> bool:
+    """Whether positions are rotary and turn all of a head's values."""
+    share = family.rotary.get("partial_rotary_factor")
+    return bool(family.rotary) and (share is None or config.get(share) == 1)
+
+
+def check_rope(config: Mapping[str, Any], file: Path) -> None:
     """Refuse rotary positions that change with a text's length: an exported graph holds one set.
 
     Raises:
-        UserError: naming the kind, and the length from which on it differs.
+        UserError: naming the file, the kind, and the length from which on it differs.
     """
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type"))
@@ -56,6 +66,6 @@ def check_rope(config: Mapping[str, Any]) -> None:
     trained = scaling.get(key) or config.get(key) or longest
     if kind in _BY_LENGTH and longest and trained < longest:
         raise UserError(
-            f"rope_type {kind} turns positions by other angles once a text has more than "
+            f"{file}: rope_type {kind} turns positions by other angles once a text has more than "
             f"{trained:,} tokens, and a graph holds one set of them: such a model cannot be built."
         )

@@ -96,6 +96,28 @@ def test_what_would_change_nothing_of_an_encoder_is_refused(setting, purpose, sp
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("family", "fits"), [("llama", False), ("phi", False), ("gpt2", False), ("llama-fused", True)]
+)
+def test_a_cache_in_integers_is_for_attention_that_is_fused(family, fits, tmp_path):
+    model = model_folder(tmp_path / "model", family)
+    recipe = recipe_file(tmp_path / "a.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
+    given = (recipe, "--model", model, "--data", text_file(tmp_path / "a.txt"), "--dry-run")
+    result = build(*given, "--set", "quantize.cache_bits=8")
+    assert result.exit_code == (0 if fits else 2), result.stderr
+    assert fits or "of a decoder whose attention is fused (heads of a multiple" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "setting", ["smooth=0.5", "massive_activations=token-wise", "massive_activations=float"]
+)
+def test_linears_that_stay_float_have_no_activations_to_treat(setting, spiked, tmp_path):
+    asked = ("--set", "quantize.weights=none", "--set", f"quantize.{setting}")
+    result = build(*spiked, "--output", tmp_path / "out", *asked, "--dry-run")
+    assert result.exit_code == 2
+    assert f"quantize.{setting.replace('=', ' of ')} is for linears that are quan" in result.stderr
+
+
 def test_activations_of_linears_that_are_not_int8_have_no_scale_to_set(spiked, tmp_path):
     asked = ("--set", "quantize.weights=int8-groups", "--set", "quantize.activations=token")
     result = build(*spiked, "--output", tmp_path / "out", *asked, "--dry-run")

@@ -125,6 +125,11 @@ def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     found["ratio"] = {"value": 0.5, "low": 0.4, "high": 0.8}
     assert "2.00x slower (1.25-2.50)" in table_text(result)
     assert max(map(len, shown.splitlines())) <= 80
+    medians = found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
+    found["ratio"] = {"value": medians, "low": medians, "high": medians}
+    assert "by the medians alone" not in table_text(result)
+    found["ratio"] = {"value": 0.98, "low": 0.97, "high": 0.99}
+    assert f"one call: by the medians alone {medians:.2f}x faster" in table_text(result)
 
 
 def test_a_model_beside_itself_is_as_fast(tmp_path: Path) -> None:

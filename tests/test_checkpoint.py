@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_builds import model_folder, recipe_file, text_file
+from tiny_builds import dry_run, model_folder
 
 from edgeprune.anatomy import gguf_model_types
 from edgeprune.checkpoint import INDEX, WEIGHTS, open_checkpoint
-from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.fits import check_fits
 from edgeprune.gguf_header import read_gguf_header
@@ -60,10 +58,7 @@ def test_an_index_decides_and_what_is_beside_it_is_named(model, tmp_path):
     for name, tensor in import_checkpoint(found).module.state_dict().items():
         torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=0)
 
-    recipe = recipe_file(tmp_path / "a.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
-    text = text_file(tmp_path / "a.txt")
-    given = ["build", recipe, "--model", model, "--data", text, "--dry-run"]
-    result = CliRunner().invoke(main, list(map(str, given)))
+    result = dry_run(model, tmp_path)
     assert result.exit_code == 0
     assert "Warning: consolidated.safetensors in" in result.stderr
 

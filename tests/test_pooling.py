@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from tiny_builds import model_folder, recipe_file, text_file
+from tiny_builds import dry_run, model_folder
 
-from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.pooling import normalizes, read_pooling
 
@@ -90,10 +88,7 @@ def test_what_would_change_a_vector_is_refused(kinds, files, words, tmp_path):
 
 def test_the_dry_run_refuses_it(tmp_path):
     model = encoder(model_folder(tmp_path / "model"), ("Transformer", "Pooling", "Dense"))
-    recipe = recipe_file(tmp_path / "a.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
-    text = text_file(tmp_path / "a.txt")
-    given = ["build", recipe, "--model", model, "--data", text, "--dry-run"]
-    result = CliRunner().invoke(main, list(map(str, given)))
+    result = dry_run(model, tmp_path)
     assert result.exit_code == 2
     assert "has a sentence_transformers.models.Dense module" in result.stderr
 

@@ -1,5 +1,6 @@
 """The dry run: the answer first, with what is known before a build and nothing that is not."""
 
+import json
 import re
 from pathlib import Path
 
@@ -95,9 +96,22 @@ def test_time_is_told_only_where_it_was_measured_with_these_settings(encoder, de
     assert builds.built(read_recipe("encoder", ["measure.tokens=16"])) is not None
 
 
-def test_the_answer_stands_first_and_settings_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_known_of_recipes_is_what_the_benchmark_has(tmp_path: Path) -> None:
+    results = Path(__file__).parents[1] / "benchmarks" / "results" / "recipes.jsonl"
+    rows = {row["name"]: row for row in map(json.loads, results.read_text().splitlines())}
+    builds.write(rows, tmp_path / "measured.json")
+    assert (tmp_path / "measured.json").read_text() == builds.MEASURED.read_text()
+
+
+def test_a_model_has_a_name_from_within_its_folder(
+    encoder: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(encoder.folder)
+    made = expected(read_recipe("encoder"), open_checkpoint(".")).made
+    assert made.model == encoder.folder.name
+
+
+def test_the_answer_stands_first_and_settings_are_asked_for(tmp_path: Path) -> None:
     recipe = recipe_file(tmp_path / "tiny.yaml", RECIPE)
     model, text = model_folder(tmp_path / "model"), text_file(tmp_path / "t.txt")
     command = ["build", recipe, "--model", model, "--data", text, "--dry-run"]

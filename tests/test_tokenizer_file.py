@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 import tokenizers
 import transformers
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_models import encoder_folder
-from tiny_builds import model_folder, recipe_file, text_file
+from tiny_builds import dry_run, model_folder
 from tiny_tokenizers import KINDS, content, tokenizer_json
 
 from edgeprune import runtime
 from edgeprune.bundle import Bundle
-from edgeprune.cli import main
 from edgeprune.errors import UserError
 from edgeprune.models import copy_assets
 from edgeprune.runtime.tokenize import Tokenizer
@@ -44,12 +42,24 @@ def test_a_panic_is_a_sentence_for_the_runtime_and_the_build(tmp_path):
 
     model = model_folder(tmp_path / "model")
     (model / "tokenizer.json").write_text(panicking())
-    recipe = recipe_file(tmp_path / "a.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
-    text = text_file(tmp_path / "a.txt")
-    given = ["build", recipe, "--model", model, "--data", text, "--dry-run"]
-    result = CliRunner().invoke(main, list(map(str, given)))
+    result = dry_run(model, tmp_path)
     assert result.exit_code == 2
     assert "is no tokenizer that can be read: no entry found" in result.stderr
+
+
+def test_a_token_that_the_model_has_no_row_for_may_stand_in_no_text(tmp_path):
+    model = model_folder(tmp_path / "model")
+    tokenizer = open_tokenizer(model / "tokenizer.json")
+    rows = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["w001w002"])
+    tokenizer.save(str(model / "tokenizer.json"))
+    assert dry_run(model, tmp_path).exit_code == 0
+    tokenizer.add_tokens(["w001"[:3]])  # part of every other word
+    tokenizer.save(str(model / "tokenizer.json"))
+    result = dry_run(model, tmp_path)
+    assert result.exit_code == 2
+    assert f"has the token 'w00', which is number {rows + 1:,} in" in result.stderr
+    assert f"the model has rows for {rows:,}: give" in result.stderr
 
 
 def test_a_ctrl_c_is_no_damage(tmp_path, monkeypatch):

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner, Result
 from tiny_models import VOCABULARY, make_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from edgeprune.cli import main
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 WORDS = [f"w{number:03d}" for number in range(VOCABULARY - len(SPECIAL))]
@@ -84,3 +87,10 @@ def text_file(file: Path, count: int = 60) -> Path:
 def recipe_file(file: Path, content: str = RECIPE) -> Path:
     file.write_text(content, encoding="utf-8")
     return file
+
+
+def dry_run(model: Path, place: Path) -> Result:
+    """`edgeprune build --dry-run` of a model's folder, its text and recipe in `place`."""
+    recipe = recipe_file(place / "dry.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
+    given = ["build", recipe, "--model", model, "--data", text_file(place / "dry.txt"), "--dry-run"]
+    return CliRunner().invoke(main, list(map(str, given)))

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.bench.contestants import SLOW_FUSIONS
+from edgeprune.report.words import MEDIANS_APART, medians_contradict
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
@@ -52,6 +53,15 @@ def _point(result: dict[str, Any]) -> RenderableType:
             f"{_TITLES[kind]}: {_unsettled(settings)}"
             for kind, found in result["measures"].items()
             if not found["settled"]
+        ]
+        notes += [
+            f"{_TITLES[kind]}: by the medians alone {_gain(quotient, 'faster', 'slower')}: "
+            f"{MEDIANS_APART}"
+            for kind, found in result["measures"].items()
+            if medians_contradict(
+                quotient := found["baseline"]["median_ms"] / found["candidate"]["median_ms"],
+                *(found["ratio"][end] for end in ("low", "value", "high")),
+            )
         ]
     if result["noise"]["noisy"]:
         notes.append(

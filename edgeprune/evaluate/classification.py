@@ -10,7 +10,7 @@ from edgeprune.evaluate.result import Aggregate, Quality, Scores
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
 from edgeprune.text.files import Row, text_of
-from edgeprune.text.labels import label_number
+from edgeprune.text.labels import label_numbers
 
 
 def classification(bundle: Bundle, data: Data) -> Quality:
@@ -35,7 +35,7 @@ def classification(bundle: Bundle, data: Data) -> Quality:
 def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndarray, np.ndarray]:
     """The model's logits of each row's text [rows, labels], and the true label's number [rows]."""
     classifier = Classifier(bundle)
-    truth = np.array([label_number(row["label"], classifier.labels, place) for row in rows])
+    truth = np.array(label_numbers([row["label"] for row in rows], classifier.labels, place))
     texts: list[Text] = [
         (text_of(row, "text", place), text_of(row, "text_pair", place))
         if row.get("text_pair") is not None

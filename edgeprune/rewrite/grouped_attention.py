@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper
 
-from edgeprune.anatomy import Anatomy
+from edgeprune.anatomy import FUSED_HEADS, Anatomy
 from edgeprune.rewrite.attention_parts import (
     AttentionParts,
     causal_mask,
@@ -39,7 +39,6 @@ from edgeprune.runtime.cache import SHARED_CACHE
 from edgeprune.runtime.session import PAST
 
 OPERATOR = "GroupQueryAttention"
-_HEAD_MULTIPLE = 16
 _PATH = "/attention"
 
 
@@ -65,8 +64,8 @@ def _fuse(
     graph: Graph, parts: AttentionParts, tables: "_RotaryTables", lengths: tuple[str, str]
 ) -> None:
     attention = parts.attention
-    if attention.head_dim % _HEAD_MULTIPLE:
-        raise ValueError(f"heads of {attention.head_dim}: no multiple of {_HEAD_MULTIPLE}")
+    if attention.head_dim % FUSED_HEADS:
+        raise ValueError(f"heads of {attention.head_dim}: no multiple of {FUSED_HEADS}")
     if len(parts.added) != 1:
         raise ValueError(f"{len(parts.added)} tensors are added to the scores, not one mask")
     keys, values = find_caches(graph, parts)

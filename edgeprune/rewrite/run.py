@@ -32,6 +32,8 @@ _ORDER_OF_SUMS = 5e-3
 codes) are found, and a fault makes 0.05 and more; rounding moves the outputs by some 0.1."""
 _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, on some processors not at all."""
+_CACHE_ROUNDING = 0.5
+"""Of the outputs, by a cache in integers: beyond it the model needs more bits."""
 
 
 class RewriteError(Exception):
@@ -161,7 +163,8 @@ def rewrite(
         A report of every pass, those that were undone included.
 
     Raises:
-        UserError: a lowering that the plan needs is not possible on the graph of this model.
+        UserError: a lowering that the plan needs is not possible on the graph of this model, or
+            a cache in integers moves its outputs too far.
         RewriteError: it does other than was planned.
     """
     graph = Graph.load(source)
@@ -172,7 +175,8 @@ def rewrite(
             Pass(
                 "quantize cache",
                 lambda graph: quantize_cache(graph, batches, cache_bits),
-                0.5,
+                _CACHE_ROUNDING,
+                required=True,
                 quantizes=True,
             )
         )
@@ -200,6 +204,12 @@ def rewrite(
             if step.required:
                 raise RewriteError(f"the pass {step.name!r} failed: {error}") from error
             changed, drift, reason = 0, 0.0, f"not possible here: {error}"
+        if reason and step.required and step.quantizes:
+            raise UserError(
+                f"The pass {step.name!r} would move this model's outputs by {drift:.2g} of their "
+                f"size, and {step.tolerance:g} is the most that is built: ask for more bits, or "
+                "leave it out."
+            )
         if reason and step.required:
             raise RewriteError(
                 f"the pass {step.name!r} differs by {drift:.3g} from what was planned, "

@@ -14,7 +14,7 @@ from edgeprune.errors import UserError
 from edgeprune.text import wordnet
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
-from edgeprune.text.labels import label_number
+from edgeprune.text.labels import label_numbers
 from edgeprune.text.sentences import Sentences, split_sentences
 
 
@@ -176,7 +176,7 @@ def _read_source(
     return Corpus(
         source,
         [text_of(row, "text", path) for row in rows],
-        None if labels is None else [label_number(row["label"], labels, path) for row in rows],
+        None if labels is None else label_numbers([row["label"] for row in rows], labels, path),
         [str(row[group_field]) for row in rows] if group_field else None,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from math import isnan
 from typing import Any
 
 from edgeprune.errors import UserError
@@ -19,20 +20,31 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
     return [named.get(str(number), f"LABEL_{number}") for number in range(count)]
 
 
-def label_number(value: Any, names: Sequence[str], place: object) -> int:
-    """The number of a label that data give as a name or as a number; a name goes first.
+def label_numbers(values: Sequence[Any], names: Sequence[str], place: object) -> list[int]:
+    """The numbers of labels that data give as names or as numbers.
+
+    Names may be numerals ("1" to "5"): where all values are names they are taken so, else numerals
+    are numbers.
 
     Raises:
         UserError: the model has no such label.
     """
-    if isinstance(value, str) and value in names:
-        return names.index(value)
+    by_name = {name: number for number, name in enumerate(names)}
+    texts = ["" if isinstance(value, bool) else str(value) for value in values]
+    if all(text in by_name for text in texts):
+        return [by_name[text] for text in texts]
+    return [_number(value, names, place) for value in values]
+
+
+def _number(value: Any, names: Sequence[str], place: object) -> int:
     try:
         number = float("nan" if isinstance(value, bool) else value)  # CSV has numbers as text
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if number.is_integer() and 0 <= number < len(names):
         return int(number)
+    if isnan(number) and value in names:
+        return names.index(value)
     near = get_close_matches(str(value), names, n=1)
     shown = [*near, *(name for name in names if name not in near)][:_SHOWN]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""

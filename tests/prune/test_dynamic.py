@@ -6,14 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_builds import model_folder, text_file
 from tiny_models import VOCABULARY, make_model
 
+from edgeprune.checkpoint import open_checkpoint
+from edgeprune.checks import check
+from edgeprune.errors import UserError
 from edgeprune.gates import CHANNELS, HEADS, applied, make_gates
-from edgeprune.models import Model
+from edgeprune.models import Model, import_checkpoint
+from edgeprune.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.prune.dynamic import make_probe, prune
+from edgeprune.prune.settings import PruneSettings
 from edgeprune.prune.train_settings import PruneStageSettings
+from edgeprune.recipe import validate
 from edgeprune.recover.objective import tensors
 from edgeprune.text.batches import Batch
+from edgeprune.text.corpus import read_corpus
 
 
 def make_batch(rows: int, seed: int = 0) -> Batch:
@@ -69,3 +77,27 @@ def test_the_probes_norm_does_not_drift_with_the_batch(family, tmp_path):
         error = np.sqrt((few.var() + more.var()) / len(few))
         assert abs(more.mean() - few.mean()) < 5 * error
         assert few.mean() > 10 * error  # so that a drift would show
+
+
+@pytest.mark.parametrize("share", [0.6, 0.7, 0.8, 0.88, 0.95])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_dry_run_refuses_what_the_pruner_refuses(family, share, tmp_path):
+    folder = model_folder(tmp_path / "model", family)
+    checkpoint = open_checkpoint(str(folder))
+    settings = {"sparsity": 0.5, "head_sparsity": share, "max_layer_sparsity": share}
+    recipe = {"prune": settings, "cut": {}, "text": {"max_tokens": 16}, "measure": {"tokens": 12}}
+    _, heads = PruneSettings(**settings).pools()
+    gates = make_gates(import_checkpoint(checkpoint), HEADS)
+    prunables = [Prunable(gate.name, gate.value, groups=gate.groups) for gate in gates]
+
+    def refuses(function, *given):
+        try:
+            function(*given)
+        except UserError as error:
+            return "ask for less" in str(error)
+        return False
+
+    corpus = read_corpus([str(text_file(tmp_path / "text.txt"))])
+    assert refuses(check, validate(recipe, "r"), checkpoint, corpus) == refuses(
+        MomentumVariancePruner, prunables, heads, 30
+    )

@@ -12,6 +12,7 @@ import transformers
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
 from edgeprune.bundle import oldest_onnxruntime
+from edgeprune.errors import UserError
 from edgeprune.export import export_onnx
 from edgeprune.measure.cache import pays_from
 from edgeprune.rewrite import quantized_cache
@@ -245,19 +246,29 @@ def test_a_layers_cost_is_what_its_own_rounding_does(fused):
     assert min(costs) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_the_pass_is_last_and_says_where_it_cannot_be(tmp_path):
-    for family, kept in (("llama-fused", True), ("gpt2", False)):
-        model = make_model(family, tmp_path / family, unequal=False)
-        path = export_onnx(model, tmp_path / family)
-        out = tmp_path / f"{family}.onnx"
-        reports = rewrite(path, out, model.anatomy, None, [BATCH], find("x86-avx2"), 8)
-        assert (reports[-1].name, reports[-1].kept) == ("quantize cache", kept)
-        if not kept:
-            assert "only the fused one" in reports[-1].reason
-        session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
-        feed = complete_feed(session, BATCH)
-        found = {value.dtype for name, value in feed.items() if name.startswith("past")}
-        assert found == {np.dtype(np.int8 if kept else np.float32)}
+def test_the_pass_is_last(tmp_path):
+    model = make_model("llama-fused", tmp_path / "hf", unequal=False)
+    out = tmp_path / "llama.onnx"
+    path = export_onnx(model, tmp_path)
+    reports = rewrite(path, out, model.anatomy, None, [BATCH], find("x86-avx2"), 8)
+    assert (reports[-1].name, reports[-1].kept) == ("quantize cache", True)
+    session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    feed = complete_feed(session, BATCH)
+    assert {v.dtype for name, v in feed.items() if name.startswith("past")} == {np.dtype(np.int8)}
+
+
+def test_a_cache_that_cannot_be_in_integers_is_told(tmp_path, monkeypatch):
+    """By the build, which was asked for it, and not left out of it."""
+    model = make_model("gpt2", tmp_path / "hf", unequal=False)
+    target = find("x86-avx2")
+    given = (tmp_path / "a.onnx", model.anatomy, None, [BATCH], target, 8.0)
+    with pytest.raises(UserError, match="cannot be lowered: the attention is not fused"):
+        rewrite(export_onnx(model, tmp_path), *given)
+    monkeypatch.setattr("edgeprune.rewrite.run.mean_drift", lambda *_: 0.7)
+    model = make_model(FUSED_DECODERS[0], tmp_path / "other", unequal=False)
+    given = (tmp_path / "b.onnx", model.anatomy, None, [BATCH], target, 8.0)
+    with pytest.raises(UserError, match=r"outputs by 0.7 of their size.*ask for more bits"):
+        rewrite(export_onnx(model, tmp_path / "other"), *given)
 
 
 def test_from_what_context_it_pays():
