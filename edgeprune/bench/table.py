@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.bench.contestants import SLOW_FUSIONS
+from edgeprune.report.words import MEDIANS_APART, medians_apart
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
@@ -52,6 +53,11 @@ def _point(result: dict[str, Any]) -> RenderableType:
             f"{_TITLES[kind]}: {_unsettled(settings)}"
             for kind, found in result["measures"].items()
             if not found["settled"]
+        ]
+        notes += [
+            f"{_TITLES[kind]}: the medians' own quotient is {apart:.2f}x; {MEDIANS_APART}."
+            for kind, found in result["measures"].items()
+            if (apart := medians_apart(found))
         ]
     if result["noise"]["noisy"]:
         notes.append(
@@ -117,6 +123,11 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
         measured = [found for result in results for found in result["measures"].values()]
         if late := sum(not found["settled"] for found in measured):
             notes.append(f"In {late} of {len(measured)} rows {_unsettled(first['settings'])}")
+        if apart := sum(medians_apart(found) is not None for found in measured):
+            notes.append(
+                f"In {apart} of {len(measured)} rows the medians' own quotient is another than the "
+                f"ratio; {MEDIANS_APART}."
+            )
     if noisy := sum(result["noise"]["noisy"] for result in results):
         notes.append(f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(theirs))}")
     notes.append(_machine(first))
