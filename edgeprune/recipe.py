@@ -5,6 +5,7 @@ name has its default. No torch here: a dry run and `edgeprune recipes` work on a
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,8 @@ def _read_yaml(text: str | bytes, refusal: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{refusal}: {' '.join(str(error).split())}") from None
+        reason = re.sub(r'in "<\w+ string>",', "at", " ".join(str(error).split()))
+        raise UserError(f"{refusal}: {reason}") from None
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -122,8 +122,14 @@ def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     assert result["machine"]["onnxruntime"]
     shown = table_text(result)
     assert "x faster (" in shown
+    quotient = found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
+    found["ratio"] = {"value": quotient, "low": 0.9 * quotient, "high": 1.1 * quotient}
+    assert "medians" not in table_text(result)
     found["ratio"] = {"value": 0.5, "low": 0.4, "high": 0.8}
     assert "2.00x slower (1.25-2.50)" in table_text(result)
+    assert "the medians' own quotient is" in " ".join(table_text(result).split())
+    swept = " ".join(table_text({"sweep": [result, result]}).split())
+    assert "In 2 of 2 rows the medians' own quotient is another than the ratio" in swept
     assert max(map(len, shown.splitlines())) <= 80
     medians = found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
     found["ratio"] = {"value": medians, "low": medians, "high": medians}

@@ -83,7 +83,7 @@ def test_a_bundle_beside_itself_passes(bundle: Path, tmp_path: Path) -> None:
     texts = tmp_path / "t.txt"
     texts.write_text("the cat\na dog ran far\n")
     options = ("--tokens", 16, "--max-slowdown", "100%", "--max-memory", 20)
-    quality = ("--task", "cosine", "--data", texts)
+    quality = ("--task", "cosine", "--data", texts, "--limit", 1)
     result = edgeprune(
         "check", bundle, "--against", bundle, *options, *quality, "--json", tmp_path / "r"
     )
@@ -103,6 +103,7 @@ def test_a_bundle_beside_itself_passes(bundle: Path, tmp_path: Path) -> None:
     assert whole["verdict"] == "pass"
     assert whole["candidate"]["model_bytes"] == Bundle.open(bundle).model_bytes
     assert whole["candidate"]["quality"]["values"]["mean_cosine"] == pytest.approx(1)
+    assert "1 of 2 rows, drawn by seed 0" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 

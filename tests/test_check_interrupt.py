@@ -1,11 +1,12 @@
 """Ctrl-C: every command that works for long ends at once, without processes or half files."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from tiny_builds import model_folder, recipe_file, text_file
 
 from edgeprune.cli import Commands
 from edgeprune.errors import UserError
-from edgeprune.interrupt import listen, pressed
+from edgeprune.interrupt import leave, listen, pressed
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 
@@ -86,6 +87,39 @@ def test_ctrl_c_leaves_no_half_stage_of_a_build(scene: Path) -> None:
         assert (folder / "stage.json").stat().st_size > 0
 
 
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """In this process, as in one of the command line."""
+    before = signal.getsignal(signal.SIGINT)
+    listen()
+    try:
+        yield
+    finally:
+        leave()
+        signal.signal(signal.SIGINT, before)
+        pressed.clear()
+
+
+def test_ctrl_c_that_a_library_swallows_comes_again() -> None:
+    with listening():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(60)
+
+
+def test_ctrl_c_does_not_come_again_into_what_an_error_ends_with() -> None:
+    with listening():
+        tidied = False
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGALRM)
+            tidied = True
+    assert tidied
+
+
 def test_ctrl_c_that_a_library_turns_into_its_own_error_still_stops() -> None:
     @click.group(cls=Commands)
     def group() -> None:
@@ -103,13 +137,8 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_still_stops() -> None:
 
     mistaken = CliRunner().invoke(group, ["load"])
     assert (mistaken.exit_code, "package version" in mistaken.stderr) == (2, True)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        listen()
+    with listening():
         stopped = CliRunner().invoke(group, ["load", "--pressed"])
-    finally:
-        signal.signal(signal.SIGINT, before)
-        pressed.clear()
     assert (stopped.exit_code, stopped.stderr) == (130, "edgeprune: Stopped.\n")
 
 

@@ -191,6 +191,17 @@ def test_a_damaged_manifest_is_not_inspected(harm: Any, words: str, tmp_path: Pa
     assert words in mistake(edgeprune("inspect", folder))
 
 
+@pytest.mark.parametrize("name", [None, 5, ["a"], {"b": 1}])
+def test_names_of_any_kind_in_a_manifest_are_shown(name: Any, tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b", encoder_folder(tmp_path / "p"))
+    file = folder / "edgeprune.json"
+    odd = {"stages": [{"name": name, "steps": 7}, name], "recipe": name, "source": {"name": name}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | odd))
+    shown = edgeprune("inspect", folder)
+    assert shown.exit_code == 0, shown.output
+    assert "stages: " in shown.stdout
+
+
 def int4_folder(folder: Path) -> Path:
     """encoder_folder's model with its linears as MatMulNBits, in blocks of 32."""
     encoder_folder(folder, depth=2, width=64)
@@ -274,6 +285,7 @@ def test_mistakes_get_one_sentence_and_exit_code_two(tmp_path: Path) -> None:
         (("evaluate", folder, "--task", "cosine", "--against", folder, *data), "not UTF-8"),
         (("inspect", pickled), "only pickled weights (pytorch_model.bin)"),
         (("inspect", tmp_path), "holds no model"),
+        (("inspect", folder / "model.onnx"), "is a file: name the folder"),
     ):
         assert sentence in mistake(edgeprune(*arguments)), arguments
     assert "Line 2 of standard input" in (

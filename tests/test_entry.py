@@ -180,7 +180,14 @@ def test_a_second_ctrl_c_ends_what_is_being_loaded(tmp_path):
         "print('goes on', flush=True)\n"
         "if sys.argv[1:]: signal.raise_signal(signal.SIGINT)\n"
     )
-    code = "from edgeprune.interrupt import listen; listen(); import slow, time; time.sleep(60)"
+    code = (
+        "from edgeprune.interrupt import leave, listen\n"
+        "listen()\n"
+        "try:\n"
+        "    import slow, time; time.sleep(60)\n"
+        "finally:\n"
+        "    leave()\n"
+    )
     twice = ended(["-c", code, "twice"], PYTHONPATH=f"{tmp_path}:{os.environ['PYTHONPATH']}")
     assert (twice.returncode, twice.stdout) == (130, "goes on\n")
     assert twice.stderr == f"{interrupt.WORDS}\n"

@@ -1,5 +1,6 @@
 """No sentence of the user's texts, and no label or group of them, is in what a build leaves to be
-passed on: bundle, original, report. What its stages keep for the next build is not passed on."""
+passed on: bundle, original, report. What its stages keep for the next build is not passed on. The
+names of labels are the model's own, and stand where the model has them: in config.json."""
 
 import json
 from pathlib import Path
@@ -13,6 +14,8 @@ from edgeprune.cli import main
 
 WORD, GROUP = "xyzzysecret", "plughgroup"
 """A word of every text, that no tokenizer knows, and a group that half of the texts are of."""
+LABELS = [f"grueslabel{number}" for number in range(3)]
+"""The classifier's names of its labels, by which the texts are labelled."""
 TASKS = {
     "bert": "feature-extraction",
     "classifier": "text-classification",
@@ -49,7 +52,11 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A build's output with every kind of stage, not timed and not drawn."""
     family, folder = request.param, tmp_path_factory.mktemp("secret")
     rows = [
-        {"text": f"{line} {WORD}", "label": place % 3, "owner": GROUP if place % 2 else "other"}
+        {
+            "text": f"{line} {WORD}",
+            "label": LABELS[place % 3],
+            "owner": GROUP if place % 2 else "other",
+        }
         for place, line in enumerate(sentence_lines(60))
     ]
     if family != "classifier":
@@ -58,7 +65,15 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     text = folder / "text.jsonl"
     text.write_text("\n".join(map(json.dumps, rows)))
     recipe = recipe_file(folder / "tiny.yaml", RECIPE.replace("PRUNE", PRUNE))
-    command = ["build", recipe, "--model", model_folder(folder / "model", family)]
+    model = model_folder(folder / "model", family)
+    if family == "classifier":
+        config = json.loads((model / "config.json").read_text())
+        names = {
+            "id2label": dict(enumerate(LABELS)),
+            "label2id": {n: i for i, n in enumerate(LABELS)},
+        }
+        (model / "config.json").write_text(json.dumps(config | names))
+    command = ["build", recipe, "--model", model]
     empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
     speed = make_speed(TASKS[family])
     for side in ("baseline", "candidate"):
@@ -73,13 +88,28 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder / "out"
 
 
-def test_nothing_that_is_passed_on_holds_a_word_of_the_texts(left: Path) -> None:
+def passed_on(left: Path) -> list[Path]:
+    """The files of a build's output but those of its stages."""
     files = [file for file in left.rglob("*") if file.is_file()]
-    passed_on = [file for file in files if "stages" not in file.relative_to(left).parts]
-    names = {file.name for file in passed_on}
+    return [file for file in files if "stages" not in file.relative_to(left).parts]
+
+
+def test_nothing_that_is_passed_on_holds_a_word_of_the_texts(left: Path) -> None:
+    files = passed_on(left)
+    names = {file.name for file in files}
     assert {"report.json", "report.html", "edgeprune.json", "README.md", "model.onnx"} <= names
     for word in (WORD, GROUP):
-        assert [file for file in passed_on if word.encode() in file.read_bytes()] == []
+        assert [file for file in files if word.encode() in file.read_bytes()] == []
+
+
+def test_names_of_labels_stand_in_the_models_own_settings_alone(left: Path) -> None:
+    found = {
+        str(file.relative_to(left))
+        for file in passed_on(left)
+        if any(name.encode() in file.read_bytes() for name in LABELS)
+    }
+    classifies = "classification" in (left / "bundle" / "edgeprune.json").read_text()
+    assert found == ({"bundle/config.json", "original/config.json"} if classifies else set())
 
 
 def test_the_search_would_find_it(left: Path) -> None:

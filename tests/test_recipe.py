@@ -429,7 +429,7 @@ def test_settings_files_import_no_torch():
 def test_aliases_that_would_fill_the_memory_are_refused(content, words, tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=rf"^{re.escape(str(file))} .*{words} at line \d+"):
         read_recipe(str(file))
 
 

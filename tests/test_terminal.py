@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.table import Table
 
 import edgeprune
 from edgeprune import progress
+from edgeprune.console import Terminal
 from edgeprune.gate import formats
 from edgeprune.report import terminal
 from edgeprune.report.figures import Cell
@@ -51,3 +53,17 @@ def test_a_loss_is_told_by_words_and_an_interval_stays_whole(
     assert "\x1b[31m" not in plain.file.getvalue()
     assert "slower" in plain.file.getvalue()
     assert "\x1b[31m" in coloured.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [9, 14, 80])
+def test_no_letter_is_left_out_of_a_narrow_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column()
+    table.add_column()
+    table.add_row("rewrite", "DynamicQuantizeLinear")
+    Terminal().print(Group(table))
+    letters = "".join(capsys.readouterr().out.split())
+    assert sorted(letters) == sorted("rewriteDynamicQuantizeLinear")

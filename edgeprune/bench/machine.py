@@ -9,7 +9,7 @@ import onnxruntime
 import psutil
 
 import edgeprune
-from edgeprune.targets import processor
+from edgeprune import processor
 
 # Instruction sets that matrix products use.
 _FLAG_PREFIXES = ("avx", "amx", "fma", "f16c", "sse4", "ssse3")

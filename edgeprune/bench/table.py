@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.bench.contestants import SLOW_FUSIONS
-from edgeprune.report.words import MEDIANS_APART, medians_contradict
+from edgeprune.report.words import MEDIANS_APART, medians_apart
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
@@ -55,13 +55,9 @@ def _point(result: dict[str, Any]) -> RenderableType:
             if not found["settled"]
         ]
         notes += [
-            f"{_TITLES[kind]}: by the medians alone {_gain(quotient, 'faster', 'slower')}: "
-            f"{MEDIANS_APART}"
+            f"{_TITLES[kind]}: the medians' own quotient is {apart:.2f}x; {MEDIANS_APART}."
             for kind, found in result["measures"].items()
-            if medians_contradict(
-                quotient := found["baseline"]["median_ms"] / found["candidate"]["median_ms"],
-                *(found["ratio"][end] for end in ("low", "value", "high")),
-            )
+            if (apart := medians_apart(found))
         ]
     if result["noise"]["noisy"]:
         notes.append(
@@ -127,6 +123,11 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
         measured = [found for result in results for found in result["measures"].values()]
         if late := sum(not found["settled"] for found in measured):
             notes.append(f"In {late} of {len(measured)} rows {_unsettled(first['settings'])}")
+        if apart := sum(medians_apart(found) is not None for found in measured):
+            notes.append(
+                f"In {apart} of {len(measured)} rows the medians' own quotient is another than the "
+                f"ratio; {MEDIANS_APART}."
+            )
     if noisy := sum(result["noise"]["noisy"] for result in results):
         notes.append(f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(theirs))}")
     notes.append(_machine(first))

@@ -21,7 +21,7 @@ def evaluate_table(result: dict[str, Any]) -> RenderableType:
     )
     notes = [f"{result['data']}: {conditions}", result["bundle"]]
     if sample := result.get("sample"):
-        notes.insert(1, _sampled(sample))
+        notes.insert(1, sampled(sample))
     if against := result.get("against"):
         notes.append(f"against {against}")
     if result.get("difference") and not result["difference_interval"]:
@@ -32,7 +32,7 @@ def evaluate_table(result: dict[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(note, style="dim") for note in notes))
 
 
-def _sampled(sample: dict[str, Any]) -> str:
+def sampled(sample: dict[str, Any]) -> str:
     """Which part of the data was measured, in words."""
     taken = f"{sample['taken']:,} of {sample['of']:,} {sample['unit']}"
     if sample["seed"] is None:

@@ -304,6 +304,7 @@ def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
         change,
         limit=limit,
         relative=relative,
+        note=ours.sample,
     )
 
 

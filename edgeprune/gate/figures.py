@@ -49,12 +49,14 @@ class Quality(_Read):
     """A quality measure's values, and what they were measured on.
 
     `digest` is of the data and the rows taken; where it differs, values are of other data.
+    `sample` says which part of the data was taken, where a limit left some out.
     """
 
     task: str
     data: str
     digest: str
     values: dict[str, float] = Field(min_length=1)
+    sample: str = ""
 
 
 class _Scored(_Read):

@@ -9,6 +9,7 @@ from edgeprune.errors import UserError
 from edgeprune.evaluate.data import SEED
 from edgeprune.evaluate.measures import MEASURES, evaluate
 from edgeprune.evaluate.result import LOWER_IS_BETTER
+from edgeprune.evaluate.table import sampled
 from edgeprune.gate.figures import Quality
 from edgeprune.gate.settings import QualityTask
 
@@ -61,6 +62,7 @@ def measure_quality(given: QualityTask, bundle: Bundle, baseline: Bundle | None)
         data=given.data,
         digest=_digest(Path(given.data), given),
         values=found["values"],
+        sample=sampled(found["sample"]) if "sample" in found else "",
     )
 
 

@@ -29,6 +29,8 @@ def describe(folder: str | Path) -> dict[str, Any]:
         UserError: there is no model in the folder, it is damaged, or its weights are pickled.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file: name the folder that it lies in.")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
     if (folder / "edgeprune.json").exists() or any(

@@ -100,9 +100,8 @@ def _manifest_lines(manifest: dict[str, Any]) -> RenderableType:
         lines.append(f"source: {_brief(source)}")
     if recipe:
         lines.append(f"recipe: {_brief(recipe)}")
-    names = [stage.get("name", "?") if isinstance(stage, dict) else str(stage) for stage in stages]
-    if names:
-        lines.append(f"stages: {', '.join(names)}")
+    if stages:
+        lines.append(f"stages: {', '.join(map(_brief, stages))}")
     return Text("\n".join(lines))
 
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from edgeprune import processor
 from edgeprune.errors import UserError
 from edgeprune.models import Model
 from edgeprune.progress import track
 from edgeprune.recover.objective import Objective, make_objective, tensors
 from edgeprune.recover.settings import TrainSettings
-from edgeprune.targets import processor
 from edgeprune.text.batches import Batch
 
 Gradients = Mapping[Tensor, Tensor]

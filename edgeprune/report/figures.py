@@ -10,7 +10,7 @@ from edgeprune.report.words import (
     known,
     listed,
     many,
-    medians_contradict,
+    medians_apart,
     number,
     size,
 )
@@ -94,11 +94,9 @@ def conditions(record: Record) -> str:
         WORK.get(work, work) for work, found in speed["measures"].items() if not found["settled"]
     ]
     apart = [
-        f"{WORK.get(work, work)} {_quotient(found):.2f}x"
+        f"{WORK.get(work, work)} {quotient:.2f}x"
         for work, found in speed["measures"].items()
-        if medians_contradict(
-            _quotient(found), *(found["ratio"][end] for end in ("low", "value", "high"))
-        )
+        if (quotient := medians_apart(found))
     ]
     if apart:
         text += f" The medians' own quotient is another ({listed(apart)}): {MEDIANS_APART}."
@@ -108,10 +106,6 @@ def conditions(record: Record) -> str:
             f"{settings['width']:.0%} of the ratio."
         )
     return text
-
-
-def _quotient(found: dict[str, Any]) -> float:
-    return found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
 
 
 def cell(found: Known, sign: str = "") -> Cell:
