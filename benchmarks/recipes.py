@@ -75,6 +75,7 @@ def rows(work: Path) -> list[Row]:
             one = {"variant": "one-shot Fisher", "beside": name}
             made.append(Row(f"{name}, one-shot", recipe, text, **one, **sts))
     made.append(Row("encoder-int8", "encoder-int8", None, variant="nothing removed", **sts))
+    made.append(Row("embedder", "embedder", None, variant="a scale per token", **sts))
     made.append(Row("encoder-sparse", "encoder-sparse", None, variant="a cut, then blocks", **sts))
     made.append(
         Row(
