@@ -131,11 +131,6 @@ def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     swept = " ".join(table_text({"sweep": [result, result]}).split())
     assert "In 2 of 2 rows the medians' own quotient is another than the ratio" in swept
     assert max(map(len, shown.splitlines())) <= 80
-    medians = found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
-    found["ratio"] = {"value": medians, "low": medians, "high": medians}
-    assert "by the medians alone" not in table_text(result)
-    found["ratio"] = {"value": 0.98, "low": 0.97, "high": 0.99}
-    assert f"one call: by the medians alone {medians:.2f}x faster" in table_text(result)
 
 
 def test_a_model_beside_itself_is_as_fast(tmp_path: Path) -> None:
