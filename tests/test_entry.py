@@ -188,10 +188,11 @@ def test_a_second_ctrl_c_ends_what_is_being_loaded(tmp_path):
         "finally:\n"
         "    leave()\n"
     )
-    twice = ended(["-c", code, "twice"], PYTHONPATH=f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    twice = ended(["-c", code, "twice"], PYTHONPATH=path)
     assert (twice.returncode, twice.stdout) == (130, "goes on\n")
     assert twice.stderr == f"{interrupt.WORDS}\n"
-    once = ended(["-c", code], PYTHONPATH=f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    once = ended(["-c", code], PYTHONPATH=path)
     assert once.stdout == "goes on\n"
     assert once.stderr.splitlines()[-1] == "KeyboardInterrupt"  # once it is loaded
 
