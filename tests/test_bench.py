@@ -315,8 +315,9 @@ def contestant(folder: Path) -> Contestant:
 
 
 def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
+    before = children()
     with Process(contestant(encoder_folder(tmp_path)), QUICK, None) as process:
-        worker = children()[-1]
+        [worker] = set(children()) - set(before)
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(UserError, match="signal 9, perhaps for want of memory"):
             process.ask("encoder", batch=1, tokens=16, calls=1)
