@@ -11,6 +11,7 @@ from edgeprune.cut.settings import CutSettings
 from edgeprune.cut.vocabulary_settings import VocabularySettings
 from edgeprune.kernels.formats import FORMATS
 from edgeprune.places import called
+from edgeprune.prune.budget import apportion
 from edgeprune.prune.methods import AnyPruneSettings
 from edgeprune.prune.oneshot_settings import OneShotSettings
 from edgeprune.prune.train_settings import PruneStageSettings
@@ -132,7 +133,7 @@ def after_cut(anatomy: Anatomy, recipe: Recipe) -> Anatomy:
     """
     count, units = _left(anatomy, recipe)
     blocks, shapes = anatomy.blocks[:count], dict(anatomy.shapes)
-    heads = _spread(units["heads"], len(blocks))
+    heads = apportion(units["heads"], [1] * len(blocks))
     for block, number in zip(blocks, heads, strict=True):
         attention = block.attention
         shared = anatomy.kind == "decoder"  # its key-value heads stay
@@ -141,7 +142,7 @@ def after_cut(anatomy: Anatomy, recipe: Recipe) -> Anatomy:
             _resize(shapes, name, 0, width)
         _resize(shapes, attention.output, 1, width)
     parts = [part for block in blocks for part in block.feed_forwards]
-    for part, number in zip(parts, _spread(units["channels"], len(parts)), strict=True):
+    for part, number in zip(parts, apportion(units["channels"], [1] * len(parts)), strict=True):
         for name in (part.up, part.gate):
             if name:
                 _resize(shapes, name, 0, number)
@@ -165,11 +166,6 @@ def _left(anatomy: Anatomy, recipe: Recipe) -> tuple[int, dict[str, int]]:
         whole = units[kind] * left // total
         units[kind] = whole - round(share * whole)
     return left, units
-
-
-def _spread(units: int, parts: int) -> list[int]:
-    """Units over parts, as evenly as it goes."""
-    return [units // parts + (place < units % parts) for place in range(parts)]
 
 
 def _resize(shapes: dict[str, tuple[int, ...]], linear: str, side: int, count: int) -> None:
