@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from sparse_linear import Call, dense, interleaved, sparse
 
-from edgeprune.bench.machine import machine_facts
-from edgeprune.bench.stats import median
+from edgeprune.base.progress import track
 from edgeprune.kernels.library import system_facts
-from edgeprune.progress import track
+from edgeprune.measure.bench.machine import machine_facts
+from edgeprune.measure.bench.stats import median
 from edgeprune.targets import detect
 from edgeprune.targets.break_even import FOLDER, from_json
 from edgeprune.targets.table import write_table

@@ -5,7 +5,7 @@
 BUNDLE is a decoder's with fused attention and a float cache, such as build/decoder/bundle. Its
 scales are taken on the first windows of the text; nothing else is changed. A row is one width at
 one context: prompts of that length and steps after it, interleaved with the float cache in
-processes of their own by edgeprune.bench. It is a line of JSON in
+processes of their own by edgeprune.measure.bench. It is a line of JSON in
 benchmarks/results/cache.jsonl and is not run again, so that an interrupted run goes on.
 """
 
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from results_file import add_result, ratio_text, read_results
 
-from edgeprune.bench.compare import compare
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.bundle import Bundle
-from edgeprune.evaluate.kl import kl_divergence
-from edgeprune.rewrite.graph import Graph
-from edgeprune.rewrite.quantized_cache import cache_bytes, quantize_cache
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.rewrite.quantized_cache import cache_bytes, quantize_cache
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
+from edgeprune.runtime.logits import kl_divergence
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
 

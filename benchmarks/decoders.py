@@ -26,13 +26,13 @@ from contestants import peer_command, peer_words
 from results_file import ratio_text
 from resumed import kept, run_rows
 
-from edgeprune.bench.compare import compare
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.bundle import Bundle
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.evaluate.data import Data
-from edgeprune.evaluate.measures import evaluate
-from edgeprune.evaluate.windows import token_windows
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.data import Data
+from edgeprune.measure.evaluate.measures import evaluate
+from edgeprune.measure.evaluate.windows import token_windows
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.runtime.bundle import Bundle
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "decoders.jsonl"

@@ -29,12 +29,12 @@ from results_file import ratio_text
 from resumed import kept, run_rows
 
 import edgeprune.runtime
-from edgeprune.bench.compare import compare
-from edgeprune.bench.contestants import SLOW_FUSIONS
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.bundle import Bundle
-from edgeprune.evaluate.interval import bootstrap
-from edgeprune.evaluate.sts import spearman
+from edgeprune.base.bootstrap import bootstrap
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.contestants import SLOW_FUSIONS
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.sts import spearman
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.embed import normalize
 from edgeprune.runtime.tokenize import Tokenizer
 from edgeprune.text.files import read_rows, read_texts

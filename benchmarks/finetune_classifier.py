@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.recover.objective import tensors
-from edgeprune.recover.settings import TrainSettings
-from edgeprune.recover.train import learning_rate, precision
+from edgeprune.compress.recover.settings import TrainSettings
+from edgeprune.compress.recover.train import learning_rate, precision
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.forward import tensors
 from edgeprune.text.batches import Reader, open_reader
 from edgeprune.text.corpus import Corpus, read_corpus
 from edgeprune.text.files import read_rows

@@ -18,15 +18,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from sparse_linear import OPSET, Call, interleaved
 
-from edgeprune.bench.machine import machine_facts
-from edgeprune.bench.stats import median
-from edgeprune.progress import track
-from edgeprune.quantize.layers import LayerValues, round_nearest
-from edgeprune.quantize.model import Quantized
-from edgeprune.quantize.plan import Entry, Format, Plan, in_format
-from edgeprune.rewrite.graph import Graph
-from edgeprune.rewrite.groups import lower_groups
-from edgeprune.rewrite.int8 import lower_linears
+from edgeprune.base.progress import track
+from edgeprune.compress.quantize.layers import LayerValues, round_nearest
+from edgeprune.compress.quantize.model import Quantized
+from edgeprune.compress.quantize.plan import Entry, Format, Plan, in_format
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.rewrite.groups import lower_groups
+from edgeprune.export.rewrite.int8 import lower_linears
+from edgeprune.measure.bench.machine import machine_facts
+from edgeprune.measure.bench.stats import median
 from edgeprune.targets import detect
 from edgeprune.targets.format_times import FOLDER, form_name, from_json
 from edgeprune.targets.table import write_table

@@ -27,9 +27,9 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from edgeprune.bench.compare import compare
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.bundle import MANIFEST, Bundle, write_bundle
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.runtime.bundle import MANIFEST, Bundle, write_bundle
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "gate_power.jsonl"

@@ -146,10 +146,10 @@ def harness_scorer() -> Scorer:
 
 def our_scorer(original: Path | None, work: Path) -> Scorer:
     """`choice`'s own function on the plain ONNX export."""
-    from edgeprune.bundle import Bundle
-    from edgeprune.evaluate.choice import read_items
-    from edgeprune.evaluate.choice import score as score_items
-    from edgeprune.export import export_plain
+    from edgeprune.export.trace import export_plain
+    from edgeprune.measure.evaluate.choice import read_items
+    from edgeprune.measure.evaluate.choice import score as score_items
+    from edgeprune.runtime.bundle import Bundle
     from edgeprune.runtime.generate import Generator
 
     folder = original or work / "original"

@@ -10,7 +10,7 @@ allocator, the search, the sampler of the calibration text (three draws, from th
 together). The cells that goals are about come first.
 One line of JSON a cell in benchmarks/results/pruning.jsonl; a cell that is there is not run again,
 so an interrupted run goes on, and an interrupted search, too. The goals and tables go to pruning.md
-beside it, what `edgeprune recipes` says of each method to edgeprune/prune/measured.json. Each cell
+beside it, what `edgeprune recipes` says of each method to edgeprune/pipeline/advice.json. Each cell
 is a process of its own; the models and what the originals say are kept in build/pruning.
 
 SmolLM2 sees 64 windows of 512 tokens of WikiText-2 train; perplexity and KL to the original are
@@ -35,7 +35,7 @@ from oneshot.design import SUBJECTS, Cell, cells, estimate
 from oneshot.report import report
 from results_file import add_result, read_results
 
-from edgeprune.prune import advice
+from edgeprune.pipeline import advice
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "pruning.jsonl"

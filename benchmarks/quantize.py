@@ -115,8 +115,8 @@ class Bench:
     """The original's embeddings and the texts; baselines are measured once."""
 
     def __init__(self, data: Path, quick: bool) -> None:
-        from edgeprune.checkpoint import open_checkpoint
-        from edgeprune.models import import_checkpoint, import_tokenizer
+        from edgeprune.model.checkpoint import open_checkpoint
+        from edgeprune.model.importing import import_checkpoint, import_tokenizer
         from edgeprune.text.batches import open_reader
         from edgeprune.text.corpus import read_corpus
         from edgeprune.text.settings import TextSettings
@@ -146,7 +146,7 @@ class Bench:
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """A cell's line."""
-        from edgeprune.evaluate.interval import bootstrap
+        from edgeprune.base.bootstrap import bootstrap
 
         found = self.quantize(cell.settings)
         result: dict[str, Any] = {
@@ -180,11 +180,11 @@ class Bench:
 
     def quantize(self, settings: dict[str, Any]) -> Found:
         """Quantize the model anew and compare its embeddings with the original's."""
-        from edgeprune.evaluate.sts import spearman
-        from edgeprune.models import import_checkpoint
-        from edgeprune.quantize.model import quantize_model
-        from edgeprune.quantize.settings import QuantizeSettings
-        from edgeprune.recover.objective import tensors
+        from edgeprune.compress.quantize.model import quantize_model
+        from edgeprune.compress.quantize.settings import QuantizeSettings
+        from edgeprune.measure.evaluate.sts import spearman
+        from edgeprune.model.forward import tensors
+        from edgeprune.model.importing import import_checkpoint
         from edgeprune.targets import find
 
         key = json.dumps(settings, sort_keys=True)
@@ -219,8 +219,9 @@ class Bench:
         """Unit embeddings in float64 of all texts, by where they come from."""
         import torch
 
-        from edgeprune.progress import track
-        from edgeprune.recover.objective import embed, tensors
+        from edgeprune.base.progress import track
+        from edgeprune.compress.objectives.objective import embed
+        from edgeprune.model.forward import tensors
 
         found = {}
         for name, batches in self.texts.items():

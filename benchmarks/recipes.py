@@ -21,11 +21,11 @@ from typing import Any
 
 from results_file import add_result, read_results
 
-from edgeprune.bench.compare import compare
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.evaluate.measures import evaluate
-from edgeprune.recipe import read_recipe
-from edgeprune.report import builds
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.measures import evaluate
+from edgeprune.pipeline import builds
+from edgeprune.pipeline.recipe import read_recipe
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes.jsonl"

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgeprune.evaluate.sts import spearman
-from edgeprune.models import Model
-from edgeprune.recover.objective import embed
+from edgeprune.compress.objectives.objective import embed
+from edgeprune.measure.evaluate.sts import spearman
+from edgeprune.model.model import Model
 from edgeprune.text.batches import Reader
 from edgeprune.text.files import read_rows
 

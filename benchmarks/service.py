@@ -32,8 +32,8 @@ import numpy as np
 import psutil
 
 from edgeprune import runtime
-from edgeprune.bench.machine import machine_facts
-from edgeprune.bench.stats import paired_ratio, percentile
+from edgeprune.measure.bench.machine import machine_facts
+from edgeprune.measure.bench.stats import paired_ratio, percentile
 from edgeprune.runtime.embed import Embedder
 from edgeprune.service.settings import ServiceSettings
 

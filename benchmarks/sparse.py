@@ -33,13 +33,13 @@ from built import build_once
 from contestants import is_missing, peer_command
 from results_file import add_result, ratio_text, read_results
 
-from edgeprune.bench.compare import compare
-from edgeprune.bench.contestants import SLOW_FUSIONS
-from edgeprune.bench.machine import machine_facts
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.bench.stats import median, paired_ratio
-from edgeprune.evaluate.measures import evaluate
 from edgeprune.kernels.library import system_facts
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.contestants import SLOW_FUSIONS
+from edgeprune.measure.bench.machine import machine_facts
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.stats import median, paired_ratio
+from edgeprune.measure.evaluate.measures import evaluate
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -249,7 +249,7 @@ def static_export(share: int) -> Path:
     if not (folder / "config.json").exists():
         import torch
 
-        from edgeprune.models import load_model
+        from edgeprune.model.store import load_model
 
         [pruned] = (built(f"4x1-{share}") / "stages").glob("prune-*")
         model = load_model(pruned, "eager")

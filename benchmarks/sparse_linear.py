@@ -20,13 +20,13 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.bench.machine import machine_facts
-from edgeprune.bench.stats import median, paired_ratio
 from edgeprune.kernels import register
 from edgeprune.kernels.formats import FORMATS
 from edgeprune.kernels.library import system_facts
 from edgeprune.kernels.node import add_functions, make_sparse_linear
 from edgeprune.kernels.pack import pack
+from edgeprune.measure.bench.machine import machine_facts
+from edgeprune.measure.bench.stats import median, paired_ratio
 
 OPSET = 17
 BASELINES = ("dense int8", "dense int4", "dense float32")

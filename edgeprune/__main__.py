@@ -3,8 +3,8 @@
 import sys
 
 try:
-    from edgeprune.errors import FAULT, STOPPED
-    from edgeprune.interrupt import WORDS, leave, listen, pressed
+    from edgeprune.base.errors import FAULT, STOPPED
+    from edgeprune.base.interrupt import WORDS, leave, listen, pressed
 except KeyboardInterrupt:  # pressed before anything listens
     print("edgeprune: Stopped.", file=sys.stderr)
     sys.exit(130)
@@ -56,7 +56,7 @@ def _tell_of_a_fault(error: BaseException) -> None:
     import tempfile
     import traceback
 
-    from edgeprune.escape import one_line
+    from edgeprune.base.escape import one_line
 
     text = "".join(traceback.format_exception(error))
     where = f"set {TRACEBACK}=1 to see where"

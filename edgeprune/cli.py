@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import edgeprune
-from edgeprune.disk import disk_is_full
-from edgeprune.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
-from edgeprune.escape import one_line
-from edgeprune.install import install
-from edgeprune.interrupt import pressed
+from edgeprune.base.disk import disk_is_full
+from edgeprune.base.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
+from edgeprune.base.escape import one_line
+from edgeprune.base.install import install
+from edgeprune.base.interrupt import pressed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -103,14 +103,14 @@ def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None
 
 def _print(table: "RenderableType") -> None:
     """Print a table, with what users name as it is, brackets and all."""
-    from edgeprune.console import Terminal
+    from edgeprune.base.console import Terminal
 
     Terminal().print(table, crop=False)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
     """Refuse a file that cannot be written before the work, not after it."""
-    from edgeprune.report.files import refuse_unwritable
+    from edgeprune.base.files import refuse_unwritable
 
     if path and path != "-":
         refuse_unwritable(Path(path))
@@ -119,7 +119,7 @@ def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
 
 def _replaceable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
     """Refuse a file that cannot be replaced before the work, not after it."""
-    from edgeprune.report.files import refuse_irreplaceable
+    from edgeprune.base.files import refuse_irreplaceable
 
     if path:
         refuse_irreplaceable(Path(path))
@@ -221,13 +221,13 @@ def bench(
     """Time a model, alone or interleaved with another: latency, memory, size.
 
     BUNDLE is a bundle, a folder with an ONNX model, a Hugging Face folder (exported first), an ONNX
-    file, torch:FOLDER (PyTorch itself) or command:PROGRAM (see edgeprune.bench.protocol);
+    file, torch:FOLDER (PyTorch itself) or command:PROGRAM (see edgeprune.measure.bench.protocol);
     stock:BUNDLE runs one without the sparse operator library.
     """
-    from edgeprune.bench.compare import compare, measure, sweep
-    from edgeprune.bench.remote import bench_remotely
-    from edgeprune.bench.settings import BenchSettings
-    from edgeprune.bench.table import bench_table
+    from edgeprune.measure.bench.compare import compare, measure, sweep
+    from edgeprune.measure.bench.remote import bench_remotely
+    from edgeprune.measure.bench.settings import BenchSettings
+    from edgeprune.measure.bench.table import bench_table
 
     points = [
         _settings(BenchSettings, batch=b, tokens=t, threads=n, **options)
@@ -269,8 +269,8 @@ def bench(
 @_json_option
 def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> None:
     """Measure a bundle's quality, beside the original's with --against."""
-    from edgeprune.evaluate.measures import evaluate
-    from edgeprune.evaluate.table import evaluate_table
+    from edgeprune.measure.evaluate.measures import evaluate
+    from edgeprune.measure.evaluate.table import evaluate_table
 
     result = evaluate(**options, fields=_own_names(fields))
     _show(result, evaluate_table(result), json_file)
@@ -327,9 +327,9 @@ def check(
     95 % interval lies beyond the limit; else it passes or is undecided. Exit codes: 0 nothing
     became worse, 1 something did, 2 it could not be measured, 70 a fault of edgeprune's own.
     """
-    from edgeprune.bench.settings import BenchSettings
-    from edgeprune.gate import formats, run
-    from edgeprune.gate.settings import Limits, QualityTask
+    from edgeprune.measure.bench.settings import BenchSettings
+    from edgeprune.measure.check import formats, run
+    from edgeprune.measure.check.settings import Limits, QualityTask
 
     limits = _settings(Limits, **{name: options.pop(name) for name in Limits.model_fields})
     quality = _settings(
@@ -362,12 +362,12 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
     if system == bool(bundle):
         raise UserError("Name a bundle or a folder to inspect, or give --system; one of the two.")
     if bundle is None:
-        from edgeprune.inspect.system import describe_system, system_table
+        from edgeprune.measure.inspect.system import describe_system, system_table
 
         facts = describe_system()
         _show(facts, system_table(facts), json_file)
         return
-    from edgeprune.inspect import describe, inspect_table
+    from edgeprune.measure.inspect import describe, inspect_table
 
     found = describe(bundle)
     _show(found, inspect_table(found), json_file)
@@ -441,9 +441,9 @@ def build(
     Exit codes: 0 done, 1 a requirement of the recipe is missed, 2 a mistake of yours, 70 a fault of
     edgeprune's own.
     """
-    from edgeprune import pipeline
-    from edgeprune.recipe import DEFAULT, read_recipe
-    from edgeprune.report import terminal
+    from edgeprune.pipeline import run as pipeline
+    from edgeprune.pipeline import terminal
+    from edgeprune.pipeline.recipe import DEFAULT, read_recipe
 
     if recipe is None and model is None and not dry_run:
         taken = read_recipe(DEFAULT)
@@ -499,7 +499,7 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 @_json_option
 def recipes(name: str | None, every: bool, json_file: str | None) -> None:
     """List the recipes that ship, or show one: its file, and what it sets."""
-    from edgeprune.report import recipes as pages
+    from edgeprune.pipeline import recipes as pages
 
     result = pages.one(name, every) if name else pages.all_of_them(every)
     _show(result, pages.table(result), json_file)

@@ -1,4 +1,4 @@
-"""Makes the helper modules beside it importable from every folder of tests."""
+"""What holds for every test: no deadlines, one thread, and a Ctrl-C that is heard."""
 
 import signal
 

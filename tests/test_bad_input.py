@@ -17,13 +17,14 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tiny_builds import model_folder, recipe_file, sentence_lines, text_file
 
-from edgeprune.anatomy import known_model_types
-from edgeprune.bundle import Bundle
-from edgeprune.checkpoint import open_checkpoint
+from edgeprune.base.errors import UserError
 from edgeprune.cli import main
-from edgeprune.errors import UserError
-from edgeprune.models import copy_assets, import_tokenizer
-from edgeprune.recipe import DEFAULT
+from edgeprune.model.assets import copy_assets
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.families import known_model_types
+from edgeprune.model.importing import import_tokenizer
+from edgeprune.pipeline.recipe import DEFAULT
+from edgeprune.runtime.bundle import Bundle
 
 PROGRESS = ("[", " ", "edgeprune: ")
 
@@ -475,7 +476,7 @@ def test_a_library_that_tells_of_a_full_disk_in_its_own_words(made, out, monkeyp
     def full(*_arguments: object, **_options: object) -> None:
         raise RuntimeError('I/O error: Os { code: 28, message: "No space left on device" }')
 
-    monkeypatch.setattr("edgeprune.models.save_file", full)
+    monkeypatch.setattr("edgeprune.model.model.save_file", full)
     assert "The disk is full" in refused(out, *of(made))
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnx
-import onnxruntime
 import psutil
 import pytest
 from click.testing import CliRunner, Result
@@ -21,6 +19,7 @@ from onnx_models import (
     decoder_folder,
     encoder_folder,
     ids_of,
+    int4_folder,
     make_bundle,
     mixing,
     poison,
@@ -28,8 +27,8 @@ from onnx_models import (
     write_json,
 )
 
+from edgeprune.base.errors import RequirementMissed, UserError
 from edgeprune.cli import Commands, main
-from edgeprune.errors import RequirementMissed, UserError
 
 
 def edgeprune(*arguments: object, given: str | bytes | None = None) -> Result:
@@ -202,29 +201,6 @@ def test_names_of_any_kind_in_a_manifest_are_shown(name: Any, tmp_path: Path) ->
     assert "stages: " in shown.stdout
 
 
-def int4_folder(folder: Path) -> Path:
-    """encoder_folder's model with its linears as MatMulNBits, in blocks of 32."""
-    encoder_folder(folder, depth=2, width=64)
-    model = onnx.load(folder / "model.onnx")
-    for node in model.graph.node:
-        if node.op_type == "MatMul":
-            blocks = {"q": np.zeros((64, 2, 16), np.uint8), "s": np.ones(128, np.float32)}
-            for name, array in blocks.items():
-                tensor = onnx.numpy_helper.from_array(array, f"{node.input[1]}_{name}")
-                model.graph.initializer.append(tensor)
-            node.op_type, node.domain = "MatMulNBits", "com.microsoft"
-            node.input[1:] = [f"{node.input[1]}_q", f"{node.input[1]}_s"]
-            for name, value in {"K": 64, "N": 64, "bits": 4, "block_size": 32}.items():
-                node.attribute.append(onnx.helper.make_attribute(name, value))
-    dense = [tensor for tensor in model.graph.initializer if tensor.name in ("w0", "w1")]
-    for tensor in dense:
-        model.graph.initializer.remove(tensor)
-    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    onnx.save(model, folder / "model.onnx")
-    onnxruntime.InferenceSession(folder / "model.onnx")  # it takes these blocks, or raises
-    return folder
-
-
 def test_inspect_reads_quantized_layers_as_the_runtime_has_them(tmp_path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -358,7 +334,7 @@ def test_ctrl_c_ends_a_benchmark_and_its_processes(tmp_path: Path) -> None:
         workers = [
             child
             for child in psutil.Process(process.pid).children()
-            if "edgeprune.bench.worker" in command_of(child)
+            if "edgeprune.measure.bench.worker" in command_of(child)
         ]
     assert len(workers) == 3
     os.kill(process.pid, signal.SIGINT)

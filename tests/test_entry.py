@@ -12,14 +12,14 @@ import pytest
 from onnx_models import encoder_folder
 from tiny_builds import model_folder, recipe_file, text_file
 
-from edgeprune import disk, interrupt
-from edgeprune.disk import disk_is_full
+from edgeprune.base import disk, interrupt
+from edgeprune.base.disk import disk_is_full
 
 # A library's own error that is no Exception, as those of Rust's panics are.
 PLANT = """
 import sys
 class Panic(BaseException): pass
-from edgeprune.inspect import system
+from edgeprune.measure.inspect import system
 def fail(): raise {error}
 system.describe_system = fail
 from edgeprune.__main__ import main
@@ -162,7 +162,7 @@ def interrupted_after(imports: int, command: list[str]) -> list[str]:
     for line in process.stderr:
         if line.startswith("import time:"):
             # `errors`, `signal` and this module are loaded: the next thing that is, is listening.
-            left = imports + 1 if "edgeprune.interrupt" in line else left - (left > 0)
+            left = imports + 1 if "edgeprune.base.interrupt" in line else left - (left > 0)
             if left == 0:
                 left = -1
                 process.send_signal(signal.SIGINT)
@@ -181,7 +181,7 @@ def test_a_second_ctrl_c_ends_what_is_being_loaded(tmp_path):
         "if sys.argv[1:]: signal.raise_signal(signal.SIGINT)\n"
     )
     code = (
-        "from edgeprune.interrupt import leave, listen\n"
+        "from edgeprune.base.interrupt import leave, listen\n"
         "listen()\n"
         "try:\n"
         "    import slow, time; time.sleep(60)\n"

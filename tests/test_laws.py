@@ -2,60 +2,13 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from on_device import FILES, ROOT, modules, on_a_device
 from tiny_builds import model_folder, text_file
 
-import edgeprune
-from edgeprune.anatomy import known_model_types
-
-ROOT = Path(edgeprune.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = (
-    "torch",
-    "transformers",
-    "optimum",
-    "safetensors",
-    "sentence_transformers",
-    "accelerate",
-    "datasets",
-    "matplotlib",
-)
-
-# Refuses the heavy packages, as if they were not installed, then runs what follows.
-WITHOUT = f"""
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {HEAVY!r}:
-            raise ModuleNotFoundError(name + " is not installed on a device", name=name)
-sys.meta_path.insert(0, Refuse())
-"""
-
-
-def on_a_device(code: str) -> str:
-    found = subprocess.run(
-        [sys.executable, "-c", WITHOUT + code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    return found.stdout
-
-
-def modules(*places: str) -> list[str]:
-    """Every module in these rooms and files."""
-    found = []
-    for place in places:
-        path = ROOT / place
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-        for file in files:
-            parts = file.relative_to(ROOT.parent).with_suffix("").parts
-            found.append(".".join(part for part in parts if part != "__init__"))
-    assert len(found) >= len(places)
-    return found
-
+from edgeprune.model.families import known_model_types
 
 # Law 1 -----------------------------------------------------------------------------------------
 
@@ -67,24 +20,21 @@ def test_the_refusal_refuses():
 
 def test_what_a_device_needs_imports_without_torch():
     names = modules(
-        "runtime",
-        "bench",
-        "evaluate",
-        "gate",
-        "inspect",
-        "report",
+        "base",
         "targets",
         "text",
-        "bundle",
-        "recipe",
-        "preview",
-        "pipeline",
-        "checks",
-        "checkpoint",
-        "anatomy",
+        "model/families",
+        "model/tasks",
+        "model/anatomy",
+        "model/checkpoint",
+        "runtime",
+        "measure",
+        "report",
+        "pipeline/recipe",
+        "pipeline/preview",
+        "pipeline/run",
+        "pipeline/checks",
         "cli",
-        "errors",
-        "progress",
     )
     code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)\nprint('all')"
     assert on_a_device(code) == "all\n"
@@ -203,7 +153,7 @@ def test_only_one_file_knows_the_families():
     found = [
         f"{file.relative_to(ROOT)}:{line} {text}"
         for file in FILES
-        if file.relative_to(ROOT).as_posix() != "anatomy.py"
+        if file.relative_to(ROOT).as_posix() != "model/families.py"
         for line, text in spoken(ast.parse(file.read_text(encoding="utf-8")))
         if text not in allowed and words_of(text) & families
     ]
@@ -231,7 +181,7 @@ def test_only_bench_times_anything():
         if clocks & {text for _, text in spoken(ast.parse(file.read_text(encoding="utf-8")))}
     ]
     assert found  # bench/ does
-    assert {file.split("/")[0] for file in found} == {"bench"}
+    assert {file.rpartition("/")[0] for file in found} == {"measure/bench"}
 
 
 def test_only_one_file_knows_optimum():
@@ -243,7 +193,7 @@ def test_only_one_file_knows_optimum():
         for name in [getattr(node, "module", None) or node.names[0].name]
         if name.split(".")[0] == "optimum"
     ]
-    assert set(found) == {"export.py"}
+    assert set(found) == {"export/trace.py"}
 
 
 # Systems ---------------------------------------------------------------------------------------
@@ -266,7 +216,7 @@ def test_what_only_some_systems_have_is_never_imported_unguarded():
 
 
 def test_nothing_is_told_to_come_from_an_index_that_has_no_release():
-    """An install is from a checkout or of a wheel: see edgeprune/install.py."""
+    """An install is from a checkout or of a wheel: see edgeprune/base/install.py."""
     told = re.compile(r"pip3? install\b[^\n`]*?[\s'\"]edgeprune(?!-\d)(?=[\s'\"`\[=@.]|$)")
     assert told.search("run `pip install 'edgeprune[build]'`")
     assert told.search("pip install -U edgeprune")

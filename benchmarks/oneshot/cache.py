@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.models import Model, import_checkpoint, import_tokenizer, load_model, save_model
-from edgeprune.progress import track
+from edgeprune.base.progress import track
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.importing import import_checkpoint, import_tokenizer
+from edgeprune.model.model import Model
+from edgeprune.model.store import load_model, save_model
 
 FOLDER = Path(__file__).parents[2] / "build" / "pruning"
 

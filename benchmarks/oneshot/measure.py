@@ -11,27 +11,28 @@ import torch
 from sentences import embeddings, pairs, sts
 from torch.nn import functional
 
-from edgeprune.cut import stage
-from edgeprune.cut.collect import unit_scores
-from edgeprune.cut.depth import drop_layers, layer_scores
-from edgeprune.cut.settings import CutSettings
-from edgeprune.cut.surgery import keep_layers
-from edgeprune.gates import CHANNELS
-from edgeprune.models import Model, load_model
-from edgeprune.progress import track
-from edgeprune.prune import nap, search_settings, searched
-from edgeprune.prune.allocate import allocate
-from edgeprune.prune.allocate_settings import ALLOCATORS
-from edgeprune.prune.distance import divergence_from
-from edgeprune.prune.methods import METHODS
-from edgeprune.prune.oneshot import prune_layers, solver_of
-from edgeprune.prune.walk import Walk
+from edgeprune.base.progress import track
+from edgeprune.compress.calibrate.embedding import mean_hidden
+from edgeprune.compress.calibrate.gates import CHANNELS
+from edgeprune.compress.calibrate.walk import Walk
+from edgeprune.compress.cut import stage
+from edgeprune.compress.cut.collect import unit_scores
+from edgeprune.compress.cut.depth import drop_layers, layer_scores
+from edgeprune.compress.cut.settings import CutSettings
+from edgeprune.compress.cut.surgery import keep_layers
+from edgeprune.compress.objectives.distance import divergence_from
+from edgeprune.compress.prune import nap, search_settings, searched
+from edgeprune.compress.prune.allocate import allocate
+from edgeprune.compress.prune.allocate_settings import ALLOCATORS
+from edgeprune.compress.prune.methods import METHODS
+from edgeprune.compress.prune.oneshot import prune_layers, solver_of
+from edgeprune.model.model import Model
+from edgeprune.model.store import load_model
 from edgeprune.text.batches import Batch, Reader, open_reader
 from edgeprune.text.corpus import read_corpus
-from edgeprune.text.embedding import mean_hidden
 from edgeprune.text.files import read_document
 from edgeprune.text.settings import TextSettings
-from edgeprune.tokenizer_file import open_tokenizer
+from edgeprune.text.tokenizer_file import open_tokenizer
 from oneshot.cache import FOLDER, before_head, head_of, model_folder, of_original
 from oneshot.design import SUBJECTS, Cell
 

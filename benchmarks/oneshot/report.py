@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.evaluate.interval import bootstrap
+from edgeprune.base.bootstrap import bootstrap
 from oneshot.design import CHANNELS, cells
 
 Rows = Mapping[str, Any]

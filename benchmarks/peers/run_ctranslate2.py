@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from common import converted, read_config, weight_files
 
-from edgeprune.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import serve, stay_on, timed
 
 
 class CTranslate2:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from common import converted, onnx_file, read_config, weight_files
 
-from edgeprune.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import serve, stay_on, timed
 
 _CALIBRATION_TEXTS = 16
 

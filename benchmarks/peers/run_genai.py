@@ -23,7 +23,7 @@ from common import (
     write_nats,
 )
 
-from edgeprune.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import serve, stay_on, timed
 
 _INT4 = ["--extra_options", "int4_accuracy_level=4", "int4_block_size=32"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from common import add_nats_option, converted, one_sequence, write_nats
 
-from edgeprune.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import serve, stay_on, timed
 
 # Tokens of a prompt that go through the model at once.
 _BATCH = 512

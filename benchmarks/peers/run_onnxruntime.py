@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 from common import add_embed_option, converted, onnx_file, read_config, write_embeddings
 
-from edgeprune.bench.protocol import serve
-from edgeprune.bench.worker import Worker
+from edgeprune.measure.bench.protocol import serve
+from edgeprune.measure.bench.worker import Worker
 from edgeprune.runtime.session import input_types, open_session, token_inputs
 
 

@@ -21,7 +21,7 @@ from common import (
     write_embeddings,
 )
 
-from edgeprune.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import serve, stay_on, timed
 
 _CALIBRATION_TEXTS, _CALIBRATION_TOKENS = 32, 128
 

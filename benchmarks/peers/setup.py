@@ -1,8 +1,8 @@
 """Make the environment of a peer: `python benchmarks/peers/setup.py NAME`, or `--list`.
 
 Each gets a virtual environment of its own, build/peers/NAME, with the versions below and with this
-checkout on its path, so that its script finds the protocol (edgeprune/bench/protocol.py). The
-script then runs as a contestant, beside a bundle:
+checkout on its path, so that its script finds the protocol
+(edgeprune/measure/bench/protocol.py). The script then runs as a contestant, beside a bundle:
 
     edgeprune bench BUNDLE --against "command:build/peers/openvino/bin/python \
         benchmarks/peers/run_openvino.py ORIGINAL --int8"

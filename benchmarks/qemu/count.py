@@ -4,9 +4,9 @@
     python benchmarks/qemu/count.py BUNDLE --against ORIGINAL [--tokens 128] [--batch 1]
 
 QEMU runs ONNX Runtime for ARM on this machine's processor and counts the instructions of one call,
-by two processes that differ in the number of calls (edgeprune/bench/counters.py). A count tells
-neither how many cycles an instruction takes nor how long it waits for memory: it shows that a
-change reaches ARM at all, and repeats to a few thousand instructions.
+by two processes that differ in the number of calls (edgeprune/measure/bench/counters.py). A count
+tells neither how many cycles an instruction takes nor how long it waits for memory: it shows that
+a change reaches ARM at all, and repeats to a few thousand instructions.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from rich.console import Console
 from rich.table import Table
 from setup import CPU, PACKAGES, PLUGIN, SYSROOT, arm_command
 
-from edgeprune.bench.contestants import Contestant, entered
-from edgeprune.bench.counters import per_call
-from edgeprune.bench.process import Process
-from edgeprune.bench.rounds import request
-from edgeprune.bench.settings import BenchSettings
+from edgeprune.measure.bench.contestants import Contestant, entered
+from edgeprune.measure.bench.counters import per_call
+from edgeprune.measure.bench.process import Process
+from edgeprune.measure.bench.rounds import request
+from edgeprune.measure.bench.settings import BenchSettings
 
 # Emulation is slow, and exact: a call warms up, and two are enough.
 _FEW, _MORE = 1, 2
-_WORKER = ("-P", "-m", "edgeprune.bench.worker")
+_WORKER = ("-P", "-m", "edgeprune.measure.bench.worker")
 
 
 def main() -> None:

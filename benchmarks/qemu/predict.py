@@ -24,9 +24,9 @@ from typing import Any
 from count import instructions
 from setup import PACKAGES, PLUGIN, SYSROOT, try_out
 
-from edgeprune.bench.contestants import entered
-from edgeprune.bench.settings import BenchSettings
-from edgeprune.bundle import Bundle
+from edgeprune.measure.bench.contestants import entered
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.runtime.bundle import Bundle
 
 RESULTS = Path(__file__).parents[1] / "results" / "raspberry_pi.jsonl"
 USED = (0.7, 0.3)

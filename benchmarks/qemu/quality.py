@@ -24,10 +24,10 @@ import numpy as np
 from kernels import make_library
 from setup import CPU, FOLDER, ROOT, arm_command, download
 
-from edgeprune.evaluate.interval import bootstrap
-from edgeprune.evaluate.measures import evaluate
-from edgeprune.evaluate.sts import spearman
+from edgeprune.base.bootstrap import bootstrap
 from edgeprune.kernels.compile import LIBRARY
+from edgeprune.measure.evaluate.measures import evaluate
+from edgeprune.measure.evaluate.sts import spearman
 
 PAIRS = "pairs/stsb.dev.jsonl"
 CHECKOUT = FOLDER / "checkout"

@@ -61,7 +61,7 @@ def try_out(**processor: Any) -> None:
     Args:
         processor: `cpu` and `sysroot`, as `arm_command` has them.
     """
-    code = "import edgeprune.bench.worker, platform; print(platform.machine())"
+    code = "import edgeprune.measure.bench.worker, platform; print(platform.machine())"
     command = arm_command("-c", code, **processor)
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.stdout.strip() != "aarch64":

@@ -17,19 +17,14 @@ import torch
 from sentences import embeddings, pairs, sts
 from torch import Tensor, nn
 
-from edgeprune.checkpoint import open_checkpoint
-from edgeprune.models import (
-    TRAINING_ATTENTION,
-    Model,
-    import_checkpoint,
-    import_tokenizer,
-    load_model,
-    save_model,
-)
-from edgeprune.prune.controller import MomentumVariancePruner
-from edgeprune.prune.dynamic import prune
-from edgeprune.prune.train_settings import PruneStageSettings
-from edgeprune.recover.train import Gradients
+from edgeprune.compress.prune.controller import MomentumVariancePruner
+from edgeprune.compress.prune.dynamic import prune
+from edgeprune.compress.prune.train_settings import PruneStageSettings
+from edgeprune.compress.recover.train import Gradients
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.importing import import_checkpoint, import_tokenizer
+from edgeprune.model.model import Model
+from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
 from edgeprune.text.batches import Reader, open_reader
 from edgeprune.text.corpus import read_corpus
 from edgeprune.text.settings import TextSettings

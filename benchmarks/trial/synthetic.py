@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeprune.prune.controller import MomentumVariancePruner, Prunable
-from edgeprune.prune.settings import PruneSettings
+from edgeprune.compress.prune.controller import MomentumVariancePruner, Prunable
+from edgeprune.compress.prune.settings import PruneSettings
 from trial.design import DISTURBANCES, Cell, Condition, in_window
 from trial.outcomes import stability
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.kernels.formats import FORMATS, Format
 
 

@@ -4,7 +4,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.measure.settings import Requirements
+from pydantic import Field
+
+from edgeprune.base.settings import Settings
+
+
+class Requirements(Settings):
+    """What a build must reach; where it does not, it still leaves its result, and exits with 1."""
+
+    speedup: float | None = Field(
+        None, gt=0, description="How many times faster than the original (prompt, for decoders)."
+    )
+    megabytes: float | None = Field(
+        None, gt=0, description="Most megabytes (10^6 bytes) of the graph and its data."
+    )
+    cosine: float | None = Field(
+        None, ge=0, le=1, description="Encoders: least mean cosine to the original's embeddings."
+    )
+    drop: float | None = Field(
+        None,
+        ge=0,
+        description="Most that measure.task may lose (without one, the held-out text's accuracy or "
+        "perplexity): points, or per cent of perplexity.",
+    )
 
 
 @dataclass(frozen=True)

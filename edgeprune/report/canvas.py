@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from edgeprune.errors import UserError
-from edgeprune.escape import printable
-from edgeprune.install import install
+from edgeprune.base.errors import UserError
+from edgeprune.base.escape import printable
+from edgeprune.base.install import install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

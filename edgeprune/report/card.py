@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from edgeprune.bundle import Bundle
-from edgeprune.escape import markdown
+from edgeprune.base.escape import markdown
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
 from edgeprune.report.records import Record, data_name
 from edgeprune.report.story import meaning, not_measured, requirements, told, verdict
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import chat_template
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
+from edgeprune.base.words import listed, number
 from edgeprune.report.figures import WORK, Cell, cell, changed, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
@@ -12,7 +13,6 @@ from edgeprune.report.pictures.speed_quality import speed_quality
 from edgeprune.report.points import Point, points
 from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.sections.part import Section, Table
-from edgeprune.report.words import listed, number
 
 _ORIGINAL = "original"
 _ON = "on"

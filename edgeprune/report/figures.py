@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgeprune.evaluate.result import LOWER_IS_BETTER
-from edgeprune.report.records import Known, Record, data_name, ratio
-from edgeprune.report.words import (
+from edgeprune.base.words import (
     MEDIANS_APART,
     known,
     listed,
@@ -14,6 +12,8 @@ from edgeprune.report.words import (
     number,
     size,
 )
+from edgeprune.measure.evaluate.result import LOWER_IS_BETTER
+from edgeprune.report.records import Known, Record, data_name, ratio
 
 WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
 _SAME_SIZE = 1.01

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from edgeprune.escape import markdown_code, printable, python_string
-from edgeprune.report.names import breakable
+from edgeprune.base.escape import markdown_code, printable, python_string
+from edgeprune.base.names import breakable
 
 
 def environment(escape: Callable[[str], str] = printable) -> Environment:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.base.words import listed, many
 from edgeprune.report.records import Record
-from edgeprune.report.words import listed, many
 
 UNITS = {"channels": "feed-forward channels", "heads": "attention heads"}
 _TRAINING = ("prune", "sparsify", "recover")

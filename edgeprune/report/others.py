@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
+from edgeprune.base.files import check
 from edgeprune.report.records import Record, read_content
-from edgeprune.report.schema import NamedEvaluation, Speed, check
+from edgeprune.report.schema import NamedEvaluation, Speed
 
 _REMEDY = "measure it anew with --json"
 

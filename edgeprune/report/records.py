@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.bundle import MANIFEST
-from edgeprune.errors import UserError
-from edgeprune.report.schema import Content, check
+from edgeprune.base.errors import UserError
+from edgeprune.base.files import check
+from edgeprune.report.schema import Content
+from edgeprune.runtime.bundle import MANIFEST
 
 REPORT = "report.json"
 _REMEDY = "copy the build again, or build anew"

@@ -5,8 +5,7 @@ record may be missing, and is never null.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,11 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from edgeprune.errors import UserError
-from edgeprune.measure.settings import Requirements
-from edgeprune.quantize.plan import Plan
+from edgeprune.base.files import first_fault
+from edgeprune.compress.quantize.plan import Plan
+from edgeprune.measure.requirements import Requirements
 
-Kind = TypeVar("Kind", bound=BaseModel)
 Work = Literal["encoder", "prompt", "decode"]
 Side = Literal["candidate", "baseline"]
 Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -398,7 +396,7 @@ def _by_name(record: Any) -> Any:
     try:
         return STAGES.get(str(name), _Stage).model_validate(record)
     except ValidationError as error:
-        raise ValueError(_first(error)) from None
+        raise ValueError(first_fault(error)) from None
 
 
 class _Source(_Read):
@@ -451,25 +449,3 @@ class Content(_Read):
             if isinstance(stage, Measured) and drop is not None and not paired:
                 raise ValueError("require.drop without a quality that the original has too")
         return self
-
-
-def check(kind: type[Kind], content: Any, file: Path, remedy: str) -> Kind:
-    """What a kind reads of content; content that is not of the kind is refused.
-
-    Args:
-        remedy: what to do about it, as a sentence's end.
-
-    Raises:
-        UserError: it is another, damaged at a place that the sentence names.
-    """
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{file} is damaged ({_first(error)}): {remedy}.") from None
-
-
-def _first(error: ValidationError) -> str:
-    """Where the first fault lies, and what it is."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"])) or "the whole"
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}"

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.measure.requirements import Judged, judge
-from edgeprune.measure.settings import Requirements
+from edgeprune.base.words import listed, many, number, size
+from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
 from edgeprune.report.records import Quality, Record, data_name, ratio
-from edgeprune.report.words import listed, many, number, size
 
 
 @dataclass(frozen=True)

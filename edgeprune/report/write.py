@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
+from edgeprune.base.files import replace_file
+from edgeprune.base.words import listed
 from edgeprune.report import compare
 from edgeprune.report.canvas import check_drawable
-from edgeprune.report.files import replace_file
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
 from edgeprune.report.others import Other, joined, read_others
@@ -17,7 +18,6 @@ from edgeprune.report.records import REPORT, Record, open_record
 from edgeprune.report.sections.build import sections
 from edgeprune.report.sections.part import Section
 from edgeprune.report.story import Tile, requirements, tiles, verdict
-from edgeprune.report.words import listed
 
 PAGE = "report.html"
 

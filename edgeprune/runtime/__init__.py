@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
-    from edgeprune.bundle import Bundle
+    from edgeprune.runtime.bundle import Bundle
     from edgeprune.runtime.classify import Classifier
     from edgeprune.runtime.embed import Embedder
     from edgeprune.runtime.generate import Generator
@@ -31,7 +31,7 @@ def load(
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.
     """
-    from edgeprune.bundle import Bundle
+    from edgeprune.runtime.bundle import Bundle
 
     bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
     if bundle.task == "text-generation":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.runtime.session import PAST, PRESENT, input_types, running, token_inputs
 
 SHARED_CACHE = "edgeprune.shared_cache"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.template_process import SHARED, TemplateFailure
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
+from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
@@ -77,12 +78,6 @@ class Classifier:
                 )
             found[rows] = logits
         return finite(found, "logits", self.bundle)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities along the last axis, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def _labels(bundle: Bundle) -> list[str]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
-from edgeprune.progress import say_once
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import say_once
 from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens

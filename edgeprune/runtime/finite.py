@@ -3,8 +3,8 @@ no word for it."""
 
 import numpy as np
 
-from edgeprune.bundle import Bundle
-from edgeprune.errors import ModelFault
+from edgeprune.base.errors import ModelFault
+from edgeprune.runtime.bundle import Bundle
 
 
 def finite(values: np.ndarray, what: str, bundle: Bundle) -> np.ndarray:

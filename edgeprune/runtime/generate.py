@@ -6,16 +6,16 @@ from functools import cached_property
 import numpy as np
 from pydantic import Field
 
-from edgeprune.bundle import Bundle
-from edgeprune.errors import UserError
-from edgeprune.progress import say
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import say
+from edgeprune.base.settings import Settings
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.chat import Message, apply_chat_template, chat_template
-from edgeprune.runtime.classify import softmax
 from edgeprune.runtime.finite import finite_logits
+from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
-from edgeprune.settings import Settings
 
 # What a byte-level tokenizer decodes half a character to.
 _INCOMPLETE = "\ufffd"

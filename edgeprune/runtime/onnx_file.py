@@ -9,9 +9,9 @@ import mmap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 
 # Where a message of each kind holds the messages that matter here.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -65,23 +65,6 @@ def read_outline(path: Path) -> Outline:
     if not outline.outputs:
         raise UserError(f"{path} is not an ONNX model: it has no graph with outputs.")
     return outline
-
-
-def leaves_folder(location: str) -> bool:
-    """Whether a path written in a file would lead out of the file's own folder.
-
-    Both separators and drive letters count on every system: a bundle must not mean something
-    else when it is copied to another one.
-    """
-    posix, windows = PurePosixPath(location), PureWindowsPath(location)
-    return (
-        not location
-        or "\0" in location
-        or posix.is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in posix.parts
-        or ".." in windows.parts
-    )
 
 
 def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune import kernels
-from edgeprune.errors import ModelFault, UserError
+from edgeprune.base.errors import ModelFault, UserError
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.onnx_file import read_outline
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 256 * 1024 * 1024

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from edgeprune import runtime
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator, Sampling

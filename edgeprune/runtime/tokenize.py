@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Encoding
 
-from edgeprune.bundle import Bundle
-from edgeprune.progress import say
-from edgeprune.tokenizer_file import open_tokenizer
+from edgeprune.base.progress import say
+from edgeprune.runtime.bundle import Bundle
+from edgeprune.text.tokenizer_file import open_tokenizer
 
 Text = str | tuple[str, str]
 

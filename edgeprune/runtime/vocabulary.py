@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgeprune.bundle import Bundle
+from edgeprune.runtime.bundle import Bundle
 
 KEPT = "vocabulary.json"
 """A file of the bundle: {"kept": [the original's id of token 0, of token 1, ...]}."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from edgeprune.bundle import Bundle
-from edgeprune.errors import ModelFault
+from edgeprune.base.errors import ModelFault
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.embed import Embedder

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import edgeprune
-from edgeprune.errors import ModelFault, UserError
+from edgeprune.base.errors import ModelFault, UserError
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator

@@ -13,7 +13,7 @@ import click
 import uvicorn
 
 from edgeprune import runtime
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.service.answers import Answers
 from edgeprune.service.app import make_app
 from edgeprune.service.connections import Connection, Lobby

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from edgeprune.base.settings import Settings
 from edgeprune.runtime.batches import CALL_TOKENS
-from edgeprune.settings import Settings
 
 
 class ServiceSettings(Settings):

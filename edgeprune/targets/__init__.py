@@ -8,8 +8,8 @@ import platform
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgeprune import processor
-from edgeprune.errors import UserError
+from edgeprune.base import processor
+from edgeprune.base.errors import UserError
 from edgeprune.targets.break_even import BreakEven, break_even
 from edgeprune.targets.format_times import FormatTimes, format_times
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.sentences import fragment
 from edgeprune.text.settings import TextSettings
-from edgeprune.tokenizer_file import open_tokenizer
+from edgeprune.text.tokenizer_file import open_tokenizer
 
 LENGTH_STEP = 8
 _POOL_BATCHES = 16

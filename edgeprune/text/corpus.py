@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 from edgeprune.text import wordnet
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub

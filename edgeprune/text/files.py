@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 
 Row = dict[str, Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import UserError
-from edgeprune.install import install
+from edgeprune.base.errors import UserError
+from edgeprune.base.install import install
 
 if TYPE_CHECKING:
     from datasets import Dataset

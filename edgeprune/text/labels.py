@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from math import isnan
 from typing import Any
 
-from edgeprune.errors import UserError
+from edgeprune.base.errors import UserError
 
 _SHOWN = 5
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeprune.errors import UserError
-from edgeprune.prune.budget import apportion
+from edgeprune.base.budget import apportion
+from edgeprune.base.errors import UserError
 
 POWER = 0.5
 """A cluster of n gets samples as n^0.5: between by size (1) and one of each (0)."""

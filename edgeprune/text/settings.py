@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from edgeprune.settings import Settings
+from edgeprune.base.settings import Settings
 
 
 class TextSettings(Settings):

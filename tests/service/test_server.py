@@ -24,8 +24,8 @@ import onnx
 from hostile_templates import growing, nested
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import WORDS, decoder_folder, encoder_folder, ids_of
+from processes import wait_for_end
 from services import process
-from test_chat import wait_for_end
 
 from edgeprune import runtime
 
@@ -420,7 +420,7 @@ def test_mistakes_are_told_in_a_sentence(encoder, tmp_path):
 
 
 def test_without_the_extra_it_says_what_to_install(encoder):
-    from test_laws import on_a_device
+    from on_device import on_a_device
 
     shown = on_a_device(f"""
 sys.meta_path[0].find_spec = lambda name, path=None, target=None: exec(
@@ -436,7 +436,7 @@ print(result.exit_code, result.stderr)
 
 
 def test_serving_needs_no_torch():
-    from test_laws import modules, on_a_device
+    from on_device import modules, on_a_device
 
     names = modules("service")
     code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)\nprint('all')"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeprune.escape import one_line
-from edgeprune.evaluate.result import LOWER_IS_BETTER
+from edgeprune.base.escape import one_line
+from edgeprune.measure.evaluate.result import LOWER_IS_BETTER
 from edgeprune.report.canvas import MARKERS, ORIGINAL, SERIES, SURFACE, draw, quiet_axes
 from edgeprune.report.figures import WORK
 from edgeprune.report.points import Point

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from edgeprune.quantize.plan import Plan
+from edgeprune.base.words import many
+from edgeprune.compress.quantize.plan import Plan
 from edgeprune.report.pictures.layers import kept_sizes
 from edgeprune.report.pictures.tensors import format_grid, places
 from edgeprune.report.records import Record
 from edgeprune.report.sections.part import Section, Table
 from edgeprune.report.story import told
-from edgeprune.report.words import many
 
 
 def stages(record: Record) -> Section:

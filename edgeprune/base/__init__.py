@@ -1,0 +1,1 @@
+"""What everybody stands on: errors, progress, files, words, exact budgets, bootstrap."""

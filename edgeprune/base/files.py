@@ -1,0 +1,137 @@
+"""Files that a command writes: refused before its work where they cannot be, and written whole."""
+
+import json
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from edgeprune.base.errors import UserError
+
+
+def refuse_unwritable(file: Path) -> None:
+    """Refuse a file that could not be opened for writing.
+
+    Raises:
+        UserError: its folder is missing, or nothing may be written there.
+    """
+    real = _followed(file)
+    if not real.parent.is_dir():
+        raise UserError(f"There is no folder {real.parent} to write {file} in.")
+    if not os.access(real if real.exists() else real.parent, os.W_OK):
+        raise UserError(f"{file} may not be written: name a file in a folder of yours.")
+
+
+def refuse_irreplaceable(file: Path) -> None:
+    """Refuse a file that `replace_file` could not write.
+
+    Raises:
+        UserError: its folder is missing, nothing may be written there, or something stands there
+            that is no regular file.
+    """
+    refuse_unwritable(file)
+    real = _followed(file)
+    if os.path.lexists(real) and not real.is_file():
+        raise UserError(f"{file} is no regular file, which would be replaced: name another.")
+    if not os.access(real.parent, os.W_OK):
+        raise UserError(
+            f"{file} cannot be replaced, since nothing may be written in {real.parent}: name a "
+            "file in a folder of yours."
+        )
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all; through a link, the file that it leads to.
+
+    Raises:
+        UserError: it cannot be replaced.
+    """
+    refuse_irreplaceable(file)
+    real = _followed(file)
+    aside = real.with_name(f".{real.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(real)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _followed(file: Path) -> Path:
+    # Path.resolve raises where links lead in a circle.
+    return Path(os.path.realpath(file))
+
+
+def leaves_folder(location: str) -> bool:
+    """Whether a path written in a file would lead out of the file's own folder.
+
+    Both separators and drive letters count on every system: a bundle must not mean something
+    else when it is copied to another one.
+    """
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    return (
+        not location
+        or "\0" in location
+        or posix.is_absolute()
+        or bool(windows.drive or windows.root)
+        or ".." in posix.parts
+        or ".." in windows.parts
+    )
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def check(kind: type[Kind], content: Any, file: Path, remedy: str) -> Kind:
+    """What a kind reads of content; content that is not of the kind is refused.
+
+    Args:
+        remedy: what to do about it, as a sentence's end.
+
+    Raises:
+        UserError: it is another, damaged at a place that the sentence names.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{file} is damaged ({first_fault(error)}): {remedy}.") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first fault lies, and what it is."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON that can be read: {error}.") from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is not JSON, or not an object.
+    """
+    value = load_json(file)
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object from a file that may be missing: then there is nothing in it.
+
+    Raises:
+        UserError: the file is not JSON, or not an object.
+    """
+    return read_json(file) if file.is_file() else {}

@@ -1,0 +1,1 @@
+"""The stages that make a model smaller, and the mathematics that they share."""

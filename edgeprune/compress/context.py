@@ -1,0 +1,80 @@
+"""What a stage is given: the recipe, the original, the text, and where its result goes."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeprune.base.files import read_json
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.tasks import text_kind
+from edgeprune.text.batches import Batch, Reader, open_reader
+from edgeprune.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from edgeprune.model.model import Model
+    from edgeprune.pipeline.recipe import Recipe
+
+
+@dataclass
+class Build:
+    """One build: what stays the same over its stages."""
+
+    recipe: "Recipe"
+    checkpoint: Checkpoint
+    corpus: Corpus
+    output: Path
+    results: dict[str, Any] = field(default_factory=dict)
+    """What each stage did, by its name."""
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Where each stage's output is, by its name."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.recipe.seed
+
+    @property
+    def reference(self) -> Path:
+        """The uncompressed model, with the tokens that the build goes on with."""
+        return self.folders.get("vocabulary", self.folders["load"])
+
+    @functools.cached_property
+    def original(self) -> "Model":
+        """The uncompressed model, read once, to be distilled from."""
+        from edgeprune.model.store import TRAINING_ATTENTION, load_model
+
+        return load_model(self.reference, TRAINING_ATTENTION)
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """Batches of the user's text."""
+        folder = self.reference
+        pad_id = read_json(folder / "config.json").get("pad_token_id") or 0
+        kind = text_kind(self.checkpoint.task)
+        return open_reader(folder, self.corpus, kind, self.recipe.text, int(pad_id), self.seed)
+
+    def batches(self, purpose: str = "") -> Iterator[Batch]:
+        """Training batches without end, drawn anew for every purpose."""
+        return self.reader.training(purpose)
+
+    def held_out(self) -> list[Batch]:
+        """Batches that no stage trains on."""
+        return self.reader.held_out()
+
+    def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
+        """Batches of so many sequences, as the text's sampler draws them; see the reader's."""
+        return self.reader.calibration(sequences, self._embed, together)
+
+    def _embed(self, ids: list[list[int]]) -> np.ndarray:
+        from edgeprune.compress.calibrate.embedding import mean_hidden
+
+        return mean_hidden(self.original, ids)
+
+    def some(self, count: int) -> list[Batch]:
+        """The first training batches."""
+        return list(islice(self.batches(), count))

@@ -1,0 +1,138 @@
+"""Which whole layers may go: three scores, higher meaning keep.
+
+loss       what the model loses on the text when this layer alone is left out (Shortened LLaMA,
+           2402.02834, by perplexity): decoders by the text's cross-entropy, classifiers by the
+           divergence from the whole model's prediction, sentence encoders by 1 - cosine to the
+           whole model's embedding
+taylor     sum of |w dL/dw| over the layer's linears, L the loss over the whole text; with the
+           first four and last two layers kept out of it this is the same paper's Taylor+
+linearity  1 - linearity of the layer as a map from token to token (linearity.py)
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import track
+from edgeprune.compress.calibrate.walk import Walk
+from edgeprune.compress.cut.linearity import Linearity
+from edgeprune.compress.cut.surgery import keep_layers, put_layers
+from edgeprune.compress.maths.ranking import highest
+from edgeprune.compress.objectives.objective import divergence, embed, next_token_loss
+from edgeprune.compress.objectives.probe import fisher_probe
+from edgeprune.model.forward import tensors
+from edgeprune.model.model import Model
+from edgeprune.model.restored import gradients_restored, module_restored
+from edgeprune.text.batches import Batch
+
+
+def drop_layers(
+    model: Model, scores: Tensor, count: int, first: int = 0, last: int = 0
+) -> list[int]:
+    """Drop the `count` layers of the lowest scores [layers]; return their positions.
+
+    Args:
+        first, last: layers at either end that stay whatever their score.
+
+    Raises:
+        UserError: so many cannot go.
+    """
+    total = len(scores)
+    free = max(0, total - first - last)
+    if count > free or count >= total:
+        raise UserError(
+            f"{count} of {total} layers cannot go while {first} at the start and {last} at the end "
+            "are kept and one is left: lower cut.layers, cut.keep_first or cut.keep_last."
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise UserError("The scores of the layers are not all finite; use another cut.layer_score.")
+    inner = highest(scores[first : total - last], free - count)
+    dropped = [first + place for place in (~inner).nonzero().flatten().tolist()]
+    keep_layers(model, [layer for layer in range(total) if layer not in dropped])
+    return dropped
+
+
+def layer_scores(model: Model, batches: Sequence[Batch], score: str, seed: int) -> Tensor:
+    """Scores [layers] by `score`: loss, taylor or linearity."""
+    return _SCORES[score](model, batches, seed)
+
+
+@torch.no_grad()
+def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
+    """What is lost, mean over texts, when each layer alone is left out."""
+    whole = [_answer(model, batch) for batch in batches]
+    everything = list(range(len(model.anatomy.blocks)))
+    place = model.anatomy.blocks[0].name.rpartition(".")[0]
+    changes = []
+    for left_out in track(everything, "leaving layers out", len(everything)):
+        with module_restored(model, place):
+            put_layers(model, [layer for layer in everything if layer != left_out])
+            answers = [_answer(model, batch) for batch in batches]
+        lost = [_distance(model, *pair) for pair in zip(answers, whole, strict=True)]
+        texts = sum(len(batch.input_ids) for batch in batches)
+        weighted = [x * len(b.input_ids) for x, b in zip(lost, batches, strict=True)]
+        changes.append(sum(weighted) / texts)
+    return torch.tensor(changes, dtype=torch.float64)
+
+
+def _answer(model: Model, batch: Batch) -> Tensor:
+    output = model.module(**tensors(batch))
+    if model.task == "feature-extraction":
+        return embed(output, torch.from_numpy(batch.attention_mask), model.pooling)
+    if model.task == "text-classification":
+        return output.logits
+    return next_token_loss(output.logits, batch)
+
+
+def _distance(model: Model, mine: Tensor, its: Tensor) -> float:
+    if model.task == "feature-extraction":
+        return float(1 - (mine * its).sum(-1).mean())
+    if model.task == "text-classification":
+        return float(divergence(mine, its, temperature=1.0))
+    return float(mine - its)
+
+
+def taylor(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
+    """Sum over a layer's linears of |w dL/dw|, L summed over the texts."""
+    generator = torch.Generator().manual_seed(seed)
+    linears = [
+        [model.linear(name).weight for name in block.linears()] for block in model.anatomy.blocks
+    ]
+    with gradients_restored(model):
+        model.module.requires_grad_(False)
+        model.module.zero_grad()
+        for weight in (weight for layer in linears for weight in layer):
+            weight.requires_grad_(True)
+        for batch in track(batches, "scoring layers", len(batches)):
+            output = model.module(**tensors(batch))
+            fisher_probe(model, output, batch, generator).backward()
+        scores = [
+            sum(float((w * w.grad).abs().sum().detach()) for w in layer if w.grad is not None)
+            for layer in linears
+        ]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+@torch.no_grad()
+def nonlinearity(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
+    """1 - linearity of each layer, by what passes from layer to layer."""
+    walk = Walk(model, batches)
+    scores = []
+    blocks = model.anatomy.blocks
+    for block in track(blocks, "scoring layers", len(blocks)):
+        entered = walk.states()
+        walk.advance(block)
+        seen = Linearity(entered[0].shape[-1])
+        for before, after in zip(entered, walk.states(), strict=True):
+            seen.add(before, after)
+        scores.append(1 - seen.finish())
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+_SCORES: dict[str, Callable[[Model, Sequence[Batch], int], Tensor]] = {
+    "loss": loss_changes,
+    "taylor": taylor,
+    "linearity": nonlinearity,
+}

@@ -1,0 +1,259 @@
+"""The vocabulary stage: tokens that the user's text does not use leave tokenizer and tables.
+
+    text ─> tokens in use ─> tokenizer.json, rows of the embedding and of the head, ids in configs
+
+Half of MiniLM's weights are rows of its vocabulary. A text whose tokens all stay gives the same
+embeddings, and the same logits of the tokens that are left; so the trimmed model is what every
+later stage learns from and is checked against. The original stays the reference of measurement.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import track
+from edgeprune.compress.context import Build
+from edgeprune.compress.cut.tokenizer import renumbered, tokens_to_keep, trim_tokenizer, vocabulary
+from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
+from edgeprune.model.model import Model
+from edgeprune.model.store import load_model, save_model
+from edgeprune.model.tasks import text_kind
+from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.chat import apply_chat_template, chat_template
+from edgeprune.runtime.vocabulary import KEPT
+from edgeprune.text.corpus import Corpus, read_corpus
+from edgeprune.text.tokenizer_file import open_tokenizer
+
+_TOKENIZER = "tokenizer.json"
+# What tokenizers written in Python are read from; tokenizer.json holds all of it.
+_OTHER_FORMS = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "*.model")
+_ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
+_TEXTS_AT_A_TIME = 256
+_CHATS = (
+    [{"role": "user", "content": "a"}],
+    [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "a"},
+    ],
+)
+
+
+def run(build: Build, source: Path, target: Path, settings: VocabularySettings) -> dict[str, Any]:
+    """Trim the model in `source` to the text's tokens; write it into `target`.
+
+    Raises:
+        UserError: its tokenizer is of a kind that cannot be trimmed.
+    """
+    model = load_model(source)
+    content = json.loads((source / _TOKENIZER).read_text(encoding="utf-8"))
+    tokenizer = open_tokenizer(source / _TOKENIZER)
+    kind = text_kind(build.checkpoint.task)
+    train, held = build.corpus.split(build.recipe.text.held_out, build.seed)
+    corpora = [train, *([read_corpus(settings.data)] if settings.data else [])]
+    counts: Counter[int] = Counter()
+    for corpus in corpora:
+        counts += _counts(tokenizer, corpus, kind)
+    used = {token for token, count in counts.items() if count >= settings.min_count}
+    used |= set(count_tokens(tokenizer, _chats(source)))
+    kept = kept_rows(model, content, used)
+    before = sum(parameter.numel() for parameter in model.module.parameters())
+    rows = model.anatomy.shape(model.anatomy.embeddings["word"])[0]
+    trim_model(model, kept)
+    save_model(model, target)
+    _write_assets(target, content, kept)
+    trimmed = open_tokenizer(target / _TOKENIZER)
+    after = sum(parameter.numel() for parameter in model.module.parameters())
+    return {
+        "tokens_before": rows,
+        "tokens": len(kept),
+        "used": len(used),
+        "parameters_before": before,
+        "parameters": after,
+        "held_out": compare_tokens(tokenizer, trimmed, kept, _texts(held, kind)),
+    }
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[int]:
+    """How often each token is used by texts, special tokens included."""
+    counts: Counter[int] = Counter()
+    for some in track(_parts(texts), "tokens in use", -(-len(texts) // _TEXTS_AT_A_TIME)):
+        for encoding in tokenizer.encode_batch(some):
+            counts.update(encoding.ids)
+    return counts
+
+
+def kept_rows(model: Model, tokenizer: Mapping[str, Any], used: Iterable[int]) -> list[int]:
+    """Which rows of the word embeddings stay, in order: the used tokens' and those that any text
+    may need; those of ids that the configuration names; and, in families that count positions from
+    above the padding id, all up to that, so that it keeps its number.
+
+    Raises:
+        UserError: the tokenizer knows tokens for which the model has no row.
+    """
+    rows = model.anatomy.shape(model.anatomy.embeddings["word"])[0]
+    if (beyond := max(vocabulary(dict(tokenizer)).values())) >= rows:
+        raise UserError(
+            f"The model's tokenizer has a token {beyond:,} and its embeddings {rows:,} rows: they "
+            "do not belong together, and the vocabulary cannot be trimmed."
+        )
+    kept = set(tokens_to_keep(dict(tokenizer), set(used)))
+    kept |= {at[key] for at, key in _id_places(model.config) if 0 <= at[key] < rows}
+    if model.anatomy.family.position_offset:
+        kept |= set(range((model.config.get("pad_token_id") or 0) + 1))
+    return sorted(kept)
+
+
+def trim_model(model: Model, kept: Sequence[int]) -> None:
+    """Keep only the rows `kept` (old ids, in order) of the word embeddings and a decoder's head;
+    the configuration follows."""
+    anatomy, new = model.anatomy, renumbered(kept)
+    index = torch.tensor(kept)
+    table: Any = model.module.get_submodule(anatomy.embeddings["word"])
+    table.weight = nn.Parameter(table.weight.detach()[index].clone())
+    table.num_embeddings = len(kept)
+    if table.padding_idx is not None:
+        table.padding_idx = new.get(table.padding_idx)
+    if anatomy.head is not None:
+        head = model.linear(anatomy.head)
+        tied = anatomy.tied_embeddings
+        head.weight = table.weight if tied else nn.Parameter(head.weight.detach()[index].clone())
+        if head.bias is not None:
+            head.bias = nn.Parameter(head.bias.detach()[index].clone())
+        head.out_features = len(kept)
+    _renumber(model.config, new)
+    model.config["vocab_size"] = len(kept)
+    for name, value in model.config.items():
+        if name == "vocab_size" or name.endswith("_token_id"):
+            setattr(model.module.config, name, value)
+
+
+def compare_tokens(
+    tokenizer: Tokenizer, trimmed: Tokenizer, kept: Sequence[int], texts: Sequence[str]
+) -> dict[str, float]:
+    """How texts that took no part in the choice fare.
+
+    Returns:
+        Shares between 0 and 1: `texts_same`, of texts that are the same tokens as before;
+        `tokens_kept`, of the tokens before that are kept; and `length`, tokens now for one before.
+
+    Raises:
+        UserError: a text of kept tokens alone became others: this tokenizer does more than its kind
+            promises.
+    """
+    same = known = before = after = 0
+    old, stays = list(kept), set(kept)
+    for some in track(_parts(texts), "held-out tokens", -(-len(texts) // _TEXTS_AT_A_TIME)):
+        pairs = zip(tokenizer.encode_batch(some), trimmed.encode_batch(some), strict=True)
+        for text, (mine, its) in zip(some, pairs, strict=True):
+            equal = mine.ids == [old[token] for token in its.ids]
+            if not equal and stays.issuperset(mine.ids):
+                raise UserError(
+                    f"The trimmed tokenizer writes {text[:60]!r} with other tokens though all of "
+                    "them are kept; this tokenizer cannot be trimmed: leave `vocabulary` out."
+                )
+            same += equal
+            known += sum(token in stays for token in mine.ids)
+            before, after = before + len(mine.ids), after + len(its.ids)
+    return {
+        "texts": len(texts),
+        "texts_same": same / len(texts),
+        "tokens_kept": known / max(before, 1),
+        "length": after / max(before, 1),
+    }
+
+
+def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
+    """How often a corpus uses each token as a model of a kind reads it."""
+    counts = count_tokens(tokenizer, _texts(corpus, kind))
+    if kind == "sentences":
+        # A sentence may begin with another token than in the midst of its text: the larger count.
+        counts |= count_tokens(tokenizer, corpus.sentences.texts)
+    return counts
+
+
+def _texts(corpus: Corpus, kind: str) -> list[str]:
+    """What a model of a kind reads of a corpus."""
+    end = "\n" if kind == "windows" else ""
+    return [f"{text}{end}" for text in corpus.documents]
+
+
+def _chats(folder: Path) -> list[str]:
+    """Chats of hardly a word, for the tokens of the template's own text."""
+    place = Bundle(folder, {})
+    if chat_template(place) is None:
+        return []
+    texts = []
+    for chat in _CHATS:
+        try:
+            texts.append(apply_chat_template(place, chat))
+        except UserError:  # a template may refuse a system's message
+            continue
+    return texts
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+        yield list(texts[start : start + _TEXTS_AT_A_TIME])
+
+
+def _write_assets(folder: Path, tokenizer: dict[str, Any], kept: Sequence[int]) -> None:
+    """Write the trimmed tokenizer, and every id in the settings beside it anew.
+
+    Raises:
+        UserError: the tokenizer, read again, gives a token another id than its row's.
+    """
+    new = renumbered(kept)
+    file = folder / _TOKENIZER
+    file.write_text(json.dumps(trim_tokenizer(tokenizer, kept), ensure_ascii=False), "utf-8")
+    (folder / KEPT).write_text(json.dumps({"kept": list(kept)}))
+    for pattern in _OTHER_FORMS:
+        for other in folder.glob(pattern):
+            other.unlink()
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            _renumber(settings, new)
+            if added := settings.get("added_tokens_decoder"):
+                settings["added_tokens_decoder"] = {
+                    str(new[int(old)]): entry for old, entry in added.items() if int(old) in new
+                }
+            (folder / name).write_text(json.dumps(settings, indent=2), "utf-8")
+    written = open_tokenizer(file)
+    for token, old in vocabulary(tokenizer).items():
+        if old in new and written.token_to_id(token) != new[old]:
+            raise UserError(
+                f"The trimmed tokenizer numbers {token!r} otherwise than the model's rows; this "
+                "tokenizer cannot be trimmed: leave `vocabulary` out."
+            )
+
+
+def _renumber(settings: dict[str, Any], new: Mapping[int, int]) -> None:
+    for at, key in list(_id_places(settings)):
+        at[key] = new.get(at[key], at[key])
+
+
+def _id_places(settings: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Everywhere in a model's settings that the id of a token stands: (container, key)."""
+    for name in settings:
+        if name.endswith("_token_id") or name in _ID_LISTS:
+            yield from _numbers(settings, name)
+    for pair in settings.get("forced_decoder_ids") or ():  # [place, id]
+        yield pair, 1
+
+
+def _numbers(at: Any, key: Any) -> Iterator[tuple[Any, Any]]:
+    """The whole numbers in a value, or in lists of them however deep."""
+    if isinstance(at[key], list):
+        for place in range(len(at[key])):
+            yield from _numbers(at[key], place)
+    elif isinstance(at[key], int) and not isinstance(at[key], bool):
+        yield at, key

@@ -1,0 +1,1 @@
+"""Levels for every part of a model, and the search over them."""

@@ -1,0 +1,1 @@
+"""Plain functions on arrays: OBS, ranking, knapsack."""

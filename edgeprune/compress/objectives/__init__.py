@@ -1,0 +1,1 @@
+"""A task's outputs compared with the original's, and the losses of training."""

@@ -1,0 +1,167 @@
+"""The settings of the one-shot methods, which prune layer after layer. No torch here."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from edgeprune.compress.prune.allocate_settings import AnyAllocator, Uniform
+from edgeprune.compress.prune.settings import COLUMNS, PatternSettings, parse_n_m
+
+
+def why_uniform(pattern: str) -> str | None:
+    """Why the same share has to leave every linear under a pattern; None where it has not."""
+    if parse_n_m(pattern):
+        return f"pattern {pattern} asks the same of every group"
+    if pattern == COLUMNS:
+        return "columns of different linears hold different numbers of weights"
+    return None
+
+
+class OneShotSettings(PatternSettings):
+    """What every one-shot method needs."""
+
+    samples: int = Field(
+        64, ge=1, description="Sequences of text on which the layers' inputs are seen."
+    )
+
+
+class LayerwiseSettings(OneShotSettings):
+    """What the methods need that prune one layer after another, each by its own ranking."""
+
+    allocate: AnyAllocator = Field(
+        Uniform(),
+        description="Where the budget falls: uniform, owl, projection, marchenko-pastur, coverage, "
+        "depth or absorption, by name or as {by: name} with settings. n:m and columns leave no "
+        "choice.",
+    )
+
+    @model_validator(mode="after")
+    def _pattern_leaves_a_choice(self) -> Self:
+        why = why_uniform(self.pattern)
+        if why and self.allocate.by != "uniform":
+            raise ValueError(f"{why}: leave allocate out")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings of this method alone, by name."""
+        shared = {*LayerwiseSettings.model_fields, "method"}
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
+
+
+class MagnitudeSettings(LayerwiseSettings):
+    """The smallest weights of each linear go; the text is only for the reported errors."""
+
+    method: Literal["magnitude"] = Field(
+        "magnitude",
+        description="Magnitude: the smallest weights go. A baseline; it needs training after it.",
+    )
+
+
+class WandaSettings(LayerwiseSettings):
+    """Smallest weight times input norm, output by output, without an update."""
+
+    method: Literal["wanda"] = Field(
+        "wanda",
+        description="Wanda: the smallest of weight times input norm go, output by output; the "
+        "rest stay as they are. The quickest that looks at the text.",
+    )
+
+
+class CorrectedSettings(LayerwiseSettings):
+    """What the methods need that correct the weights that stay."""
+
+    block_size: int = Field(
+        128, ge=1, description="Columns whose weights are chosen together, before the next."
+    )
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="Share of the inputs' mean square that is added to each: how little the "
+        "correction trusts the text.",
+    )
+
+
+class SparseGPTSettings(CorrectedSettings):
+    """Optimal brain surgeon, column after column."""
+
+    method: Literal["sparsegpt"] = Field(
+        "sparsegpt",
+        description="SparseGPT: weights whose removal the others can best make up for go, and the "
+        "columns after them are corrected.",
+    )
+
+
+class ThanosSettings(CorrectedSettings):
+    """Optimal brain surgeon for all weights of a block of columns at once."""
+
+    method: Literal["thanos"] = Field(
+        "thanos",
+        description="Thanos: chosen as by Wanda, over all columns that are left; everything that "
+        "leaves a block of columns is corrected for jointly.",
+    )
+    outlier_rows: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of each linear's outputs, those of the largest energy, that keep every "
+        "weight; for columns (where others lose more for it) and n:m (where less goes in all).",
+    )
+
+    @model_validator(mode="after")
+    def _outliers_have_a_pattern(self) -> Self:
+        if not self.outlier_rows:
+            return self
+        if self.pattern != COLUMNS and not parse_n_m(self.pattern):
+            raise ValueError("outlier_rows go with the pattern columns or n:m")
+        if self.pattern == COLUMNS and self.outlier_rows >= 1 - self.sparsity:
+            raise ValueError("outlier_rows must be less than 1 - sparsity")
+        return self
+
+
+class GlobalSettings(OneShotSettings):
+    """One ranking of all linears' weights by what losing them does to the model's output."""
+
+    method: Literal["nap"] = Field(
+        "nap",
+        description="NAP: one ranking over all layers by Fisher information, so that no allocator "
+        "is needed; rounds of ranking and correction. Needs memory for the whole model's "
+        "curvature.",
+    )
+    curvature: Literal["kfac", "fisher"] = Field(
+        "kfac",
+        description="How the loss curves: Kronecker factors of inputs and gradients, or each "
+        "weight's own Fisher information.",
+    )
+    rounds: int = Field(
+        2, ge=1, le=20, description="How often the weights are ranked anew, a part gone each time."
+    )
+    correct: bool = Field(
+        True, description="Whether weights that stay make up for those that go, layer by layer."
+    )
+    block_size: int = Field(128, ge=1, description="Columns that are corrected for jointly.")
+    damping: float = Field(
+        0.01,
+        gt=0,
+        description="Share of the mean diagonal that is added to each curvature: how little the "
+        "text is trusted.",
+    )
+    max_layer_sparsity: float = Field(
+        0.95, gt=0, le=1, description="The largest share that any one linear may lose."
+    )
+    samples: int = Field(32, ge=1, description="Sequences of text on which curvature is taken.")
+
+    @model_validator(mode="after")
+    def _units_are_alike(self) -> Self:
+        if self.pattern == COLUMNS:
+            raise ValueError(f"{why_uniform(COLUMNS)}: take thanos, sparsegpt or wanda for them")
+        return self
+
+    @model_validator(mode="after")
+    def _limit_leaves_room(self) -> Self:
+        if self.sparsity > self.max_layer_sparsity:
+            raise ValueError(
+                f"a sparsity of {self.sparsity:g} is more than max_layer_sparsity "
+                f"({self.max_layer_sparsity:g}) lets any linear lose"
+            )
+        return self

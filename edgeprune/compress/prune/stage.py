@@ -1,0 +1,15 @@
+"""The prune stage: hands over to the method that the recipe names."""
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.base.registry import load_function
+from edgeprune.compress.context import Build
+from edgeprune.compress.prune.methods import METHODS, AnyPruneSettings
+
+
+def run(build: Build, source: Path, target: Path, settings: AnyPruneSettings) -> dict[str, Any]:
+    """Prune the model in `source`; write it with its masks into `target`."""
+    function = load_function(METHODS[settings.method].function)
+    result: dict[str, Any] = function(build, source, target, settings)
+    return {"method": settings.method, **result}

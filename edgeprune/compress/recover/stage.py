@@ -1,0 +1,26 @@
+"""The recover stage: distil the cut model from the original, masks held."""
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.compress.context import Build
+from edgeprune.compress.recover.settings import RecoverSettings
+from edgeprune.compress.recover.train import HeldMasks, distil
+from edgeprune.model.store import TRAINING_ATTENTION, load_masks, load_model, save_model
+
+
+def run(build: Build, source: Path, target: Path, settings: RecoverSettings) -> dict[str, Any]:
+    """Train the model in `source` towards the original; write the best weights into `target`."""
+    student, masks = load_model(source, TRAINING_ATTENTION), load_masks(source)
+    watchers = [HeldMasks(student, masks)] if masks else []
+    result = distil(
+        student,
+        build.original,
+        build.batches("recover"),
+        build.held_out(),
+        settings,
+        "recovery",
+        watchers,
+    )
+    save_model(student, target, masks or None)
+    return result

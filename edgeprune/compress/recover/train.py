@@ -1,0 +1,197 @@
+"""One training loop for pruning and recovery: distil, watch held-out text, keep the best."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.base import processor
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import track
+from edgeprune.compress.objectives.objective import Objective, make_objective
+from edgeprune.compress.recover.settings import TrainSettings
+from edgeprune.model.forward import tensors
+from edgeprune.model.model import Model
+from edgeprune.text.batches import Batch
+
+Gradients = Mapping[Tensor, Tensor]
+"""A tensor -> the gradient of something with respect to it."""
+
+Probe = Callable[[Any, Batch], Gradients]
+"""(student's output, batch) -> gradients that tell a pruner what units do. They move no weight."""
+
+
+class Watcher(Protocol):
+    """What sees every step: a pruner, or masks that are held."""
+
+    def observe(self, probed: Gradients) -> bool:
+        """Called with whole gradients, before clipping, and beside them what the probe says; False
+        leaves the optimizer's step out."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after the optimizer's step."""
+
+
+class HeldMasks:
+    """Keeps pruned weights exactly zero while the rest is trained."""
+
+    def __init__(self, model: Model, masks: dict[str, Tensor]) -> None:
+        self._held = [(model.linear(name).weight, mask.bool()) for name, mask in masks.items()]
+
+    def observe(self, probed: Gradients) -> bool:
+        """Take the gradient of pruned weights away."""
+        for weight, mask in self._held:
+            if weight.grad is not None:
+                weight.grad.mul_(mask)
+        return True
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Undo what momentum and weight decay did to pruned weights."""
+        for weight, mask in self._held:
+            weight.mul_(mask)
+
+
+def distil(
+    student: Model,
+    original: Model,
+    batches: Iterator[Batch],
+    held_out: Sequence[Batch],
+    settings: TrainSettings,
+    what: str,
+    watchers: Sequence[Watcher] = (),
+    probe: Probe | None = None,
+    best_from: int = 0,
+) -> dict[str, Any]:
+    """Train `student` towards `original`; it is left with its best weights on held-out text.
+
+    Args:
+        what: named in the progress bar.
+        probe: what a pruner learns from beside the training loss.
+        best_from: the first step whose weights may be chosen (a pruner needs its last ones).
+
+    Returns:
+        The trajectory: a row of step, loss and learning rate for every held-out check.
+
+    Raises:
+        UserError: the loss is not a finite number.
+    """
+    objective = make_objective(student, settings)
+    weights = list(trained_weights(student, settings))
+    optimizer = torch.optim.AdamW(
+        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    every = max(1, settings.steps // settings.checks)
+    history: list[dict[str, float]] = []
+    best, best_loss = None, math.inf
+    for step in track(range(1, settings.steps + 1), what, settings.steps):
+        rate = learning_rate(step, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        batch = next(batches)
+        loss, output = _loss(student, original, batch, objective, settings)
+        _check_finite(loss.item(), f"The loss of {what}", step, settings)
+        loss.backward(retain_graph=probe is not None)
+        probed = probe(output, batch) if probe is not None else {}
+        seen = [watcher.observe(probed) for watcher in watchers]
+        if all(seen):
+            nn.utils.clip_grad_norm_(weights, settings.clip_norm)
+            optimizer.step()
+        for watcher in watchers:
+            watcher.after_step(optimizer)
+        if step % every == 0 or step == settings.steps:
+            held = held_out_loss(student, original, held_out, objective, settings)
+            _check_finite(held, f"The held-out loss of {what}", step, settings)
+            history.append(
+                {"step": step, "learning_rate": rate, "loss": loss.item(), "held_out": held}
+            )
+            if step >= best_from and held < best_loss:
+                best, best_loss = _snapshot(student), held
+    if best is not None:
+        student.module.load_state_dict(best, strict=False)
+    chosen = min((row for row in history if row["step"] >= best_from), key=lambda r: r["held_out"])
+    return {"checks": history, "best_step": int(chosen["step"]), "held_out": chosen["held_out"]}
+
+
+def _check_finite(loss: float, which: str, step: int, settings: TrainSettings) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{which} is {loss} at step {step} of {settings.steps}; "
+            "lower its learning_rate. Nothing of this stage was kept."
+        )
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Linear warm-up to `learning_rate`, then a half cosine to zero; steps count from 1."""
+    warm = max(1, round(settings.warmup * settings.steps))
+    if step <= warm:
+        return settings.learning_rate * step / warm
+    done = (step - warm) / max(1, settings.steps - warm)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def trained_weights(model: Model, settings: TrainSettings) -> Iterator[nn.Parameter]:
+    """The parameters that are trained; the others are frozen."""
+    tables = tuple(f"{name}." for name in model.anatomy.embeddings.values())
+    for name, parameter in model.module.named_parameters():
+        trained = settings.train_embeddings or not name.startswith(tables)
+        parameter.requires_grad_(trained)
+        if trained:
+            yield parameter
+
+
+@torch.no_grad()
+def held_out_loss(
+    student: Model,
+    original: Model,
+    held_out: Sequence[Batch],
+    objective: Objective,
+    settings: TrainSettings,
+) -> float:
+    """Mean objective over the held-out batches, each weighted by its sequences."""
+    total = sum(
+        float(_loss(student, original, batch, objective, settings)[0]) * len(batch.input_ids)
+        for batch in held_out
+    )
+    return total / sum(len(batch.input_ids) for batch in held_out)
+
+
+def _loss(
+    student: Model,
+    original: Model,
+    batch: Batch,
+    objective: Objective,
+    settings: TrainSettings,
+) -> tuple[Tensor, Any]:
+    inputs = tensors(batch)
+    hidden = {"output_hidden_states": objective.hidden_states}
+    with precision(settings):
+        with torch.no_grad():
+            its = original.module(**inputs, **hidden)
+        mine = student.module(**inputs, **hidden)
+    return objective.loss(mine, its, batch, inputs["attention_mask"]), mine
+
+
+def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:
+    """The context in which matrix products run in the precision that was asked for."""
+    wanted = settings.precision
+    if wanted == "auto":
+        wanted = "bfloat16" if _has_bfloat16() else "float32"
+    return torch.autocast("cpu", torch.bfloat16, enabled=wanted == "bfloat16")
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware: emulated, it is slower."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & processor.flags())
+
+
+def _snapshot(model: Model) -> dict[str, Tensor]:
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.module.named_parameters()
+        if parameter.requires_grad
+    }

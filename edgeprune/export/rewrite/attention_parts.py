@@ -1,0 +1,240 @@
+"""Find the parts of a block's attention in the graph that the tracer left."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from onnx import NodeProto
+
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.rewrite.linears import LinearNodes, find_linears
+from edgeprune.model.anatomy import Anatomy, Attention
+from edgeprune.runtime.session import PAST
+
+MASKED = float(np.finfo(np.float32).min)
+_ROLES = ("query", "key", "value")
+
+
+class AttentionParts:
+    """One block's projections, its softmax, and what is added to its scores."""
+
+    def __init__(
+        self, graph: Graph, index: int, attention: Attention, linears: dict[str, LinearNodes]
+    ) -> None:
+        self.index = index
+        self.attention = attention
+        self.query = linears[attention.query].output
+        self.key = linears[attention.key].output
+        self.value = linears[attention.value].output
+        self.result = linears[attention.output].input
+        self.output = linears[attention.output].product
+        stop = (self.query, self.key, self.value)
+        inside = graph.ancestors(self.result, stop)
+        # Earlier layers are reached too, where a size is read off a hidden state.
+        softmax = [
+            node
+            for node in inside
+            if node.op_type == "Softmax" and depends(graph, node.input[0], self.query)
+        ]
+        if len(softmax) != 1:
+            raise ValueError(f"{len(softmax)} softmax nodes between the parts of {attention.query}")
+        self.softmax = softmax[0]
+        self.path = self.softmax.name.removesuffix("/Softmax")
+        self.added = list(self._added(graph, self.softmax.input[0]))
+
+    def _added(self, graph: Graph, scores: str) -> Iterable[str]:
+        """The tensors added to the scores that do not come from this layer's query."""
+        node = graph.producers.get(scores)
+        while node is not None and node.op_type == "Add":
+            inner = None
+            for name in node.input:
+                if depends(graph, name, self.query):
+                    inner = graph.producers[name]
+                else:
+                    yield name
+            node = inner
+
+    def heads(self, graph: Graph, tensor: str, role: str, perm: list[int]) -> str:
+        """A projection's output by heads."""
+        return _heads(graph, self.path, self.attention.head_dim, tensor, role, perm)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What the scores are multiplied by."""
+        return np.array(1 / math.sqrt(self.attention.head_dim), np.float32)
+
+
+def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
+    """The attention of every block, in order; the graph may be changed between one and the next.
+
+    Raises:
+        ValueError: a block's attention is not in the graph as expected.
+    """
+    linears = find_linears(graph, list(anatomy.block_linears()))
+    for block in anatomy.blocks:
+        missing = [name for name in block.attention.linears() if name not in linears]
+        if missing:
+            raise ValueError(f"the graph has no product named for {missing[0]}")
+        _unfuse(graph, block.attention, linears)
+        yield AttentionParts(graph, block.index, block.attention, linears)
+
+
+def depends(graph: Graph, name: str, on: str) -> bool:
+    """Whether a tensor is computed from another; a search back to where that one is made."""
+    made = graph.producers[on]
+    return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
+
+
+def _heads(graph: Graph, path: str, head_dim: int, tensor: str, role: str, perm: list[int]) -> str:
+    """(B,S,H*D) -> (B,S,H,D), transposed."""
+    shape = graph.add_constant(f"{path}/heads", np.array([0, 0, -1, head_dim], np.int64))
+    split = graph.add("Reshape", [tensor, shape], f"{path}/{role}/Heads")
+    return graph.add("Transpose", [split], f"{path}/{role}/HeadsFirst", perm=perm)
+
+
+def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
+    """Where query, key and value are joined and split again, let each go its own way.
+
+    They are joined whole, to be split at once; or head by head, to be split after the heads were
+    brought to the front.
+    """
+    tensors = [linears[name].output for name in (attention.query, attention.key, attention.value)]
+    joined = _reached(graph, tensors[0], 2, _join)
+    split = joined and _reached(graph, joined[0].output[0], 3, _thirds)
+    if not joined or not split:
+        return
+    path = split[0].name.rsplit("/", 1)[0]
+    thirds = [name for node in split for name in node.output]
+    for role, tensor, third in zip(_ROLES, tensors, thirds, strict=True):
+        own = tensor
+        if tensor not in joined[0].input:
+            own = _heads(graph, path, attention.head_dim, tensor, role, [0, 2, 1, 3])
+        graph.replace_uses(third, own)
+
+
+def _reached(
+    graph: Graph, tensor: str, steps: int, wanted: Callable[[Graph, str], list[NodeProto]]
+) -> list[NodeProto]:
+    """What is wanted among the readers of a tensor, or of what they make, at most some steps on."""
+    found = wanted(graph, tensor)
+    if not found and steps > 1:
+        makers = graph.consumers.get(tensor, [])
+        further = (_reached(graph, out, steps - 1, wanted) for n in makers for out in n.output)
+        found = next((nodes for nodes in further if nodes), [])
+    return found
+
+
+def _join(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The node that joins a tensor with two others."""
+    readers = graph.consumers.get(tensor, [])
+    return [n for n in readers if n.op_type == "Concat" and len(n.input) == 3][:1]
+
+
+def _thirds(graph: Graph, tensor: str) -> list[NodeProto]:
+    """The node that splits a tensor in three, or the three that slice it."""
+    readers = graph.consumers.get(tensor, [])
+    split = [node for node in readers if node.op_type == "Split" and len(node.output) == 3]
+    slices = [node for node in readers if node.op_type == "Slice"]
+    if split or len(slices) != 3:
+        return split[:1]
+
+    def start(node: NodeProto) -> float:
+        value = graph.constant(node.input[1])
+        return np.inf if value is None else float(np.squeeze(value))
+
+    return sorted(slices, key=start)
+
+
+def find_caches(graph: Graph, parts: AttentionParts) -> tuple[NodeProto, NodeProto]:
+    """The nodes that append this run's keys and values to the cache."""
+    past = f"{PAST}{parts.index}"
+    return _cache(graph, f"{past}.key"), _cache(graph, f"{past}.value")
+
+
+def _cache(graph: Graph, past: str) -> NodeProto:
+    """The Concat that appends new rows to a part of the cache and yields a graph output."""
+    for node in graph.consumers.get(past, []):
+        if node.op_type == "Concat" and node.input[0] == past and node.output[0] in graph.outputs:
+            return node
+    raise ValueError(f"nothing is appended to {past}")
+
+
+def rotary_parts(
+    graph: Graph, rows: str, parts: AttentionParts
+) -> tuple[str, str, str, int] | None:
+    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin, and the width of x.
+
+    Of a head a part may be turned, and joined with the rest. None where nothing is turned.
+    """
+    total = graph.producers[rows]
+    partial = total.op_type == "Concat"
+    if partial:
+        total = graph.producers[total.input[0]]
+    if total.op_type != "Add":
+        return None
+    straight, crossed = (graph.producers[name] for name in total.input)
+    if _half_turned(graph, straight):
+        straight, crossed = crossed, straight
+    x, cos = _sides(graph, straight, parts.key)
+    _, sin = _sides(graph, crossed, parts.key)
+    width = graph.constant(graph.producers[x].input[2]) if partial else parts.attention.head_dim
+    if width is None:
+        raise ValueError(f"how much of a head is turned in {x} is not constant")
+    return x, cos, sin, int(np.squeeze(width))
+
+
+def _half_turned(graph: Graph, product: NodeProto) -> bool:
+    makers = [graph.producers.get(name) for name in product.input]
+    return any(maker is not None and maker.op_type == "Concat" for maker in makers)
+
+
+def _sides(graph: Graph, product: NodeProto, start: str) -> tuple[str, str]:
+    left, right = product.input
+    return (left, right) if depends(graph, left, start) else (right, left)
+
+
+def query_start(graph: Graph, parts: AttentionParts, cos: str) -> str:
+    """The query as it enters the rotary embedding: what is multiplied by the same cosine."""
+    for node in graph.consumers[cos]:
+        for name in node.input:
+            if name != cos and depends(graph, name, parts.query):
+                return name
+    raise ValueError(f"no rotary embedding of {parts.attention.query}")
+
+
+def fix_heads(graph: Graph, parts: AttentionParts, tensor: str) -> None:
+    """Give the Reshape that splits a projection into heads a constant shape."""
+    shape = graph.add_constant(
+        f"{parts.path}/heads", np.array([0, 0, -1, parts.attention.head_dim], np.int64)
+    )
+    for node in graph.consumers[tensor]:
+        if node.op_type == "Reshape":
+            node.input[1] = shape
+    graph.index()
+
+
+def causal_mask(graph: Graph, mask: str) -> str:
+    """One float mask for all layers, instead of each layer's own slice to the length it has.
+
+    The most negative float stands for minus infinity, which would turn the padded rows of a
+    left-padded batch into NaN.
+    """
+    node = graph.producers.get(mask)
+    if node is None or node.op_type != "Where":
+        return _whole(graph, mask)
+    allowed = _whole(graph, node.input[0])
+    shared = f"{allowed}_as_float"
+    if f"{shared}_output_0" in graph.producers:
+        return f"{shared}_output_0"
+    zero = graph.add_constant("/causal_mask/zero", np.array(0, np.float32))
+    low = graph.add_constant("/causal_mask/low", np.array(MASKED, np.float32))
+    return graph.add("Where", [allowed, zero, low], shared)
+
+
+def _whole(graph: Graph, mask: str) -> str:
+    """The mask before it is sliced to the length that it has."""
+    node = graph.producers.get(mask)
+    while node is not None and node.op_type == "Slice" and node.input[2] not in graph.initializers:
+        mask = node.input[0]
+        node = graph.producers.get(mask)
+    return mask

@@ -1,0 +1,41 @@
+"""Let a client that generates ask for the last tokens' logits alone.
+
+The head is a fifth of SmolLM2's weights, and a prompt needs it once, not once a token. How many
+tokens' logits are wanted is an optional input, `num_logits_to_keep`, the name that transformers.js
+knows; left out it is 0, all of them, so that a client that has never heard of it gets what a plain
+export gives.
+
+    hidden (B,S,W) ─> the last n tokens (B,n,W) ─> head ─> logits (B,n,V)
+"""
+
+import numpy as np
+
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.rewrite.linears import find_linears
+from edgeprune.model.anatomy import Anatomy
+from edgeprune.runtime.cache import KEPT_LOGITS
+
+_END = np.iinfo(np.int64).max
+
+
+def choose_logits(graph: Graph, anatomy: Anatomy) -> int:
+    """Put the choice before the head; return how many nodes that took.
+
+    Raises:
+        ValueError: the graph has no head by its name.
+    """
+    head = find_linears(graph, [anatomy.head or ""]).get(anatomy.head or "")
+    if head is None:
+        raise ValueError(f"the graph has no product named for {anatomy.head}")
+    path = "/last_logits"
+    kept = graph.add_option(KEPT_LOGITS, np.array(0, np.int64))
+    # Zero tokens from the end is the start: everything.
+    negative = graph.add("Neg", [kept], f"{path}/Neg")
+    first = graph.add_constant(f"{path}/first", np.array([0], np.int64))
+    start = graph.add("Unsqueeze", [negative, first], f"{path}/Unsqueeze")
+    end = graph.add_constant(f"{path}/end", np.array([_END], np.int64))
+    axis = graph.add_constant(f"{path}/axis", np.array([1], np.int64))
+    rows = graph.add("Slice", [head.input, start, end, axis], f"{path}/Slice")
+    head.product.input[0] = rows
+    graph.index()
+    return 3

@@ -1,0 +1,146 @@
+"""Find a model's linears and embeddings in its graph by the names that the exporter gave."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from edgeprune.compress.quantize.model import Quantized
+from edgeprune.compress.quantize.plan import Entry, Format
+from edgeprune.export.rewrite.graph import Graph, attribute
+
+TOGETHER = {"query", "key", "value"}
+"""The roles of linears that become one product where they read the same tensor."""
+
+
+@dataclass(frozen=True)
+class LinearNodes:
+    """One linear in the graph: output = input @ weight + bias."""
+
+    name: str
+    product: NodeProto
+    bias_node: NodeProto | None
+    input: str
+    output: str
+    weight: str
+    transposed: bool
+    """The stored weight is (outputs, inputs) as in torch, not (inputs, outputs)."""
+    bias: str | None
+
+    def weight_as_torch(self, graph: Graph) -> np.ndarray:
+        """The stored weight as (outputs, inputs)."""
+        value = graph.constant(self.weight)
+        assert value is not None
+        return value if self.transposed else value.T
+
+
+def module_path(node: NodeProto) -> str:
+    """'/encoder/layer.0/query/MatMul' -> 'encoder.layer.0.query.MatMul'."""
+    return node.name.strip("/").replace("/", ".")
+
+
+def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
+    """The linears of those module names that the graph holds with a constant weight."""
+    wanted = _paths(names, ("MatMul", "Gemm"))
+    found = {}
+    for node in graph.nodes:
+        name = wanted.get(module_path(node))
+        if name and node.op_type in ("MatMul", "Gemm") and node.input[1] in graph.initializers:
+            found[name] = _describe(graph, name, node)
+    return found
+
+
+def _paths(names: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
+    """Module name by the path of its node. A model that calls the parts of its base model itself
+    leaves the base model's own name out."""
+    short = {f"{name.partition('.')[2]}.{kind}": name for name in names for kind in kinds}
+    return short | {f"{name}.{kind}": name for name in names for kind in kinds}
+
+
+def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
+    if node.op_type == "Gemm":
+        bias = node.input[2] if len(node.input) > 2 else None
+        transposed = bool(attribute(node, "transB", 0))
+        output = node.output[0]
+        return LinearNodes(name, node, None, node.input[0], output, node.input[1], transposed, bias)
+    for reader in graph.consumers.get(node.output[0], []):
+        others = [i for i in reader.input if i != node.output[0]]
+        path = module_path(node).removesuffix("MatMul")
+        if reader.op_type == "Add" and module_path(reader) == f"{path}Add":
+            return LinearNodes(
+                name,
+                node,
+                reader,
+                node.input[0],
+                reader.output[0],
+                node.input[1],
+                False,
+                others[0],
+            )
+    return LinearNodes(name, node, None, node.input[0], node.output[0], node.input[1], False, None)
+
+
+def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
+    """The Gather node of each embedding of those module names."""
+    wanted = _paths(names, ("Gather",))
+    return {
+        wanted[module_path(node)]: node
+        for node in graph.nodes
+        if node.op_type == "Gather" and module_path(node) in wanted
+    }
+
+
+def planned_linears(
+    graph: Graph, quantized: Quantized, formats: Collection[Format]
+) -> list[tuple[Entry, LinearNodes]]:
+    """The linears that are planned in any of these formats, with their nodes.
+
+    Raises:
+        ValueError: one is not in the graph, or holds other values than planned.
+    """
+    planned = [entry for entry in quantized.plan if entry.format in formats]
+    found = find_linears(graph, [entry.name for entry in planned])
+    pairs = []
+    for entry in planned:
+        linear = found.get(entry.name)
+        if linear is None:
+            raise ValueError(f"the graph has no product named for {entry.name}")
+        if not np.array_equal(linear.weight_as_torch(graph), quantized.values(entry.name).numpy()):
+            raise ValueError(f"the exported weight of {entry.name} is not what was planned")
+        pairs.append((entry, linear))
+    return pairs
+
+
+def merged_path(linears: Sequence[LinearNodes]) -> str:
+    """The path for the nodes of one linear, or of several that become one product."""
+    path = linears[0].product.name.rsplit("/", 1)[0]
+    return path if len(linears) == 1 else path.rsplit("/", 1)[0] + "/merged"
+
+
+def merged_bias(
+    graph: Graph, linears: Sequence[LinearNodes], sizes: Sequence[int]
+) -> np.ndarray | None:
+    """The biases of linears side by side, zeros where one has none; None where none has any."""
+    if all(linear.bias is None for linear in linears):
+        return None
+    parts = []
+    for linear, size in zip(linears, sizes, strict=True):
+        bias = None if linear.bias is None else graph.constant(linear.bias)
+        parts.append(np.zeros(size, np.float32) if bias is None else bias)
+    return np.concatenate(parts)
+
+
+def distribute(
+    graph: Graph, linears: Sequence[LinearNodes], product: str, sizes: Sequence[int]
+) -> None:
+    """Let those who read the linears read their columns of one product instead."""
+    if len(linears) == 1:
+        graph.replace_uses(linears[0].output, product)
+        return
+    path = merged_path(linears)
+    split = graph.add_constant(f"{path}/sizes", np.array(sizes, np.int64))
+    names = [f"{path}/Split_output_{place}" for place in range(len(linears))]
+    graph.add("Split", [product, split], f"{path}/Split", outputs=names, axis=-1)
+    for linear, name in zip(linears, names, strict=True):
+        graph.replace_uses(linear.output, name)

@@ -1,0 +1,31 @@
+"""Hand the fused attention the product of q, k and v in one piece where that is how it is computed.
+
+    x ─> one product ─> Split ─> q, k, v ─> GroupQueryAttention      becomes
+    x ─> one product ─> GroupQueryAttention
+
+The operator takes q, k and v side by side as its query; splitting them first copies each.
+"""
+
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.rewrite.grouped_attention import OPERATOR
+
+
+def pack_attention(graph: Graph) -> int:
+    """Remove every Split that feeds nothing but a fused attention; return how many."""
+    packed = 0
+    for node in graph.nodes:
+        if node.op_type != OPERATOR:
+            continue
+        split = graph.producers.get(node.input[0])
+        if (
+            split is not None
+            and split.op_type == "Split"
+            and list(split.output) == list(node.input[:3])
+            and all(graph.consumers[name] == [node] for name in split.output)
+        ):
+            node.input[0] = split.input[0]
+            node.input[1] = node.input[2] = ""
+            packed += 1
+    graph.index()
+    graph.sweep()
+    return packed

@@ -1,0 +1,84 @@
+"""Compare a lowered graph with its float graph at every seam: what each lowered linear reads.
+
+    float     ─> x ┆ rounded x ─> MatMul ─> attention ─> x ┆ rounded x ─> MatMul ─> outputs
+    lowered   ─> x ───────────> INT8 product ─> attention ─> x ──────> INT8 product ─> outputs
+
+Outputs as a whole tell little: a value on the edge of two codes falls to either side by the last
+bit of a sum, and after some layers two graphs that round in the same way are as far apart as one of
+them is from float32. So the float graph is given, at every seam, what the lowered one had there,
+rounded as the plan has it. What it then makes of it, up to the next seams and the outputs, has to
+be what the lowered graph made, but for the order of sums.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from edgeprune.compress.quantize.plan import Entry
+from edgeprune.compress.quantize.rounding import round_input
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.rewrite.linears import find_linears
+from edgeprune.export.rewrite.verify import (
+    Feed,
+    calls,
+    mean_drift,
+    opened,
+    outputs_of,
+    without_padding,
+)
+
+
+def seam_drift(
+    plain: Graph,
+    lowered: Graph,
+    entries: Sequence[Entry],
+    batches: Sequence[Feed],
+    kernels: bool = False,
+) -> float:
+    """The largest ||a - b|| / ||a|| over seams, outputs and calls; infinite where a seam is gone.
+
+    Args:
+        plain: the graph in float32, its weights at the values that the plan has.
+        lowered: what became of it.
+        entries: the linears that are lowered by now.
+        kernels: run sparse linears by the operator library, not by their functions.
+    """
+    forced, exposed = plain.snapshot(), lowered.snapshot()
+    nodes = {node.name: node for node in forced.nodes}
+    rounded: dict[str, tuple[str, Entry]] = {}
+    """By input of the float graph, the tensor that it is rounded from, and how."""
+    linears = find_linears(plain, [entry.name for entry in entries])
+    for entry in entries:
+        seam = linears[entry.name].input
+        given = f"{seam}/{entry.format}/{entry.input_scale}"
+        nodes[linears[entry.name].product.name].input[0] = given
+        rounded[given] = seam, entry
+    seams = {seam: lowered.now(seam) for seam, _ in rounded.values()}
+    if not all(lowered.holds(name) for name in seams.values()):
+        return float("inf")
+    for graph, names in ((forced, seams.keys()), (exposed, seams.values())):
+        for name in names:
+            graph.add_output(name)
+    for given in rounded:
+        forced.add_input(given)
+    forced.index()
+    worst = 0.0
+    with opened(forced) as reference, opened(exposed, kernels) as session:
+        for batch in batches:
+            for feed, got in calls(session, batch):
+                inputs = {
+                    given: round_input(torch.from_numpy(got[seams[seam]]), entry).numpy()
+                    for given, (seam, entry) in rounded.items()
+                }
+                wanted = without_padding(outputs_of(reference, {**feed, **inputs}), feed)
+                made = without_padding(_named(got, seams), feed)
+                worst = max(worst, mean_drift([wanted], [made]))
+    return worst
+
+
+def _named(values: Mapping[str, np.ndarray], seams: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """A lowered graph's outputs by the names that the float graph has for them."""
+    inner = set(seams.values())
+    outputs = {name: value for name, value in values.items() if name not in inner}
+    return outputs | {plain: values[name] for plain, name in seams.items()}

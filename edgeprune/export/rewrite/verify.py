@@ -1,0 +1,154 @@
+"""Run a graph through ONNX Runtime and compare it with another on the same batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeprune.export.rewrite.graph import Graph
+from edgeprune.kernels import register
+from edgeprune.runtime.session import PAST, PRESENT, input_types
+
+Feed = Mapping[str, np.ndarray]
+Outputs = list[Feed]
+
+
+def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
+    """A graph's outputs by name on each batch, in a session with default options.
+
+    The batches need only hold input_ids and attention_mask; what else the graph asks for is added:
+    token types of zero, positions that count the attended tokens, an empty cache. A decoder is then
+    given one token more with the cache that came out; its logits are in "next_logits".
+
+    Args:
+        kernels: run sparse linears by the operator library, not by their functions.
+    """
+    with opened(graph, kernels) as session:
+        return [_merged(calls(session, batch)) for batch in batches]
+
+
+@contextmanager
+def opened(graph: Graph, kernels: bool = False) -> Iterator[ort.InferenceSession]:
+    """A session with default options, without or with the operator library."""
+    with TemporaryDirectory(prefix="edgeprune-") as folder:
+        path = graph.save(Path(folder) / "model.onnx")[0]
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if kernels:
+            register(options)
+        yield ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def calls(session: ort.InferenceSession, batch: Feed) -> Iterator[tuple[Feed, Feed]]:
+    """(what is fed, what comes out) of a batch, and of a decoder's next token with the cache."""
+    feed = complete_feed(session, batch)
+    values = outputs_of(session, feed)
+    yield feed, values
+    if any(name.startswith(PRESENT) for name in values):
+        following = _next_feed(feed, without_padding(values, feed))
+        yield following, outputs_of(session, following)
+
+
+def outputs_of(session: ort.InferenceSession, feed: Feed) -> dict[str, np.ndarray]:
+    """A session's outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _merged(made: Iterator[tuple[Feed, Feed]]) -> Feed:
+    """The outputs of a batch's calls in one."""
+    first, *following = [without_padding(values, feed) for feed, values in made]
+    return {**first, "next_logits": following[0]["logits"]} if following else first
+
+
+def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
+    """What follows a decoder's batch: each row's first token again, with the cache so far."""
+    rows = len(feed["input_ids"])
+    mask = np.concatenate([feed["attention_mask"], np.ones((rows, 1), np.int64)], axis=1)
+    following = {
+        "input_ids": feed["input_ids"][:, :1],
+        "attention_mask": mask,
+        "position_ids": np.full((rows, 1), mask.shape[1] - 1),
+    }
+    return {
+        name: outputs[name.replace(PAST, PRESENT, 1)] if name.startswith(PAST) else following[name]
+        for name in feed
+    }
+
+
+def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
+    """Outputs with zeros at padded tokens, whose values mean nothing and may be NaN."""
+    mask = feed["attention_mask"]
+    padded = mask == 0
+    cleaned = {}
+    for name, value in values.items():
+        if value.ndim == 3 and value.shape[:2] == mask.shape:
+            value = np.where(padded[:, :, None], 0, value)
+        elif value.ndim == 4 and (value.shape[0], value.shape[2]) == mask.shape:
+            value = np.where(padded[:, None, :, None], 0, value)
+        cleaned[name] = value
+    return cleaned
+
+
+def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.ndarray]:
+    """A batch with every input that the session asks for.
+
+    Raises:
+        ValueError: the graph has an input that is not known.
+    """
+    tokens = np.asarray(batch["input_ids"], np.int64)
+    mask = np.asarray(batch.get("attention_mask", np.ones_like(tokens)), np.int64)
+    known = {
+        "input_ids": tokens,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(tokens),
+        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+        **batch,
+    }
+    feed, types = {}, input_types(session)
+    for value in session.get_inputs():
+        if value.name in known:
+            feed[value.name] = np.asarray(known[value.name])
+        elif value.name.startswith(PAST):
+            _, heads, _, width = value.shape
+            feed[value.name] = np.zeros((len(tokens), heads, 0, width), types[value.name])
+        else:
+            raise ValueError(f"the graph has an unknown input {value.name}")
+    return feed
+
+
+def largest_drift(before: Outputs, after: Outputs) -> float:
+    """The largest relative difference of an output: |a - b| over the root mean square of a.
+
+    Outputs that the second graph has dropped, or gives as integers (a quantized cache, whose effect
+    the next logits show), are left out; NaN counts as infinite.
+    """
+    worst = 0.0
+    for old, new in zip(before, after, strict=True):
+        for name in _comparable(new):
+            scale = float(np.sqrt(np.mean(np.square(old[name], dtype=np.float64))))
+            difference = float(np.max(np.abs(old[name] - new[name]), initial=0.0))
+            drift = difference / max(scale, 1e-12)
+            worst = max(worst, drift if np.isfinite(drift) else np.inf)
+    return worst
+
+
+def mean_drift(before: Outputs, after: Outputs) -> float:
+    """The largest over outputs and batches of ||a - b|| / ||a||: what quantizing costs.
+
+    Outputs are left out as above.
+    """
+    worst = 0.0
+    for old, new in zip(before, after, strict=True):
+        for name in _comparable(new):
+            scale = float(np.linalg.norm(old[name].astype(np.float64)))
+            drift = float(np.linalg.norm(old[name] - new[name])) / max(scale, 1e-12)
+            worst = max(worst, drift if np.isfinite(drift) else np.inf)
+    return worst
+
+
+def _comparable(outputs: Mapping[str, np.ndarray]) -> list[str]:
+    return [name for name, value in outputs.items() if np.issubdtype(value.dtype, np.floating)]

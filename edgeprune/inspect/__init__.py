@@ -1,4 +1,0 @@
-"""What is in a bundle or a model's folder: `describe` reads it, `inspect_table` shows it."""
-
-from edgeprune.inspect.describe import describe as describe
-from edgeprune.inspect.table import inspect_table as inspect_table

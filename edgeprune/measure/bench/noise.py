@@ -1,0 +1,90 @@
+"""Whether the machine was quiet while something was timed on it.
+
+Two signs, each a share with a limit of 5 %, the smallest difference that people act on (and what
+`edgeprune check` allows by default):
+
+- turn spread: the distance between the quartiles of one contestant's turn medians, over their
+  median; the largest of all contestants and kinds of work. A turn's median has shaken off single
+  hiccups already, so what is left is a machine whose speed changes for whole turns.
+- others' share: the time of the cores in use that went to other programs, or that the hypervisor
+  kept for its other guests ("steal"), while the rounds ran.
+
+Ratios are paired within a round and state their own interval, which noise widens; it is the plain
+milliseconds that another run may not repeat.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+
+from edgeprune.measure.bench.rounds import Times
+
+LIMIT = 0.05
+# Of psutil's times, what is not idleness; "guest" is a part of "user" already.
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
+
+
+class CoreWatch:
+    """Counts what others take of some cores, from its making on."""
+
+    def __init__(self, cores: Sequence[int] | None, pids: Iterable[int]) -> None:
+        """`cores` are those in use, None for all that this process may use; `pids` the processes
+        that are timed."""
+        self._cores = list(cores) if cores else _allowed_cores()
+        # The asking process works only while the others wait for it: it is no disturbance.
+        self._ours = [psutil.Process(pid) for pid in (*pids, os.getpid())]
+        self._before = self._read()
+
+    def others_share(self) -> float | None:
+        """The share of the cores' time since then that others took; None where unknown."""
+        now = self._read()
+        if now is None or self._before is None:
+            return None
+        passed, busy, ours = (b - a for a, b in zip(self._before, now, strict=True))
+        return min(1.0, max(0.0, (busy - ours) / (passed * len(self._cores))))
+
+    def _read(self) -> tuple[float, float, float] | None:
+        """(clock, the cores' busy seconds, our own processes' seconds)."""
+        all_cores = psutil.cpu_times(percpu=True)
+        if max(self._cores) >= len(all_cores):  # a core is offline, so that numbers shift
+            return None
+        busy = sum(getattr(all_cores[core], kind, 0.0) for core in self._cores for kind in _BUSY)
+        try:
+            times = [process.cpu_times() for process in self._ours]
+        except psutil.Error:
+            return None
+        return time.monotonic(), busy, sum(spent.user + spent.system for spent in times)
+
+
+def turn_spread(times: Iterable[Times]) -> float:
+    """The widest distance between quartiles of turns, as a share of their median."""
+    return max(
+        float(np.subtract(*np.percentile(found.turns, [75, 25])) / np.median(found.turns))
+        for found in times
+    )
+
+
+def judge(spread: float, others: float | None) -> dict[str, Any]:
+    """Both signs, whether either is beyond its limit, and a sentence for each that is."""
+    why = []
+    if spread > LIMIT:
+        why.append(f"turns differed by {spread:.0%} between quartiles")
+    if others is not None and others > LIMIT:
+        why.append(f"other programs took {others:.0%} of the cores' time")
+    return {
+        "turn_spread": spread,
+        "others_share": others,
+        "limit": LIMIT,
+        "noisy": bool(why),
+        "why": why,
+    }
+
+
+def _allowed_cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count() or 1))

@@ -1,0 +1,343 @@
+"""The checks: each takes two models' figures and the limits, and gives what it found.
+
+Figures that repeat exactly (bytes, operators, quality, and peak memory, which repeats to a
+thousandth) decide by themselves. Speed is noisy: it fails only where the whole 95 % interval lies
+beyond the limit, passes where the whole interval keeps it, and else is undecided.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.words import MEDIANS_APART, medians_contradict
+from edgeprune.measure.check.figures import (
+    Figures,
+    Identity,
+    Operators,
+    Quality,
+    differing_conditions,
+)
+from edgeprune.measure.check.quality import headline
+from edgeprune.measure.check.record import Check, Verdict, skipped
+from edgeprune.measure.check.settings import Limits
+
+_WORK = {"encoder": "latency", "prompt": "prompt latency", "decode": "decode latency"}
+# An interval as wide as the distance to the limit settles it every other time, since its middle
+# moves too; one narrower by this (1.96 + 0.84 standard errors, not 1.96) does four times in five.
+_SURE = (1.96 + 0.84) / 1.96
+# More time than this many times what was spent is no advice.
+_MOST_PATIENCE = 100
+# Differences of quality below this come from adding in another order.
+_NOTHING = 1e-9
+
+
+def refuse_another_model(ours: Identity, theirs: Identity) -> None:
+    """Refuse a baseline that nothing can be said against.
+
+    Raises:
+        UserError: the two do different tasks, or were made from different models.
+    """
+    if ours.task != theirs.task:
+        raise UserError(
+            f"The baseline {theirs.name} is of another model: it does {theirs.task}, and "
+            f"{ours.name} does {ours.task}."
+        )
+    if ours.source and theirs.source and ours.source != theirs.source:
+        raise UserError(
+            f"The baseline {theirs.name} is of another model: it was made from one with the hash "
+            f"{theirs.source[:12]}, and {ours.name} from {ours.source[:12]} (edgeprune.json, "
+            f"source): compare bundles of one model."
+        )
+
+
+def refuse_other_quality(ours: Quality | None, theirs: Figures) -> None:
+    """Refuse a saved baseline without the quality that was asked for.
+
+    Raises:
+        UserError: the baseline has none, or one of another task or of other data.
+    """
+    if ours is None:
+        return
+    saved = theirs.quality
+    if saved is None or saved.task != ours.task:
+        why = f"has no {ours.task} saved"
+    elif saved.digest != ours.digest:
+        why = f"was measured on other data ({saved.data}) or with another --limit or --original"
+    else:
+        return
+    raise UserError(
+        f"The baseline {theirs.name} {why}: save it anew with the same --task, --data and --limit, "
+        f"or name its bundle."
+    )
+
+
+def same_source(ours: Identity, theirs: Identity) -> Check:
+    """Whether both were made from one model; `refuse_another_model` has refused where not."""
+    if ours.source and theirs.source:
+        return Check("source model", "pass", f"both were made from {ours.source[:12]}")
+    nameless = " and ".join(side.name for side in (ours, theirs) if not side.source)
+    return skipped("source model", f"{nameless} does not say what model it was made from")
+
+
+def size(ours: Figures, theirs: Figures, limits: Limits) -> Check:
+    """Bytes of model.onnx and its external data."""
+    return _grown("graph and data", "bytes", ours.model_bytes, theirs.model_bytes, limits.max_size)
+
+
+def memory(ours: Figures, theirs: Figures, limits: Limits) -> Check:
+    """Peak resident memory of a process that loads and runs the model."""
+    if differing := differing_conditions(ours, theirs):
+        return skipped("peak memory", _elsewhere(ours, theirs, differing))
+    return _grown(
+        "peak memory", "bytes", ours.peak_memory_bytes, theirs.peak_memory_bytes, limits.max_memory
+    )
+
+
+def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
+    """Operators of the graph that the runtime runs, and those that it fused.
+
+    A fusion is lost where fused operators became fewer while some other kind became more: that a
+    layer left makes both fewer, and is none.
+    """
+    names = ("operators", "fused operators")
+    if ours.operators is None or theirs.operators is None:
+        return [skipped(name, "the saved result does not count them") for name in names]
+    if differing := differing_conditions(ours, theirs, ("onnxruntime", "architecture")):
+        return [skipped(name, _elsewhere(ours, theirs, differing)) for name in names]
+    mine, its = ours.operators.run, theirs.operators.run
+    total = _grown(
+        names[0], "operators", sum(mine.values()), sum(its.values()), limits.max_operators
+    )
+    fused = _introduced(ours.operators) | _introduced(theirs.operators)
+    counts = [sum(side.get(kind, 0) for kind in fused) for side in (mine, its)]
+    grown = {
+        kind: mine[kind] - its.get(kind, 0)
+        for kind in sorted(mine.keys() - fused)
+        if mine[kind] > its.get(kind, 0)
+    }
+    lost = {
+        kind: its[kind] - mine.get(kind, 0)
+        for kind in sorted(fused)
+        if its.get(kind, 0) > mine.get(kind, 0)
+    }
+    failed = counts[0] < counts[1] and bool(grown)
+    sentence = (
+        f"the runtime fuses less: {_listed(lost, '-')}, so that it runs {_listed(grown, '+')}"
+        if failed
+        else f"the runtime fuses {counts[0]} where it fused {counts[1]}"
+    )
+    return [
+        total,
+        Check(
+            names[1],
+            "fail" if failed else "pass",
+            sentence,
+            "operators",
+            counts[1],
+            counts[0],
+            counts[0] - counts[1],
+            relative=False,
+        ),
+    ]
+
+
+def paired_speed(
+    ours: Figures,
+    theirs: Figures,
+    ratios: Mapping[str, Mapping[str, Any]],
+    limits: Limits,
+    time_limit: float,
+) -> list[Check]:
+    """Time of a call, from the paired ratios of an interleaved run.
+
+    Args:
+        ratios: by kind of work, how many times faster the candidate is: "value", "low", "high"
+            and "pairs".
+        time_limit: seconds that the run had.
+    """
+    checks = []
+    for kind, ratio in ratios.items():
+        interval = (1 / ratio["high"], 1 / ratio["value"], 1 / ratio["low"])
+        check = replace(
+            _timed(kind, ours, theirs, interval, limits),
+            pairs=ratio["pairs"],
+            note=_medians_note(ours.speed[kind].median_ms / theirs.speed[kind].median_ms, interval),
+        )
+        checks.append(_with_advice(check, time_limit) if check.verdict == "undecided" else check)
+    return checks
+
+
+def saved_speed(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
+    """Time of a call against a saved one: only where machine and work are the same.
+
+    The two runs' errors are independent, so the widths of their intervals add as squares, of
+    logarithms. What changed on the machine between the runs is in no interval.
+    """
+    checks = []
+    differing = differing_conditions(ours, theirs)
+    for kind, mine in ours.speed.items():
+        its = theirs.speed.get(kind)
+        if differing or its is None or its.interval_ms is None or mine.interval_ms is None:
+            why = _elsewhere(ours, theirs, differing) if differing else "it was not saved"
+            checks.append(skipped(_WORK[kind], why))
+            continue
+        ratio = mine.median_ms / its.median_ms
+        down = math.hypot(
+            math.log(mine.median_ms / mine.interval_ms[0]),
+            math.log(its.interval_ms[1] / its.median_ms),
+        )
+        up = math.hypot(
+            math.log(mine.interval_ms[1] / mine.median_ms),
+            math.log(its.median_ms / its.interval_ms[0]),
+        )
+        interval = (ratio * math.exp(-down), ratio, ratio * math.exp(up))
+        check = _timed(kind, ours, theirs, interval, limits)
+        if check.verdict == "undecided":
+            check = _extended(check, "name the baseline's bundle, to measure both at once")
+        checks.append(check)
+    return checks
+
+
+def quality(ours: Figures, theirs: Figures, limits: Limits) -> Check:
+    """The measure that was asked for; `refuse_other_quality` has refused a baseline without it."""
+    if ours.quality is None or theirs.quality is None:
+        return skipped("quality", "give --task and --data")
+    return _scored(f"{ours.quality.task} quality", ours.quality, theirs.quality, limits)
+
+
+def as_built(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
+    """Parity with the original on held-out text, as each build measured and its manifest tells."""
+    name = "parity as built"
+    if not ours.as_built or not theirs.as_built:
+        nameless = " and ".join(side.name for side in (ours, theirs) if not side.as_built)
+        return [skipped(name, f"no build of edgeprune measured {nameless}")]
+    before = {(each.task, each.digest): each for each in theirs.as_built}
+    pairs = [
+        (each, before[each.task, each.digest])
+        for each in ours.as_built
+        if (each.task, each.digest) in before
+    ]
+    if not pairs:
+        return [skipped(name, "the two were built with different text")]
+    return [_scored(f"{mine.task} as built", mine, its, limits) for mine, its in pairs]
+
+
+def _grown(name: str, unit: str, ours: float, theirs: float, limit: float) -> Check:
+    """A figure of which less is better, and that repeats."""
+    change = 100 * (ours / theirs - 1)
+    return Check(
+        name,
+        "fail" if change > limit else "pass",
+        _allowed(f"{change:+.1f} %", limit),
+        unit,
+        theirs,
+        ours,
+        change,
+        limit=limit,
+    )
+
+
+def _timed(
+    kind: str,
+    ours: Figures,
+    theirs: Figures,
+    interval: tuple[float, float, float],
+    limits: Limits,
+) -> Check:
+    low, change, high = (100 * (ratio - 1) for ratio in interval)
+    limit = limits.max_slowdown
+    verdict: Verdict = "fail" if low > limit else "pass" if high <= limit else "undecided"
+    sentence = _allowed(f"{change:+.1f} % ({low:+.1f} to {high:+.1f})", limit)
+    return Check(
+        _WORK[kind],
+        verdict,
+        sentence,
+        "ms",
+        theirs.speed[kind].median_ms,
+        ours.speed[kind].median_ms,
+        change,
+        (low, high),
+        limit=limit,
+    )
+
+
+def _medians_note(quotient: float, interval: tuple[float, float, float]) -> str:
+    """A word on medians that seem to contradict the paired ratio; nothing on others."""
+    if not medians_contradict(quotient, *interval):
+        return ""
+    return f"the medians alone differ by {100 * (quotient - 1):+.1f} %: {MEDIANS_APART}"
+
+
+def _with_advice(check: Check, time_limit: float) -> Check:
+    """What more time would settle: an interval narrows with the square root of the pairs."""
+    assert check.change is not None
+    assert check.interval is not None
+    assert check.limit is not None
+    assert check.pairs is not None
+    low, high = check.interval
+    half = high - check.change if check.change <= check.limit else check.change - low
+    distance = abs(check.limit - check.change)
+    if _SURE * half > distance * math.sqrt(_MOST_PATIENCE):
+        return _extended(check, "too close to the limit for more time to settle it")
+    longer = (_SURE * half / distance) ** 2
+    needed, seconds = math.ceil(check.pairs * longer), math.ceil(time_limit * longer)
+    return _extended(
+        check,
+        f"{needed:,} pairs in place of {check.pairs:,} would likely settle it: "
+        f"--time-limit {seconds}",
+    )
+
+
+def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
+    key, scale = headline(ours)
+    relative = scale.points is None
+    if key not in theirs.values or (relative and theirs.values[key] <= 0):
+        raise UserError(f"The baseline's {theirs.task} gives no {key}: save it anew.")
+    mine, its = ours.values[key], theirs.values[key]
+    change = 100 * (mine / its - 1) if scale.points is None else scale.points * (mine - its)
+    lost = -change if scale.higher_is_better else change
+    limit = -limits.max_drop if scale.higher_is_better else limits.max_drop
+    unit = "%" if relative else "points"
+    return Check(
+        name,
+        "fail" if lost > limits.max_drop + _NOTHING else "pass",
+        f"{key.replace('_', ' ')} {_allowed(f'{change:+.2f} {unit}', limit)}",
+        "",
+        its,
+        mine,
+        change,
+        limit=limit,
+        relative=relative,
+        note=ours.sample,
+    )
+
+
+def _introduced(found: Operators) -> set[str]:
+    """Kinds of operators that the runtime's optimizer put in the place of the file's."""
+    return {kind for kind, count in found.run.items() if count > found.written.get(kind, 0)}
+
+
+def _allowed(change: str, limit: float) -> str:
+    return f"{change} where {limit:+g} is allowed"
+
+
+def _listed(counts: Mapping[str, int], sign: str) -> str:
+    return ", ".join(f"{sign}{count} {kind}" for kind, count in counts.items())
+
+
+def _elsewhere(ours: Figures, theirs: Figures, differing: Sequence[str]) -> str:
+    """Why figures of two runs cannot be compared."""
+    found = []
+    for name in differing:
+        mine, its = ours.conditions.get(name), theirs.conditions.get(name)
+        if name == "flags":  # a long list of instruction sets
+            found.append("other instruction sets")
+        else:
+            found.append(f"{name.replace('_', ' ')} {its} then, {mine} now")
+    return f"the saved result is of another machine or other work ({'; '.join(found)})"
+
+
+def _extended(check: Check, more: str) -> Check:
+    return replace(check, sentence=f"{check.sentence}; {more}")

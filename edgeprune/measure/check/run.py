@@ -1,0 +1,205 @@
+"""The gate: a candidate beside a baseline, and whether anything became worse.
+
+The baseline is a bundle, measured again in the same run and interleaved, or the file of an earlier
+run. Everything is measured before anything is judged, so that a report is whole.
+"""
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.base.files import replace_file
+from edgeprune.base.words import listed
+from edgeprune.measure.bench.compare import compare, measure, peak_memory
+from edgeprune.measure.bench.contestants import Contestant, opened, place_name
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.check import checks
+from edgeprune.measure.check.figures import (
+    Figures,
+    Quality,
+    figures_of,
+    identify,
+    measured_as_built,
+    read_figures,
+)
+from edgeprune.measure.check.quality import measure_quality
+from edgeprune.measure.check.record import Check, Verdict
+from edgeprune.measure.check.settings import Limits, QualityTask
+from edgeprune.runtime.bundle import Bundle
+
+# Peak memory repeats to a thousandth where the allocator is glibc's, whose chance bench takes out,
+# and elsewhere what disturbs it mostly adds. So a first look beyond the limit is followed by two
+# more, and the smallest of the three counts.
+_MEMORY_PROCESSES = 3
+_MIN_ROUNDS = 10
+# Many short pairs, not few long ones: a neighbour's burst then spoils a smaller share of them, and
+# their median takes no notice. Shorter still, the calls that warm the caches would eat the time.
+_TURN_SECONDS = 0.03
+_NARROWEST, _WIDEST = 0.002, 0.03
+_VERDICTS: dict[Verdict, str] = {
+    "pass": "Nothing that was checked became worse than allowed",
+    "fail": "Something became worse than allowed",
+    "undecided": "Nothing is known to have become worse than allowed, and something is undecided",
+    "skipped": "Nothing could be compared",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the gate measured and found."""
+
+    candidate: Figures
+    baseline: Figures | None
+    checks: list[Check]
+    limits: Limits
+    disturbed: list[str]
+    """What was noisy about the machine while speed was measured."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all: a failure, else something undecided, else all is well; skipped where
+        nothing was compared."""
+        found = {check.verdict for check in self.checks}
+        ranked: tuple[Verdict, ...] = ("fail", "undecided", "pass")
+        return next((verdict for verdict in ranked if verdict in found), "skipped")
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence, with all that was not checked."""
+        if self.baseline is None:
+            return f"{self.candidate.name} was measured, and compared with nothing."
+        apart = [check.name for check in self.checks if check.verdict == "skipped"]
+        without = f"; {listed(apart)} not checked" if apart else ""
+        return f"{_VERDICTS[self.verdict]}{without}."
+
+    def missed(self, strict: bool = False) -> list[str]:
+        """The regressions, each as a sentence; where `strict`, what is undecided too."""
+        missing = ("fail", "undecided") if strict else ("fail",)
+        return [
+            f"{check.name}: {check.sentence}" for check in self.checks if check.verdict in missing
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "limits": self.limits.model_dump(),
+            "checks": [asdict(check) for check in self.checks],
+            "disturbed": self.disturbed,
+            "candidate": self.candidate.to_json(),
+            "baseline": self.baseline.to_json() if self.baseline else None,
+        }
+
+
+def check(
+    candidate: str | Path,
+    against: str | Path | None,
+    limits: Limits,
+    bench: BenchSettings,
+    task: QualityTask,
+) -> Outcome:
+    """Measure a candidate, and compare it with a baseline.
+
+    Args:
+        against: a bundle (or an ONNX or Hugging Face folder), or the file that `check --save` or
+            `bench --json` wrote; None measures the candidate alone, and checks nothing.
+        task: the quality measure to run on both sides, if any.
+
+    Raises:
+        UserError: a side is damaged, cannot be measured, or is of another model; or a saved one
+            has no quality to compare with, where one was asked for.
+    """
+    settings = bench.model_copy(
+        update={
+            "tune_baseline": False,  # both sides run in the same kind of session
+            "min_rounds": max(bench.min_rounds, _MIN_ROUNDS),
+            "turn_seconds": _TURN_SECONDS,
+            # Half the limit tells no loss from a loss of twice the limit with room to spare.
+            "width": min(_WIDEST, max(_NARROWEST, limits.max_slowdown / 200)),
+        }
+    )
+    with ExitStack() as stack:
+        ours = _whole(stack, candidate)
+        if against is None:
+            quality = measure_quality(task, ours, None)
+            mine, disturbed = _alone(ours, candidate, settings, quality)
+            return Outcome(mine, None, [], limits, disturbed)
+        if _is_saved(against):
+            its = read_figures(Path(against))
+            checks.refuse_another_model(identify(ours, candidate), its.identity)
+            quality = measure_quality(task, ours, None)
+            checks.refuse_other_quality(quality, its)
+            mine, disturbed = _alone(ours, candidate, settings, quality)
+            speed = checks.saved_speed(mine, its, limits)
+        else:
+            theirs = _whole(stack, against)
+            checks.refuse_another_model(identify(ours, candidate), identify(theirs, against))
+            # Quality first: what is wrong with its data is told before minutes of timing.
+            qualities = [measure_quality(task, bundle, theirs) for bundle in (ours, theirs)]
+            result = compare(ours, theirs, settings)
+            _look_at_memory_again(result, ours, theirs, settings, limits)
+            mine = figures_of(ours, place_name(candidate), result, "candidate", qualities[0])
+            its = figures_of(theirs, place_name(against), result, "baseline", qualities[1])
+            disturbed = result["noise"]["why"]
+            ratios = {kind: found["ratio"] for kind, found in result["measures"].items()}
+            speed = checks.paired_speed(mine, its, ratios, limits, settings.time_limit)
+    found = [
+        checks.same_source(mine.identity, its.identity),
+        checks.size(mine, its, limits),
+        *checks.operators(mine, its, limits),
+        checks.memory(mine, its, limits),
+        *speed,
+        *checks.as_built(mine, its, limits),
+        checks.quality(mine, its, limits),
+    ]
+    return Outcome(mine, its, found, limits, disturbed)
+
+
+def save(figures: Figures, file: Path) -> None:
+    """Write figures to be a later run's baseline, whole or not at all.
+
+    Raises:
+        UserError: what stands there cannot be replaced.
+    """
+    replace_file(file, json.dumps(figures.to_json(), indent=1) + "\n")
+
+
+def _whole(stack: ExitStack, place: str | Path) -> Bundle:
+    """A side, with every byte compared with its manifest, which must be whole itself."""
+    bundle = stack.enter_context(opened(place))
+    bundle.verify()
+    measured_as_built(bundle)
+    return bundle
+
+
+def _is_saved(place: str | Path) -> bool:
+    path = Path(place)
+    return path.is_file() and path.suffix != ".onnx"
+
+
+def _alone(
+    bundle: Bundle, place: str | Path, settings: BenchSettings, quality: Quality | None
+) -> tuple[Figures, list[str]]:
+    """A side's figures, and what disturbed their measurement."""
+    result = measure(bundle, settings)
+    figures = figures_of(bundle, place_name(place), result, "candidate", quality)
+    return figures, result["noise"]["why"]
+
+
+def _look_at_memory_again(
+    result: dict[str, Any],
+    ours: Bundle,
+    theirs: Bundle,
+    settings: BenchSettings,
+    limits: Limits,
+) -> None:
+    """Measure peak memory in two more processes of each side, where the first pair would fail."""
+    mine, its = result["candidate"], result["baseline"]
+    if mine["peak_memory_bytes"] <= its["peak_memory_bytes"] * (1 + limits.max_memory / 100):
+        return
+    for side, bundle in ((mine, ours), (its, theirs)):
+        contestant = Contestant.of(bundle)
+        again = [peak_memory(contestant, settings) for _ in range(_MEMORY_PROCESSES - 1)]
+        side["peak_memory_bytes"] = min(side["peak_memory_bytes"], *again)

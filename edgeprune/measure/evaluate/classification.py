@@ -1,0 +1,70 @@
+"""Classification: accuracy and macro F1."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeprune.measure.evaluate.data import Data
+from edgeprune.measure.evaluate.result import Aggregate, Quality, Scores
+from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.classify import Classifier
+from edgeprune.runtime.tokenize import Text
+from edgeprune.text.files import Row, text_of
+from edgeprune.text.labels import label_numbers
+
+
+def classification(bundle: Bundle, data: Data) -> Quality:
+    """Accuracy and macro F1, both times 100.
+
+    `data` has rows with `text` and `label` (and `text_pair` where the model takes pairs); a label
+    is a number, or a name that the model's id2label has.
+    """
+    rows = data.rows(["text", "label"])
+    logits, truth = classified(bundle, rows, data.place)
+    scores = {"label": truth, "found": logits.argmax(axis=1)}
+    return Quality(
+        scores,
+        accuracy_and_f1(scores),
+        {"texts": len(rows)},
+        data.groups(rows),
+        strata="label",
+        aggregate_of=accuracy_and_f1,
+    )
+
+
+def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndarray, np.ndarray]:
+    """The model's logits of each row's text [rows, labels], and the true label's number [rows]."""
+    classifier = Classifier(bundle)
+    truth = np.array(label_numbers([row["label"] for row in rows], classifier.labels, place))
+    texts: list[Text] = [
+        (text_of(row, "text", place), text_of(row, "text_pair", place))
+        if row.get("text_pair") is not None
+        else text_of(row, "text", place)
+        for row in rows
+    ]
+    return classifier.logits(texts), truth
+
+
+def accuracy_and_f1(scores: Scores) -> Aggregate:
+    """Accuracy and macro F1 of resamples of some rows, whose classes are those of all the rows."""
+    classes = np.union1d(scores["label"], scores["found"])
+
+    def aggregate(drawn: Scores) -> dict[str, float]:
+        truth, found = drawn["label"], drawn["found"]
+        return {
+            "accuracy": 100 * float((found == truth).mean()),
+            "macro_f1": 100 * macro_f1(truth, found, classes),
+        }
+
+    return aggregate
+
+
+def macro_f1(truth: np.ndarray, found: np.ndarray, classes: np.ndarray) -> float:
+    """Mean F1 of some classes, each weighing alike, by two lists [n] of their numbers.
+
+    F1 = 2 TP / (2 TP + FP + FN), and 0 for a class that is in neither list.
+    """
+    count = int(classes.max()) + 1
+    hits = np.bincount(truth[truth == found], minlength=count)
+    both = np.bincount(truth, minlength=count) + np.bincount(found, minlength=count)
+    return float((2 * hits[classes] / np.maximum(both[classes], 1)).mean())

@@ -1,0 +1,129 @@
+"""What a quality measure reads: rows, texts or running text, from files or the Hugging Face hub."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.base.errors import UserError
+from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
+from edgeprune.text.hub import load_hub
+
+# A hub's test labels are often hidden, and its training rows are no test.
+_SPLITS = ("validation", "test", "train")
+SEED = 0
+"""Of the rows that a limit leaves."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which part of the data a limit left: `taken` of `of` rows or windows.
+
+    by: the fields whose values keep their shares. seed: None for the first ones.
+    """
+
+    taken: int
+    of: int
+    unit: str
+    seed: int | None = None
+    by: list[str] = field(default_factory=list)
+
+
+class Data:
+    """A file, a folder of .txt files, or a Hugging Face dataset (NAME, NAME:SPLIT or
+    NAME:CONFIGURATION:SPLIT; its validation split where none is named).
+
+    place: where the rows come from; for a dataset, with the split that was taken.
+    sample: what the limit left of what was read last; None where it left all.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        limit: int | None = None,
+        group: str | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        """`limit`: rows at most, drawn by SEED, those of each group and label in proportion.
+        `group`: the field that groups rows. `fields`: for a measure's name of a field, the data's
+        own."""
+        self.place = str(place)
+        self.limit = limit
+        self.group = group
+        self.sample: Sample | None = None
+        self._fields = dict(fields or {})
+        self._hub: list[Row] | None = None
+        if not Path(place).expanduser().exists():
+            self.place, rows = load_hub(str(place), _SPLITS)
+            self._hub = [dict(row) for row in rows]
+        self._path = Path(place).expanduser()
+
+    def rows(self, fields: Sequence[str]) -> list[Row]:
+        """Rows that have at least `fields`, and the group's field where one was named.
+
+        Raises:
+            UserError: no such data, no rows, or a row without one of the fields.
+        """
+        return self._limited(self._rows(fields), fields)
+
+    def texts(self) -> list[Row]:
+        """Rows whose field `text` holds some."""
+        return self._limited(self._texts(), ())
+
+    def documents(self) -> list[tuple[str | None, str]]:
+        """Running text: one with no group, or each group's with its name; `limit` is ignored."""
+        if self.group is None and self._hub is None and not self._fields:
+            return [(None, read_document(self._path))]
+        documents: dict[str | None, list[str]] = {}
+        for row in self._texts():
+            group = None if self.group is None else str(row[self.group])
+            documents.setdefault(group, []).append(row["text"])
+        return [(group, "\n\n".join(texts)) for group, texts in documents.items()]
+
+    def groups(self, rows: Sequence[Row]) -> list[str] | None:
+        """The group of each row, None where no field was named."""
+        return None if self.group is None else [str(row[self.group]) for row in rows]
+
+    def _limited(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
+        """At most `limit` rows, in their order."""
+        self.sample = None
+        if self.limit is None or self.limit >= len(rows):
+            return rows
+        by = [name for name in (self.group, "label" if "label" in fields else None) if name]
+        self.sample = Sample(self.limit, len(rows), "rows", SEED, by)
+        strata = [tuple(str(row[field]) for field in by) for row in rows]
+        return [rows[place] for place in draw(strata, self.limit)]
+
+    def _texts(self) -> list[Row]:
+        plain = self._path.is_dir() or self._path.suffix == ".txt"
+        if plain and self.group is None and self._hub is None:
+            return [{"text": text} for text in read_texts(self._path)]
+        rows = [row for row in self._rows(["text"]) if text_of(row, "text", self.place).strip()]
+        if not rows:
+            raise UserError(f"{self.place} is empty: it has no text.")
+        return rows
+
+    def _rows(self, fields: Sequence[str]) -> list[Row]:
+        needed = [*fields, *([self.group] if self.group else [])]
+        if self._hub is None:
+            return read_rows(self._path, needed, self._fields)
+        for name in (self._fields.get(name, name) for name in needed):
+            if any(row.get(name) is None for row in self._hub):
+                has = ", ".join(self._hub[0])
+                raise UserError(f"{self.place}: a row has no field {name!r}; they have {has}.")
+        return [renamed(row, self._fields) for row in self._hub]
+
+
+def draw(strata: Sequence[tuple[str, ...]], count: int, seed: int = SEED) -> list[int]:
+    """`count` different rows of n, rising: each as likely as any other, and of each stratum as many
+    as its share, rounded up or down.
+
+    Systematic sampling: the rows stand in order of their strata and by chance within, and every
+    n/count-th is taken from a random start.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(strata)).tolist()
+    ordered = np.array(sorted(shuffled, key=lambda row: strata[row]))
+    steps = (np.arange(count) * len(strata) + rng.integers(len(strata))) // count
+    return sorted(ordered[steps].tolist())

@@ -1,0 +1,194 @@
+"""The quality measures by name, and how one is run on a bundle."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from edgeprune.base.errors import UserError
+from edgeprune.measure.evaluate.data import Data
+from edgeprune.measure.evaluate.result import Quality
+from edgeprune.measure.evaluate.summary import by_group, summary
+from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.vocabulary import KEPT
+
+_ENCODERS, _CLASSIFIERS, _DECODERS = (
+    ("feature-extraction",),
+    ("text-classification",),
+    ("text-generation",),
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Where a measure's function is, and what it needs."""
+
+    function: str  # "module:function" of bundle, (original,) data and options; imported on use
+    tasks: tuple[str, ...]  # of the bundles that it fits
+    against_original: bool = False  # whether it compares two models token by token or text by text
+    options: tuple[str, ...] = ()  # which of window and stride it takes
+    of_tokens: bool = False  # whether models of other tokens give values that do not compare
+
+
+MEASURES = {
+    "sts": Measure("edgeprune.measure.evaluate.sts:sts", _ENCODERS),
+    "cosine": Measure("edgeprune.measure.evaluate.cosine:cosine", _ENCODERS, against_original=True),
+    "retrieval": Measure(
+        "edgeprune.measure.evaluate.retrieval:retrieval", _ENCODERS, against_original=True
+    ),
+    "classification": Measure(
+        "edgeprune.measure.evaluate.classification:classification", _CLASSIFIERS
+    ),
+    "calibration": Measure(
+        "edgeprune.measure.evaluate.calibration:calibration", _CLASSIFIERS + _DECODERS
+    ),
+    "perplexity": Measure(
+        "edgeprune.measure.evaluate.perplexity:perplexity",
+        _DECODERS,
+        options=("window", "stride"),
+        of_tokens=True,
+    ),
+    "kl": Measure(
+        "edgeprune.measure.evaluate.kl:kl", _DECODERS, against_original=True, options=("window",)
+    ),
+    "choice": Measure("edgeprune.measure.evaluate.choice:choice", _DECODERS),
+    "cloze": Measure("edgeprune.measure.evaluate.cloze:cloze", _DECODERS),
+    "generation": Measure("edgeprune.measure.evaluate.generation:generation", _DECODERS),
+}
+
+
+def evaluate(
+    bundle: str | Path | Bundle,
+    task: str,
+    data: str | Path,
+    limit: int | None = None,
+    against: str | Path | Bundle | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    group: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    keep_rows: bool = False,
+) -> dict[str, Any]:
+    """Measure a bundle's quality, beside the original's where `against` names it.
+
+    Args:
+        task: a name in MEASURES.
+        data: what the measure reads: a file, a folder of text, or a Hugging Face dataset's name.
+        limit: rows or texts at most, drawn by a seed, of each group and label in proportion; or
+            the first windows (of each group).
+        against: the original: a bundle, an ONNX folder, or a Hugging Face folder.
+        window: tokens of a window, for perplexity and kl; 512 where not given.
+        stride: tokens from one window's start to the next's, for perplexity; the window's where not
+            given.
+        group: the field of the rows by whose values the result is also given group by group.
+        fields: for a field that the measure reads, the data's own name of it.
+        keep_rows: also return what each row scored.
+
+    Returns:
+        A dict of plain JSON values: "task", "data", "bundle", "against", "conditions" (counts),
+        "values" and "interval" (95 % bootstrap over rows); where the limit left some out, "sample"
+        (taken, of, unit, seed, by); with `against` also "original",
+        "difference" (values - original) and "difference_interval" (paired), where the measure is
+        one model's own; with `group` "group", "groups", "worst" and "largest_loss" as `by_group`
+        has them; with `keep_rows` "rows": for "bundle" (and "original") a list by score.
+
+    Raises:
+        UserError: an unknown task, one that does not fit the bundle, or bad data.
+    """
+    from edgeprune.measure.bench.contestants import opened, place_name
+
+    measure = _find(task)
+    options = _options(task, measure, window, stride)
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit must be at least 1, not {limit}.")
+    if measure.against_original and against is None:
+        raise UserError(f"{task} compares with the original: name it with --against.")
+    module, name = measure.function.split(":")
+    function: Callable[..., Quality] = getattr(import_module(module), name)
+    if not str(data).strip():
+        raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
+    source = Data(data, limit, group, fields)
+    result: dict[str, Any] = {"task": task, "data": source.place, "bundle": place_name(bundle)}
+    if against is not None:
+        result["against"] = place_name(against)
+    theirs = None
+    with ExitStack() as stack:
+        models = [
+            _fitting(stack.enter_context(opened(place)), task, measure)
+            for place in (bundle, against)
+            if place is not None
+        ]
+        if measure.of_tokens:
+            _check_tokens(task, models)
+        if measure.against_original:
+            ours = _checked(function(*models, source, **options), task, models[0])
+        else:
+            ours, *others = [
+                _checked(function(model, source, **options), task, model) for model in models
+            ]
+            theirs = others[0] if others else None
+    result["conditions"] = ours.conditions
+    if source.sample:
+        result["sample"] = asdict(source.sample)
+    result |= summary(ours, theirs)
+    if group is not None:
+        result |= {"group": group} | by_group(ours, theirs)
+    if keep_rows:
+        result["rows"] = {"bundle": _listed(ours)}
+        if theirs is not None:
+            result["rows"]["original"] = _listed(theirs)
+    return result
+
+
+def _find(task: str) -> Measure:
+    if task not in MEASURES:
+        near = get_close_matches(task, MEASURES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"There is no measure {task!r}: take one of {', '.join(MEASURES)}.{hint}")
+    return MEASURES[task]
+
+
+def _options(task: str, measure: Measure, window: int | None, stride: int | None) -> dict[str, int]:
+    """The options that were given, which the measure must take."""
+    if window is not None and (window < 2 or "window" not in measure.options):
+        raise UserError(f"A window needs two tokens or more, and {task} must take windows.")
+    if stride is not None and (stride < 1 or "stride" not in measure.options):
+        raise UserError(f"A stride needs one token or more, and {task} must take strides.")
+    given = {"window": window, "stride": stride}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
+    bundle.verify()
+    if bundle.task not in measure.tasks:
+        fitting = [name for name, each in MEASURES.items() if bundle.task in each.tasks]
+        raise UserError(
+            f"{task} measures {' and '.join(measure.tasks)}, and {bundle.folder} does "
+            f"{bundle.task}: take {' or '.join(fitting)}."
+        )
+    return bundle
+
+
+def _check_tokens(task: str, models: Sequence[Bundle]) -> None:
+    """Refuse to compare token by token where one model's vocabulary was trimmed."""
+    kept = [model.read_json(KEPT) for model in models]
+    if any(each != kept[0] for each in kept[1:]):
+        raise UserError(
+            f"The vocabulary of {models[0].folder} or {models[1].folder} was trimmed, and "
+            f"{task} of other tokens does not compare: take kl, which looks at the same tokens."
+        )
+
+
+def _checked(quality: Quality, task: str, bundle: Bundle) -> Quality:
+    """Refuse what outputs that are no numbers make."""
+    if not all(isfinite(value) for value in quality.values().values()):
+        raise UserError(f"{bundle.folder} gives outputs that are no numbers: {task} fails.")
+    return quality
+
+
+def _listed(quality: Quality) -> dict[str, list[Any]]:
+    return {name: score.tolist() for name, score in quality.scores.items()}

@@ -1,0 +1,50 @@
+"""Whether an encoder finds the same neighbours as the original."""
+
+import numpy as np
+
+from edgeprune.base.errors import UserError
+from edgeprune.measure.evaluate.data import Data
+from edgeprune.measure.evaluate.embeddings import unit_embeddings
+from edgeprune.measure.evaluate.result import Quality, percentages
+from edgeprune.runtime.bundle import Bundle
+
+NEIGHBOURS = 10
+# Rows of the similarity matrix at a time.
+_CHUNK = 512
+
+
+def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
+    """Agreement with the original on each text's nearest others by cosine, both times 100.
+
+    overlap_at_10: the mean share of the original's ten nearest that are among this model's ten.
+    recall_at_10: the share of texts whose nearest by the original is among this model's ten.
+    A text that comes again is left out, for its copies would be each other's neighbours.
+    """
+    rows = list({row["text"]: row for row in reversed(data.texts())}.values())[::-1]
+    if len(rows) < NEIGHBOURS + 2:
+        raise UserError(
+            f"{data.place} has {len(rows)} different texts, and so few have all others among "
+            f"their {NEIGHBOURS} nearest: give {NEIGHBOURS + 2} or more."
+        )
+    texts = [row["text"] for row in rows]
+    ours = nearest(unit_embeddings(bundle, texts), NEIGHBOURS)
+    theirs = nearest(unit_embeddings(original, texts), NEIGHBOURS)
+    scores = {
+        "overlap_at_10": (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1),
+        "recall_at_10": (theirs[:, :1] == ours).any(axis=1).astype(float),
+    }
+    return Quality(scores, percentages, {"texts": len(rows)}, data.groups(rows))
+
+
+def nearest(vectors: np.ndarray, count: int) -> np.ndarray:
+    """The `count` rows of largest product with each row of `vectors` [n, size], itself left out.
+
+    Nearest first, equally near ones in their order: [n, count].
+    """
+    found = np.empty((len(vectors), count), np.int64)
+    for start in range(0, len(vectors), _CHUNK):
+        products = vectors[start : start + _CHUNK] @ vectors.T
+        own = np.arange(len(products))
+        products[own, start + own] = -np.inf
+        found[start : start + _CHUNK] = np.argsort(-products, axis=1, kind="stable")[:, :count]
+    return found

@@ -1,0 +1,195 @@
+"""The linears and embeddings of an ONNX graph: shape, bits and bytes of each."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+import onnx
+
+from edgeprune.export.rewrite.order import told
+from edgeprune.kernels.formats import DOMAIN
+
+_PASS_THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape")
+# The weight's place among the inputs of each operator that multiplies by one.
+_LINEAR_WEIGHT = {
+    "MatMul": 1,
+    "Gemm": 1,
+    "FusedMatMul": 1,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+    "MatMulNBits": 1,
+    "QLinearMatMul": 3,
+    "QGemm": 3,
+    "Attention": 1,
+    "QAttention": 1,
+}
+_EMBEDDING_WEIGHT = {"Gather": 0, "GatherBlockQuantized": 0}
+_TYPE_BITS = {
+    "FLOAT": 32,
+    "DOUBLE": 64,
+    "FLOAT16": 16,
+    "BFLOAT16": 16,
+    "INT64": 64,
+    "UINT64": 64,
+    "INT32": 32,
+    "UINT32": 32,
+    "INT16": 16,
+    "UINT16": 16,
+    "INT8": 8,
+    "UINT8": 8,
+    "BOOL": 8,
+    "INT4": 4,
+    "UINT4": 4,
+}
+
+
+class BrokenNode(Exception):
+    """A node or a tensor that is none of its kind; a sentence without its end."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear or embedding: its shape ([in, out], or [rows, size]) and how it is stored."""
+
+    name: str
+    kind: str  # "linear" or "embedding"
+    operator: str
+    shape: tuple[int, ...]
+    bits: int
+    bytes: int  # of the weight alone, without scales
+    group: int | None = None  # of quantization along a row, where there are groups
+    block: str | None = None  # inputs x outputs, where only blocks that are not zero are stored
+    sparsity: float | None = None  # share of the blocks that are not
+
+
+def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
+    """The linears and embeddings of a graph without circles, in its order.
+
+    Raises:
+        BrokenNode: a node lacks an input or a setting that its operator has.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            tensors[node.output[0]] = node.attribute[0].t
+    found: list[Layer] = []
+    seen: set[str] = set()
+    for node in graph.node:
+        try:
+            if node.domain == DOMAIN:
+                found.append(_sparse_layer(node, tensors))
+                continue
+            kind = "linear" if node.op_type in _LINEAR_WEIGHT else "embedding"
+            place = (_LINEAR_WEIGHT | _EMBEDDING_WEIGHT).get(node.op_type)
+            if place is None:
+                continue
+            tensor, transposed = _weight(node.input[place], tensors, makers)
+            # Gather also picks from small lists of shapes and constants.
+            if tensor is None or len(tensor.dims) < 2 or tensor.data_type == onnx.TensorProto.INT64:
+                continue
+            layer = _layer(node, kind, tensor, transposed)
+        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise BrokenNode(
+                f"the node {told(node)} lacks an input or a setting that its operator has, or has "
+                f"one of another kind ({error})"
+            ) from None
+        # A tied tensor's bytes count once.
+        found.append(layer if tensor.name not in seen else replace(layer, bytes=0))
+        seen.add(tensor.name)
+    return found
+
+
+def _weight(
+    name: str, tensors: dict[str, onnx.TensorProto], makers: dict[str, onnx.NodeProto]
+) -> tuple[onnx.TensorProto | None, bool]:
+    """The stored tensor behind an input, and whether it is transposed on the way."""
+    transposed = False
+    while name not in tensors:
+        node = makers.get(name)
+        if node is None or node.op_type not in _PASS_THROUGH:
+            return None, False
+        transposed ^= node.op_type == "Transpose"
+        name = node.input[0]
+    return tensors[name], transposed
+
+
+def _layer(node: onnx.NodeProto, kind: str, tensor: onnx.TensorProto, transposed: bool) -> Layer:
+    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    settings = {name: value for name, value in given.items() if isinstance(value, int)}
+    bits = _bits(tensor)
+    shape, group = tuple(tensor.dims), None
+    if node.op_type == "MatMulNBits":
+        shape, bits, group = (
+            (settings["K"], settings["N"]),
+            settings["bits"],
+            settings["block_size"],
+        )
+    elif node.op_type == "GatherBlockQuantized":
+        bits, group = settings.get("bits", bits if bits == 4 else 4), settings["block_size"]
+        if _bits(tensor) == 8:
+            shape = (*shape[:-1], shape[-1] * 8 // bits)
+    elif transposed != bool(settings.get("transB", 0)):
+        shape = (*shape[:-2], shape[-1], shape[-2])
+    return Layer(
+        name=_layer_name(node, tensor),
+        kind=kind,
+        operator=node.op_type,
+        shape=shape,
+        bits=bits,
+        bytes=_bytes(tensor),
+        group=group,
+    )
+
+
+def _sparse_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> Layer:
+    """A linear of edgeprune.kernels: its first two stored tensors are the mask and the blocks."""
+    mask, values = [tensors[name] for name in node.input if name in tensors][:2]
+    settings = {item.name: item.i for item in node.attribute}
+    blocks, outputs, inputs = values.dims
+    places = -(-settings["K"] // inputs) * -(-settings["N"] // outputs)
+    return Layer(
+        name=_layer_name(node, values),
+        kind="linear",
+        operator=node.op_type,
+        shape=(settings["K"], settings["N"]),
+        bits=_bits(values),
+        bytes=_bytes(mask) + _bytes(values),
+        block=f"{inputs}x{outputs}",
+        sparsity=1 - blocks / places,
+    )
+
+
+def _layer_name(node: onnx.NodeProto, tensor: onnx.TensorProto) -> str:
+    """The layer's path from the node's name ("/encoder/layer.0/query/MatMul"), or from its weight's
+    where that is a parameter's name."""
+    parts = [part for part in node.name.split("/") if part]
+    if len(parts) > 1:
+        return ".".join(parts[:-1])
+    return re.sub(r"[._](weight|MatMul|quantized)\b.*$", "", tensor.name) or node.name
+
+
+def stored_bytes(graph: onnx.GraphProto) -> int:
+    """Bytes of all tensors that a graph stores, in its nodes and inner graphs too."""
+    total = sum(_bytes(tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        for item in node.attribute:
+            total += _bytes(item.t) if item.HasField("t") else 0
+            total += stored_bytes(item.g) if item.HasField("g") else 0
+    return total
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    return (math.prod(tensor.dims) * _bits(tensor) + 7) // 8
+
+
+def _bits(tensor: onnx.TensorProto) -> int:
+    """Of one value; 8 for those of types without a size of their own."""
+    if tensor.data_type not in onnx.TensorProto.DataType.values():
+        raise BrokenNode(
+            f"the tensor {tensor.name} is of the type {tensor.data_type}, unknown here"
+        )
+    if any(size < 0 for size in tensor.dims):
+        raise BrokenNode(f"the tensor {tensor.name} has the shape {list(tensor.dims)}")
+    return _TYPE_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 8)

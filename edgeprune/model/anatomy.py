@@ -1,0 +1,354 @@
+"""What a transformer is made of, per family, as data: the one list of families.
+
+A model is described from its configuration and the shapes of its tensors alone, so that a dry run
+or a device can do it without torch. Every other file speaks of blocks, attention and feed-forward
+and never of an architecture's name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from edgeprune.base.errors import UserError
+from edgeprune.model.families import (
+    _BASE_PREFIXES,
+    Family,
+    Shape,
+    find_family,
+    hidden_size,
+    max_positions,
+    num_heads,
+)
+from edgeprune.model.tasks import task_of
+
+FUSED_HEADS = 16
+"""A head must have a multiple of so many values for the runtime's operator to take the attention
+as one."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One layer's attention: full module names of its projections, and its head counts."""
+
+    query: str
+    key: str
+    value: str
+    output: str
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    module: str
+    norm: str | None = None
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that read one key-value head."""
+        return self.num_heads // self.num_key_value_heads
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role, in the order of the data."""
+        return {
+            self.query: "query",
+            self.key: "key",
+            self.value: "value",
+            self.output: "output",
+        }
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """One layer's feed-forward: full module names of its linears, and its channel count."""
+
+    up: str
+    down: str
+    gate: str | None
+    channels: int
+    norm: str | None = None
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role, in the order of the data."""
+        gate = {self.gate: "gate"} if self.gate else {}
+        return {**gate, self.up: "up", self.down: "down"}
+
+
+@dataclass(frozen=True)
+class Experts:
+    """One layer's mixture of experts: the module that routes, its router, and how many there are.
+
+    They are the first of the block's feed-forwards; one that reads every token may follow.
+    """
+
+    module: str
+    router: str
+    path: str
+    count: int
+    active: int
+    """Experts that a token is given to."""
+    normalized: bool
+    """Whether a token's chosen weights sum to 1."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer layer."""
+
+    index: int
+    name: str
+    attention: Attention
+    feed_forwards: tuple[FeedForward, ...]
+    experts: Experts | None = None
+
+    @property
+    def feed_forward(self) -> FeedForward:
+        """The feed-forward of a dense layer.
+
+        Raises:
+            UserError: the layer is a mixture of experts.
+        """
+        if self.experts is not None:
+            raise UserError(
+                f"{self.name} is a mixture of {self.experts.count} experts, which this does not "
+                "do; cut.experts, cut.channels without compensation and cut.layers do."
+            )
+        return self.feed_forwards[0]
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear but a router, in the order of the data."""
+        linears = self.attention.linears()
+        for part in self.feed_forwards:
+            linears |= part.linears()
+        return linears
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A whole model: its blocks in order, its embeddings, and the linears outside the blocks."""
+
+    family: Family
+    model_type: str
+    blocks: tuple[Block, ...]
+    embeddings: dict[str, str]
+    head_linears: tuple[str, ...]
+    tied_embeddings: bool
+    hidden_size: int
+    max_positions: int
+    """The longest sequence that the model takes, in tokens."""
+    shapes: Mapping[str, Shape] = field(repr=False)
+
+    @property
+    def kind(self) -> Literal["encoder", "decoder"]:
+        """Whether the model reads text at once or writes it token by token."""
+        return self.family.kind
+
+    @property
+    def head(self) -> str | None:
+        """The linear that yields a decoder's logits; None for encoders."""
+        return self.family.head if self.family.head in self.head_linears else None
+
+    def block_linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear inside the blocks."""
+        linears: dict[str, str] = {}
+        for block in self.blocks:
+            linears |= block.linears()
+        return linears
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForward, ...]:
+        """Every feed-forward in order: one a layer, or a layer's experts."""
+        return tuple(part for block in self.blocks for part in block.feed_forwards)
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role of every linear, heads of the model included."""
+        return self.block_linears() | dict.fromkeys(self.head_linears, "head")
+
+    def shape(self, linear: str) -> tuple[int, int]:
+        """(outputs, inputs) of a linear, or (rows, width) of an embedding."""
+        rows, columns = self.shapes[f"{linear}.weight"]
+        return rows, columns
+
+
+def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
+    """Describe a model from its configuration and the shapes of its tensors.
+
+    Args:
+        config: the contents of config.json.
+        shapes: tensor name -> shape, as in a safetensors header or a state dict. Layers may differ
+            in size: every count is read off the shapes.
+
+    Raises:
+        UserError: the family is unknown, or a tensor that it must have is missing.
+    """
+    model_type = str(config.get("model_type", ""))
+    family = find_family(model_type)
+    if family.norms_first and not config.get(family.norms_first, True):
+        family = replace(family, attention_norm=None, feed_forward_norm=None)
+    shapes = _plain(family, shapes)
+    prefix = _base_prefix(family, shapes)
+    head_dim = config.get("head_dim") or hidden_size(config) // num_heads(config)
+    blocks = []
+    for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
+        layer = f"{prefix}{family.layers}.{index}"
+        experts = _experts(family, layer, config, shapes)
+        blocks.append(
+            Block(
+                index=index,
+                name=layer,
+                attention=_attention(family, layer, shapes, int(head_dim)),
+                feed_forwards=_feed_forwards(family, layer, shapes, experts),
+                experts=experts,
+            )
+        )
+    embeddings = {
+        role: prefix + path
+        for role, path in family.embeddings.items()
+        if role == "word" or f"{prefix}{path}.weight" in shapes
+    }
+    for name in (*embeddings.values(), *(name for block in blocks for name in block.linears())):
+        _shape(shapes, name)
+    task = task_of(config)
+    tied = task == "text-generation" and bool(config.get("tie_word_embeddings", family.ties))
+    return Anatomy(
+        family=family,
+        model_type=model_type,
+        blocks=tuple(blocks),
+        embeddings=embeddings,
+        head_linears=_head_linears(family, prefix, embeddings, shapes, tied, task),
+        tied_embeddings=tied,
+        hidden_size=hidden_size(config),
+        max_positions=max_positions(config),
+        shapes=_with_tied_head(family, shapes, embeddings, tied),
+    )
+
+
+def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Shapes as they are once fused and transposed weights were made plain linears."""
+    fused = family.fused
+    if fused is None or not any(name.endswith(f".{fused.path}.weight") for name in shapes):
+        return shapes
+    turned = (fused.path, family.output, family.up, family.down) if family.transposed else ()
+    plain: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        path, _, kind = name.rpartition(".")
+        if kind == "weight" and path.endswith(tuple(f".{part}" for part in turned)):
+            shape = shape[::-1]
+        if path.endswith(f".{fused.path}") and kind in ("weight", "bias"):
+            third = (*(rows // 3 for rows in shape[:1]), *shape[1:])
+            plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
+        else:
+            plain[name] = shape
+    return plain
+
+
+def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Attention:
+    query, key = f"{layer}.{family.query}", f"{layer}.{family.key}"
+    return Attention(
+        query=query,
+        key=key,
+        value=f"{layer}.{family.value}",
+        output=f"{layer}.{family.output}",
+        num_heads=_shape(shapes, query)[0] // head_dim,
+        num_key_value_heads=_shape(shapes, key)[0] // head_dim,
+        head_dim=head_dim,
+        module=f"{layer}.{family.attention}",
+        norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
+    )
+
+
+def _experts(
+    family: Family, layer: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Experts | None:
+    paths = family.experts
+    if paths is None or f"{layer}.{paths.router}.weight" not in shapes:
+        return None
+    path = f"{layer}.{paths.experts}"
+    return Experts(
+        module=f"{layer}.{paths.module}",
+        router=f"{layer}.{paths.router}",
+        path=path,
+        count=_count_layers(path, shapes),
+        active=int(config["num_experts_per_tok"]),
+        normalized=paths.normalized is None or bool(config.get(paths.normalized)),
+    )
+
+
+def _feed_forwards(
+    family: Family, layer: str, shapes: Mapping[str, Shape], experts: Experts | None
+) -> tuple[FeedForward, ...]:
+    norm = f"{layer}.{family.feed_forward_norm}" if family.feed_forward_norm else None
+
+    def part(path: str, up: str, down: str, gate: str | None) -> FeedForward:
+        return FeedForward(
+            up=f"{path}.{up}",
+            down=f"{path}.{down}",
+            gate=f"{path}.{gate}" if gate else None,
+            channels=_shape(shapes, f"{path}.{up}")[0],
+            norm=norm,
+        )
+
+    paths = family.experts
+    if experts is None or paths is None:
+        return (part(layer, family.up, family.down, family.gate),)
+    places = [f"{experts.path}.{number}" for number in range(experts.count)]
+    if paths.shared and f"{layer}.{paths.shared}.{paths.up}.weight" in shapes:
+        places.append(f"{layer}.{paths.shared}")
+    return tuple(part(place, paths.up, paths.down, paths.gate) for place in places)
+
+
+def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
+    shape = shapes.get(f"{linear}.weight", ())
+    if len(shape) != 2:
+        raise UserError(
+            f"The model has no matrix {linear}.weight; its files are not a whole model of its type."
+        )
+    return shape
+
+
+def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
+    for prefix in _BASE_PREFIXES:
+        if f"{prefix}{family.layers}.0.{family.query}.weight" in shapes:
+            return prefix
+    raise UserError(
+        f"The model's files hold no layer named {family.layers}.0.{family.query}; "
+        "they are not a whole model of the type that config.json names."
+    )
+
+
+def _count_layers(path: str, shapes: Mapping[str, Shape]) -> int:
+    found = {name[len(path) + 1 :].split(".")[0] for name in shapes if name.startswith(f"{path}.")}
+    return len(found)
+
+
+def _head_linears(
+    family: Family,
+    prefix: str,
+    tables: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    tied: bool,
+    task: str,
+) -> tuple[str, ...]:
+    """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
+    if task == "feature-extraction":
+        return ()  # a file may hold a pooler or a language model's head, which no embedding reads
+    inside = f"{prefix}{family.layers}."
+    embeddings = f"{prefix}embeddings."
+    names = [
+        name.removesuffix(".weight")
+        for name, shape in shapes.items()
+        if name.endswith(".weight")
+        and len(shape) == 2
+        and not name.startswith((inside, embeddings))
+        and name.removesuffix(".weight") not in tables.values()
+        and "relative_attention_bias" not in name
+    ]
+    if tied and family.head not in names:
+        names.append(family.head)
+    return tuple(names)
+
+
+def _with_tied_head(
+    family: Family, shapes: Mapping[str, Shape], embeddings: Mapping[str, str], tied: bool
+) -> Mapping[str, Shape]:
+    head = f"{family.head}.weight"
+    if not tied or head in shapes:
+        return shapes
+    return {**shapes, head: shapes[f"{embeddings['word']}.weight"]}

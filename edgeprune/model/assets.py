@@ -1,0 +1,34 @@
+"""The small files beside a model's weights: its tokenizer and its settings."""
+
+import json
+import shutil
+from pathlib import Path
+
+from edgeprune.base.files import read_json
+from edgeprune.model.checkpoint import INDEX
+from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clients
+
+SIZES = "sizes.json"
+
+
+_ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
+
+
+_NOT_ASSETS = (INDEX, SIZES)
+
+
+def copy_assets(source: Path, target: Path) -> None:
+    """Copy a model's tokenizer, configuration and pooling: all that is not weights. What clients
+    of transformers 4 would not understand of the tokenizer's settings is said in their words."""
+    for pattern in _ASSETS:
+        for file in source.glob(pattern):
+            if file.name in _NOT_ASSETS or file.suffix == ".gguf":
+                continue
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if file.resolve() != copy.resolve():
+                shutil.copyfile(file, copy)
+            if file.name == TOKENIZER_SETTINGS:
+                settings = read_json(copy)
+                if (told := settings_for_clients(settings)) != settings:
+                    copy.write_text(json.dumps(told, indent=2, ensure_ascii=False), "utf-8")

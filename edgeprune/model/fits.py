@@ -1,0 +1,104 @@
+"""Whether a model's configuration fits its weights: transformers would leave out, make up or fail
+on what does not, and the graph of a model that reads beyond a table fails at the first such text.
+"""
+
+from collections.abc import Iterator
+
+from edgeprune.base.errors import UserError
+from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.families import stated
+from edgeprune.model.pooling import read_pooling
+from edgeprune.text.labels import label_names
+
+_NEEDED = ("num_hidden_layers",)
+"""Where it is not stated, transformers would take a number of its own, and other layers' weights
+would be left out."""
+
+
+def check_fits(checkpoint: Checkpoint) -> None:
+    """Refuse a model as its files were saved that is not whole, or that would be read otherwise.
+
+    Raises:
+        UserError: naming the setting, what it says and what the weights hold.
+    """
+    anatomy = checkpoint.anatomy
+    for setting, found in _sizes(anatomy):
+        key, value = stated(checkpoint.config, setting)
+        if value is None and setting == "num_key_value_heads":
+            key, value = stated(checkpoint.config, "num_attention_heads")
+        if value is None and setting in _NEEDED:
+            raise UserError(f"{checkpoint.name}: config.json does not say {key}.")
+        if value is not None and value != found:
+            raise UserError(
+                f"{checkpoint.name} is not whole: config.json says {key} {value:,}, and its "
+                f"weights hold {found:,}."
+            )
+    _check_padding(checkpoint)
+    _check_head(checkpoint)
+    if checkpoint.task == "feature-extraction":
+        read_pooling(checkpoint.folder)
+
+
+def _sizes(anatomy: Anatomy) -> Iterator[tuple[str, int]]:
+    """Settings, and what the weights have of each."""
+    yield "num_hidden_layers", len(anatomy.blocks)
+    yield "vocab_size", anatomy.shape(anatomy.embeddings["word"])[0]
+    if table := anatomy.embeddings.get("position"):
+        yield "max_position_embeddings", anatomy.shape(table)[0] - anatomy.family.position_rows
+    for block in anatomy.blocks:
+        yield "hidden_size", anatomy.shape(block.attention.query)[1]
+        yield "num_attention_heads", block.attention.num_heads
+        yield "num_key_value_heads", block.attention.num_key_value_heads
+        if block.experts is not None:
+            yield "num_experts", block.experts.count
+        else:
+            yield "intermediate_size", block.feed_forward.channels
+
+
+def _check_padding(checkpoint: Checkpoint) -> None:
+    """Whether there is a row for padding, and an id where the graph looks for it."""
+    anatomy, config = checkpoint.anatomy, checkpoint.config
+    rows, pad = anatomy.shape(anatomy.embeddings["word"])[0], config.get("pad_token_id")
+    if pad is not None and pad >= rows:
+        raise UserError(
+            f"{checkpoint.name}: config.json says pad_token_id {pad:,}, and the model has rows for "
+            f"{rows:,} tokens: give it the id of the tokenizer's padding token, or null."
+        )
+    last_token = anatomy.kind == "decoder" and checkpoint.task == "text-classification"
+    if pad is None and (
+        last_token or (anatomy.family.padded_positions and "pad_token_id" in config)
+    ):
+        what = "finds a text's last token" if last_token else "counts positions"
+        raise UserError(
+            f"{checkpoint.name} {what} by the padding token, and config.json has no pad_token_id: "
+            "give it the id of the tokenizer's padding token."
+        )
+
+
+def _check_head(checkpoint: Checkpoint) -> None:
+    """Whether the model has the head that its task needs."""
+    anatomy, config = checkpoint.anatomy, checkpoint.config
+    if checkpoint.task == "text-generation" and anatomy.head is None:
+        raise UserError(
+            f"{checkpoint.name} is not whole: it has no {anatomy.family.head}.weight, and "
+            "config.json does not say that the embeddings are the head too (tie_word_embeddings)."
+        )
+    if checkpoint.task != "text-classification":
+        return
+    count, kind = len(label_names(config)), config.get("problem_type")
+    if count < 2 or kind not in (None, "single_label_classification"):
+        raise UserError(
+            f"{checkpoint.name} is a model of {kind or 'regression'}; edgeprune takes classifiers "
+            "that give a text one of several labels."
+        )
+    names = config.get("id2label")
+    if names and {int(number) for number in names} != set(range(count)):
+        raise UserError(
+            f"{checkpoint.name}: id2label in config.json must name the labels 0 to {count - 1}."
+        )
+    if count not in (anatomy.shape(name)[0] for name in anatomy.head_linears):
+        raise UserError(
+            f"{checkpoint.name} is not whole: config.json names {count} labels, and its weights "
+            "hold no head with as many outputs."
+        )

@@ -1,0 +1,139 @@
+"""A user's model, in any format that we read, as a module in float32."""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.quiet import quiet
+from edgeprune.model.assets import copy_assets
+from edgeprune.model.checkpoint import INDEX, Checkpoint
+from edgeprune.model.families import find_family, num_heads
+from edgeprune.model.fits import check_fits
+from edgeprune.model.model import Model, wrap
+from edgeprune.model.plain import fold_depth_scales, make_plain
+from edgeprune.model.shapes import without_unread_pooler
+from edgeprune.model.tasks import task_of
+
+
+def import_checkpoint(checkpoint: Checkpoint) -> Model:
+    """Read a model as transformers knows it into float32.
+
+    Raises:
+        UserError: transformers cannot read it, or a weight is not a finite number.
+    """
+    import transformers
+
+    auto = {
+        "feature-extraction": transformers.AutoModel,
+        "text-classification": transformers.AutoModelForSequenceClassification,
+        "text-generation": transformers.AutoModelForCausalLM,
+    }[checkpoint.task]
+    check_fits(checkpoint)
+    weights = {} if checkpoint.gguf else {"use_safetensors": True}
+    try:
+        loaded, found = _from_pretrained(
+            auto, checkpoint, dtype=torch.float32, output_loading_info=True, **weights
+        )
+        ones = torch.ones(1, 2, dtype=torch.long)
+        with quiet(), torch.no_grad():  # some settings are read only now
+            loaded.eval()(input_ids=ones, attention_mask=ones)
+    except Exception as error:  # what is raised for odd settings depends on the architecture
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"{checkpoint.name} could not be read: {reason} (see whether its config.json is right)"
+        ) from error
+    config = json.loads(loaded.config.to_json_string(use_diff=False))
+    config["architectures"] = [type(loaded).__name__]
+    config.pop("_name_or_path", None)  # where this machine has it
+    _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
+    # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
+    for name in ("quantization_config", "_name_or_path"):
+        config.pop(name, None)
+    make_plain(loaded, find_family(config["model_type"]), num_heads(config))
+    model = wrap(without_unread_pooler(loaded, config), config, checkpoint.assets)
+    fold_depth_scales(model.module, model.anatomy, model.config)
+    for name, tensor in model.module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
+    return model
+
+
+def _from_pretrained(auto: Any, checkpoint: Checkpoint, **options: Any) -> Any:
+    """The one call by which transformers reads what a user names.
+
+    It is given a folder of nothing but weights and settings, these as they were checked: of what
+    lies beside them it would mix in another model's settings, and run code, some of it
+    (custom_generate/generate.py) whatever `trust_remote_code` says.
+    """
+    if checkpoint.gguf:
+        options["gguf_file"] = checkpoint.gguf.name
+    with TemporaryDirectory() as name, quiet():
+        folder = Path(name)
+        copy_assets(checkpoint.assets, folder)
+        if not checkpoint.gguf:
+            (folder / "config.json").write_text(json.dumps(checkpoint.config))
+        for file in (*checkpoint.files, checkpoint.folder / INDEX):
+            if file.exists():
+                _link(file.resolve(), folder / file.name)
+        return auto.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:  # a system that does not let every user make them
+        shutil.copyfile(source, target)
+
+
+def _check_whole(checkpoint: Checkpoint, config: dict[str, Any], lacking: list[Any]) -> None:
+    """Refuse a model for which transformers would make up weights at random."""
+    pooler = find_family(config["model_type"]).unread_pooler
+    names = [name if isinstance(name, str) else name[0] for name in lacking]
+    if pooler and task_of(config) == "feature-extraction":
+        names = [name for name in names if not name.startswith(f"{pooler}.")]
+    if names:
+        raise UserError(
+            f"{checkpoint.name} is not whole: {names[0]} is missing or has another shape than "
+            f"its config.json says ({len(names)} such in all)."
+        )
+
+
+def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint's tokenizer as tokenizer.json and its settings into `folder`.
+
+    Raises:
+        UserError: the model has no tokenizer that can be written so.
+    """
+    if (checkpoint.assets / "tokenizer.json").exists():
+        copy_assets(checkpoint.assets, folder)
+        return
+    from transformers import AutoTokenizer
+
+    stated = _first_token(checkpoint.gguf) if checkpoint.gguf else {}
+    try:
+        tokenizer = _from_pretrained(AutoTokenizer, checkpoint, use_fast=True, **stated)
+    except Exception as error:  # what is raised where files are missing depends on the tokenizer
+        raise UserError(
+            f"{checkpoint.name} has no tokenizer that could be read ({error}); "
+            "save the model with a tokenizer.json beside it."
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{checkpoint.name} has only a tokenizer written in Python; "
+            "save it with a tokenizer.json beside it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+
+
+def _first_token(file: Path) -> dict[str, bool]:
+    """Whether the tokenizer of a GGUF file puts a token before a text, where the file says it."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(str(file)).get_field("tokenizer.ggml.add_bos_token")
+    return {} if field is None else {"add_bos_token": bool(field.contents())}

@@ -1,0 +1,62 @@
+"""Load and save torch models, whose layers may differ in size."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgeprune.model.anatomy import Anatomy, describe
+from edgeprune.model.pooling import Pooling, read_pooling
+from edgeprune.model.tasks import task_of
+
+
+@dataclass
+class Model:
+    """A torch model in float32, in evaluation mode, with what it is made of.
+
+    `layers` names which of the original layers are left, in order; `heads`, per layer that is left,
+    which of its heads; `channels`, per feed-forward (one a layer, or its experts), which of its
+    channels.
+    """
+
+    module: nn.Module
+    config: dict[str, Any]
+    folder: Path
+    heads: list[list[int]]
+    channels: list[list[int]]
+    layers: list[int]
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the model is made of now, read off its tensors."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        return describe(self.config, shapes)
+
+    @property
+    def task(self) -> str:
+        """What the model is for: feature-extraction, text-classification or text-generation."""
+        return task_of(self.config)
+
+    @functools.cached_property
+    def pooling(self) -> Pooling:
+        """How a sentence encoder pools its tokens; the mean where its folder does not say."""
+        return read_pooling(self.folder) or "mean"
+
+    def linear(self, name: str) -> nn.Linear:
+        """A linear by its full module name."""
+        return self.module.get_submodule(name)  # type: ignore[return-value]
+
+    def block_modules(self) -> list[nn.Module]:
+        """The modules of the blocks, in the order of the data."""
+        return [self.module.get_submodule(block.name) for block in self.anatomy.blocks]
+
+
+def wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
+    model = Model(module.float().eval(), config, folder, [], [], [])
+    for block in model.anatomy.blocks:
+        model.layers.append(block.index)
+        model.heads.append(list(range(block.attention.num_heads)))
+        model.channels += [list(range(part.channels)) for part in block.feed_forwards]
+    return model

@@ -1,0 +1,92 @@
+"""Plain linears for what some families store fused or transposed.
+
+The rest of the house knows one kind of linear, (outputs, inputs), and one of each for query, key
+and value; so a model's layers are brought into that form once, when it is loaded. The function
+stays the same.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.families import Family
+
+
+class QueryKeyValue(nn.Module):
+    """Three linears that answer as the fused one that they were."""
+
+    def __init__(self, parts: list[nn.Linear], heads: int | None) -> None:
+        """`heads`: how many their answers are interleaved by; None where they follow whole."""
+        super().__init__()
+        self.query, self.key, self.value = parts
+        self.heads = heads
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., width] to [..., 3 * width]; interleaved, to [..., heads, 3 * head size]."""
+        parts = [self.query(hidden), self.key(hidden), self.value(hidden)]
+        if self.heads is not None:
+            parts = [part.unflatten(-1, (self.heads, -1)) for part in parts]
+        return torch.cat(parts, -1)
+
+
+@torch.no_grad()
+def make_plain(module: nn.Module, family: Family, heads: int) -> None:
+    """Give a model of `family` plain linears in place of fused and transposed weights.
+
+    Args:
+        heads: attention heads of a layer.
+    """
+    fused = family.fused
+    if fused is None:
+        return
+    places = (fused.path, family.output, family.up, family.down)
+    for name, part in list(module.named_modules()):
+        path = next((path for path in places if name.endswith(f".{path}")), None)
+        if path is None:
+            continue
+        weight, bias = part.weight, part.bias
+        if family.transposed:
+            weight = weight.T
+        if path == fused.path:
+            groups = (heads, 3) if fused.interleaved else (1, 3)
+            weights = weight.unflatten(0, (*groups, -1)).unbind(1)
+            biases = bias.unflatten(0, (*groups, -1)).unbind(1) if bias is not None else [None] * 3
+            linears = [_linear(w.flatten(0, 1), b) for w, b in zip(weights, biases, strict=True)]
+            plain: nn.Module = QueryKeyValue(linears, heads if fused.interleaved else None)
+        else:
+            plain = _linear(weight, bias)
+        module.set_submodule(name, plain)
+
+
+@torch.no_grad()
+def fold_depth_scales(module: nn.Module, anatomy: Anatomy, config: dict[str, Any]) -> None:
+    """Let queries carry what layers divide their attention scores by, where they do.
+
+    A layer's place then says nothing about its function, so that others may leave before it; and
+    transformers' fused attention, which does not know of the division, answers like the written-out
+    one.
+
+    Args:
+        config: the configuration's content, which says so no longer.
+    """
+    setting = anatomy.family.depth_scaled
+    if not setting or not config.get(setting):
+        return
+    for block in anatomy.blocks:
+        for parameter in module.get_submodule(block.attention.query).parameters():
+            parameter.div_(block.index + 1)
+    config[setting] = False
+    for part in (module.config, *module.modules()):
+        if hasattr(part, setting):
+            setattr(part, setting, False)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.flatten().clone())
+    return linear

@@ -1,0 +1,1 @@
+"""One build: recipe, stages, keys and what is kept of them."""

@@ -1,0 +1,152 @@
+"""What stages left in an output folder: kept, locked, swept."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import say
+from edgeprune.pipeline.recipe import STAGES
+from edgeprune.runtime.bundle import check_replaceable, sweep
+
+MARK = "stages"
+
+
+RECORD = "stage.json"
+
+
+LOCK = ".lock"
+
+
+_BUNDLES = ("bundle", "original")
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """What a stage did in an earlier build, if all that it wrote is still there, and as long."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    files = result.pop("files", {})
+    found = _sizes(folder)
+    if damaged := [name for name, size in files.items() if found.get(name) != size]:
+        say(f"      {damaged[0]} of an earlier build is damaged: run again")
+        return None
+    say("      kept from an earlier build")
+    return result
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file that a stage wrote, but for its record."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in files
+        if path != folder / RECORD
+    }
+
+
+def _check_output(folder: Path) -> None:
+    """An output folder is new, empty, or an earlier build's."""
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(
+            f"{folder} is a link to {folder.readlink()}, which is not there: make that folder, or "
+            "give another --output."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the output.")
+    if folder.is_dir() and any(folder.iterdir()) and not _is_stages(folder / MARK):
+        raise UserError(
+            f"{folder} holds something that is no build of edgeprune; name another --output."
+        )
+    for part in _BUNDLES:
+        check_replaceable(folder / part)
+
+
+def _is_stages(folder: Path) -> bool:
+    """Whether a folder holds what stages wrote, and nothing else: what is in it may be deleted."""
+    names = "|".join(entry.name for entry in STAGES)
+    known = re.compile(rf"{re.escape(LOCK)}|\.?(assets-)?({names})-[0-9a-f]{{12}}(\.\d+)?")
+    return folder.is_dir() and all(known.fullmatch(found.name) for found in folder.iterdir())
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """Make a folder for the length of the context; it stays, with its parents, if it is used."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):  # not empty: it was used
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Keep other builds out by a lock on a file, for the length of the context.
+
+    A process that dies lets go of it. Systems and disks without such locks go without.
+
+    Raises:
+        UserError: another build holds the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    lock = _lock(file)
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(file: Path) -> int:
+    """The descriptor of a file that is locked, and still the one of that name."""
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 20).decode()
+            os.close(lock)
+            raise UserError(
+                f"Another build{f' (process {holder})' if holder else ''} is using "
+                f"{file.parent.parent}: wait until it ends, or give another --output."
+            ) from None
+        except OSError:  # a disk without locks
+            return lock
+        # A build that ended meanwhile took the name away.
+        if file.exists() and os.path.samestat(os.fstat(lock), file.stat()):
+            return lock
+        os.close(lock)
+
+
+def _sweep(stages: Path) -> None:
+    """Remove what builds that were killed left unfinished; nobody else is at work here."""
+    for aside in stages.glob(".*"):
+        if aside.name != LOCK:
+            shutil.rmtree(aside, ignore_errors=True)
+    for name in _BUNDLES:
+        sweep(stages.parent / name)
+
+
+def _forget_others(stages: Path, name: str, keep: Path) -> None:
+    """Only the newest output of a stage is kept: models are large."""
+    for folder in stages.glob(f"{name}-*"):
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgeprune.compress.context import Build
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.data import Data
+from edgeprune.measure.evaluate.measures import MEASURES, evaluate
+from edgeprune.pipeline.measure.batching import measure_batching
+from edgeprune.pipeline.measure.cache import measure_cache
+from edgeprune.pipeline.measure.curve import measure_curve
+from edgeprune.pipeline.measure.neighbours import measure_neighbours
+from edgeprune.pipeline.measure.settings import MeasureSettings
+from edgeprune.pipeline.measure.sparse import measure_sparse
+from edgeprune.pipeline.measure.stages import measure_stages
+from edgeprune.pipeline.recipe import Recipe
+from edgeprune.text.corpus import Corpus
+
+_HELD_OUT_TEXTS = 512
+_HELD_OUT_WINDOWS = 16
+# Per task: measures on held-out text.
+_OWN = {
+    "feature-extraction": ("cosine",),
+    "text-classification": ("classification",),
+    "text-generation": ("perplexity", "kl"),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A quality measure, what it reads, and what records call that."""
+
+    measure: str
+    data: str | Path
+    limit: int | None = None
+    window: int | None = None
+    called: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def ask(self, place: Path, original: Path) -> dict[str, Any]:
+        """What `evaluate` finds."""
+        found = evaluate(
+            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
+        )
+        return found | ({"data": self.called} if self.called else {})
+
+
+def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
+    """Measure the folder that the rewrite stage left beside the original's export."""
+    original = build.folders["original"]
+    bench = BenchSettings(
+        tokens=settings.tokens,
+        batch=settings.batch,
+        threads=settings.threads,
+        time_limit=settings.seconds,
+    )
+    held = write_held_out(build, target)
+    questions = _questions(build, held)
+    measured: dict[str, Any] = {
+        "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
+        "quality": [question.ask(source, original) for question in questions],
+        "curve": measure_curve(source, original, bench, settings.curve),
+        "stages": [],
+    }
+    if settings.stages:
+        brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
+        main = questions[-1 if settings.task else 0]
+        measured["stages"] = measure_stages(build, original, target, brief, main)
+    if build.checkpoint.task != "text-generation":
+        texts = [row["text"] for row in Data(held).texts()]
+        measured["batching"] = measure_batching(source, build.checkpoint.task, texts)
+    if build.checkpoint.task == "feature-extraction":
+        measured["neighbours"] = measure_neighbours(source, original, held)
+    if build.recipe.quantize:
+        plan = build.results["quantize"]["plan"]
+        sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
+        measured |= {"sparse": sparse} if sparse else {}
+        if build.recipe.quantize.cache_bits:
+            measured["cache"] = measure_cache(source, target, bench)
+    return measured
+
+
+def _questions(build: Build, held: Path) -> list[Question]:
+    """What is asked of the bundle's quality: on held-out text, then the user's own."""
+    task, settings = build.checkpoint.task, build.recipe.measure
+    decoder = task == "text-generation"
+    questions = [
+        Question(
+            measure,
+            held,
+            limit=_HELD_OUT_WINDOWS if decoder else None,
+            window=build.recipe.text.max_tokens if decoder else None,
+            called="held-out text",
+        )
+        for measure in held_out_measures(task, build.recipe)
+    ]
+    if settings.task:
+        assert settings.data is not None
+        questions.append(
+            Question(settings.task, settings.data, settings.limit, fields=settings.fields)
+        )
+    return questions
+
+
+def held_out_measures(task: str, recipe: Recipe) -> list[str]:
+    """The quality measures that a build of a task asks on held-out text, by name."""
+    return [name for name in _OWN[task] if not (MEASURES[name].of_tokens and recipe.vocabulary)]
+
+
+def write_held_out(build: Build, folder: Path) -> Path:
+    """Write the text that no stage has trained on, in the form that the measures read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _, held = build.corpus.split(build.recipe.text.held_out, build.seed)
+    if build.checkpoint.task == "text-classification":
+        return _write_labelled(held, folder / "held_out.jsonl")
+    file = folder / "held_out.txt"
+    if build.checkpoint.task == "feature-extraction":
+        file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
+    else:
+        file.write_text("\n".join(held.documents), encoding="utf-8")
+    return file
+
+
+def _write_labelled(held: Corpus, file: Path) -> Path:
+    assert held.labels is not None
+    rows = list(zip(held.documents, held.labels, strict=True))[:_HELD_OUT_TEXTS]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file

@@ -1,0 +1,61 @@
+"""Each stage between the original and the result: what it gained and what it cost."""
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.compress.context import Build
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+
+if TYPE_CHECKING:
+    from edgeprune.pipeline.measure.stage import Question
+
+# Those that change the model, before integers and the graph's rewriting do.
+_MODELS = ("vocabulary", "prune", "cut", "sparsify", "recover")
+EXPORT = "export"
+
+
+def measured_stages(ran: Collection[str]) -> list[str]:
+    """The stages of a build whose results are models of their own, in order; the export is last.
+
+    What prune masks, cut removes exactly: the two answer alike, and cut stands for both. Without
+    quantization the export is the last model itself.
+    """
+    names = [name for name in _MODELS if name in ran and not (name == "prune" and "cut" in ran)]
+    return [*(names if "quantize" in ran else names[:-1]), EXPORT]
+
+
+def measure_stages(
+    build: Build, original: Path, scratch: Path, bench: BenchSettings, question: "Question"
+) -> list[dict[str, Any]]:
+    """Time each stage's model, as plain float32 ONNX, beside the original, and ask its quality.
+
+    Args:
+        original: the original's export.
+        scratch: a folder in which a stage's graph may stand for a while.
+
+    Returns:
+        For each stage its "name", "speed" as bench's `compare` and "quality", one measure.
+    """
+    # Exporting needs the build install, and a dry run on a device imports this file.
+    from edgeprune.pipeline.stages import export
+
+    found = []
+    for name in measured_stages(build.folders):
+        folder = build.folders[name]
+        try:
+            if name != EXPORT:
+                folder = scratch / name
+                export(build, build.folders[name], folder, None)
+            found.append(
+                {
+                    "name": name,
+                    "speed": compare(folder, original, bench),
+                    "quality": [question.ask(folder, original)],
+                }
+            )
+        finally:
+            shutil.rmtree(scratch / name, ignore_errors=True)
+    return found

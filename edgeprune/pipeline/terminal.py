@@ -1,0 +1,102 @@
+"""What `edgeprune build` prints: the preview of a dry run, and the result beside the original."""
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.base.console import Terminal
+from edgeprune.base.words import size
+from edgeprune.compress.context import Build
+from edgeprune.pipeline.finish import Outcome
+from edgeprune.pipeline.keep import MARK
+from edgeprune.pipeline.preview import expected, outlook, preview
+from edgeprune.report.figures import Cell, comparison, conditions
+from edgeprune.report.made import made
+from edgeprune.report.records import open_record
+from edgeprune.report.story import meaning, requirements, verdict
+
+_console = Terminal()
+_WIDE = 100
+"""Columns from which on intervals stand beside their figures."""
+_WORSE = "red"
+"""One colour, that light and dark terminals both show; the words say the same without it."""
+
+
+def show_preview(build: Build, every: bool = False) -> None:
+    """What would come of it, then what each stage would do to this model; every setting after."""
+    given = build.recipe, build.checkpoint, build.corpus
+    found = outlook(build)
+    would = expected(build.recipe, build.checkpoint)
+    _console.print(would.made.title, style="bold", soft_wrap=True)
+    _console.print(would.made.sentence)
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for what, line in would.facts:
+        facts.add_row(what, line)
+    _console.print(facts)
+    _console.print()
+    table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
+    rows = preview(*given)
+    after = 1 + max((at for at, (stage, _) in enumerate(rows) if stage == "quantize"), default=-1)
+    before = None
+    for stage, line in [*rows[:after], *found, *rows[after:]]:
+        table.add_row("" if stage == before else stage, line)
+        before = stage
+    _console.print(table)
+    _console.print()
+    if every:
+        # A copy of it, however long its lines.
+        _console.print(build.recipe.to_yaml(), soft_wrap=True)
+    else:
+        _console.print("Every setting: the same command with --all.")
+    _console.print(f"Nothing was touched; the output would be {build.output}.", soft_wrap=True)
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """What was made and whether it is what was required; original against result; what is where."""
+    folder = outcome.report.parent
+    record = open_record(folder)
+    result, judged = made(record), requirements(record)
+    _console.print(result.title, style="bold", soft_wrap=True)
+    _console.print(result.sentence)
+    if judged:
+        missed = not all(each.met for each in judged)
+        _console.print(verdict(judged), style=f"bold {_WORSE}" if missed else "bold")
+        required = Table("required", "asked", "measured", "", box=None, padding=(0, 2, 0, 0))
+        for each in judged:
+            met = Cell("met") if each.met else Cell("missed", tone="worse")
+            known = Cell(each.measured, each.interval)
+            required.add_row(each.of, each.asked, _shown(known), _shown(met))
+        _console.print(required)
+    _console.print()
+    table = Table("measured", "original", "result", "change", box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in comparison(record):
+        its = Cell(row.result.text) if row.change.text else row.result
+        table.add_row(row.what, row.original.text, _shown(its), _shown(row.change))
+    _console.print(table)
+    for line in (conditions(record), " ".join(meaning(record))):
+        if line:
+            _console.print(line, style="dim")
+    stages = folder / MARK
+    for what, place in (
+        ("bundle", str(outcome.bundle)),
+        ("original", str(outcome.original)),
+        ("report", str(outcome.report)),
+        (
+            MARK,
+            f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will",
+        ),
+    ):
+        _console.print(f"{what:<9} {place}", soft_wrap=True)
+
+
+def _shown(cell: Cell) -> Text:
+    """A figure, with its interval beside it, or below where the terminal is narrow."""
+    text = str(cell) if _console.width >= _WIDE else f"{cell.text}\n{cell.interval}".rstrip()
+    return Text(text, style=_WORSE if cell.tone == "worse" else "")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

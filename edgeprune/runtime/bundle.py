@@ -1,0 +1,419 @@
+"""The bundle: a folder that any ONNX client opens, with a manifest that says what is in it.
+
+    my-bundle/
+      onnx/model.onnx  (+ onnx/model.onnx_data)      the graph and, beyond 2 GB, its weights
+      config.json, generation_config.json            the model, as the Hugging Face hub lays it out
+      tokenizer.json, tokenizer_config.json, ...     its tokenizer
+      modules.json, 1_Pooling/config.json            how a sentence encoder pools
+      edgeprune.json                                 the manifest
+      README.md                                      the model card
+
+`Bundle.open` also takes a plain folder (model.onnx or onnx/model.onnx beside tokenizer.json and
+config.json) that has no manifest: then the task is read from the graph's outputs.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import edgeprune
+from edgeprune.base.disk import telling_of_a_full_disk
+from edgeprune.base.errors import UserError
+from edgeprune.base.files import leaves_folder, load_json
+from edgeprune.model.config import check_types
+from edgeprune.model.pooling import Pooling, normalizes, read_pooling
+from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.onnx_file import Outline, read_outline
+
+MANIFEST = "edgeprune.json"
+CARD = "README.md"
+# What no client reads for an answer: it may be edited, come and go. In fnmatch, * takes a / too.
+_HARMLESS = (
+    MANIFEST,
+    CARD,
+    "LICENSE*",
+    "NOTICE*",
+    "report.html",
+    ".gitattributes",
+    ".gitignore",
+    ".git/*",
+    ".cache/huggingface/*",
+)
+FORMAT_VERSION = 1
+MINIMUM_ONNXRUNTIME = "1.17.0"
+# Later releases that first ran an operator, or one with an attribute, as it is used here;
+# tests/test_oldest_onnxruntime.py tries each, and the release before it. (1.25 and 1.26 open a
+# quantized cache and fail when they run it; 1.21 and 1.27 run it and answer wrongly.)
+FIRST_RELEASES = {
+    "GroupQueryAttention": "1.22.0",
+    "MatMulNBits of 8 bits": "1.22.0",
+    "kv_cache_bit_width": "1.28.0",
+}
+_MODEL_PLACES = ("onnx/model.onnx", "model.onnx")
+# Tokenizers without a stated maximum write a number near 1e30 here.
+_NO_MAXIMUM = 1_000_000
+
+
+class Bundle:
+    """An opened bundle. Make one with `Bundle.open`; nothing heavy is loaded."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a bundle, or a plain folder with an ONNX model, and check that it is whole.
+
+        Sizes and paths are checked here; `verify` reads every byte.
+
+        Raises:
+            UserError: no such folder, a file in its place, no model in it, a missing or truncated
+                file, external data outside the folder, or a manifest of a newer format.
+        """
+        folder = Path(folder)
+        if folder.is_file():
+            holder = folder.parents[1] if folder.match(_MODEL_PLACES[0]) else folder.parent
+            raise UserError(f"{folder} is a file: name its bundle, the folder {holder}.")
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}: name a bundle, the folder build wrote.")
+        manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
+        bundle = cls(folder, manifest)
+        for name, entry in manifest.get("files", {}).items():
+            size = _listed_file(folder, name).stat().st_size
+            if size != entry["bytes"]:
+                raise UserError(
+                    f"{folder / name} is damaged: it has {size:,} bytes and the manifest says "
+                    f"{entry['bytes']:,}; copy or build the bundle again."
+                )
+        bundle.data_paths  # noqa: B018  (finds the model and checks where its data lies)
+        return bundle
+
+    def verify(self) -> None:
+        """Compare all that the folder holds with the manifest, where there is one: each listed file
+        has its SHA-256, and nothing else is there that a client may read for its answers.
+
+        Raises:
+            UserError: a file was altered, was added, or is a link that leaves the bundle.
+        """
+        if not self.manifest:
+            return
+        listed = self.manifest["files"]
+        for name, entry in listed.items():
+            path = _listed_file(self.folder, name)
+            if not _stays_inside(path, self.folder, self.model_path):
+                raise UserError(f"{path} is a link that leaves the bundle: refused.")
+            if _sha256(path) != entry["sha256"]:
+                raise UserError(
+                    f"{path} was altered: its SHA-256 is not the manifest's; "
+                    f"copy or build the bundle again."
+                )
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            known = name in listed or any(fnmatchcase(name, each) for each in _HARMLESS)
+            if not known and (path.is_symlink() or not path.is_dir()):
+                raise UserError(
+                    f"{path} is not of this bundle: its manifest lists no such file, which could "
+                    f"change the answers; remove it, or copy or build the bundle again."
+                )
+
+    @cached_property
+    def model_path(self) -> Path:
+        for place in _MODEL_PLACES:
+            if (self.folder / place).is_file():
+                return self.folder / place
+        hint = ""
+        if any(self.folder.glob("*.safetensors")) or any(self.folder.glob("*.gguf")):
+            hint = f" Make a bundle of it with `edgeprune build --model {self.folder}`."
+        if (self.folder / "bundle" / MANIFEST).is_file():
+            hint = f" It is what a build left: name {self.folder / 'bundle'}."
+        raise UserError(
+            f"{self.folder} holds no ONNX model: neither {' nor '.join(_MODEL_PLACES)}.{hint}"
+        )
+
+    @cached_property
+    def outline(self) -> Outline:
+        """Inputs, outputs and operators of the graph."""
+        return read_outline(self.model_path)
+
+    @cached_property
+    def data_paths(self) -> tuple[Path, ...]:
+        """The files that hold the model's external data, if any."""
+        paths = []
+        for location in sorted(self.outline.external_files):
+            path = self.model_path.parent / location
+            if leaves_folder(location) or not _stays_inside(path, self.folder, self.model_path):
+                raise UserError(
+                    f"{self.model_path} wants its data from {location!r}, outside its own folder: "
+                    f"refused."
+                )
+            if not path.is_file():
+                raise UserError(f"{self.model_path} needs the file {path}, which is missing.")
+            paths.append(path)
+        return tuple(paths)
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of model.onnx and its external data."""
+        return sum(path.stat().st_size for path in (self.model_path, *self.data_paths))
+
+    @property
+    def tokenizer_path(self) -> Path:
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{self.folder} has no tokenizer.json, which reading text needs.")
+        return path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, the model's."""
+        config = self.read_json("config.json")
+        if config is None:
+            raise UserError(f"{self.folder} has no config.json, so its model is unknown.")
+        check_types(config, self.folder / "config.json")
+        return config
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return self.read_json("tokenizer_config.json") or {}
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        return self.read_json("generation_config.json") or {}
+
+    @property
+    def minimum_onnxruntime(self) -> str | None:
+        """The oldest ONNX Runtime that opens it; None where nobody stated one."""
+        return self.manifest.get("minimum_onnxruntime")
+
+    @cached_property
+    def task(self) -> str:
+        """One of TASKS: the manifest's word, else what the graph's outputs are."""
+        if stated := self.manifest.get("task"):
+            return stated
+        outputs = self.outline.outputs
+        if any(name.startswith("present") for name in outputs):
+            return "text-generation"
+        if "logits" not in outputs:
+            return "feature-extraction"
+        if outputs["logits"] == 2:
+            return "text-classification"
+        heads = " ".join(self.config.get("architectures") or [])
+        if "ForCausalLM" in heads or "LMHead" in heads:
+            return "text-generation"
+        raise UserError(
+            f"{self.folder} gives logits of a kind that is neither classification nor generation "
+            f"(config.json says {heads or 'nothing'}); edgeprune runs {', '.join(TASKS)}."
+        )
+
+    @cached_property
+    def max_length(self) -> int | None:
+        """The most tokens of one sequence; None where nothing states a maximum."""
+        sentence = self.read_json("sentence_bert_config.json") or {}
+        stated = [
+            self.manifest.get("max_length"),
+            sentence.get("max_seq_length"),
+            self.tokenizer_config.get("model_max_length"),
+            self.config.get("max_position_embeddings"),
+        ]
+        known = [int(n) for n in stated if isinstance(n, int | float) and 0 < n < _NO_MAXIMUM]
+        return min(known, default=None)
+
+    @cached_property
+    def pooling(self) -> Pooling | None:
+        """How a sentence encoder pools its tokens; None where the folder does not say."""
+        return read_pooling(self.folder)
+
+    @property
+    def normalize(self) -> bool:
+        """Whether a sentence encoder scales its embeddings to length 1."""
+        return normalizes(self.folder)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the bundle, None where there is no such file."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        found = load_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path} is not a JSON object.")
+        return found
+
+
+def oldest_onnxruntime(outline: Outline) -> str:
+    """The oldest ONNX Runtime that runs a graph, by its operators and their attributes."""
+    groups = (f"MatMulNBits of {bits} bits" for bits in outline.bits)
+    used = {*outline.operators, *outline.attributes, *groups}
+    releases = [MINIMUM_ONNXRUNTIME, *(FIRST_RELEASES[name] for name in used & set(FIRST_RELEASES))]
+    return max(releases, key=lambda release: tuple(map(int, release.split("."))))
+
+
+def write_bundle(
+    folder: str | Path,
+    onnx_folder: str | Path,
+    assets_folder: str | Path,
+    manifest: dict[str, Any],
+    card: Callable[[Bundle], str] | None = None,
+) -> Bundle:
+    """Write a bundle to `folder`, whole or not at all.
+
+    Everything is assembled in a temporary folder beside it and renamed into place. A bundle that
+    stands there is replaced; anything else is left alone.
+
+    Args:
+        onnx_folder: holds model.onnx and the external data that it names.
+        assets_folder: tokenizer, config and the rest, copied as they lie.
+        manifest: must name a "task"; format, versions and the files' hashes are filled in here.
+        card: writes the model card from the bundle with its whole manifest, which does not list the
+            card: people go on editing it, on the hub too.
+
+    Raises:
+        UserError: `folder` holds something else, the parts are incomplete, or the disk is full.
+    """
+    folder, onnx_folder, assets_folder = Path(folder), Path(onnx_folder), Path(assets_folder)
+    folder = folder.absolute()
+    if manifest.get("task") not in TASKS:
+        raise ValueError(f"the manifest must name a task, one of {', '.join(TASKS)}")
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with telling_of_a_full_disk(folder):
+            built = aside / "new"
+            for path in sorted(assets_folder.rglob("*")):
+                if path.is_file():
+                    _copy(path, built / path.relative_to(assets_folder))
+            _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
+            for location in read_outline(onnx_folder / "model.onnx").external_files:
+                if leaves_folder(location):
+                    raise UserError(
+                        f"{onnx_folder / 'model.onnx'} keeps its data outside its folder."
+                    )
+                _copy(onnx_folder / location, built / "onnx" / location)
+            _write_manifest(built, manifest)
+            opened = Bundle.open(built)
+            if card is not None:
+                (built / CARD).write_text(card(opened), encoding="utf-8")
+            if folder.exists():
+                folder.rename(aside / "old")
+            built.rename(folder)
+    finally:
+        if (aside / "old").exists() and not folder.exists():
+            (aside / "old").rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    return Bundle.open(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes of `folder` that were killed left beside it; a bundle that was to be
+    replaced is put back. Only while nobody else writes it."""
+    aside = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}")
+    for left in folder.parent.glob(".*"):
+        if not (aside.fullmatch(left.name) and left.is_dir()):
+            continue
+        if not {part.name for part in left.iterdir()} <= {"new", "old"}:
+            continue
+        if (left / "old").exists() and not folder.exists():
+            (left / "old").rename(folder)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write over anything but a bundle or an empty folder.
+
+    Raises:
+        UserError: `folder` is a file, or a folder that holds something else.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is not a folder: name another output folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder} holds something that is no bundle: name another output folder, or empty it."
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy the bytes alone: a bundle is readable by all, however private its parts were."""
+    if not source.is_file():
+        raise UserError(f"{source} is missing, so the bundle cannot be written.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in files
+        if path not in (folder / MANIFEST, folder / CARD)
+    }
+    whole = {
+        "format_version": FORMAT_VERSION,
+        "edgeprune": edgeprune.__version__,
+        "minimum_onnxruntime": oldest_onnxruntime(read_outline(folder / "onnx/model.onnx")),
+        **manifest,
+        "files": listed,
+    }
+    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    manifest = load_json(path)
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{path} is not a manifest of edgeprune: it states no format_version.")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was written by a newer edgeprune (bundle format {version}; this one reads "
+            f"up to {FORMAT_VERSION}): install a newer edgeprune here."
+        )
+    if manifest.get("task") not in TASKS:
+        raise UserError(f"{path} names no task that edgeprune runs: {', '.join(TASKS)}.")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    ):
+        raise UserError(f"{path} does not list its files with their bytes and SHA-256.")
+    return manifest
+
+
+def _listed_file(folder: Path, name: str) -> Path:
+    """The path of a file that the manifest lists, which must be there and inside."""
+    path = folder / name
+    if leaves_folder(name):
+        raise UserError(f"{folder / MANIFEST} lists {name!r}, outside the bundle: refused.")
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not whole: {name} is missing; copy or build the bundle again."
+        )
+    return path
+
+
+def _stays_inside(path: Path, folder: Path, model: Path) -> bool:
+    """Whether a data file really lies in the bundle, links followed.
+
+    The hub's download cache links each file of a snapshot to a folder of blobs, so a file that
+    really lies beside the model's own is inside too.
+    """
+    real = path.resolve()
+    return real.is_relative_to(folder.resolve()) or real.parent == model.resolve().parent
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,58 @@
+"""A model's tokenizer: the one place where tokenizer.json is opened, and its settings brought into
+the words that clients of today understand."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, normalizers
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.files import read_object
+
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+# What a damaged file shows itself at: the special tokens around nothing, and unknown letters.
+_PROBES = ("", "ᚠ𓀀")
+
+
+def open_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer that neither pads nor cuts, whatever its file says, and that reads text in lower
+    case where its folder says so.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        for probe in _PROBES:
+            tokenizer.encode(probe)
+    except BaseException as error:
+        # Its library raises nothing narrower than Exception, and from a panic what is not even one.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"{file} is no tokenizer that can be read: {error} (save the model's tokenizer again)."
+        ) from None
+    if lower_cases(file.parent):
+        own = [tokenizer.normalizer] if tokenizer.normalizer else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return tokenizer
+
+
+def settings_for_clients(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of tokenizer_config.json as transformers 4 and 5 both read them; version 5
+    writes a name for the class, and lists of special tokens, that version 4 refuses."""
+    settings = dict(settings)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        extra = settings.pop("extra_special_tokens")
+        settings.setdefault("additional_special_tokens", extra)
+    return settings
+
+
+def lower_cases(folder: Path) -> bool:
+    """Whether the encoder in `folder` reads all text in lower case, whatever its tokenizer does."""
+    return bool(read_object(folder / "sentence_bert_config.json").get("do_lower_case"))

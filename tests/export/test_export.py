@@ -1,0 +1,97 @@
+"""The exported graph answers as torch does, for every family and for layers of unequal size."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from tiny_builds import model_folder
+from tiny_models import DECODERS, ENCODERS, make_batch, make_model
+
+from edgeprune.base.errors import UserError
+from edgeprune.export.rewrite.verify import complete_feed
+from edgeprune.export.trace import export_onnx, export_plain
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.importing import import_checkpoint
+from edgeprune.model.store import save_model
+
+torch.set_num_threads(1)
+
+
+def _session(path):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_encoder_equals_torch(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    session = _session(export_onnx(model, tmp_path / "onnx"))
+    batch = make_batch()
+    with torch.no_grad():
+        expected = model.module(**batch)[0].numpy()
+    feed = complete_feed(session, {name: value.numpy() for name, value in batch.items()})
+    got = session.run(None, feed)[0]
+    assert session.get_outputs()[0].name == (
+        "logits" if family == "classifier" else "last_hidden_state"
+    )
+    kept = slice(None) if family == "classifier" else batch["attention_mask"].numpy() == 1
+    assert np.abs(got[kept] - expected[kept]).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_decoder_with_cache_equals_torch(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    session = _session(export_onnx(model, tmp_path / "onnx"))
+    tokens = make_batch(rows=2)["input_ids"]
+    with torch.no_grad():
+        expected = model.module(tokens).logits.numpy()
+    names = [output.name for output in session.get_outputs()]
+    assert "past_key_values.1.value" in {value.name for value in session.get_inputs()}
+    first = complete_feed(session, {"input_ids": tokens[:, :7].numpy()})
+    results = dict(zip(names, session.run(None, first), strict=True))
+    assert np.abs(results["logits"] - expected[:, :7]).max() < 1e-4
+    second = {
+        "input_ids": tokens[:, 7:].numpy(),
+        "attention_mask": np.ones(tokens.shape, np.int64),
+        "position_ids": np.tile(np.arange(7, tokens.shape[1]), (2, 1)),
+    }
+    for name in names[1:]:
+        second[name.replace("present", "past_key_values")] = results[name]
+    asked = {value.name for value in session.get_inputs()}
+    second = {name: value for name, value in second.items() if name in asked}
+    got = session.run(["logits"], second)[0]
+    assert np.abs(got - expected[:, 7:]).max() < 1e-4
+
+
+def test_what_optimum_cannot_export_is_a_sentence(tmp_path):
+    model = make_model("phi-grouped", tmp_path / "hf")  # optimum's cache has a head per query head
+    with pytest.raises(UserError, match="optimum cannot export this model to ONNX: Sizes"):
+        export_onnx(model, tmp_path / "onnx")
+
+
+def test_batch_and_length_stay_dynamic(tmp_path):
+    model = make_model("bert", tmp_path / "hf")
+    session = _session(export_onnx(model, tmp_path / "onnx"))
+    for rows, tokens in ((1, 3), (4, 40)):
+        batch = make_batch(rows, tokens)
+        with torch.no_grad():
+            expected = model.module(**batch)[0].numpy()
+        feed = complete_feed(session, {name: value.numpy() for name, value in batch.items()})
+        got = session.run(None, feed)[0]
+        kept = batch["attention_mask"].numpy() == 1
+        assert np.abs(got[kept] - expected[kept]).max() < 1e-4
+
+
+def test_plain_export_is_a_runnable_folder(tmp_path, capfd):
+    model = import_checkpoint(open_checkpoint(str(model_folder(tmp_path / "hf", "distilbert"))))
+    save_model(model, tmp_path / "cut")
+    path = export_plain(tmp_path / "cut", tmp_path / "plain")
+    assert path == tmp_path / "plain/onnx/model.onnx"
+    assert (tmp_path / "plain/config.json").exists()
+    assert (tmp_path / "plain/tokenizer.json").exists()
+    weights = {t.name for t in onnx.load(str(path)).graph.initializer}
+    assert "embeddings.word_embeddings.weight" in weights
+    captured = capfd.readouterr()
+    assert "Warning" not in captured.err + captured.out

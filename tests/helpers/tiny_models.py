@@ -1,0 +1,231 @@
+"""Small random models of every family, whole or with layers that differ in size."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.importing import import_checkpoint
+from edgeprune.model.model import Model
+from edgeprune.model.shapes import resize, set_head_attributes
+
+VOCABULARY = 131
+_BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 96,
+}
+_LLAMA = {**_BERT, "num_key_value_heads": 2}
+# Heads of 16, as the runtime's fused attention wants them, and a window shorter than a text.
+_FUSED = {**_LLAMA, "hidden_size": 64, "tie_word_embeddings": True}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 40,
+    "n_positions": 96,
+}
+_OPT = {**_BERT, "ffn_dim": 40}
+_DISTIL = {
+    "vocab_size": VOCABULARY,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 40,
+    "max_position_embeddings": 96,
+}
+
+CLASSIFIERS = tuple(
+    f"{family}-classifier" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
+)
+ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
+DECODERS = (
+    *("llama", "mistral", "qwen2", "qwen3", "untied"),
+    *("gemma", "gpt2", "opt", "gpt_neox", "phi"),
+)
+FUSED_DECODERS = ("llama-fused", "mistral-fused", "qwen2-fused", "qwen3-fused")
+ODD_DECODERS = (
+    *(
+        "llama-biased",
+        "llama-ungrouped",
+        "opt-norms-after",
+        "gpt_neox-in-turn",
+        "phi-normed",
+        "phi-grouped",
+    ),
+)
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
+
+
+def _new(family: str, layers: int) -> nn.Module:
+    t = transformers
+    deep = {"num_hidden_layers": layers}
+    bert, llama, opt = {**_BERT, **deep}, {**_LLAMA, **deep}, {**_OPT, **deep}
+    fused = {**_FUSED, **deep}
+    gpt2, distil = {**_GPT2, "n_layer": layers}, {**_DISTIL, "n_layers": layers}
+    tied = {"tie_word_embeddings": True}
+    builders = {
+        "bert": lambda: t.BertModel(t.BertConfig(**bert)),
+        "distilbert": lambda: t.DistilBertModel(t.DistilBertConfig(**distil)),
+        "roberta": lambda: t.RobertaModel(t.RobertaConfig(**bert)),
+        "electra": lambda: t.ElectraModel(t.ElectraConfig(embedding_size=16, **bert)),
+        "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**bert)),
+        "classifier": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=3, **bert)),
+        "bert-classifier": lambda: _new("classifier", layers),
+        "distilbert-classifier": lambda: t.DistilBertForSequenceClassification(
+            t.DistilBertConfig(num_labels=3, **distil)
+        ),
+        "roberta-classifier": lambda: t.RobertaForSequenceClassification(
+            t.RobertaConfig(num_labels=3, **bert)
+        ),
+        "electra-classifier": lambda: t.ElectraForSequenceClassification(
+            t.ElectraConfig(num_labels=3, embedding_size=16, **bert)
+        ),
+        "mpnet-classifier": lambda: t.MPNetForSequenceClassification(
+            t.MPNetConfig(num_labels=3, **bert)
+        ),
+        "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **llama)),
+        "mistral": lambda: t.MistralForCausalLM(
+            t.MistralConfig(sliding_window=None, **tied, **llama)
+        ),
+        "qwen2": lambda: t.Qwen2ForCausalLM(t.Qwen2Config(**tied, **llama)),
+        "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=8, **tied, **llama)),
+        "llama-fused": lambda: t.LlamaForCausalLM(t.LlamaConfig(**fused)),
+        "mistral-fused": lambda: t.MistralForCausalLM(t.MistralConfig(sliding_window=6, **fused)),
+        "qwen2-fused": lambda: t.Qwen2ForCausalLM(
+            t.Qwen2Config(
+                use_sliding_window=True,
+                sliding_window=6,
+                layer_types=["full_attention", "sliding_attention"],
+                **fused,
+            )
+        ),
+        "qwen3-fused": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(head_dim=16, **fused)),
+        "llama-biased": lambda: t.LlamaForCausalLM(
+            t.LlamaConfig(attention_bias=True, mlp_bias=True, **tied, **llama)
+        ),
+        "llama-ungrouped": lambda: t.LlamaForCausalLM(
+            t.LlamaConfig(**tied, **{**llama, "num_key_value_heads": 4})
+        ),
+        "untied": lambda: t.LlamaForCausalLM(t.LlamaConfig(tie_word_embeddings=False, **llama)),
+        "mixtral": lambda: t.MixtralForCausalLM(
+            t.MixtralConfig(num_local_experts=4, sliding_window=None, **llama)
+        ),
+        "qwen2_moe": lambda: t.Qwen2MoeForCausalLM(
+            t.Qwen2MoeConfig(
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                shared_expert_intermediate_size=24,
+                mlp_only_layers=[0],
+                **llama,
+            )
+        ),
+        "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(
+            t.Qwen3MoeConfig(
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                norm_topk_prob=True,
+                head_dim=8,
+                **llama,
+            )
+        ),
+        "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(head_dim=8, **llama)),
+        "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**gpt2)),
+        "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **opt)),
+        "opt-norms-after": lambda: t.OPTForCausalLM(
+            t.OPTConfig(word_embed_proj_dim=16, do_layer_norm_before=False, **opt)
+        ),
+        "gpt_neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(rotary_pct=0.5, **bert)),
+        "gpt_neox-in-turn": lambda: t.GPTNeoXForCausalLM(
+            t.GPTNeoXConfig(rotary_pct=1.0, use_parallel_residual=False, **bert)
+        ),
+        "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**bert)),
+        "phi-grouped": lambda: t.PhiForCausalLM(t.PhiConfig(**llama)),
+        "phi-normed": lambda: t.PhiForCausalLM(t.PhiConfig(qk_layernorm=True, **bert)),
+    }
+    return builders[family]()
+
+
+def make_model(
+    family: str, folder: Path, unequal: bool = True, seed: int = 0, layers: int = 2
+) -> Model:
+    """A model with random weights, biases and norms; its first layer has half the heads and its
+    second 23 of 40 channels where `unequal`."""
+    torch.manual_seed(seed)
+    module = _new(family, layers)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
+            if parameter.ndim == 1 and name.endswith("weight"):
+                parameter.add_(1.0)
+    module.save_pretrained(folder)
+    model = import_checkpoint(open_checkpoint(str(folder)))
+    if unequal:
+        _shrink(model)
+    return model
+
+
+def _shrink(model: Model) -> None:
+    first, second = model.anatomy.blocks
+    attention, part = first.attention, second.feed_forward
+    # With two key-value heads these are one query head of each; a decoder keeps its key-value
+    # heads, and with them the query heads that have one of their own.
+    own = attention.num_key_value_heads == attention.num_heads
+    kept = list(range(attention.num_heads)) if own and model.anatomy.head else [0, 2]
+    rows = torch.cat([torch.arange(attention.head_dim) + attention.head_dim * h for h in kept])
+    names = [attention.query, attention.key, attention.value] if own else [attention.query]
+    for name in names:
+        _take(model.linear(name), rows, dim=0)
+    _take(model.linear(attention.output), rows, dim=1)
+    channels = torch.arange(23)
+    for name in filter(None, (part.gate, part.up)):
+        _take(model.linear(name), channels, dim=0)
+    _take(model.linear(part.down), channels, dim=1)
+    model.heads[0] = kept
+    model.channels[1] = channels.tolist()
+    set_head_attributes(model)
+
+
+def _take(linear: nn.Linear, indices: torch.Tensor, dim: int) -> None:
+    weight, bias = linear.weight.data.index_select(dim, indices), linear.bias
+    resize(linear, weight.shape)
+    linear.weight.data = weight
+    if bias is not None:
+        linear.bias.data = bias.data[indices] if dim == 0 else bias.data
+
+
+def add_massive_activations(model: Model, batch: dict[str, torch.Tensor]) -> str:
+    """Let a channel of the second layer have huge values for one token in fifty, which the down
+    projection takes back: in float32 it is a model like any other. Returns that linear's name."""
+    huge, part = 3000.0, model.anatomy.blocks[1].feed_forward
+    up, down = model.linear(part.up), model.linear(part.down)
+    seen: list[torch.Tensor] = []
+    hook = up.register_forward_hook(lambda _, inputs, output: seen.append(output[..., 3]))
+    with torch.no_grad():
+        model.module(**batch)
+        hook.remove()
+        up.bias[3] -= torch.cat([each.flatten() for each in seen]).quantile(0.98)
+        up.weight[3] *= huge
+        up.bias[3] *= huge
+        down.weight[:, 3] /= huge
+    return part.down
+
+
+def make_batch(rows: int = 3, tokens: int = 11, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Token ids, right-padded by 0, 1, 2... tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, VOCABULARY, (rows, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(rows):
+        if row:
+            mask[row, -row:] = 0
+    # 1 is the padding id of the families that count positions from it.
+    return {"input_ids": torch.where(mask == 1, ids, 1), "attention_mask": mask}

@@ -1,0 +1,193 @@
+"""What a kept stage's key depends on: changed code, tables, targets, libraries and processors."""
+
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_builds import RECIPE, model_folder, recipe_file, text_file
+
+from edgeprune.base.places import called, without_places
+from edgeprune.compress.context import Build
+from edgeprune.pipeline import keys
+from edgeprune.pipeline import run as pipeline
+from edgeprune.pipeline.recipe import STAGES, read_recipe
+from edgeprune.targets import TARGETS
+
+ALL = {entry.name for entry in STAGES}
+TRAINED = {"load", "vocabulary", "prune", "cut", "sparsify", "recover"}
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    """Of the package as it is."""
+    return codes()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A copy of the package, to be changed, whose keys are taken."""
+    copy = tmp_path / "edgeprune"
+    shutil.copytree(keys.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keys, "ROOT", copy)
+    forget()
+    yield copy
+    forget()
+
+
+def forget() -> None:
+    for remembered in (keys.reads, keys._file, keys._imports):
+        remembered.cache_clear()
+
+
+def codes() -> dict[str, str]:
+    return {entry.name: keys.code_digest(entry.function) for entry in STAGES}
+
+
+def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("pooling.py", ALL),
+        ("runtime/embed.py", {"measure"}),
+        ("runtime/session.py", {"rewrite", "measure"}),
+        ("bench/worker.py", {"measure"}),
+        ("bench/torch_worker.py", {"measure"}),
+        ("evaluate/sts.py", {"measure"}),
+        ("rewrite/attention.py", {"rewrite", "measure"}),
+        ("quantize/gptq.py", {"quantize", "rewrite", "measure"}),
+        ("export.py", {"original", "export", "measure"}),
+        ("prune/wanda.py", {"prune", "sparsify", "cut", "measure"}),
+        ("kernels/src/tiles.h", {"quantize", "rewrite", "measure"}),
+        ("service/app.py", set()),
+        ("report/write.py", set()),
+        ("report/templates/card.md", set()),
+        ("gate/run.py", set()),
+        ("inspect/layers.py", set()),
+        ("cli.py", set()),
+        ("preview.py", set()),
+    ],
+)
+def test_changed_code_runs_what_imports_it(file, changed, before, package):
+    with (package / file).open("a") as stream:
+        stream.write("\n# changed\n")
+    forget()
+    assert differing(before, codes()) == changed
+
+
+@pytest.mark.parametrize("folder", ["tables", "format_times"])
+def test_changed_tables_run_what_decides_by_them(folder, before, package):
+    for file in (package / "targets" / folder).glob("*.json"):
+        file.write_text(file.read_text() + " ")
+    forget()
+    changed = differing(before, codes())
+    assert changed >= {"quantize", "rewrite", "measure"}
+    assert not changed & {"load", "original", "prune", "recover", "export"}
+
+
+def test_a_new_import_counts_wherever_it_stands(before, package):
+    file = package / "runtime" / "embed.py"
+    file.write_text(file.read_text() + "\ndef more():\n    from edgeprune.service import app\n")
+    forget()
+    changed = codes()
+    with (package / "service" / "app.py").open("a") as stream:
+        stream.write("\n# changed\n")
+    forget()
+    assert differing(before, changed) == differing(changed, codes()) == {"measure"}
+
+
+@pytest.mark.parametrize(
+    ("library", "changed"),
+    [
+        ("onnxruntime", {"rewrite", "measure"}),
+        ("optimum", {"original", "export", "measure"}),
+        ("torch", ALL),
+        ("click", set()),
+    ],
+)
+def test_another_version_of_a_library_runs_what_imports_it(library, changed, before, monkeypatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        keys.importlib.metadata,
+        "version",
+        lambda name: "0.0.test" if name == library else version(name),
+    )
+    assert differing(before, codes()) == changed
+
+
+def test_what_made_it_is_told_with_versions():
+    told = keys.versions(keys.reads("edgeprune.pipeline.measure.stage:run").libraries)
+    for name in ("torch", "transformers", "onnxruntime", "onnx", "numpy", "tokenizers", "optimum"):
+        assert told[name] == importlib.metadata.version(name)
+    assert told["python"].startswith("3.")
+
+
+# targets and processors ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory) -> Build:
+    folder = tmp_path_factory.mktemp("build")
+    model, text = model_folder(folder / "model"), text_file(folder / "text.txt")
+    recipe = read_recipe(str(recipe_file(folder / "tiny.yaml", RECIPE)))
+    found = pipeline.prepare(recipe, str(model), (str(text),), folder / "out")
+    return replace(found, folders={"original": folder / "original-0123"})
+
+
+def stage_keys(build: Build) -> dict[str, str]:
+    return {entry.name: pipeline._own_key(entry, build, "before") for entry in STAGES}
+
+
+def test_auto_is_keyed_by_the_target_that_it_is_here(build, monkeypatch):
+    first, second = TARGETS[:2]
+    found = {}
+    for target in (first, second):
+        monkeypatch.setattr("edgeprune.targets.detect", lambda target=target: target)
+        found[target.name] = stage_keys(build)
+        named = replace(build, recipe=build.recipe.model_copy(update={"target": target.name}))
+        assert stage_keys(named) == found[target.name]
+    changed = differing(found[first.name], found[second.name])
+    assert changed == {"quantize", "rewrite", "measure"}
+
+
+@pytest.mark.parametrize("fact", ["processor", "logical_cores", "governor"])
+def test_another_processor_is_measured_again(fact, build, monkeypatch):
+    before = stage_keys(build)
+    facts = keys.machine_facts() | {fact: "another"}
+    monkeypatch.setattr(keys, "machine_facts", lambda: facts)
+    assert differing(before, stage_keys(build)) == {"measure"}
+
+
+# places ----------------------------------------------------------------------------------------
+
+
+def test_places_are_called_by_their_names(tmp_path, monkeypatch):
+    folder = tmp_path / "a model"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert called(str(folder)) == called("a model") == called("./a model/") == "a model"
+    assert called("owner/name") == "owner/name"
+    assert called("package:some-model") == "package:some-model"
+    stages = Path("out") / "stages"
+    content = {
+        "given": [str(folder), "a model", "owner/name", 5, None],
+        "stage": f"{stages}/rewrite-0123456789ab",
+        "scratch": f"{stages.absolute()}/.measure-0123456789ab.77/cut",
+        "sentence": f"{folder}/x.onnx failed, in {tempfile.gettempdir()}/y and {tmp_path}",
+        "node": "/encoder/layer.0/query/MatMul",
+    }
+    assert without_places(content, stages, [str(folder), "owner/name"]) == {
+        "given": ["a model", "a model", "owner/name", 5, None],
+        "stage": "rewrite",
+        "scratch": "cut",
+        "sentence": f"x.onnx failed, in y and {tmp_path.name}",
+        "node": "/encoder/layer.0/query/MatMul",
+    }
+    assert os.sep not in str(without_places(str(Path.home() / "x"), stages, []))

@@ -1,0 +1,119 @@
+"""Other clients open a built bundle and get the same embeddings: nothing of ours is needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sentence_encoder import make_sentence_encoder
+from tiny_builds import recipe_file, sentence_lines, text_file
+
+from edgeprune.cli import main
+from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.embed import Embedder
+
+TEXTS = sentence_lines(7, seed=11)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """Pruned, cut to layers of unequal size, recovered and quantized."""
+    folder = tmp_path_factory.mktemp("clients")
+    command = ["build", recipe_file(folder / "tiny.yaml")]
+    command += ["--model", make_sentence_encoder(folder / "model")]
+    command += ["--data", text_file(folder / "text.txt"), "--output", folder / "out"]
+    result = CliRunner().invoke(main, list(map(str, command)))
+    assert result.exit_code == 0, result.stderr
+    return folder / "out" / "bundle"
+
+
+@pytest.fixture(scope="module")
+def ours(bundle) -> np.ndarray:
+    """One text a call: the scale of dynamic INT8 activations is a batch's."""
+    return Embedder(Bundle.open(bundle)).embed(TEXTS, batch_size=1)
+
+
+def test_embeddings_have_length_1_and_differ(ours):
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    assert np.abs(ours[:, None] - ours[None]).max(-1)[~np.eye(len(ours), dtype=bool)].min() > 1e-2
+
+
+def test_the_layout_is_the_hubs(bundle):
+    files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert files == {
+        "README.md",
+        "1_Pooling/config.json",
+        "config.json",
+        "edgeprune.json",
+        "modules.json",
+        "onnx/model.onnx",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_optimum_gets_the_same(bundle, ours):
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+    from transformers import AutoTokenizer
+
+    model = ORTModelForFeatureExtraction.from_pretrained(bundle)
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    for text, expected in zip(TEXTS, ours, strict=True):
+        inputs = tokenizer(text, return_tensors="pt")
+        hidden = model(**inputs).last_hidden_state[0].numpy()
+        mean = hidden.mean(0)
+        np.testing.assert_allclose(mean / np.linalg.norm(mean), expected, atol=1e-5)
+
+
+def test_sentence_transformers_gets_the_same(bundle, ours):
+    from sentence_transformers import SentenceTransformer
+
+    options = {"provider": "CPUExecutionProvider", "file_name": "onnx/model.onnx"}
+    model = SentenceTransformer(
+        str(bundle), backend="onnx", device="cpu", model_kwargs=options, local_files_only=True
+    )
+    np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), ours, atol=1e-5)
+
+
+ALONE = """
+import json, sys
+import numpy, onnxruntime, tokenizers
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
+session = onnxruntime.InferenceSession(folder + "/onnx/model.onnx")
+tokenizer = tokenizers.Tokenizer.from_file(folder + "/tokenizer.json")
+found = []
+for text in texts:
+    encoding = tokenizer.encode(text)
+    known = {
+        "input_ids": encoding.ids,
+        "attention_mask": encoding.attention_mask,
+        "token_type_ids": encoding.type_ids,
+    }
+    feed = {node.name: numpy.array([known[node.name]]) for node in session.get_inputs()}
+    mean = session.run(["last_hidden_state"], feed)[0][0].mean(0)
+    found.append((mean / numpy.linalg.norm(mean)).tolist())
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "transformers", "optimum", "edgeprune"}, loaded
+print(json.dumps(found))
+"""
+
+
+def test_onnxruntime_alone_gets_the_same(bundle, ours):
+    found = subprocess.run(
+        [sys.executable, "-c", ALONE, str(bundle), json.dumps(TEXTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    np.testing.assert_allclose(json.loads(found.stdout), ours, atol=1e-5)
+
+
+def test_the_command_line_gets_the_same(bundle, ours):
+    result = CliRunner().invoke(main, ["run", str(bundle), TEXTS[0], "--json"])
+    assert result.exit_code == 0, result.stderr
+    np.testing.assert_allclose(json.loads(result.stdout)["embedding"], ours[0], atol=1e-5)

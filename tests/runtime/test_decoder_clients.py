@@ -1,0 +1,99 @@
+"""Other clients generate with a fused decoder what PyTorch generates, padded batches included."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import make_batch, make_model
+
+from edgeprune.export.rewrite.run import rewrite
+from edgeprune.export.trace import export_onnx
+from edgeprune.targets import find
+
+torch.set_num_threads(1)
+STEPS = 24
+# Folder that holds node_modules/@huggingface/transformers (npm i @huggingface/transformers).
+NODE = os.environ.get("EDGEPRUNE_NODE")
+
+
+@pytest.fixture(scope="module")
+def prompts() -> dict[str, torch.Tensor]:
+    """Three prompts, padded on the left as generation wants them."""
+    batch = make_batch()
+    return {name: value.flip(1) for name, value in batch.items()}
+
+
+@pytest.fixture(scope="module", params=["llama-fused", "mistral-fused"])
+def folder(request, tmp_path_factory, prompts) -> tuple[Path, list[list[int]]]:
+    """A folder as the hub lays it out, and what PyTorch generates from the prompts."""
+    place = tmp_path_factory.mktemp(request.param)
+    model = make_model(request.param, place, unequal=False)
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        setattr(model.module.generation_config, name, 1 if name == "pad_token_id" else None)
+    expected = model.module.generate(**prompts, max_new_tokens=STEPS, do_sample=False)
+    model.module.generation_config.save_pretrained(place)
+    (place / "model.safetensors").unlink()
+    path = export_onnx(model, place / "plain")
+    checked = [{name: value.numpy() for name, value in make_batch().items()}]
+    reports = rewrite(
+        path, place / "onnx/model.onnx", model.anatomy, None, checked, find("x86-avx512-vnni")
+    )
+    assert "fuse attention" in [report.name for report in reports if report.kept]
+    shutil.rmtree(place / "plain")
+    return place, expected.tolist()
+
+
+def test_optimum_generates_the_same(folder, prompts):
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    place, expected = folder
+    model = ORTModelForCausalLM.from_pretrained(place, use_io_binding=False)
+    got = model.generate(**prompts, max_new_tokens=STEPS, do_sample=False)
+    assert got.tolist() == expected
+
+
+def test_optimum_with_bound_outputs_generates_the_same(folder, prompts):
+    """It lays out every output beforehand, from the sizes that a plain export has."""
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    place, expected = folder
+    model = ORTModelForCausalLM.from_pretrained(place, use_io_binding=True)
+    got = model.generate(**prompts, max_new_tokens=STEPS, do_sample=False)
+    assert got.tolist() == expected
+
+
+SCRIPT = """
+import {{ AutoModelForCausalLM, Tensor, env }} from "{module}";
+const [place, ids, mask, steps] = JSON.parse(process.argv[2]);
+env.allowRemoteModels = false;
+env.localModelPath = "";
+const options = {{ dtype: "fp32", device: "cpu", local_files_only: true }};
+const model = await AutoModelForCausalLM.from_pretrained(place, options);
+const found = [];
+for (let row = 0; row < ids.length; row++) {{
+    const tensor = (values) =>
+        new Tensor("int64", BigInt64Array.from(values.map(BigInt)), [1, values.length]);
+    const inputs = {{ input_ids: tensor(ids[row]), attention_mask: tensor(mask[row]) }};
+    const output = await model.generate({{ ...inputs, max_new_tokens: steps, do_sample: false }});
+    found.push(Array.from(output.data, Number));
+}}
+console.log(JSON.stringify(found));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="EDGEPRUNE_NODE names no folder with transformers.js")
+def test_transformers_js_generates_the_same(folder, prompts, tmp_path):
+    place, expected = folder
+    module = Path(str(NODE)) / "node_modules/@huggingface/transformers/src/transformers.js"
+    script = tmp_path / "generate.mjs"
+    script.write_text(SCRIPT.format(module=module.absolute()))
+    given = [str(place), prompts["input_ids"].tolist(), prompts["attention_mask"].tolist(), STEPS]
+    found = subprocess.run(
+        ["node", str(script), json.dumps(given)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout.splitlines()[-1]) == expected
