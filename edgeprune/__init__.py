@@ -138,7 +138,7 @@ def evaluate(
 
     Example:
         >>> found = edgeprune.evaluate("small/bundle", "cosine", "text.txt", "small/original")
-        >>> bool(0.9 < found["values"]["cosine"] <= 1)
+        >>> bool(0.9 < found["values"]["mean_cosine"] <= 1)
         True
     """
     from edgeprune.measure.evaluate import measures
