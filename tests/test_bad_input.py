@@ -476,7 +476,7 @@ def test_a_library_that_tells_of_a_full_disk_in_its_own_words(made, out, monkeyp
     def full(*_arguments: object, **_options: object) -> None:
         raise RuntimeError('I/O error: Os { code: 28, message: "No space left on device" }')
 
-    monkeypatch.setattr("edgeprune.model.model.save_file", full)
+    monkeypatch.setattr("edgeprune.model.store.save_file", full)
     assert "The disk is full" in refused(out, *of(made))
 
 

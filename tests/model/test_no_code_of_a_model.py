@@ -105,7 +105,7 @@ LOADED = """
 from pathlib import Path
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.export.trace import export_plain
-from edgeprune.model.model import import_checkpoint, import_tokenizer
+from edgeprune.model.importing import import_checkpoint, import_tokenizer
 export_plain(Path("."), Path("../plain"))
 Path("tokenizer.json").unlink()
 import_tokenizer(open_checkpoint("."), Path("../tokenizer"))
@@ -152,5 +152,5 @@ def test_one_call_reads_what_users_name():
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("from_pretrained", "from_config", "pipeline", "SentenceTransformer")
     ]
-    assert [file for file, _ in calls] == ["models.py"]
+    assert [file for file, _ in calls] == ["model/importing.py"]
     assert "trust_remote_code" in calls[0][1]

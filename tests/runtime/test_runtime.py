@@ -453,14 +453,14 @@ def test_greedy_text_is_transformers_own(tmp_path: Path) -> None:
 def test_the_device_side_imports_nothing_of_the_build(tmp_path: Path) -> None:
     modules = [
         "cli",
-        "bundle",
-        "inspect",
+        "runtime.bundle",
+        "measure.inspect",
         "runtime.terminal",
-        "bench.compare",
-        "bench.table",
-        "bench.worker",
-        "evaluate.table",
-        "evaluate.measures",
+        "measure.bench.compare",
+        "measure.bench.table",
+        "measure.bench.worker",
+        "measure.evaluate.table",
+        "measure.evaluate.measures",
         *(each.function.split(":")[0].removeprefix("edgeprune.") for each in MEASURES.values()),
     ]
     code = f"""
