@@ -64,8 +64,8 @@ def build(
 
     Example:
         >>> bundle = edgeprune.build("model", "text.txt", "encoder-int8", output="small")
-        >>> bundle.folder
-        PosixPath('small/bundle')
+        >>> bundle.task
+        'feature-extraction'
     """
     import json
 
@@ -106,7 +106,7 @@ def load(
     Example:
         >>> model = edgeprune.load("small/bundle", threads=1)
         >>> model.embed(["w001 w002 w003", "w004 w005"]).shape
-        (2, 64)
+        (2, 32)
     """
     from edgeprune import runtime
 
