@@ -286,12 +286,11 @@ def test_random_text_is_of_all_lengths(tmp_path):
     reader = reader_of(tmp_path, max_tokens=64, batch_tokens=1536)
     reader = dataclasses.replace(reader, train=read_corpus([str(tmp_path / "long.txt")]))
     for seed in range(5):
-        drawn = dataclasses.replace(reader, seed=seed).calibration(24, no_vectors)
+        seeded = dataclasses.replace(reader, seed=seed)
+        drawn = seeded.calibration(24, no_vectors)
         lengths = [len(ids) for ids in sequences(drawn)]
         assert max(lengths) - min(lengths) > 20
-        together = dataclasses.replace(reader, seed=seed).calibration(
-            24, no_vectors, sequences_per_batch=6
-        )
+        together = seeded.calibration(24, no_vectors, sequences_per_batch=6)
         assert [len(batch.input_ids) for batch in together] == [6] * 4
         assert sorted(sequences(together)) == sorted(sequences(drawn))
         assert all(np.ptp(batch.attention_mask.sum(1)) > 4 for batch in together)

@@ -338,10 +338,8 @@ def test_no_step_trains_on_held_out_text(kind, model_folder):
 @pytest.mark.parametrize("kind", ["sentences", "labelled"])
 def test_batches_hold_whole_texts_within_their_tokens(kind, model_folder):
     made = reader(model_folder, kind, max_tokens=12, batch_tokens=64)
-    whole = {
-        (*word_ids(text)[:-1][:11], 2)
-        for text in make_corpus(labelled=kind == "labelled").documents
-    }
+    documents = [*made.train.documents, *made.held_out.documents]
+    whole = {(*word_ids(text)[:-1][:11], 2) for text in documents}
     for batch in islice(made.batches(), 40):
         ids, mask = batch.input_ids, batch.attention_mask
         assert ids.dtype == mask.dtype == np.int64
