@@ -66,8 +66,8 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     for option, given in (("--model", model), *(("--data", source) for source in data)):
         if given is not None and not given.strip():
             raise UserError(
-                f"{option} is empty, as a shell variable that is not set is: name one, or leave "
-                f"{option} out to take the recipe's."
+                f"{option} is empty (unset shell variable?): give a value, or omit the option to "
+                "take the recipe's."
             )
     name = recipe.model if model is None else model
     if name is None:

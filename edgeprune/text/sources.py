@@ -55,7 +55,7 @@ def _read_source(
 ) -> Corpus:
     if not source.strip():
         raise UserError(
-            "A source of text is empty, as an unset variable is; name a file, a folder, "
+            "A source of text is empty (unset shell variable?): name a file, a folder, "
             "package:NAME or a hub id."
         )
     needed = [*(["label"] if labels is not None else []), *([group_field] if group_field else [])]

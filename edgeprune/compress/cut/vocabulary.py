@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from edgeprune.base.errors import UserError
+from edgeprune.base.files import read_json
 from edgeprune.base.progress import track
 from edgeprune.compress.context import Build
 from edgeprune.compress.cut.tokenizer import renumbered, tokens_to_keep, trim_tokenizer, vocabulary
@@ -53,7 +54,7 @@ def run(build: Build, source: Path, target: Path, settings: VocabularySettings) 
         UserError: its tokenizer is of a kind that cannot be trimmed.
     """
     model = load_model(source)
-    content = json.loads((source / _TOKENIZER).read_text(encoding="utf-8"))
+    content = read_json(source / _TOKENIZER)
     tokenizer = open_tokenizer(source / _TOKENIZER)
     text = build.text
     counts: Counter[int] = Counter()
@@ -217,7 +218,7 @@ def _write_assets(folder: Path, tokenizer: dict[str, Any], kept: Sequence[int]) 
             other.unlink()
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).exists():
-            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            settings = read_json(folder / name)
             _renumber(settings, new)
             if added := settings.get("added_tokens_decoder"):
                 settings["added_tokens_decoder"] = {
