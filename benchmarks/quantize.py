@@ -117,9 +117,9 @@ class Bench:
     def __init__(self, data: Path, quick: bool) -> None:
         from edgeprune.model.checkpoint import open_checkpoint
         from edgeprune.model.importing import import_checkpoint, import_tokenizer
-        from edgeprune.text.batches import open_reader
-        from edgeprune.text.corpus import read_corpus
         from edgeprune.text.settings import TextSettings
+        from edgeprune.text.sources import read_corpus
+        from edgeprune.text.text import Text
 
         self.checkpoint = open_checkpoint(MODEL)
         self.sequences = 64 if quick else 1024
@@ -130,9 +130,10 @@ class Bench:
         pairs = [row["text"] for row in rows] + [row["text_pair"] for row in rows]
         with tempfile.TemporaryDirectory() as folder:
             import_tokenizer(self.checkpoint, Path(folder))
-            corpora = [read_corpus((str(data / name),), False) for name in (TRAIN, VALID)]
-            reader = open_reader(Path(folder), corpora[0], "sentences", TextSettings(), 0, 0)
-            drawn = reader.training()
+            corpora = [read_corpus((str(data / name),)) for name in (TRAIN, VALID)]
+            text = Text(corpora[0], "sentences", TextSettings(), seed=0)
+            reader = text.reader(Path(folder))
+            drawn = reader.batches()
             self.calibration: list[Any] = []
             while sum(len(batch.input_ids) for batch in self.calibration) < self.sequences:
                 self.calibration.append(next(drawn))

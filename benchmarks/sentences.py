@@ -9,8 +9,8 @@ import torch
 from edgeprune.compress.objectives.objective import embed
 from edgeprune.measure.evaluate.sts import spearman
 from edgeprune.model.model import Model
-from edgeprune.text.batches import Reader
 from edgeprune.text.files import read_rows
+from edgeprune.text.readers import Reader
 
 BATCH = 64
 

@@ -99,9 +99,9 @@ def test_a_folder_that_holds_no_model(made, out, tmp_path):
     assert "holds no model: it has no config.json" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("{nonsense")
     (empty / "model.safetensors").write_bytes((made / "bert/model.safetensors").read_bytes())
-    assert "config.json is not JSON that can be read" in refused(out, *of(made, model=empty))
+    assert "config.json is not valid JSON" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("[" * 100_000)
-    assert "config.json is not JSON that can be read" in refused(out, *of(made, model=empty))
+    assert "config.json is not valid JSON" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("[]")
     assert "must hold a JSON object, not a list" in refused(out, *of(made, model=empty))
     (empty / "config.json").write_text("{}")
@@ -242,7 +242,7 @@ def test_a_model_without_a_tokenizer(made, out, tmp_path):
     sentence = refused(out, *of(made, model=model))
     assert "no tokenizer that could be read" in sentence
     (model / "tokenizer.json").write_text("{}")
-    assert "is no tokenizer that can be read" in refused_but_kept(out, *of(made, model=model))
+    assert "is not a readable tokenizer file" in refused_but_kept(out, *of(made, model=model))
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,11 @@ from edgeprune.compress.prune.methods import METHODS
 from edgeprune.compress.prune.oneshot import prune_layers, solver_of
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model
-from edgeprune.text.batches import Batch, Reader, open_reader
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.batches import Batch
 from edgeprune.text.files import read_document
+from edgeprune.text.readers import Reader
 from edgeprune.text.settings import TextSettings
+from edgeprune.text.text import open_text
 from edgeprune.text.tokenizer_file import open_tokenizer
 from oneshot.cache import FOLDER, before_head, head_of, model_folder, of_original
 from oneshot.design import SUBJECTS, Cell
@@ -50,7 +51,7 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
     place = model_folder(subject.model, cache)
     sequences = subject.quick if quick else subject.sequences
     model = load_model(place)
-    reader = open_text(cell, place, data, sequences)
+    reader = calibration_reader(cell, place, data, sequences)
     batches = reader.calibration(
         sequences, lambda ids: mean_hidden(model, ids), together(cell, sequences)
     )
@@ -103,7 +104,7 @@ def prune(
         _, layers = nap.prune(model, batches, settings, seed=0)
     else:
         if settings.method == "search":
-            unseen, key = reader.held_out(), settings.model_dump_json()
+            unseen, key = reader.held_out_batches(), settings.model_dump_json()
             counts, found["search"] = searched.search_levels(
                 model, load_model(place), batches, unseen, settings, 0, file, key
             )
@@ -152,7 +153,7 @@ def drop(
     settings = CutSettings(**cell.cut)
     count, found = settings.layers_to_drop(len(model.layers)), {}
     if settings.layer_score == "search":
-        unseen, how = reader.held_out(), settings.layer_search
+        unseen, how = reader.held_out_batches(), settings.layer_search
         gone, found["search"] = searched.search_blocks(
             model,
             load_model(place),
@@ -173,18 +174,18 @@ def drop(
     return {**found, "layers_left": model.layers}
 
 
-def open_text(cell: Cell, folder: Path, data: Path, sequences: int) -> Reader:
+def calibration_reader(cell: Cell, folder: Path, data: Path, sequences: int) -> Reader:
     """The reader of a cell's calibration text; batches of other sizes hold the same windows."""
     subject = SUBJECTS[cell.subject]
     size = 1 if cell.single and subject.kind == "windows" else min(8, sequences)
     settings = TextSettings(
+        data=(str(data / TRAIN), *(MIXTURE if cell.sampler else ())),
         max_tokens=subject.max_tokens,
         batch_tokens=max(64, size * subject.max_tokens),
         held_out_samples=32 if subject.kind == "windows" else 512,
         sampler=cell.sampler or "random",
     )
-    sources = (str(data / TRAIN), *(MIXTURE if cell.sampler else ()))
-    return open_reader(folder, read_corpus(sources), subject.kind, settings, 0, cell.draw)
+    return open_text(settings, subject.kind, cell.draw).reader(folder)
 
 
 def test_windows(folder: Path, file: Path, count: int, window: int) -> np.ndarray:

@@ -25,9 +25,9 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint, import_tokenizer
 from edgeprune.model.model import Model
 from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
-from edgeprune.text.batches import Reader, open_reader
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.readers import Reader
 from edgeprune.text.settings import TextSettings
+from edgeprune.text.text import open_text
 from trial.design import DISTURBANCES, Cell, in_window
 from trial.outcomes import stability
 from trial.synthetic import add_burst
@@ -90,8 +90,10 @@ def model_folder() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
 @functools.lru_cache(maxsize=1)
 def of_seed(seed: int, data: Path, folder: Path) -> tuple[Reader, Model]:
     """A seed's text, and the original."""
-    text = TextSettings(max_tokens=64, batch_tokens=1024, held_out_samples=64)
-    reader = open_reader(folder, read_corpus((str(data / TEXT),)), "sentences", text, 0, seed)
+    text = TextSettings(
+        data=(str(data / TEXT),), max_tokens=64, batch_tokens=1024, held_out_samples=64
+    )
+    reader = open_text(text, "sentences", seed).reader(folder)
     original = load_model(folder, TRAINING_ATTENTION)
     return reader, replace(original, module=Remembering(original.module))
 
@@ -113,8 +115,8 @@ def prune_and_measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
     pruners, checks = prune(
         student,
         original,
-        reader.training("prune"),
-        reader.held_out(),
+        reader.batches("prune"),
+        reader.held_out_batches(),
         settings,
         cell.seed,
         [Bursts(student, ratio, cell.seed)] if ratio else [],

@@ -105,22 +105,24 @@ def first_fault(error: ValidationError) -> str:
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: the file is missing, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON that can be read: {error}.") from None
+        raise UserError(f"{path} is not valid JSON: {error}.") from None
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """The object in a JSON file.
 
     Raises:
-        UserError: the file is not JSON, or not an object.
+        UserError: the file is missing, is not JSON, or holds something else.
     """
     value = load_json(file)
     if not isinstance(value, dict):
@@ -129,9 +131,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Read a JSON object from a file that may be missing: then there is nothing in it.
+    """The object in a JSON file, or an empty one where there is no such file.
 
     Raises:
-        UserError: the file is not JSON, or not an object.
+        UserError: the file is not JSON, or holds something else.
     """
     return read_json(file) if file.is_file() else {}

@@ -11,9 +11,9 @@ import numpy as np
 
 from edgeprune.base.files import read_json
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.tasks import text_kind
-from edgeprune.text.batches import Batch, Reader, open_reader
-from edgeprune.text.corpus import Corpus
+from edgeprune.text.batches import Batch
+from edgeprune.text.readers import Reader
+from edgeprune.text.text import Text
 
 if TYPE_CHECKING:
     from edgeprune.model.model import Model
@@ -26,7 +26,7 @@ class Build:
 
     recipe: "Recipe"
     checkpoint: Checkpoint
-    corpus: Corpus
+    text: Text
     output: Path
     results: dict[str, Any] = field(default_factory=dict)
     """What each stage did, by its name."""
@@ -52,23 +52,22 @@ class Build:
 
     @functools.cached_property
     def reader(self) -> Reader:
-        """Batches of the user's text."""
+        """Batches of the user's text, in the tokens that the build goes on with."""
         folder = self.reference
         pad_id = read_json(folder / "config.json").get("pad_token_id") or 0
-        kind = text_kind(self.checkpoint.task)
-        return open_reader(folder, self.corpus, kind, self.recipe.text, int(pad_id), self.seed)
+        return self.text.reader(folder, int(pad_id))
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
-        """Training batches without end, drawn anew for every purpose."""
-        return self.reader.training(purpose)
+        """Training batches without end, others for every purpose."""
+        return self.reader.batches(purpose)
 
     def held_out(self) -> list[Batch]:
         """Batches that no stage trains on."""
-        return self.reader.held_out()
+        return self.reader.held_out_batches()
 
-    def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:
-        """Batches of so many sequences, as the text's sampler draws them; see the reader's."""
-        return self.reader.calibration(sequences, self._embed, together)
+    def calibration(self, sequences: int, sequences_per_batch: int | None = None) -> list[Batch]:
+        """Batches of this many sequences, as the text's sampler draws them; see the reader's."""
+        return self.reader.calibration(sequences, self._embed, sequences_per_batch)
 
     def _embed(self, ids: list[list[int]]) -> np.ndarray:
         from edgeprune.compress.calibrate.embedding import mean_hidden

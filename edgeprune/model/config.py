@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import load_json
+from edgeprune.base.files import load_json, read_json
 from edgeprune.model.families import find_family, stated
 from edgeprune.model.rope import check_rope, without_rope_parameters
 
@@ -157,9 +157,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     refuse_code(folder)
     file = folder / "config.json"
-    config = load_json(file)
-    if not isinstance(config, dict):
-        raise UserError(f"{file} must hold a JSON object, not a {type(config).__name__}.")
+    config = read_json(file)
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
         config["pad_token_id"] = None  # as the first Llamas wrote it
     check_types(config, file)

@@ -16,7 +16,4 @@ def attended(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
     """A batch as keyword arguments of a torch model."""
-    return {
-        "input_ids": torch.from_numpy(batch.input_ids),
-        "attention_mask": torch.from_numpy(batch.attention_mask),
-    }
+    return {name: torch.from_numpy(value) for name, value in batch.inputs.items()}

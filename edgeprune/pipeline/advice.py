@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.base.files import read_object
+
 MEASURED = Path(__file__).with_name("advice.json")
 
 
@@ -129,10 +131,7 @@ def advice(measured: Measured | None = None) -> list[dict[str, str]]:
 
 def read(file: Path = MEASURED) -> dict[str, Any]:
     """What `write` left; nothing where the comparison never ran."""
-    if not file.exists():
-        return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return read_object(file)
 
 
 def write(rows: Mapping[str, Mapping[str, Any]], file: Path = MEASURED) -> None:

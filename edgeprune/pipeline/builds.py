@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.base.files import read_json
 from edgeprune.base.words import listed, number
 from edgeprune.measure.works import WORKS
 from edgeprune.pipeline.recipe import Recipe, read_recipe, shipped
@@ -61,7 +62,7 @@ def read(file: Path = MEASURED) -> dict[str, Built]:
     """By recipe; nothing of those that were not measured."""
     if not file.exists():
         return {}
-    return {name: Built(**found) for name, found in json.loads(file.read_text()).items()}
+    return {name: Built(**found) for name, found in read_json(file).items()}
 
 
 def built(recipe: Recipe) -> Built | None:

@@ -12,7 +12,6 @@ from edgeprune.base.files import read_json
 from edgeprune.base.progress import say
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.tokenizer import vocabulary
-from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.compress.prune.settings import PruneSettings
 from edgeprune.compress.quantize.plan import plan_formats
 from edgeprune.compress.quantize.scheme import Scheme
@@ -32,10 +31,11 @@ from edgeprune.pipeline.recipe import Recipe
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.targets import find
 from edgeprune.targets.format_times import form_name
-from edgeprune.text.corpus import Corpus, read_corpus
+from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, number_of, text_of
 from edgeprune.text.labels import label_names, label_numbers
 from edgeprune.text.samplers import share_out
+from edgeprune.text.text import Text
 from edgeprune.text.tokenizer_file import open_tokenizer
 
 
@@ -53,7 +53,7 @@ _FIELDS: dict[str, dict[str, Callable[[Row, str, str | Path], Any]]] = {
 }
 
 
-def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
+def check(recipe: Recipe, checkpoint: Checkpoint, text: Text) -> None:
     """Refuse a recipe that cannot be carried out on this model and text.
 
     Raises:
@@ -75,8 +75,8 @@ def check(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
     _check_required(recipe, checkpoint)
     _check_mixed(recipe, anatomy)
     if recipe.vocabulary:
-        _check_vocabulary(recipe.vocabulary, checkpoint)
-    _check_text(recipe, checkpoint, corpus)
+        _check_vocabulary(checkpoint)
+    _check_text(checkpoint, text)
     units = {"channels": _channels(anatomy), "heads": _heads(anatomy)}
     if isinstance(recipe.prune, PruneSettings) and recipe.prune.gated:
         for pool in recipe.prune.pools():
@@ -260,34 +260,32 @@ def _check_mixed(recipe: Recipe, anatomy: Anatomy) -> None:
         )
 
 
-def _check_vocabulary(settings: VocabularySettings, checkpoint: Checkpoint) -> None:
-    """Whether the further text can be read, and the tokenizer be trimmed."""
-    if settings.data:
-        read_corpus(settings.data)
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
+    """Refuse a tokenizer that cannot be trimmed."""
     file = checkpoint.assets / "tokenizer.json"
     if file.exists():
         open_tokenizer(file)
         vocabulary(read_json(file))
 
 
-def _check_text(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> None:
-    parts = corpus.split(recipe.text.held_out, recipe.seed)
-    if checkpoint.task == "feature-extraction":
-        for part, use in zip(parts, ("train on", "hold out"), strict=True):
+def _check_text(checkpoint: Checkpoint, text: Text) -> None:
+    if text.form == "sentences":
+        for part, use in ((text.train, "train on"), (text.held_out, "hold out")):
             if not part.sentences.texts:
                 raise UserError(
-                    f"{corpus.source} leaves no sentence of three words or more to {use}: "
+                    f"{text.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
                 )
-    if recipe.text.sampler == "stratified":
-        sizes = {name: len(group.documents) for name, group in parts[0].by_group().items()}
-        share_out(0, sizes, recipe.text.shares)
+    if text.settings.sampler == "stratified":
+        groups = text.train.by_group()
+        sizes = {name: len(group.documents) for name, group in groups.items()}
+        share_out(0, sizes, text.settings.shares)
     file = checkpoint.assets / "tokenizer.json"
     if file.exists():
         tokenizer = open_tokenizer(file)
-        _check_tokens(corpus, tokenizer, checkpoint)
-        for part in parts if checkpoint.task == "text-generation" else ():
-            _check_window(part, tokenizer, recipe.text.max_tokens)
+        _check_tokens(text.corpus, tokenizer, checkpoint)
+        for part in (text.train, text.held_out) if text.form == "windows" else ():
+            _check_window(part, tokenizer, text.settings.max_tokens)
 
 
 def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

@@ -13,7 +13,6 @@ from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.requirements import missed
 from edgeprune.model.families import max_positions
-from edgeprune.model.tasks import text_kind
 from edgeprune.pipeline.keep import MARK, RECORD
 from edgeprune.pipeline.keys import model_digest, reads, versions
 from edgeprune.pipeline.recipe import wanted_stages
@@ -72,7 +71,7 @@ def _published_facts(build: Build) -> dict[str, Any]:
             "sha256": model_digest(build.checkpoint),
         },
         "text": {
-            **build.corpus.facts(text_kind(build.checkpoint.task)),
+            **build.text.facts(),
             "source": " and ".join(map(called, recipe.text.data)),
         },
         "recipe": recipe.model_dump(mode="json"),

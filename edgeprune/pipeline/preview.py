@@ -19,12 +19,11 @@ from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.kernels.formats import FORMATS
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.tasks import text_kind
 from edgeprune.pipeline.builds import built
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.report.made import UNITS, Made, Removed, format_names, model_name, pruned_noun
 from edgeprune.targets import Target, find
-from edgeprune.text.corpus import Corpus, text_line
+from edgeprune.text.text import Text
 
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
@@ -66,7 +65,7 @@ _LOOKED_AT = 1_000_000_000
 """Weights of a model that a dry run reads, at four bytes each."""
 
 
-def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tuple[str, str]]:
+def preview(recipe: Recipe, checkpoint: Checkpoint, text: Text) -> list[tuple[str, str]]:
     """(stage, what it would do) for a recipe, a model and a text, in the order of the stages."""
     anatomy = checkpoint.anatomy
     left = after_cut(anatomy, recipe)
@@ -77,7 +76,7 @@ def preview(recipe: Recipe, checkpoint: Checkpoint, corpus: Corpus) -> list[tupl
             f"{len(anatomy.blocks)} layers of {_heads(anatomy)} heads and {_channels(anatomy)} "
             f"channels in all, {_parameters(anatomy):,} weights in linears and embeddings",
         ),
-        ("load", text_line(corpus.facts(text_kind(checkpoint.task)))),
+        ("load", text.line),
         ("original", "exported plainly to float32 ONNX, as the reference"),
     ]
     if recipe.vocabulary:

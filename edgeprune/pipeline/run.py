@@ -50,8 +50,8 @@ from edgeprune.pipeline.keys import (
 from edgeprune.pipeline.recipe import Recipe, StageEntry, wanted_stages
 from edgeprune.report.canvas import check_drawable
 from edgeprune.targets import find
-from edgeprune.text.corpus import read_corpus, text_line
 from edgeprune.text.labels import label_names
+from edgeprune.text.text import open_text
 
 _LONG = ("prune", "cut", "sparsify", "recover")
 """Stages that may train for hours."""
@@ -66,8 +66,8 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     for option, given in (("--model", model), *(("--data", source) for source in data)):
         if given is not None and not given.strip():
             raise UserError(
-                f"{option} is empty, as a shell variable that is not set is: name one, or leave "
-                f"{option} out to take the recipe's."
+                f"{option} is empty (unset shell variable?): give a value, or omit the option to "
+                "take the recipe's."
             )
     name = recipe.model if model is None else model
     if name is None:
@@ -76,13 +76,14 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
     find(recipe.target)
     checkpoint = open_checkpoint(name)
-    labels = label_names(checkpoint.config) if text_kind(checkpoint.task) == "labelled" else None
-    text = recipe.text
-    corpus = read_corpus(text.data, labels, text.group_field, text.fields, text.language)
-    check(recipe, checkpoint, corpus)
+    form = text_kind(checkpoint.task)
+    labels = label_names(checkpoint.config) if form == "labelled" else None
+    further = recipe.vocabulary.data if recipe.vocabulary else ()
+    text = open_text(recipe.text, form, recipe.seed, labels, further)
+    check(recipe, checkpoint, text)
     folder = output or Path("build") / recipe.name
     _check_output(folder)
-    return Build(recipe, checkpoint, corpus, folder)
+    return Build(recipe, checkpoint, text, folder)
 
 
 def run(build: Build, fresh: bool = False) -> Outcome:
@@ -100,7 +101,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     check_drawable("build")
     with _made(build.output / MARK) as stages, _locked(stages / LOCK):
         _sweep(stages)
-        say(f"[text] {text_line(build.corpus.facts(text_kind(build.checkpoint.task)))}")
+        say(f"[text] {build.text.line}")
         _run_stages(build, stages, fresh)
         return finish(build)
 
@@ -145,9 +146,9 @@ def _first_key(build: Build) -> str:
     inputs = (
         model_digest(build.checkpoint),
         assets_digest(build.checkpoint.folder),
-        build.corpus.digest,
+        build.text.digest,
     )
-    # The texts themselves are in the corpus' digest: where they lie does not matter.
+    # The texts themselves are in the text's digest: where they lie does not matter.
     return digest(*inputs, build.recipe.text.model_dump(exclude={"data"}))
 
 
@@ -162,8 +163,8 @@ def _own_key(entry: StageEntry, build: Build, before: str) -> str:
     parts.append(code_digest(entry.function))
     if reads(entry.function).targets:
         parts.append(find(recipe.target).name)
-    if entry.name == "vocabulary" and recipe.vocabulary and recipe.vocabulary.data:
-        parts.append(read_corpus(recipe.vocabulary.data).digest)
+    if entry.name == "vocabulary" and build.text.vocabulary:
+        parts.append(build.text.vocabulary.digest)
     if entry.name == "measure":
         parts += [build.folders["original"].name, processor_digest()]
         parts += [data_digest(Path(recipe.measure.data))] if recipe.measure.data else []

@@ -25,7 +25,7 @@ _WORSE = "red"
 
 def show_preview(build: Build, every: bool = False) -> None:
     """What would come of it, then what each stage would do to this model; every setting after."""
-    given = build.recipe, build.checkpoint, build.corpus
+    given = build.recipe, build.checkpoint, build.text
     found = outlook(build)
     would = expected(build.recipe, build.checkpoint)
     _console.print(would.made.title, style="bold", soft_wrap=True)

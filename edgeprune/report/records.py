@@ -3,13 +3,12 @@
 Builds of earlier versions recorded less: what is missing is told, never guessed.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import check
+from edgeprune.base.files import check, load_json
 from edgeprune.report.schema import Content
 from edgeprune.runtime.bundle import MANIFEST
 
@@ -166,17 +165,12 @@ def ratio(speed: dict[str, Any], work: str) -> Known:
 
 
 def read_content(file: Path) -> dict[str, Any]:
-    """What a result file says; nothing where it is no object.
+    """The object in a result file; an empty one where it holds something else.
 
     Raises:
         UserError: the file is missing, or is not JSON.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no file {file}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}.") from None
+    content = load_json(file)
     return content if isinstance(content, dict) else {}
 
 

@@ -26,7 +26,7 @@ from typing import Any, Self
 import edgeprune
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import leaves_folder, load_json
+from edgeprune.base.files import leaves_folder, load_json, read_json
 from edgeprune.model.config import check_types
 from edgeprune.model.pooling import Pooling, normalizes, read_pooling
 from edgeprune.model.tasks import TASKS, task_of_graph
@@ -233,14 +233,9 @@ class Bundle:
         return normalizes(self.folder)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object of the bundle, None where there is no such file."""
+        """The object in a JSON file of the bundle; None where there is no such file."""
         path = self.folder / name
-        if not path.is_file():
-            return None
-        found = load_json(path)
-        if not isinstance(found, dict):
-            raise UserError(f"{path} is not a JSON object.")
-        return found
+        return read_json(path) if path.is_file() else None
 
 
 def oldest_onnxruntime(outline: Outline) -> str:

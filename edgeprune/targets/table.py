@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from edgeprune.base.files import read_json
+
 
 class Shaped(Protocol):
     """What is measured for a linear of [inputs, outputs] and a number of rows."""
@@ -36,10 +38,7 @@ def nearest(points: Sequence[P], inputs: int, outputs: int, rows: int) -> tuple[
 def read_table(folder: Path, target: str) -> dict[str, Any] | None:
     """A target's table as it was written; None where the target is unmeasured."""
     file = folder / f"{target}.json"
-    if not file.is_file():
-        return None
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+    return read_json(file) if file.is_file() else None
 
 
 def write_table(content: Mapping[str, Any], folder: Path, output: Path | None = None) -> Path:

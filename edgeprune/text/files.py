@@ -151,8 +151,8 @@ def _jsonl(path: Path, text: str) -> list[tuple[int, Row]]:
                 json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{path}, line {line}: half of a character, {error.object[error.start]!r}, which "
-                "no tokenizer reads; write it whole, or leave it out."
+                f"{path}, line {line}: the unpaired surrogate {error.object[error.start]!r} is not "
+                "valid Unicode: fix or remove it."
             ) from None
         except (ValueError, RecursionError):
             row = None

@@ -33,7 +33,7 @@ def open_tokenizer(file: Path) -> Tokenizer:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(
-            f"{file} is no tokenizer that can be read: {error} (save the model's tokenizer again)."
+            f"{file} is not a readable tokenizer file: {error} (save the model's tokenizer again)."
         ) from None
     if lower_cases(file.parent):
         own = [tokenizer.normalizer] if tokenizer.normalizer else []

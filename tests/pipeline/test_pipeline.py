@@ -555,7 +555,7 @@ def test_a_damaged_tokenizer_is_refused_before_the_first_stage(tmp_path):
     (site.model / "tokenizer.json").write_text('{"model": ')
     result = site.build("never", "--dry-run")
     assert result.exit_code == 2
-    assert "is no tokenizer that can be read" in result.stderr
+    assert "is not a readable tokenizer file" in result.stderr
 
 
 @pytest.mark.parametrize("recipe", [["sparsify.pattern=4x16", "sparsify.sparsity=0.7"], []])

@@ -16,7 +16,8 @@ from edgeprune.model.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.pipeline import builds
 from edgeprune.pipeline.preview import after_cut, expected, preview
 from edgeprune.pipeline.recipe import read_recipe, validate
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.settings import TextSettings
+from edgeprune.text.text import open_text
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +129,10 @@ def test_the_answer_stands_first_and_settings_are_asked_for(tmp_path: Path) -> N
 
 
 def test_a_stage_is_named_by_what_it_would_do(encoder, tmp_path: Path) -> None:
-    corpus = read_corpus([str(text_file(tmp_path / "t.txt"))])
+    data = TextSettings(data=str(text_file(tmp_path / "t.txt")))
+    text = open_text(data, "sentences", 0)
     recipe = validate({"cut": {"channels": 0.5}, "quantize": {}}, "r")
-    [line] = [line for stage, line in preview(recipe, encoder, corpus) if "(int8," in line]
+    [line] = [line for stage, line in preview(recipe, encoder, text) if "(int8," in line]
     weights = sum(
         rows * columns
         for rows, columns in map(

@@ -208,7 +208,7 @@ def test_a_manifest_that_cannot_be_trusted_is_refused(
 
 def test_a_manifest_that_is_no_json_is_refused(bundle: Path) -> None:
     (bundle / MANIFEST).write_bytes(b"\xff{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         Bundle.open(bundle)
 
 

@@ -406,7 +406,7 @@ def test_a_bundle_for_a_newer_runtime_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_none_is_named(tmp_path: Path) -> None:
     decoder_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a readable tokenizer"):
         runtime.load(tmp_path)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +14,10 @@ from tiny_builds import WORDS, model_folder
 from edgeprune.base.errors import UserError
 from edgeprune.compress.context import Build
 from edgeprune.pipeline.recipe import validate
-from edgeprune.text.batches import open_reader
-from edgeprune.text.corpus import read_corpus
 from edgeprune.text.samplers import from_clusters, kmeans, share_out, spread
 from edgeprune.text.settings import TextSettings
+from edgeprune.text.sources import read_corpus
+from edgeprune.text.text import Text
 
 FAST = settings(max_examples=40, deadline=None)
 
@@ -153,7 +152,7 @@ def reader_of(tmp_path: Path, family: str = "bert", **values: object):
     text = TextSettings(**{"max_tokens": 8, "batch_tokens": 64, "fragments": 0, **values})
     corpus = read_corpus([str(rows_file(tmp_path / "t.jsonl"))], group_field=text.group_field)
     kind = "sentences" if family == "bert" else "windows"
-    return open_reader(folder, corpus, kind, text, 0, seed=0)
+    return Text(corpus, kind, text, seed=0).reader(folder)
 
 
 def languages(reader, batches) -> dict[str, int]:
@@ -201,7 +200,7 @@ def test_clusters_hear_the_small_language(tmp_path):
 
 def test_no_held_out_text_calibrates(tmp_path):
     reader = reader_of(tmp_path, sampler="stratified", group_field="language", held_out=0.3)
-    held = {tuple(r[r > 0]) for b in reader.held_out() for r in b.input_ids}
+    held = {tuple(r[r > 0]) for b in reader.held_out_batches() for r in b.input_ids}
     drawn = {tuple(r[r > 0]) for b in reader.calibration(500, no_vectors) for r in b.input_ids}
     assert held
     assert drawn
@@ -231,7 +230,7 @@ def test_a_row_without_its_group_is_refused(tmp_path):
 def test_a_hub_dataset_has_groups(monkeypatch):
     from datasets import Dataset
 
-    from edgeprune.text import corpus as module
+    from edgeprune.text import sources as module
 
     rows = Dataset.from_dict({"text": ["one", " ", "two"], "lang": ["x", "y", "z"]})
     monkeypatch.setattr(module, "load_hub", lambda name, splits: (name, rows))
@@ -250,8 +249,7 @@ def test_a_builds_clusters_come_from_its_own_model(family, tmp_path):
     from edgeprune.model.store import load_model
 
     reader = reader_of(tmp_path, family, sampler="clusters")
-    recipe = SimpleNamespace(text=reader.settings, seed=0)
-    build = Build(recipe, None, reader.corpus, tmp_path)  # type: ignore[arg-type]
+    build = Build(None, None, None, tmp_path)  # type: ignore[arg-type]
     build.__dict__["reader"] = reader
     build.__dict__["original"] = model = load_model(tmp_path / "model")
     batches = build.calibration(9)
@@ -286,12 +284,13 @@ def test_random_text_is_of_all_lengths(tmp_path):
     words = [" ".join(rng.choice(WORDS[:50], size=4 + i % 37)) for i in range(600)]
     (tmp_path / "long.txt").write_text("\n".join(words))
     reader = reader_of(tmp_path, max_tokens=64, batch_tokens=1536)
-    reader = dataclasses.replace(reader, corpus=read_corpus([str(tmp_path / "long.txt")]))
+    reader = dataclasses.replace(reader, train=read_corpus([str(tmp_path / "long.txt")]))
     for seed in range(5):
-        drawn = dataclasses.replace(reader, seed=seed).calibration(24, no_vectors)
+        seeded = dataclasses.replace(reader, seed=seed)
+        drawn = seeded.calibration(24, no_vectors)
         lengths = [len(ids) for ids in sequences(drawn)]
         assert max(lengths) - min(lengths) > 20
-        together = dataclasses.replace(reader, seed=seed).calibration(24, no_vectors, together=6)
+        together = seeded.calibration(24, no_vectors, sequences_per_batch=6)
         assert [len(batch.input_ids) for batch in together] == [6] * 4
         assert sorted(sequences(together)) == sorted(sequences(drawn))
         assert all(np.ptp(batch.attention_mask.sum(1)) > 4 for batch in together)
@@ -300,7 +299,7 @@ def test_random_text_is_of_all_lengths(tmp_path):
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_first_of_stratified_batches_hold_all_groups(family, tmp_path):
     reader = reader_of(tmp_path, family, sampler="stratified", group_field="language")
-    first = reader.calibration(24, no_vectors, together=8)[:2]
+    first = reader.calibration(24, no_vectors, sequences_per_batch=8)[:2]
     assert min(languages(reader, first).values()) > 0
 
 

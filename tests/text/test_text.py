@@ -14,10 +14,13 @@ from onnx_models import VOCABULARY, WORDS, encoder_folder, write_jsonl
 
 from edgeprune.base.errors import UserError
 from edgeprune.text import wordnet
-from edgeprune.text.batches import LENGTH_STEP, Batch, Reader, open_reader
-from edgeprune.text.corpus import Corpus, read_corpus
+from edgeprune.text.batches import LENGTH_STEP, Batch
+from edgeprune.text.corpus import Corpus
 from edgeprune.text.labels import label_names, label_numbers
+from edgeprune.text.readers import Reader
 from edgeprune.text.settings import TextSettings
+from edgeprune.text.sources import read_corpus
+from edgeprune.text.text import Text
 
 NAMES = ["bad", "so-so", "good"]
 
@@ -41,7 +44,7 @@ def make_corpus(count: int = 60, labelled: bool = False, seed: int = 0) -> Corpu
 def reader(folder: Path, kind: str, corpus: Corpus | None = None, seed: int = 0, **text) -> Reader:
     text = {"max_tokens": 16, "batch_tokens": 64, "fragments": 0, **text}
     corpus = corpus or make_corpus(labelled=kind == "labelled")
-    return open_reader(folder, corpus, kind, TextSettings(**text), 0, seed)
+    return Text(corpus, kind, TextSettings(**text), seed).reader(folder)
 
 
 def texts_of(batch: Batch) -> list[str]:
@@ -235,9 +238,9 @@ def wrong(path: Path, content: bytes) -> str:
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "\\ud83d"}',
-            "line 2: half of a character, '\\ud83d'",
+            "line 2: the unpaired surrogate '\\ud83d' is not valid Unicode",
         ),
-        ("a.jsonl", b'{"text": "a", "tags": ["\\ude00"]}', "line 1: half of a character"),
+        ("a.jsonl", b'{"text": "a", "tags": ["\\ude00"]}', "line 1: the unpaired surrogate"),
         ("a.csv", b"body\nhello\n", "no field 'text'"),
         ("a.csv", b"text\na,b\n", "more values than the header"),
         ("a.csv", b"label,text\n1\n", "line 2: the field 'text' has no value"),
@@ -274,7 +277,7 @@ def test_sources_that_are_not_there_are_refused(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     for source, words in (
-        ("", "source of text is empty, as an unset variable is"),
+        ("", r"source of text is empty \(unset shell variable\?\)"),
         (" ", "source of text is empty"),
         (str(tmp_path / "no.txt"), "There is no file or folder"),
         ("./nowhere", "There is no file or folder"),
@@ -322,22 +325,22 @@ def test_a_single_text_cannot_be_split():
 @pytest.mark.parametrize("kind", ["sentences", "labelled", "windows"])
 def test_no_step_trains_on_held_out_text(kind, model_folder):
     made = reader(model_folder, kind, max_tokens=64, batch_tokens=256, held_out=0.3)
-    _, held = made.corpus.split(0.3, 0)
-    forbidden = set(held.documents)
-    seen = [text for batch in islice(made.training(), 60) for text in texts_of(batch)]
+    forbidden = set(made.held_out.documents)
+    seen = [text for batch in islice(made.batches(), 60) for text in texts_of(batch)]
     if kind == "windows":
         assert not [text for text in forbidden if len(text) > 60 and text in " ".join(seen)]
     else:
         assert not forbidden & set(seen)
-        shown = {text for batch in made.held_out() for text in texts_of(batch)}
+        shown = {text for batch in made.held_out_batches() for text in texts_of(batch)}
         assert shown == forbidden  # all of it, and plain
 
 
 @pytest.mark.parametrize("kind", ["sentences", "labelled"])
 def test_batches_hold_whole_texts_within_their_tokens(kind, model_folder):
     made = reader(model_folder, kind, max_tokens=12, batch_tokens=64)
-    whole = {(*word_ids(text)[:-1][:11], 2) for text in made.corpus.documents}
-    for batch in islice(made.training(), 40):
+    documents = [*made.train.documents, *made.held_out.documents]
+    whole = {(*word_ids(text)[:-1][:11], 2) for text in documents}
+    for batch in islice(made.batches(), 40):
         ids, mask = batch.input_ids, batch.attention_mask
         assert ids.dtype == mask.dtype == np.int64
         assert ids.size <= 64
@@ -353,9 +356,9 @@ def test_batches_hold_whole_texts_within_their_tokens(kind, model_folder):
 def test_a_round_of_labelled_text_loses_nothing(model_folder):
     """Every training row once a round, with its own label, in any number of batches."""
     made = reader(model_folder, "labelled", max_tokens=64)
-    train, _ = made.corpus.split(0.05, 0)
+    train = made.train
     expected = Counter(zip(train.documents, train.labels, strict=True))
-    batches = made.training()
+    batches = made.batches()
     for _ in range(2):
         seen: Counter = Counter()
         while sum(seen.values()) < len(train.documents):
@@ -366,7 +369,7 @@ def test_a_round_of_labelled_text_loses_nothing(model_folder):
 
 def test_sequences_of_like_length_stand_together(model_folder):
     made = reader(model_folder, "sentences", max_tokens=64, batch_tokens=256)
-    batches = list(islice(made.training(), 64))
+    batches = list(islice(made.batches(), 64))
     share = sum(b.attention_mask.sum() for b in batches) / sum(b.input_ids.size for b in batches)
     # 3 to 30 words at random would fill little more than half.
     assert share > 0.75
@@ -379,7 +382,7 @@ def test_full_batches_of_one_length_have_one_shape(model_folder):
     """Of each width, one batch at most is not full: the last of its round."""
     made = reader(model_folder, "sentences", max_tokens=64, batch_tokens=256, held_out=0.49)
     rows: dict[int, list[int]] = {}
-    for batch in made.held_out():
+    for batch in made.held_out_batches():
         rows.setdefault(batch.input_ids.shape[1], []).append(len(batch.input_ids))
     for width, counts in rows.items():
         assert all(count == 256 // width for count in counts[:-1])
@@ -388,7 +391,7 @@ def test_full_batches_of_one_length_have_one_shape(model_folder):
 
 def test_held_out_batches_are_few_and_of_falling_length(model_folder):
     made = reader(model_folder, "sentences", held_out=0.4, held_out_samples=10)
-    batches = made.held_out()
+    batches = made.held_out_batches()
     assert sum(len(b.input_ids) for b in batches) == 10
     widths = [b.input_ids.shape[1] for b in batches]
     assert widths == sorted(widths, reverse=True)
@@ -396,13 +399,12 @@ def test_held_out_batches_are_few_and_of_falling_length(model_folder):
 
 def test_windows_are_the_running_text(model_folder):
     made = reader(model_folder, "windows", max_tokens=16, batch_tokens=64)
-    train, held = made.corpus.split(0.05, 0)
-    for part, batches in ((train, None), (held, made.held_out())):
+    for part, batches in ((made.train, None), (made.held_out, made.held_out_batches())):
         joined = [i for text in part.documents for i in word_ids(text)]
         expected = [tuple(joined[i : i + 16]) for i in range(0, len(joined) - 15, 16)]
         if batches is None:
             rounds = len(expected) // 4
-            batches = list(islice(made.training(), rounds))
+            batches = list(islice(made.batches(), rounds))
             rows = [tuple(row) for batch in batches for row in batch.input_ids]
             assert len(rows) == rounds * 4
             assert not Counter(rows) - Counter(expected)  # none twice, none that is not there
@@ -416,14 +418,14 @@ def test_windows_are_the_running_text(model_folder):
 def test_too_little_text_for_a_window_is_refused(model_folder):
     made = reader(model_folder, "windows", make_corpus(3), max_tokens=512)
     with pytest.raises(UserError, match=r"less than one window of 512.*smaller text.max_tokens"):
-        next(made.training())
+        next(made.batches())
 
 
 @pytest.mark.parametrize("kind", ["sentences", "labelled", "windows"])
 def test_seeds_and_purposes(kind, model_folder):
     def first(seed: int = 0, purpose: str = "") -> list[tuple]:
         made = reader(model_folder, kind, seed=seed, fragments=0.5)
-        batches = islice(made.training(purpose), 5)
+        batches = islice(made.batches(purpose), 5)
         return [tuple(row) for batch in batches for row in batch.input_ids]
 
     assert first() == first()
@@ -434,13 +436,13 @@ def test_seeds_and_purposes(kind, model_folder):
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
-        open_reader(tmp_path, make_corpus(), "sentences", TextSettings(), 0, 0)
+        Text(make_corpus(), "sentences", TextSettings(), 0).reader(tmp_path)
 
 
 def test_text_without_sentences_is_refused(model_folder):
     made = reader(model_folder, "sentences", Corpus("it", ["a cat", "no"] * 5))
     with pytest.raises(UserError, match="it holds no sentence of three words"):
-        next(made.training())
+        next(made.batches())
 
 
 # views ---------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ def test_fragments_come_as_often_as_asked(share, model_folder):
     known = {tuple(word_ids(t)) for t in make_corpus().documents}
     whole = [
         tuple(row[: int(mask.sum())]) in known
-        for batch in islice(made.training(), 30)
+        for batch in islice(made.batches(), 30)
         for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
     ]
     # A short text's fragment may be the whole of it.

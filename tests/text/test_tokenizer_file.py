@@ -37,14 +37,14 @@ def test_the_library_panics_at_it():
 def test_a_panic_is_a_sentence_for_the_runtime_and_the_build(tmp_path):
     bundle = encoder_folder(tmp_path / "bundle")
     (bundle / "tokenizer.json").write_text(panicking())
-    with pytest.raises(UserError, match=r"no tokenizer that can be read: no entry found"):
+    with pytest.raises(UserError, match=r"not a readable tokenizer file: no entry found"):
         runtime.load(bundle)
 
     model = model_folder(tmp_path / "model")
     (model / "tokenizer.json").write_text(panicking())
     result = dry_run(model, tmp_path)
     assert result.exit_code == 2
-    assert "is no tokenizer that can be read: no entry found" in result.stderr
+    assert "is not a readable tokenizer file: no entry found" in result.stderr
 
 
 def test_a_token_that_the_model_has_no_row_for_may_stand_in_no_text(tmp_path):

@@ -18,17 +18,17 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from edgeprune.base.errors import UserError
+from edgeprune.base.files import read_json
 from edgeprune.base.progress import track
 from edgeprune.compress.context import Build
 from edgeprune.compress.cut.tokenizer import renumbered, tokens_to_keep, trim_tokenizer, vocabulary
 from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
-from edgeprune.model.tasks import text_kind
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import apply_chat_template, chat_template
 from edgeprune.runtime.vocabulary import KEPT
-from edgeprune.text.corpus import Corpus, read_corpus
+from edgeprune.text.corpus import Corpus
 from edgeprune.text.tokenizer_file import open_tokenizer
 
 _TOKENIZER = "tokenizer.json"
@@ -54,14 +54,12 @@ def run(build: Build, source: Path, target: Path, settings: VocabularySettings) 
         UserError: its tokenizer is of a kind that cannot be trimmed.
     """
     model = load_model(source)
-    content = json.loads((source / _TOKENIZER).read_text(encoding="utf-8"))
+    content = read_json(source / _TOKENIZER)
     tokenizer = open_tokenizer(source / _TOKENIZER)
-    kind = text_kind(build.checkpoint.task)
-    train, held = build.corpus.split(build.recipe.text.held_out, build.seed)
-    corpora = [train, *([read_corpus(settings.data)] if settings.data else [])]
+    text = build.text
     counts: Counter[int] = Counter()
-    for corpus in corpora:
-        counts += _counts(tokenizer, corpus, kind)
+    for corpus in (text.train, *([text.vocabulary] if text.vocabulary else [])):
+        counts += _counts(tokenizer, corpus, text.form)
     used = {token for token, count in counts.items() if count >= settings.min_count}
     used |= set(count_tokens(tokenizer, _chats(source)))
     kept = kept_rows(model, content, used)
@@ -78,7 +76,7 @@ def run(build: Build, source: Path, target: Path, settings: VocabularySettings) 
         "used": len(used),
         "parameters_before": before,
         "parameters": after,
-        "held_out": compare_tokens(tokenizer, trimmed, kept, _texts(held, kind)),
+        "held_out": compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.form)),
     }
 
 
@@ -220,7 +218,7 @@ def _write_assets(folder: Path, tokenizer: dict[str, Any], kept: Sequence[int]) 
             other.unlink()
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).exists():
-            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            settings = read_json(folder / name)
             _renumber(settings, new)
             if added := settings.get("added_tokens_decoder"):
                 settings["added_tokens_decoder"] = {

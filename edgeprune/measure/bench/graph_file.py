@@ -1,12 +1,11 @@
 """A plain ONNX file as a contestant: what it needs is read off its graph."""
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import leaves_folder, load_json
+from edgeprune.base.files import leaves_folder, read_json
 from edgeprune.export.rewrite.order import read_model
 from edgeprune.measure.bench.contestants import (
     CACHED_DECODER,
@@ -58,7 +57,7 @@ def of_graph_file(path: Path) -> Contestant:
     elif vocabulary is not None and _last_size(graph, "logits") == vocabulary:
         kinds = DECODER
     configs = [folder / "config.json" for folder in (path.parent, path.parent.parent)]
-    config: dict[str, Any] = next((load_json(file) for file in configs if file.is_file()), {})
+    config = next((read_json(file) for file in configs if file.is_file()), {})
     task, notes = task_doing(kinds), kernels_note(path)
     if vocabulary is None:
         notes += (

@@ -104,7 +104,7 @@ def held_out_measures(task: str, recipe: Recipe) -> list[str]:
 def write_held_out(build: Build, folder: Path) -> Path:
     """Write the text that no stage has trained on, in the form that the measures read."""
     folder.mkdir(parents=True, exist_ok=True)
-    _, held = build.corpus.split(build.recipe.text.held_out, build.seed)
+    held = build.text.held_out
     reads = TASKS[build.checkpoint.task].reads
     if reads == "labelled":
         return _write_labelled(held, folder / "held_out.jsonl")

@@ -26,7 +26,8 @@ from edgeprune.model.store import load_model, save_model
 from edgeprune.pipeline.checks import check
 from edgeprune.pipeline.recipe import validate
 from edgeprune.text.batches import text_by_text
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.settings import TextSettings
+from edgeprune.text.text import open_text
 
 IDS = make_batch(rows=1, tokens=30)["input_ids"]
 
@@ -215,9 +216,10 @@ def test_what_does_not_take_mixtures_says_so(tmp_path):
         input_groups(model.anatomy.blocks[0])
     with pytest.raises(UserError, match="optimum cannot export this model to ONNX"):
         export_onnx(model, tmp_path / "onnx")
-    corpus = read_corpus([str(text_file(tmp_path / "text.txt"))])
+    settings = TextSettings(data=str(text_file(tmp_path / "text.txt")))
+    text = open_text(settings, "windows", 0)
     refused = {"prune": {}, "sparsify": {"pattern": "4x16"}, "quantize": {}}
     for stage, settings in refused.items():
         recipe = validate({stage: settings, "cut": {}}, "here")
         with pytest.raises(UserError, match=f"which the {stage} stage does not take"):
-            check(recipe, open_checkpoint(str(tmp_path / "hf")), corpus)
+            check(recipe, open_checkpoint(str(tmp_path / "hf")), text)

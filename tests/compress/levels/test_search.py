@@ -484,7 +484,6 @@ def test_the_stage_prunes_by_what_it_found(tmp_path):
         seed = 0
         output: Path = tmp_path / "out"
         original = load_model(tmp_path / "in")
-        corpus = type("Corpus", (), {"digest": "d"})
         checkpoint = type("Checkpoint", (), {"name": "n"})
 
         def calibration(self, sequences: int, together: int | None = None) -> list[Batch]:

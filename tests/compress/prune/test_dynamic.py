@@ -22,7 +22,8 @@ from edgeprune.model.model import Model
 from edgeprune.pipeline.checks import check
 from edgeprune.pipeline.recipe import validate
 from edgeprune.text.batches import Batch
-from edgeprune.text.corpus import read_corpus
+from edgeprune.text.settings import TextSettings
+from edgeprune.text.text import open_text
 
 
 def make_batch(rows: int, seed: int = 0) -> Batch:
@@ -98,7 +99,8 @@ def test_the_dry_run_refuses_what_the_pruner_refuses(family, share, tmp_path):
             return "ask for less" in str(error)
         return False
 
-    corpus = read_corpus([str(text_file(tmp_path / "text.txt"))])
-    assert refuses(check, validate(recipe, "r"), checkpoint, corpus) == refuses(
+    data = TextSettings(data=str(text_file(tmp_path / "text.txt")))
+    text = open_text(data, "sentences", 0)
+    assert refuses(check, validate(recipe, "r"), checkpoint, text) == refuses(
         MomentumVariancePruner, prunables, heads, 30
     )

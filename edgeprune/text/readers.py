@@ -1,0 +1,225 @@
+"""Batches of a text, one reader for each form in which a task takes it.
+
+Sentences train an encoder's embeddings, labelled texts a classifier, and windows of the running
+text a decoder. All are drawn without end for training, plainly for the held-out loss, and by the
+text's sampler for calibration; the same seed gives the same batches.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from edgeprune.base.errors import UserError
+from edgeprune.text.batches import Batch, Shape, by_length, full
+from edgeprune.text.corpus import Corpus
+from edgeprune.text.samplers import from_clusters, share_out
+from edgeprune.text.sentences import fragment
+from edgeprune.text.settings import TextSettings
+
+Embed = Callable[[list[list[int]]], np.ndarray]
+"""Vectors [sequences, width] of token ids."""
+
+_POOL_BATCHES = 16
+"""Batches sorted by length together: enough that little is padding, few enough to stay random."""
+_USUAL_TOKENS = 24
+"""Tokens in an average sentence; the pool's size need not be exact."""
+
+
+@dataclass(frozen=True)
+class Reader(ABC):
+    """Batches of a text's two parts, once a tokenizer is known."""
+
+    train: Corpus
+    held_out: Corpus
+    settings: TextSettings
+    seed: int
+    tokenizer: Tokenizer
+    pad_id: int
+
+    def batches(self, purpose: str = "") -> Iterator[Batch]:
+        """Training batches without end: the same for the same seed and purpose, others for
+        another."""
+        return self._training(np.random.default_rng([self.seed, 1, *purpose.encode()]))
+
+    @abstractmethod
+    def held_out_batches(self) -> list[Batch]:
+        """Text that no stage trains on, whole: no fragments of sentences."""
+
+    def calibration(
+        self, sequences: int, embed: Embed, sequences_per_batch: int | None = None
+    ) -> list[Batch]:
+        """Batches of this many different training sequences, or of all, drawn by the sampler.
+
+        Args:
+            embed: used where the sampler clusters.
+            sequences_per_batch: the most that a batch holds, in the order in which they were drawn,
+                so that the first batches are as random as all of them; None puts sequences of like
+                length together.
+
+        Raises:
+            UserError: shares name a group that the text does not have.
+        """
+        rng = np.random.default_rng([self.seed, 1])
+        sampler = self.settings.sampler
+        groups = self.train.by_group() if sampler == "stratified" else {"": self.train}
+        pools = {name: self._pool(part) for name, part in groups.items()}
+        count = max(sequences, self.settings.candidates) if sampler == "clusters" else sequences
+        counts = share_out(count, {n: len(p) for n, p in pools.items()}, self.settings.shares)
+        chosen = [
+            pool[index]
+            for name, pool in pools.items()
+            for index in rng.permutation(len(pool))[: counts[name]]
+        ]
+        drawn = self._ids(chosen, rng)
+        if sampler == "clusters":
+            drawn = [drawn[index] for index in from_clusters(embed(drawn), sequences, rng)]
+        if sampler != "random":
+            drawn = [drawn[index] for index in rng.permutation(len(drawn))]
+        if sequences_per_batch is None:
+            return list(by_length(drawn, self._shape))
+        most = min(sequences_per_batch, self._full_sequences)
+        return [
+            batch
+            for start in range(0, len(drawn), most)
+            for batch in by_length(drawn[start : start + most], self._shape)
+        ]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with special tokens, cut at max_tokens."""
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.settings.max_tokens)
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+
+    @abstractmethod
+    def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches without end."""
+
+    @abstractmethod
+    def _pool(self, part: Corpus) -> Sequence[Any] | np.ndarray:
+        """What calibration draws from."""
+
+    @abstractmethod
+    def _ids(self, drawn: Sequence[Any], rng: np.random.Generator) -> list[list[int]]:
+        """Token ids of what was drawn from a pool."""
+
+    @property
+    def _shape(self) -> Shape:
+        return Shape(self.settings.batch_tokens, self.settings.max_tokens, self.pad_id)
+
+    @property
+    def _full_sequences(self) -> int:
+        """Sequences of the full length in one batch."""
+        return max(1, self.settings.batch_tokens // self.settings.max_tokens)
+
+    @property
+    def _sequences_in_pool(self) -> int:
+        return _POOL_BATCHES * max(8, self.settings.batch_tokens // _USUAL_TOKENS)
+
+
+class SentenceReader(Reader):
+    """Sentences, some of them cut to a few words."""
+
+    def held_out_batches(self) -> list[Batch]:
+        sentences = self._pool(self.held_out)[: self.settings.held_out_samples]
+        return list(by_length(self.encode(sentences), self._shape))
+
+    def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
+        pool, count = self._pool(self.train), self._sequences_in_pool
+        while True:
+            texts = [self._view(pool[rng.integers(len(pool))], rng) for _ in range(count)]
+            yield from _shuffled(by_length(self.encode(texts), self._shape), rng)
+
+    def _pool(self, part: Corpus) -> list[str]:
+        if not part.sentences.texts:
+            raise UserError(f"{part.source} holds no sentence of three words or more.")
+        return part.sentences.texts
+
+    def _ids(self, drawn: Sequence[str], rng: np.random.Generator) -> list[list[int]]:
+        return self.encode([self._view(text, rng) for text in drawn])
+
+    def _view(self, text: str, rng: np.random.Generator) -> str:
+        """The sentence, or now and then a few words out of it."""
+        return fragment(text, rng) if rng.random() < self.settings.fragments else text
+
+
+class LabelledReader(Reader):
+    """Whole texts, each with its label."""
+
+    def held_out_batches(self) -> list[Batch]:
+        limit = self.settings.held_out_samples
+        ids = self.encode(self.held_out.documents[:limit])
+        return list(by_length(ids, self._shape, _labels(self.held_out)[:limit]))
+
+    def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
+        labels, count = _labels(self.train), self._sequences_in_pool
+        while True:
+            order = rng.permutation(len(labels))
+            for start in range(0, len(order), count):
+                part = order[start : start + count]
+                ids = self.encode([self.train.documents[i] for i in part])
+                yield from _shuffled(by_length(ids, self._shape, labels[part]), rng)
+
+    def _pool(self, part: Corpus) -> list[str]:
+        return part.documents
+
+    def _ids(self, drawn: Sequence[str], rng: np.random.Generator) -> list[list[int]]:
+        return self.encode(drawn)
+
+
+class WindowReader(Reader):
+    """The documents one after another, in windows of max_tokens."""
+
+    def held_out_batches(self) -> list[Batch]:
+        windows, size = self._pool(self.held_out), self._full_sequences
+        windows = windows[: self.settings.held_out_samples]
+        return [full(windows[start : start + size]) for start in range(0, len(windows), size)]
+
+    def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
+        windows = self._pool(self.train)
+        size = min(self._full_sequences, len(windows))
+        while True:
+            order = rng.permutation(len(windows))
+            for start in range(0, len(order) - size + 1, size):
+                yield full(windows[order[start : start + size]])
+
+    def _pool(self, part: Corpus) -> np.ndarray:
+        """Every whole window [windows, tokens]."""
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        joined: list[int] = []
+        for encoding in self.tokenizer.encode_batch([f"{text}\n" for text in part.documents]):
+            joined += encoding.ids
+        length = self.settings.max_tokens
+        count = len(joined) // length
+        if not count:
+            raise UserError(
+                f"{part.source} holds {len(joined)} tokens of text for this use, less than one "
+                f"window of {length}: give more text or a smaller text.max_tokens."
+            )
+        return np.array(joined[: count * length], dtype=np.int64).reshape(count, length)
+
+    def _ids(self, drawn: Sequence[np.ndarray], rng: np.random.Generator) -> list[list[int]]:
+        return [window.tolist() for window in drawn]
+
+
+READERS: dict[str, type[Reader]] = {
+    "sentences": SentenceReader,
+    "labelled": LabelledReader,
+    "windows": WindowReader,
+}
+"""By the form in which a task takes its text."""
+
+
+def _labels(part: Corpus) -> np.ndarray:
+    assert part.labels is not None
+    return np.array(part.labels)
+
+
+def _shuffled(batches: Iterator[Batch], rng: np.random.Generator) -> Iterator[Batch]:
+    made = list(batches)
+    for index in rng.permutation(len(made)):
+        yield made[index]

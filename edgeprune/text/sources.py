@@ -1,0 +1,126 @@
+"""Where text comes from: the files, folders, packages and datasets that a user names."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgeprune.base.errors import UserError
+from edgeprune.text import wordnet
+from edgeprune.text.corpus import Corpus
+from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
+from edgeprune.text.hub import load_hub
+from edgeprune.text.labels import label_numbers
+
+
+def read_corpus(
+    sources: Sequence[str],
+    labels: Sequence[str] | None = None,
+    group_field: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    language: str | None = None,
+) -> Corpus:
+    """Read the text that a user names, one source after another.
+
+    Args:
+        labels: the names of the labels that a model knows; rows must have the field `label` beside
+            `text`, one of them or its number.
+        group_field: rows must have this field, their group; else sources are groups, 1, 2, ...
+        fields: for `text` and `label`, the rows' own names of these fields.
+        language: the ISO 639 code of the text's language, where it is known.
+
+    Raises:
+        UserError: there is no such source, it is empty or not text, has pairs of texts, or has no
+            labels or others.
+    """
+    parts = [_read_source(source, labels, group_field, fields or {}) for source in sources]
+    groups = [
+        group
+        for number, part in enumerate(parts, start=1)
+        for group in part.groups or [str(number)] * len(part.documents)
+    ]
+    return Corpus(
+        " and ".join(sources),
+        [document for part in parts for document in part.documents],
+        [label for part in parts for label in part.labels or ()] if labels is not None else None,
+        groups if len(parts) > 1 or group_field else None,
+        language,
+    )
+
+
+def _read_source(
+    source: str,
+    labels: Sequence[str] | None,
+    group_field: str | None,
+    fields: Mapping[str, str],
+) -> Corpus:
+    if not source.strip():
+        raise UserError(
+            "A source of text is empty (unset shell variable?): name a file, a folder, "
+            "package:NAME or a hub id."
+        )
+    needed = [*(["label"] if labels is not None else []), *([group_field] if group_field else [])]
+    if source.startswith("package:"):
+        texts = _from_package(source.removeprefix("package:"))
+        for wanted in needed:
+            raise UserError(
+                f"{source} has no {wanted}s; give a .jsonl file with text and {wanted}."
+            )
+        return Corpus(source, texts)
+    path = Path(source).expanduser()
+    if not path.exists():
+        rows = _from_hub(source, needed, fields)
+    elif not needed and (path.is_dir() or path.suffix == ".txt"):
+        return Corpus(source, read_texts(path))
+    else:
+        rows = read_rows(path, ["text", *needed], fields)
+    if any(row.get("text_pair") for row in rows):
+        raise UserError(
+            f"{source} has pairs, rows with a field 'text_pair', and a build reads single texts: "
+            "leave the field out, or give each text a row of its own."
+        )
+    if labels is None:
+        rows = [row for row in rows if text_of(row, "text", path).strip()]
+        if not rows:
+            raise UserError(f"{source} is empty: it has no text.")
+    return Corpus(
+        source,
+        [text_of(row, "text", path) for row in rows],
+        None if labels is None else label_numbers([row["label"] for row in rows], labels, path),
+        [str(row[group_field]) for row in rows] if group_field else None,
+    )
+
+
+def _from_package(package: str) -> list[str]:
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"The package {package!r} is not installed; try: pip install {package}")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    dictionary = wordnet.find(root)
+    if dictionary is not None:
+        return wordnet.read(dictionary)
+    texts = []
+    for file in sorted(root.rglob("*.txt")):
+        content = file.read_bytes()
+        try:
+            texts.append(content.decode("utf-8"))
+        except UnicodeDecodeError:
+            # Older corpora keep pound signs and curly quotes in the Windows code page.
+            texts.append(content.decode("cp1252", errors="replace"))
+    if not any(text.strip() for text in texts):
+        raise UserError(f"The package {package!r} carries neither .txt files nor WordNet.")
+    return texts
+
+
+def _from_hub(name: str, needed: Sequence[str], fields: Mapping[str, str]) -> list[Row]:
+    """Rows of a dataset's train split; its column of text may have another name."""
+    _, rows = load_hub(name, ["train"])
+    known = ("text", "sentence", "content")
+    own = {"text": next((each for each in known if each in rows.features), "text"), **fields}
+    wanted = [own.get(each, each) for each in ("text", *needed)]
+    if any(each not in rows.features for each in wanted):
+        raise UserError(
+            f"The dataset {name} has the fields {', '.join(rows.features)}; "
+            f"it needs {' and '.join(wanted)}."
+        )
+    return [renamed(dict(row), own) for row in rows]

@@ -1,0 +1,111 @@
+"""The text of a build: opened once, and split once into what trains and what is held out."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.base.errors import UserError
+from edgeprune.text.corpus import Corpus
+from edgeprune.text.readers import READERS, Reader
+from edgeprune.text.settings import TextSettings
+from edgeprune.text.sources import read_corpus
+from edgeprune.text.tokenizer_file import open_tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus with its settings and seed, which decide the split and every batch.
+
+    form: how the task takes text, a name in READERS. vocabulary: further texts, whose tokens are
+    kept beside those of the training part when the vocabulary is trimmed.
+    """
+
+    corpus: Corpus
+    form: str
+    settings: TextSettings
+    seed: int
+    vocabulary: Corpus | None = None
+
+    @property
+    def train(self) -> Corpus:
+        """The documents that stages train and calibrate on."""
+        return self._parts[0]
+
+    @property
+    def held_out(self) -> Corpus:
+        """The documents that no stage trains on."""
+        return self._parts[1]
+
+    @property
+    def source(self) -> str:
+        """Where the corpus comes from, as the user named it."""
+        return self.corpus.source
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of the corpus; the further texts of the vocabulary have their own."""
+        return self.corpus.digest
+
+    def facts(self) -> dict[str, Any]:
+        """The text in a record: plain JSON values."""
+        found: dict[str, Any] = {
+            "source": self.source,
+            "documents": len(self.corpus.documents),
+            "digest": self.digest,
+        }
+        if self.form == "sentences":
+            sentences = self.corpus.sentences
+            found |= {"sentences": len(sentences.texts), "left_out": sentences.left_out}
+        return found
+
+    @property
+    def line(self) -> str:
+        """The text in a line for people."""
+        line = f"{len(self.corpus.documents):,} texts from {self.source}"
+        if self.form != "sentences":
+            return line
+        sentences = self.corpus.sentences
+        left_out = ", ".join(f"{count:,} {why}" for why, count in sentences.left_out.items())
+        return f"{line}: {len(sentences.texts):,} sentences; left out: {left_out or 'nothing'}"
+
+    def reader(self, folder: Path, pad_id: int = 0) -> Reader:
+        """Batches of both parts, in the tokens of a model's folder.
+
+        Raises:
+            UserError: the folder has no tokenizer.json, or one that is damaged.
+        """
+        file = folder / "tokenizer.json"
+        if not file.exists():
+            raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
+        tokenizer, reader = open_tokenizer(file), READERS[self.form]
+        return reader(self.train, self.held_out, self.settings, self.seed, tokenizer, pad_id)
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Corpus, Corpus]:
+        return self.corpus.split(self.settings.held_out, self.seed)
+
+
+def open_text(
+    settings: TextSettings,
+    form: str,
+    seed: int,
+    labels: Sequence[str] | None = None,
+    vocabulary: Sequence[str] = (),
+) -> Text:
+    """Read everything that a build learns from.
+
+    Args:
+        form: a name in READERS.
+        labels: the names of the labels that a model knows, where it reads labelled text.
+        vocabulary: sources of further texts whose tokens are kept.
+
+    Raises:
+        UserError: a source is missing, empty or not text, or its rows lack a field.
+    """
+    corpus = read_corpus(
+        settings.data, labels, settings.group_field, settings.fields, settings.language
+    )
+    further = read_corpus(vocabulary) if vocabulary else None
+    return Text(corpus, form, settings, seed, further)
