@@ -14,10 +14,10 @@ from edgeprune.compress.cut.compensate import cut_channels, keep_means
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
 from edgeprune.compress.cut.experts import drop_experts, expert_scores
 from edgeprune.compress.cut.scores import select
+from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_channels, keep_heads, keep_layers
-from edgeprune.compress.prune.search_settings import together
-from edgeprune.compress.prune.searched import search_blocks
+from edgeprune.compress.levels.settings import sequences_per_batch
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_masks, load_model, save_model
 from edgeprune.text.batches import Batch
@@ -78,7 +78,7 @@ def _searched(
         model,
         build.original,
         count,
-        build.calibration(samples, together(samples)),
+        build.calibration(samples, sequences_per_batch(samples)),
         build.held_out(),
         settings.layer_search,
         build.seed,

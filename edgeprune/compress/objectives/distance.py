@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from edgeprune.compress.objectives.objective import make_objective
-from edgeprune.compress.recover.settings import TrainSettings
+from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -23,7 +23,7 @@ def distance_to(model: Model, its: Any, batch: Batch, mask: Tensor) -> Distance:
     """The distance of outputs of `model`'s kind on a batch from `its`, the original's output."""
     if model.task != "feature-extraction":
         return divergence_from(its.logits)
-    settings = TrainSettings(label_weight=0, hidden_weight=0)
+    settings = LossWeights(label_weight=0, hidden_weight=0)
     objective = make_objective(model, settings)
     return lambda ours: float(objective.loss(ours, its, batch, mask))
 

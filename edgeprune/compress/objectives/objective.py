@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeprune.compress.recover.settings import TrainSettings
+from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.model.model import Model
 from edgeprune.model.pooling import Pooling
 from edgeprune.text.batches import Batch
@@ -53,7 +53,7 @@ def embedding_loss(
     original: Any,
     mask: Tensor,
     pooling: Pooling,
-    settings: TrainSettings,
+    settings: LossWeights,
     layers: Sequence[int],
 ) -> Tensor:
     """The encoder's objective; every part is zero where student and original agree."""
@@ -78,7 +78,7 @@ def classifier_loss(
     original: Any,
     batch: Batch,
     mask: Tensor,
-    settings: TrainSettings,
+    settings: LossWeights,
     layers: Sequence[int],
 ) -> Tensor:
     """The classifier's objective, with labels where they are asked for."""
@@ -95,7 +95,7 @@ def classifier_loss(
     return loss
 
 
-def decoder_loss(student: Any, original: Any, batch: Batch, settings: TrainSettings) -> Tensor:
+def decoder_loss(student: Any, original: Any, batch: Batch, settings: LossWeights) -> Tensor:
     """The decoder's objective over full windows of text."""
     loss = settings.logits_weight * divergence(
         student.logits, original.logits, settings.temperature
@@ -119,7 +119,7 @@ class Objective:
     hidden_states: bool
 
 
-def make_objective(model: Model, settings: TrainSettings) -> Objective:
+def make_objective(model: Model, settings: LossWeights) -> Objective:
     """The objective for a model's task."""
     layers = model.layers
     if model.task == "feature-extraction":

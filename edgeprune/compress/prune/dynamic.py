@@ -17,10 +17,10 @@ from torch import Tensor
 
 from edgeprune.compress.calibrate.gates import Gate, applied, make_gates
 from edgeprune.compress.context import Build
+from edgeprune.compress.distil.train import Gradients, Probe, Watcher, distil
 from edgeprune.compress.objectives.probe import fisher_probe
 from edgeprune.compress.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.compress.prune.train_settings import PruneStageSettings
-from edgeprune.compress.recover.train import Gradients, Probe, Watcher, distil
 from edgeprune.model.model import Model
 from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
 from edgeprune.text.batches import Batch

@@ -33,7 +33,7 @@ METHODS: dict[str, Method] = {
     "sparsegpt": Method(SparseGPTSettings, "edgeprune.compress.prune.oneshot:run"),
     "thanos": Method(ThanosSettings, "edgeprune.compress.prune.oneshot:run"),
     "nap": Method(GlobalSettings, "edgeprune.compress.prune.nap:run"),
-    "search": Method(SearchSettings, "edgeprune.compress.prune.searched:run"),
+    "search": Method(SearchSettings, "edgeprune.compress.prune.level_search:run"),
 }
 
 

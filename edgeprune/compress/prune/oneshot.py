@@ -50,7 +50,7 @@ class LayerResult:
 def run(build: Build, source: Path, target: Path, settings: LayerwiseSettings) -> dict[str, Any]:
     """Prune the model in `source` in one shot; write it with its masks into `target`."""
     model = load_model(source)
-    batches = build.calibration(settings.samples, settings.allocate.together)
+    batches = build.calibration(settings.samples, settings.allocate.sequences_per_batch)
     walk = Walk(model, batches)
     counts = allocate(model, walk, settings.pattern, settings.sparsity, settings.allocate)
     masks, layers = prune_layers(model, walk, counts, settings.pattern, solver_of(settings))

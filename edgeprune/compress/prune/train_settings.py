@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.prune.settings import PruneSettings
-from edgeprune.compress.recover.settings import TrainSettings
 
 
 class PruneStageSettings(PruneSettings, TrainSettings):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from edgeprune.base import processor
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
+from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.objectives.objective import Objective, make_objective
-from edgeprune.compress.recover.settings import TrainSettings
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch

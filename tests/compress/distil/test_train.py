@@ -10,15 +10,16 @@ from scipy.special import log_softmax, rel_entr, softmax
 from tiny_models import VOCABULARY, make_model
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.objectives.objective import divergence, embed, make_objective
-from edgeprune.compress.recover.settings import RecoverSettings, TrainSettings
-from edgeprune.compress.recover.train import (
+from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.train import (
     Gradients,
     HeldMasks,
     distil,
     held_out_loss,
     learning_rate,
 )
+from edgeprune.compress.objectives.objective import divergence, embed, make_objective
+from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
