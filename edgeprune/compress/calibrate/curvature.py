@@ -104,13 +104,12 @@ def _backward(model: Model, batches: Sequence[Batch], seed: int, take: Take) -> 
     names = list(model.anatomy.block_linears())
     with gradients_of_activations(model), torch.enable_grad():
         for batch in track(batches, "taking curvature", len(batches)):
-            given = tensors(batch)
-            mask = given["attention_mask"].unsqueeze(-1)
+            mask = tensors(batch)["attention_mask"].unsqueeze(-1)
             handles = [
                 model.linear(name).register_forward_hook(_hook(name, mask, take)) for name in names
             ]
             try:
-                output = model.module(**given)
+                output = model.run(batch)
                 fisher_probe(model, output, batch, generator).backward()
             finally:
                 for handle in handles:

@@ -22,7 +22,6 @@ from edgeprune.compress.cut.surgery import keep_layers, put_layers
 from edgeprune.compress.maths.ranking import highest
 from edgeprune.compress.objectives.objective import divergence, embed, next_token_loss
 from edgeprune.compress.objectives.probe import fisher_probe
-from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_restored, module_restored
 from edgeprune.text.batches import Batch
@@ -78,7 +77,7 @@ def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
 
 
 def _answer(model: Model, batch: Batch) -> Tensor:
-    output = model.module(**tensors(batch))
+    output = model.run(batch)
     if model.task == "feature-extraction":
         return embed(output, torch.from_numpy(batch.attention_mask), model.pooling)
     if model.task == "text-classification":
@@ -106,7 +105,7 @@ def taylor(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
         for weight in (weight for layer in linears for weight in layer):
             weight.requires_grad_(True)
         for batch in track(batches, "scoring layers", len(batches)):
-            output = model.module(**tensors(batch))
+            output = model.run(batch)
             fisher_probe(model, output, batch, generator).backward()
         scores = [
             sum(float((w * w.grad).abs().sum().detach()) for w in layer if w.grad is not None)

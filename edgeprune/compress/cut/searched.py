@@ -14,7 +14,6 @@ from edgeprune.compress.levels.evolution import Genome, search
 from edgeprune.compress.levels.judge import report, rescored, scorer
 from edgeprune.compress.levels.settings import Evolution
 from edgeprune.compress.levels.spaces import Drops
-from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.model.restored import forwards_restored
 from edgeprune.text.batches import Batch
@@ -71,7 +70,7 @@ def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
     )
     try:
         with torch.no_grad():
-            model.module(**tensors(batch))
+            model.run(batch)
     finally:
         handle.remove()
     tupled = kinds[0]

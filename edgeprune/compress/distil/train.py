@@ -13,7 +13,6 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.objectives.objective import Objective, make_objective
-from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -167,13 +166,12 @@ def _loss(
     objective: Objective,
     settings: TrainSettings,
 ) -> tuple[Tensor, Any]:
-    inputs = tensors(batch)
     hidden = {"output_hidden_states": objective.hidden_states}
     with precision(settings):
         with torch.no_grad():
-            its = original.module(**inputs, **hidden)
-        mine = student.module(**inputs, **hidden)
-    return objective.loss(mine, its, batch, inputs["attention_mask"]), mine
+            its = original.run(batch, **hidden)
+        mine = student.run(batch, **hidden)
+    return objective.loss(mine, its, batch, torch.from_numpy(batch.attention_mask)), mine
 
 
 def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:

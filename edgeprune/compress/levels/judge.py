@@ -17,7 +17,6 @@ from edgeprune.base.progress import say
 from edgeprune.compress.levels.candidates import Candidates
 from edgeprune.compress.levels.evolution import Genome, Score, State
 from edgeprune.compress.objectives.distance import distance_to
-from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -46,17 +45,14 @@ class Unseen:
 def scorer(candidates: Candidates, original: Model, batches: Sequence[Batch]) -> Score:
     """Distances of candidates to the original, whose outputs are taken once a call."""
     model = candidates.model
-    plain = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
 
     @torch.no_grad()
     def score(genomes: Sequence[Genome], chosen: Sequence[int]) -> list[float]:
         totals, rows = [0.0] * len(genomes), 0
         for number in chosen:
             batch = batches[number]
-            given = tensors(batch)
-            run = functools.partial(model.module, **given, **plain)
-            its = original.module(**given, **plain)
-            distance = distance_to(model, its, batch, given["attention_mask"])
+            run = functools.partial(model.run, batch)
+            distance = distance_to(model, original.run(batch), batch)
             rows += len(batch.input_ids)
             for place, ours in candidates.outputs(run, genomes):
                 totals[place] += distance(ours) * len(batch.input_ids)

@@ -8,6 +8,7 @@ off by some 0.001 nats.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edgeprune.compress.objectives.objective import make_objective
@@ -19,13 +20,15 @@ Distance = Callable[[Any], float]
 """A candidate's output -> its distance from the original's."""
 
 
-def distance_to(model: Model, its: Any, batch: Batch, mask: Tensor) -> Distance:
+def distance_to(model: Model, its: Any, batch: Batch) -> Distance:
     """The distance of outputs of `model`'s kind on a batch from `its`, the original's output."""
     if model.task != "feature-extraction":
         return divergence_from(its.logits)
     settings = LossWeights(label_weight=0, hidden_weight=0)
     objective = make_objective(model, settings)
-    return lambda ours: float(objective.loss(ours, its, batch, mask))
+    return lambda ours: float(
+        objective.loss(ours, its, batch, torch.from_numpy(batch.attention_mask))
+    )
 
 
 def divergence_from(logits: Tensor) -> Distance:

@@ -9,7 +9,6 @@ random direction (2 * (1 - cosine) is a squared distance on the unit sphere).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from torch.nn.functional import kl_div, log_softmax
 
 from edgeprune.base.progress import track
 from edgeprune.compress.objectives.objective import embed
+from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_restored, values_restored
 
-Inputs = Mapping[str, Tensor]
 Replacements = Mapping[str, Mapping[str, Tensor]]
 """By tensor and format the values [out, in] that it would have."""
 
@@ -88,9 +87,8 @@ COSTS = {"fisher": fisher_costs, "measured": measured_costs}
 
 def _outputs(model: Model, batch: Inputs) -> Tensor:
     """Unit embeddings [texts, width], or log probabilities [texts or tokens, classes]."""
-    cache: dict[str, Any] = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
-    output = model.module(**batch, **cache)
-    mask = batch["attention_mask"]
+    output = model.run(batch)
+    mask = tensors(batch)["attention_mask"]
     if model.task == "feature-extraction":
         return embed(output, mask, model.pooling)
     logits = output.logits[mask.bool()] if output.logits.dim() == 3 else output.logits
