@@ -22,7 +22,7 @@ from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.levels.settings import sequences_per_batch
-from edgeprune.compress.objectives.distance import divergence_from
+from edgeprune.compress.objectives.logits import divergence_from
 from edgeprune.compress.prune import level_search, nap
 from edgeprune.compress.prune.allocate import allocate
 from edgeprune.compress.prune.allocate_settings import ALLOCATORS

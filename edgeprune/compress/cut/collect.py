@@ -10,7 +10,7 @@ from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.gates import HEADS, Gate, make_gates
 from edgeprune.compress.calibrate.watch import watch_inputs, watching
 from edgeprune.compress.cut.scores import Fisher, Flap, Moments, ProbePruning, Taylor, magnitude
-from edgeprune.compress.objectives.probe import fisher_probe
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_of_activations
 from edgeprune.text.batches import Batch, text_by_text
@@ -122,6 +122,7 @@ def _with_gradients(
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
+    objective = objective_of(model)
     captured: dict[str, Tensor] = {}
 
     def capture(name: str, h: Tensor) -> None:
@@ -132,7 +133,7 @@ def _with_gradients(
     with gradients_of_activations(model), watching(modules, capture):
         for batch in track(batches, "scoring", len(batches)):
             captured.clear()  # an expert that no token reaches has nothing
-            fisher_probe(model, model.run(batch), batch, generator).backward()
+            objective.probe(model.run(batch), batch, generator).backward()
             texts = len(batch.input_ids)
             yield {
                 name: (

@@ -12,7 +12,7 @@ from edgeprune.base import processor
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.distil.settings import TrainSettings
-from edgeprune.compress.objectives.objective import Objective, make_objective
+from edgeprune.compress.objectives.objective import Objective, objective_of
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -78,7 +78,7 @@ def distil(
     Raises:
         UserError: the loss is not a finite number.
     """
-    objective = make_objective(student, settings)
+    objective = objective_of(student)
     weights = list(trained_weights(student, settings))
     optimizer = torch.optim.AdamW(
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -166,12 +166,12 @@ def _loss(
     objective: Objective,
     settings: TrainSettings,
 ) -> tuple[Tensor, Any]:
-    hidden = {"output_hidden_states": objective.hidden_states}
+    hidden = {"output_hidden_states": objective.reads_hidden_states(settings)}
     with precision(settings):
         with torch.no_grad():
-            its = original.run(batch, **hidden)
-        mine = student.run(batch, **hidden)
-    return objective.loss(mine, its, batch, torch.from_numpy(batch.attention_mask)), mine
+            teacher = original.run(batch, **hidden)
+        output = student.run(batch, **hidden)
+    return objective.loss(output, teacher, batch, settings), output
 
 
 def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from edgeprune.base.bootstrap import bootstrap
 from edgeprune.base.progress import say
 from edgeprune.compress.levels.candidates import Candidates
 from edgeprune.compress.levels.evolution import Genome, Score, State
-from edgeprune.compress.objectives.distance import distance_to
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -45,6 +45,7 @@ class Unseen:
 def scorer(candidates: Candidates, original: Model, batches: Sequence[Batch]) -> Score:
     """Distances of candidates to the original, whose outputs are taken once a call."""
     model = candidates.model
+    objective = objective_of(model)
 
     @torch.no_grad()
     def score(genomes: Sequence[Genome], chosen: Sequence[int]) -> list[float]:
@@ -52,7 +53,7 @@ def scorer(candidates: Candidates, original: Model, batches: Sequence[Batch]) ->
         for number in chosen:
             batch = batches[number]
             run = functools.partial(model.run, batch)
-            distance = distance_to(model, original.run(batch), batch)
+            distance = objective.distance_from(original.run(batch), batch)
             rows += len(batch.input_ids)
             for place, ours in candidates.outputs(run, genomes):
                 totals[place] += distance(ours) * len(batch.input_ids)

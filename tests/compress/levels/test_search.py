@@ -25,7 +25,7 @@ from edgeprune.compress.levels.evolution import search
 from edgeprune.compress.levels.judge import scorer
 from edgeprune.compress.levels.settings import Evolution
 from edgeprune.compress.levels.spaces import Drops, Levels
-from edgeprune.compress.objectives.distance import divergence_from
+from edgeprune.compress.objectives.logits import divergence_from
 from edgeprune.compress.prune.allocate import uniform_counts
 from edgeprune.compress.prune.level_search import run, search_levels, solver
 from edgeprune.compress.prune.oneshot import prune_layers
