@@ -48,7 +48,7 @@ class Model:
     @functools.cached_property
     def has_cache(self) -> bool:
         """Whether the model keeps keys and values for the tokens that follow."""
-        return self.anatomy.kind == "decoder"
+        return self.anatomy.has_cache
 
     def run(self, batch: Inputs, **options: Any) -> Any:
         """The module's output for a batch; where there is a cache, it is left empty.

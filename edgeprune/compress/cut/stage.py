@@ -140,7 +140,7 @@ def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:
     blocks = model.anatomy.blocks
     for layer, mask in enumerate(kept):
         positions = mask.bool()
-        if kind == HEADS and model.anatomy.kind == "decoder":
+        if kind == HEADS and model.anatomy.shared_key_value_heads:
             positions = positions[head_groups(blocks[layer])]
         if not bool(positions.all()):
             _KEEP[kind](model, layer, positions.nonzero().flatten().tolist())

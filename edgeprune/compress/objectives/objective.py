@@ -20,6 +20,7 @@ from edgeprune.base.registry import load_function
 from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
+from edgeprune.model.tasks import TASKS
 from edgeprune.text.batches import Batch
 
 Distance = Callable[[Any], float]
@@ -62,14 +63,7 @@ class Objective(Protocol):
         """Whether `loss` reads the outputs' hidden states."""
 
 
-_BY_TASK = {
-    "feature-extraction": "edgeprune.compress.objectives.embedding:objective",
-    "text-classification": "edgeprune.compress.objectives.classification:objective",
-    "text-generation": "edgeprune.compress.objectives.generation:objective",
-}
-
-
 def objective_of(model: Model) -> Objective:
-    """The objective of a model's task."""
-    found: Objective = load_function(_BY_TASK[model.task])(model)
+    """The objective of a model's task: what the function `objective` of the task's module makes."""
+    found: Objective = load_function(f"{TASKS[model.task].objective}:objective")(model)
     return found

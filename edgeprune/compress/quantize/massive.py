@@ -75,10 +75,9 @@ def treat(
     ratios = {name: seen.massive() for name, seen in ranges.items()}
     massive = _beyond(ratios, settings.massive_ratio) if how != "none" else {}
     formats = asked
-    decoder = model.anatomy.kind == "decoder"
     if how == "float":
         formats = {**asked, **dict.fromkeys(massive, "float32")}
-    elif how == "auto" and not decoder and not asked:
+    elif how == "auto" and not model.anatomy.causal and not asked:
         massive = _until_tolerable(model, batches, ratios, settings, plan_with)
         formats = dict.fromkeys(massive, "int8-token")
     elif how in ("auto", "token-wise") and massive:

@@ -135,5 +135,5 @@ def _time_budget(settings: QuantizeSettings, target: Target) -> _Budget:
 
 def may_choose(entry: Entry, model: Model) -> bool:
     """Whether mixed precision has a say: INT8 linears but for tied heads and classifiers."""
-    head = entry.role == "head" and (entry.tied_to is not None or model.anatomy.kind == "encoder")
+    head = entry.role == "head" and (entry.tied_to is not None or not model.anatomy.causal)
     return entry.format in ("int8", "int8-token") and not head

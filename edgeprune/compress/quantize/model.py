@@ -161,7 +161,7 @@ def quantize_model(
     Raises:
         UserError: a weight is not finite, or a budget of mixed precision cannot be met.
     """
-    settings = preferred(settings, model.anatomy.kind, target.decode_weights)
+    settings = preferred(settings, model.anatomy.has_cache, target.decode_weights)
     plan_with = planner(model, settings, target)
     treatment, plan, drift = plan_model(model, batches, settings, plan_with)
     costs: dict[str, dict[str, float]] = {}
