@@ -20,7 +20,7 @@ from edgeprune.compress.levels.judge import report, rescored, scorer
 from edgeprune.compress.levels.settings import sequences_per_batch
 from edgeprune.compress.levels.spaces import Levels
 from edgeprune.compress.prune.allocate import uniform_counts
-from edgeprune.compress.prune.methods import METHODS
+from edgeprune.compress.prune.criteria import CRITERIA
 from edgeprune.compress.prune.oneshot import Solver, prune_layers, solver_of
 from edgeprune.compress.prune.patterns import weight_pattern
 from edgeprune.compress.prune.search_settings import SearchSettings
@@ -58,7 +58,7 @@ def run(build: Build, source: Path, target: Path, settings: SearchSettings) -> d
 
 def solver(settings: SearchSettings) -> Solver:
     """The one-shot method that prunes candidates and winner."""
-    return solver_of(METHODS[settings.solver].settings(pattern=settings.pattern))
+    return solver_of(CRITERIA[settings.solver].settings(pattern=settings.pattern))
 
 
 @torch.no_grad()

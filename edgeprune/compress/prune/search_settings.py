@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from edgeprune.compress.levels.settings import Evolution
+from edgeprune.compress.prune.criteria import CRITERIA
 from edgeprune.compress.prune.oneshot_settings import OneShotSettings, why_uniform
 
 
@@ -16,7 +17,7 @@ class SearchSettings(OneShotSettings, Evolution):
         description="An evolutionary search for each linear's sparsity, judged by the distance to "
         "the original's outputs; the slowest of the one-shot methods.",
     )
-    solver: Literal["magnitude", "wanda", "sparsegpt", "thanos"] = Field(
+    solver: Literal[tuple(CRITERIA)] = Field(  # type: ignore[valid-type]
         "wanda", description="The method that prunes the candidates and the winner."
     )
     # Not of the smallest's: with few key-value heads that is an eighth of a feed-forward's, whose
