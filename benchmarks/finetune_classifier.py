@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from edgeprune.compress.recover.settings import TrainSettings
-from edgeprune.compress.recover.train import learning_rate, precision
+from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.train import learning_rate, precision
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
 from edgeprune.text.corpus import Corpus

@@ -221,7 +221,7 @@ class Bench:
         import torch
 
         from edgeprune.base.progress import track
-        from edgeprune.compress.objectives.objective import embed
+        from edgeprune.compress.objectives.embedding import embed
         from edgeprune.model.forward import tensors
 
         found = {}
@@ -229,9 +229,8 @@ class Bench:
             parts = []
             for batch in track(batches, f"embedding {name}", len(batches)):
                 with torch.no_grad():
-                    given = tensors(batch)
-                    output = model.module(**given)
-                    parts.append(embed(output, given["attention_mask"], model.pooling).double())
+                    mask = tensors(batch)["attention_mask"]
+                    parts.append(embed(model.run(batch), mask, model.pooling).double())
             found[name] = torch.cat(parts).numpy()
         return found
 

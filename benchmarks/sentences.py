@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgeprune.compress.objectives.objective import embed
+from edgeprune.compress.objectives.embedding import embed
 from edgeprune.measure.evaluate.sts import spearman
 from edgeprune.model.model import Model
 from edgeprune.text.files import read_rows

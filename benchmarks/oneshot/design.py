@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-METHODS = ("magnitude", "wanda", "sparsegpt", "thanos", "nap")
+from edgeprune.compress.prune.criteria import CRITERIA
+
+METHODS = (*CRITERIA, "nap")
+_DECISIVE = ("magnitude", "wanda", "sparsegpt", "thanos")
 SAMPLERS = ("random", "stratified", "clusters")
 LAYER_SCORES = ("loss", "taylor", "linearity", "search")
 DRAWS = 3
@@ -58,7 +61,7 @@ def cells() -> list[Cell]:
 
 def _decisive(subject: str) -> Iterator[Cell]:
     yield Cell(f"{subject}, original", subject)
-    for method in METHODS[:4]:
+    for method in _DECISIVE:
         yield _pruned(subject, f"{method}, 50 % weights", method=method)
     yield from _channels(subject, 20)
     yield _search(subject, "evopress")
@@ -155,7 +158,7 @@ def estimate(cell: Cell) -> float:
     seconds: float = _FIXED[cell.subject]
     costs = _METHOD[cell.subject]
     if cell.prune:
-        seconds += costs[cell.prune["method"]]
+        seconds += costs.get(cell.prune["method"], costs["thanos"])
         if allocate := cell.prune.get("allocate"):
             seconds += costs["wanda"] * _ALLOCATOR.get(allocate["by"], 1.0)
     if "layers" in cell.cut:

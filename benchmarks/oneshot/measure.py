@@ -18,10 +18,12 @@ from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut import stage
 from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
+from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_layers
-from edgeprune.compress.objectives.distance import divergence_from
-from edgeprune.compress.prune import nap, search_settings, searched
+from edgeprune.compress.levels.settings import sequences_per_batch
+from edgeprune.compress.objectives.logits import divergence_from
+from edgeprune.compress.prune import level_search, nap
 from edgeprune.compress.prune.allocate import allocate
 from edgeprune.compress.prune.allocate_settings import ALLOCATORS
 from edgeprune.compress.prune.methods import METHODS
@@ -83,9 +85,9 @@ def run(cell: Cell, data: Path, quick: bool, cache: Path = FOLDER) -> dict[str, 
 def together(cell: Cell, sequences: int) -> int | None:
     """Sequences that the stage would put into a batch, where it says so."""
     if "search" in (cell.prune.get("method"), cell.cut.get("layer_score")):
-        return search_settings.together(sequences)
+        return sequences_per_batch(sequences)
     how = cell.prune.get("allocate")
-    return ALLOCATORS[how["by"]](**how).together if how else None
+    return ALLOCATORS[how["by"]](**how).sequences_per_batch if how else None
 
 
 def prune(
@@ -105,10 +107,10 @@ def prune(
     else:
         if settings.method == "search":
             unseen, key = reader.held_out_batches(), settings.model_dump_json()
-            counts, found["search"] = searched.search_levels(
+            counts, found["search"] = level_search.search_levels(
                 model, load_model(place), batches, unseen, settings, 0, file, key
             )
-            solve = searched.solver(settings)
+            solve = level_search.solver(settings)
         else:
             walk, how = Walk(model, batches), settings.allocate
             counts = allocate(model, walk, settings.pattern, settings.sparsity, how)
@@ -154,7 +156,7 @@ def drop(
     count, found = settings.layers_to_drop(len(model.layers)), {}
     if settings.layer_score == "search":
         unseen, how = reader.held_out_batches(), settings.layer_search
-        gone, found["search"] = searched.search_blocks(
+        gone, found["search"] = search_blocks(
             model,
             load_model(place),
             count,

@@ -17,10 +17,10 @@ import torch
 from sentences import embeddings, pairs, sts
 from torch import Tensor, nn
 
+from edgeprune.compress.distil.train import Gradients
 from edgeprune.compress.prune.controller import MomentumVariancePruner
 from edgeprune.compress.prune.dynamic import prune
 from edgeprune.compress.prune.train_settings import PruneStageSettings
-from edgeprune.compress.recover.train import Gradients
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint, import_tokenizer
 from edgeprune.model.model import Model

@@ -1,19 +1,28 @@
-"""A batch's way through a model."""
+"""A batch's way into a model, and what its tokens come out as."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from edgeprune.text.batches import Batch
 
+Inputs = Batch | Mapping[str, Tensor]
+"""A batch of text, or the keyword arguments of a torch model that it becomes."""
 
-def attended(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Rows [tokens, width] of what the tokens in `mask` [texts, tokens] hand on; some families lay
-    texts and tokens into one axis."""
+
+def tensors(batch: Inputs) -> dict[str, Tensor]:
+    """A batch as keyword arguments of a torch model."""
+    if not isinstance(batch, Batch):
+        return dict(batch)
+    return {name: torch.from_numpy(value) for name, value in batch.inputs.items()}
+
+
+def unpadded(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states [tokens, width] of the unpadded tokens, those in `mask` [texts, tokens].
+
+    hidden: [texts, tokens, width], or texts and tokens in one axis, as some families lay them.
+    """
     if bool(mask.all()):  # an expert sees some of the tokens, and not in the mask's order
         return hidden.flatten(0, -2)
     return hidden.reshape(*mask.shape, -1)[mask.bool()]
-
-
-def tensors(batch: Batch) -> dict[str, Tensor]:
-    """A batch as keyword arguments of a torch model."""
-    return {name: torch.from_numpy(value) for name, value in batch.inputs.items()}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from edgeprune.model.anatomy import Anatomy, describe
+from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.tasks import task_of
 
@@ -43,6 +44,19 @@ class Model:
     def pooling(self) -> Pooling:
         """How a sentence encoder pools its tokens; the mean where its folder does not say."""
         return read_pooling(self.folder) or "mean"
+
+    @functools.cached_property
+    def has_cache(self) -> bool:
+        """Whether the model keeps keys and values for the tokens that follow."""
+        return self.anatomy.has_cache
+
+    def run(self, batch: Inputs, **options: Any) -> Any:
+        """The module's output for a batch; where there is a cache, it is left empty.
+
+        Gradients are as the caller's context has them.
+        """
+        cache = {"use_cache": False} if self.has_cache else {}
+        return self.module(**tensors(batch), **cache, **options)
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its full module name."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.files import read_object
+from edgeprune.compress.prune.methods import METHODS as PRUNING
 
 MEASURED = Path(__file__).with_name("advice.json")
 
@@ -47,31 +48,13 @@ Measured = Mapping[str, Mapping[str, Mapping[str, float]]]
 """A model -> cell -> quality, seconds and threads."""
 
 
+_CELLS = {"momentum-variance": None, "search": "wanda, 50 %, evopress"}
+"""Of methods of pruning, where a row of the comparison is not called after them."""
+
 METHODS: dict[str, dict[str, Method]] = {
     "prune.method": {
-        "momentum-variance": Method(
-            "Prunes during distillation, step by step; the one for channels and heads."
-        ),
-        "magnitude": Method("By size alone: a baseline.", "magnitude, 50 % weights"),
-        "wanda": Method("For a first look: no weight that stays changes.", "wanda, 50 % weights"),
-        "sparsegpt": Method(
-            "For weights and blocks that go for good: what stays is corrected.",
-            "sparsegpt, 50 % weights",
-        ),
-        "thanos": Method(
-            "As sparsegpt, a block of columns corrected jointly; also whole columns with outputs "
-            "left dense.",
-            "thanos, 50 % weights",
-        ),
-        "nap": Method(
-            "One ranking of all layers, where no share per layer is known; needs the memory of a "
-            "backward pass.",
-            "nap, 50 % weights",
-        ),
-        "search": Method(
-            "Shares per layer by trying them, where half an hour is there to spend.",
-            "wanda, 50 %, evopress",
-        ),
+        name: Method(method.purpose, _CELLS.get(name, f"{name}, 50 % weights"))
+        for name, method in PRUNING.items()
     },
     "prune.allocate": {
         "uniform": Method("The same share of every linear.", "wanda, 50 % weights"),

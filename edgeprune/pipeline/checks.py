@@ -235,7 +235,7 @@ def _check_mixed(recipe: Recipe, anatomy: Anatomy) -> None:
     if recipe.quantize is None:
         return
     target = find(recipe.target)
-    settings = preferred(recipe.quantize, anatomy.kind, target.decode_weights)
+    settings = preferred(recipe.quantize, anatomy.has_cache, target.decode_weights)
     if settings.weights != "mixed":
         return
     if settings.linears_ms is not None:

@@ -177,7 +177,7 @@ def _resize(shapes: dict[str, tuple[int, ...]], linear: str, side: int, count: i
 
 
 def _plan(anatomy: Anatomy, settings: QuantizeSettings, target: Target) -> Plan:
-    chosen = preferred(settings, anatomy.kind, target.decode_weights)
+    chosen = preferred(settings, anatomy.has_cache, target.decode_weights)
     return plan_formats(anatomy, chosen, target.weight_bits, {})
 
 

@@ -13,10 +13,12 @@ from edgeprune.compress.calibrate.gates import CHANNELS, HEADS
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.depth import layer_scores
+from edgeprune.compress.cut.searched import search_blocks
+from edgeprune.compress.levels.settings import Evolution
 from edgeprune.compress.prune.absorption import amplification
 from edgeprune.compress.prune.allocate import uniform_counts
-from edgeprune.compress.prune.search_settings import Evolution, SearchSettings
-from edgeprune.compress.prune.searched import search_blocks, search_levels
+from edgeprune.compress.prune.level_search import search_levels
+from edgeprune.compress.prune.search_settings import SearchSettings
 from edgeprune.compress.quantize.sensitivity import fisher_costs, measured_costs
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model

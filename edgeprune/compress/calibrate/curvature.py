@@ -1,7 +1,7 @@
 """How the model's output curves over its weights: Fisher information of the linears of the blocks.
 
-The loss is the Fisher probe's (probe.py), a sum over sequences. With a [in] what a linear reads at
-a token and g [out] the gradient of what it writes:
+The loss is the objective's probe (objectives/), a sum over sequences. With a [in] what a linear
+reads at a token and g [out] the gradient of what it writes:
 
     fisher   F_ij = sum over sequences of (sum over tokens of g_i a_j)^2, each weight by itself
     kfac     A = mean over tokens of a a^T, G = sum over tokens of g g^T; the Hessian of W is taken
@@ -22,7 +22,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.walk import input_groups
 from edgeprune.compress.maths.obs import damped, inverse_factor
-from edgeprune.compress.objectives.probe import fisher_probe
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_of_activations
@@ -102,16 +102,15 @@ def kfac_costs(weight: Tensor, factors: Factors, damping: float) -> Tensor:
 def _backward(model: Model, batches: Sequence[Batch], seed: int, take: Take) -> None:
     generator = torch.Generator().manual_seed(seed)
     names = list(model.anatomy.block_linears())
+    objective = objective_of(model)
     with gradients_of_activations(model), torch.enable_grad():
         for batch in track(batches, "taking curvature", len(batches)):
-            given = tensors(batch)
-            mask = given["attention_mask"].unsqueeze(-1)
+            mask = tensors(batch)["attention_mask"].unsqueeze(-1)
             handles = [
                 model.linear(name).register_forward_hook(_hook(name, mask, take)) for name in names
             ]
             try:
-                output = model.module(**given)
-                fisher_probe(model, output, batch, generator).backward()
+                objective.probe(model.run(batch), batch, generator).backward()
             finally:
                 for handle in handles:
                     handle.remove()

@@ -30,7 +30,8 @@ def mean_hidden(model: "Model", ids: Sequence[Sequence[int]]) -> np.ndarray:
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in cut])
         padded = torch.tensor([row + row[:1] * (longest - len(row)) for row in cut])
         with torch.no_grad():
-            output = model.module(input_ids=padded, attention_mask=mask, output_hidden_states=True)
+            batch = {"input_ids": padded, "attention_mask": mask}
+            output = model.run(batch, output_hidden_states=True)
         hidden = output.hidden_states[-1].float() * mask.unsqueeze(-1)
         mean = hidden.sum(1) / mask.sum(1, keepdim=True)
         vectors[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()

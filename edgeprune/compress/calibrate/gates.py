@@ -43,18 +43,18 @@ def make_gates(model: Model, kind: str) -> list[Gate]:
             Gate(kind, place, part.down, torch.ones(part.channels, requires_grad=True), 1)
             for place, part in enumerate(model.anatomy.feed_forwards)
         ]
-    gates = []
+    gates, shared = [], model.anatomy.shared_key_value_heads
     for block in model.anatomy.blocks:
         part = block.attention
-        groups = head_groups(block) if model.anatomy.kind == "decoder" else None
+        groups = head_groups(block) if shared else None
         value = torch.ones(part.num_heads, requires_grad=True)
         gates.append(Gate(kind, block.index, part.output, value, part.head_dim, groups))
     return gates
 
 
 def head_groups(block: Block) -> Tensor:
-    """The unit of each of a decoder's query heads: one head of every key-value group leaves at a
-    time, so that the groups stay equal and clients' caches fit."""
+    """The unit of each query head where key-value heads are shared: one head of every key-value
+    group leaves at a time, so that the groups stay equal and clients' caches fit."""
     return torch.arange(block.attention.num_heads) % block.attention.heads_per_group
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgeprune.compress.calibrate.watch import watching
 from edgeprune.model.anatomy import Block
 from edgeprune.model.model import Model
 from edgeprune.model.restored import forwards_restored
@@ -65,12 +66,12 @@ class Replay:
         Batches come in their order, each once a look.
         """
 
-        def reached(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            take(args[0])
+        def reached(_name: str, read: Tensor) -> None:
+            take(read)
             if linear == self.down:
-                self._read.append(args[0])
+                self._read.append(read)
             if linear == self.output and self.holds_output:
-                self._contexts.append(args[0])
+                self._contexts.append(read)
                 return  # the module ends behind it: only then is the form of its answer known
             raise _Reached
 
@@ -81,16 +82,16 @@ class Replay:
                 if self.holds_output:
                     raise _Reached
 
-        handles = (
-            self.linears[linear].register_forward_pre_hook(reached),
-            self.attention.register_forward_hook(answered),
-        )
+        handle = self.attention.register_forward_hook(answered)
         try:
-            with suppress(_Reached), self.replaying(batch):
+            with (
+                watching({linear: self.linears[linear]}, reached),
+                suppress(_Reached),
+                self.replaying(batch),
+            ):
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
 
     @contextmanager
     def replaying(self, batch: int) -> Iterator[None]:

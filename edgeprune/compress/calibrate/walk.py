@@ -33,10 +33,9 @@ from torch import Tensor, nn
 from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.replay import Replay
 from edgeprune.model.anatomy import Block
-from edgeprune.model.forward import attended, tensors
+from edgeprune.model.forward import Inputs, tensors, unpadded
 from edgeprune.model.model import Model
 from edgeprune.model.restored import forwards_restored
-from edgeprune.text.batches import Batch
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
 """(what a linear reads [tokens, in], what enters its block [tokens, width]) -> weights [tokens]."""
@@ -97,16 +96,15 @@ class Walk:
     """The hidden states of calibration batches before one block; see the module's example."""
 
     @torch.no_grad()
-    def __init__(self, model: Model, batches: Sequence[Batch]) -> None:
+    def __init__(self, model: Model, batches: Sequence[Inputs]) -> None:
         self.model = model
-        self.masks = [torch.from_numpy(batch.attention_mask).bool() for batch in batches]
+        self.masks = [tensors(batch)["attention_mask"].bool() for batch in batches]
         self.hidden: list[Tensor] = []  # what enters the block, a batch each [rows, tokens, width]
         self._arguments: list[list[Arguments]] = []  # what each block is given beside them
         self._replay: Replay | None = None  # what earlier looks into the block know
-        cache = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
         modules = model.block_modules()
         for batch in batches:
-            hidden, arguments = _embed(model.module, modules, {**tensors(batch), **cache})
+            hidden, arguments = _embed(model, modules, batch)
             self.hidden.append(hidden)
             self._arguments.append(arguments)
 
@@ -138,7 +136,7 @@ class Walk:
         seen = InputStatistics(torch.zeros(width, width), torch.zeros(width))
 
         def add(rows: Tensor, index: int) -> None:
-            weights = weigh(rows, self._attended(index)) if weigh else None
+            weights = weigh(rows, self._unpadded(index)) if weigh else None
             seen.add(rows, weights)
 
         self._look(block, linear, add)
@@ -165,11 +163,11 @@ class Walk:
     def states(self) -> list[Tensor]:
         """The hidden states where the walk stands [tokens, width], batch by batch, padding left
         out."""
-        return [self._attended(index) for index in range(len(self.hidden))]
+        return [self._unpadded(index) for index in range(len(self.hidden))]
 
-    def _attended(self, index: int) -> Tensor:
+    def _unpadded(self, index: int) -> Tensor:
         """The hidden states of a batch [real tokens, width]."""
-        return attended(self.hidden[index], self.masks[index])
+        return unpadded(self.hidden[index], self.masks[index])
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:
@@ -188,7 +186,7 @@ class Walk:
         for index, mask in enumerate(self.masks):
 
             def take(x: Tensor, mask: Tensor = mask, index: int = index) -> None:
-                add(attended(x, mask), index)
+                add(unpadded(x, mask), index)
 
             with replay.reaching(linear, index, take):
                 self._run(block, index)
@@ -203,9 +201,7 @@ class _Reached(Exception):
     """Ends a pass when every block was asked."""
 
 
-def _embed(
-    module: nn.Module, blocks: list[nn.Module], batch: dict[str, Any]
-) -> tuple[Tensor, list[Arguments]]:
+def _embed(model: Model, blocks: list[nn.Module], batch: Inputs) -> tuple[Tensor, list[Arguments]]:
     """What enters the first block, and what every block is given beside hidden states.
 
     Masks and positions may differ from block to block, so each is asked, while the hidden states
@@ -229,7 +225,7 @@ def _embed(
         for block in blocks:
             block.forward = functools.partial(note, block.forward)
         with suppress(_Reached):
-            module(**batch)
+            model.run(batch)
     return entered[0], arguments
 
 

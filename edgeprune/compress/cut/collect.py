@@ -1,7 +1,6 @@
 """Run text through a model once and score its channels and heads for a one-shot cut."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,14 +8,12 @@ from torch import Tensor, nn
 
 from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.gates import HEADS, Gate, make_gates
+from edgeprune.compress.calibrate.watch import watch_inputs, watching
 from edgeprune.compress.cut.scores import Fisher, Flap, Moments, ProbePruning, Taylor, magnitude
-from edgeprune.compress.objectives.probe import fisher_probe
-from edgeprune.model.forward import attended, tensors
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_of_activations
 from edgeprune.text.batches import Batch, text_by_text
-
-Captured = dict[str, Tensor]
 
 
 def unit_scores(
@@ -81,18 +78,12 @@ def _activations(make: Callable[[Gate, nn.Linear], Any]) -> Callable[..., dict[s
     return score
 
 
-@torch.no_grad()
 def _feed(
     scorers: Mapping[str, Any], model: Model, gates: list[Gate], batches: Sequence[Batch]
 ) -> None:
     """Give every gate's scorer what the gate multiplies [tokens, columns], padding left out."""
-    with _capturing(model, gates, retain=False) as captured:
-        for batch in track(batches, "scoring", len(batches)):
-            mask = torch.from_numpy(batch.attention_mask)
-            captured.clear()
-            model.module(**tensors(batch))
-            for name, h in captured.items():
-                scorers[name].add(attended(h, mask))
+    names = [gate.name for gate in gates]
+    watch_inputs(model, names, batches, lambda name, h: scorers[name].add(h), "scoring")
 
 
 def _magnitude(
@@ -131,11 +122,18 @@ def _with_gradients(
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
-    with gradients_of_activations(model), _capturing(model, gates, retain=True) as captured:
+    objective = objective_of(model)
+    captured: dict[str, Tensor] = {}
+
+    def capture(name: str, h: Tensor) -> None:
+        h.retain_grad()
+        captured[name] = h
+
+    modules = {gate.name: model.linear(gate.name) for gate in gates}
+    with gradients_of_activations(model), watching(modules, capture):
         for batch in track(batches, "scoring", len(batches)):
             captured.clear()  # an expert that no token reaches has nothing
-            output = model.module(**tensors(batch))
-            fisher_probe(model, output, batch, generator).backward()
+            objective.probe(model.run(batch), batch, generator).backward()
             texts = len(batch.input_ids)
             yield {
                 name: (
@@ -145,26 +143,3 @@ def _with_gradients(
                 for name, h in captured.items()
                 if h.grad is not None
             }
-
-
-@contextmanager
-def _capturing(model: Model, gates: list[Gate], retain: bool) -> Iterator[Captured]:
-    captured: Captured = {}
-
-    def capture(name: str) -> Callable[..., None]:
-        def hook(_module: Any, args: tuple[Tensor, ...]) -> None:
-            if retain:
-                args[0].retain_grad()
-            captured[name] = args[0]
-
-        return hook
-
-    handles = [
-        model.module.get_submodule(gate.name).register_forward_pre_hook(capture(gate.name))
-        for gate in gates
-    ]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()

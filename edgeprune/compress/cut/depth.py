@@ -1,9 +1,8 @@
 """Which whole layers may go: three scores, higher meaning keep.
 
 loss       what the model loses on the text when this layer alone is left out (Shortened LLaMA,
-           2402.02834, by perplexity): decoders by the text's cross-entropy, classifiers by the
-           divergence from the whole model's prediction, sentence encoders by 1 - cosine to the
-           whole model's embedding
+           2402.02834, by perplexity), as the task's objective measures damage: the rise of the
+           text's cross-entropy, or the distance from the whole model's answers
 taylor     sum of |w dL/dw| over the layer's linears, L the loss over the whole text; with the
            first four and last two layers kept out of it this is the same paper's Taylor+
 linearity  1 - linearity of the layer as a map from token to token (linearity.py)
@@ -20,9 +19,7 @@ from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut.linearity import Linearity
 from edgeprune.compress.cut.surgery import keep_layers, put_layers
 from edgeprune.compress.maths.ranking import highest
-from edgeprune.compress.objectives.objective import divergence, embed, next_token_loss
-from edgeprune.compress.objectives.probe import fisher_probe
-from edgeprune.model.forward import tensors
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_restored, module_restored
 from edgeprune.text.batches import Batch
@@ -62,41 +59,30 @@ def layer_scores(model: Model, batches: Sequence[Batch], score: str, seed: int) 
 @torch.no_grad()
 def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """What is lost, mean over texts, when each layer alone is left out."""
-    whole = [_answer(model, batch) for batch in batches]
+    whole = _references(model, batches)
     everything = list(range(len(model.anatomy.blocks)))
     place = model.anatomy.blocks[0].name.rpartition(".")[0]
-    changes = []
+    changes, objective = [], objective_of(model)
     for left_out in track(everything, "leaving layers out", len(everything)):
         with module_restored(model, place):
             put_layers(model, [layer for layer in everything if layer != left_out])
-            answers = [_answer(model, batch) for batch in batches]
-        lost = [_distance(model, *pair) for pair in zip(answers, whole, strict=True)]
+            found = _references(model, batches)
+        lost = [objective.damage(*pair) for pair in zip(found, whole, strict=True)]
         texts = sum(len(batch.input_ids) for batch in batches)
         weighted = [x * len(b.input_ids) for x, b in zip(lost, batches, strict=True)]
         changes.append(sum(weighted) / texts)
     return torch.tensor(changes, dtype=torch.float64)
 
 
-def _answer(model: Model, batch: Batch) -> Tensor:
-    output = model.module(**tensors(batch))
-    if model.task == "feature-extraction":
-        return embed(output, torch.from_numpy(batch.attention_mask), model.pooling)
-    if model.task == "text-classification":
-        return output.logits
-    return next_token_loss(output.logits, batch)
-
-
-def _distance(model: Model, mine: Tensor, its: Tensor) -> float:
-    if model.task == "feature-extraction":
-        return float(1 - (mine * its).sum(-1).mean())
-    if model.task == "text-classification":
-        return float(divergence(mine, its, temperature=1.0))
-    return float(mine - its)
+def _references(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
+    objective = objective_of(model)
+    return [objective.reference(model.run(batch), batch) for batch in batches]
 
 
 def taylor(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """Sum over a layer's linears of |w dL/dw|, L summed over the texts."""
     generator = torch.Generator().manual_seed(seed)
+    objective = objective_of(model)
     linears = [
         [model.linear(name).weight for name in block.linears()] for block in model.anatomy.blocks
     ]
@@ -106,8 +92,7 @@ def taylor(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
         for weight in (weight for layer in linears for weight in layer):
             weight.requires_grad_(True)
         for batch in track(batches, "scoring layers", len(batches)):
-            output = model.module(**tensors(batch))
-            fisher_probe(model, output, batch, generator).backward()
+            objective.probe(model.run(batch), batch, generator).backward()
         scores = [
             sum(float((w * w.grad).abs().sum().detach()) for w in layer if w.grad is not None)
             for layer in linears

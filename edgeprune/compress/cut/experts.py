@@ -96,7 +96,7 @@ def expert_scores(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
     try:
         texts = text_by_text(batches)
         for batch in track(texts, "scoring experts", len(texts)):
-            model.module(torch.from_numpy(batch.input_ids))
+            model.run(batch)
             tokens += batch.input_ids.size
     finally:
         for handle in handles:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from edgeprune.base.settings import Settings
-from edgeprune.compress.prune.search_settings import Evolution
+from edgeprune.compress.levels.settings import Evolution
 
 _KEPT_ENDS = {"taylor": (4, 2), "search": (1, 0)}
 """Layers at the start and end that stay by default: Taylor+'s rule; and what reads embeddings."""

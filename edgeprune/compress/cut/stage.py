@@ -14,10 +14,10 @@ from edgeprune.compress.cut.compensate import cut_channels, keep_means
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
 from edgeprune.compress.cut.experts import drop_experts, expert_scores
 from edgeprune.compress.cut.scores import select
+from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_channels, keep_heads, keep_layers
-from edgeprune.compress.prune.search_settings import together
-from edgeprune.compress.prune.searched import search_blocks
+from edgeprune.compress.levels.settings import sequences_per_batch
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_masks, load_model, save_model
 from edgeprune.text.batches import Batch
@@ -78,7 +78,7 @@ def _searched(
         model,
         build.original,
         count,
-        build.calibration(samples, together(samples)),
+        build.calibration(samples, sequences_per_batch(samples)),
         build.held_out(),
         settings.layer_search,
         build.seed,
@@ -140,7 +140,7 @@ def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:
     blocks = model.anatomy.blocks
     for layer, mask in enumerate(kept):
         positions = mask.bool()
-        if kind == HEADS and model.anatomy.kind == "decoder":
+        if kind == HEADS and model.anatomy.shared_key_value_heads:
             positions = positions[head_groups(blocks[layer])]
         if not bool(positions.all()):
             _KEEP[kind](model, layer, positions.nonzero().flatten().tolist())

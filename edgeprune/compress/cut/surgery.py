@@ -37,9 +37,9 @@ def keep_channels(model: Model, layer: int, keep: Sequence[int]) -> None:
 def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
     """Keep only the query heads `keep` (present positions) of a layer's attention.
 
-    Where every query head has a key-value head of its own in an encoder, those leave with it. In a
-    decoder the key-value heads stay, since clients size the cache by the configuration; each of
-    them must keep equally many query heads.
+    Where every query head has a key-value head of its own and nothing is cached, those leave with
+    it. Otherwise the key-value heads stay, since clients size the cache by the configuration; each
+    of them must keep equally many query heads.
 
     Raises:
         UserError: nothing would be left, or the groups would differ in size.
@@ -50,7 +50,7 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
     rows = (index[:, None] * part.head_dim + torch.arange(part.head_dim)).flatten()
     _keep_outputs(model.linear(part.query), rows)
     _keep_inputs(model.linear(part.output), rows)
-    if anatomy.kind == "encoder":
+    if not anatomy.shared_key_value_heads:
         _keep_outputs(model.linear(part.key), rows)
         _keep_outputs(model.linear(part.value), rows)
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune.compress.levels.search import Genome
+from edgeprune.compress.levels.evolution import Genome
 from edgeprune.model.model import Model
 from edgeprune.model.restored import forwards_restored
 

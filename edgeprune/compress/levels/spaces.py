@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.compress.levels.search import Genome
+from edgeprune.compress.levels.evolution import Genome
 
 
 @dataclass(frozen=True)

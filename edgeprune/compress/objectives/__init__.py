@@ -1,1 +1,1 @@
-"""A task's outputs compared with the original's, and the losses of training."""
+"""A task's outputs compared with the original's, and the losses of training: a file a task."""

@@ -1,140 +1,69 @@
-"""What distillation minimizes, by the model's task: distances between student and original.
+"""What a task's outputs are compared by, and what training minimizes: found by the model's task.
 
-    sentence encoders   embedding_weight * (1 - cosine) + similarity_weight * MSE of the batch's
-                        similarity matrices + hidden_weight * sum over layers of hidden MSE
-    classifiers         logits_weight * T^2 KL(original || student) + label_weight * cross-entropy
-                        + hidden_weight * hidden MSE
-    decoders            logits_weight * T^2 KL per token + label_weight * cross-entropy of the text
+    embedding.py        sentence encoders: cosines, similarities in a batch, hidden states
+    classification.py   classifiers: KL, labels, hidden states
+    generation.py       decoders: KL per token, the text's own tokens
 
-The parts of the encoder's loss are our own choice; KL with temperature is Hinton et al., 2015.
+Student and teacher are a model under compression and its original. A student that still equals its
+teacher has no gradient from their comparison, so neither a one-shot score nor the first steps of
+pruning could tell its units apart: they go by `probe`, whose squared gradient, over many texts, is
+Fisher information.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from edgeprune.compress.recover.settings import TrainSettings
+from edgeprune.base.registry import load_function
+from edgeprune.compress.objectives.settings import LossWeights
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
-from edgeprune.model.pooling import Pooling
+from edgeprune.model.tasks import TASKS
 from edgeprune.text.batches import Batch
 
-
-def embed(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
-    """Pooled, normalized sentence embeddings [sequences, width] in float32."""
-    if pooling == "cls":
-        return functional.normalize(output.last_hidden_state[:, 0].float(), dim=-1)
-    weights = mask.unsqueeze(-1).float()
-    pooled = (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
-    return functional.normalize(pooled, dim=-1)
+Distance = Callable[[Any], float]
+"""A candidate's output -> its distance from the teacher's."""
 
 
-def hidden_error(student: Any, original: Any, mask: Tensor, layers: Sequence[int]) -> Tensor:
-    """Squared error of the hidden states per token and feature, summed over the student's layers.
+class Objective(Protocol):
+    """One task's comparisons. An output is what the torch module answers to a batch."""
 
-    Args:
-        layers: which of the original's layers the student has. Before a gap, a layer is to hand on
-            what the layer after the gap was given in the original.
-    """
-    weights = mask.unsqueeze(-1).float()
-    total = torch.zeros(())
-    wanted = [original.hidden_states[place] for place in (*layers[1:], -1)]
-    for mine, its in zip(student.hidden_states[1:], wanted, strict=True):
-        error = (mine.float() - its.float()).square() * weights
-        total = total + error.sum() / (weights.sum() * mine.shape[-1])
-    return total
+    def answer(self, output: Any, batch: Inputs) -> Tensor:
+        """The task's answers [texts or real tokens, width], by which outputs are compared."""
 
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Distances of answers from a teacher's, summed over them."""
 
-def embedding_loss(
-    student: Any,
-    original: Any,
-    mask: Tensor,
-    pooling: Pooling,
-    settings: TrainSettings,
-    layers: Sequence[int],
-) -> Tensor:
-    """The encoder's objective; every part is zero where student and original agree."""
-    mine, its = embed(student, mask, pooling), embed(original, mask, pooling)
-    loss = settings.embedding_weight * (1 - (mine * its).sum(-1)).mean()
-    loss = loss + settings.similarity_weight * functional.mse_loss(mine @ mine.T, its @ its.T)
-    if settings.hidden_weight:
-        loss = loss + settings.hidden_weight * hidden_error(student, original, mask, layers)
-    return loss
+    def distance_from(self, teacher: Any, batch: Batch) -> Distance:
+        """The distance of candidates' outputs: what training minimizes, without labels.
 
+        The teacher's part is computed once for all candidates.
+        """
 
-def divergence(student: Tensor, original: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(original || student) of logits [..., classes], mean over the leading axes."""
-    mine = functional.log_softmax(student.float() / temperature, -1).flatten(0, -2)
-    its = functional.log_softmax(original.float() / temperature, -1).flatten(0, -2)
-    kl = functional.kl_div(mine, its, log_target=True, reduction="batchmean")
-    return temperature**2 * kl
+    def reference(self, output: Any, batch: Batch) -> Tensor:
+        """What `damage` compares: small enough to be kept for a whole text."""
+
+    def damage(self, student: Tensor, teacher: Tensor) -> float:
+        """Mean loss by a change of the model, from references after and before it."""
+
+    def probe(self, output: Any, batch: Batch, generator: torch.Generator) -> Tensor:
+        """A scalar whose squared gradient is Fisher information; summed over sequences, so that
+        each one's gradient stands by itself."""
+
+    def sampled_loss(self, answer: Tensor, generator: torch.Generator) -> Tensor:
+        """The same of answers, with targets drawn from the prediction: the mean square of its
+        gradient is the diagonal of the Gauss-Newton matrix of `distance`."""
+
+    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
+        """What training minimizes."""
+
+    def reads_hidden_states(self, weights: LossWeights) -> bool:
+        """Whether `loss` reads the outputs' hidden states."""
 
 
-def classifier_loss(
-    student: Any,
-    original: Any,
-    batch: Batch,
-    mask: Tensor,
-    settings: TrainSettings,
-    layers: Sequence[int],
-) -> Tensor:
-    """The classifier's objective, with labels where they are asked for."""
-    loss = settings.logits_weight * divergence(
-        student.logits, original.logits, settings.temperature
-    )
-    if settings.label_weight and batch.labels is not None:
-        labels = torch.from_numpy(batch.labels)
-        loss = loss + settings.label_weight * functional.cross_entropy(
-            student.logits.float(), labels
-        )
-    if settings.hidden_weight:
-        loss = loss + settings.hidden_weight * hidden_error(student, original, mask, layers)
-    return loss
-
-
-def decoder_loss(student: Any, original: Any, batch: Batch, settings: TrainSettings) -> Tensor:
-    """The decoder's objective over full windows of text."""
-    loss = settings.logits_weight * divergence(
-        student.logits, original.logits, settings.temperature
-    )
-    if settings.label_weight:
-        loss = loss + settings.label_weight * next_token_loss(student.logits, batch)
-    return loss
-
-
-def next_token_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of the text under logits [sequences, tokens, vocabulary]."""
-    target = torch.from_numpy(batch.input_ids)[:, 1:].flatten()
-    return functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), target)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A loss of (student's output, original's output, batch, mask), and what it reads."""
-
-    loss: Callable[[Any, Any, Batch, Tensor], Tensor]
-    hidden_states: bool
-
-
-def make_objective(model: Model, settings: TrainSettings) -> Objective:
-    """The objective for a model's task."""
-    layers = model.layers
-    if model.task == "feature-extraction":
-        pooling = model.pooling
-        return Objective(
-            lambda mine, its, batch, mask: embedding_loss(
-                mine, its, mask, pooling, settings, layers
-            ),
-            settings.hidden_weight > 0,
-        )
-    if model.task == "text-classification":
-        return Objective(
-            lambda mine, its, batch, mask: classifier_loss(
-                mine, its, batch, mask, settings, layers
-            ),
-            settings.hidden_weight > 0,
-        )
-    return Objective(lambda mine, its, batch, mask: decoder_loss(mine, its, batch, settings), False)
+def objective_of(model: Model) -> Objective:
+    """The objective of a model's task: what the function `objective` of the task's module makes."""
+    found: Objective = load_function(f"{TASKS[model.task].objective}:objective")(model)
+    return found

@@ -16,7 +16,7 @@ class Allocator(Settings):
     """What all allocators have in common."""
 
     @property
-    def together(self) -> int | None:
+    def sequences_per_batch(self) -> int | None:
         """Sequences of a batch where the first ones have to be as random as all."""
         return None
 
@@ -97,7 +97,7 @@ class Absorption(Allocator):
     samples: int = Field(8, ge=1, description="Sequences of text that errors are followed on.")
 
     @property
-    def together(self) -> int | None:
+    def sequences_per_batch(self) -> int | None:
         """The first batch, or first few, are followed."""
         return self.samples
 

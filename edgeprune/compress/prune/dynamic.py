@@ -1,10 +1,10 @@
 """Momentum-variance pruning while distilling from the original, as the prune stage.
 
 The saliencies read gradients, and a student that still equals its original has none from the
-distillation. Gates, which are not trained, are therefore judged by a Fisher probe alone (see
-probe.py): what a unit does to the model's own output. The distillation's gradient would also count
-what it does to hidden states on the way. Weights are judged by the sum of both, and trained by the
-distillation's alone.
+distillation. Gates, which are not trained, are therefore judged by the objective's probe alone
+(objectives/): what a unit does to the model's own output. The distillation's gradient would also
+count what it does to hidden states on the way. Weights are judged by the sum of both, and trained
+by the distillation's alone.
 """
 
 import functools
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from edgeprune.compress.calibrate.gates import Gate, applied, make_gates
 from edgeprune.compress.context import Build
-from edgeprune.compress.objectives.probe import fisher_probe
+from edgeprune.compress.distil.train import Gradients, Probe, Watcher, distil
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.compress.prune.train_settings import PruneStageSettings
-from edgeprune.compress.recover.train import Gradients, Probe, Watcher, distil
 from edgeprune.model.model import Model
 from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
 from edgeprune.text.batches import Batch
@@ -118,15 +118,16 @@ def unit_norms(model: Model, gate: Gate) -> Tensor:
 
 
 def make_probe(model: Model, pruned: Sequence[Tensor], strength: float, seed: int) -> Probe:
-    """Gradients of `strength` times the Fisher probe (probe.py) with respect to `pruned`.
+    """Gradients of `strength` times the objective's probe with respect to `pruned`.
 
     Sequences' gradients are independent and of mean zero (a decoder's as far as it predicts its
     text), so that their sum's size goes as the root of their number, by which it is divided.
     """
     generator = torch.Generator().manual_seed(seed)
+    objective = objective_of(model)
 
     def probe(output: Any, batch: Batch) -> Gradients:
-        loss = fisher_probe(model, output, batch, generator)
+        loss = objective.probe(output, batch, generator)
         scale = strength / len(batch.input_ids) ** 0.5
         gradients = torch.autograd.grad(scale * loss, list(pruned))
         return dict(zip(pruned, gradients, strict=True))

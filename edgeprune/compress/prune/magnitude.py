@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from edgeprune.compress.maths.obs import Pruned
-from edgeprune.compress.maths.ranking import cheapest
 from edgeprune.compress.prune.patterns import weight_pattern
+from edgeprune.compress.prune.ranking import cheapest
 
 
 def magnitude(weight: Tensor, gram: Tensor, pattern: str, count: int) -> Pruned:

@@ -2,38 +2,48 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BaseModel, Discriminator, Tag
 
-from edgeprune.compress.prune.oneshot_settings import (
-    GlobalSettings,
-    MagnitudeSettings,
-    SparseGPTSettings,
-    ThanosSettings,
-    WandaSettings,
-)
+from edgeprune.compress.prune.criteria import CRITERIA
+from edgeprune.compress.prune.oneshot_settings import GlobalSettings, LayerwiseSettings
 from edgeprune.compress.prune.search_settings import SearchSettings
 from edgeprune.compress.prune.train_settings import PruneStageSettings
 
 
 @dataclass(frozen=True)
 class Method:
-    """Settings of a method and its stage's function (build, source, target, settings)."""
+    """Settings of a method, its stage's function (build, source, target, settings), and what the
+    method is for, in a sentence."""
 
     settings: type[BaseModel]
     function: str
+    purpose: str
 
 
 DEFAULT_METHOD = "momentum-variance"
 METHODS: dict[str, Method] = {
-    "momentum-variance": Method(PruneStageSettings, "edgeprune.compress.prune.dynamic:run"),
-    "magnitude": Method(MagnitudeSettings, "edgeprune.compress.prune.oneshot:run"),
-    "wanda": Method(WandaSettings, "edgeprune.compress.prune.oneshot:run"),
-    "sparsegpt": Method(SparseGPTSettings, "edgeprune.compress.prune.oneshot:run"),
-    "thanos": Method(ThanosSettings, "edgeprune.compress.prune.oneshot:run"),
-    "nap": Method(GlobalSettings, "edgeprune.compress.prune.nap:run"),
-    "search": Method(SearchSettings, "edgeprune.compress.prune.searched:run"),
+    "momentum-variance": Method(
+        PruneStageSettings,
+        "edgeprune.compress.prune.dynamic:run",
+        "Prunes during distillation, step by step; the one for channels and heads.",
+    ),
+    **{
+        name: Method(each.settings, "edgeprune.compress.prune.oneshot:run", each.purpose)
+        for name, each in CRITERIA.items()
+    },
+    "nap": Method(
+        GlobalSettings,
+        "edgeprune.compress.prune.nap:run",
+        "One ranking of all layers, where no share per layer is known; needs the memory of a "
+        "backward pass.",
+    ),
+    "search": Method(
+        SearchSettings,
+        "edgeprune.compress.prune.level_search:run",
+        "Shares per layer by trying them, where half an hour is there to spend.",
+    ),
 }
 
 
@@ -44,13 +54,8 @@ def method_of(values: Any) -> str:
     return str(getattr(values, "method", DEFAULT_METHOD))
 
 
-AnyPruneSettings = Annotated[
-    Annotated[PruneStageSettings, Tag("momentum-variance")]
-    | Annotated[MagnitudeSettings, Tag("magnitude")]
-    | Annotated[WandaSettings, Tag("wanda")]
-    | Annotated[SparseGPTSettings, Tag("sparsegpt")]
-    | Annotated[ThanosSettings, Tag("thanos")]
-    | Annotated[GlobalSettings, Tag("nap")]
-    | Annotated[SearchSettings, Tag("search")],
-    Discriminator(method_of),
-]
+if TYPE_CHECKING:
+    AnyPruneSettings = PruneStageSettings | LayerwiseSettings | GlobalSettings | SearchSettings
+else:
+    _TAGGED = tuple(Annotated[method.settings, Tag(name)] for name, method in METHODS.items())
+    AnyPruneSettings = Annotated[Union[_TAGGED], Discriminator(method_of)]  # noqa: UP007

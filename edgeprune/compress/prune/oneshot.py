@@ -15,27 +15,18 @@ from torch import Tensor
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
+from edgeprune.base.registry import load_function
 from edgeprune.compress.calibrate.walk import Walk, input_groups
 from edgeprune.compress.context import Build
 from edgeprune.compress.maths.obs import Pruned, relative_error
 from edgeprune.compress.prune.allocate import allocate
-from edgeprune.compress.prune.magnitude import magnitude
+from edgeprune.compress.prune.criteria import CRITERIA
 from edgeprune.compress.prune.oneshot_settings import LayerwiseSettings
-from edgeprune.compress.prune.sparsegpt import sparsegpt
-from edgeprune.compress.prune.thanos import thanos
-from edgeprune.compress.prune.wanda import wanda
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 
 Solver = Callable[[Tensor, Tensor, str, int], Pruned]
 """(weight [out, in], Gram matrix [in, in], pattern, units that go) -> what is left."""
-
-_SOLVERS: dict[str, Callable[..., Pruned]] = {
-    "magnitude": magnitude,
-    "wanda": wanda,
-    "sparsegpt": sparsegpt,
-    "thanos": thanos,
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class LayerResult:
 def run(build: Build, source: Path, target: Path, settings: LayerwiseSettings) -> dict[str, Any]:
     """Prune the model in `source` in one shot; write it with its masks into `target`."""
     model = load_model(source)
-    batches = build.calibration(settings.samples, settings.allocate.together)
+    batches = build.calibration(settings.samples, settings.allocate.sequences_per_batch)
     walk = Walk(model, batches)
     counts = allocate(model, walk, settings.pattern, settings.sparsity, settings.allocate)
     masks, layers = prune_layers(model, walk, counts, settings.pattern, solver_of(settings))
@@ -64,12 +55,13 @@ def run(build: Build, source: Path, target: Path, settings: LayerwiseSettings) -
     }
 
 
-def solver_of(settings: Any) -> Solver:
-    """The solver of a one-shot method's settings, with its own settings given."""
-    function, options = _SOLVERS[settings.method], settings.options
+def solver_of(settings: LayerwiseSettings) -> Solver:
+    """The solver of a criterion, with its own settings given."""
+    function, options = load_function(CRITERIA[settings.method].function), settings.options
 
     def solve(weight: Tensor, gram: Tensor, pattern: str, count: int) -> Pruned:
-        return function(weight, gram, pattern, count, **options)
+        pruned: Pruned = function(weight, gram, pattern, count, **options)
+        return pruned
 
     return solve
 

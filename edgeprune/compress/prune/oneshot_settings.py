@@ -1,6 +1,6 @@
 """The settings of the one-shot methods, which prune layer after layer. No torch here."""
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,9 @@ class OneShotSettings(PatternSettings):
 class LayerwiseSettings(OneShotSettings):
     """What the methods need that prune one layer after another, each by its own ranking."""
 
+    if TYPE_CHECKING:
+        method: str = ""  # a criterion's name: a Literal of its own, last among its settings
+
     allocate: AnyAllocator = Field(
         Uniform(),
         description="Where the budget falls: uniform, owl, projection, marchenko-pastur, coverage, "
@@ -49,25 +52,6 @@ class LayerwiseSettings(OneShotSettings):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in shared}
 
 
-class MagnitudeSettings(LayerwiseSettings):
-    """The smallest weights of each linear go; the text is only for the reported errors."""
-
-    method: Literal["magnitude"] = Field(
-        "magnitude",
-        description="Magnitude: the smallest weights go. A baseline; it needs training after it.",
-    )
-
-
-class WandaSettings(LayerwiseSettings):
-    """Smallest weight times input norm, output by output, without an update."""
-
-    method: Literal["wanda"] = Field(
-        "wanda",
-        description="Wanda: the smallest of weight times input norm go, output by output; the "
-        "rest stay as they are. The quickest that looks at the text.",
-    )
-
-
 class CorrectedSettings(LayerwiseSettings):
     """What the methods need that correct the weights that stay."""
 
@@ -80,43 +64,6 @@ class CorrectedSettings(LayerwiseSettings):
         description="Share of the inputs' mean square that is added to each: how little the "
         "correction trusts the text.",
     )
-
-
-class SparseGPTSettings(CorrectedSettings):
-    """Optimal brain surgeon, column after column."""
-
-    method: Literal["sparsegpt"] = Field(
-        "sparsegpt",
-        description="SparseGPT: weights whose removal the others can best make up for go, and the "
-        "columns after them are corrected.",
-    )
-
-
-class ThanosSettings(CorrectedSettings):
-    """Optimal brain surgeon for all weights of a block of columns at once."""
-
-    method: Literal["thanos"] = Field(
-        "thanos",
-        description="Thanos: chosen as by Wanda, over all columns that are left; everything that "
-        "leaves a block of columns is corrected for jointly.",
-    )
-    outlier_rows: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of each linear's outputs, those of the largest energy, that keep every "
-        "weight; for columns (where others lose more for it) and n:m (where less goes in all).",
-    )
-
-    @model_validator(mode="after")
-    def _outliers_have_a_pattern(self) -> Self:
-        if not self.outlier_rows:
-            return self
-        if self.pattern != COLUMNS and not parse_n_m(self.pattern):
-            raise ValueError("outlier_rows go with the pattern columns or n:m")
-        if self.pattern == COLUMNS and self.outlier_rows >= 1 - self.sparsity:
-            raise ValueError("outlier_rows must be less than 1 - sparsity")
-        return self
 
 
 class GlobalSettings(OneShotSettings):

@@ -17,8 +17,8 @@ from edgeprune.compress.maths.obs import (
     joint_costs,
     settle_columns,
 )
-from edgeprune.compress.maths.ranking import cheapest
 from edgeprune.compress.prune.patterns import weight_pattern
+from edgeprune.compress.prune.ranking import cheapest
 from edgeprune.compress.prune.settings import parse_n_m
 
 

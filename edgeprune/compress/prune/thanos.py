@@ -20,8 +20,9 @@ from edgeprune.compress.maths.obs import (
     inverse_factor,
     remove_jointly,
 )
-from edgeprune.compress.maths.ranking import cheapest, highest
+from edgeprune.compress.maths.ranking import highest
 from edgeprune.compress.prune.patterns import weight_pattern
+from edgeprune.compress.prune.ranking import cheapest
 from edgeprune.compress.prune.settings import COLUMNS
 from edgeprune.compress.prune.wanda import wanda_costs
 

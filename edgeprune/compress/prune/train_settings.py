@@ -4,8 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgeprune.base.words import listed
+from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.prune.criteria import CRITERIA
 from edgeprune.compress.prune.settings import PruneSettings
-from edgeprune.compress.recover.settings import TrainSettings
 
 
 class PruneStageSettings(PruneSettings, TrainSettings):
@@ -13,8 +15,8 @@ class PruneStageSettings(PruneSettings, TrainSettings):
 
     method: Literal["momentum-variance"] = Field(
         "momentum-variance",
-        description="How weights are chosen: momentum-variance trains while it prunes; magnitude, "
-        "wanda, sparsegpt and thanos prune in one shot, layer after layer, on a little text; nap "
+        description="How weights are chosen: momentum-variance trains while it prunes; "
+        f"{listed(list(CRITERIA))} prune in one shot, layer after layer, on a little text; nap "
         "by one ranking over all layers; search looks for each layer's share.",
     )
     steps: int = Field(300, ge=2, description="Optimizer steps while pruning.")

@@ -6,8 +6,8 @@ Its square is optimal brain damage's cost for the Hessian X X^T. Weights that st
 from torch import Tensor
 
 from edgeprune.compress.maths.obs import Pruned
-from edgeprune.compress.maths.ranking import cheapest_by_row
 from edgeprune.compress.prune.patterns import Pattern, weight_pattern
+from edgeprune.compress.prune.ranking import cheapest_by_row
 
 
 def wanda(weight: Tensor, gram: Tensor, pattern: str, count: int) -> Pruned:

@@ -5,15 +5,15 @@ Text is run twice, on the weights as they will be stored: to see each input's ra
 histogram of it, from which a tighter range is read where one is asked for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeprune.base.progress import track
+from edgeprune.compress.calibrate.watch import watch_inputs
 from edgeprune.compress.quantize.plan import Plan
-from edgeprune.model.forward import attended
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 
 _BINS = 2048
@@ -24,13 +24,11 @@ _LEVELS = 255
 
 
 @torch.no_grad()
-def fix_input_scales(
-    model: Model, plan: Plan, batches: Sequence[Mapping[str, Tensor]], how: str
-) -> Plan:
+def fix_input_scales(model: Model, plan: Plan, batches: Sequence[Inputs], how: str) -> Plan:
     """The plan with a scale and a zero point for the input of every linear in plain INT8.
 
     Args:
-        batches: calibration text as keyword arguments of the module; padding is left out.
+        batches: calibration text; padding is left out.
         how: "minmax", "percentile" or "mse", as `choose_range` says.
     """
     names = [entry.name for entry in plan if entry.format == "int8"]
@@ -40,14 +38,14 @@ def fix_input_scales(
         lows[name] = min(lows[name], float(values.min()))
         highs[name] = max(highs[name], float(values.max()))
 
-    _watch(model, names, batches, widen)
+    watch_inputs(model, names, batches, widen, "calibrate")
     counts = {name: torch.zeros(_BINS) for name in names}
 
     def count(name: str, values: Tensor) -> None:
         counts[name] += torch.histc(values, _BINS, lows[name], highs[name])
 
     if how != "minmax":
-        _watch(model, names, batches, count)
+        watch_inputs(model, names, batches, count, "calibrate")
     entries = []
     for entry in plan:
         if entry.name in counts:
@@ -88,30 +86,3 @@ def input_codes(low: float, high: float) -> tuple[float, int]:
     """Scale and zero point with which 256 unsigned codes span a range that holds zero."""
     scale = float(torch.tensor((high - low) / _LEVELS, dtype=torch.float32)) or 1.0
     return scale, round(-low / scale)
-
-
-def _watch(
-    model: Model,
-    names: Sequence[str],
-    batches: Sequence[Mapping[str, Tensor]],
-    see: Callable[[str, Tensor], None],
-) -> None:
-    """Run the batches and show what each linear reads, padding left out."""
-    mask = torch.ones(0)
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = inputs[0]
-            whole = rows.shape[:-1].numel() == mask.numel()
-            see(name, attended(rows, mask) if whole else rows)
-
-        return look
-
-    hooks = [model.linear(name).register_forward_pre_hook(hook(name)) for name in names]
-    try:
-        for batch in track(batches, "calibrate", len(batches)):
-            mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
-            model.module(**batch)
-    finally:
-        for handle in hooks:
-            handle.remove()

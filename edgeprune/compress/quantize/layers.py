@@ -23,8 +23,8 @@ from edgeprune.compress.quantize.int8 import Rounded, round_rows
 from edgeprune.compress.quantize.plan import SPARSE, Entry, Plan
 from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
-from edgeprune.text.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def round_nearest(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Round
 def round_layers(
     model: Model,
     plan: Plan,
-    batches: Sequence[Mapping[str, Tensor]],
+    batches: Sequence[Inputs],
     settings: QuantizeSettings,
     masks: Mapping[str, Tensor],
 ) -> Iterator[tuple[Entry, LayerValues]]:
@@ -87,12 +87,11 @@ def round_layers(
 def _round_blocks(
     model: Model,
     planned: Mapping[str, Entry],
-    batches: Sequence[Mapping[str, Tensor]],
+    batches: Sequence[Inputs],
     settings: QuantizeSettings,
     masks: Mapping[str, Tensor],
 ) -> Iterator[tuple[Entry, LayerValues]]:
-    text = [Batch(each["input_ids"].numpy(), each["attention_mask"].numpy()) for each in batches]
-    walk = Walk(model, text)
+    walk = Walk(model, batches)
     blocks = model.anatomy.blocks
     for block in track(blocks, "rounding layers", len(blocks)):
         for names in input_groups(block):

@@ -21,6 +21,7 @@ from edgeprune.compress.quantize.plan import Format, Plan
 from edgeprune.compress.quantize.rounding import output_drift
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.compress.quantize.smooth import fold_smoothing, observe_inputs, smoothable
+from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.model import Model
 
 MOST_DRIFT = 0.5
@@ -33,7 +34,7 @@ _ALPHA = 0.5
 _SEEN_TOKENS = 512
 """On which drift is measured: enough to tell 0.1 from 0.5, and a second of a base-sized model."""
 
-Batches = Sequence[Mapping[str, Tensor]]
+Batches = Sequence[Inputs]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def treat(
     every linear +1.9 % (without smoothing +4.9 %). The weights' rounding costs +0.1 % of it.
 
     Args:
-        batches: calibration text as keyword arguments of the module.
+        batches: calibration text.
         plan_with: the plan with these formats for some linears.
     """
     every: dict[str, Format] = dict.fromkeys(model.anatomy.linears(), "int8-token")
@@ -70,14 +71,13 @@ def treat(
     how = settings.massive_activations
     if settings.weights == "none" or (how == "none" and settings.smooth is None):
         return Treatment(formats=asked)
-    ranges = observe_inputs(model, batches, len(batches))
+    ranges = observe_inputs(model, batches)
     ratios = {name: seen.massive() for name, seen in ranges.items()}
     massive = _beyond(ratios, settings.massive_ratio) if how != "none" else {}
     formats = asked
-    decoder = model.anatomy.kind == "decoder"
     if how == "float":
         formats = {**asked, **dict.fromkeys(massive, "float32")}
-    elif how == "auto" and not decoder and not asked:
+    elif how == "auto" and not model.anatomy.causal and not asked:
         massive = _until_tolerable(model, batches, ratios, settings, plan_with)
         formats = dict.fromkeys(massive, "int8-token")
     elif how in ("auto", "token-wise") and massive:
@@ -162,7 +162,7 @@ def _some(batches: Batches) -> Iterator[Mapping[str, Tensor]]:
     """Rows of each batch, as many tokens of all together as drift is measured on."""
     share = max(1, _SEEN_TOKENS // max(1, len(batches)))
     left = _SEEN_TOKENS
-    for batch in batches:
+    for batch in map(tensors, batches):
         rows = max(1, share // batch["input_ids"].shape[1])
         if left > 0:
             yield {name: values[:rows] for name, values in batch.items()}

@@ -8,7 +8,7 @@ add up is an assumption, and only the weights' rounding is counted, not the acti
 of precision by sensitivity is that of many tools; costs and solver are our own choice.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from edgeprune.compress.quantize.layers import naming, round_nearest
 from edgeprune.compress.quantize.plan import SPARSE, Entry, Format, Plan, in_format
 from edgeprune.compress.quantize.sensitivity import COSTS
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 from edgeprune.targets import Target
 from edgeprune.targets.format_times import form_name
@@ -30,7 +31,7 @@ from edgeprune.targets.format_times import form_name
 def choose_formats(
     model: Model,
     plan: Plan,
-    batches: Sequence[Mapping[str, Tensor]],
+    batches: Sequence[Inputs],
     settings: QuantizeSettings,
     target: Target,
     seed: int,
@@ -39,7 +40,7 @@ def choose_formats(
 
     Args:
         plan: everything that may be chosen in INT8; what is sparse stays so, and counts.
-        batches: calibration text as keyword arguments of the module.
+        batches: calibration text.
         target: the processor whose times count where the budget is one of time.
 
     Raises:
@@ -134,5 +135,5 @@ def _time_budget(settings: QuantizeSettings, target: Target) -> _Budget:
 
 def may_choose(entry: Entry, model: Model) -> bool:
     """Whether mixed precision has a say: INT8 linears but for tied heads and classifiers."""
-    head = entry.role == "head" and (entry.tied_to is not None or model.anatomy.kind == "encoder")
+    head = entry.role == "head" and (entry.tied_to is not None or not model.anatomy.causal)
     return entry.format in ("int8", "int8-token") and not head

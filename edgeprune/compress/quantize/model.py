@@ -18,6 +18,7 @@ from edgeprune.compress.quantize.mixed import choose_formats
 from edgeprune.compress.quantize.plan import Entry, Format, Plan, plan_formats
 from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.compress.quantize.sparse import choose_sparse
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 from edgeprune.targets import Target
 
@@ -129,7 +130,7 @@ def planner(model: Model, settings: QuantizeSettings, target: Target) -> Planner
 @torch.no_grad()
 def plan_model(
     model: Model,
-    batches: Sequence[Mapping[str, Tensor]],
+    batches: Sequence[Inputs],
     settings: QuantizeSettings,
     plan_with: Planner,
 ) -> tuple[Treatment, Plan, float]:
@@ -143,7 +144,7 @@ def plan_model(
 @torch.no_grad()
 def quantize_model(
     model: Model,
-    batches: Sequence[Mapping[str, Tensor]],
+    batches: Sequence[Inputs],
     settings: QuantizeSettings,
     target: Target,
     masks: Mapping[str, Tensor] | None = None,
@@ -152,7 +153,7 @@ def quantize_model(
     """Plan and compute a model's codes; the module is left with exactly the values of those.
 
     Args:
-        batches: calibration text as keyword arguments of the module (input_ids, attention_mask).
+        batches: calibration text.
         target: the processor: it says how many bits an INT8 weight may take.
         masks: by linear, where a weight is kept; removed ones stay zero.
         seed: of what sensitivities are estimated by.
@@ -160,7 +161,7 @@ def quantize_model(
     Raises:
         UserError: a weight is not finite, or a budget of mixed precision cannot be met.
     """
-    settings = preferred(settings, model.anatomy.kind, target.decode_weights)
+    settings = preferred(settings, model.anatomy.has_cache, target.decode_weights)
     plan_with = planner(model, settings, target)
     treatment, plan, drift = plan_model(model, batches, settings, plan_with)
     costs: dict[str, dict[str, float]] = {}

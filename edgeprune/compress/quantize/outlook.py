@@ -76,9 +76,9 @@ def look(build: Build, model: Model) -> Outlook:
     """
     assert build.recipe.quantize is not None
     target = find(build.recipe.target)
-    settings = preferred(build.recipe.quantize, model.anatomy.kind, target.decode_weights)
+    settings = preferred(build.recipe.quantize, model.anatomy.has_cache, target.decode_weights)
     samples = min(_SEQUENCES, settings.calibration_samples)
-    batches = list(_first(tensors(batch) for batch in build.calibration(samples)))
+    batches = list(_first(map(tensors, build.calibration(samples))))
     treatment, plan, drift = plan_model(model, batches, settings, planner(model, settings, target))
     refuse_drift(drift, settings)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)

@@ -194,6 +194,6 @@ def _linear_format(anatomy: Anatomy, settings: QuantizeSettings, role: str, shar
         return "float32"
     if settings.weights == "mixed":
         return "int8"  # mixed precision then says which become INT4
-    if role == "head" and (shares or anatomy.kind == "encoder"):
+    if role == "head" and (shares or not anatomy.causal):
         return "int8"  # the embedding's own rows, or the few of a classifier
     return settings.weights

@@ -3,14 +3,14 @@
 Where a model's weights hold their planned values, this is the function that lowering has to keep.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.compress.quantize.plan import GROUPED, SPARSE, Entry, Plan
-from edgeprune.model.forward import attended
+from edgeprune.model.forward import Inputs, tensors, unpadded
 from edgeprune.model.model import Model
 
 _LEVELS = 255
@@ -39,12 +39,8 @@ def reads_rounded(entry: Entry) -> bool:
 
 
 @torch.no_grad()
-def output_drift(model: Model, plan: Plan, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """||f(x) - g(x)|| / ||f(x)|| over the answers to real tokens; g reads inputs rounded.
-
-    Args:
-        batches: keyword arguments of the module, with `attention_mask`.
-    """
+def output_drift(model: Model, plan: Plan, batches: Sequence[Inputs]) -> float:
+    """||f(x) - g(x)|| / ||f(x)|| over the answers to real tokens; g reads inputs rounded."""
     plain = [_answer(model, batch) for batch in batches]
     with _rounding(model, plan):
         rounded = [_answer(model, batch) for batch in batches]
@@ -53,11 +49,11 @@ def output_drift(model: Model, plan: Plan, batches: Sequence[Mapping[str, Tensor
     return (lost / max(whole, _LEAST)) ** 0.5
 
 
-def _answer(model: Model, batch: Mapping[str, Tensor]) -> Tensor:
+def _answer(model: Model, batch: Inputs) -> Tensor:
     """Hidden states or logits of real tokens, or of texts."""
-    output: Tensor = model.module(**batch)[0]
-    mask = batch["attention_mask"]
-    return attended(output, mask) if output.shape[:2] == mask.shape else output
+    output: Tensor = model.run(batch)[0]
+    mask = tensors(batch)["attention_mask"]
+    return unpadded(output, mask) if output.shape[:2] == mask.shape else output
 
 
 @contextmanager

@@ -8,19 +8,17 @@ random outputs: of a label drawn from the model's own distribution, or of the em
 random direction (2 * (1 - cosine) is a squared distance on the unit sphere).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
 from edgeprune.base.progress import track
-from edgeprune.compress.objectives.objective import embed
+from edgeprune.compress.objectives.objective import objective_of
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 from edgeprune.model.restored import gradients_restored, values_restored
 
-Inputs = Mapping[str, Tensor]
 Replacements = Mapping[str, Mapping[str, Tensor]]
 """By tensor and format the values [out, in] that it would have."""
 
@@ -32,16 +30,17 @@ def fisher_diagonals(
     weights = [model.linear(name).weight for name in names]
     found = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
     generator = torch.Generator().manual_seed(seed)
+    objective = objective_of(model)
     count = 0
     with gradients_restored(model), torch.enable_grad():
         for weight in weights:
             weight.requires_grad_(True)
         for batch in track(batches, "sensitivity", len(batches)):
-            outputs = _outputs(model, batch)
-            score = _random_score(model, outputs, generator)
-            for name, gradient in zip(names, torch.autograd.grad(score, weights), strict=True):
+            answer = objective.answer(model.run(batch), batch)
+            loss = objective.sampled_loss(answer, generator)
+            for name, gradient in zip(names, torch.autograd.grad(loss, weights), strict=True):
                 found[name] += gradient.square()
-            count += len(outputs)
+            count += len(answer)
     return {name: total / count for name, total in found.items()}
 
 
@@ -67,16 +66,17 @@ def measured_costs(
     """The cost of every replacement alone, by running the model with it; nothing is random."""
     totals = {name: dict.fromkeys(formats, 0.0) for name, formats in replacements.items()}
     count = 0
-    distance = _distance(model)
+    objective = objective_of(model)
     for batch in track(batches, "sensitivity", len(batches)):
-        before = _outputs(model, batch)
+        before = objective.answer(model.run(batch), batch)
         count += len(before)
         for name, formats in replacements.items():
             weight = model.linear(name).weight
             for kind, values in formats.items():
                 with values_restored([weight]):
                     weight.copy_(values)
-                    totals[name][kind] += float(distance(before, _outputs(model, batch)))
+                    after = objective.answer(model.run(batch), batch)
+                    totals[name][kind] += float(objective.distance(after, before))
     return {
         name: {kind: total / count for kind, total in formats.items()}
         for name, formats in totals.items()
@@ -84,29 +84,3 @@ def measured_costs(
 
 
 COSTS = {"fisher": fisher_costs, "measured": measured_costs}
-
-
-def _outputs(model: Model, batch: Inputs) -> Tensor:
-    """Unit embeddings [texts, width], or log probabilities [texts or tokens, classes]."""
-    cache: dict[str, Any] = {"use_cache": False} if model.anatomy.kind == "decoder" else {}
-    output = model.module(**batch, **cache)
-    mask = batch["attention_mask"]
-    if model.task == "feature-extraction":
-        return embed(output, mask, model.pooling)
-    logits = output.logits[mask.bool()] if output.logits.dim() == 3 else output.logits
-    return log_softmax(logits.float(), dim=-1)
-
-
-def _random_score(model: Model, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    """A number whose gradient's mean square is the Gauss-Newton diagonal, summed over outputs."""
-    if model.task == "feature-extraction":
-        return (outputs * torch.randn(outputs.shape, generator=generator)).sum()
-    drawn = outputs.detach().exp().multinomial(1, generator=generator)
-    return outputs.gather(1, drawn).sum()
-
-
-def _distance(model: Model) -> Callable[[Tensor, Tensor], Tensor]:
-    """Summed over texts or tokens: 1 - cosine, or KL(before || after)."""
-    if model.task == "feature-extraction":
-        return lambda before, after: (before - after).square().sum() / 2
-    return lambda before, after: kl_div(after, before, log_target=True, reduction="sum")

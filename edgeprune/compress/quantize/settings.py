@@ -145,7 +145,7 @@ class QuantizeSettings(Settings):
 
 
 def preferred(
-    settings: QuantizeSettings, kind: str, decode_weights: Literal["int8", "int4"]
+    settings: QuantizeSettings, generates: bool, decode_weights: Literal["int8", "int4"]
 ) -> QuantizeSettings:
     """The settings with the weights' format that the preferred work asks for.
 
@@ -155,10 +155,10 @@ def preferred(
     MB of llama.cpp's Q4_0, so one has to choose.
 
     Args:
-        kind: encoder or decoder; an encoder's work is all prompt, and its settings stay.
+        generates: whether the model writes token by token; what only reads keeps its settings.
         decode_weights: what the target decodes fastest.
     """
-    if settings.prefer is None or kind != "decoder":
+    if settings.prefer is None or not generates:
         return settings
     weights = decode_weights if settings.prefer == "decode" else "int8"
     return settings.model_copy(update={"weights": weights})

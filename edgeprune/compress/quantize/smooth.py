@@ -11,15 +11,15 @@ folds into what makes x:
     norm -> gate, up    the same
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune.base.progress import track
+from edgeprune.compress.calibrate.watch import watch_inputs
 from edgeprune.model.anatomy import Anatomy, Block
-from edgeprune.model.forward import attended
+from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 
 _LEAST = 1e-5
@@ -46,41 +46,18 @@ class InputRange:
         self.squares = self.squares / scale.square()
 
 
-@torch.no_grad()
-def observe_inputs(
-    model: Model, batches: Iterable[Mapping[str, Tensor]], count: int
-) -> dict[str, InputRange]:
-    """Run batches and see the range of every linear's input.
-
-    Args:
-        batches: keyword arguments of the module, with `attention_mask`; padded tokens are left out.
-        count: how many batches there are, for the progress.
-    """
+def observe_inputs(model: Model, batches: Sequence[Inputs]) -> dict[str, InputRange]:
+    """Run batches and see the range of every linear's input; padded tokens are left out."""
     ranges: dict[str, InputRange] = {}
-    mask = torch.ones(0)
 
-    def watch(name: str) -> object:
-        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = inputs[0].detach()
-            whole = rows.shape[:-1].numel() == mask.numel()  # a pooler reads one token of each text
-            rows = attended(rows, mask) if whole else rows.flatten(0, -2)
-            seen = ranges.setdefault(
-                name, InputRange(torch.zeros(rows.shape[-1]), torch.zeros(rows.shape[-1]))
-            )
-            seen.largest = torch.maximum(seen.largest, rows.abs().amax(dim=0))
-            seen.squares += rows.square().sum(dim=0)
-            seen.tokens += len(rows)
+    def widen(name: str, rows: Tensor) -> None:
+        width = rows.shape[-1]
+        seen = ranges.setdefault(name, InputRange(torch.zeros(width), torch.zeros(width)))
+        seen.largest = torch.maximum(seen.largest, rows.abs().amax(dim=0))
+        seen.squares += rows.square().sum(dim=0)
+        seen.tokens += len(rows)
 
-        return model.linear(name).register_forward_pre_hook(see)
-
-    hooks = [watch(name) for name in model.anatomy.linears()]
-    try:
-        for batch in track(batches, "calibrate", count):
-            mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
-            model.module(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()  # type: ignore[attr-defined]
+    watch_inputs(model, list(model.anatomy.linears()), batches, widen, "calibrate")
     return ranges
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.compress.context import Build
+from edgeprune.compress.distil.train import HeldMasks, distil
 from edgeprune.compress.recover.settings import RecoverSettings
-from edgeprune.compress.recover.train import HeldMasks, distil
 from edgeprune.model.store import TRAINING_ATTENTION, load_masks, load_model, save_model
 
 

@@ -18,7 +18,7 @@ from edgeprune.compress.cut.depth import drop_layers, layer_scores
 from edgeprune.compress.cut.linearity import Linearity
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_layers
-from edgeprune.compress.objectives.objective import make_objective
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.run import rewrite
@@ -29,6 +29,7 @@ from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 from edgeprune.targets import find
+from edgeprune.text.batches import Batch
 
 LAYERS = 4
 
@@ -231,12 +232,13 @@ def test_recovery_compares_across_the_gap(tmp_path):
     student = make_model("bert", tmp_path / "hf", False, layers=4)
     keep_layers(student, [0, 3])
     settings = RecoverSettings(hidden_weight=1, embedding_weight=0, similarity_weight=0)
-    batch = make_batch()
+    made = make_batch()
+    batch = Batch(made["input_ids"].numpy(), made["attention_mask"].numpy())
     with torch.no_grad():
-        its = original.module(**batch, output_hidden_states=True)
-        mine = student.module(**batch, output_hidden_states=True)
-        got = make_objective(student, settings).loss(mine, its, None, batch["attention_mask"])
-    real = batch["attention_mask"] == 1
+        its = original.run(batch, output_hidden_states=True)
+        mine = student.run(batch, output_hidden_states=True)
+        got = objective_of(student).loss(mine, its, batch, settings)
+    real = made["attention_mask"] == 1
     pairs = ((1, 3), (2, 4))
     expected = sum(
         (mine.hidden_states[a] - its.hidden_states[b])[real].square().mean() for a, b in pairs

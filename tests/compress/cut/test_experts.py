@@ -17,7 +17,7 @@ from edgeprune.compress.cut.experts import drop_experts, expert_scores, keep_exp
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.stage import cut
 from edgeprune.compress.cut.surgery import keep_layers
-from edgeprune.compress.objectives.objective import next_token_loss
+from edgeprune.compress.objectives.generation import next_token_loss
 from edgeprune.export.trace import export_onnx
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors

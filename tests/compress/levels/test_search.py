@@ -16,23 +16,20 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.walk import Walk
+from edgeprune.compress.cut import searched
 from edgeprune.compress.cut import stage as cut_stage
+from edgeprune.compress.cut.searched import search_blocks, skippable
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.levels.candidates import Candidates
-from edgeprune.compress.levels.search import search
+from edgeprune.compress.levels.evolution import search
+from edgeprune.compress.levels.judge import scorer
+from edgeprune.compress.levels.settings import Evolution
 from edgeprune.compress.levels.spaces import Drops, Levels
-from edgeprune.compress.objectives.distance import divergence_from
-from edgeprune.compress.prune import searched
+from edgeprune.compress.objectives.logits import divergence_from
 from edgeprune.compress.prune.allocate import uniform_counts
+from edgeprune.compress.prune.level_search import run, search_levels, solver
 from edgeprune.compress.prune.oneshot import prune_layers
-from edgeprune.compress.prune.search_settings import Evolution, SearchSettings
-from edgeprune.compress.prune.searched import (
-    scorer,
-    search_blocks,
-    search_levels,
-    skippable,
-    solver,
-)
+from edgeprune.compress.prune.search_settings import SearchSettings
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
 from edgeprune.model.importing import import_checkpoint
@@ -494,7 +491,7 @@ def test_the_stage_prunes_by_what_it_found(tmp_path):
 
     chosen = SearchSettings(evaluations=60, offspring=4, solver="sparsegpt", step=0.1)
     (tmp_path / "pruned").mkdir()
-    result = searched.run(FakeBuild(), tmp_path / "in", tmp_path / "pruned", chosen)
+    result = run(FakeBuild(), tmp_path / "in", tmp_path / "pruned", chosen)
     model, masks = load_model(tmp_path / "pruned"), load_masks(tmp_path / "pruned")
     assert result["removed"] == sum(int((mask == 0).sum()) for mask in masks.values())
     assert result["removed"] == result["weights"] // 2

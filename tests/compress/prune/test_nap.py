@@ -13,7 +13,7 @@ from tiny_models import make_batch, make_model
 from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.curvature import Factors, fisher, fisher_costs, kfac, kfac_costs
 from edgeprune.compress.maths.obs import damped, remove_in_blocks
-from edgeprune.compress.objectives.probe import fisher_probe
+from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.prune import nap
 from edgeprune.compress.prune.nap import choose, goal, prune
 from edgeprune.compress.prune.oneshot_settings import GlobalSettings
@@ -44,7 +44,7 @@ def test_fisher_is_the_square_of_each_sequences_gradient(family, tmp_path):
     expected = dict.fromkeys(names, 0)
     for batch in batches:
         weights = [model.linear(name).weight.requires_grad_() for name in names]
-        loss = fisher_probe(model, model.module(**tensors(batch)), batch, generator)
+        loss = objective_of(model).probe(model.run(batch), batch, generator)
         for name, gradient in zip(names, torch.autograd.grad(loss, weights), strict=True):
             expected[name] = expected[name] + gradient.square()
     for name in names:
@@ -89,7 +89,7 @@ def test_factors_are_of_inputs_and_gradients(family, tmp_path):
     word = model.module.get_submodule(model.anatomy.embeddings["word"])
     word.register_forward_hook(lambda _m, _a, out: out.detach().requires_grad_())
     generator = torch.Generator().manual_seed(1)
-    fisher_probe(model, model.module(**tensors(batch)), batch, generator).backward()
+    objective_of(model).probe(model.run(batch), batch, generator).backward()
     for name, factors in found.items():
         a, g = reads[name].flatten(0, -2), writes[name].grad.flatten(0, -2)
         torch.testing.assert_close(factors.inputs, a.T @ a / 4, rtol=1e-3, atol=1e-5)

@@ -17,6 +17,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.walk import Walk, input_groups
 from edgeprune.compress.prune import oneshot
 from edgeprune.compress.prune.allocate import uniform_counts
+from edgeprune.compress.prune.criteria import CRITERIA
 from edgeprune.compress.prune.methods import METHODS
 from edgeprune.compress.prune.oneshot import prune_layers, solver_of
 from edgeprune.model.anatomy import Block
@@ -27,7 +28,7 @@ from edgeprune.model.model import Model
 from edgeprune.model.store import load_masks, load_model
 from edgeprune.text.batches import Batch
 
-ONE_SHOT = ("magnitude", "wanda", "sparsegpt", "thanos")
+ONE_SHOT = tuple(CRITERIA)
 FAMILIES = (
     *ENCODERS,
     "llama",

@@ -12,7 +12,7 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.base.errors import UserError
 from edgeprune.compress.maths.knapsack import Option, choose
-from edgeprune.compress.objectives.objective import embed
+from edgeprune.compress.objectives.embedding import embed
 from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.sensitivity import fisher_costs, fisher_diagonals, measured_costs
 from edgeprune.compress.quantize.settings import QuantizeSettings

@@ -117,7 +117,7 @@ def test_smoothing_leaves_the_function(family, tmp_path):
     batch = make_batch()
     with torch.no_grad():
         before = model.module(**batch)[0]
-        ranges = observe_inputs(model, [batch], 1)
+        ranges = observe_inputs(model, [batch])
         smoothed = fold_smoothing(model, ranges, 0.7)
         after = model.module(**batch)[0]
     kept = batch["attention_mask"] == 1
@@ -126,7 +126,7 @@ def test_smoothing_leaves_the_function(family, tmp_path):
     assert {block.attention.output for block in blocks} <= set(smoothed)
     if family in ("llama", "qwen3", "gemma"):
         assert set(smoothed) == set(model.anatomy.block_linears())
-    seen = observe_inputs(model, [batch], 1)
+    seen = observe_inputs(model, [batch])
     for name in smoothed:
         torch.testing.assert_close(ranges[name].largest, seen[name].largest, rtol=1e-3, atol=1e-5)
 

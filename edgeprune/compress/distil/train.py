@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from edgeprune.base import processor
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
-from edgeprune.compress.objectives.objective import Objective, make_objective
-from edgeprune.compress.recover.settings import TrainSettings
-from edgeprune.model.forward import tensors
+from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.objectives.objective import Objective, objective_of
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -79,7 +78,7 @@ def distil(
     Raises:
         UserError: the loss is not a finite number.
     """
-    objective = make_objective(student, settings)
+    objective = objective_of(student)
     weights = list(trained_weights(student, settings))
     optimizer = torch.optim.AdamW(
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -167,13 +166,12 @@ def _loss(
     objective: Objective,
     settings: TrainSettings,
 ) -> tuple[Tensor, Any]:
-    inputs = tensors(batch)
-    hidden = {"output_hidden_states": objective.hidden_states}
+    hidden = {"output_hidden_states": objective.reads_hidden_states(settings)}
     with precision(settings):
         with torch.no_grad():
-            its = original.module(**inputs, **hidden)
-        mine = student.module(**inputs, **hidden)
-    return objective.loss(mine, its, batch, inputs["attention_mask"]), mine
+            teacher = original.run(batch, **hidden)
+        output = student.run(batch, **hidden)
+    return objective.loss(output, teacher, batch, settings), output
 
 
 def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeprune.base.progress import track
-from edgeprune.compress.prune.search_settings import Evolution
+from edgeprune.compress.levels.settings import Evolution
 
 Genome = tuple[int, ...]
 Score = Callable[[Sequence[Genome], Sequence[int]], list[float]]

@@ -10,15 +10,18 @@ from scipy.special import log_softmax, rel_entr, softmax
 from tiny_models import VOCABULARY, make_model
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.objectives.objective import divergence, embed, make_objective
-from edgeprune.compress.recover.settings import RecoverSettings, TrainSettings
-from edgeprune.compress.recover.train import (
+from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.train import (
     Gradients,
     HeldMasks,
     distil,
     held_out_loss,
     learning_rate,
 )
+from edgeprune.compress.objectives.embedding import embed
+from edgeprune.compress.objectives.logits import divergence
+from edgeprune.compress.objectives.objective import objective_of
+from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
@@ -67,13 +70,13 @@ def original(tmp_path) -> Model:
 def test_the_objective_is_zero_where_student_and_original_agree(pair):
     student, original = pair
     settings = TrainSettings(temperature=2.0)
-    objective = make_objective(student, settings)
+    objective = objective_of(student)
     for batch in make_batches(student.task):
         kept = tensors(batch)
         runs = [m.module(**kept, output_hidden_states=True) for m in (student, original)]
-        mask = kept["attention_mask"]
-        assert float(objective.loss(runs[0], runs[0], batch, mask)) == pytest.approx(0, abs=1e-4)
-        assert float(objective.loss(runs[0], runs[1], batch, mask)) > 0.01
+        same, other = (float(objective.loss(runs[0], run, batch, settings)) for run in runs)
+        assert same == pytest.approx(0, abs=1e-4)
+        assert other > 0.01
 
 
 @torch.no_grad()
@@ -84,7 +87,7 @@ def test_the_objective_is_its_formula(pair):
     batch = make_batches(student.task)[0]
     kept = tensors(batch)
     mine, its = (m.module(**kept, output_hidden_states=True) for m in pair)
-    got = float(make_objective(student, settings).loss(mine, its, batch, kept["attention_mask"]))
+    got = float(objective_of(student).loss(mine, its, batch, settings))
     mask = batch.attention_mask.astype(bool)
 
     hidden = sum(
@@ -174,7 +177,7 @@ def test_distillation_approaches_the_original(pair, tmp_path):
     copy = load_model(tmp_path)
     settings = TrainSettings(steps=40, checks=2, train_embeddings=True, **QUIET)
     held = make_batches(student.task, 2, seed=9)
-    objective = make_objective(copy, settings)
+    objective = objective_of(copy)
     before = held_out_loss(copy, original, held, objective, settings)
     result = run(copy, original, settings)
     assert result["held_out"] < before
@@ -188,7 +191,7 @@ def test_the_held_out_loss_weighs_batches_by_their_sequences(pair):
     student, original = pair
     # The other two parts are no means over sequences.
     settings = TrainSettings(hidden_weight=0, similarity_weight=0)
-    objective = make_objective(student, settings)
+    objective = objective_of(student)
     (whole,) = make_batches(student.task, 1)
     parts = [
         Batch(
@@ -391,7 +394,7 @@ def test_bfloat16_stays_close_to_float32(student, original):
     losses = []
     for wanted in ("float32", "bfloat16"):
         settings = TrainSettings(precision=wanted)
-        objective = make_objective(student, settings)
+        objective = objective_of(student)
         held = make_batches(student.task, 1)
         losses.append(held_out_loss(student, original, held, objective, settings))
     assert losses[1] == pytest.approx(losses[0], rel=0.03)

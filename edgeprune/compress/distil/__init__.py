@@ -1,0 +1,1 @@
+"""One training loop for pruning and recovery: distillation from the original."""

@@ -1,0 +1,38 @@
+"""The settings of training: what the distillation of pruning and of recovery have in common."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgeprune.base.settings import Settings
+from edgeprune.compress.objectives.settings import LossWeights
+
+
+class Optimization(Settings):
+    """AdamW: the learning rate rises over `warmup` of the steps and falls along a half cosine."""
+
+    steps: int = Field(1000, ge=1, description="Optimizer steps.")
+    learning_rate: float = Field(3e-4, gt=0, lt=1, description="AdamW's largest learning rate.")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="AdamW's weight decay.")
+    clip_norm: float = Field(5.0, gt=0, description="Largest norm of a step's gradient.")
+    train_embeddings: bool = Field(
+        False, description="Whether embedding tables are trained; they make up most of the memory."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of the matrix products; auto is bfloat16 where the processor has "
+        "instructions for it. Weights and losses stay float32.",
+    )
+    checks: int = Field(
+        6, ge=1, description="How often the held-out loss is measured; the best weights are kept."
+    )
+
+
+class TrainSettings(LossWeights, Optimization):
+    """Distillation from the original on the user's text.
+
+    The learning rate rises over `warmup` of the steps and falls to zero along a half cosine.
+    """
