@@ -312,3 +312,60 @@ def test_nothing_is_told_to_come_from_an_index_that_has_no_release():
         if told.search(line)
     ]
     assert found == []
+
+
+# Tests -----------------------------------------------------------------------------------------
+
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+PLACES = {"glob", "rglob", "iterdir"}
+
+
+def called(node: ast.AST) -> str:
+    """The last name of a call, such as "glob" of `folder.glob("*")`."""
+    function = getattr(node, "func", None)
+    return getattr(function, "attr", "") or getattr(function, "id", "")
+
+
+def sleeps(tree: ast.AST) -> list[int]:
+    return [node.lineno for node in ast.walk(tree) if called(node) == "sleep"]
+
+
+def empty_loops(tree: ast.AST) -> list[int]:
+    """Lines that ask something of every file of a folder, and nothing if it has none."""
+    found = []
+    for node in ast.walk(tree):
+        asks = isinstance(node, ast.For) and any(isinstance(e, ast.Assert) for e in ast.walk(node))
+        loops = [node.iter] if asks else []
+        if called(node) == "all":
+            parts = [part for argument in node.args for part in getattr(argument, "generators", [])]
+            loops = [part.iter for part in parts]
+        found += [node.lineno for loop in loops if any(called(e) in PLACES for e in ast.walk(loop))]
+    return found
+
+
+def test_tests_wait_for_what_they_see_and_loop_over_what_is_there():
+    assert len(TESTS) > 100
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in TESTS}
+    found = {
+        (kind.__name__, f"{file.name}:{line}")
+        for file, tree in trees.items()
+        for kind in (sleeps, empty_loops)
+        for line in kind(tree)
+        if (kind, file.name) != (sleeps, "processes.py")
+    }
+    assert found == set()
+
+
+def test_the_search_for_tests_that_cannot_fail_finds_them():
+    code = """
+time.sleep(1)
+for file in sorted(folder.glob("*")):
+    assert file
+assert all(file for file in folder.iterdir())
+for file in files:
+    assert file
+names = [file for file in folder.iterdir()]
+"""
+    tree = ast.parse(code)
+    assert sleeps(tree) == [2]
+    assert empty_loops(tree) == [3, 5]

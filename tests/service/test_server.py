@@ -24,7 +24,7 @@ import onnx
 from hostile_templates import growing, nested
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import WORDS, decoder_folder, encoder_folder, ids_of
-from processes import wait_for_end
+from processes import until, wait_for_end
 from services import process
 
 from edgeprune import runtime
@@ -48,13 +48,6 @@ def decoder(tmp_path_factory) -> Path:
 def metric(address: str, name: str) -> float:
     text = httpx2.get(f"{address}/metrics").text
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)[1])
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def sentence(number: int) -> str:
