@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 BASELINE = HERE / "gate_baseline.json"
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "helpers"))
 
 from tiny_builds import model_folder, recipe_file, text_file  # noqa: E402
 

@@ -503,9 +503,3 @@ def recipes(name: str | None, every: bool, json_file: str | None) -> None:
 
     result = pages.one(name, every) if name else pages.all_of_them(every)
     _show(result, pages.table(result), json_file)
-
-
-if __name__ == "__main__":
-    from edgeprune.__main__ import main as start
-
-    start()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from onnx_models import (
     table,
     write_json,
 )
+from processes import running, until
 
 from edgeprune.base.errors import RequirementMissed, UserError
 from edgeprune.cli import Commands, main
@@ -309,14 +309,6 @@ def test_an_error_of_ours_is_not_hidden() -> None:
     assert isinstance(CliRunner().invoke(group, ["fail"]).exception, ZeroDivisionError)
 
 
-def command_of(process: psutil.Process) -> list[str]:
-    """Nothing of a process that is just ending."""
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 def test_ctrl_c_ends_a_benchmark_and_its_processes(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=8, width=256)
@@ -327,16 +319,8 @@ def test_ctrl_c_ends_a_benchmark_and_its_processes(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    workers: list[psutil.Process] = []
-    while len(workers) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children()
-            if "edgeprune.measure.bench.worker" in command_of(child)
-        ]
-    assert len(workers) == 3
+    until(lambda: len(running("edgeprune.measure.bench.worker", process.pid)) == 3)
+    workers = running("edgeprune.measure.bench.worker", process.pid)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130

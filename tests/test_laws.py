@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from house import FILES_ABOVE, ROOMS, Import, circle, floor, imports, room
 from on_device import FILES, ROOT, modules, on_a_device
 from tiny_builds import model_folder, text_file
 
@@ -196,6 +197,81 @@ def test_only_one_file_knows_optimum():
     assert set(found) == {"export/trace.py"}
 
 
+# Law 9 -----------------------------------------------------------------------------------------
+
+# Lines of code that still break the law. The lists may only shrink.
+UP: set[tuple[str, str]] = {
+    ("compress/context.py", "pipeline/recipe.py"),
+}
+IN_CIRCLES: set[tuple[str, str]] = {
+    ("compress/prune/methods.py", "compress/prune/searched.py"),
+    ("measure/bench/graph_file.py", "measure/bench/contestants.py"),
+    ("measure/bench/process.py", "measure/bench/contestants.py"),
+    ("pipeline/measure/stage.py", "pipeline/recipe.py"),
+    ("pipeline/measure/stages.py", "pipeline/measure/stage.py"),
+}
+
+
+def test_the_package_is_its_rooms_and_little_else():
+    entries = {path.name for path in ROOT.iterdir()} - {"__pycache__"}
+    assert entries - set(ROOMS) <= set(FILES_ABOVE)
+    assert {room(file.relative_to(ROOT).as_posix()) for file in FILES} - {""} <= set(ROOMS)
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Import]:
+    return imports(ROOT)
+
+
+def test_every_import_points_down_the_list_of_rooms(found):
+    assert len(found) > len(FILES)
+    up = [each for each in found if floor(each.of) > floor(each.file)]
+    assert [str(each) for each in up if each.edge not in UP] == []
+    assert {each.edge for each in up} == UP, "what no longer points up leaves the list UP"
+
+
+def test_no_files_import_each_other_in_a_circle(found):
+    edges = {each.edge for each in found}
+    mended = edges - UP - IN_CIRCLES
+    assert circle(mended) == []
+    needless = [edge for edge in IN_CIRCLES if edge not in edges or not circle(mended | {edge})]
+    assert needless == [], "what closes no circle leaves the list IN_CIRCLES"
+
+
+def test_the_search_for_imports_finds_them(tmp_path):
+    house = tmp_path / "house"
+    for name, code in {
+        "__init__.py": "",
+        "base/words.py": "import house\nfrom house import __version__",
+        "text/__init__.py": "import os.path\nx = 'house.json'",
+        "text/files.py": "def f():\n    from house.base import words\n    import house.cli",
+        "model/a.py": "if TYPE_CHECKING:\n    import house.model.b",
+        "model/b.py": "X = R('house.model.a:run')\nfrom house.text import a\nimport house.text",
+        "cli.py": "run('import house.text.files')\nfrom house import build\n'a house.base.words'",
+    }.items():
+        (house / name).parent.mkdir(parents=True, exist_ok=True)
+        (house / name).write_text(code)
+    found = imports(house)
+    assert found == [
+        Import("cli.py", 1, "text/files.py"),
+        Import("cli.py", 2, "__init__.py"),
+        Import("model/a.py", 2, "model/b.py"),
+        Import("model/b.py", 1, "model/a.py"),
+        Import("model/b.py", 2, "text/__init__.py"),
+        Import("model/b.py", 3, "text/__init__.py"),
+        Import("text/files.py", 2, "base/words.py"),
+        Import("text/files.py", 3, "cli.py"),
+    ]
+    up = [each for each in found if floor(each.of) > floor(each.file)]
+    assert up == [Import("text/files.py", 3, "cli.py")]
+    edges = {each.edge for each in found}
+    assert circle(edges) == ["cli.py", "text/files.py", "cli.py"]
+    assert circle(edges - {up[0].edge}) == ["model/a.py", "model/b.py", "model/a.py"]
+    assert circle(edges - {up[0].edge, ("model/b.py", "model/a.py")}) == []
+    with pytest.raises(ValueError, match="not in tuple"):
+        floor("attic/a.py")
+
+
 # Systems ---------------------------------------------------------------------------------------
 
 
@@ -236,3 +312,60 @@ def test_nothing_is_told_to_come_from_an_index_that_has_no_release():
         if told.search(line)
     ]
     assert found == []
+
+
+# Tests -----------------------------------------------------------------------------------------
+
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+PLACES = {"glob", "rglob", "iterdir"}
+
+
+def called(node: ast.AST) -> str:
+    """The last name of a call, such as "glob" of `folder.glob("*")`."""
+    function = getattr(node, "func", None)
+    return getattr(function, "attr", "") or getattr(function, "id", "")
+
+
+def sleeps(tree: ast.AST) -> list[int]:
+    return [node.lineno for node in ast.walk(tree) if called(node) == "sleep"]
+
+
+def empty_loops(tree: ast.AST) -> list[int]:
+    """Lines that ask something of every file of a folder, and nothing if it has none."""
+    found = []
+    for node in ast.walk(tree):
+        asks = isinstance(node, ast.For) and any(isinstance(e, ast.Assert) for e in ast.walk(node))
+        loops = [node.iter] if asks else []
+        if called(node) == "all":
+            parts = [part for argument in node.args for part in getattr(argument, "generators", [])]
+            loops = [part.iter for part in parts]
+        found += [node.lineno for loop in loops if any(called(e) in PLACES for e in ast.walk(loop))]
+    return found
+
+
+def test_tests_wait_for_what_they_see_and_loop_over_what_is_there():
+    assert len(TESTS) > 100
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in TESTS}
+    found = {
+        (kind.__name__, f"{file.name}:{line}")
+        for file, tree in trees.items()
+        for kind in (sleeps, empty_loops)
+        for line in kind(tree)
+        if (kind, file.name) != (sleeps, "processes.py")
+    }
+    assert found == set()
+
+
+def test_the_search_for_tests_that_cannot_fail_finds_them():
+    code = """
+time.sleep(1)
+for file in sorted(folder.glob("*")):
+    assert file
+assert all(file for file in folder.iterdir())
+for file in files:
+    assert file
+names = [file for file in folder.iterdir()]
+"""
+    tree = ast.parse(code)
+    assert sleeps(tree) == [2]
+    assert empty_loops(tree) == [3, 5]

@@ -32,7 +32,13 @@ def main() -> None:
     selected = " and ".join(f"not {name}" for name in _STARTS_PROCESSES)
     options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", selected]
     command = arm_command(
-        *("-m", "pytest", *options, *sys.argv[1:], str(ROOT / "tests" / "test_kernels.py")),
+        *(
+            "-m",
+            "pytest",
+            *options,
+            *sys.argv[1:],
+            str(ROOT / "tests" / "kernels" / "test_kernels.py"),
+        ),
         packages=(PACKAGES, TEST_PACKAGES),
         settings={"EDGEPRUNE_TEST_LIBRARY": str(library)},
     )

@@ -49,8 +49,8 @@ _HARMLESS = (
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
 # Later releases that first ran an operator, or one with an attribute, as it is used here;
-# tests/test_oldest_onnxruntime.py tries each, and the release before it. (1.25 and 1.26 open a
-# quantized cache and fail when they run it; 1.21 and 1.27 run it and answer wrongly.)
+# tests/runtime/test_oldest_onnxruntime.py tries each, and the release before it. (1.25 and 1.26
+# open a quantized cache and fail when they run it; 1.21 and 1.27 run it and answer wrongly.)
 FIRST_RELEASES = {
     "GroupQueryAttention": "1.22.0",
     "MatMulNBits of 8 bits": "1.22.0",

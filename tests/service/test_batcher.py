@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import until
 
 from edgeprune.runtime.tokenize import Tokens
 from edgeprune.service.batcher import Batcher, LineFull, go_together
@@ -85,8 +86,7 @@ def run(
 
 
 async def settled(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(until, condition, 10)
 
 
 def test_every_request_gets_its_own_answers():
@@ -114,14 +114,20 @@ def test_what_waits_while_the_model_is_busy_goes_together():
 
 
 def test_an_idle_model_waits_as_long_as_it_is_told():
-    async def scene(batcher: Batcher[int], model: Model) -> None:
+    async def patient(batcher: Batcher[int], model: Model) -> None:
         first = asyncio.create_task(batcher.answers([tokens(1)]))
-        await asyncio.sleep(0.05)
+        await settled(lambda: batcher.waiting == 1)
         second = asyncio.create_task(batcher.answers([tokens(2)]))
         assert await asyncio.gather(first, second) == [[1], [4]]
 
-    assert run(scene, max_wait=0.5, max_batch=2).batches == [[1, 2]]
-    assert run(scene).batches == [[1], [2]]
+    async def at_once(batcher: Batcher[int], model: Model) -> None:
+        first = asyncio.create_task(batcher.answers([tokens(1)]))
+        await settled(lambda: model.begun == 1)
+        second = asyncio.create_task(batcher.answers([tokens(2)]))
+        assert await asyncio.gather(first, second) == [[1], [4]]
+
+    assert run(patient, max_wait=60, max_batch=2).batches == [[1, 2]]
+    assert run(at_once).batches == [[1], [2]]
 
 
 def test_a_full_line_refuses_and_frees_again():

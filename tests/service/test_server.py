@@ -19,12 +19,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the service's extra is not installed")
 
-import httpx
+import httpx2
 import onnx
 from hostile_templates import growing, nested
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import WORDS, decoder_folder, encoder_folder, ids_of
-from processes import wait_for_end
+from processes import until, wait_for_end
 from services import process
 
 from edgeprune import runtime
@@ -46,15 +46,8 @@ def decoder(tmp_path_factory) -> Path:
 
 
 def metric(address: str, name: str) -> float:
-    text = httpx.get(f"{address}/metrics").text
+    text = httpx2.get(f"{address}/metrics").text
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)[1])
-
-
-def until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def sentence(number: int) -> str:
@@ -64,8 +57,8 @@ def sentence(number: int) -> str:
 def test_many_at_once_get_their_own_answers_and_run_together(encoder):
     texts = [[sentence(3 * i + j) for j in range(1 + i % 3)] for i in range(40)]
 
-    async def ask(address: str) -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+    async def ask(address: str) -> list[httpx2.Response]:
+        async with httpx2.AsyncClient(base_url=address, timeout=60) as client:
             asked = (client.post("/embed", json={"texts": some}) for some in texts)
             return await asyncio.gather(*asked)
 
@@ -85,26 +78,26 @@ def test_many_at_once_get_their_own_answers_and_run_together(encoder):
 def test_beyond_the_limit_is_503_and_health_still_answers(decoder):
     with process(decoder, "--max-concurrent", "1", "--max-new-tokens", "50000") as (_, address):
         asked = {"prompt": "the cat", "max_tokens": 50_000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=30) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=30) as running:
             words = running.iter_bytes()  # the connection closes with it
             next(words)
-            refused = httpx.post(f"{address}/generate", json=asked)
+            refused = httpx2.post(f"{address}/generate", json=asked)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-            assert httpx.get(f"{address}/health").status_code == 200
+            assert httpx2.get(f"{address}/health").status_code == 200
         # The stream's client has left: its place is free, and no more words are made for it.
         until(lambda: metric(address, "edgeprune_requests_running") == 0)
         short = {"prompt": "the cat", "max_tokens": 3, "stream": False}
-        assert httpx.post(f"{address}/generate", json=short).json()["tokens"] == 3
+        assert httpx2.post(f"{address}/generate", json=short).json()["tokens"] == 3
 
 
 def test_a_client_that_leaves_while_waiting_takes_its_request_along(decoder):
     with process(decoder, "--max-new-tokens", "50000") as (_, address):
         asked = {"prompt": "the cat", "max_tokens": 50_000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=30) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=30) as running:
             words = running.iter_bytes()  # the connection closes with it
             next(words)
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{address}/generate", json=asked, timeout=0.3)
+            with pytest.raises(httpx2.ReadTimeout):
+                httpx2.post(f"{address}/generate", json=asked, timeout=0.3)
             until(lambda: metric(address, "edgeprune_requests_running") == 1)
             assert metric(address, "edgeprune_texts_waiting") == 0
             left = 'edgeprune_requests_total{path="/generate",status="499"}'
@@ -119,10 +112,10 @@ def test_a_slow_body_and_a_late_answer_are_ended(decoder):
             slow.sendall(HEAD % b"/generate" + b"Content-Length: 99\r\n\r\n{")
             assert b" 408 " in slow.recv(1000)
         asked = {"prompt": "the cat", "max_tokens": 50_000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=30) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=30) as running:
             words = running.iter_bytes()  # the connection closes with it
             next(words)
-            late = httpx.post(f"{address}/generate", json=asked, timeout=30)
+            late = httpx2.post(f"{address}/generate", json=asked, timeout=30)
             assert late.status_code == 503
             assert "within 0.3 s" in late.json()["error"]
 
@@ -131,7 +124,7 @@ def test_a_text_without_end_is_ended_in_time(decoder):
     options = ("--generate-seconds", "0.5", "--max-new-tokens", "90000")
     with process(decoder, *options) as (_, address):
         asked = {"prompt": "the cat", "max_tokens": 90_000, "stream": False}
-        found = httpx.post(f"{address}/generate", json=asked, timeout=30)
+        found = httpx2.post(f"{address}/generate", json=asked, timeout=30)
         assert found.json()["reason"] == "time"
         assert 0 < found.json()["tokens"] < 90_000
 
@@ -140,15 +133,15 @@ def test_a_text_without_end_is_ended_in_time(decoder):
 def test_a_stop_lets_running_requests_end_and_takes_no_more(decoder, number):
     with process(decoder, "--max-new-tokens", "50000") as (started, address):
         asked = {"prompt": "the cat", "max_tokens": 2000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
             chunks = running.iter_text()
             body = next(chunks)
             started.send_signal(number)
 
             def refused() -> bool:
                 try:
-                    httpx.get(f"{address}/health")
-                except httpx.TransportError:
+                    httpx2.get(f"{address}/health")
+                except httpx2.TransportError:
                     return True
                 return False
 
@@ -164,7 +157,7 @@ def test_a_stop_does_not_wait_for_ever(decoder):
     options = ("--max-new-tokens", "90000", "--stop-seconds", "1")
     with process(decoder, *options) as (started, address):
         asked = {"prompt": "the cat", "max_tokens": 90_000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
             words = running.iter_bytes()  # the connection closes with it
             next(words)
             started.terminate()
@@ -186,9 +179,9 @@ def test_a_chat_template_without_end_is_an_error_and_others_are_answered(kind, d
     template = "{% if messages[0].role == 'x' %}" + ENDLESS[kind] + "{% endif %}the cat"
     (folder / "chat_template.jinja").write_text(template)
 
-    def chat(role: str) -> httpx.Response:
+    def chat(role: str) -> httpx2.Response:
         asked = {"messages": [{"role": role, "content": "hi"}], "max_tokens": 1, "stream": False}
-        return httpx.post(f"{address}/generate", json=asked, timeout=120)
+        return httpx2.post(f"{address}/generate", json=asked, timeout=120)
 
     with process(folder) as (started, address):
         assert chat("user").json()["tokens"] == 1
@@ -196,7 +189,7 @@ def test_a_chat_template_without_end_is_an_error_and_others_are_answered(kind, d
             answers = list(clients.map(chat, ("x", "user", "x")))
         assert [answer.status_code for answer in answers] == [400, 200, 400]
         assert "its chat template was ended" in answers[0].json()["error"]
-        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx2.get(f"{address}/health").status_code == 200
         assert chat("user").json()["tokens"] == 1
         [worker] = psutil.Process(started.pid).children()
         started.terminate()
@@ -231,17 +224,17 @@ def test_health_answers_however_many_heads_hang(encoder, sent):
             hanging[-1].sendall(sent)
         # The newest are still there, the oldest gave their places.
         for _ in range(3):
-            assert httpx.get(f"{address}/health", timeout=30).status_code == 200
+            assert httpx2.get(f"{address}/health", timeout=30).status_code == 200
         assert all(rest(connection) == b"" for connection in hanging[:40])
         asked = {"texts": ["the cat"]}
-        assert httpx.post(f"{address}/embed", json=asked, timeout=30).status_code == 200
+        assert httpx2.post(f"{address}/embed", json=asked, timeout=30).status_code == 200
 
 
 def test_a_request_that_runs_keeps_its_place_among_heads_that_hang(decoder):
     limits = ("--max-connections", "4", "--max-concurrent", "2", "--max-new-tokens", "50000")
     with process(decoder, *limits) as (_, address), ExitStack() as stack:
         asked = {"prompt": "the cat", "max_tokens": 1000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
             words = running.iter_text()
             body = next(words)
             for _ in range(20):
@@ -304,7 +297,7 @@ def test_a_model_that_fails_is_logged_once_and_counted(tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with process(folder) as (started, address):
         for _ in range(50):
-            found = httpx.post(f"{address}/embed", json={"texts": ["cat"]})
+            found = httpx2.post(f"{address}/embed", json={"texts": ["cat"]})
             assert found.status_code == 500
             assert "graph fails when it is run" in found.json()["error"]
         started.terminate()
@@ -321,13 +314,13 @@ def test_at_a_stop_the_line_is_given_back_and_the_running_text_told_its_end(deco
     options = ("--max-new-tokens", "90000", "--stop-seconds", "2", "--answer-seconds", "60")
     with process(decoder, *options) as (started, address), ThreadPoolExecutor(2) as pool:
         asked = {"prompt": "the cat", "max_tokens": 90_000}
-        with httpx.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
+        with httpx2.stream("POST", f"{address}/generate", json=asked, timeout=60) as running:
             words = running.iter_text()
             body = next(words)
 
-            def ask(stream: bool) -> httpx.Response:
+            def ask(stream: bool) -> httpx2.Response:
                 queued = {"prompt": "a dog", "max_tokens": 3, "stream": stream}
-                return httpx.post(f"{address}/generate", json=queued, timeout=60)
+                return httpx2.post(f"{address}/generate", json=queued, timeout=60)
 
             waiting = [pool.submit(ask, stream) for stream in (True, False)]
             until(lambda: metric(address, "edgeprune_texts_waiting") == 2)
@@ -380,10 +373,10 @@ def stuck_decoder(folder: Path) -> Path:
 def test_a_call_that_does_not_return_is_no_reason_to_stay(tmp_path):
     with process(stuck_decoder(tmp_path / "d"), "--stop-seconds", "1") as (started, address):
         short = {"prompt": "the dog", "max_tokens": 1, "stream": False}
-        assert httpx.post(f"{address}/generate", json=short).json()["tokens"] == 1
+        assert httpx2.post(f"{address}/generate", json=short).json()["tokens"] == 1
         with ThreadPoolExecutor(1) as pool:
             asked = {"prompt": "the cat", "stream": False}
-            hanging = pool.submit(httpx.post, f"{address}/generate", json=asked, timeout=60)
+            hanging = pool.submit(httpx2.post, f"{address}/generate", json=asked, timeout=60)
             until(lambda: metric(address, "edgeprune_requests_running") == 1)
             until(lambda: metric(address, "edgeprune_texts_waiting") == 0)
             started.terminate()
@@ -395,7 +388,7 @@ def test_heads_that_hang_do_not_delay_a_stop(encoder):
     with process(encoder, "--stop-seconds", "3600") as (started, address), ExitStack() as stack:
         for sent in (b"", HEAD % b"/embed"):
             stack.enter_context(connect(address)).sendall(sent)
-        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx2.get(f"{address}/health").status_code == 200
         started.terminate()
         assert started.wait(30) in (0, -signal.SIGTERM)
 

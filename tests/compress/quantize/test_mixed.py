@@ -231,11 +231,12 @@ def test_a_table_s_nearest_point_is_scaled_by_the_work():
     assert times.microseconds("int4-64", 100, 100, 1) is None
 
 
-def test_the_time_tables_that_ship_are_of_targets():
-    known = {target.name for target in TARGETS}
-    for file in FOLDER.glob("*.json"):
-        content = json.loads(file.read_text())
-        assert content["target"] == file.stem
-        assert file.stem in known
-        assert format_times(file.stem) == from_json(content)
-        assert all(time > 0 for point in content["points"] for time in point["us"].values())
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.json")), ids=lambda file: file.stem)
+def test_a_time_table_that_ships_is_of_a_target(file):
+    content = json.loads(file.read_text())
+    assert content["target"] == file.stem
+    assert file.stem in {target.name for target in TARGETS}
+    assert format_times(file.stem) == from_json(content)
+    times = [time for point in content["points"] for time in point["us"].values()]
+    assert len(times) >= len(content["points"]) > 0
+    assert min(times) > 0

@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 from bench_runs import QUICK, children, table_text
 from onnx_models import decoder_folder, encoder_folder, table
+from processes import until
 from pydantic import ValidationError
 
 from edgeprune.base.errors import UserError
@@ -184,6 +185,11 @@ def busy() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "while True: pass"])
 
 
+def worked(process: subprocess.Popen[bytes]) -> float:
+    """Seconds of a core."""
+    return float(psutil.Process(process.pid).cpu_times().user)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
 def test_a_stranger_on_the_core_is_seen_and_an_own_process_is_not() -> None:
     core = sorted(os.sched_getaffinity(0))[-1]
@@ -191,14 +197,14 @@ def test_a_stranger_on_the_core_is_seen_and_an_own_process_is_not() -> None:
         try:
             for process in (stranger, own):
                 os.sched_setaffinity(process.pid, {core})
-            time.sleep(0.2)
+            until(lambda: min(worked(stranger), worked(own)) > 0)
             without = CoreWatch([core], [stranger.pid, own.pid])
             watch = CoreWatch([core], [own.pid])
-            started, before = time.monotonic(), psutil.Process(stranger.pid).cpu_times().user
-            time.sleep(1.5)
+            started, before = time.monotonic(), worked(stranger)
+            until(lambda: worked(stranger) > before + 0.5)
             seen = watch.others_share()
             rest = without.others_share()
-            took = psutil.Process(stranger.pid).cpu_times().user - before
+            took = worked(stranger) - before
             passed = time.monotonic() - started
         finally:
             stranger.kill()
@@ -206,7 +212,6 @@ def test_a_stranger_on_the_core_is_seen_and_an_own_process_is_not() -> None:
     # What else runs here, both watches count.
     assert seen is not None
     assert rest is not None
-    assert took > 0
     assert seen - rest == pytest.approx(took / passed, abs=0.06)
 
 

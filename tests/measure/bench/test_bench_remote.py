@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from bench_runs import table_text
 from click.testing import CliRunner, Result
 from onnx_models import encoder_folder
+from processes import until
 
 import edgeprune
 from edgeprune.cli import main
@@ -83,20 +83,19 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, "sshd ended"
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: server.poll() is not None or listens(port))
+        assert server.returncode is None, "sshd ended"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
             yield "device"
     finally:
         server.terminate()
         server.wait()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as knock:
+        return knock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def leftovers() -> set[Path]:
@@ -119,12 +118,9 @@ def processes() -> set[int]:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
-    folders, running = leftovers(), processes()
+    folders, before = leftovers(), processes()
     yield
-    deadline = time.monotonic() + 10  # sshd tells its end of a connection a moment later
-    while processes() - running and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes() <= running
+    until(lambda: processes() <= before, 30)  # sshd tells its end of a connection a moment later
     assert leftovers() <= folders
 
 
@@ -207,20 +203,14 @@ def test_ctrl_c_ends_it_here_and_there(device: str, tmp_path: Path) -> None:
     )
 
     def timing_there() -> bool:
-        lines = [" ".join(psutil.Process(pid).cmdline()) for pid in processes() - before]
+        try:
+            lines = [" ".join(psutil.Process(pid).cmdline()) for pid in processes() - before]
+        except psutil.Error:  # one ended meanwhile
+            return False
         return any("edgeprune.measure.bench.worker" in line for line in lines)
 
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if timing_there():
-                break
-        except psutil.Error:
-            pass
-        time.sleep(0.1)
-    else:
-        process.kill()
-        pytest.fail("it never began")
+    until(lambda: process.poll() is not None or timing_there())
+    assert process.returncode is None, process.communicate()
     assert leftovers()
     os.kill(process.pid, signal.SIGINT)
     out, errors = process.communicate(timeout=40)
