@@ -69,8 +69,9 @@ def build(
     """
     import json
 
-    from edgeprune.pipeline import run
+    from edgeprune.pipeline.build import prepare
     from edgeprune.pipeline.recipe import read_recipe
+    from edgeprune.pipeline.run import run
     from edgeprune.runtime.bundle import Bundle
 
     texts = [text] if isinstance(text, str | Path) else text
@@ -78,13 +79,13 @@ def build(
         sets = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
     except TypeError as error:
         raise UserError(f"settings hold what YAML cannot: {error}.") from None
-    prepared = run.prepare(
+    prepared = prepare(
         read_recipe(str(recipe), sets),
         None if model is None else str(model),
         tuple(map(str, texts)),
         None if output is None else Path(output),
     )
-    outcome = run.run(prepared, fresh)
+    outcome = run(prepared, fresh)
     if outcome.missed:
         raise RequirementMissed("; ".join(outcome.missed) + ".")
     return Bundle.open(outcome.bundle)

@@ -441,9 +441,10 @@ def build(
     Exit codes: 0 done, 1 a requirement of the recipe is missed, 2 a mistake of yours, 70 a fault of
     edgeprune's own.
     """
-    from edgeprune.pipeline import run as pipeline
     from edgeprune.pipeline import terminal
+    from edgeprune.pipeline.build import prepare
     from edgeprune.pipeline.recipe import DEFAULT, read_recipe
+    from edgeprune.pipeline.run import run as carry_out
 
     if recipe is None and model is None and not dry_run:
         taken = read_recipe(DEFAULT)
@@ -457,11 +458,11 @@ def build(
         raise UserError("--all shows every setting of a dry run: give --dry-run as well.")
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
-    prepared = pipeline.prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
+    prepared = prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
     if dry_run:
         terminal.show_preview(prepared, every)
         return
-    outcome = pipeline.run(prepared, fresh)
+    outcome = carry_out(prepared, fresh)
     terminal.show_outcome(outcome)
     if outcome.missed:
         raise RequirementMissed("; ".join(outcome.missed) + ".")

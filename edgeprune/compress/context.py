@@ -1,7 +1,7 @@
-"""What a stage is given: the recipe, the original, the text, and where its result goes."""
+"""What a stage is given: settings, the original, the text, and where its result goes."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,26 +17,27 @@ from edgeprune.text.text import Text
 
 if TYPE_CHECKING:
     from edgeprune.model.model import Model
-    from edgeprune.pipeline.recipe import Recipe
+    from edgeprune.targets import Target
 
 
 @dataclass
-class Build:
+class Context:
     """One build: what stays the same over its stages."""
 
-    recipe: "Recipe"
     checkpoint: Checkpoint
     text: Text
+    target: "Target"
+    settings: Mapping[str, Any]
+    """The settings of the stages that run, by the stage's name."""
     output: Path
+    seed: int = 0
+    """The seed of everything random."""
     results: dict[str, Any] = field(default_factory=dict)
     """What each stage did, by its name."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Where each stage's output is, by its name."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of everything random."""
-        return self.recipe.seed
+    model: Path | None = None
+    """The folder of the last stage that wrote a torch model."""
 
     @property
     def reference(self) -> Path:

@@ -8,19 +8,21 @@ from typing import Any
 
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.places import called, without_places
-from edgeprune.compress.context import Build
+from edgeprune.export.rewrite.row import REWRITE
+from edgeprune.export.row import ORIGINAL
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.requirements import missed
 from edgeprune.model.families import max_positions
+from edgeprune.model.tasks import TASKS
+from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.keep import MARK, RECORD
 from edgeprune.pipeline.keys import model_digest, reads, versions
-from edgeprune.pipeline.recipe import wanted_stages
+from edgeprune.pipeline.measure.row import MEASURE
 from edgeprune.report.card import model_card
 from edgeprune.report.write import write_report
 from edgeprune.runtime.bundle import Bundle, write_bundle
 from edgeprune.runtime.onnx_file import read_outline
-from edgeprune.targets import find
 
 
 @dataclass(frozen=True)
@@ -35,51 +37,58 @@ class Outcome:
 
 
 def finish(build: Build) -> Outcome:
+    """Write both bundles and the report of what the stages left."""
+    context = build.context
     facts = _published_facts(build)
     stages = facts.pop("stages")
-    assets = build.folders["rewrite"]
+    assets = context.folders[REWRITE.name]
     shared = {
-        "task": build.checkpoint.task,
-        "max_length": max_positions(build.checkpoint.config),
+        "task": context.checkpoint.task,
+        "max_length": max_positions(context.checkpoint.config),
     }
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
-    bundle = _write(build.output / "bundle", assets, manifest, model_card)
+    bundle = _write(context.output / "bundle", assets, manifest, model_card)
     about = {name: facts[name] for name in ("source", "made_with")}
     plain = {**shared, **about, "stages": [], "recipe": {"name": "original"}}
-    original = _write(build.output / "original", build.folders["original"], plain)
-    report = write_report(build.output, {**facts, "task": shared["task"], "stages": stages})
+    original = _write(context.output / "original", context.folders[ORIGINAL.name], plain)
+    report = write_report(context.output, {**facts, "task": shared["task"], "stages": stages})
     return Outcome(
         bundle.folder,
         original.folder,
         report,
-        build.results,
-        missed(build.results["measure"], build.recipe.require),
+        context.results,
+        missed(context.results[MEASURE.name], build.recipe.require),
     )
 
 
 def _published_facts(build: Build) -> dict[str, Any]:
     """What manifest and report say of the build, without the places of this machine."""
-    recipe = build.recipe
+    recipe, context = build.recipe, build.context
     libraries = {
-        name for entry in wanted_stages(recipe) for name in reads(entry.function).libraries
+        library
+        for stage in build.stages
+        for function in (stage.run, *stage.asks(TASKS[context.checkpoint.task]))
+        for library in reads(function).libraries
     }
-    more = recipe.vocabulary.data if recipe.vocabulary else ()
-    named = (build.checkpoint.name, recipe.model, *recipe.text.data, *more, recipe.measure.data)
     facts = {
         "source": {
-            "model": build.checkpoint.name,
-            "sha256": model_digest(build.checkpoint),
+            "model": context.checkpoint.name,
+            "sha256": model_digest(context.checkpoint),
         },
         "text": {
-            **build.text.facts(),
+            **context.text.facts(),
             "source": " and ".join(map(called, recipe.text.data)),
         },
         "recipe": recipe.model_dump(mode="json"),
-        "target": find(recipe.target).to_json(),
+        "target": context.target.to_json(),
         "made_with": versions(libraries),
-        "stages": [{"name": name, **result} for name, result in build.results.items()],
+        "stages": [{"name": name, **result} for name, result in context.results.items()],
     }
-    return without_places(facts, build.output / MARK, [place for place in named if place])
+    named = [context.checkpoint.name, recipe.model, *recipe.text.data]
+    for settings in context.settings.values():
+        data = getattr(settings, "data", None) or ()
+        named += [data] if isinstance(data, str) else data
+    return without_places(facts, context.output / MARK, [place for place in named if place])
 
 
 def _kernels(model: Path) -> dict[str, Any]:

@@ -16,29 +16,23 @@ except ImportError:  # a system without such locks
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.pipeline.recipe import STAGES
+from edgeprune.pipeline.stages import STAGES
 from edgeprune.runtime.bundle import check_replaceable, sweep
 
 MARK = "stages"
-
-
 RECORD = "stage.json"
-
-
 LOCK = ".lock"
-
-
 _BUNDLES = ("bundle", "original")
 
 
-def _recorded(folder: Path) -> dict[str, Any] | None:
+def recorded(folder: Path) -> dict[str, Any] | None:
     """What a stage did in an earlier build, if all that it wrote is still there, and as long."""
     try:
         result: dict[str, Any] = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return None
     files = result.pop("files", {})
-    found = _sizes(folder)
+    found = sizes(folder)
     if damaged := [name for name, size in files.items() if found.get(name) != size]:
         say(f"      {damaged[0]} of an earlier build is damaged: run again")
         return None
@@ -46,7 +40,7 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def sizes(folder: Path) -> dict[str, int]:
     """Bytes of each file that a stage wrote, but for its record."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {
@@ -56,7 +50,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def _check_output(folder: Path) -> None:
+def check_output(folder: Path) -> None:
     """An output folder is new, empty, or an earlier build's."""
     if folder.is_symlink() and not folder.exists():
         raise UserError(
@@ -81,7 +75,7 @@ def _is_stages(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[Path]:
+def made(folder: Path) -> Iterator[Path]:
     """Make a folder for the length of the context; it stays, with its parents, if it is used."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +88,7 @@ def _made(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     """Keep other builds out by a lock on a file, for the length of the context.
 
     A process that dies lets go of it. Systems and disks without such locks go without.
@@ -136,7 +130,7 @@ def _lock(file: Path) -> int:
         os.close(lock)
 
 
-def _sweep(stages: Path) -> None:
+def sweep_stages(stages: Path) -> None:
     """Remove what builds that were killed left unfinished; nobody else is at work here."""
     for aside in stages.glob(".*"):
         if aside.name != LOCK:
@@ -145,7 +139,7 @@ def _sweep(stages: Path) -> None:
         sweep(stages.parent / name)
 
 
-def _forget_others(stages: Path, name: str, keep: Path) -> None:
+def forget_others(stages: Path, name: str, keep: Path) -> None:
     """Only the newest output of a stage is kept: models are large."""
     for folder in stages.glob(f"{name}-*"):
         if folder != keep:

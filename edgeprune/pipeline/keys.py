@@ -27,6 +27,7 @@ ROOT = Path(edgeprune.__file__).parent
 _CODE = {".py", ".pyc"}
 _OURS = rf"{ROOT.name}(\.\w+)+(:\w+)?"
 _TARGETS = f"{ROOT.name}.targets"
+_ROWS = f"{ROOT.name}.model.tasks"
 _distributions = functools.cache(importlib.metadata.packages_distributions)
 
 
@@ -75,11 +76,13 @@ def model_digest(checkpoint: Checkpoint) -> str:
     return digest(config, files_digest(checkpoint.files))
 
 
-def code_digest(function: str) -> str:
-    """A hash of what runs when "module:function" is called: our code and tables, and the versions
-    of the libraries."""
-    read = reads(function)
-    return digest(files_digest(read.files), json.dumps(versions(read.libraries)))
+def code_digest(functions: Iterable[str]) -> str:
+    """A hash of what runs when these are called, each a module or "module:function": our code and
+    tables, and the versions of the libraries."""
+    read = [reads(function) for function in functions]
+    files = sorted({file for each in read for file in each.files})
+    libraries = {library for each in read for library in each.libraries}
+    return digest(files_digest(files), json.dumps(versions(libraries)))
 
 
 def processor_digest() -> str:
@@ -96,13 +99,16 @@ def versions(libraries: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def reads(function: str) -> Reads:
-    """What runs when "module:function" is called, by following imports wherever they stand.
+    """What runs when a module is used, or "module:function" called, by following imports wherever
+    they stand.
 
-    Of the function's own module only those are followed that it can come by. A string that names a
-    module of ours is an import of it.
+    Of a function's own module only those are followed that it can come by. A string that names a
+    module of ours is an import of it, but for those in the rows of the tasks: what a stage finds
+    by a row, the stage says itself.
     """
     module, _, name = function.partition(":")
-    asked = set(_imported(_reached(_statements(module), name)))
+    statements = _statements(module)
+    asked = set(_imported(_reached(statements, name) if name else statements))
     left = {(each, True) for each in asked}
     done: set[tuple[str, bool]] = set()
     while left:
@@ -147,7 +153,7 @@ def _imports(module: str, whole: bool) -> frozenset[str]:
         return frozenset()
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     statements = (each for each in _statements(module) if whole or not isinstance(each, functions))
-    return _imported(statements)
+    return _imported(statements, strings=module != _ROWS)
 
 
 def _statements(module: str) -> list[ast.stmt]:
@@ -187,8 +193,8 @@ def _names_made(statement: ast.stmt) -> Iterator[str]:
         yield from (node.id for node in stores if isinstance(node.ctx, ast.Store))
 
 
-def _imported(statements: Iterable[ast.stmt]) -> frozenset[str]:
-    """The modules that statements name."""
+def _imported(statements: Iterable[ast.stmt], strings: bool = True) -> frozenset[str]:
+    """The modules that statements name, in strings as well or not."""
     found: set[str] = set()
     for node in (node for statement in statements for node in ast.walk(statement)):
         if isinstance(node, ast.Import):
@@ -196,7 +202,7 @@ def _imported(statements: Iterable[ast.stmt]) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {each if _file(each) else node.module for each in inner}
-        elif isinstance(node, ast.Constant) and re.fullmatch(_OURS, str(node.value)):
+        elif strings and isinstance(node, ast.Constant) and re.fullmatch(_OURS, str(node.value)):
             named = str(node.value).partition(":")[0]
             found |= {named} if _file(named) else set()
     return frozenset(found)

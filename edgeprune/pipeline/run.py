@@ -18,72 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.disk import telling_of_a_full_disk
-from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
+from edgeprune.compress.stage import Stage, loaded
 from edgeprune.measure.bench.protocol import peak_bytes
-from edgeprune.model.checkpoint import open_checkpoint
-from edgeprune.model.tasks import text_kind
-from edgeprune.pipeline.checks import check
+from edgeprune.model.tasks import TASKS
+from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.finish import Outcome, finish
 from edgeprune.pipeline.keep import (
     LOCK,
     MARK,
     RECORD,
-    _check_output,
-    _forget_others,
-    _locked,
-    _made,
-    _recorded,
-    _sizes,
-    _sweep,
+    forget_others,
+    locked,
+    made,
+    recorded,
+    sizes,
+    sweep_stages,
 )
-from edgeprune.pipeline.keys import (
-    assets_digest,
-    code_digest,
-    data_digest,
-    digest,
-    model_digest,
-    processor_digest,
-    reads,
-)
-from edgeprune.pipeline.recipe import Recipe, StageEntry, wanted_stages
+from edgeprune.pipeline.keys import assets_digest, code_digest, digest, model_digest, reads
 from edgeprune.report.canvas import check_drawable
-from edgeprune.targets import find
-from edgeprune.text.labels import label_names
-from edgeprune.text.text import open_text
-
-_LONG = ("prune", "cut", "sparsify", "recover")
-"""Stages that may train for hours."""
-
-
-def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Path | None) -> Build:
-    """Check everything that can be checked before work begins.
-
-    Raises:
-        UserError: the model, the text or the output folder cannot be used.
-    """
-    for option, given in (("--model", model), *(("--data", source) for source in data)):
-        if given is not None and not given.strip():
-            raise UserError(
-                f"{option} is empty (unset shell variable?): give a value, or omit the option to "
-                "take the recipe's."
-            )
-    name = recipe.model if model is None else model
-    if name is None:
-        raise UserError(f"The recipe {recipe.name} names no model; give one with --model.")
-    if data:
-        recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
-    find(recipe.target)
-    checkpoint = open_checkpoint(name)
-    form = text_kind(checkpoint.task)
-    labels = label_names(checkpoint.config) if form == "labelled" else None
-    further = recipe.vocabulary.data if recipe.vocabulary else ()
-    text = open_text(recipe.text, form, recipe.seed, labels, further)
-    check(recipe, checkpoint, text)
-    folder = output or Path("build") / recipe.name
-    _check_output(folder)
-    return Build(recipe, checkpoint, text, folder)
 
 
 def run(build: Build, fresh: bool = False) -> Outcome:
@@ -99,91 +53,75 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     check_drawable("build")
-    with _made(build.output / MARK) as stages, _locked(stages / LOCK):
-        _sweep(stages)
-        say(f"[text] {build.text.line}")
-        _run_stages(build, stages, fresh)
+    with made(build.context.output / MARK) as folder, locked(folder / LOCK):
+        sweep_stages(folder)
+        say(f"[text] {build.context.text.line}")
+        _run_stages(build.stages, build.context, folder, fresh)
         return finish(build)
 
 
-def _run_stages(build: Build, stages: Path, fresh: bool) -> None:
-    source = build.checkpoint.folder
-    key = _first_key(build)
-    wanted = wanted_stages(build.recipe)
+def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool) -> None:
+    source, key = context.checkpoint.folder, first_key(context)
     looked = False
-    for number, entry in enumerate(wanted, start=1):
-        settings = getattr(build.recipe, entry.name, None)
-        own = _own_key(entry, build, key)
-        if entry.name == "export":
-            build.folders["export_input"] = source
-        folder = stages / f"{entry.name}-{own[:12]}"
-        say(f"[{number}/{len(wanted)}] {entry.name}")
-        recorded = None if fresh else _recorded(folder)
-        if recorded is None and entry.name in _LONG and not looked:
-            _look_ahead(build)
+    for number, stage in enumerate(stages, start=1):
+        own = stage_key(stage, context, key)
+        folder = place / f"{stage.name}-{own[:12]}"
+        say(f"[{number}/{len(stages)}] {stage.name}")
+        kept = None if fresh else recorded(folder)
+        if kept is None and stage.trains and not looked:
+            _look_ahead(stages, context)
             looked = True
-        result = recorded or _run_stage(entry, build, source, folder, settings)
-        build.results[entry.name] = result
-        build.folders[entry.name] = folder
-        if entry.name not in ("original", "measure"):
+        context.results[stage.name] = kept or _run_stage(stage, context, source, folder)
+        context.folders[stage.name] = folder
+        if stage.gives:
             source, key = folder, own
-        _forget_others(stages, entry.name, folder)
+        if stage.gives == "model":
+            context.model = folder
+        forget_others(place, stage.name, folder)
 
 
-def _look_ahead(build: Build) -> None:
-    """Refuse before the training what quantizing would refuse after it."""
-    settings = build.recipe.quantize
-    if settings is not None and settings.weights != "none":
-        from edgeprune.compress.quantize.outlook import look
-        from edgeprune.model.store import load_model
-
-        say("      looking at activations first")
-        look(build, load_model(build.reference))
+def _look_ahead(stages: list[Stage], context: Context) -> None:
+    """Refuse before the training what a later stage would refuse after it."""
+    for stage in stages:
+        if stage.look:
+            say("      looking at activations first")
+            loaded(stage.look)(context, context.settings[stage.name])
 
 
-def _first_key(build: Build) -> str:
+def first_key(context: Context) -> str:
     """What every stage's result depends on: the model, its tokenizer and the text."""
-    inputs = (
-        model_digest(build.checkpoint),
-        assets_digest(build.checkpoint.folder),
-        build.text.digest,
-    )
+    checkpoint, text = context.checkpoint, context.text
+    inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), text.digest)
     # The texts themselves are in the text's digest: where they lie does not matter.
-    return digest(*inputs, build.recipe.text.model_dump(exclude={"data"}))
+    return digest(*inputs, text.settings.model_dump(exclude={"data"}))
 
 
-def _own_key(entry: StageEntry, build: Build, before: str) -> str:
+def stage_key(stage: Stage, context: Context, before: str) -> str:
     """The key of one stage.
 
     Args:
-        before: the key of the stage whose model it goes on with.
+        before: the key of the stage whose output it goes on with.
     """
-    recipe = build.recipe
-    parts = [before, entry.name, getattr(recipe, entry.name, None), build.seed]
-    parts.append(code_digest(entry.function))
-    if reads(entry.function).targets:
-        parts.append(find(recipe.target).name)
-    if entry.name == "vocabulary" and build.text.vocabulary:
-        parts.append(build.text.vocabulary.digest)
-    if entry.name == "measure":
-        parts += [build.folders["original"].name, processor_digest()]
-        parts += [data_digest(Path(recipe.measure.data))] if recipe.measure.data else []
-    return digest(*parts)
+    settings, task = context.settings.get(stage.name), TASKS[context.checkpoint.task]
+    functions = (stage.run, *stage.asks(task))
+    parts = [before, stage.name, settings, context.seed, code_digest(functions)]
+    if any(reads(function).targets for function in functions):
+        parts.append(context.target.name)
+    return digest(*parts, *stage.reads(settings, context))
 
 
-def _run_stage(
-    entry: StageEntry, build: Build, source: Path, folder: Path, settings: Any
-) -> dict[str, Any]:
+def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> dict[str, Any]:
+    settings = context.settings.get(stage.name)
     aside = folder.parent / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     started = time.monotonic()
     try:
-        with telling_of_a_full_disk(build.output):
-            result = dict(entry.load()(build, source, aside, settings))
+        with telling_of_a_full_disk(context.output):
+            result = dict(stage.load()(context, source, aside, settings))
             result["seconds"] = round(time.monotonic() - started, 2)
             result["peak_megabytes"] = round(peak_bytes() / 1e6)
-            record = {**result, "files": _sizes(aside)}
+            record = {**result, "files": sizes(aside)}
             (aside / RECORD).write_text(json.dumps(record, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)

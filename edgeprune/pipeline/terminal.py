@@ -7,10 +7,10 @@ from rich.text import Text
 
 from edgeprune.base.console import Terminal
 from edgeprune.base.words import size
-from edgeprune.compress.context import Build
+from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.finish import Outcome
 from edgeprune.pipeline.keep import MARK
-from edgeprune.pipeline.preview import expected, outlook, preview
+from edgeprune.pipeline.preview import expected
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.made import made
 from edgeprune.report.records import open_record
@@ -25,9 +25,7 @@ _WORSE = "red"
 
 def show_preview(build: Build, every: bool = False) -> None:
     """What would come of it, then what each stage would do to this model; every setting after."""
-    given = build.recipe, build.checkpoint, build.text
-    found = outlook(build)
-    would = expected(build.recipe, build.checkpoint)
+    would = expected(build)
     _console.print(would.made.title, style="bold", soft_wrap=True)
     _console.print(would.made.sentence)
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -36,10 +34,8 @@ def show_preview(build: Build, every: bool = False) -> None:
     _console.print(facts)
     _console.print()
     table = Table("stage", "would do", box=None, padding=(0, 2, 0, 0))
-    rows = preview(*given)
-    after = 1 + max((at for at, (stage, _) in enumerate(rows) if stage == "quantize"), default=-1)
     before = None
-    for stage, line in [*rows[:after], *found, *rows[after:]]:
+    for stage, line in would.stages:
         table.add_row("" if stage == before else stage, line)
         before = stage
     _console.print(table)
@@ -49,7 +45,9 @@ def show_preview(build: Build, every: bool = False) -> None:
         _console.print(build.recipe.to_yaml(), soft_wrap=True)
     else:
         _console.print("Every setting: the same command with --all.")
-    _console.print(f"Nothing was touched; the output would be {build.output}.", soft_wrap=True)
+    _console.print(
+        f"Nothing was touched; the output would be {build.context.output}.", soft_wrap=True
+    )
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -8,27 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.base.words import listed, many
+from edgeprune.compress.facts import UNITS, Removed
+from edgeprune.compress.prune.row import pruned_noun
 from edgeprune.report.records import Record
 
-UNITS = {"channels": "feed-forward channels", "heads": "attention heads"}
 _TRAINING = ("prune", "sparsify", "recover")
 _MARGINAL = 0.01
 """Share of the weights below which a format is not worth a word: norms, and tables of two rows."""
-
-
-@dataclass(frozen=True)
-class Removed:
-    """Units of one kind that are gone; `total` is 0 where it was not recorded."""
-
-    noun: str
-    gone: int
-    total: int
-    word: str = "cut"
-    """What happened to them: they were cut, leaving the shapes, or pruned, leaving zeros."""
-
-    def __str__(self) -> str:
-        share = f"{100 * self.gone / self.total:.3g} %" if self.total else "some"
-        return f"{share} of the {self.noun}"
 
 
 @dataclass(frozen=True)
@@ -81,14 +67,6 @@ def model_name(source: str) -> str:
     """What to call a model that was named as a folder, a file, a hub id or package:NAME."""
     name = source.removeprefix("package:").rstrip("/").rpartition("/")[2]
     return name.removesuffix(".gguf") or source
-
-
-def pruned_noun(pattern: str, left: bool = False) -> str:
-    """What a pattern of weights empties; `left`: of those that a cut left."""
-    weights = "weights that were left" if left else "weights"
-    if pattern == "weights":
-        return weights
-    return f"{weights} in blocks of {pattern}" if "x" in pattern else f"{weights} as {pattern}"
 
 
 def format_names(weights: Mapping[int, int]) -> list[str]:

@@ -1,12 +1,12 @@
 """A build in words: what it reached, what each stage did, and what nobody measured."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.base.words import listed, many, number, size
+from edgeprune.export.stages import MAKING
 from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.measure.works import WORKS
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
@@ -115,53 +115,6 @@ def told(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _load(did: dict[str, Any]) -> list[str]:
-    return [f"{did['parameters']:,} parameters in float32"]
-
-
-def _export(did: dict[str, Any]) -> list[str]:
-    return [f"plain float32 ONNX of {size(did['bytes'])}"]
-
-
-def _prune(did: dict[str, Any]) -> list[str]:
-    lines = [did["method"]] if "method" in did else []
-    for pool in did.get("pools", []):
-        noun = "blocks" if "x" in pool["pattern"] else "units"
-        noun = pool["pattern"] if pool["pattern"] in ("channels", "heads", "weights") else noun
-        lines.append(f"{pool['removed']:,} of {pool['units']:,} {noun} removed")
-    if "layers" in did:
-        shape = "" if did["pattern"] == "weights" else f" in {did['pattern']}"
-        lines.append(f"{did['removed']:,} of {did['weights']:,} weights removed{shape}")
-    return lines
-
-
-def _cut(did: dict[str, Any]) -> list[str]:
-    return [
-        f"{sum(did['heads']):,} heads and {sum(did['channels']):,} channels in "
-        f"{many(len(did['heads']), 'layer')} are left, {did['parameters']:,} parameters"
-    ]
-
-
-def _recover(did: dict[str, Any]) -> list[str]:
-    first, steps = did["checks"][0]["held_out"], did["checks"][-1]["step"]
-    return [
-        f"{steps:,} steps of distillation; held-out loss {first:.4g} at the first check, "
-        f"{did['held_out']:.4g} at step {did['best_step']:,}, whose weights were kept"
-    ]
-
-
-def _quantize(did: dict[str, Any]) -> list[str]:
-    formats = Counter(entry["format"] for entry in did["plan"]["entries"])
-    return [", ".join(f"{many(n, 'tensor')} in {kind}" for kind, n in formats.most_common())]
-
-
-def _rewrite(did: dict[str, Any]) -> list[str]:
-    kept = [row["name"] for row in did["passes"] if row["kept"] and row["changed"]]
-    undone = [row["name"] for row in did["passes"] if not row["kept"]]
-    lines = [", ".join(kept)] if kept else []
-    return lines + ([f"undone: {', '.join(undone)}"] if undone else [])
-
-
 def _measure(did: dict[str, Any]) -> list[str]:
     quality = [found["task"] for found in did["quality"]]
     quality += ["neighbours"] if did.get("neighbours") else []
@@ -170,16 +123,8 @@ def _measure(did: dict[str, Any]) -> list[str]:
     ]
 
 
-_TOLD: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-    "load": _load,
-    "original": _export,
-    "prune": _prune,
-    "cut": _cut,
-    "sparsify": _prune,
-    "recover": _recover,
-    "quantize": _quantize,
-    "export": _export,
-    "rewrite": _rewrite,
+_TOLD: dict[str, Callable[[Any], list[str]]] = {
+    **{stage.name: stage.told for stage in MAKING},
     "measure": _measure,
 }
 

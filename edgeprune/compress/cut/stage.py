@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS, head_groups
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.compensate import cut_channels, keep_means
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
@@ -25,7 +25,7 @@ from edgeprune.text.batches import Batch
 _KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
 
 
-def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: CutSettings) -> dict[str, Any]:
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
@@ -33,18 +33,18 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
     if count := settings.layers_to_drop(len(model.layers)):
         names = _linear_names(model)
         choose = _searched if settings.layer_score == "search" else _ranked
-        dropped, chosen = choose(build, source, model, settings, count)
+        dropped, chosen = choose(context, source, model, settings, count)
         weights = _moved(weights, names, _linear_names(model), dropped)
     experts: list[list[int]] = []
     if settings.experts:
-        scores = expert_scores(model, build.calibration(settings.samples))
+        scores = expert_scores(model, context.calibration(settings.samples))
         experts = drop_experts(model, scores, settings.experts)
     asked = {HEADS: settings.heads, CHANNELS: settings.channels}
     kinds = [kind for kind, share in asked.items() if share]
     if kinds:
         read = settings.score != "magnitude" or settings.compensate
-        batches = build.calibration(settings.samples) if read else []
-        by_kind = unit_scores(model, batches, kinds, settings.score, build.seed)
+        batches = context.calibration(settings.samples) if read else []
+        by_kind = unit_scores(model, batches, kinds, settings.score, context.seed)
         for kind in kinds:
             cut(model, kind, by_kind[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
@@ -59,29 +59,29 @@ def run(build: Build, source: Path, target: Path, settings: CutSettings) -> dict
 
 
 def _ranked(
-    build: Build, source: Path, model: Model, settings: CutSettings, count: int
+    context: Context, source: Path, model: Model, settings: CutSettings, count: int
 ) -> tuple[list[int], dict[str, Any]]:
     """Drop the layers of the lowest scores: their positions, and a record."""
-    batches = build.calibration(settings.sequences_for_layers)
-    found = layer_scores(model, batches, settings.layer_score, build.seed)
+    batches = context.calibration(settings.sequences_for_layers)
+    found = layer_scores(model, batches, settings.layer_score, context.seed)
     dropped = drop_layers(model, found, count, *settings.kept_ends)
     return dropped, {"layer_scores": found.tolist()}
 
 
 def _searched(
-    build: Build, source: Path, model: Model, settings: CutSettings, count: int
+    context: Context, source: Path, model: Model, settings: CutSettings, count: int
 ) -> tuple[list[int], dict[str, Any]]:
     """Drop the layers that a search finds; interrupted, it goes on from a file in the output."""
-    build.output.mkdir(parents=True, exist_ok=True)
-    file, samples = build.output / "search-layers.json", settings.sequences_for_layers
+    context.output.mkdir(parents=True, exist_ok=True)
+    file, samples = context.output / "search-layers.json", settings.sequences_for_layers
     dropped, found = search_blocks(
         model,
-        build.original,
+        context.original,
         count,
-        build.calibration(samples, sequences_per_batch(samples)),
-        build.held_out(),
+        context.calibration(samples, sequences_per_batch(samples)),
+        context.held_out(),
         settings.layer_search,
-        build.seed,
+        context.seed,
         *settings.kept_ends,
         file=file,
         key=f"{source.name} {settings.model_dump_json()}",

@@ -20,7 +20,7 @@ from torch import nn
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import read_json
 from edgeprune.base.progress import track
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.cut.tokenizer import renumbered, tokens_to_keep, trim_tokenizer, vocabulary
 from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.model.model import Model
@@ -47,7 +47,9 @@ _CHATS = (
 )
 
 
-def run(build: Build, source: Path, target: Path, settings: VocabularySettings) -> dict[str, Any]:
+def run(
+    context: Context, source: Path, target: Path, settings: VocabularySettings
+) -> dict[str, Any]:
     """Trim the model in `source` to the text's tokens; write it into `target`.
 
     Raises:
@@ -56,7 +58,7 @@ def run(build: Build, source: Path, target: Path, settings: VocabularySettings) 
     model = load_model(source)
     content = read_json(source / _TOKENIZER)
     tokenizer = open_tokenizer(source / _TOKENIZER)
-    text = build.text
+    text = context.text
     counts: Counter[int] = Counter()
     for corpus in (text.train, *([text.vocabulary] if text.vocabulary else [])):
         counts += _counts(tokenizer, corpus, text.form)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.compress.calibrate.gates import Gate, applied, make_gates
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.distil.train import Gradients, Probe, Watcher, distil
 from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.prune.controller import MomentumVariancePruner, Prunable
@@ -26,16 +26,18 @@ from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
 from edgeprune.text.batches import Batch
 
 
-def run(build: Build, source: Path, target: Path, settings: PruneStageSettings) -> dict[str, Any]:
+def run(
+    context: Context, source: Path, target: Path, settings: PruneStageSettings
+) -> dict[str, Any]:
     """Prune the model in `source`; write it with its masks into `target`."""
     student = load_model(source, TRAINING_ATTENTION)
     pruners, checks = prune(
         student,
-        build.original,
-        build.batches("prune"),
-        build.held_out(),
+        context.original,
+        context.batches("prune"),
+        context.held_out(),
         settings,
-        build.seed,
+        context.seed,
     )
     masks = {name: mask for pruner in pruners for name, mask in pruner.masks.items()}
     save_model(student, target, {name: mask.to(torch.uint8) for name, mask in masks.items()})

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.walk import Walk, input_groups
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.levels.candidates import Candidates
 from edgeprune.compress.levels.evolution import Genome, search
 from edgeprune.compress.levels.judge import report, rescored, scorer
@@ -33,15 +33,15 @@ Database = dict[str, dict[int, Tensor]]
 """The weight [out, in] of each linear at each level, in half precision."""
 
 
-def run(build: Build, source: Path, target: Path, settings: SearchSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: SearchSettings) -> dict[str, Any]:
     """Search, then prune the model in `source` by the solver with the shares that were found."""
     model = load_model(source)
-    batches = build.calibration(settings.samples, sequences_per_batch(settings.samples))
-    file = build.output / "search.json"
+    batches = context.calibration(settings.samples, sequences_per_batch(settings.samples))
+    file = context.output / "search.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     key = f"{source.name} {settings.model_dump_json()}"  # the folder's name says all before it
     counts, found = search_levels(
-        model, build.original, batches, build.held_out(), settings, build.seed, file, key
+        model, context.original, batches, context.held_out(), settings, context.seed, file, key
     )
     walk = Walk(model, batches)
     masks, layers = prune_layers(model, walk, counts, settings.pattern, solver(settings))

@@ -18,7 +18,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.curvature import fisher, fisher_costs, kfac, kfac_costs
 from edgeprune.compress.calibrate.walk import Walk, input_groups
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.maths.obs import damped, relative_error, remove_in_blocks
 from edgeprune.compress.maths.ranking import lowest
 from edgeprune.compress.prune.oneshot import LayerResult
@@ -30,10 +30,10 @@ from edgeprune.model.store import load_model, save_model
 from edgeprune.text.batches import Batch
 
 
-def run(build: Build, source: Path, target: Path, settings: GlobalSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: GlobalSettings) -> dict[str, Any]:
     """Prune the model in `source` by one ranking; write it with its masks into `target`."""
     model = load_model(source)
-    gone, layers = prune(model, build.calibration(settings.samples), settings, build.seed)
+    gone, layers = prune(model, context.calibration(settings.samples), settings, context.seed)
     save_model(model, target, {name: (~mask).to(torch.uint8) for name, mask in gone.items()})
     return {
         "pattern": settings.pattern,

@@ -17,7 +17,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.base.registry import load_function
 from edgeprune.compress.calibrate.walk import Walk, input_groups
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.maths.obs import Pruned, relative_error
 from edgeprune.compress.prune.allocate import allocate
 from edgeprune.compress.prune.criteria import CRITERIA
@@ -38,10 +38,12 @@ class LayerResult:
     error: float
 
 
-def run(build: Build, source: Path, target: Path, settings: LayerwiseSettings) -> dict[str, Any]:
+def run(
+    context: Context, source: Path, target: Path, settings: LayerwiseSettings
+) -> dict[str, Any]:
     """Prune the model in `source` in one shot; write it with its masks into `target`."""
     model = load_model(source)
-    batches = build.calibration(settings.samples, settings.allocate.sequences_per_batch)
+    batches = context.calibration(settings.samples, settings.allocate.sequences_per_batch)
     walk = Walk(model, batches)
     counts = allocate(model, walk, settings.pattern, settings.sparsity, settings.allocate)
     masks, layers = prune_layers(model, walk, counts, settings.pattern, solver_of(settings))

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.registry import load_function
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.prune.methods import METHODS, AnyPruneSettings
 
 
-def run(build: Build, source: Path, target: Path, settings: AnyPruneSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: AnyPruneSettings) -> dict[str, Any]:
     """Prune the model in `source`; write it with its masks into `target`."""
     function = load_function(METHODS[settings.method].function)
-    result: dict[str, Any] = function(build, source, target, settings)
+    result: dict[str, Any] = function(context, source, target, settings)
     return {"method": settings.method, **result}

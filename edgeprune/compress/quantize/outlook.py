@@ -8,15 +8,15 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.massive import Treatment, refuse_drift
 from edgeprune.compress.quantize.model import plan_model, planner
 from edgeprune.compress.quantize.plan import Plan
-from edgeprune.compress.quantize.settings import preferred
+from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.model.forward import tensors
 from edgeprune.model.importing import import_checkpoint, import_tokenizer
 from edgeprune.model.model import Model
-from edgeprune.targets import find
+from edgeprune.model.store import load_model
 
 _SEQUENCES, _TOKENS = 32, 2048
 """Seen at most: some ten seconds of a base-sized model on one thread."""
@@ -51,34 +51,37 @@ class Outlook:
         ]
 
 
-def foresee(build: Build) -> Outlook:
-    """Look at the model that a build would read.
+def look_ahead(context: Context, settings: QuantizeSettings) -> list[str]:
+    """Look at the model that a build reads, before its work or in a dry run; sentences.
 
     Raises:
         UserError: the model cannot be read, or INT8 would spoil its outputs.
     """
+    if not settings.quantizes_linears:
+        return []
+    if "load" in context.folders:
+        return look(context, load_model(context.reference), settings).lines()
     with TemporaryDirectory(prefix="edgeprune-") as name:
         folder = Path(name)
-        model = import_checkpoint(build.checkpoint)
-        import_tokenizer(build.checkpoint, folder)
+        model = import_checkpoint(context.checkpoint)
+        import_tokenizer(context.checkpoint, folder)
         (folder / "config.json").write_text(json.dumps(model.config))
         # Clusters of the model's own embeddings are for the build.
-        text = build.recipe.text.model_copy(update={"sampler": "random"})
-        recipe = build.recipe.model_copy(update={"text": text})
-        return look(replace(build, recipe=recipe, folders={"load": folder}), model)
+        drawn = context.text.settings.model_copy(update={"sampler": "random"})
+        text = replace(context.text, settings=drawn)
+        return look(replace(context, text=text, folders={"load": folder}), model, settings).lines()
 
 
-def look(build: Build, model: Model) -> Outlook:
+def look(context: Context, model: Model, asked: QuantizeSettings) -> Outlook:
     """Plan a model as the quantize stage would, on a little text; smoothing is left in the model.
 
     Raises:
         UserError: INT8 would spoil its outputs.
     """
-    assert build.recipe.quantize is not None
-    target = find(build.recipe.target)
-    settings = preferred(build.recipe.quantize, model.anatomy.has_cache, target.decode_weights)
+    target = context.target
+    settings = preferred(asked, model.anatomy.has_cache, target.decode_weights)
     samples = min(_SEQUENCES, settings.calibration_samples)
-    batches = list(_first(map(tensors, build.calibration(samples))))
+    batches = list(_first(map(tensors, context.calibration(samples))))
     treatment, plan, drift = plan_model(model, batches, settings, planner(model, settings, target))
     refuse_drift(drift, settings)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)

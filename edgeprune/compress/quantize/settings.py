@@ -143,6 +143,11 @@ class QuantizeSettings(Settings):
         "which other clients of the bundle expect.",
     )
 
+    @property
+    def quantizes_linears(self) -> bool:
+        """Whether linears are stored in integers, so that their inputs may be rounded too."""
+        return self.weights != "none" or self.prefer is not None
+
 
 def preferred(
     settings: QuantizeSettings, generates: bool, decode_weights: Literal["int8", "int4"]

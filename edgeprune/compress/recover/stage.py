@@ -3,21 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.compress.distil.train import HeldMasks, distil
 from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.model.store import TRAINING_ATTENTION, load_masks, load_model, save_model
 
 
-def run(build: Build, source: Path, target: Path, settings: RecoverSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: RecoverSettings) -> dict[str, Any]:
     """Train the model in `source` towards the original; write the best weights into `target`."""
     student, masks = load_model(source, TRAINING_ATTENTION), load_masks(source)
     watchers = [HeldMasks(student, masks)] if masks else []
     result = distil(
         student,
-        build.original,
-        build.batches("recover"),
-        build.held_out(),
+        context.original,
+        context.batches("recover"),
+        context.held_out(),
         settings,
         "recovery",
         watchers,

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.registry import load_function
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.measures import MEASURES, evaluate
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
+from edgeprune.pipeline.measure.row import held_out_measures
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
-from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
@@ -43,17 +43,17 @@ class Question:
         return found | ({"data": self.called} if self.called else {})
 
 
-def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
     """Measure the folder that the rewrite stage left beside the original's export."""
-    original = build.folders["original"]
+    original = context.folders["original"]
     bench = BenchSettings(
         tokens=settings.tokens,
         batch=settings.batch,
         threads=settings.threads,
         time_limit=settings.seconds,
     )
-    held = write_held_out(build, target)
-    questions = _questions(build, held)
+    held = write_held_out(context, target)
+    questions = _questions(context, held)
     measured: dict[str, Any] = {
         "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
         "quality": [question.ask(source, original) for question in questions],
@@ -63,23 +63,23 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
     if settings.stages:
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
-        measured["stages"] = measure_stages(build, original, target, brief, main)
-    for key, path in TASKS[build.checkpoint.task].build_measures.items():
+        measured["stages"] = measure_stages(context, original, target, brief, main)
+    for key, path in TASKS[context.checkpoint.task].build_measures.items():
         measured[key] = load_function(path)(source, original, held)
-    if build.recipe.quantize:
-        plan = build.results["quantize"]["plan"]
-        sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
+    if quantize := context.settings.get("quantize"):
+        plan = context.results["quantize"]["plan"]
+        sparse = measure_sparse(source, plan, quantize, bench)
         measured |= {"sparse": sparse} if sparse else {}
-        if build.recipe.quantize.cache_bits:
+        if quantize.cache_bits:
             measured["cache"] = measure_cache(source, target, bench)
     return measured
 
 
-def _questions(build: Build, held: Path) -> list[Question]:
+def _questions(context: Context, held: Path) -> list[Question]:
     """What is asked of the bundle's quality: on held-out text, then the user's own."""
-    task, settings = build.checkpoint.task, build.recipe.measure
-    window = build.recipe.text.max_tokens
-    names = held_out_measures(task, build.recipe)
+    task, settings = context.checkpoint.task, context.settings["measure"]
+    window = context.text.settings.max_tokens
+    names = held_out_measures(task, "vocabulary" in context.settings)
     questions = [_of_held_out(name, held, window) for name in names]
     if settings.task:
         assert settings.data is not None
@@ -95,17 +95,11 @@ def _of_held_out(measure: str, held: Path, window: int) -> Question:
     return Question(measure, held, called="held-out text")
 
 
-def held_out_measures(task: str, recipe: Recipe) -> list[str]:
-    """The quality measures that a build of a task asks on held-out text, by name."""
-    own = TASKS[task].held_out
-    return [name for name in own if not (MEASURES[name].of_tokens and recipe.vocabulary)]
-
-
-def write_held_out(build: Build, folder: Path) -> Path:
+def write_held_out(context: Context, folder: Path) -> Path:
     """Write the text that no stage has trained on, in the form that the measures read."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = build.text.held_out
-    reads = TASKS[build.checkpoint.task].reads
+    held = context.text.held_out
+    reads = TASKS[context.checkpoint.task].reads
     if reads == "labelled":
         return _write_labelled(held, folder / "held_out.jsonl")
     file = folder / "held_out.txt"

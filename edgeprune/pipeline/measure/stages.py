@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 
@@ -28,7 +28,7 @@ def measured_stages(ran: Collection[str]) -> list[str]:
 
 
 def measure_stages(
-    build: Build, original: Path, scratch: Path, bench: BenchSettings, question: "Question"
+    context: Context, original: Path, scratch: Path, bench: BenchSettings, question: "Question"
 ) -> list[dict[str, Any]]:
     """Time each stage's model, as plain float32 ONNX, beside the original, and ask its quality.
 
@@ -40,15 +40,15 @@ def measure_stages(
         For each stage its "name", "speed" as bench's `compare` and "quality", one measure.
     """
     # Exporting needs the build install, and a dry run on a device imports this file.
-    from edgeprune.pipeline.stages import export
+    from edgeprune.export.stage import export
 
     found = []
-    for name in measured_stages(build.folders):
-        folder = build.folders[name]
+    for name in measured_stages(context.folders):
+        folder = context.folders[name]
         try:
             if name != EXPORT:
                 folder = scratch / name
-                export(build, build.folders[name], folder, None)
+                export(context, context.folders[name], folder, None)
             found.append(
                 {
                     "name": name,

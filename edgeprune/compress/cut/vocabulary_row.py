@@ -1,0 +1,43 @@
+"""The row of the vocabulary stage, by which tokens leave the tokenizer and the tables."""
+
+from edgeprune.base.files import read_json
+from edgeprune.compress.context import Context
+from edgeprune.compress.cut.tokenizer import vocabulary
+from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
+from edgeprune.compress.facts import Facts
+from edgeprune.compress.stage import Stage
+from edgeprune.text.tokenizer_file import open_tokenizer
+
+
+def _refuse(settings: VocabularySettings, facts: Facts) -> None:
+    """Refuse a tokenizer that cannot be trimmed."""
+    file = facts.checkpoint.assets / "tokenizer.json"
+    if file.exists():
+        open_tokenizer(file)
+        vocabulary(read_json(file))
+
+
+def _would(settings: VocabularySettings, facts: Facts) -> list[str]:
+    """Which tokens would stay; how many, only the text's tokens can tell."""
+    rows, width = facts.anatomy.shape(facts.anatomy.embeddings["word"])
+    times = f"{settings.min_count} times or more" if settings.min_count > 1 else "at all"
+    texts = " and ".join(["the text", *settings.data])
+    return [f"of {rows:,} tokens of {width} weights those stay that {texts} use {times}"]
+
+
+def _reads(settings: VocabularySettings, context: Context) -> list[str]:
+    further = context.text.vocabulary
+    return [further.digest] if further else []
+
+
+VOCABULARY = Stage(
+    "vocabulary",
+    "edgeprune.compress.cut.vocabulary:run",
+    settings=VocabularySettings,
+    default=VocabularySettings,
+    description="Removal of the tokens that the text does not use.",
+    refuse=_refuse,
+    would=_would,
+    leaves=lambda settings, facts: facts.and_smaller("the vocabulary's rows that leave"),
+    reads=_reads,
+)

@@ -1,0 +1,100 @@
+"""What is known of a build before its work begins, by arithmetic on the model's shapes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from edgeprune.base.errors import UserError
+from edgeprune.compress.quantize.plan import Plan
+from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.targets import Target
+from edgeprune.text.text import Text
+
+UNITS = {"channels": "feed-forward channels", "heads": "attention heads"}
+"""Units that can leave the shapes, by their pattern's name, and what they are called."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Units of one kind that are gone; `total` is 0 where it was not recorded."""
+
+    noun: str
+    gone: int
+    total: int
+    word: str = "cut"
+    """What happened to them: they were cut, leaving the shapes, or pruned, leaving zeros."""
+
+    def __str__(self) -> str:
+        share = f"{100 * self.gone / self.total:.3g} %" if self.total else "some"
+        return f"{share} of the {self.noun}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model as the stages so far leave it, and what the build was asked for.
+
+    `anatomy` has the shapes, spread evenly and with the first layers kept: which units really
+    leave, only the text can tell. `units` are those that can still leave, by pattern and layer.
+    """
+
+    checkpoint: Checkpoint
+    text: Text
+    target: Target
+    settings: Mapping[str, Any]
+    """The settings of the stages that run, by the stage's name."""
+    anatomy: Anatomy
+    units: Mapping[str, Sequence[int]]
+    plan: Plan | None = None
+    """The formats of the weights; None while all are float32."""
+    emptied: tuple[Removed, ...] = ()
+    """Weights that become zero and stay in the shapes."""
+    smaller: tuple[str, ...] = ()
+    """What else makes the model smaller, by how much only the build can tell."""
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, text: Text, target: Target, settings: Mapping[str, Any]
+    ) -> Self:
+        """The facts before the first stage."""
+        anatomy = checkpoint.anatomy
+        units = {
+            "channels": [part.channels for part in anatomy.feed_forwards],
+            "heads": anatomy.head_units,
+        }
+        return cls(checkpoint, text, target, settings, anatomy, units)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the prune stage empties channels or heads, which leave with the cut."""
+        return bool(getattr(self.settings.get("prune"), "gated", False))
+
+    def and_smaller(self, by: str) -> Self:
+        """The same, and smaller by something that cannot be counted yet."""
+        return replace(self, smaller=(*self.smaller, by))
+
+    def refuse_mixture(self, stage: str) -> None:
+        """Refuse a mixture of experts in a stage that knows one feed-forward a layer.
+
+        Raises:
+            UserError: the model is one.
+        """
+        if any(block.experts for block in self.checkpoint.anatomy.blocks):
+            raise UserError(
+                f"{self.checkpoint.name} is made of mixtures of experts, which the {stage} stage "
+                "does not take; leave it out and use cut.experts, cut.channels or cut.layers."
+            )
+
+    def refuse_whole_groups(self) -> None:
+        """Refuse to take heads from a model none of whose heads can leave.
+
+        Raises:
+            UserError: every query head has a key-value head of its own that has to stay.
+        """
+        anatomy = self.checkpoint.anatomy
+        if anatomy.shared_key_value_heads and all(count == 1 for count in anatomy.head_units):
+            raise UserError(
+                "This model gives every query head a key-value head of its own, so none of its "
+                "heads can leave while clients size the cache from the configuration; take "
+                "channels instead."
+            )

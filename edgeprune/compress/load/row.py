@@ -1,0 +1,26 @@
+"""The row of the load stage, which reads the model that the user named."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgeprune.compress.facts import Facts
+from edgeprune.compress.stage import Stage
+from edgeprune.model.units import heads, parameters
+
+
+def _would(settings: None, facts: Facts) -> list[str]:
+    checkpoint, anatomy = facts.checkpoint, facts.anatomy
+    return [
+        f"{checkpoint.name}: {anatomy.model_type}, {checkpoint.task}, "
+        f"{len(anatomy.blocks)} layers of {heads(anatomy)} heads and "
+        f"{sum(facts.units['channels'])} channels in all, {parameters(anatomy):,} weights in "
+        "linears and embeddings",
+        facts.text.line,
+    ]
+
+
+def _told(did: Mapping[str, Any]) -> list[str]:
+    return [f"{did['parameters']:,} parameters in float32"]
+
+
+LOAD = Stage("load", "edgeprune.compress.load.stage:run", always=True, would=_would, told=_told)

@@ -1,0 +1,178 @@
+"""The rows of the two stages that prune: `prune` before the cut and `sparsify` after it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edgeprune.base.budget import most_removable
+from edgeprune.base.errors import UserError
+from edgeprune.compress.facts import Facts, Removed
+from edgeprune.compress.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
+from edgeprune.compress.prune.oneshot_settings import OneShotSettings
+from edgeprune.compress.prune.settings import PruneSettings
+from edgeprune.compress.prune.train_settings import PruneStageSettings
+from edgeprune.compress.stage import Stage
+from edgeprune.model.tasks import Task
+from edgeprune.model.units import block_weights
+
+_CLASSES = {name: method.settings for name, method in METHODS.items()}
+
+
+def _refuse_prune(settings: AnyPruneSettings, facts: Facts) -> None:
+    facts.refuse_mixture("prune")
+    if settings.gated:
+        _left_by_gates(settings, facts)
+
+
+def _refuse_sparsify(settings: AnyPruneSettings, facts: Facts) -> None:
+    facts.refuse_mixture("sparsify")
+
+
+def _left_by_gates(settings: AnyPruneSettings, facts: Facts) -> dict[str, Sequence[int]]:
+    """Units that closed gates leave at most, where the budgets can be reached."""
+    assert isinstance(settings, PruneSettings)
+    units = dict(facts.units)
+    for pool in settings.pools():
+        if pool.pattern == "heads" and pool.share:
+            facts.refuse_whole_groups()
+        layers, total = units[pool.pattern], sum(units[pool.pattern])
+        most = [min(most_removable(n, pool.max_layer_sparsity, pool.share), n - 1) for n in layers]
+        goal = round(pool.share * total)
+        if goal > sum(most):
+            raise UserError(
+                f"prune: {goal} of {total} {pool.pattern} should go, and {sum(most)} can while "
+                f"every layer keeps one and at most {pool.max_layer_sparsity:g} of it leaves: ask "
+                "for less."
+            )
+        # Where they leave from is not known yet; the sum is all that a later budget needs.
+        units[pool.pattern] = [total - goal]
+    return units
+
+
+def _leaves(settings: AnyPruneSettings, facts: Facts) -> Facts:
+    """What pruning before the cut leaves."""
+    if settings.gated:
+        return replace(facts, units=_left_by_gates(settings, facts))
+    return _emptied(settings, facts, left=False)
+
+
+def _emptied(settings: AnyPruneSettings, facts: Facts, left: bool) -> Facts:
+    weights = block_weights(facts.checkpoint.anatomy)
+    gone = round(settings.sparsity * weights)
+    emptied = Removed(pruned_noun(settings.pattern, left), gone, weights, "pruned")
+    return replace(facts, emptied=(*facts.emptied, emptied))
+
+
+def pruned_noun(pattern: str, left: bool = False) -> str:
+    """What a pattern of weights empties; `left`: of those that a cut left."""
+    weights = "weights that were left" if left else "weights"
+    if pattern == "weights":
+        return weights
+    return f"{weights} in blocks of {pattern}" if "x" in pattern else f"{weights} as {pattern}"
+
+
+def _would_prune(settings: AnyPruneSettings, facts: Facts) -> list[str]:
+    weights = block_weights(facts.anatomy)
+    if isinstance(settings, OneShotSettings):
+        share = f"{100 * settings.sparsity:g} % of {weights:,} weights"
+        return [
+            f"{share} go, in the pattern {settings.pattern}",
+            f"in one shot by {settings.method}, on {settings.samples:,} sequences of text",
+        ]
+    lines = []
+    for pool in settings.pools():
+        if pool.gated:
+            units = sum(facts.units[pool.pattern])
+            lines.append(f"{round(pool.share * units):,} of {units:,} {pool.pattern} go")
+        else:
+            share = f"{100 * pool.share:g} % of {weights:,} weights"
+            lines.append(f"{share} go, in the pattern {pool.pattern}")
+    return [*lines, _training(settings)]
+
+
+def _would_sparsify(settings: AnyPruneSettings, facts: Facts) -> list[str]:
+    trains = isinstance(settings, PruneStageSettings)
+    how = _training(settings) if trains else f"by {settings.method}"
+    weights = block_weights(facts.anatomy)
+    share = f"{100 * settings.sparsity:g} % of the {weights:,} weights that are left"
+    return [f"{share} go, in the pattern {settings.pattern}", how]
+
+
+def _training(settings: Any) -> str:
+    return f"{settings.steps:,} steps, budget {settings.budget}, by {settings.saliency}"
+
+
+def _told(did: Mapping[str, Any]) -> list[str]:
+    lines = [did["method"]] if "method" in did else []
+    for pool in did.get("pools", []):
+        noun = "blocks" if "x" in pool["pattern"] else "units"
+        noun = pool["pattern"] if pool["pattern"] in ("channels", "heads", "weights") else noun
+        lines.append(f"{pool['removed']:,} of {pool['units']:,} {noun} removed")
+    if "layers" in did:
+        shape = "" if did["pattern"] == "weights" else f" in {did['pattern']}"
+        lines.append(f"{did['removed']:,} of {did['weights']:,} weights removed{shape}")
+    return lines
+
+
+def _agree_prune(settings: AnyPruneSettings, others: Mapping[str, Any]) -> None:
+    cut = others.get("cut")
+    if settings.gated and cut is None:
+        raise ValueError(
+            f"pruning of {settings.pattern} needs the cut stage, by which they leave the "
+            "shapes; add `cut: {}`"
+        )
+    if not settings.gated and cut and cut.compensate:
+        raise ValueError(
+            "cut.compensate refits whole linears and would fill the weights that pruning "
+            f"in the pattern {settings.pattern} emptied; leave one of them out"
+        )
+
+
+def _agree_sparsify(settings: AnyPruneSettings, others: Mapping[str, Any]) -> None:
+    if settings.gated:
+        raise ValueError(
+            f"sparsify prunes the weights that the cut leaves, and {settings.pattern} are "
+            "for `prune`; give it a pattern such as 4x16"
+        )
+    prune = others.get("prune")
+    if prune and not prune.gated:
+        raise ValueError(
+            f"sparsify would give back weights that pruning in the pattern "
+            f"{prune.pattern} removed; leave one of them out"
+        )
+
+
+def _objective(task: Task) -> list[str]:
+    return [task.objective]
+
+
+PRUNE = Stage(
+    "prune",
+    "edgeprune.compress.prune.stage:run",
+    settings=AnyPruneSettings,
+    default=METHODS[DEFAULT_METHOD].settings,
+    methods=_CLASSES,
+    description="Pruning, by the method that `method` names.",
+    trains=True,
+    refuse=_refuse_prune,
+    agree=_agree_prune,
+    would=_would_prune,
+    leaves=_leaves,
+    told=_told,
+    asks=_objective,
+)
+SPARSIFY = Stage(
+    "sparsify",
+    "edgeprune.compress.prune.stage:run",
+    settings=AnyPruneSettings,
+    default=METHODS[DEFAULT_METHOD].settings,
+    methods=_CLASSES,
+    description="Pruning of weights after the cut, in blocks that run fast.",
+    trains=True,
+    refuse=_refuse_sparsify,
+    agree=_agree_sparsify,
+    would=_would_sparsify,
+    leaves=lambda settings, facts: _emptied(settings, facts, left=True),
+    told=_told,
+    asks=_objective,
+)

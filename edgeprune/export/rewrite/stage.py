@@ -1,0 +1,37 @@
+"""The rewrite stage: lower the plan and rewrite the graph, into the folder that a bundle holds."""
+
+from pathlib import Path
+from typing import Any
+
+from edgeprune.compress.context import Context
+from edgeprune.compress.quantize.model import Quantized
+from edgeprune.export.rewrite.run import rewrite
+from edgeprune.export.stage import ONNX, copy_client_files
+from edgeprune.model.checkpoint import open_checkpoint
+
+# What each pass of rewriting is compared on: a decoder's logits for a token take 0.2 MB and more.
+_CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
+
+
+def run(context: Context, source: Path, target: Path, settings: None) -> dict[str, Any]:
+    """Rewrite the graph in `source`; write it with tokenizer and configuration into `target`."""
+    assert context.model is not None
+    plan = context.folders.get("quantize")
+    quantized, asked = Quantized.load(plan) if plan else None, context.settings.get("quantize")
+    batches = []
+    for batch in context.some(_CHECKED_BATCHES):
+        rows = max(1, _CHECKED_TOKENS // batch.input_ids.shape[1])
+        feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        batches.append({name: values[:rows] for name, values in feed.items()})
+    copy_client_files(context, context.model, target)
+    (target / ONNX).mkdir(parents=True, exist_ok=True)
+    reports = rewrite(
+        source / ONNX / "model.onnx",
+        target / ONNX / "model.onnx",
+        open_checkpoint(str(context.model)).anatomy,
+        quantized,
+        batches,
+        context.target,
+        asked.cache_bits if asked else None,
+    )
+    return {"passes": [report.to_json() for report in reports]}

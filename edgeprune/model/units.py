@@ -1,0 +1,24 @@
+"""How many units a model has that can leave, and weights, counted from its anatomy."""
+
+from edgeprune.model.anatomy import Anatomy
+
+
+def channels(anatomy: Anatomy) -> list[int]:
+    """Channels of every feed-forward, in the order of the data."""
+    return [part.channels for part in anatomy.feed_forwards]
+
+
+def heads(anatomy: Anatomy) -> int:
+    """Query heads of all layers."""
+    return sum(block.attention.num_heads for block in anatomy.blocks)
+
+
+def block_weights(anatomy: Anatomy) -> int:
+    """Weights of the linears inside the blocks."""
+    return sum(rows * columns for rows, columns in map(anatomy.shape, anatomy.block_linears()))
+
+
+def parameters(anatomy: Anatomy) -> int:
+    """Weights of the linears inside the blocks and of the embeddings."""
+    tables = [anatomy.shape(name) for name in anatomy.embeddings.values()]
+    return block_weights(anatomy) + sum(rows * width for rows, width in tables)
