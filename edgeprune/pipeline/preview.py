@@ -1,6 +1,7 @@
 """What a build would do, in sentences, without touching anything; torch only looks at activations,
 where it is installed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -33,20 +34,19 @@ class Expected:
     """(stage, what it would do), in the order of the stages."""
 
 
-def expected(build: Build) -> Expected:
+def expected(build: Build, outlook: Mapping[str, Sequence[str]]) -> Expected:
     """What would come of a recipe, a model and a text: shares and sizes by arithmetic. Times nobody
     knows before they are measured.
 
-    Raises:
-        UserError: a look at the model found that its build would fail.
+    Args:
+        outlook: what a look at the model found, in sentences by the name of the stage.
     """
     context = build.context
     before = facts = Facts.of(context.checkpoint, context.text, context.target, context.settings)
-    looks = {stage.name: _looked(stage, build) for stage in build.stages if stage.look}
     lines = []
     for stage in build.stages:
         settings = context.settings.get(stage.name)
-        would = [*stage.would(settings, facts), *looks.get(stage.name, [])]
+        would = [*stage.would(settings, facts), *outlook.get(stage.name, [])]
         lines += [(stage.name, line) for line in would]
         facts = stage.leaves(settings, facts)
     steps = sum(getattr(settings, "steps", 0) for settings in context.settings.values())
@@ -63,8 +63,16 @@ def expected(build: Build) -> Expected:
     return Expected(made, tuple(known), tuple(lines))
 
 
+def outlook(build: Build) -> dict[str, list[str]]:
+    """What a look at the model finds, which takes some seconds: sentences by the stage's name.
+
+    Raises:
+        UserError: the model cannot be read, or its build would fail.
+    """
+    return {stage.name: _looked(stage, build) for stage in build.stages if stage.look}
+
+
 def _looked(stage: Stage, build: Build) -> list[str]:
-    """What a look at the model finds, which takes some seconds."""
     context, anatomy = build.context, build.context.checkpoint.anatomy
     assert stage.look is not None
     if parameters(anatomy) > _LOOKED_AT:

@@ -10,7 +10,7 @@ from edgeprune.base.words import size
 from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.finish import Outcome
 from edgeprune.pipeline.keep import MARK
-from edgeprune.pipeline.preview import expected
+from edgeprune.pipeline.preview import expected, outlook
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.made import made
 from edgeprune.report.records import open_record
@@ -25,7 +25,7 @@ _WORSE = "red"
 
 def show_preview(build: Build, every: bool = False) -> None:
     """What would come of it, then what each stage would do to this model; every setting after."""
-    would = expected(build)
+    would = expected(build, outlook(build))
     _console.print(would.made.title, style="bold", soft_wrap=True)
     _console.print(would.made.sentence)
     facts = Table.grid(padding=(0, 2, 0, 0))

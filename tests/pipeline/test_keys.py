@@ -12,11 +12,13 @@ import pytest
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
 from edgeprune.base.places import called, without_places
-from edgeprune.compress.context import Build
+from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline import keys
-from edgeprune.pipeline import run as pipeline
-from edgeprune.pipeline.recipe import STAGES, read_recipe
-from edgeprune.targets import TARGETS
+from edgeprune.pipeline.build import Build, prepare
+from edgeprune.pipeline.recipe import read_recipe
+from edgeprune.pipeline.run import stage_key
+from edgeprune.pipeline.stages import STAGES
+from edgeprune.targets import TARGETS, find
 
 ALL = {entry.name for entry in STAGES}
 TRAINED = {"load", "vocabulary", "prune", "cut", "sparsify", "recover"}
@@ -45,7 +47,8 @@ def forget() -> None:
 
 
 def codes() -> dict[str, str]:
-    return {entry.name: keys.code_digest(entry.function) for entry in STAGES}
+    task = TASKS["feature-extraction"]
+    return {stage.name: keys.code_digest([stage.run, *stage.asks(task)]) for stage in STAGES}
 
 
 def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -139,12 +142,13 @@ def build(tmp_path_factory) -> Build:
     folder = tmp_path_factory.mktemp("build")
     model, text = model_folder(folder / "model"), text_file(folder / "text.txt")
     recipe = read_recipe(str(recipe_file(folder / "tiny.yaml", RECIPE)))
-    found = pipeline.prepare(recipe, str(model), (str(text),), folder / "out")
-    return replace(found, folders={"original": folder / "original-0123"})
+    found = prepare(recipe, str(model), (str(text),), folder / "out")
+    found.context.folders["original"] = folder / "original-0123"
+    return found
 
 
 def stage_keys(build: Build) -> dict[str, str]:
-    return {entry.name: pipeline._own_key(entry, build, "before") for entry in STAGES}
+    return {stage.name: stage_key(stage, build.context, "before") for stage in STAGES}
 
 
 def test_auto_is_keyed_by_the_target_that_it_is_here(build, monkeypatch):
@@ -152,8 +156,11 @@ def test_auto_is_keyed_by_the_target_that_it_is_here(build, monkeypatch):
     found = {}
     for target in (first, second):
         monkeypatch.setattr("edgeprune.targets.detect", lambda target=target: target)
-        found[target.name] = stage_keys(build)
-        named = replace(build, recipe=build.recipe.model_copy(update={"target": target.name}))
+        here, named = (
+            replace(build, context=replace(build.context, target=find(name)))
+            for name in ("auto", target.name)
+        )
+        found[target.name] = stage_keys(here)
         assert stage_keys(named) == found[target.name]
     changed = differing(found[first.name], found[second.name])
     assert changed == {"quantize", "rewrite", "measure"}

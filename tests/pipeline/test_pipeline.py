@@ -16,20 +16,19 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner, Result
+from prospects import left_by
 from safetensors.numpy import load_file
 from tiny_builds import RECIPE, model_folder, recipe_file, sentence_lines, text_file
 
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
-from edgeprune.compress.quantize.plan import Plan, plan_formats
+from edgeprune.compress.quantize.plan import Plan
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model
-from edgeprune.pipeline.keep import LOCK, _locked
-from edgeprune.pipeline.preview import after_cut
+from edgeprune.pipeline.keep import LOCK, locked
 from edgeprune.pipeline.recipe import read_recipe
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.embed import Embedder
-from edgeprune.targets import find
 
 KEPT = "kept from an earlier build"
 STAGES = ["load", "original", "prune", "cut", "recover", "quantize", "export", "rewrite", "measure"]
@@ -262,7 +261,7 @@ def test_a_later_setting_runs_only_what_comes_after_it(site, output, untimed):
 )
 def test_other_input_is_another_build(change, site, output, monkeypatch):
     """Nothing is kept: the first stage runs again, and is stopped there."""
-    monkeypatch.setattr("edgeprune.pipeline.stages.import_checkpoint", _fail)
+    monkeypatch.setattr("edgeprune.compress.load.stage.import_checkpoint", _fail)
     file = site.folder / change
     content = file.read_bytes()
     try:
@@ -315,7 +314,7 @@ def test_a_failed_stage_leaves_nothing_and_is_run_again(site, output, untimed, m
 
 
 def test_a_first_build_that_fails_leaves_no_folder(site, monkeypatch):
-    monkeypatch.setattr("edgeprune.pipeline.stages.import_checkpoint", _fail)
+    monkeypatch.setattr("edgeprune.compress.load.stage.import_checkpoint", _fail)
     with pytest.raises(RuntimeError, match="planted"):
         site.build("deep/never")
     assert not (site.folder / "deep").exists()
@@ -326,7 +325,7 @@ def test_fresh_keeps_nothing_but_what_a_failure_would_lose(site, output, untimed
     shutil.copytree(output, copy)
     before = tree(copy)
     with monkeypatch.context() as patch:
-        patch.setattr("edgeprune.pipeline.stages.load", _fail)
+        patch.setattr("edgeprune.compress.load.stage.run", _fail)
         with pytest.raises(RuntimeError, match="planted"):
             site.build("fresh", "--fresh")
     assert tree(copy) == before
@@ -371,8 +370,8 @@ def test_what_a_killed_write_left_is_swept_away(site, output):
 
 HOLDER = """
 import pathlib, sys
-from edgeprune.pipeline.run import _locked
-with _locked(pathlib.Path(sys.argv[1])):
+from edgeprune.pipeline.keep import locked
+with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -394,9 +393,9 @@ def test_one_build_at_a_time_uses_a_folder(site, output):
         assert site.build("out", "--dry-run").exit_code == 0
         holder.kill()
     assert file.exists()
-    with _locked(file):  # the dead process let go of it
+    with locked(file):  # the dead process let go of it
         assert file.read_text() == str(os.getpid())
-        with pytest.raises(UserError, match=f"process {os.getpid()}"), _locked(file):
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), locked(file):
             pass
     assert tree(output) == before
 
@@ -569,8 +568,7 @@ def test_a_budget_that_sparse_formats_may_meet_is_not_refused(recipe, site):
 def test_the_dry_run_knows_the_bytes_of_what_is_built(site, output):
     """Which units leave, only the text tells; how many, and what is left of the sizes, is known."""
     recipe = read_recipe(str(site.recipe))
-    left = after_cut(open_checkpoint(str(site.model)).anatomy, recipe)
-    plan = plan_formats(left, recipe.quantize, find(recipe.target).weight_bits)
+    plan = left_by(recipe, open_checkpoint(str(site.model))).plan
     did = json.loads((stage(output, "quantize") / "stage.json").read_text())["plan"]
     assert sum(entry.bytes for entry in plan) == sum(e.bytes for e in Plan.from_json(did))
 

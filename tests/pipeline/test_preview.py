@@ -8,14 +8,16 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from prospects import build_of, left_by
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 from tiny_models import DECODERS, ENCODERS, FUSED_DECODERS, MIXTURES, ODD_DECODERS, make_model
 
 from edgeprune.cli import main
 from edgeprune.model.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.pipeline import builds
-from edgeprune.pipeline.preview import after_cut, expected, preview
-from edgeprune.pipeline.recipe import read_recipe, validate
+from edgeprune.pipeline.preview import Expected
+from edgeprune.pipeline.preview import expected as expected_of
+from edgeprune.pipeline.recipe import Recipe, read_recipe, validate
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import open_text
 
@@ -30,9 +32,13 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(str(model_folder(tmp_path_factory.mktemp("decoder"), "llama")))
 
 
+def expected(recipe: Recipe, checkpoint: Checkpoint) -> Expected:
+    return expected_of(build_of(recipe, checkpoint), {})
+
+
 def units(checkpoint: Checkpoint, recipe: object) -> tuple[int, int, int]:
     """Layers, channels and query heads of what the shapes hold after a cut."""
-    left = after_cut(checkpoint.anatomy, validate({"cut": {}, **recipe}, "r"))  # type: ignore[dict-item]
+    left = left_by(validate({"cut": {}, **recipe}, "r"), checkpoint).anatomy  # type: ignore[dict-item]
     heads = sum(left.shape(b.attention.query)[0] // b.attention.head_dim for b in left.blocks)
     channels = sum(left.shape(b.feed_forward.down)[1] for b in left.blocks)
     for block in left.blocks:
@@ -51,7 +57,8 @@ def test_exactly_what_is_asked_for_leaves_the_shapes(encoder, decoder, channels,
         cut = {"channels": channels, "heads": heads}
         _, left, kept = units(checkpoint, {"cut": cut})
         assert left == whole - round(channels * whole)
-        groups = 1 if anatomy.kind == "encoder" else anatomy.blocks[0].attention.num_key_value_heads
+        shared = anatomy.shared_key_value_heads
+        groups = anatomy.blocks[0].attention.num_key_value_heads if shared else 1
         assert kept == every - groups * round(heads * (every // groups))
         assert units(checkpoint, {"cut": {"layers": 1}})[0] == layers - 1
 
@@ -132,11 +139,14 @@ def test_a_stage_is_named_by_what_it_would_do(encoder, tmp_path: Path) -> None:
     data = TextSettings(data=str(text_file(tmp_path / "t.txt")))
     text = open_text(data, "sentences", 0)
     recipe = validate({"cut": {"channels": 0.5}, "quantize": {}}, "r")
-    [line] = [line for stage, line in preview(recipe, encoder, text) if "(int8," in line]
+    found = expected_of(build_of(recipe, encoder, text), {"quantize": ["a look"]}).stages
+    assert ("load", text.line) in found
+    assert [line for stage, line in found if stage == "quantize"][-1] == "a look"
+    [line] = [line for _, line in found if "(int8," in line]
     weights = sum(
         rows * columns
         for rows, columns in map(
-            after_cut(encoder.anatomy, recipe).shape, encoder.anatomy.block_linears()
+            left_by(recipe, encoder).anatomy.shape, encoder.anatomy.block_linears()
         )
     )
     assert f"{weights:,} weights become 8-bit" in line

@@ -24,7 +24,6 @@ from edgeprune.compress.prune.methods import METHODS
 from edgeprune.pipeline.recipe import (
     ALIASES,
     DEFAULT,
-    STAGES,
     Recipe,
     explain,
     load_function,
@@ -32,6 +31,7 @@ from edgeprune.pipeline.recipe import (
     shipped,
     validate,
 )
+from edgeprune.pipeline.stages import STAGES
 
 SHIPPED = (
     "classifier",
@@ -128,8 +128,10 @@ def test_deeper_means_deeper():
 
 
 def test_every_stage_names_a_function():
-    for entry in STAGES:
-        assert callable(load_function(entry.function)), entry.name
+    assert STAGES
+    for stage in STAGES:
+        functions = [stage.run, *([stage.look] if stage.look else [])]
+        assert all(callable(load_function(each)) for each in functions), stage.name
 
 
 # what is refused -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_builds import WORDS, model_folder
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.context import Build
+from edgeprune.compress.context import Context
 from edgeprune.pipeline.recipe import validate
 from edgeprune.text.samplers import from_clusters, kmeans, share_out, spread
 from edgeprune.text.settings import TextSettings
@@ -249,7 +249,7 @@ def test_a_builds_clusters_come_from_its_own_model(family, tmp_path):
     from edgeprune.model.store import load_model
 
     reader = reader_of(tmp_path, family, sampler="clusters")
-    build = Build(None, None, None, tmp_path)  # type: ignore[arg-type]
+    build = Context(None, None, None, {}, tmp_path)  # type: ignore[arg-type]
     build.__dict__["reader"] = reader
     build.__dict__["original"] = model = load_model(tmp_path / "model")
     batches = build.calibration(9)

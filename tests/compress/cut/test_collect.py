@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from calibration_batches import make_batches
+from prospects import facts_of
 from tiny_models import make_model
 from torch import Tensor
 from torch.nn import functional
@@ -13,11 +14,12 @@ from torch.nn import functional
 from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS, applied, make_gates
 from edgeprune.compress.cut.collect import unit_scores
+from edgeprune.compress.cut.row import CUT
 from edgeprune.compress.cut.scores import select
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.stage import cut
 from edgeprune.model.model import Model
-from edgeprune.pipeline.preview import cut_lines
+from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.batches import Batch
 
 KINDS = (CHANNELS, HEADS)
@@ -273,7 +275,7 @@ def test_flap_leaves_the_means_of_what_it_cuts(name, kind, tmp_path):
 
 def test_a_dry_run_says_what_takes_the_place_of_what_flap_cuts(tmp_path):
     model, _ = model_and_batches("bert", tmp_path)
-    said = cut_lines(model.anatomy, CutSettings(score="flap", heads=0.5), None)
+    said = CUT.would(CutSettings(score="flap", heads=0.5), facts_of(Recipe(), model))
     assert said == [
         "3 of 6 heads leave in one shot by flap, uniform",
         "biases take over the means of what leaves; where there is none, zero does",

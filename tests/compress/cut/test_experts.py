@@ -4,6 +4,7 @@ import pytest
 import torch
 from calibration_batches import make_batches
 from passing_blocks import passing_by
+from prospects import build_of
 from tiny_builds import text_file
 from tiny_models import MIXTURES, make_batch, make_model
 from torch import Tensor
@@ -222,4 +223,4 @@ def test_what_does_not_take_mixtures_says_so(tmp_path):
     for stage, settings in refused.items():
         recipe = validate({stage: settings, "cut": {}}, "here")
         with pytest.raises(UserError, match=f"which the {stage} stage does not take"):
-            check(recipe, open_checkpoint(str(tmp_path / "hf")), text)
+            check(recipe, build_of(recipe, open_checkpoint(str(tmp_path / "hf")), text).context)

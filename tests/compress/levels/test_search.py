@@ -11,6 +11,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prospects import facts_of
 from scipy.special import rel_entr, softmax
 from tiny_models import make_batch, make_model
 
@@ -18,6 +19,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut import searched
 from edgeprune.compress.cut import stage as cut_stage
+from edgeprune.compress.cut.row import CUT
 from edgeprune.compress.cut.searched import search_blocks, skippable
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.levels.candidates import Candidates
@@ -35,8 +37,7 @@ from edgeprune.model.forward import tensors
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_masks, load_model, save_model
-from edgeprune.pipeline.preview import cut_lines
-from edgeprune.pipeline.recipe import validate
+from edgeprune.pipeline.recipe import Recipe, validate
 from edgeprune.text.batches import Batch
 
 STRATEGIES = ("evopress", "evop")
@@ -465,7 +466,8 @@ def test_the_cut_stage_drops_what_the_search_finds(tmp_path, monkeypatch):
 
 def test_a_dry_run_says_what_a_search_of_layers_spends(tmp_path):
     settings = CutSettings(layers=2, layer_score="search", layer_search={"strategy": "evop"})
-    [line] = cut_lines(idle_llama(tmp_path).anatomy, settings, None)
+    model = idle_llama(tmp_path)
+    [line] = CUT.would(settings, facts_of(Recipe(), model))
     assert line == (
         "2 of 5 layers leave by an evop search of 1,200 evaluations, on 32 sequences of text"
     )

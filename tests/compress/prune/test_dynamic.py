@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prospects import build_of
 from tiny_builds import model_folder, text_file
 from tiny_models import VOCABULARY, make_model
 
@@ -101,6 +102,7 @@ def test_the_dry_run_refuses_what_the_pruner_refuses(family, share, tmp_path):
 
     data = TextSettings(data=str(text_file(tmp_path / "text.txt")))
     text = open_text(data, "sentences", 0)
-    assert refuses(check, validate(recipe, "r"), checkpoint, text) == refuses(
+    asked = validate(recipe, "r")
+    assert refuses(check, asked, build_of(asked, checkpoint, text).context) == refuses(
         MomentumVariancePruner, prunables, heads, 30
     )

@@ -16,9 +16,8 @@ from edgeprune.compress.objectives.embedding import embed
 from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.sensitivity import fisher_costs, fisher_diagonals, measured_costs
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.compress.quantize.stage import run as quantize
 from edgeprune.model.store import save_model
-from edgeprune.pipeline.recipe import Recipe
-from edgeprune.pipeline.stages import quantize
 from edgeprune.targets import TARGETS, find, format_times
 from edgeprune.targets.format_times import FOLDER, FormatTimes, Point, from_json
 from edgeprune.text.batches import Batch
@@ -141,7 +140,7 @@ def test_the_recipes_seed_draws_the_predicted_costs(tmp_path):
     costs = [
         quantize(
             SimpleNamespace(  # type: ignore[arg-type]
-                seed=seed, recipe=Recipe(target="x86-avx512-vnni"), calibration=lambda _n: batches
+                seed=seed, target=find("x86-avx512-vnni"), calibration=lambda _n: batches
             ),
             tmp_path / "in",
             tmp_path / f"{number}",
