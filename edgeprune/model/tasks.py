@@ -57,8 +57,8 @@ class Task:
     held_out: tuple[str, ...]
     """Those that a build asks on its held-out text, the main one first."""
     build_measures: Mapping[str, str] = field(default_factory=dict)
-    """What else a build measures: the key in its record -> a function of the bundle's folder, the
-    original's and the file of held-out text."""
+    """What else a build measures: the key in its record -> a name in
+    edgeprune.pipeline.measure.stage."""
     head: Head | None = None
     """What the linears outside the blocks yield; None: they are left out."""
     logits_axes: int = 0
@@ -91,10 +91,7 @@ _ROWS = (
         works=("encoder",),
         measures=("sts", "cosine", "retrieval"),
         held_out=("cosine",),
-        build_measures={
-            "batching": "edgeprune.pipeline.measure.batching:embeddings_alone",
-            "neighbours": "edgeprune.pipeline.measure.neighbours:measure_neighbours",
-        },
+        build_measures={"batching": "embeddings alone", "neighbours": "neighbours"},
         pools=True,
     ),
     Task(
@@ -115,7 +112,7 @@ _ROWS = (
         works=("encoder",),
         measures=("classification", "calibration"),
         held_out=("classification",),
-        build_measures={"batching": "edgeprune.pipeline.measure.batching:predictions_alone"},
+        build_measures={"batching": "predictions alone"},
         head="labels",
         logits_axes=2,
     ),

@@ -13,7 +13,7 @@ from edgeprune.measure.evaluate.choice import read_items
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.families import max_positions
-from edgeprune.model.tasks import TASKS, Task
+from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.keys import data_digest, processor_digest
 from edgeprune.pipeline.measure.settings import OWN_TASKS, MeasureSettings
 from edgeprune.runtime.bundle import Bundle
@@ -114,10 +114,6 @@ def _reads(settings: MeasureSettings, context: Context) -> list[str]:
     return [context.folders["original"].name, processor_digest(), *data]
 
 
-def _asks(task: Task) -> list[str]:
-    return [task.runtime, *task.build_measures.values()]
-
-
 MEASURE = Stage(
     "measure",
     "edgeprune.pipeline.measure.stage:run",
@@ -129,5 +125,5 @@ MEASURE = Stage(
     refuse=_refuse,
     would=_would,
     reads=_reads,
-    asks=_asks,
+    asks=lambda task: [task.runtime],
 )

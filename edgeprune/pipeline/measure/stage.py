@@ -1,19 +1,20 @@
 """The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeprune.base.registry import load_function
 from edgeprune.compress.context import Context
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.measures import MEASURES, evaluate
 from edgeprune.model.tasks import TASKS
+from edgeprune.pipeline.measure.batching import embeddings_alone, predictions_alone
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
+from edgeprune.pipeline.measure.neighbours import measure_neighbours
 from edgeprune.pipeline.measure.row import held_out_measures
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
@@ -22,6 +23,13 @@ from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
+BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], dict[str, Any]]] = {
+    "embeddings alone": embeddings_alone,
+    "predictions alone": predictions_alone,
+    "neighbours": measure_neighbours,
+}
+"""What rows of tasks name: functions of the bundle's folder, the original's and the file of
+held-out text."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ def run(context: Context, source: Path, target: Path, settings: MeasureSettings)
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
         measured["stages"] = measure_stages(context, original, target, brief, main)
-    for key, path in TASKS[context.checkpoint.task].build_measures.items():
-        measured[key] = load_function(path)(source, original, held)
+    for key, name in TASKS[context.checkpoint.task].build_measures.items():
+        measured[key] = BUILD_MEASURES[name](source, original, held)
     if quantize := context.settings.get("quantize"):
         plan = context.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, quantize, bench)
