@@ -301,7 +301,7 @@ def test_nothing_is_told_to_come_from_an_index_that_has_no_release():
     if not (house / "pyproject.toml").is_file():
         pytest.skip("no checkout: the package is installed alone")
     kinds = {".py", ".md", ".yml", ".yaml", ".toml", ".sh", ".html", ".mjs", ".txt", ""}
-    places = [house / name for name in ("edgeprune", "deploy", "benchmarks", "pipelines")]
+    places = [house / name for name in ("edgeprune", "deploy", "docs", "benchmarks", "pipelines")]
     files = [file for place in places for file in place.rglob("*") if file.suffix in kinds]
     files += [house / name for name in ("README.md", "pyproject.toml", "Makefile")]
     found = [

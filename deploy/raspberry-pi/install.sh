@@ -1,13 +1,13 @@
 #!/bin/sh
-# Install edgeprune with its service on a device: a virtual environment and pip, no torch.
+# Installs edgeprune and its service on a device, in a virtual environment, without torch.
 #
 #     ./install.sh WHEEL [FOLDER]
 #
-# WHEEL    its path; `pip wheel --no-deps -w dist .` makes it in a checkout. Or a name that pip knows.
-# FOLDER   of the environment    [default: /opt/edgeprune for root, else ~/.local/share/edgeprune]
+# WHEEL    a path (`pip wheel --no-deps -w dist .` makes a wheel in a checkout) or a name that pip knows
+# FOLDER   for the environment   [default: /opt/edgeprune for root, else ~/.local/share/edgeprune]
 #
-# Run it again to update. PYTHON names another Python than python3; pip's own settings (PIP_INDEX_URL
-# and so on) hold here too. Exit code 2: this device cannot, with a sentence that says why.
+# Run it again to update. PYTHON names a Python other than python3; pip's own settings (PIP_INDEX_URL
+# and so on) apply. Exit code 2: this device cannot run edgeprune, and a sentence says why.
 set -eu
 
 fail() {
@@ -30,7 +30,7 @@ facts=$("$python" -c 'import struct, sys
 print(struct.calcsize("P") * 8, "%d.%d" % sys.version_info[:2], int(sys.version_info >= (3, 11)))')
 # shellcheck disable=SC2086  # three words
 set -- $facts
-# A 64-bit kernel may run a 32-bit system, so Python is asked and not uname.
+# A 64-bit kernel may run a 32-bit system, so ask Python, not uname.
 [ "$1" = 64 ] || fail "This system is a $1-bit one, which ONNX Runtime does not run on: install" \
     "the 64-bit Raspberry Pi OS."
 [ "$3" = 1 ] || fail "This is Python $2 and edgeprune needs 3.11 or newer: update to Raspberry Pi" \
@@ -51,10 +51,10 @@ if [ -e "$folder" ] && [ ! -f "$folder/pyvenv.cfg" ]; then
     [ -d "$folder" ] && [ -z "$(ls -A "$folder")" ] ||
         fail "$folder holds something else: name another folder after the wheel."
 fi
-# An environment whose Python was updated away is made anew.
+# Recreate an environment whose Python is gone after an update.
 "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$folder"
 
-# Wheels alone: what has none for this device would compile for an hour, or fail.
+# Wheels only: a package without one for this device would compile for an hour, or fail.
 "$folder/bin/python" -m pip install --quiet --upgrade --only-binary=:all: "$wanted" ||
     fail "pip could not install $package; its own words stand above."
 

@@ -1,10 +1,10 @@
-// A bundle that embeds, from C++ with ONNX Runtime alone.
+// Embeds texts with a bundle, from C++ with ONNX Runtime alone.
 //
 //     embed MODEL.onnx [OPERATOR_LIBRARY] < ids
 //
-// Each line of input holds the token ids of one text; each line of output is its embedding: the mean
-// of the tokens' last hidden states, scaled to length 1, as the bundle's 1_Pooling and modules.json
-// say for most sentence encoders. OPERATOR_LIBRARY is edgeprune's, for bundles with sparse linears.
+// Each input line holds the token ids of one text; each output line is its embedding: the mean of the
+// tokens' last hidden states, scaled to length 1, as 1_Pooling and modules.json ask for in most
+// sentence encoders. OPERATOR_LIBRARY is EdgePrune's, for bundles with sparse linears.
 
 #include <cmath>
 #include <cstdint>
@@ -26,7 +26,7 @@ std::vector<int64_t> numbers(const std::string &line)
     for (int64_t number; words >> number;)
         found.push_back(number);
     if (!words.eof())
-        throw std::runtime_error("a line holds something else than token ids: " + line);
+        throw std::runtime_error("a line holds something other than token ids: " + line);
     return found;
 }
 
@@ -57,7 +57,7 @@ std::vector<float> embed(Ort::Session &session, std::vector<int64_t> &ids)
     const auto results = session.Run(
         Ort::RunOptions{}, inputs.data(), values.data(), values.size(), outputs, 1);
 
-    // [1, tokens, width], of which no token is padding.
+    // [1, tokens, width]; no token is padding.
     const size_t width = results[0].GetTensorTypeAndShapeInfo().GetShape().at(2);
     const float *hidden = results[0].GetTensorData<float>();
     std::vector<float> sum(width, 0.0f);

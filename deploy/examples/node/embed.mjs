@@ -1,9 +1,9 @@
-// A bundle that embeds, from Node with ONNX Runtime and the bundle's own tokenizer.
+// Embeds texts with a bundle, from Node with ONNX Runtime and the bundle's tokenizer.
 //
 //     node embed.mjs BUNDLE TEXT...
 //
-// Each line of output is a text's embedding in JSON: the mean of the tokens' last hidden states,
-// scaled to length 1, as the bundle's 1_Pooling and modules.json say for most sentence encoders.
+// Each output line is a text's embedding in JSON: the mean of the tokens' last hidden states, scaled
+// to length 1, as 1_Pooling and modules.json ask for in most sentence encoders.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -35,7 +35,7 @@ async function embed(text) {
   const feeds = Object.fromEntries(session.inputNames.map((name) => [name, known[name]()]));
   const { last_hidden_state: hidden } = await session.run(feeds);
 
-  // [1, tokens, width], of which no token is padding.
+  // [1, tokens, width]; no token is padding.
   const [, tokens, width] = hidden.dims;
   const sum = new Float64Array(width);
   for (let token = 0; token < tokens; token++) {
