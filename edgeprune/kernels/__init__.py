@@ -1,7 +1,7 @@
-"""Sparse linears inside a stock ONNX Runtime: the operator library in C++, files, loader.
+"""Sparse linears in a stock ONNX Runtime: the C++ operator library, its file formats and loader.
 
-`register(session_options)` makes the operators known; `installed()` says whether they are there. A
-model with sparse linears runs without them too, as fast as a dense INT8 one.
+`register(session_options)` registers the operators; `installed()` says whether the library exists.
+A model with sparse linears also runs without it, as fast as a dense INT8 model.
 """
 
 from edgeprune.kernels.library import installed as installed

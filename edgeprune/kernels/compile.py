@@ -1,7 +1,7 @@
 """Compile the operator library: `python -m edgeprune.kernels.compile`.
 
-The build hook of the package runs this file by its path, so it imports nothing of edgeprune. Each
-instruction set is a file with flags of its own; no flag asks for the processor that compiles.
+The package's build hook runs this file by its path, so it imports nothing of edgeprune. Each
+instruction set is a file with its own flags; no flag depends on the compiling processor.
 """
 
 import os
@@ -56,7 +56,7 @@ LINK = (
 
 
 class CannotCompile(Exception):
-    """Why there is no library, in a sentence."""
+    """The library cannot be compiled; the message says why."""
 
 
 def compile_library(
@@ -68,12 +68,12 @@ def compile_library(
     """Compile and link the library; return its path.
 
     Args:
-        compiler: the C++ compiler; by default CXX of the environment, else c++, g++ or clang++.
-        architecture: what to compile for, by default this machine's: "x86_64" or "aarch64".
-        extra: flags for compiler and linker besides, as a sanitizer's.
+        compiler: the C++ compiler; by default the environment's CXX, else c++, g++ or clang++.
+        architecture: "x86_64" or "aarch64"; by default this machine's.
+        extra: more flags for compiler and linker, such as a sanitizer's.
 
     Raises:
-        CannotCompile: no compiler, another system than Linux, or an error of the compiler.
+        CannotCompile: no compiler, a system other than Linux, or a compiler error.
     """
     architecture = architecture or platform.machine()
     if sys.platform != "linux" or architecture not in UNITS:
@@ -93,7 +93,7 @@ def compile_library(
             _finish(process)
         built = Path(folder) / output.name
         _finish(_start([*command, *objects, *extra, *LINK, "-o", str(built)]))
-        # Aside and then renamed: a process may have the old one open.
+        # Write beside it, then rename: a process may have the old one open.
         beside = output.with_name(f".{output.name}.{os.getpid()}")
         shutil.copy2(built, beside)
         beside.replace(output)
@@ -101,7 +101,7 @@ def compile_library(
 
 
 def find_compiler(name: str | None = None) -> list[str]:
-    """The compiler's command: `name`, CXX of the environment, or the first that is installed.
+    """The compiler's command: `name`, the environment's CXX, or the first that is installed.
 
     Raises:
         CannotCompile: there is none.

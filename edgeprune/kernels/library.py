@@ -1,4 +1,4 @@
-"""The compiled operator library: where it is, what it says of this processor, its registration."""
+"""The compiled operator library: location, processor support and registration."""
 
 import ctypes
 import functools
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 LIBRARY = Path(__file__).parent / "libedgeprune_kernels.so"
-# Names the instruction set to use, for tests and comparisons; by default the best.
+# The environment variable that names the instruction set, for tests; by default the best is used.
 CHOICE = "EDGEPRUNE_KERNELS"
 HOW_TO_GET = (
     "install a C++ compiler (on Debian: apt install g++) "
@@ -21,12 +21,12 @@ HOW_TO_GET = (
 
 
 def installed() -> bool:
-    """Whether the library was built for this installation."""
+    """Whether the library was compiled for this installation."""
     return LIBRARY.is_file()
 
 
 def register(options: "onnxruntime.SessionOptions") -> None:
-    """Let sessions made with these options run the sparse operators.
+    """Let sessions created with these options run the sparse operators.
 
         options = onnxruntime.SessionOptions()
         edgeprune.kernels.register(options)
@@ -45,11 +45,11 @@ def register(options: "onnxruntime.SessionOptions") -> None:
 
 
 def system_facts() -> dict[str, Any]:
-    """What is installed, as plain JSON values.
+    """The library's state, as plain JSON values.
 
-    "library": its path or None; "missing": what to do where it is None; "instruction_sets": those
-    that the library has, the best first, with whether this processor has them; "chosen": the one
-    that will run, None where EDGEPRUNE_KERNELS names one that the processor does not have.
+    "library": its path or None; "missing": what to do if it is None; "instruction_sets": those of
+    the library, best first, and whether this processor has them; "chosen": the one that will run,
+    None if EDGEPRUNE_KERNELS names one that the processor lacks.
     """
     if not installed():
         return {"library": None, "missing": HOW_TO_GET, "instruction_sets": {}, "chosen": None}

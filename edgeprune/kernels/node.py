@@ -1,19 +1,19 @@
-"""A sparse linear as a node, and the function that stands for it where there is no library.
+"""A sparse linear as a node, and the function that replaces it where there is no library.
 
     x ─> SparseLinearInt8 ─> y          K, N; mask, values, scales, bias
 
-The model holds a function of the same name and domain. A stock ONNX Runtime puts its body in the
-node's place and folds what depends on weights alone: one dense weight, and the same product as a
-dense INT8 linear's:
+The model contains a function of the same name and domain. A stock ONNX Runtime inlines its body and
+folds what depends only on weights. That leaves one dense weight, and the product of a dense INT8
+linear:
 
     mask ─> bits ─> CumSum * bits ─┐
     values, after one of zeros ────┴─> Gather ─> Transpose ─> Slice ─┐
     x ─> DynamicQuantizeLinear ──────────────────────────────────────┴─> MatMulInteger ─> ... ─> y
 
-(Every shape follows from the inputs' shapes: the runtime does not fold NonZero and its like.)
+(Every shape follows from the inputs' shapes: the runtime does not fold NonZero and the like.)
 
-With the library registered the operator is found first, and the function is not looked at. One
-function has one body; that is why there is a type of operator for each epilogue and kind of input.
+With the library registered, the operator is found first and the function is ignored. A function has
+one body, so there is an operator type for each epilogue and kind of input.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Quantized:
     scale: str
     zero_point: str
     per_row: bool = False
-    """The scale is [..., 1], one for each row of codes [..., K]."""
+    """The scale is [..., 1], one per row of the codes [..., K]."""
 
 
 def make_sparse_linear(
@@ -51,17 +51,17 @@ def make_sparse_linear(
 ) -> tuple[NodeProto, list[TensorProto]]:
     """The node for y = epilogue(x W + bias), and its initializers.
 
-    `add_functions` completes a model that has such nodes.
+    A model with such nodes also needs `add_functions`.
 
     Args:
-        x: a float32 tensor [..., K], or what one DynamicQuantizeLinear made of it for several.
-        scales: [N] for int8, a scale for each column of codes; None for float32.
+        x: a float32 tensor [..., K], or its quantized form, shared by several linears.
+        scales: [N] for int8, a scale per column of codes; None for float32.
         bias: [N].
         epilogue: one of EPILOGUES: "silu-mul" is silu(x W + bias) * other, "add" is ... + other.
-        other: a float32 tensor [..., N], for these two.
+        other: a float32 tensor [..., N], for those two.
 
     Raises:
-        ValueError: arguments that do not belong together.
+        ValueError: the arguments contradict each other.
     """
     int8 = packed.format.dtype == "int8"
     if epilogue not in EPILOGUES:
@@ -94,7 +94,7 @@ def make_sparse_linear(
 
 
 def add_functions(model: ModelProto) -> None:
-    """Give the model the function of every sparse operator that its graph uses.
+    """Add the function of every sparse operator that the graph uses.
 
     Raises:
         ValueError: the model's operator set is older than 13.
@@ -110,7 +110,7 @@ def add_functions(model: ModelProto) -> None:
 
 
 def function(kind: str, opset: int) -> FunctionProto:
-    """The function of one type of operator, in standard operators of `opset`."""
+    """The function of one operator type, in standard operators of `opset`."""
     for dtype, x in INPUTS:
         for epilogue in EPILOGUES:
             if op_type(dtype, x, epilogue) == kind:
@@ -170,7 +170,7 @@ _PRODUCTS = {
     floats = Cast <to = 1> (sums)
     scale = Mul (x_scale, scales)
     product = Mul (floats, scale)""",
-    # The scales of the weights first: the runtime joins them with the product.
+    # The weights' scales first: the runtime fuses them with the product.
     "rows": """
     sums = MatMulInteger (x, weight, x_zero_point)
     floats = Cast <to = 1> (sums)
@@ -178,8 +178,8 @@ _PRODUCTS = {
     product = Mul (columns_scaled, x_scale)""",
 }
 
-# The forms that ONNX Runtime joins into one operator; but a residual is a Sum: it would join an Add
-# with the norm after it, and that is slow (rewrite/residual.py).
+# The forms that ONNX Runtime fuses. A residual is a Sum, because the runtime would fuse an Add with
+# the norm after it, which is slow (rewrite/residual.py).
 _ENDS = {
     "none": """
     y = Add (product, bias)""",

@@ -1,10 +1,10 @@
-"""A sparse matrix as a mask of blocks and the blocks: what a file stores.
+"""A sparse matrix as stored in a file: a mask of blocks, and the blocks.
 
     mask    uint8 [ceil(N / outputs), ceil(units / 8)]   bit u % 8 of byte u / 8: the block is there
     values  [blocks, outputs, inputs]                    the blocks, row by row of the mask
 
-with units = ceil(K / inputs). A bit per place is less than an index per block up to 94 % sparsity,
-and can name no block outside of the matrix.
+with units = ceil(K / inputs). A bit per block takes less space than an index per stored block up to
+94 % sparsity, and cannot address a block outside the matrix.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from edgeprune.kernels.formats import FORMATS, Format
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix of [K, N], inputs by outputs."""
+    """A matrix [K, N], inputs by outputs."""
 
     format: Format
     K: int
@@ -31,9 +31,9 @@ class Packed:
 
     @property
     def sparsity(self) -> float:
-        """Share of the weights that are not stored, blocks at a ragged edge counted whole."""
-        places = self.mask.shape[0] * -(-self.K // self.format.inputs)
-        return 1 - len(self.values) / places
+        """Share of the weights that are not stored; blocks at a ragged edge count as whole."""
+        blocks = self.mask.shape[0] * -(-self.K // self.format.inputs)
+        return 1 - len(self.values) / blocks
 
 
 def pack(weight: np.ndarray, name: str) -> Packed:
@@ -44,7 +44,7 @@ def pack(weight: np.ndarray, name: str) -> Packed:
         name: one of FORMATS.
 
     Raises:
-        UserError: no such format, or the weight is not a matrix of its type.
+        UserError: no such format, or the weight is not a matrix of the format's type.
     """
     if name not in FORMATS:
         raise UserError(f"There is no sparse format {name!r}: choose from {', '.join(FORMATS)}.")
@@ -65,7 +65,7 @@ def pack(weight: np.ndarray, name: str) -> Packed:
 
 
 def unpack(packed: Packed) -> np.ndarray:
-    """The matrix [K, N] again."""
+    """The inverse of `pack`: the matrix [K, N]."""
     form = packed.format
     units = -(-packed.K // form.inputs)
     present = np.unpackbits(packed.mask, axis=1, count=units, bitorder="little").astype(bool)

@@ -1,4 +1,4 @@
-"""Run a bundle: embed, classify, generate. numpy, tokenizers and onnxruntime alone.
+"""Run a bundle: embed, classify, generate. Needs only numpy, tokenizers and onnxruntime.
 
 from edgeprune import runtime
 embeddings = runtime.load("my-bundle").embed(["a text", "another"])
@@ -14,14 +14,14 @@ __all__ = ["load"]
 
 
 def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
-    """Load a bundle for what its task is.
+    """Load a bundle for its task.
 
     Args:
         folder: a bundle's folder, or an opened `Bundle`.
-        threads: for the matrix products; None leaves it to ONNX Runtime, which takes all cores.
+        threads: for the matrix products; None leaves the number to ONNX Runtime: all cores.
 
     Returns:
-        An object of the class that its task's row names: an `Embedder`, a `Classifier` or a
+        An instance of the class named by its task's row: an `Embedder`, a `Classifier` or a
         `Generator`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The face that runtime classes share which give a text an answer of its own."""
+"""The interface of runtime classes that give each text an answer of its own."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -13,10 +13,10 @@ class Answering(Protocol):
     bundle: Bundle
     tokenizer: Tokenizer
     default_batch: int | None
-    """Texts in a call where no number is asked for; None: as many as are fast together."""
+    """Texts in a call if no batch size is given; None: as many as run fast together."""
 
     def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """An answer in plain JSON values for each text, which is tokenized already."""
+        """An answer in plain JSON values for each tokenized text."""
 
     def line(self, answer: Any) -> str:
         """An answer as a line for people."""

@@ -1,4 +1,4 @@
-"""Texts through an encoder's graph in batches of like length."""
+"""Run texts through an encoder's graph in batches of similar length."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,18 +11,18 @@ from edgeprune.runtime.session import input_types, running, token_inputs
 from edgeprune.runtime.tokenize import Tokenizer, Tokens
 
 CALL_TOKENS = 256
-"""In one call, padding included, where no batch size is given; a longer text goes alone. What a
-layer writes for more leaves a core's caches: MiniLM in INT8 took 15.4 ms a text of 75 tokens in
-calls of 16, and 11.1 in calls of 2."""
+"""Tokens in one call, padding included, if no batch size is given; a longer text runs alone. With
+more, a layer's output no longer fits into a core's caches (benchmarks/README.md, "tokens in a
+call")."""
 
 
 def mixes_texts(model_path: Path) -> bool:
-    """Whether a text's result depends on what it is batched with: a graph of dynamic INT8 takes
-    the scale of its activations from the whole batch.
+    """Whether a text's result depends on its batch, as in a graph of dynamic INT8, which takes the
+    scale of its activations from the whole batch.
 
-    Texts of such a graph go alone by default. In a batch a scale is other than alone, so that all
-    values are rounded anew: MiniLM's embeddings differ by as much as INT8 costs them (cosine
-    0.993), however alike the texts' lengths are.
+    By default, texts of such a graph run alone. In a batch the scale differs, so every value is
+    rounded differently, and the result moves as much as INT8 itself moves it, however similar the
+    texts' lengths are (benchmarks/README.md, "dynamic INT8 in batches").
     """
     outline = read_outline(model_path)
     operators = (*outline.operators, *outline.functions)
@@ -38,9 +38,9 @@ def run_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run all texts, longest first, and yield (rows, output, mask) of each batch.
 
-    A batch has `batch_size` texts, or where that is None as many as CALL_TOKENS allows. `rows` are
-    the texts' places in `encoded`, [batch]; `mask` is [batch, tokens]. Sorting by length keeps
-    padding small, and longest first meets the peak of memory at once.
+    A batch has `batch_size` texts, or as many as CALL_TOKENS allows if that is None. `rows` are the
+    texts' indices in `encoded`, [batch]; `mask` is [batch, tokens]. Sorting by length keeps padding
+    small, and running the longest first reaches the memory peak at once.
     """
     types = input_types(session)
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")
@@ -52,6 +52,6 @@ def run_batches(
         ids, mask, type_ids = tokenizer.pad([encoded[row] for row in rows])
         feeds = token_inputs(types, ids, mask, type_ids)
         with running():
-            [found] = session.run([output], feeds)
-        yield rows, found, mask
+            [values] = session.run([output], feeds)
+        yield rows, values, mask
         start += size

@@ -1,4 +1,4 @@
-"""The bundle: a folder that any ONNX client opens, with a manifest that says what is in it.
+"""The bundle: a folder that any ONNX client can open, with a manifest of its contents.
 
     my-bundle/
       onnx/model.onnx  (+ onnx/model.onnx_data)      the graph and, beyond 2 GB, its weights
@@ -9,7 +9,7 @@
       README.md                                      the model card
 
 `Bundle.open` also takes a plain folder (model.onnx or onnx/model.onnx beside tokenizer.json and
-config.json) that has no manifest: then the task is read from the graph's outputs.
+config.json) without a manifest; the task is then read from the graph's outputs.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from edgeprune.runtime.onnx_file import Outline, read_outline
 
 MANIFEST = "edgeprune.json"
 CARD = "README.md"
-# What no client reads for an answer: it may be edited, come and go. In fnmatch, * takes a / too.
+# Files that no client reads for an answer, which may change freely. In fnmatch, * matches / too.
 _HARMLESS = (
     MANIFEST,
     CARD,
@@ -48,9 +48,9 @@ _HARMLESS = (
 )
 FORMAT_VERSION = 1
 MINIMUM_ONNXRUNTIME = "1.17.0"
-# Later releases that first ran an operator, or one with an attribute, as it is used here;
+# The first releases that run an operator, or an attribute of one, as it is used here;
 # tests/runtime/test_oldest_onnxruntime.py tries each, and the release before it. (1.25 and 1.26
-# open a quantized cache and fail when they run it; 1.21 and 1.27 run it and answer wrongly.)
+# open a quantized cache and fail when they run it; 1.21 and 1.27 run it with wrong results.)
 FIRST_RELEASES = {
     "GroupQueryAttention": "1.22.0",
     "MatMulNBits of 8 bits": "1.22.0",
@@ -62,7 +62,7 @@ _NO_MAXIMUM = 1_000_000
 
 
 class Bundle:
-    """An opened bundle. Make one with `Bundle.open`; nothing heavy is loaded."""
+    """An opened bundle. Create one with `Bundle.open`; nothing heavy is loaded."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
@@ -70,13 +70,13 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """Open a bundle, or a plain folder with an ONNX model, and check that it is whole.
+        """Open a bundle, or a plain folder with an ONNX model, and check that it is complete.
 
         Sizes and paths are checked here; `verify` reads every byte.
 
         Raises:
-            UserError: no such folder, a file in its place, no model in it, a missing or truncated
-                file, external data outside the folder, or a manifest of a newer format.
+            UserError: no such folder, not a folder, no model in it, a missing or truncated file,
+                external data outside the folder, or a manifest of a newer format.
         """
         folder = Path(folder)
         if folder.is_file():
@@ -97,11 +97,11 @@ class Bundle:
         return bundle
 
     def verify(self) -> None:
-        """Compare all that the folder holds with the manifest, where there is one: each listed file
-        has its SHA-256, and nothing else is there that a client may read for its answers.
+        """Compare the folder with its manifest, if it has one: each listed file has its SHA-256,
+        and there is no other file that a client might read for its answers.
 
         Raises:
-            UserError: a file was altered, was added, or is a link that leaves the bundle.
+            UserError: a file was altered or added, or is a link that leaves the bundle.
         """
         if not self.manifest:
             return
@@ -145,7 +145,7 @@ class Bundle:
 
     @cached_property
     def data_paths(self) -> tuple[Path, ...]:
-        """The files that hold the model's external data, if any."""
+        """The files of the model's external data, if any."""
         paths = []
         for location in sorted(self.outline.external_files):
             path = self.model_path.parent / location
@@ -173,7 +173,7 @@ class Bundle:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, the model's."""
+        """The model's config.json."""
         config = self.read_json("config.json")
         if config is None:
             raise UserError(f"{self.folder} has no config.json, so its model is unknown.")
@@ -190,12 +190,12 @@ class Bundle:
 
     @property
     def minimum_onnxruntime(self) -> str | None:
-        """The oldest ONNX Runtime that opens it; None where nobody stated one."""
+        """The oldest ONNX Runtime that opens it; None if the manifest states none."""
         return self.manifest.get("minimum_onnxruntime")
 
     @cached_property
     def task(self) -> str:
-        """One of TASKS: the manifest's word, else what the graph's outputs are."""
+        """One of TASKS: as the manifest states it, else by the graph's outputs."""
         if stated := self.manifest.get("task"):
             return stated
         outputs = self.outline.outputs
@@ -211,7 +211,7 @@ class Bundle:
 
     @cached_property
     def max_length(self) -> int | None:
-        """The most tokens of one sequence; None where nothing states a maximum."""
+        """The maximum tokens of a sequence; None if no file states one."""
         sentence = self.read_json("sentence_bert_config.json") or {}
         stated = [
             self.manifest.get("max_length"),
@@ -224,7 +224,7 @@ class Bundle:
 
     @cached_property
     def pooling(self) -> Pooling | None:
-        """How a sentence encoder pools its tokens; None where the folder does not say."""
+        """How a sentence encoder pools its tokens; None if the folder does not say."""
         return read_pooling(self.folder)
 
     @property
@@ -233,7 +233,7 @@ class Bundle:
         return normalizes(self.folder)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in a JSON file of the bundle; None where there is no such file."""
+        """The object in a JSON file of the bundle; None if there is no such file."""
         path = self.folder / name
         return read_json(path) if path.is_file() else None
 
@@ -253,20 +253,20 @@ def write_bundle(
     manifest: dict[str, Any],
     card: Callable[[Bundle], str] | None = None,
 ) -> Bundle:
-    """Write a bundle to `folder`, whole or not at all.
+    """Write a bundle to `folder`, completely or not at all.
 
-    Everything is assembled in a temporary folder beside it and renamed into place. A bundle that
-    stands there is replaced; anything else is left alone.
+    Everything is assembled in a temporary folder beside it and renamed into place. An existing
+    bundle is replaced; anything else is left alone.
 
     Args:
         onnx_folder: holds model.onnx and the external data that it names.
-        assets_folder: tokenizer, config and the rest, copied as they lie.
-        manifest: must name a "task"; format, versions and the files' hashes are filled in here.
-        card: writes the model card from the bundle with its whole manifest, which does not list the
-            card: people go on editing it, on the hub too.
+        assets_folder: tokenizer, config and the rest, copied unchanged.
+        manifest: must name a "task"; format, versions and the files' hashes are added here.
+        card: writes the model card from the bundle with its complete manifest. The manifest does
+            not list the card, because people edit it later, also on the hub.
 
     Raises:
-        UserError: `folder` holds something else, the parts are incomplete, or the disk is full.
+        UserError: `folder` holds something else, a part is missing, or the disk is full.
     """
     folder, onnx_folder, assets_folder = Path(folder), Path(onnx_folder), Path(assets_folder)
     folder = folder.absolute()
@@ -303,8 +303,8 @@ def write_bundle(
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writes of `folder` that were killed left beside it; a bundle that was to be
-    replaced is put back. Only while nobody else writes it."""
+    """Remove the leftovers of killed writes beside `folder`, and put back a bundle that was being
+    replaced. Safe only while nothing else writes to it."""
     aside = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}")
     for left in folder.parent.glob(".*"):
         if not (aside.fullmatch(left.name) and left.is_dir()):
@@ -326,12 +326,13 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} is not a folder: name another output folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise UserError(
-            f"{folder} holds something that is no bundle: name another output folder, or empty it."
+            f"{folder} holds something other than a bundle: name another output folder, or empty "
+            "it."
         )
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the bytes alone: a bundle is readable by all, however private its parts were."""
+    """Copy the bytes, not the permissions: anyone may read a bundle, however private its parts."""
     if not source.is_file():
         raise UserError(f"{source} is missing, so the bundle cannot be written.")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -384,7 +385,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _listed_file(folder: Path, name: str) -> Path:
-    """The path of a file that the manifest lists, which must be there and inside."""
+    """The path of a file that the manifest lists, which must exist inside the bundle."""
     path = folder / name
     if leaves_folder(name):
         raise UserError(f"{folder / MANIFEST} lists {name!r}, outside the bundle: refused.")
@@ -396,10 +397,10 @@ def _listed_file(folder: Path, name: str) -> Path:
 
 
 def _stays_inside(path: Path, folder: Path, model: Path) -> bool:
-    """Whether a data file really lies in the bundle, links followed.
+    """Whether a data file lies in the bundle once links are followed.
 
     The hub's download cache links each file of a snapshot to a folder of blobs, so a file that
-    really lies beside the model's own is inside too.
+    lies beside the model's own blob counts as inside.
     """
     real = path.resolve()
     return real.is_relative_to(folder.resolve()) or real.parent == model.resolve().parent

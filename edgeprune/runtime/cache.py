@@ -1,10 +1,10 @@
 """A decoder's key-value cache, by the input and output names of optimum's exports.
 
 past_key_values.N.key and .value go in, [batch, kv_heads, past, head_dim]; present.N.key and .value
-come out with the new tokens appended. They stay the runtime's own tensors from step to step, so
-that nothing is copied through Python. Where the graph says that past and present may share one
-buffer, they do: a token's rows are written in place, into a buffer with room for more. This file is
-used where memory is measured: it imports little.
+come out with the new tokens appended. They remain the runtime's own tensors from step to step, so
+nothing is copied through Python. If the graph allows past and present to share one buffer, they do:
+a token's rows are written in place, into a buffer with spare room. This module imports little,
+because it is used where memory is measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from edgeprune.runtime.session import PAST, PRESENT, input_types, running, token
 SHARED_CACHE = "edgeprune.shared_cache"
 """An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
 KEPT_LOGITS = "num_logits_to_keep"
-"""An optional input: for how many of the last tokens logits are wanted, 0 for all."""
-# Tokens for which a shared buffer has room beyond those that it is made for.
+"""An optional input: the number of last tokens whose logits are wanted; 0 for all."""
+# Spare tokens of a shared buffer, beyond those that it is created for.
 _ROOM = 256
 
 Tensors = dict[str, onnxruntime.OrtValue]
 
 
 class Decoder:
-    """A decoder's session and what its graph asks for; each sequence has a cache of its own."""
+    """A decoder's session and its graph's inputs; each sequence has a cache of its own."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, config: Mapping[str, Any] | None = None
     ) -> None:
-        """`config` (config.json) gives the cache's shape where the graph leaves it open."""
+        """`config` (config.json) gives the cache's shape if the graph leaves it open."""
         self.session = session
         self.types = input_types(session)
         outputs = [node.name for node in session.get_outputs()]
@@ -56,7 +56,7 @@ class Decoder:
         return bool(self.past)
 
     def start(self, batch: int = 1) -> "Decoding":
-        """A new sequence, or so many side by side, with an empty cache."""
+        """A new sequence, or a batch of them, with an empty cache."""
         return Decoding(self, batch)
 
 
@@ -69,19 +69,19 @@ class Decoding:
         self._cache = self._buffers(0)
 
     def mark(self) -> tuple[int, Tensors]:
-        """Where the sequence stands now, to come back to with `rewind`; costs nothing."""
+        """The current position, to return to with `rewind`; costs nothing."""
         return self.length, self._cache
 
     def rewind(self, mark: tuple[int, Tensors]) -> None:
-        """Go back to a mark: what was fed after it is forgotten."""
-        # What a shared buffer holds beyond its length is never read, so it need not be undone.
+        """Return to a mark and forget what was fed after it."""
+        # A shared buffer is never read beyond its length, so nothing need be undone.
         self.length, self._cache = mark
 
     def feed(self, ids: Sequence[int] | np.ndarray, last_only: bool = False) -> np.ndarray:
         """Append tokens ([tokens] or [batch, tokens]) and return their logits.
 
-        Returns [batch, tokens, vocabulary]. Where only the last token's logits are wanted, a graph
-        that can leave the others out gives [batch, 1, vocabulary].
+        Returns [batch, tokens, vocabulary]; with `last_only`, [batch, 1, vocabulary] from a graph
+        that can skip the others.
         """
         decoder = self._decoder
         tokens = np.asarray(ids, np.int64).reshape(self._batch, -1)
@@ -118,13 +118,13 @@ class Decoding:
         return binding.get_outputs()[-1].numpy()
 
     def _make_room(self, length: int) -> None:
-        """Let the shared buffers hold so many tokens; what they hold already is copied."""
+        """Grow the shared buffers to hold `length` tokens, copying their contents."""
         held = next(iter(self._cache.values())).shape()[2]
         if length > held:
             self._cache = self._buffers(length + _ROOM, self._cache)
 
     def _buffers(self, tokens: int, start: Tensors | None = None) -> Tensors:
-        """A cache for so many tokens: zeros, after what `start` holds."""
+        """A cache for `tokens` tokens: the contents of `start`, then zeros."""
         buffers = {}
         for name, (heads, size) in self._decoder.shapes.items():
             buffer = np.zeros((self._batch, heads, tokens, size), self._decoder.types[name])

@@ -1,4 +1,4 @@
-"""A chat as the prompt that its model was trained on: the bundle's chat template, rendered."""
+"""Render a chat into a prompt with the bundle's chat template."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.template_process import SHARED, TemplateFailure
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
-# The tokens that a template may use by name, as transformers names them.
+# Tokens that a template may use by name, as in transformers.
 _TOKENS = (
     "bos_token",
     "eos_token",
@@ -40,7 +40,7 @@ def chat_template(bundle: Bundle) -> str | None:
     else:
         path = bundle.folder / "tokenizer_config.json"
         template = bundle.tokenizer_config.get("chat_template")
-        if isinstance(template, list):  # several by name, of which "default" is for plain chat
+        if isinstance(template, list):  # named templates; "default" is for plain chat
             entries = [entry for entry in template if isinstance(entry, dict)]
             named = {entry.get("name"): entry.get("template") for entry in entries}
             template = named.get("default")
@@ -55,11 +55,10 @@ def chat_template(bundle: Bundle) -> str | None:
 
 
 def apply_chat_template(bundle: Bundle, messages: Sequence[Message]) -> str:
-    """The prompt that a chat of messages ({"role": ..., "content": ...}) makes, ready for the
-    model's answer.
+    """The prompt for a chat of messages ({"role": ..., "content": ...}), up to the model's answer.
 
     Raises:
-        UserError: the bundle has no template, or the template fails or goes beyond its limits.
+        UserError: the bundle has no template, or the template fails or exceeds its limits.
     """
     template = chat_template(bundle)
     if template is None:
@@ -78,7 +77,7 @@ def apply_chat_template(bundle: Bundle, messages: Sequence[Message]) -> str:
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that tokenizer_config.json states, by name."""
+    """The special tokens of tokenizer_config.json, by name."""
     more = config.get("extra_special_tokens")
     named = {name: config.get(name) for name in _TOKENS}
     named |= more if isinstance(more, dict) else {}
@@ -86,7 +85,7 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(token: Any) -> Any:
-    """A token as text: older releases of transformers write it with its options."""
+    """A token as text; older releases of transformers write it with its options."""
     if isinstance(token, list):
         return [_content(one) for one in token]
     return token.get("content") if isinstance(token, dict) else token

@@ -1,4 +1,4 @@
-"""Labels for texts from a bundle."""
+"""Classify texts with a bundle."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest label, its probability, and every label's."""
+    """The likeliest label, its probability, and the probability of every label."""
 
     label: str
     probability: float
@@ -25,7 +25,7 @@ class Prediction:
 
 
 class Classifier:
-    """A text classifier with one true label a text."""
+    """A text classifier with one true label per text."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
@@ -33,14 +33,16 @@ class Classifier:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
-        # Texts in a call where no number is asked for; None: as many as are fast together.
+        # Texts in a call if no batch size is given; None: as many as run fast together.
         self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         if "logits" not in [node.name for node in self.session.get_outputs()]:
-            raise UserError(f"{bundle.model_path} gives no logits: it is no classifier.")
+            raise UserError(
+                f"{bundle.model_path} has no output named logits: it is not a classifier."
+            )
         if bundle.config.get("problem_type") not in (None, "single_label_classification"):
             raise UserError(
                 f"{bundle.folder} is a {bundle.config['problem_type']} model; edgeprune runs "
-                f"classifiers with one label a text."
+                f"classifiers with one label per text."
             )
         self.labels = _labels(bundle)
 
@@ -48,14 +50,14 @@ class Classifier:
         """The prediction for each text.
 
         Raises:
-            ModelFault: the model gives NaN or infinity.
+            ModelFault: the model returns NaN or infinity.
         """
         return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
 
     def classify_tokens(
         self, encoded: Sequence[Tokens], batch_size: int | None = None
     ) -> list[Prediction]:
-        """`classify` for texts that are tokenized already."""
+        """`classify` for tokenized texts."""
         predictions = []
         for row in softmax(self._logits(encoded, batch_size)):
             best = int(row.argmax())
@@ -64,8 +66,8 @@ class Classifier:
         return predictions
 
     def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """Predictions for texts that are tokenized already, as plain values."""
-        return [asdict(found) for found in self.classify_tokens(encoded, batch_size)]
+        """Predictions for tokenized texts, as plain values."""
+        return [asdict(one) for one in self.classify_tokens(encoded, batch_size)]
 
     def line(self, answer: dict[str, Any]) -> str:
         """The likeliest label and its probability."""
@@ -80,7 +82,7 @@ class Classifier:
         return self._logits(self.tokenizer.encode(texts), batch_size)
 
     def _logits(self, encoded: Sequence[Tokens], batch_size: int | None) -> np.ndarray:
-        found = np.zeros((len(encoded), len(self.labels)), np.float32)
+        gathered = np.zeros((len(encoded), len(self.labels)), np.float32)
         for rows, logits, _ in run_batches(
             self.session, self.tokenizer, "logits", encoded, batch_size or self.default_batch
         ):
@@ -89,8 +91,8 @@ class Classifier:
                     f"{self.bundle.folder}: the model gives {logits.shape[-1]} logits and "
                     f"config.json names {len(self.labels)} labels."
                 )
-            found[rows] = logits
-        return finite(found, "logits", self.bundle)
+            gathered[rows] = logits
+        return finite(gathered, "logits", self.bundle)
 
 
 def _labels(bundle: Bundle) -> list[str]:
@@ -100,5 +102,5 @@ def _labels(bundle: Bundle) -> list[str]:
     }:
         raise UserError(f"{bundle.folder / 'config.json'} has no id2label with every label's name.")
     if len(names) < 2:
-        raise UserError(f"{bundle.folder} has one label: a regression model is no classifier.")
+        raise UserError(f"{bundle.folder} has one label: a regression model is not a classifier.")
     return [str(names[str(index)]) for index in range(len(names))]

@@ -25,7 +25,7 @@ class Embedder:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
-        # Texts in a call where no number is asked for; None: as many as are fast together.
+        # Texts in a call if no batch size is given; None: as many as run fast together.
         self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         self._output, self._pooled = self._choose_output()
         self._pooling = bundle.pooling
@@ -36,17 +36,17 @@ class Embedder:
     def embed(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Embeddings of texts, [texts, size] float32.
 
-        Without a batch size texts of like length go together; alone, where the graph would let
-        them change each other's scales (batches.py).
+        Without a batch size, texts of similar length run together, or one by one if the graph would
+        let them change each other's scales (batches.py).
 
         Raises:
-            ModelFault: the model gives NaN or infinity.
+            ModelFault: the model returns NaN or infinity.
         """
         return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
 
     def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> np.ndarray:
-        """`embed` for texts that are tokenized already."""
-        found: list[np.ndarray | None] = [None] * len(encoded)
+        """`embed` for tokenized texts."""
+        embeddings: list[np.ndarray | None] = [None] * len(encoded)
         for rows, hidden, mask in run_batches(
             self.session, self.tokenizer, self._output, encoded, batch_size or self.default_batch
         ):
@@ -54,15 +54,15 @@ class Embedder:
             if self.bundle.normalize:
                 vectors = normalize(vectors)
             for row, vector in zip(rows, vectors, strict=True):
-                found[row] = vector
-        return finite(np.asarray(found, np.float32), "embeddings", self.bundle)
+                embeddings[row] = vector
+        return finite(np.asarray(embeddings, np.float32), "embeddings", self.bundle)
 
     def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """Embeddings of texts that are tokenized already, as plain numbers."""
+        """Embeddings of tokenized texts, as plain numbers."""
         return self.embed_tokens(encoded, batch_size).tolist()
 
     def line(self, answer: list[float]) -> str:
-        """The first numbers of an embedding, how many it has, and its length."""
+        """The first numbers of an embedding, its size and its length."""
         numbers = " ".join(f"{number:+.4f}" for number in answer[:_SHOWN_NUMBERS])
         more = " ..." if len(answer) > _SHOWN_NUMBERS else ""
         length = np.linalg.norm(np.asarray(answer, np.float32))
@@ -73,7 +73,7 @@ class Embedder:
         return {"embedding": answer}
 
     def _choose_output(self) -> tuple[str, bool]:
-        """The output to read, and whether it is pooled already."""
+        """The output to read, and whether it is already pooled."""
         ranks = {node.name: len(node.shape) for node in self.session.get_outputs()}
         if ranks.get("sentence_embedding") == 2:
             return "sentence_embedding", True
@@ -82,7 +82,7 @@ class Embedder:
                 return name, False
         raise UserError(
             f"{self.bundle.model_path} gives {', '.join(ranks)} and no last_hidden_state, "
-            f"token_embeddings or sentence_embedding: it is no text encoder."
+            f"token_embeddings or sentence_embedding: it is not a text encoder."
         )
 
 

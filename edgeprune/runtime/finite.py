@@ -1,5 +1,4 @@
-"""The one look at whether what a model gave are numbers: NaN compares with nothing, and JSON has
-no word for it."""
+"""Refuse outputs with NaN or infinity: NaN compares with nothing, and JSON cannot hold it."""
 
 import numpy as np
 
@@ -8,7 +7,7 @@ from edgeprune.runtime.bundle import Bundle
 
 
 def finite(values: np.ndarray, what: str, bundle: Bundle) -> np.ndarray:
-    """`values` as they are, any shape.
+    """Return `values`, of any shape, unchanged.
 
     Raises:
         ModelFault: one of them is NaN or infinite.
@@ -19,10 +18,10 @@ def finite(values: np.ndarray, what: str, bundle: Bundle) -> np.ndarray:
 
 
 def finite_logits(logits: np.ndarray, bundle: Bundle) -> np.ndarray:
-    """A decoder's logits [..., vocabulary] as they are; a token that may not come has -inf.
+    """Return a decoder's logits [..., vocabulary] unchanged; a forbidden token has -inf.
 
     Raises:
-        ModelFault: no token can be told to be the likeliest.
+        ModelFault: no token is the likeliest.
     """
     if not np.isfinite(logits.max(axis=-1)).all():
         raise _fault("logits", bundle)
@@ -31,6 +30,6 @@ def finite_logits(logits: np.ndarray, bundle: Bundle) -> np.ndarray:
 
 def _fault(what: str, bundle: Bundle) -> ModelFault:
     return ModelFault(
-        f"The model {bundle.folder.resolve().name} gives {what} that are no numbers (NaN or "
-        "infinity): its weights are damaged or overflow; build it again, or take another."
+        f"The model {bundle.folder.resolve().name} produced NaN or infinite {what}: its weights "
+        "are damaged or overflow; build it again, or use another model."
     )

@@ -1,4 +1,4 @@
-"""Text from a decoder bundle: greedy or sampled, streamed as it comes."""
+"""Generate text with a decoder bundle: greedy or sampled, streamed as it comes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -17,7 +17,7 @@ from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
 
-# What a byte-level tokenizer decodes half a character to.
+# A byte-level tokenizer decodes an incomplete character to this.
 _INCOMPLETE = "\ufffd"
 
 
@@ -43,7 +43,7 @@ class Sampling(Settings):
 class Generator:
     """A decoder: `chat` with it, or `complete` plain text.
 
-    Several answers may be read in turns, and in several threads: each has a cache of its own.
+    Several answers may be read alternately, and in several threads: each has a cache of its own.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -56,7 +56,7 @@ class Generator:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end a text, by the first of the bundle's files that names any."""
+        """Ids of the tokens that end a text, from the first of the bundle's files to name any."""
         named = {"eos_token_id": self.tokenizer.eos_id}
         for settings in (self.bundle.generation_config, self.bundle.config, named):
             stated = settings.get("eos_token_id")
@@ -65,7 +65,7 @@ class Generator:
                 return known
         say(
             f"Warning: {self.bundle.folder} names no token that ends a text (eos_token_id of its "
-            "configuration, eos_token of its tokenizer): an answer goes on to its most tokens."
+            "configuration, eos_token of its tokenizer): every answer runs to its maximum."
         )
         return frozenset()
 
@@ -86,11 +86,11 @@ class Generator:
     def generate_ids(
         self, prompt: Sequence[int], sampling: Sampling | None = None
     ) -> Iterator[int]:
-        """Token ids that follow a prompt's, until the model stops, `max_tokens`, or its maximum.
+        """Token ids after a prompt, until the model stops, `max_tokens`, or the model's maximum.
 
         Raises:
             UserError: the prompt is empty or fills the model's maximum.
-            ModelFault: the model gives NaN or infinity.
+            ModelFault: the model returns NaN or infinity.
         """
         sampling = sampling or Sampling()
         room = self._room(prompt)
@@ -98,7 +98,7 @@ class Generator:
         decoding = self.decoder.start()
         ids, fed = list(prompt), 0
         for _ in range(min(sampling.max_tokens, room)):
-            # Without a cache the whole sequence is fed at every step.
+            # Without a cache, every step feeds the whole sequence.
             logits = decoding.feed(ids[fed:], last_only=True)[0, -1]
             fed = len(ids) if self.decoder.has_cache else 0
             chosen = choose(finite_logits(logits, self.bundle), sampling, random)
@@ -111,8 +111,8 @@ class Generator:
         """Logits of every token of a sequence, [tokens, vocabulary] float32.
 
         Raises:
-            UserError: the sequence is longer than the model takes, or the graph gives the last
-                token's logits only.
+            UserError: the sequence is longer than the model takes, or the graph returns only the
+                last token's logits.
         """
         self._room(ids, more=0)
         logits = self.decoder.start().feed(ids)[0]
@@ -121,7 +121,7 @@ class Generator:
         return finite_logits(logits, self.bundle)
 
     def _stream(self, prompt: Sequence[int], sampling: Sampling | None) -> Iterator[str]:
-        self._room(prompt)  # a prompt that is too long is told before anything is printed
+        self._room(prompt)  # refuse a prompt that is too long before printing anything
         return stream_text(self.tokenizer, self.generate_ids(prompt, sampling))
 
     def _room(self, prompt: Sequence[int], more: int = 1) -> int:
@@ -157,12 +157,12 @@ def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) 
 
 
 def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Text pieces as tokens come; a character of several tokens waits until it is whole.
+    """Pieces of text as tokens arrive; a character of several tokens waits until it is complete.
 
-    Each piece is what decoding gains by its tokens after a few earlier ones, since tokenizers
-    decode a token differently at the start of a text. Cost a token does not grow with the text.
+    Each piece is the text that its tokens add to a few earlier ones, because tokenizers decode a
+    token differently at the start of a text. The cost per token does not grow with the text.
     """
-    recent: list[int] = []  # the tokens of the last piece, then those not yet written
+    recent: list[int] = []  # tokens of the last piece, then those not yet written
     written = 0  # how many of `recent` belong to the last piece
     for token in ids:
         recent.append(token)

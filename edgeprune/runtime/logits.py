@@ -13,7 +13,7 @@ def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     return nats
 
 
-# Rows of logits that are turned to float64 probabilities at a time: 64 x 49,152 x 8 B = 25 MB.
+# Rows of logits converted to float64 probabilities at a time: 64 x 49,152 x 8 B = 25 MB.
 CHUNK = 64
 
 

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, read without onnx and without its weights.
+"""Read the outline of an ONNX file without onnx and without its weights.
 
 An ONNX file is one protobuf message. `read_outline` walks it through a memory map and follows only
 the fields that name inputs, outputs, operators and external data, so that a bundle of any size
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgeprune.base.errors import UserError
 
-# Where a message of each kind holds the messages that matter here.
+# For each kind of message, the fields of the child messages that matter here.
 _CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse_tensor"},
@@ -28,10 +28,10 @@ _CHILDREN: dict[str, dict[int, str]] = {
 
 @dataclass
 class Outline:
-    """The names in an ONNX file; ranks are None where the file states no shape.
+    """The names in an ONNX file; ranks are None if the file states no shape.
 
-    `operators`, `attributes` and `domains` are of the graph's own nodes; `functions` are the
-    operators in bodies of model-local functions, which stand for others.
+    `operators`, `attributes` and `domains` are those of the graph's own nodes; `functions` are the
+    operators in the bodies of model-local functions.
     """
 
     inputs: dict[str, int | None] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Outline:
     domains: set[str] = field(default_factory=set)
     functions: Counter[str] = field(default_factory=Counter)
     bits: set[int] = field(default_factory=set)
-    """What operators on weights in groups say of their bits, where they say any."""
+    """The `bits` attributes of operators on weights in groups."""
     external_files: set[str] = field(default_factory=set)
 
 
@@ -49,7 +49,7 @@ def read_outline(path: Path) -> Outline:
     """The outline of the ONNX file at `path`.
 
     Raises:
-        UserError: the file is empty, truncated, or no ONNX file.
+        UserError: the file is empty, truncated, or not an ONNX file.
     """
     outline = Outline()
     try:
@@ -71,8 +71,7 @@ def _walk(data: mmap.mmap, start: int, end: int, kind: str, outline: Outline) ->
     for number, first, last in _fields(data, start, end):
         if kind == "graph" and number in (11, 12):
             name, rank = _value_info(data, first, last)
-            # Only the main graph is met directly under the model; inner graphs reuse the fields,
-            # and their names are of no interest.
+            # Inner graphs use the same fields; their names go to an outline that is dropped.
             (outline.inputs if number == 11 else outline.outputs)[name] = rank
         elif kind == "node" and number == 4:
             outline.operators[data[first:last].decode()] += 1
@@ -125,7 +124,7 @@ def _fields(
 ) -> Iterator[tuple[int, int, int]]:
     """(field number, first byte, end) of each length-delimited field between two offsets.
 
-    numbers: takes the values of the fields that are plain numbers.
+    numbers: filled with the values of the fields that are plain numbers.
     """
     at = start
     while at < end:

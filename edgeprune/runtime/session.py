@@ -1,8 +1,8 @@
-"""The one place that makes an ONNX Runtime session.
+"""The one place that creates an ONNX Runtime session.
 
-Options stay the runtime's defaults but for the number of threads, so that what is measured here
-is what any other client gets. A file with sparse linears has the operator library registered where
-that is installed, as a client does by `edgeprune.kernels.register`.
+Options stay at the runtime's defaults except for the number of threads, so that measurements hold
+for any other client. For a file with sparse linears the operator library is registered if it is
+installed, as a client does with `edgeprune.kernels.register`.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.onnx_file import read_outline
 
 PAST, PRESENT = "past_key_values.", "present."
-"""How the names of a decoder's cache begin, among its inputs and its outputs."""
-_FATAL_ONLY = 4  # an error is raised besides
+"""Prefixes of a decoder's cache, among its inputs and its outputs."""
+_FATAL_ONLY = 4  # errors are raised anyway
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -41,24 +41,24 @@ def open_session(
     profile_prefix: str | Path | None = None,
     stock: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """A session on the processor for one ONNX file.
+    """Open a session on the CPU for one ONNX file.
 
     Args:
-        threads: intra-op threads; None takes the runtime's default, all cores.
-        disabled_optimizers: graph fusions of the runtime to leave out, by their names.
-        minimum_onnxruntime: the oldest release that the model opens in, where it is known.
-        optimized_path: where to write the graph as the runtime's own optimizer leaves it.
-        profile_prefix: where the runtime writes its profile, whose name it completes; profiling
-            slows every run.
-        stock: leave the operator library out, though it is installed and the file has use for it.
+        threads: intra-op threads; None is the runtime's default, all cores.
+        disabled_optimizers: names of the runtime's graph fusions to leave out.
+        minimum_onnxruntime: the oldest release that opens the model, if known.
+        optimized_path: where to write the graph after the runtime's own optimizer.
+        profile_prefix: where the runtime writes its profile, completing the name; profiling slows
+            every run.
+        stock: leave the operator library out even if it is installed and the file can use it.
 
     Raises:
-        UserError: the runtime is too old, or refuses the file; or what is stated is no release.
+        UserError: the runtime is too old or refuses the file, or the stated release is not one.
     """
     if not isinstance(minimum_onnxruntime, str | None):  # a manifest may say anything
         raise UserError(
             f"{model_path} states the ONNX Runtime that it needs as {minimum_onnxruntime!r} "
-            "(edgeprune.json, minimum_onnxruntime), which is no release: build the bundle again."
+            "(edgeprune.json, minimum_onnxruntime), which is not a release: build the bundle again."
         )
     if minimum_onnxruntime and _release(onnxruntime.__version__) < _release(minimum_onnxruntime):
         raise UserError(
@@ -90,10 +90,10 @@ def open_session(
 
 @contextlib.contextmanager
 def running() -> Iterator[None]:
-    """Tell of a graph that the runtime opens and cannot run.
+    """Turn the runtime's error into a ModelFault if a graph opens but cannot run.
 
     Raises:
-        ModelFault: with the runtime's own reason.
+        ModelFault: with the runtime's reason.
     """
     try:
         yield
@@ -105,12 +105,12 @@ def running() -> Iterator[None]:
 
 
 def uses_kernels(model_path: str | Path) -> bool:
-    """Whether the operator library is installed, and the file has operators of it."""
+    """Whether the operator library is installed and the file uses it."""
     if not kernels.installed():
         return False
     try:
         return DOMAIN in read_outline(Path(model_path)).domains
-    except UserError:  # a damaged file, which the runtime refuses in its own words
+    except UserError:  # a damaged file, which the runtime will refuse
         return False
 
 
@@ -131,17 +131,17 @@ def token_inputs(
     type_ids: np.ndarray | None = None,
     past: int = 0,
 ) -> dict[str, np.ndarray]:
-    """What a transformer's graph asks for besides its cache, by its own input names.
+    """Inputs of a transformer's graph other than its cache, by name.
 
     Args:
-        types: of the graph's inputs, from `input_types`.
+        types: the types of the graph's inputs, from `input_types`.
         ids: token ids, [batch, tokens].
-        mask: 1 for each real token, of the cache too, [batch, past + tokens].
-        type_ids: segment of each token, [batch, tokens]; zeros where not given.
-        past: tokens that the cache holds already.
+        mask: 1 for each real token, including the cache, [batch, past + tokens].
+        type_ids: segment of each token, [batch, tokens]; zeros if not given.
+        past: tokens already in the cache.
 
     Raises:
-        UserError: the graph has an input that no transformer of text has.
+        UserError: the graph has an unknown input.
     """
     inputs: dict[str, np.ndarray] = {}
     for name, dtype in types.items():

@@ -1,8 +1,8 @@
-"""The asking side of template_worker.py: one process for all chats of this one.
+"""The client of template_worker.py: one worker process for all chats of this process.
 
-It is started at the first chat, which takes a tenth of a second, and lives as long as this process;
-a chat takes a fraction of a millisecond then. A template that takes too much ends it, and the next
-chat starts another.
+It starts at the first chat, in about a tenth of a second, and lives as long as this process; a chat
+then takes a fraction of a millisecond. A template that exceeds its limits ends the worker, and the
+next chat starts another.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from edgeprune.base.errors import UserError
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 256 * 1024 * 1024
 _MODULE = "edgeprune.runtime.template_worker"
-# What a Python may need to start, and what tells the time; keys and tokens stay here.
+# Variables that Python may need to start, and the time zone; keys and tokens are withheld.
 _ENVIRONMENT = ("DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TZ")
 _CHUNK = 1024 * 1024
 
@@ -28,11 +28,11 @@ Process = subprocess.Popen[bytes]
 
 
 class TemplateFailure(Exception):
-    """What a template did instead of rendering, as the end of a sentence about it."""
+    """A template failed to render; the message completes a sentence about it."""
 
 
 class TemplateProcess:
-    """Renders templates one at a time, for any thread."""
+    """Renders templates one at a time; any thread may call it."""
 
     def __init__(self, cpu_seconds: float = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
         self._limits = cpu_seconds, memory_bytes
@@ -40,10 +40,10 @@ class TemplateProcess:
         self.process: Process | None = None
 
     def render(self, template: str, variables: Mapping[str, Any]) -> str:
-        """The text that a template makes of variables, which are of JSON's types.
+        """Render a template with variables of JSON's types.
 
         Raises:
-            TemplateFailure: it refuses, fails, or takes or writes too much.
+            TemplateFailure: it refuses, fails, or exceeds a limit.
             UserError: the process cannot be started.
         """
         request = {"template": template, "variables": variables}
@@ -57,7 +57,7 @@ class TemplateProcess:
                         f"was ended: one chat may take {seconds:g} s of a processor's time and "
                         f"{memory >> 20} MB of memory"
                     )
-            except BaseException:  # an answer that still comes must not be taken for the next
+            except BaseException:  # a late answer must not be taken for the next one
                 self.end()
                 raise
         answer = json.loads(answered)
@@ -66,14 +66,14 @@ class TemplateProcess:
         return answer["text"]
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         process, self.process = self.process, None
         if process is not None:
             with process:
                 process.kill()
 
     def forget(self) -> None:
-        """Leave the process to the parent that this process was forked from."""
+        """Leave the worker to the parent of this forked process."""
         for pipe in (self.process.stdin, self.process.stdout) if self.process else ():
             if pipe is not None:
                 pipe.close()
@@ -92,12 +92,12 @@ class TemplateProcess:
         try:
             process = subprocess.Popen(
                 command,
-                bufsize=0,  # what was not yet written would be written twice by a forked process
+                bufsize=0,  # a forked process would write buffered bytes a second time
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**kept, "PYTHONPATH": path},
-                # Ctrl-C reaches the asking process alone.
+                # Ctrl-C must reach this process only.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
@@ -116,17 +116,17 @@ class TemplateProcess:
 
 
 def _ask(process: Process, line: bytes) -> bytes:
-    """The answer to a line; nothing where the process ended instead."""
+    """The answer to a line; empty if the process ended."""
     assert process.stdin is not None
     left = memoryview(line)
-    with contextlib.suppress(OSError):  # it ended before it had read all
+    with contextlib.suppress(OSError):  # it ended before reading everything
         while left:
             left = left[process.stdin.write(left) :]
     return _read(process)
 
 
 def _read(process: Process) -> bytes:
-    """A line of the process's, or nothing where it ended."""
+    """A line from the process; empty if it ended."""
     assert process.stdout is not None
     line = bytearray()
     while more := process.stdout.read(_CHUNK):
@@ -137,7 +137,7 @@ def _read(process: Process) -> bytes:
 
 
 SHARED = TemplateProcess()
-"""What everybody here renders with; a process that is forked from this one starts its own."""
+"""The renderer of this process; a forked process starts its own."""
 atexit.register(SHARED.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SHARED.forget)

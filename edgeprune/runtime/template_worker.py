@@ -1,13 +1,14 @@
 """A process that renders chat templates: `python -m edgeprune.runtime.template_worker`.
 
-A chat template is a program that comes with a model. It gets jinja2's immutable sandbox, with what
-transformers gives to templates; and no sandbox bounds what a program takes, so this process has
-limits, and one that goes beyond them ends. It reads one JSON object a line from standard input and
-answers each with one on standard output, after an empty line that says that it is ready:
+A chat template is a program that comes with a model. It runs in jinja2's immutable sandbox with the
+helpers that transformers gives to templates. No sandbox bounds time and memory, so the process has
+limits and ends when a template exceeds them. It first writes an empty line to say that it is ready,
+then reads one JSON object per line from standard input and answers each with one on standard
+output:
 
     {"template": "...", "variables": {...}}    -> {"text": "..."} or {"failure": "what it did"}
 
-It imports nothing but jinja2 and Python's own library, and ends with its standard input.
+It imports only jinja2 and the standard library, and ends when its standard input closes.
 """
 
 import contextlib
@@ -26,17 +27,17 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_OUTPUT_CHARACTERS = 4 * 1024 * 1024
-# Beside the processor's seconds, for systems that cannot limit those and for waits that take none.
+# Wall-clock limit, for systems without a limit of CPU time and for waits that use none.
 _WAIT_SECONDS = 10.0
 _SHOWN_CHARACTERS = 300
 
 
 class Refusal(jinja2.TemplateError):
-    """A template's own word that it does not take this chat."""
+    """The template itself rejects this chat."""
 
 
 class Generation(Extension):
-    """{% generation %}...{% endgeneration %}: what a model wrote, which training looks for."""
+    """{% generation %}...{% endgeneration %}: marks a model's own words, for training."""
 
     tags = {"generation"}  # noqa: RUF012  (as the class above declares it)
 
@@ -47,7 +48,7 @@ class Generation(Extension):
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with all that transformers' chat templates may use."""
+    """The sandbox, with everything that transformers offers chat templates."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -91,16 +92,16 @@ def render(environment: Environment, template: str, variables: dict[str, Any]) -
             if length > MAX_OUTPUT_CHARACTERS:
                 return {"failure": f"writes more than {MAX_OUTPUT_CHARACTERS:,} characters"}
         return {"text": "".join(pieces)}
-    except MemoryError:  # with what is left the next chat may fail
+    except MemoryError:  # too little may be left for the next chat: end the process
         raise
     except Refusal as error:
         return {"failure": f"refuses this chat: {_shown(error)}"}
-    except Exception as error:  # of any kind: the asking process must hear of it
+    except Exception as error:  # whatever it is, report it to the client
         return {"failure": f"fails: {_shown(error)}"}
 
 
 def limit_memory(most: int) -> None:
-    """Let this process write so many bytes of memory, where the system holds it to that (Linux)."""
+    """Limit this process's writable memory to `most` bytes, where the system can (Linux)."""
     try:
         import resource
     except ImportError:
@@ -114,9 +115,9 @@ def limit_memory(most: int) -> None:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End this process where what follows takes more of the processor's time, or hangs.
+    """End this process if the block uses more CPU time than `seconds`, or hangs.
 
-    Both limits hold while Python itself is kept from running, in a long call of its library's.
+    Both limits hold even while Python cannot run, inside a long library call.
     """
     faulthandler.dump_traceback_later(_WAIT_SECONDS, exit=True)
     if hasattr(signal, "setitimer"):
@@ -145,7 +146,7 @@ def main(seconds: float, memory: int) -> None:
 
 
 def _shown(error: Exception) -> str:
-    """An error's words, on one line that is not too long."""
+    """An error's message, on one line of limited length."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words[:_SHOWN_CHARACTERS]
 

@@ -15,28 +15,28 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.generate import Generator, Sampling
 
-_LINES = 32  # of a pipe, read ahead to be batched
+_LINES = 32  # read ahead from a pipe to be batched
 _LONGEST_LINE = 16_000_000  # bytes
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How answers are asked for and written."""
+    """How answers are generated and written."""
 
     sampling: Sampling
     raw: bool = False
     """Continue the text itself, without the model's chat template."""
     as_json: bool = False
-    """Each answer as one JSON object a line."""
+    """Write each answer as one JSON object per line."""
 
 
 def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None = None) -> None:
-    """Run a bundle on one text, or on each line of standard input where text is "-" or is missing
-    in a pipe, and write an answer for each, as its task's row says.
+    """Run a bundle on one text and write its answer; or on each line of standard input, if text is
+    "-" or is missing in a pipe.
 
     Raises:
-        UserError: the bundle cannot be run, there is no text, it is not UTF-8, or a line of it has
-            no end.
+        UserError: the bundle cannot be run, there is no text, it is not UTF-8, or a line of it is
+            too long.
     """
     if text is None and sys.stdin.isatty():
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
@@ -48,7 +48,7 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
 
 
 def answer_lines(model: Answering, texts: Iterator[str], asked: Asked) -> Iterator[str]:
-    """A line for each text: a text given alone is answered alone; lines go in batches."""
+    """A line for each text; lines of a pipe run in batches."""
     while batch := list(islice(texts, _LINES)):
         answers = model.answers(model.tokenizer.encode(batch))
         for text, answer in zip(batch, answers, strict=True):
@@ -59,7 +59,7 @@ def answer_lines(model: Answering, texts: Iterator[str], asked: Asked) -> Iterat
 
 
 def stream_texts(model: Generator, texts: Iterator[str], asked: Asked) -> Iterator[str]:
-    """What is generated for each text, as it comes; whole where it is JSON."""
+    """Generated text for each text, as it comes; complete if written as JSON."""
     for text in texts:
         if asked.raw:
             pieces = model.complete(text, asked.sampling)
@@ -82,7 +82,7 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
         if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
             raise UserError(
                 f"Line {number} of standard input is longer than {_LONGEST_LINE / 1e6:.0f} MB: "
-                "give a text a line."
+                "give each text a line of its own."
             )
         try:
             yield line.decode("utf-8").rstrip("\r\n")
@@ -93,6 +93,6 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 def _checked(text: str) -> str:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # how Python holds an argument that is not UTF-8
+    except UnicodeEncodeError:  # Python keeps undecodable arguments as surrogates
         raise UserError("The text is not UTF-8.") from None
     return text

@@ -1,4 +1,4 @@
-"""Text to token ids, with the model's own tokenizer.json."""
+"""Convert text to token ids with the model's tokenizer.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenized text: ids, and the segment of each for pairs; both [tokens]."""
+    """One tokenized text: ids, and their segments for pairs; both [tokens]."""
 
     ids: Sequence[int]
     type_ids: Sequence[int]
 
 
 class Tokenizer:
-    """A bundle's tokenizer. Padding and truncation written in tokenizer.json are not used: they
-    are how the model was trained, not how it is run."""
+    """A bundle's tokenizer. It ignores the padding and truncation settings in tokenizer.json, which
+    belong to the model's training."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.rust = open_tokenizer(bundle.tokenizer_path)
@@ -33,8 +33,8 @@ class Tokenizer:
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokens of each text with the model's special tokens; longer texts are cut at the
-        model's maximum, and one line says how many were."""
+        """Tokens of each text with the model's special tokens. Texts beyond the model's maximum are
+        cut, and one warning counts them."""
         if self.max_length is not None:
             self.rust.enable_truncation(self.max_length, direction=self._side)
         try:
@@ -78,15 +78,15 @@ class Tokenizer:
     def _named(self, bundle: Bundle, name: str) -> int | None:
         """The id of a token that tokenizer_config.json names."""
         token = bundle.tokenizer_config.get(name)
-        if isinstance(token, dict):  # an AddedToken as older releases write it
+        if isinstance(token, dict):  # an AddedToken, as older releases write it
             token = token.get("content")
         return self.rust.token_to_id(token) if isinstance(token, str) else None
 
     def _pad_id(self, bundle: Bundle) -> int:
-        """The model's own, which some graphs look for; any other within the vocabulary does where
-        it states none, since padding is masked."""
+        """The model's padding id, which some graphs look for; 0 if it states none, since padding is
+        masked."""
         rows = bundle.config.get("vocab_size")
-        for found in (bundle.config.get("pad_token_id"), self._named(bundle, "pad_token")):
-            if isinstance(found, int) and 0 <= found < (rows or found + 1):
-                return found
+        for stated in (bundle.config.get("pad_token_id"), self._named(bundle, "pad_token")):
+            if isinstance(stated, int) and 0 <= stated < (rows or stated + 1):
+                return stated
         return 0

@@ -1,4 +1,4 @@
-"""Which of the original's tokens a trimmed bundle has left."""
+"""The original's tokens that a trimmed bundle keeps."""
 
 import numpy as np
 
@@ -9,6 +9,6 @@ KEPT = "vocabulary.json"
 
 
 def kept_tokens(bundle: Bundle) -> np.ndarray | None:
-    """The original's id of each token [vocabulary], int64; None where nothing was trimmed."""
-    found = bundle.read_json(KEPT)
-    return None if found is None else np.array(found["kept"], np.int64)
+    """The original's id of each token [vocabulary], int64; None if nothing was trimmed."""
+    record = bundle.read_json(KEPT)
+    return None if record is None else np.array(record["kept"], np.int64)

@@ -1,4 +1,4 @@
-"""From a request to the model and back: answers to many texts at once, or text as it comes."""
+"""Answer requests with the model: many texts at once, or generated text as it comes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -27,33 +27,33 @@ T = TypeVar("T")
 
 
 class Answers(Protocol):
-    """What answers the path of a bundle's task."""
+    """The handler of the path of a bundle's task."""
 
     @property
     def waiting(self) -> int:
-        """Texts in line."""
+        """Queued texts."""
 
     def warm_up(self) -> None:
-        """Run the model once, so that what cannot be run is known before anybody asks."""
+        """Run the model once, so that a model that cannot run fails before the first request."""
 
     def start(self) -> None:
-        """Begin to answer, in the running event loop."""
+        """Start answering, in the running event loop."""
 
     def close(self, seconds: float) -> None:
-        """Begin to stop: after `seconds` nothing is being answered any more."""
+        """Begin to stop: nothing is answered after `seconds`."""
 
     async def stop(self) -> None: ...
     async def answer(self, request: Request) -> Response: ...
 
 
 class TextAnswers:
-    """An answer for each text: those of all requests go through one batcher."""
+    """An answer for each text; the texts of all requests share one batcher."""
 
     def __init__(self, model: Answering, settings: ServiceSettings, metrics: Metrics) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
         self._name = TASKS[model.bundle.task].answers
         self._longest = _longest(model.bundle, settings)
-        # Texts that would change each other's results go together only where that is asked for.
+        # Texts that would change each other's results are batched only on request.
         asked = "max_batch" in settings.model_fields_set
         self.max_batch = settings.max_batch if asked else model.default_batch or settings.max_batch
         self._batcher: Batcher[Any] = Batcher(
@@ -71,16 +71,16 @@ class TextAnswers:
         return self._batcher.waiting
 
     def warm_up(self) -> None:
-        """Run the widest and the longest batch: the runtime takes all memory that it will need."""
+        """Run the widest and the longest batch, so that the runtime allocates all its memory."""
         most, tokens = self.max_batch, self._settings.max_batch_tokens
         longest = min(self._longest, tokens)
         for texts, length in {(most, tokens // most), (tokens // longest, longest)}:
             length = max(1, min(length, longest))
-            # Any token will do, and 0 is one in every vocabulary.
+            # Any token will do; every vocabulary has 0.
             self._run([Tokens([0] * length, [0] * length)] * min(most, texts))
 
     def close(self, seconds: float) -> None:
-        """What waits is still answered; the rest of it is given back when the time is over."""
+        """Still answer what is queued; refuse the rest of it after `seconds`."""
         asyncio.get_running_loop().call_later(seconds, self._batcher.close)
 
     async def answer(self, request: Request) -> Response:
@@ -92,12 +92,12 @@ class TextAnswers:
         for number, tokens in enumerate(encoded, start=1):
             _check_length(f"Text {number}", len(tokens.ids), self._longest)
         try:
-            found = await within(
+            answers = await within(
                 self._settings.answer_seconds, request, self._batcher.answers(encoded)
             )
         except LineFull:
             raise Refused(503, "Too many texts are waiting: try again later.") from None
-        return json_response({self._name: found})
+        return json_response({self._name: answers})
 
     def _run(self, texts: Sequence[Tokens]) -> list[Any]:
         """One call of the model."""
@@ -135,7 +135,7 @@ class StreamedAnswers:
         _check_length("The prompt", len(prompt), self._longest)
         self._metrics.tokens.labels("read").inc(len(prompt))
         pieces = self._streamer.pieces(prompt, sampling, self._settings.generate_seconds)
-        # What goes wrong before the first word still has a status of its own.
+        # A failure before the first word still has its own status.
         first = await within(self._settings.answer_seconds, request, anext(pieces))
         if asked.stream:
             headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -164,8 +164,8 @@ class StreamedAnswers:
     async def _events(
         self, first: str | End, pieces: AsyncGenerator[str | End, None]
     ) -> AsyncGenerator[bytes, None]:
-        """`data: {"text": ...}` for each piece, and last `event: end` with the count and why, or
-        `event: error` with a sentence where the model fails midway."""
+        """`data: {"text": ...}` for each piece, then `event: end` with the count and the reason, or
+        `event: error` with a sentence if the model fails midway."""
         item = first
         try:
             async with aclosing(pieces):
@@ -194,11 +194,11 @@ class StreamedAnswers:
 
 
 async def read_body(request: Request, settings: ServiceSettings) -> bytes:
-    """A request's body, if it is small enough and comes in time.
+    """A request's body, if it is small enough and arrives in time.
 
     Raises:
         Refused: 413 or 408.
-        ClientDisconnect: the client left.
+        ClientDisconnect: the client disconnected.
     """
     most = settings.max_body_bytes
     body = bytearray()
@@ -215,11 +215,11 @@ async def read_body(request: Request, settings: ServiceSettings) -> bytes:
 
 
 async def within(seconds: float, request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; cancels it where its client leaves or the time is over.
+    """The result of `work`, which is cancelled if its client disconnects or time runs out.
 
     Raises:
-        Refused: 503, the time is over.
-        ClientDisconnect: the client left.
+        Refused: 503, time ran out.
+        ClientDisconnect: the client disconnected.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(_left(request))
@@ -237,7 +237,7 @@ async def within(seconds: float, request: Request, work: Coroutine[Any, Any, T])
 
 
 async def _left(request: Request) -> None:
-    """Returns when the client closes its connection; the body was read."""
+    """Wait until the client closes its connection, once the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -18,7 +18,7 @@ from edgeprune.base.errors import ModelFault, UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
 from edgeprune.service.answers import Answers
-from edgeprune.service.door import LEFT, Door
+from edgeprune.service.limits import LEFT, LimitsMiddleware
 from edgeprune.service.logs import LOGGERS
 from edgeprune.service.metrics import Metrics
 from edgeprune.service.requests import PATHS, Refused
@@ -27,9 +27,9 @@ from edgeprune.service.settings import ServiceSettings
 
 
 def make_app(model: Any, settings: ServiceSettings) -> Starlette:
-    """The ASGI application that serves one bundle; its model has run when this returns.
+    """The ASGI application that serves one bundle; its model has run once when this returns.
 
-    Its `state.answers` are to be told of a stop before the server waits for them.
+    Call `close` of its `state.answers` at a stop, before the server waits for running requests.
     """
     metrics = Metrics()
     task = TASKS[model.bundle.task]
@@ -74,7 +74,7 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
             Route("/health", health),
             Route("/metrics", measured),
         ],
-        middleware=[Middleware(Door, settings=settings, metrics=metrics)],
+        middleware=[Middleware(LimitsMiddleware, settings=settings, metrics=metrics)],
         exception_handlers={**_HANDLERS, ModelFault: faulty},
         lifespan=lifespan,
     )

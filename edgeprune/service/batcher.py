@@ -1,8 +1,8 @@
-"""Texts of concurrent requests in one call of the model.
+"""Batch the texts of concurrent requests into calls of the model.
 
-One thread runs the model. While it is busy, texts wait in a line, which is bounded; when it is free
-the oldest goes, and with it those of like length, so that little is computed on padding and nobody
-waits for ever.
+One thread runs the model. While it is busy, texts wait in a bounded queue. When it is free, the
+oldest text goes next, with others of similar length, so that little padding is computed and no text
+waits forever.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from edgeprune.service.requests import Stopping
 
 Answer = TypeVar("Answer")
 
-# Texts go together whose lengths differ by this share of the oldest's, or by these few tokens.
+# Texts are batched if their lengths differ by this share of the oldest's, or by these few tokens.
 _LIKE, _FEW_TOKENS = 0.25, 16
 
 
 class LineFull(Exception):
-    """There are as many texts in line as may be."""
+    """The queue of texts is full."""
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class _Waiting(Generic[Answer]):
 
 
 class Batcher(Generic[Answer]):
-    """`start` it in an event loop, ask for `answers` from any number of tasks, `stop` it."""
+    """`start` it in an event loop, call `answers` from any number of tasks, `stop` it."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Batcher(Generic[Answer]):
     ) -> None:
         """
         Args:
-            run: one call of the model, in a thread of its own; an answer for each text.
-            max_wait: seconds that an idle model waits for more than one text.
-            on_batch: told of each batch before it runs.
+            run: one call of the model, in a separate thread; an answer for each text.
+            max_wait: seconds that an idle model waits for more texts.
+            on_batch: called with each batch before it runs.
         """
         self._run = run
         self._max_batch, self._max_batch_tokens = max_batch, max_batch_tokens
@@ -63,14 +63,14 @@ class Batcher(Generic[Answer]):
 
     @property
     def waiting(self) -> int:
-        """Texts in line, without those that run."""
+        """Queued texts, without those that run."""
         return len(self._line)
 
     def start(self) -> None:
         self._working = asyncio.create_task(self._work())
 
     def close(self) -> None:
-        """Give back what waits, and take no more."""
+        """Refuse what is queued, and accept no more."""
         self._closed = True
         for each in self._line:
             if not each.answer.done():
@@ -79,7 +79,7 @@ class Batcher(Generic[Answer]):
         self._note()
 
     async def stop(self) -> None:
-        """End after the batch that runs."""
+        """Stop after the running batch."""
         if self._working is not None:
             self._working.cancel()
             with suppress(asyncio.CancelledError):
@@ -87,10 +87,10 @@ class Batcher(Generic[Answer]):
         await asyncio.to_thread(self._thread.shutdown)
 
     async def answers(self, texts: Sequence[Tokens]) -> list[Answer]:
-        """The answer to each text. Cancelled, it takes what has not begun out of the line.
+        """The answer to each text. If cancelled, texts that have not begun leave the queue.
 
         Raises:
-            LineFull: so many more texts have no room in the line.
+            LineFull: the queue has no room for these texts.
             Stopping: the batcher was closed before they began.
         """
         if self._closed:
@@ -98,14 +98,14 @@ class Batcher(Generic[Answer]):
         if len(self._line) + len(texts) > self._max_waiting:
             raise LineFull
         loop = asyncio.get_running_loop()
-        mine = [_Waiting(tokens, loop.time(), loop.create_future()) for tokens in texts]
-        self._line.extend(mine)
+        asked = [_Waiting(tokens, loop.time(), loop.create_future()) for tokens in texts]
+        self._line.extend(asked)
         self._note()
         try:
-            return list(await asyncio.gather(*(each.answer for each in mine)))
+            return list(await asyncio.gather(*(each.answer for each in asked)))
         finally:
-            if not all(each.answer.done() and not each.answer.cancelled() for each in mine):
-                for each in mine:
+            if not all(each.answer.done() and not each.answer.cancelled() for each in asked):
+                for each in asked:
                     each.answer.cancel()
                 self._line = deque(each for each in self._line if not each.answer.done())
                 self._note()
@@ -119,17 +119,17 @@ class Batcher(Generic[Answer]):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._enough.wait(), patience)
             batch = self._take()
-            if not batch:  # whoever it was has gone
+            if not batch:  # its client has gone
                 continue
             await self._answer(batch)
 
     async def _answer(self, batch: Sequence[_Waiting[Answer]]) -> None:
-        """Run a batch; one that fails is run again text by text, so that an error is its text's."""
+        """Run a batch; if it fails, run it text by text, so that only a faulty text fails."""
         texts = [each.tokens for each in batch]
         self._on_batch(texts)
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._thread, self._run, texts)
+            answers = await loop.run_in_executor(self._thread, self._run, texts)
         except Exception as error:
             if len(batch) > 1:
                 for each in batch:
@@ -138,16 +138,16 @@ class Batcher(Generic[Answer]):
             elif not batch[0].answer.done():
                 batch[0].answer.set_exception(error)
             return
-        for each, answer in zip(batch, found, strict=True):
+        for each, answer in zip(batch, answers, strict=True):
             if not each.answer.done():
                 each.answer.set_result(answer)
 
     def _take(self) -> list[_Waiting[Answer]]:
         lengths = [len(each.tokens.ids) for each in self._line]
         chosen = go_together(lengths, self._max_batch, self._max_batch_tokens)
-        batch = [self._line[place] for place in chosen]
+        batch = [self._line[index] for index in chosen]
         taken = set(chosen)
-        self._line = deque(each for at, each in enumerate(self._line) if at not in taken)
+        self._line = deque(each for index, each in enumerate(self._line) if index not in taken)
         self._note()
         return batch
 
@@ -163,25 +163,26 @@ class Batcher(Generic[Answer]):
 
 
 def go_together(lengths: Sequence[int], most: int, most_tokens: int) -> list[int]:
-    """The places of the texts that run in one call with the first: those nearest in length.
+    """The indices of the texts that run in one call with the first: those nearest in length.
 
     Args:
-        lengths: tokens of each waiting text, in the order of arrival.
-        most: texts in a call.
-        most_tokens: tokens in a call, as padded to its longest text; one text may have more.
+        lengths: tokens of each waiting text, in order of arrival.
+        most: maximum texts in a call.
+        most_tokens: maximum tokens in a call, padded to its longest text; a text alone may have
+            more.
     """
     if not lengths:
         return []
     first = lengths[0]
     slack = max(_FEW_TOKENS, _LIKE * first)
     near = sorted(
-        (place for place in range(1, len(lengths)) if abs(lengths[place] - first) <= slack),
-        key=lambda place: abs(lengths[place] - first),
+        (index for index in range(1, len(lengths)) if abs(lengths[index] - first) <= slack),
+        key=lambda index: abs(lengths[index] - first),
     )
     chosen, longest = [0], first
-    for place in near[: most - 1]:
-        longest = max(longest, lengths[place])
+    for index in near[: most - 1]:
+        longest = max(longest, lengths[index])
         if longest * (len(chosen) + 1) > most_tokens:
             break
-        chosen.append(place)
+        chosen.append(index)
     return chosen

@@ -1,5 +1,5 @@
-"""Which requests are answered at all: none that a page in a browser makes behind its reader's back,
-and none that a proxy in between may have read in another way."""
+"""Refuse requests that a page in a browser makes behind its reader's back, and requests that a
+proxy may have parsed differently."""
 
 import re
 import socket
@@ -17,12 +17,11 @@ _MAX_ECHO = 80
 
 
 class Callers:
-    """Turns requests away by their head, before anything is read of their body.
+    """Refuses requests by their head, before reading their body.
 
-    A page that had its own name point at this machine (DNS rebinding) calls the service by that
-    name, so only known names are answered, and addresses, which cannot be made to point elsewhere.
-    A page may send a form or plain text to any address unasked, but JSON only where it is allowed
-    to (CORS), as it never is here.
+    A page whose name points at this machine (DNS rebinding) calls the service by that name, so only
+    known names are answered, and addresses, which cannot be redirected. A page may send a form or
+    plain text to any address, but JSON only where CORS allows it, as this service never does.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -31,12 +30,12 @@ class Callers:
         self._names = {name.lower() for name in names}
 
     def refused(self, scope: Scope) -> Response | None:
-        """The answer to a request that is turned away; None for all others."""
+        """The refusal of a request; None if it may be answered."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if b"transfer-encoding" in headers and (
             b"content-length" in headers or scope["http_version"] == "1.0"
         ):
-            # Where the body ends is open, so that the next request must not be read.
+            # The end of the body is ambiguous, so the next request must not be read.
             response = refusal(400, "The body is chunked: it has no Content-Length, nor HTTP/1.0.")
             response.headers["Connection"] = "close"
             return response
@@ -44,18 +43,18 @@ class Callers:
         if not self._knows(host):
             return refusal(
                 421,
-                f"{host[:_MAX_ECHO]!r} is no name of this service: call it by its address or by "
+                f"{host[:_MAX_ECHO]!r} is not a name of this service: call it by its address or by "
                 "localhost, or start it with --allowed-host and this name.",
             )
         if scope["method"] == "POST" and scope["path"] in PATHS:
-            kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                return refusal(415, "The body is to be JSON: send Content-Type: application/json.")
+            media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+            if media_type != "application/json":
+                return refusal(415, "The body must be JSON: send Content-Type: application/json.")
         return None
 
     def _knows(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        name = (found[1] or found[2] or "").removesuffix(".").lower() if found else ""
+        match = _HOST.fullmatch(host)
+        name = (match[1] or match[2] or "").removesuffix(".").lower() if match else ""
         return name in self._names or _is_address(name)
 
 

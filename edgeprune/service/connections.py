@@ -1,7 +1,6 @@
-"""Connections on which nothing is being answered: they are closed after a time, or for others.
+"""Close idle connections after a time, or when others need their place.
 
-So heads that never end, silent connections, and answers that nobody reads hold no places, and
-whoever comes finds one.
+So heads that never end, silent connections and unread answers cannot block the service.
 """
 
 import asyncio
@@ -13,9 +12,9 @@ from edgeprune.service.settings import ServiceSettings
 
 
 class Lobby:
-    """Where a connection stays between two requests, and before the first; the oldest come first.
+    """Holds connections between two requests and before the first, in order of arrival.
 
-    A response may still be on its way to its client, which has the time anew as long as it reads.
+    A response may still be on its way to its client; the time restarts as long as the client reads.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -49,7 +48,7 @@ class Lobby:
 
 
 class Connection(H11Protocol):
-    """A connection of uvicorn's that goes to the lobby whenever it has no request."""
+    """A uvicorn connection that enters the lobby whenever it has no request."""
 
     def __init__(self, lobby: Lobby, **given: Any) -> None:
         super().__init__(**given)

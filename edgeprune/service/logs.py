@@ -1,4 +1,4 @@
-"""Log lines that clients can cause: a few of each kind, and how many more there were."""
+"""Limit the log lines that clients can cause: the first of each kind, then counts."""
 
 import logging
 from collections import Counter
@@ -7,9 +7,9 @@ LOGGERS = ("uvicorn.error", "asyncio")
 
 
 class Seldom(logging.Filter):
-    """Lets through the first record of a kind and counts the others, until `tell` says how many.
+    """Passes the first record of a kind and counts the others until `tell` logs the counts.
 
-    A kind is the line of code that logs and the type of the error, so that there are few.
+    A kind is the logging line of code and the type of the error, so there are few.
     """
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class Seldom(logging.Filter):
         return False
 
     async def tell(self) -> None:
-        """Log how many more there were of each kind, and begin anew."""
+        """Log the count of each kind, and start over."""
         first, more = self._first, self._more
         self._first, self._more = {}, Counter()
         for kind, count in more.items():
             logger, said = logging.getLogger(first[kind].name), first[kind].getMessage().strip()
-            # Not by `logger.log`, which would ask this filter.
+            # Not by `logger.log`, which would apply this filter.
             logger.callHandlers(
                 logger.makeRecord(
                     logger.name, first[kind].levelno, *kind[:2], "%s (%d more times)",

@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' format."""
+"""The service's metrics, in Prometheus' format."""
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -15,7 +15,7 @@ _TEXTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """One registry for each app, so that two in a process do not mix."""
+    """One registry per app, so that two in a process stay separate."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -24,25 +24,25 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.requests = Counter(
             "edgeprune_requests",
-            "Requests by path and status; 499 left early.",
+            "Requests by path and status; 499: the client left.",
             ["path", "status"],
             registry=registry,
         )
         self.seconds = Histogram(
             "edgeprune_request_seconds",
-            "From a request's head to the answer's end.",
+            "From a request's head to the end of its answer.",
             ["path"],
             registry=registry,
             buckets=_SECONDS,
         )
         self.faults = Counter(
-            "edgeprune_model_faults", "Answers that were no numbers.", registry=registry
+            "edgeprune_model_faults", "Answers with NaN or infinity.", registry=registry
         )
         self.running = Gauge(
             "edgeprune_requests_running", "Requests being answered.", registry=registry
         )
         self.waiting = Gauge(
-            "edgeprune_texts_waiting", "Texts in line for the model.", registry=registry
+            "edgeprune_texts_waiting", "Texts queued for the model.", registry=registry
         )
         self.batches = Histogram(
             "edgeprune_batch_texts", "Texts in a call.", registry=registry, buckets=_TEXTS

@@ -1,4 +1,4 @@
-"""What clients send, read strictly, and how they are refused: a status and a sentence."""
+"""Parse requests strictly, and refuse them with a status and a sentence."""
 
 from typing import Self, TypeVar
 
@@ -8,13 +8,13 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.generate import Sampling
 
 PATHS = tuple(task.path for task in TASKS.values())
-"""The paths that answer, each for the bundles of one task."""
+"""The paths of all tasks; a bundle answers on its task's."""
 
 _MAX_ECHO = 80
 
 
 class Refused(Exception):
-    """Not answered: `status` of HTTP, and one sentence for the client."""
+    """A refusal: an HTTP `status`, and a sentence for the client."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 
 class Stopping(Refused):
-    """The service takes no more, and gives back what waits."""
+    """The service accepts nothing more and refuses what is queued."""
 
     def __init__(self) -> None:
         super().__init__(503, "The service is stopping: try again later.")
@@ -46,7 +46,7 @@ class Message(BaseModel):
 
 
 class Generation(Sampling):
-    """The body of /generate: a chat, or plain text to continue; and how to sample."""
+    """The body of /generate: a chat or plain text to continue, and how to sample."""
 
     model_config = ConfigDict(strict=True)
 
@@ -69,7 +69,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse(kind: type[Body], body: bytes) -> Body:
-    """A request's body as what its path asks for.
+    """Parse a request's body as its path requires.
 
     Raises:
         Refused: 400, saying which field is wrong.

@@ -1,4 +1,4 @@
-"""Answers in JSON, refusals among them, and events of a stream."""
+"""JSON answers and refusals, and events of a stream."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def refusal(status: int, sentence: str) -> Response:
-    """`{"error": sentence}`; for 503 with the seconds after which to come again."""
+    """`{"error": sentence}`; with Retry-After for 503."""
     response = json_response({"error": sentence}, status)
     if status == 503:
         response.headers["Retry-After"] = str(_RETRY_SECONDS)
@@ -21,6 +21,6 @@ def refusal(status: int, sentence: str) -> Response:
 
 
 def event(content: Any, name: str | None = None) -> bytes:
-    """One server-sent event, as the HTML standard has them."""
+    """One server-sent event, by the HTML standard."""
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + to_json(content) + b"\n\n"

@@ -22,15 +22,15 @@ from edgeprune.service.logs import LOGGERS, Seldom
 from edgeprune.service.settings import ServiceSettings
 
 _TOLD_SECONDS = 60
-"""From one count of log lines that were not written to the next."""
+"""Seconds between counts of suppressed log lines."""
 _TO_ANSWER = 0.8
-"""Of the time to stop, for answers; the rest is for their last words to arrive."""
+"""Share of the stop time for answers; the rest is for their last words to arrive."""
 _LAST_SECONDS = 1
-"""After the time to stop, for the process to end by itself: a call of the model may still run."""
+"""Grace after the stop time, before the process is ended: a call of the model may still run."""
 
 
 class _Server(uvicorn.Server):
-    """Tells what answers of a stop, before it waits for the answers."""
+    """Closes the answers at a stop, before waiting for running requests."""
 
     def __init__(self, config: uvicorn.Config, answers: Answers, seldom: Seldom) -> None:
         super().__init__(config)
@@ -47,10 +47,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(folder: str | Path, settings: ServiceSettings) -> None:
-    """Serve a bundle until told to stop; then take no more, and let running requests end.
+    """Serve a bundle until told to stop; then accept no more, and let running requests finish.
 
     Raises:
-        UserError: the bundle cannot be run, or the address cannot be listened on.
+        UserError: the bundle cannot be run, or the address is not available.
     """
     listener = _listen(settings.host, settings.port)
     model = runtime.load(folder, settings.threads)
@@ -72,7 +72,7 @@ def serve(folder: str | Path, settings: ServiceSettings) -> None:
         logging.getLogger(name).addFilter(seldom)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    # One line whatever the terminal's width: other programs read the port in it.
+    # One line at any terminal width: other programs read the port from it.
     path = TASKS[model.bundle.task].path
     click.echo(f"{folder} answers at http://{shown}:{port}{path}", err=True)
     _Server(config, app.state.answers, seldom).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""How the service listens, batches, and what it refuses."""
+"""The service's address, batching and limits."""
 
 from typing import Annotated
 
@@ -9,16 +9,16 @@ from edgeprune.runtime.batches import CALL_TOKENS
 
 
 class ServiceSettings(Settings):
-    """Each limit is there so that no client, and no crowd of them, takes the device's memory."""
+    """Each limit keeps a client, or a crowd of them, from exhausting the device's memory."""
 
     host: str = Field(
         default="127.0.0.1", description="address to listen on; 0.0.0.0 for the whole network"
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one, and says it")
+    port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one and prints it")
     allowed_host: tuple[Annotated[str, Field(pattern=r"^[^\s:/]+$")], ...] = Field(
         default=(),
-        description="names that clients may call the service by, besides its addresses, localhost "
-        "and the machine's own name",
+        description="names that clients may call the service by, in addition to its addresses, "
+        "localhost and the machine's own name",
     )
     threads: int | None = Field(
         default=None, ge=1, le=256, description="for the matrix products; all cores by default"
@@ -27,8 +27,8 @@ class ServiceSettings(Settings):
         default=16,
         ge=1,
         le=1024,
-        description="texts in one call of the model; by default one by one where a graph of "
-        "dynamic INT8 would let them change each other's results",
+        description="texts in one call of the model; by default one if a graph of dynamic INT8 "
+        "would let them change each other's results",
     )
     max_batch_tokens: int = Field(
         default=CALL_TOKENS, ge=1, le=1_048_576, description="tokens in one call, padding included"
@@ -37,20 +37,20 @@ class ServiceSettings(Settings):
         default=0.0,
         ge=0.0,
         le=10_000.0,
-        description="how long an idle model waits for more texts than one",
+        description="how long an idle model waits for more texts",
     )
     max_waiting: int = Field(
-        default=256, ge=1, le=100_000, description="texts in line; beyond it the answer is 503"
+        default=256, ge=1, le=100_000, description="queued texts; beyond it the answer is 503"
     )
     max_concurrent: int = Field(
-        default=64, ge=1, le=10_000, description="requests at once; beyond it the answer is 503"
+        default=64, ge=1, le=10_000, description="concurrent requests; beyond it the answer is 503"
     )
     max_connections: int = Field(
         default=512,
         ge=2,
         le=100_000,
         validate_default=True,
-        description="open connections; beyond it the one that has asked nothing longest is closed",
+        description="open connections; beyond it the longest idle one is closed",
     )
     max_body_bytes: int = Field(
         default=512 * 1024, ge=1, le=1 << 30, description="bytes of a request's body"
@@ -60,7 +60,7 @@ class ServiceSettings(Settings):
         default=2048,
         ge=1,
         le=1_048_576,
-        description="tokens of a text or a prompt; the model's own maximum holds besides",
+        description="tokens of a text or a prompt; the model's own maximum also applies",
     )
     max_new_tokens: int = Field(
         default=1024, ge=1, le=1_048_576, description="tokens that one request may generate"
@@ -72,10 +72,10 @@ class ServiceSettings(Settings):
         default=10.0, gt=0.0, le=3600.0, description="for a request's body to arrive"
     )
     answer_seconds: float = Field(
-        default=30.0, gt=0.0, le=3600.0, description="for an answer, or the first of its words"
+        default=30.0, gt=0.0, le=3600.0, description="for an answer, or its first words"
     )
     generate_seconds: float = Field(
-        default=300.0, gt=0.0, le=86_400.0, description="for all words of a generated answer"
+        default=300.0, gt=0.0, le=86_400.0, description="for a complete generated answer"
     )
     stop_seconds: int = Field(
         default=30, ge=1, le=86_400, description="for running requests to end at a shutdown"
@@ -84,7 +84,7 @@ class ServiceSettings(Settings):
     @field_validator("max_connections")
     @classmethod
     def _leaves_places(cls, connections: int, info: ValidationInfo) -> int:
-        """There is always a connection for /health, however many requests are being answered."""
+        """Keep a connection free for /health, however many requests are being answered."""
         if connections <= info.data.get("max_concurrent", 0):
             raise ValueError(f"must be above max_concurrent, {info.data['max_concurrent']}")
         return connections

@@ -1,4 +1,4 @@
-"""Generated text, piece by piece, from one decoder: a request at a time, the others in line."""
+"""Stream generated text from one decoder: one request at a time, the others queued."""
 
 import asyncio
 import threading
@@ -13,15 +13,15 @@ from edgeprune.service.requests import Stopping
 
 @dataclass(frozen=True)
 class End:
-    """How a text ended: at the model's own stop, at a limit of length or time, or as the service
-    was stopped."""
+    """How a text ended: at the model's stop token, at a limit of length or time, or because the
+    service was stopped."""
 
     tokens: int
     reason: Literal["stop", "length", "time", "shutdown"]
 
 
 class Streamer:
-    """A decoder's thread. What nobody waits for any more ends at the next token."""
+    """A decoder's thread. A text that nobody waits for ends at the next token."""
 
     def __init__(self, model: Generator) -> None:
         self._model = model
@@ -32,7 +32,7 @@ class Streamer:
         self._closed = False
 
     def close(self, seconds: float) -> None:
-        """Give back what waits, take no more, and end the text that runs after `seconds`."""
+        """Refuse what is queued, accept no more, and end the running text after `seconds`."""
         self._closed = True
         for text in self._asked:
             if not text.begun:
@@ -44,16 +44,16 @@ class Streamer:
             text.arrived.put_nowait(End(text.tokens, "shutdown"))
 
     async def stop(self) -> None:
-        """End after the text that runs."""
+        """Stop after the running text."""
         await asyncio.to_thread(self._thread.shutdown)
 
     async def pieces(
         self, prompt: Sequence[int], sampling: Sampling, seconds: float
     ) -> AsyncGenerator[str | End, None]:
-        """The pieces of text that follow a prompt's token ids, and last its `End`.
+        """The pieces of text that follow a prompt's token ids, then its `End`.
 
         Args:
-            seconds: for the whole text, the time in line included.
+            seconds: for the whole text, including the time in the queue.
 
         Raises:
             Stopping: the streamer was closed before the text began.
@@ -95,7 +95,7 @@ class Streamer:
 
 
 class _Text:
-    """One text as the decoder's thread makes it; `given_up` ends it from outside."""
+    """One text that the decoder's thread is generating; `given_up` ends it from outside."""
 
     def __init__(self, model: Generator, prompt: Sequence[int], sampling: Sampling) -> None:
         self.arrived: asyncio.Queue[str | End | Exception] = asyncio.Queue()
@@ -108,7 +108,7 @@ class _Text:
         try:
             yield from stream_text(self._model.tokenizer, self._ids())
             yield End(self.tokens, "length" if self._full() else "stop")
-        except Exception as error:  # it is the request's, whose answer it becomes
+        except Exception as error:  # becomes the answer to its request
             yield error
 
     def _ids(self) -> Iterator[int]:

@@ -1,6 +1,6 @@
-"""Recognize an activation by what it computes, however an exporter has written it.
+"""Recognize an activation by its values, however an exporter has written it.
 
-The nodes that depend on one tensor and on constants alone are evaluated on a grid and compared with
+The nodes that depend only on one tensor and on constants are evaluated on a grid and compared with
 the functions that an operator can end in.
 """
 
@@ -40,14 +40,14 @@ _KNOWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Activation:
-    """Which one it is, and the tensor that it ends in."""
+    """An activation and its output tensor."""
 
     name: str
     output: str
 
 
 def find_activation(graph: Graph, start: str) -> Activation | None:
-    """The activation of a tensor, where nothing else reads the tensor."""
+    """The activation of a tensor, if nothing else reads the tensor."""
     nodes = _own_nodes(graph, start)
     if not nodes or start in graph.outputs:
         return None
@@ -66,7 +66,7 @@ def find_activation(graph: Graph, start: str) -> Activation | None:
 
 
 def _own_nodes(graph: Graph, start: str) -> list[NodeProto]:
-    """The nodes that read `start`, single numbers and what these make, in a valid order."""
+    """The nodes computed from `start` and single numbers alone, in a valid order."""
     known = {start}
     found: list[NodeProto] = []
     todo = list(graph.consumers.get(start, []))

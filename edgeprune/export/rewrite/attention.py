@@ -1,8 +1,8 @@
-"""Lay out each layer's attention anew, with that layer's own head counts as constants.
+"""Rewrite each layer's attention with that layer's own head counts as constants.
 
-What the tracer leaves between the projections is mostly arithmetic on sizes: about 25 nodes per
-encoder layer and 150 per decoder layer. This is what stands there afterwards (S tokens now, T with
-the cache, D a head's size):
+Most of the tracer's nodes between the projections are arithmetic on sizes: about 25 nodes per
+encoder layer and 150 per decoder layer. They become (S tokens now, T with the cache, D the head
+size):
 
     encoder  q (B,S,H*D) -> (B,H,S,D) \
              k (B,S,H*D) -> (B,H,D,S)  > product * 1/sqrt(D) + mask -> softmax -> product with v
@@ -11,9 +11,9 @@ the cache, D a head's size):
     decoder  the same, the rotary embedding as one operator, and the query heads that share a
              key-value head stacked as rows, (B,Hkv,G*S,D), so that no key or value is copied.
 
-One fused MultiHeadAttention was measured and is no faster on a CPU: 434 us against 420 us for 12
-heads of 32 and 128 tokens (AMD Zen 4, one thread, ONNX Runtime 1.31); written out, any client runs
-it. Merged products of q, k and v come later, with the INT8 lowering.
+A fused MultiHeadAttention is no faster on a CPU (benchmarks/README.md, "fused encoder attention"),
+and any client runs the standard operators. Products of q, k and v are merged later, by the INT8
+lowering.
 """
 
 import numpy as np
@@ -75,7 +75,7 @@ def _bidirectional(graph: Graph, parts: AttentionParts) -> None:
 
 
 def _is_mask(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor is made from the attention mask, and not from a weight."""
+    """Whether a tensor is computed from the attention mask, not from a weight."""
     nodes = graph.ancestors(tensor)
     read = {name for node in nodes for name in node.input}
     weights = [name for name in read if name in graph.initializers]
@@ -135,14 +135,14 @@ def _causal(graph: Graph, parts: AttentionParts) -> None:
 
 
 def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str, str, str]:
-    """Cosines and sines of this run's tokens as tables of (B*S, D/2), and each token's row."""
+    """Cosines and sines of this run's tokens as tables (B*S, D/2), and each token's row."""
     path = "/rotary"
     if f"{path}/rows_output_0" in graph.producers:
         return f"{path}/rows_output_0", f"{path}/cos/Table_output_0", f"{path}/sin/Table_output_0"
-    # Without positions of its own every text counts from where the cache ends.
+    # Without position_ids, every text counts from the end of the cache.
     given = "position_ids" in graph.inputs
     for name, tensor in (("cos", cos), ("sin", sin)):
-        # The angles repeat in the two halves of a head.
+        # Both halves of a head have the same angles.
         start = graph.add_constant(f"{path}/start", np.array([0], np.int64))
         end = graph.add_constant(f"{path}/end", np.array([head_dim // 2], np.int64))
         axis = graph.add_constant(f"{path}/axis", np.array([-1], np.int64))
@@ -163,12 +163,12 @@ def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str
 
 
 def _rotate(graph: Graph, start: str, cos: str, table: tuple[str, str, str], path: str) -> str:
-    """Turn `start` by one operator; return whole heads, with what of them is not turned."""
+    """Rotate `start` by one operator; return whole heads, including the part not rotated."""
     product = next(node for node in graph.consumers[cos] if start in node.input)
     [total] = graph.consumers[product.output[0]]
     [before] = total.output
     joined = next((n for n in graph.consumers[before] if n.op_type == "Concat"), None)
     turned = graph.add("RotaryEmbedding", [start, *table], f"{path}/Rotary", domain=CONTRIB)
     graph.replace_uses(before, turned)
-    # The cache too is joined, behind what it held.
+    # The cache is also a Concat, with past rows first.
     return turned if joined is None or joined.input[0] != turned else joined.output[0]

@@ -1,4 +1,4 @@
-"""Find the parts of a block's attention in the graph that the tracer left."""
+"""Find the parts of a block's attention in a traced graph."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ _ROLES = ("query", "key", "value")
 
 
 class AttentionParts:
-    """One block's projections, its softmax, and what is added to its scores."""
+    """One block's projections, its softmax, and the tensors added to its scores."""
 
     def __init__(
         self, graph: Graph, index: int, attention: Attention, linears: dict[str, LinearNodes]
@@ -30,7 +30,7 @@ class AttentionParts:
         self.output = linears[attention.output].product
         stop = (self.query, self.key, self.value)
         inside = graph.ancestors(self.result, stop)
-        # Earlier layers are reached too, where a size is read off a hidden state.
+        # Earlier layers are also reached, where a size is read from a hidden state.
         softmax = [
             node
             for node in inside
@@ -55,17 +55,17 @@ class AttentionParts:
             node = inner
 
     def heads(self, graph: Graph, tensor: str, role: str, perm: list[int]) -> str:
-        """A projection's output by heads."""
+        """A projection's output split into heads."""
         return _heads(graph, self.path, self.attention.head_dim, tensor, role, perm)
 
     @property
     def scale(self) -> np.ndarray:
-        """What the scores are multiplied by."""
+        """The factor of the scores."""
         return np.array(1 / math.sqrt(self.attention.head_dim), np.float32)
 
 
 def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
-    """The attention of every block, in order; the graph may be changed between one and the next.
+    """The attention of every block, in order; the graph may change between two of them.
 
     Raises:
         ValueError: a block's attention is not in the graph as expected.
@@ -80,7 +80,7 @@ def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
 
 
 def depends(graph: Graph, name: str, on: str) -> bool:
-    """Whether a tensor is computed from another; a search back to where that one is made."""
+    """Whether a tensor is computed from another, by searching back from it."""
     made = graph.producers[on]
     return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
 
@@ -93,10 +93,10 @@ def _heads(graph: Graph, path: str, head_dim: int, tensor: str, role: str, perm:
 
 
 def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
-    """Where query, key and value are joined and split again, let each go its own way.
+    """Separate query, key and value where one projection computes all three.
 
-    They are joined whole, to be split at once; or head by head, to be split after the heads were
-    brought to the front.
+    Their columns are joined either whole, and split at once, or head by head, and split after the
+    heads were moved to the front.
     """
     tensors = [linears[name].output for name in (attention.query, attention.key, attention.value)]
     joined = _reached(graph, tensors[0], 2, _join)
@@ -115,7 +115,7 @@ def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes])
 def _reached(
     graph: Graph, tensor: str, steps: int, wanted: Callable[[Graph, str], list[NodeProto]]
 ) -> list[NodeProto]:
-    """What is wanted among the readers of a tensor, or of what they make, at most some steps on."""
+    """The `wanted` nodes among the readers of a tensor, or of their results, within `steps`."""
     found = wanted(graph, tensor)
     if not found and steps > 1:
         makers = graph.consumers.get(tensor, [])
@@ -131,7 +131,7 @@ def _join(graph: Graph, tensor: str) -> list[NodeProto]:
 
 
 def _thirds(graph: Graph, tensor: str) -> list[NodeProto]:
-    """The node that splits a tensor in three, or the three that slice it."""
+    """The node that splits a tensor into three, or the three that slice it."""
     readers = graph.consumers.get(tensor, [])
     split = [node for node in readers if node.op_type == "Split" and len(node.output) == 3]
     slices = [node for node in readers if node.op_type == "Slice"]
@@ -152,7 +152,7 @@ def find_caches(graph: Graph, parts: AttentionParts) -> tuple[NodeProto, NodePro
 
 
 def _cache(graph: Graph, past: str) -> NodeProto:
-    """The Concat that appends new rows to a part of the cache and yields a graph output."""
+    """The Concat that appends new rows to a part of the cache and is a graph output."""
     for node in graph.consumers.get(past, []):
         if node.op_type == "Concat" and node.input[0] == past and node.output[0] in graph.outputs:
             return node
@@ -162,9 +162,9 @@ def _cache(graph: Graph, past: str) -> NodeProto:
 def rotary_parts(
     graph: Graph, rows: str, parts: AttentionParts
 ) -> tuple[str, str, str, int] | None:
-    """Take x*cos + rotate_half(x)*sin apart: the tensors x, cos and sin, and the width of x.
+    """The parts of x*cos + rotate_half(x)*sin: the tensors x, cos and sin, and the width of x.
 
-    Of a head a part may be turned, and joined with the rest. None where nothing is turned.
+    Only a part of a head may be rotated, and joined with the rest. None if nothing is rotated.
     """
     total = graph.producers[rows]
     partial = total.op_type == "Concat"
@@ -194,7 +194,7 @@ def _sides(graph: Graph, product: NodeProto, start: str) -> tuple[str, str]:
 
 
 def query_start(graph: Graph, parts: AttentionParts, cos: str) -> str:
-    """The query as it enters the rotary embedding: what is multiplied by the same cosine."""
+    """The query before its rotary embedding: the tensor multiplied by the same cosine."""
     for node in graph.consumers[cos]:
         for name in node.input:
             if name != cos and depends(graph, name, parts.query):
@@ -203,7 +203,7 @@ def query_start(graph: Graph, parts: AttentionParts, cos: str) -> str:
 
 
 def fix_heads(graph: Graph, parts: AttentionParts, tensor: str) -> None:
-    """Give the Reshape that splits a projection into heads a constant shape."""
+    """Give a constant shape to the Reshape that splits a projection into heads."""
     shape = graph.add_constant(
         f"{parts.path}/heads", np.array([0, 0, -1, parts.attention.head_dim], np.int64)
     )
@@ -214,9 +214,9 @@ def fix_heads(graph: Graph, parts: AttentionParts, tensor: str) -> None:
 
 
 def causal_mask(graph: Graph, mask: str) -> str:
-    """One float mask for all layers, instead of each layer's own slice to the length it has.
+    """One float mask for all layers, in place of a slice per layer.
 
-    The most negative float stands for minus infinity, which would turn the padded rows of a
+    The most negative float replaces minus infinity, which would turn the padded rows of a
     left-padded batch into NaN.
     """
     node = graph.producers.get(mask)
@@ -232,7 +232,7 @@ def causal_mask(graph: Graph, mask: str) -> str:
 
 
 def _whole(graph: Graph, mask: str) -> str:
-    """The mask before it is sliced to the length that it has."""
+    """The mask before it is sliced to its own length."""
     node = graph.producers.get(mask)
     while node is not None and node.op_type == "Slice" and node.input[2] not in graph.initializers:
         mask = node.input[0]

@@ -1,8 +1,8 @@
 """Store embedding tables as INT8 rows: a token's codes are gathered, then scaled.
 
-A quarter of the bytes, and only the rows that a text uses become float32. A table that a decoder's
-head shares is stored once, turned as the head's product wants it; the few rows that a text reads
-are gathered across it.
+This takes a quarter of the bytes, and only the rows that a text uses become float32. A table shared
+with a decoder's head is stored once, transposed for the head's product; the rows of a text are then
+gathered as columns.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def lower_embeddings(graph: Graph, quantized: Quantized) -> int:
     """Replace every planned embedding by its INT8 form; return how many.
 
     Raises:
-        ValueError: a planned embedding is not in the graph, or holds other values than planned.
+        ValueError: a planned embedding is not in the graph, or holds values other than planned.
     """
     planned = [entry.name for entry in quantized.plan if entry.format == "int8-rows"]
     tied = {entry.tied_to for entry in quantized.plan if entry.tied_to}

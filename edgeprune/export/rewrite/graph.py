@@ -1,4 +1,4 @@
-"""An ONNX graph to search and change: who makes a tensor, who reads it, what it holds."""
+"""An ONNX graph to search and change, indexed by producers and readers of tensors."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edgeprune.kernels.node import add_functions
 
 CONTRIB = "com.microsoft"
-# Beyond this a protobuf cannot hold the weights and they go to a file of their own.
+# Beyond this a protobuf cannot hold the weights, which then go to a separate file.
 _PROTOBUF_LIMIT = 1_900_000_000
 _SMALL_ELEMENTS = 64
 
@@ -36,7 +36,7 @@ class Graph:
         return cls(onnx.load(str(path)))
 
     def snapshot(self) -> "Graph":
-        """A copy to return to; the weights are shared, for no pass changes one in place."""
+        """A copy to return to. The weights are shared, because no pass changes one in place."""
         twin = Graph.__new__(Graph)
         twin._model = _header(self._model)
         twin.nodes = [_copy(node) for node in self.nodes]
@@ -48,7 +48,7 @@ class Graph:
         return twin
 
     def index(self) -> None:
-        """Renew who makes and who reads every tensor; the changing methods keep it up to date."""
+        """Rebuild the index of producers and readers; the changing methods keep it up to date."""
         self.producers: dict[str, NodeProto] = {}
         self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
@@ -65,17 +65,17 @@ class Graph:
         return next((node for node in self.nodes if node.name == name), None)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of an initializer, or None for a tensor that is computed or given."""
+        """The value of an initializer; None for a computed tensor or an input."""
         tensor = None if name in self.inputs else self.initializers.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def add_constant(self, name: str, value: np.ndarray) -> str:
-        """Store a tensor under a name; the same name must not hold another value."""
+        """Store a tensor under a name, which must not already hold another value."""
         self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def add_option(self, name: str, default: np.ndarray) -> str:
-        """Add an input that a client may leave out: it then has its default."""
+        """Add an optional input, which has a default value."""
         tensor = numpy_helper.from_array(np.asarray(default, order="C"), name)
         self.initializers[name] = tensor
         self.inputs.append(name)
@@ -90,21 +90,21 @@ class Graph:
         self._model.graph.input.append(value)
 
     def add_output(self, name: str) -> None:
-        """Give out a float32 tensor, too."""
+        """Add a float32 tensor to the outputs."""
         if name not in self.outputs:
             self.outputs.append(name)
             value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
             self._model.graph.output.append(value)
 
     def input_shapes(self, prefix: str) -> Iterator[tuple[str, int, list[int]]]:
-        """(name, type, shape) of the inputs whose name starts so; an open size is 0."""
+        """(name, type, shape) of the inputs with this prefix; an open size is 0."""
         for value in self._model.graph.input:
             if value.name.startswith(prefix):
                 tensor = value.type.tensor_type
                 yield value.name, tensor.elem_type, [d.dim_value for d in tensor.shape.dim]
 
     def retype(self, name: str, elem_type: int, last_size: int) -> None:
-        """Give an input or output of the graph another type of values and size of its last axis."""
+        """Change the type of an input or output of the graph, and the size of its last axis."""
         for value in (*self._model.graph.input, *self._model.graph.output):
             if value.name == name:
                 value.type.tensor_type.elem_type = elem_type
@@ -126,13 +126,13 @@ class Graph:
         )
 
     def insert(self, node: NodeProto) -> str:
-        """Append a node that was made elsewhere and return its first output."""
+        """Append an existing node and return its first output."""
         self.nodes.append(node)
         self._enter(node)
         return node.output[0]
 
     def replace_uses(self, old: str, new: str) -> None:
-        """Let every reader of `old` read `new`; a graph output keeps its name."""
+        """Make every reader of `old` read `new`; a graph output keeps its name."""
         if old not in self.outputs:
             self._replaced[old] = new
         for node in self.consumers.pop(old, []):
@@ -155,27 +155,27 @@ class Graph:
             self.index()
 
     def now(self, name: str) -> str:
-        """The tensor that is read where a tensor of this name once was."""
+        """The tensor that is now read in place of `name`."""
         while name in self._replaced:
             name = self._replaced[name]
         return name
 
     def holds(self, name: str) -> bool:
-        """Whether a tensor is computed or given."""
+        """Whether a tensor exists, computed or as an input."""
         return name in self.producers or name in self.inputs
 
     def _detach(self, output: str, keep: NodeProto) -> None:
-        """Drop whatever else made `output`."""
+        """Drop every other producer of `output`."""
         self.nodes = [n for n in self.nodes if n is keep or output not in n.output]
 
     def remove(self, nodes: Iterable[NodeProto]) -> None:
-        """Take nodes out of the graph."""
+        """Remove nodes."""
         gone = {id(node) for node in nodes}
         self.nodes = [node for node in self.nodes if id(node) not in gone]
         self.index()
 
     def sweep(self) -> int:
-        """Remove every node and initializer that no output needs; return how many nodes went."""
+        """Remove nodes and initializers that no output needs; return how many nodes that were."""
         needed, live = list(self.outputs), []
         seen: set[int] = set()
         while needed:
@@ -192,7 +192,7 @@ class Graph:
         return removed
 
     def ancestors(self, name: str, stop: Iterable[str] = ()) -> list[NodeProto]:
-        """Every node that a tensor is computed from, not passing the tensors in `stop`."""
+        """Every node that a tensor is computed from, without going past the tensors in `stop`."""
         barrier, found, todo = set(stop), [], [name]
         seen: set[int] = set()
         while todo:
@@ -210,7 +210,7 @@ class Graph:
         return read & set(self.inputs)
 
     def sort(self) -> None:
-        """Put the nodes in an order in which every tensor is made before it is read."""
+        """Sort the nodes so that every tensor is computed before it is read."""
         waiting = {id(n): {i for i in n.input if i in self.producers} for n in self.nodes}
         ready = [node for node in self.nodes if not waiting[id(node)]]
         order: list[NodeProto] = []
@@ -231,7 +231,7 @@ class Graph:
         self.nodes = order
 
     def model(self) -> onnx.ModelProto:
-        """The graph as a model, in a valid order, with the operator sets and functions it uses."""
+        """The graph as a model: sorted, with the operator sets and functions that it uses."""
         self.sort()
         model = _header(self._model)
         model.graph.node.extend(self.nodes)
@@ -247,7 +247,7 @@ class Graph:
         return model
 
     def save(self, path: Path) -> list[Path]:
-        """Write the model, beyond 2 GB with its weights beside it; return the files."""
+        """Write the model, with a separate file of weights beyond 2 GB; return the files."""
         model = self.model()
         path.parent.mkdir(parents=True, exist_ok=True)
         data = path.with_name(path.name + "_data")
@@ -265,7 +265,7 @@ class Graph:
         return [path, data]
 
     def outline(self) -> onnx.ModelProto:
-        """The graph without large weights, which stand as inputs: enough to infer shapes from."""
+        """The graph with large weights as inputs: enough for shape inference."""
         self.sort()
         source = self._model
         outline = onnx.ModelProto(ir_version=source.ir_version)
@@ -275,7 +275,7 @@ class Graph:
         outline.graph.node.extend(self.nodes)
         outline.graph.input.extend(source.graph.input)
         for output in source.graph.output:
-            # Only the type: what the tracer wrote of an output's shape is a claim, not a proof.
+            # Only the type: the tracer's shape of an output is a claim, not a proof.
             value = outline.graph.output.add(name=output.name)
             value.type.tensor_type.elem_type = output.type.tensor_type.elem_type
         for tensor in self.initializers.values():
@@ -302,7 +302,7 @@ class Graph:
 
 
 def _header(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model with everything but nodes and weights; its own functions stay."""
+    """A model with everything but nodes and weights; it keeps its functions."""
     header = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
     header.opset_import.extend(model.opset_import)
     header.functions.extend(model.functions)

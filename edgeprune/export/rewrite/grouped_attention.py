@@ -2,20 +2,19 @@
 
     q, k, v ─> GroupQueryAttention (rotary embedding, cache, product, softmax, product) ─> o
 
-One operator stands for about 150 of the tracer's nodes, and writes a token's key and value straight
-into a cache that past and present share, where the client binds both to one buffer; a client that
-binds them apart gets the longer copy that a plain export gives. Each node has its layer's own head
-counts.
+One operator replaces about 150 of the tracer's nodes. If the client binds past and present to one
+buffer, it writes a token's key and value directly into that cache; otherwise the client gets the
+longer copy, as from a plain export. Each node has its layer's own head counts.
 
-What may not be looked up in a configuration is taken from the graph itself: the angles of the
-rotary embedding become a table by running the nodes that compute them, and the mask (padding on
-either side, a sliding window) is the model's own, added to the scores; its sizes are read off
-attention_mask and input_ids instead of the cache, which may be longer than what it holds.
+Everything is taken from the graph, not from a configuration. The angles of the rotary embedding
+become a table by running the nodes that compute them. The mask (padding on either side, a sliding
+window) is the model's own, added to the scores; its sizes are read from attention_mask and
+input_ids, because the cache may be longer than its contents.
 
-A token's position is its place in the cache, whatever position_ids say: in a prompt the operator
-reads the first row's alone (ONNX Runtime 1.31), which is wrong for rows that are padded on the left
-by different lengths. Attention sees differences of positions only, so those rows' answers stay the
-same; only position_ids with gaps in them would mean something else.
+A token's position is its index in the cache, whatever position_ids say: in a prompt the operator
+reads only the first row's (ONNX Runtime 1.31), which is wrong for rows with different padding on
+the left. Attention depends only on differences of positions, so the results of such rows are
+unchanged; only position_ids with gaps would mean something else.
 """
 
 from collections.abc import Iterable
@@ -46,8 +45,8 @@ def fuse_attention(graph: Graph, anatomy: Anatomy) -> int:
     """Fuse the attention of every block of a decoder; return how many.
 
     Raises:
-        ValueError: a block's attention is not in the graph as expected, or is of a kind that the
-            operator does not compute.
+        ValueError: a block's attention is not in the graph as expected, or the operator cannot
+            compute it.
     """
     tables = _RotaryTables(graph, anatomy.max_positions)
     lengths = _lengths(graph)
@@ -115,7 +114,7 @@ def _tokens_first(
 
 
 def _lengths(graph: Graph) -> tuple[str, str]:
-    """What the operator asks of the lengths: tokens less one of each row (B,), and of all (1,)."""
+    """The operator's lengths: tokens minus one of each row (B,), and the total length (1,)."""
     total = graph.add("Shape", ["attention_mask"], f"{_PATH}/total", start=1, end=2)
     total = graph.add("Cast", [total], f"{_PATH}/total_int32", to=TensorProto.INT32)
     one = graph.add_constant(f"{_PATH}/one", np.array([1], np.int32))
@@ -125,7 +124,7 @@ def _lengths(graph: Graph) -> tuple[str, str]:
 
 
 def _sizes_without_cache(graph: Graph) -> None:
-    """Let what asks for the size of the cache compute it from the other inputs.
+    """Make nodes that read the cache's size compute it from the other inputs.
 
     Raises:
         ValueError: the cache is read for anything but its size.
@@ -143,7 +142,7 @@ def _sizes_without_cache(graph: Graph) -> None:
 
 
 def _cache_size(graph: Graph, size: NodeProto) -> str:
-    """The number of rows, or of tokens that the cache holds: what its shape is asked for."""
+    """The number of rows or of cached tokens, whichever a node reads from the cache's shape."""
     place = graph.constant(size.input[1]) if size.op_type == "Gather" else None
     if place is None or place.size != 1 or int(place.reshape(-1)[0]) not in (0, 2):
         raise ValueError(f"{size.name} reads the shape of the cache in an unknown way")
@@ -175,7 +174,7 @@ class _RotaryTables:
         return [self._table(self._root(tensor)) for tensor in tensors]
 
     def _root(self, tensor: str) -> str:
-        """Each layer unsqueezes the same angles for itself."""
+        """The tensor of angles that every layer unsqueezes for itself."""
         node = self.graph.producers[tensor]
         return node.input[0] if node.op_type == "Unsqueeze" else tensor
 
@@ -193,7 +192,7 @@ class _RotaryTables:
 
 
 def _evaluate(graph: Graph, tensor: str, positions: int) -> np.ndarray:
-    """A tensor's value where position_ids are 0, 1, 2 ... in one row."""
+    """A tensor's value for one row of position_ids 0, 1, 2, ..."""
     graph.sort()
     wanted = {id(node) for node in graph.ancestors(tensor)}
     nodes = [node for node in graph.nodes if id(node) in wanted]

@@ -1,11 +1,11 @@
-"""Lower the planned linears with a scale per group of columns to the runtime's MatMulNBits.
+"""Lower linears planned with a scale per group of columns to the runtime's MatMulNBits.
 
     x ─> MatMulNBits (codes of 4 or 8 bits, scales, zero points) ─> Add (bias)
 
 At accuracy level 4 the runtime rounds the activations to INT8 in the same groups and multiplies
-integers; at the other levels it multiplies floats and is slower than a float32 product for more
-than one token. Linears that read the same tensor with the same scheme become one product, whose
-columns are then split.
+integers; at other levels it multiplies floats and is slower than a float32 product for more than
+one token. Linears that read the same tensor with the same scheme become one product, whose columns
+are then split.
 """
 
 from collections import defaultdict
@@ -30,10 +30,10 @@ _ACCURACY = 4
 
 
 def lower_groups(graph: Graph, quantized: Quantized) -> int:
-    """Replace every linear planned in groups by its packed form; return how many.
+    """Replace every linear planned in groups with its packed form; return how many.
 
     Raises:
-        ValueError: a planned linear is not in the graph, or holds other values than planned.
+        ValueError: a planned linear is not in the graph, or holds values other than planned.
     """
     products: dict[tuple[object, ...], list[LinearNodes]] = defaultdict(list)
     planned = planned_linears(graph, quantized, GROUPED)
@@ -80,7 +80,7 @@ def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -
 
 
 def _codes(entries: Sequence[Entry], quantized: Quantized) -> np.ndarray:
-    """(rows, groups, bytes of a group): a row's last group filled up with zeros' codes."""
+    """(rows, groups, bytes of a group), with a row's last group padded by the code of zero."""
     first = entries[0]
     rows, columns = sum(entry.shape[0] for entry in entries), first.shape[1]
     codes = _joined(entries, quantized.codes)
@@ -97,9 +97,9 @@ def _joined(entries: Sequence[Entry], values: dict) -> np.ndarray:
 
 
 def pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes of 4 bits two to a byte along the last axis, the first one low; of 8 bits as they are.
+    """Pack 4-bit codes two to a byte along the last axis, the first one low; leave 8-bit codes.
 
-    An odd number of codes is filled up with a zero.
+    An odd number of codes is padded with a zero.
     """
     if bits == 8:
         return codes

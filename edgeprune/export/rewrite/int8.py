@@ -1,30 +1,30 @@
 """Lower the planned linears to the runtime's INT8 products.
 
-A linear becomes standard operators, which ONNX Runtime joins into one when it loads the file:
+A linear becomes standard operators, which ONNX Runtime fuses into one when it loads the file:
 
     x ─> DynamicQuantizeLinear ─> MatMulInteger (codes) ─> Cast ─> Mul (scale of x * scales) ─> Add
 
-Unsigned activations times signed weights: signed times signed falls to a naive loop on x86. Linears
-that read the same tensor become one product, whose columns are then split: q, k and v of MiniLM
-take 293 us against 363 us apart at 12 heads, 44 us against 70 us at one (128 tokens, Zen 4).
+Activations are unsigned and weights signed: signed times signed runs a naive loop on x86. Linears
+that read the same tensor become one product, whose columns are then split, which is faster
+(benchmarks/README.md, "q, k and v as one product").
 
-With a scale that calibration fixed, the input is coded by QuantizeLinear, and the runtime's
-MatMulIntegerToFloat is written out, which it would not find itself once the scales are constants.
+With a scale fixed by calibration, the input is coded by QuantizeLinear and the runtime's
+MatMulIntegerToFloat is written explicitly, because the runtime does not fuse constant scales.
 
-The runtime packs the weights of a product into a copy of its own and frees the original, but not
-the table that a decoder's head shares with its embedding: that one is there twice. An unpacked head
-has it once. On x86 the runtime multiplies a single row by weights as they lie, where there is no
-zero point; so this is taken off by the sums of the columns. And it packs what is constant, so the
-table goes through a Reshape that the runtime cannot tell to be idle:
+The runtime packs a product's weights into its own copy and frees the original, except for a table
+that a decoder's head shares with its embedding, which is then in memory twice. An unpacked head
+keeps it once. On x86 the runtime multiplies a single row by unpacked weights if there is no zero
+point, so the zero point is subtracted through the column sums. The runtime packs constants, so the
+table goes through a Reshape that it cannot recognize as a no-op:
 
     x ─> codes ─────────────────────────> MatMulInteger ─> Sub (zero point * sums) ─> Cast ─> Mul
     table ─> Reshape (0 * shape of ids) ──────┘
 
-SmolLM2 in INT4 then peaks at 209 MB, not 237. Its head takes 1.76 ms for one row, 1.97 ms packed;
-but 14 ms for two rows, 2.1 ms packed, and 105 ms for 128, 63 ms packed (AVX512-VNNI, one thread).
+That saves memory and is faster for a single row, but much slower for more (benchmarks/README.md,
+"unpacked head").
 
-With a scale per token ("int8-token") the quantization is written out row by row, for models with
-massive activations: 760 us against 650 us (128 tokens, 1536 x 576), 24 us against 22 us for one.
+With a scale per token ("int8-token"), for models with massive activations, the quantization is
+written out row by row and takes somewhat longer (benchmarks/README.md, "a scale per token").
 """
 
 from collections import defaultdict
@@ -48,10 +48,10 @@ _ZERO_POINT = 128
 
 
 def lower_linears(graph: Graph, quantized: Quantized) -> int:
-    """Replace every planned linear by its INT8 form; return how many.
+    """Replace every planned linear with its INT8 form; return how many.
 
     Raises:
-        ValueError: a planned linear is not in the graph, or holds other values than planned.
+        ValueError: a planned linear is not in the graph, or holds values other than planned.
     """
     groups: dict[tuple[str, str, str], list[LinearNodes]] = defaultdict(list)
     planned = planned_linears(graph, quantized, ("int8", "int8-token"))
@@ -89,7 +89,7 @@ def _lower(
         sums = graph.add("MatMulInteger", [activations, codes, zero_point], f"{path}/MatMulInteger")
     floats = graph.add("Cast", [sums], f"{path}/Cast", to=TensorProto.FLOAT)
     if token_wise:
-        # The scales of the weights first: the runtime joins them with the product.
+        # The weights' scales first: the runtime fuses them with the product.
         product = graph.add("Mul", [floats, scale], f"{path}/Scaled")
         product = graph.add("Mul", [product, factor], f"{path}/ScaledTokens")
     else:
@@ -101,7 +101,7 @@ def _lower(
 
 
 def _codes(graph: Graph, linears: list[LinearNodes], quantized: Quantized, path: str) -> str:
-    """The codes as (inputs, outputs); a head tied to an embedding reads the embedding's."""
+    """The codes as (inputs, outputs); a head tied to an embedding reads the embedding's codes."""
     first = linears[0].name
     tied = quantized.plan[first].tied_to
     if tied is not None:
@@ -121,7 +121,7 @@ def tied_codes(graph: Graph, embedding: str, quantized: Quantized) -> str:
 def _unpacked_product(
     graph: Graph, activations: str, codes: str, zero_point: str, columns: np.ndarray, path: str
 ) -> str:
-    """(activations - zero_point) @ codes in integers, the codes read where they lie.
+    """(activations - zero_point) @ codes in integers, with unpacked codes.
 
     columns: the codes, [columns, inputs].
     """
@@ -139,7 +139,7 @@ def _unpacked_product(
 def _static_product(
     graph: Graph, entry: Entry, tensor: str, path: str, weights: tuple[str, str, str]
 ) -> str:
-    """input @ codes.T * scales + bias with activations on the grid that the plan holds."""
+    """input @ codes.T * scales + bias, with activations on the plan's fixed grid."""
     codes, scales, bias = weights
     step = graph.add_constant(f"{path}/input_scale", np.array(entry.input_scale, np.float32))
     zero = graph.add_constant(f"{path}/input_zero", np.array(entry.input_zero_point, np.uint8))
@@ -150,7 +150,7 @@ def _static_product(
 
 
 def quantize_tensor(graph: Graph, tensor: str, path: str) -> tuple[str, str, str]:
-    """One scale for the whole tensor: codes, zero point and scale, shared by all who read it."""
+    """One scale for the whole tensor: codes, zero point and scale, shared by all its readers."""
     for node in graph.consumers[tensor]:
         if node.op_type == "DynamicQuantizeLinear":
             codes, scale, zero_point = node.output

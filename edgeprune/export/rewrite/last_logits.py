@@ -1,9 +1,8 @@
-"""Let a client that generates ask for the last tokens' logits alone.
+"""Let a generating client ask for only the last tokens' logits.
 
-The head is a fifth of SmolLM2's weights, and a prompt needs it once, not once a token. How many
-tokens' logits are wanted is an optional input, `num_logits_to_keep`, the name that transformers.js
-knows; left out it is 0, all of them, so that a client that has never heard of it gets what a plain
-export gives.
+The head is a fifth of SmolLM2's weights, and a prompt needs it once, not once per token. The number
+of tokens whose logits are wanted is an optional input, `num_logits_to_keep`, as in transformers.js.
+Its default of 0 means all, so that other clients get the same as from a plain export.
 
     hidden (B,S,W) ─> the last n tokens (B,n,W) ─> head ─> logits (B,n,V)
 """
@@ -19,7 +18,7 @@ _END = np.iinfo(np.int64).max
 
 
 def choose_logits(graph: Graph, anatomy: Anatomy) -> int:
-    """Put the choice before the head; return how many nodes that took.
+    """Insert the choice before the head; return the number of nodes added.
 
     Raises:
         ValueError: the graph has no head by its name.
@@ -29,7 +28,7 @@ def choose_logits(graph: Graph, anatomy: Anatomy) -> int:
         raise ValueError(f"the graph has no product named for {anatomy.head}")
     path = "/last_logits"
     kept = graph.add_option(KEPT_LOGITS, np.array(0, np.int64))
-    # Zero tokens from the end is the start: everything.
+    # Zero tokens from the end means the start: everything.
     negative = graph.add("Neg", [kept], f"{path}/Neg")
     first = graph.add_constant(f"{path}/first", np.array([0], np.int64))
     start = graph.add("Unsqueeze", [negative, first], f"{path}/Unsqueeze")

@@ -1,4 +1,4 @@
-"""Find a model's linears and embeddings in its graph by the names that the exporter gave."""
+"""Find a model's linears and embeddings in its graph by the exporter's names."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from edgeprune.compress.quantize.plan import Entry, Format
 from edgeprune.export.rewrite.graph import Graph, attribute
 
 TOGETHER = {"query", "key", "value"}
-"""The roles of linears that become one product where they read the same tensor."""
+"""Roles of linears that become one product if they read the same tensor."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def module_path(node: NodeProto) -> str:
 
 
 def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
-    """The linears of those module names that the graph holds with a constant weight."""
+    """The linears with these module names whose weight in the graph is constant."""
     wanted = _paths(names, ("MatMul", "Gemm"))
     found = {}
     for node in graph.nodes:
@@ -52,8 +52,8 @@ def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
 
 
 def _paths(names: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
-    """Module name by the path of its node. A model that calls the parts of its base model itself
-    leaves the base model's own name out."""
+    """Module name by the path of its node. The path lacks the base model's name if a model calls
+    the base model's parts itself."""
     short = {f"{name.partition('.')[2]}.{kind}": name for name in names for kind in kinds}
     return short | {f"{name}.{kind}": name for name in names for kind in kinds}
 
@@ -82,7 +82,7 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
 
 
 def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
-    """The Gather node of each embedding of those module names."""
+    """The Gather node of each embedding with these module names."""
     wanted = _paths(names, ("Gather",))
     return {
         wanted[module_path(node)]: node
@@ -94,10 +94,10 @@ def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
 def planned_linears(
     graph: Graph, quantized: Quantized, formats: Collection[Format]
 ) -> list[tuple[Entry, LinearNodes]]:
-    """The linears that are planned in any of these formats, with their nodes.
+    """The linears planned in any of these formats, with their nodes.
 
     Raises:
-        ValueError: one is not in the graph, or holds other values than planned.
+        ValueError: one is not in the graph, or holds values other than planned.
     """
     planned = [entry for entry in quantized.plan if entry.format in formats]
     found = find_linears(graph, [entry.name for entry in planned])
@@ -113,7 +113,7 @@ def planned_linears(
 
 
 def merged_path(linears: Sequence[LinearNodes]) -> str:
-    """The path for the nodes of one linear, or of several that become one product."""
+    """The path for the nodes of one linear, or of several merged into one product."""
     path = linears[0].product.name.rsplit("/", 1)[0]
     return path if len(linears) == 1 else path.rsplit("/", 1)[0] + "/merged"
 
@@ -121,7 +121,7 @@ def merged_path(linears: Sequence[LinearNodes]) -> str:
 def merged_bias(
     graph: Graph, linears: Sequence[LinearNodes], sizes: Sequence[int]
 ) -> np.ndarray | None:
-    """The biases of linears side by side, zeros where one has none; None where none has any."""
+    """The concatenated biases of linears, zeros for one without; None if none has a bias."""
     if all(linear.bias is None for linear in linears):
         return None
     parts = []
@@ -134,7 +134,7 @@ def merged_bias(
 def distribute(
     graph: Graph, linears: Sequence[LinearNodes], product: str, sizes: Sequence[int]
 ) -> None:
-    """Let those who read the linears read their columns of one product instead."""
+    """Make readers of the linears read their columns of one product instead."""
     if len(linears) == 1:
         graph.replace_uses(linears[0].output, product)
         return

@@ -1,4 +1,4 @@
-"""An ONNX model as onnx reads it, without its weights' files, for those who follow its tensors."""
+"""Read an ONNX model without its weights' files, for code that follows its tensors."""
 
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -9,10 +9,10 @@ from edgeprune.base.errors import UserError
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model in a file. External data is left where it lies.
+    """Read a model, leaving external data in its files.
 
     Raises:
-        UserError: onnx cannot read it, or its nodes feed each other in a circle.
+        UserError: onnx cannot read it, or its nodes form a cycle.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -30,12 +30,12 @@ def read_model(path: Path) -> onnx.ModelProto:
     except CycleError as error:
         names = (told(model.graph.node[place]) for place in reversed(error.args[1]))
         raise UserError(
-            f"{path} is no graph that runs: its nodes feed each other in a circle, "
+            f"{path} is not a graph that can run: its nodes feed each other in a circle, "
             f"{' to '.join(names)}."
         ) from None
     return model
 
 
 def told(node: onnx.NodeProto) -> str:
-    """What to call a node: its name, else its first output, with its operator."""
+    """A node's name for messages: its name, else its first output, with its operator."""
     return f"{node.name or next(iter(node.output), 'without a name')} ({node.op_type})"

@@ -1,9 +1,9 @@
-"""Hand the fused attention the product of q, k and v in one piece where that is how it is computed.
+"""Pass the merged product of q, k and v to the fused attention without splitting it.
 
     x ─> one product ─> Split ─> q, k, v ─> GroupQueryAttention      becomes
     x ─> one product ─> GroupQueryAttention
 
-The operator takes q, k and v side by side as its query; splitting them first copies each.
+The operator accepts q, k and v concatenated as its query; splitting them first copies each.
 """
 
 from edgeprune.export.rewrite.graph import Graph

@@ -1,32 +1,22 @@
-"""Keep a fused decoder's key-value cache in 8 or 4 bits: a quarter or an eighth of its memory.
+"""Store a fused decoder's key-value cache in 8 or 4 bits: a quarter or an eighth of its memory.
 
     key, value ─> GroupQueryAttention ─> present (integers) = round(x / scale), past * scale ─> ...
 
-The runtime's operator rounds what it writes and scales what it reads, by one scale for each channel
-of each key-value head, fixed in the graph. Keys want that: a few of their channels are far larger
-than the others (KIVI, Liu et al., 2024). For values KIVI takes a scale for each token, which the
-operator has not; nodes around it would have to, and would copy the whole cache at every step.
+The runtime's operator rounds what it writes and scales what it reads, with a fixed scale for each
+channel of each key-value head. That suits keys, of which a few channels are far larger than the
+others (KIVI, Liu et al., 2024). For values KIVI uses a scale per token, which the operator does not
+support; nodes around it could, but would copy the whole cache at every step.
 
-Scales are of the largest values that the graph itself writes into its cache on real text, keys
-after their rotation. One operator has one width for keys and values both, so that keys of more bits
-than values (K4V2: KV-AdaQuant, Hariri et al., 2025) cannot be asked for; layers may differ, and
-those that lose least by what is measured get the fewer bits.
+Scales follow from the largest values that the graph itself writes into its cache on real text, keys
+after their rotation. The operator has one width for both keys and values, so keys cannot have more
+bits than values (K4V2: KV-AdaQuant, Hariri et al., 2025). Layers may differ: those whose measured
+loss is smallest get fewer bits.
 
-What it costs, as KL divergence in nats a token from the float cache (SmolLM2-135M in float32, 4
-windows of 256 tokens of wikitext2.valid, benchmarks/cache_bits.py):
-
-    keys, values    8, 8    4, 8    8, 4    4, 4    4, 2    2, 4
-    as here         0.0020  0.080   0.119   0.195
-    scale a token   0.0008          0.013*  0.092*  0.38*   4.7*      * with a zero point
-
-With 6 bits on average, half of the layers in 4: 0.048 by measured costs, 0.080 at random, 0.148 for
-the most costly half; keys and values apart, which the operator cannot, 0.044 (the costs were taken
-on the first of the four windows).
-
-So 8 bits are nearly free and 4 are not (perplexity 20.9 becomes 23.8), and keys of more bits than
-values are worth having where a kernel has them. What it gains is memory: the operator takes longer
-to fill such a cache than a float one, and less to read it at long contexts only. By how much, say
-benchmarks/cache.py and the build's own measurement (measure/cache.py).
+8 bits are nearly free and 4 are not; layers chosen by measured cost lose less than layers chosen at
+random; and keys with more bits than values would be worth having in a kernel (benchmarks/README.md,
+"Key-value cache", by benchmarks/cache_bits.py). The gain is memory: the operator takes longer to
+fill such a cache than a float one, and reads it faster only at long contexts. benchmarks/cache.py
+and the build's own measurement (pipeline/measure/cache.py) say by how much.
 """
 
 import math
@@ -45,7 +35,7 @@ from edgeprune.runtime.session import PAST, PRESENT
 _TYPES = {8: TensorProto.INT8, 4: TensorProto.UINT8}
 _ATTRIBUTES = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
 _WIDTH = "kv_cache_bit_width"
-# Places of the operator's inputs: keys and values of the cache, and the first of their scales.
+# Indices of the operator's inputs: keys and values of the cache, and the first of their scales.
 _CACHES, _SCALES = (3, 4), 12
 
 
@@ -54,8 +44,8 @@ def quantize_cache(graph: Graph, batches: Sequence[Feed], bits: float = 8.0) -> 
 
     Args:
         batches: real text as input_ids and attention_mask, whose keys and values give the scales.
-        bits: of a value on average: 8, 4, or between, where as many layers have 4 bits as that
-            takes, those that move the logits least when each is alone in 4 bits.
+        bits: average bits of a value: 8, 4, or between. As many layers as needed then have 4 bits:
+            those that move the logits least when each alone has 4 bits.
 
     Raises:
         ValueError: the attention is not fused.
@@ -74,8 +64,8 @@ def quantize_cache(graph: Graph, batches: Sequence[Feed], bits: float = 8.0) -> 
 def layer_costs(
     graph: Graph, batches: Sequence[Feed], largest: dict[str, np.ndarray]
 ) -> list[float]:
-    """KL divergence in nats a token, from 8 bits everywhere, when one layer alone has 4 bits; for
-    every layer.
+    """For each layer, the KL divergence in nats per token from 8 bits everywhere if it alone has 4
+    bits.
 
     Args:
         largest: the graph's `largest_values` on the batches.
@@ -96,7 +86,7 @@ def layer_costs(
 
 
 def float_cache(graph: Graph) -> int:
-    """Undo `quantize_cache`: the same graph with its cache in float32; return how many layers."""
+    """Undo `quantize_cache`: put the cache back in float32; return how many layers."""
     nodes = [node for node in _attention(graph) if len(node.input) > _SCALES]
     for node in nodes:
         for place in _CACHES:
@@ -113,7 +103,7 @@ def float_cache(graph: Graph) -> int:
 
 
 def cache_bytes(graph: Graph) -> int:
-    """Bytes that the cache takes for one token of one sequence, of all layers."""
+    """Bytes of the cache per token of a sequence, over all layers."""
     total = 0
     for _, elem_type, (_, heads, _, size) in graph.input_shapes(PAST):
         total += heads * size * helper.tensor_dtype_to_np_dtype(elem_type).itemsize
@@ -133,11 +123,11 @@ def largest_values(graph: Graph, batches: Sequence[Feed]) -> dict[str, np.ndarra
 
 
 def _quantize(graph: Graph, node: NodeProto, largest: dict[str, np.ndarray], bits: int) -> None:
-    """Give one layer's cache so many bits."""
+    """Store one layer's cache in `bits` bits."""
     node.input.extend([""] * (_SCALES - len(node.input)))
     for place in _CACHES:
         past = node.input[place]
-        # A channel that was always zero needs a scale that can be divided by.
+        # A channel that is always zero needs a scale other than zero.
         scale = np.maximum(largest[past] / (2 ** (bits - 1) - 1), np.finfo(np.float32).tiny)
         node.input.append(graph.add_constant(f"{past}.scale", scale.astype(np.float32)))
         for name in _both(past):

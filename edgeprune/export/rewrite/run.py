@@ -28,21 +28,21 @@ from edgeprune.model.anatomy import Anatomy
 from edgeprune.targets import Target
 
 _ORDER_OF_SUMS = 5e-3
-"""At a seam, where 4e-7 (all-MiniLM-L6-v2) to 2e-4 (all-mpnet-base-v2, values on the edge of two
-codes) are found, and a fault makes 0.05 and more; rounding moves the outputs by some 0.1."""
+"""At a seam: above the drift by the order of sums, below that of a fault (benchmarks/README.md,
+"seams")."""
 _OWN_ROUNDING = 0.02
-"""The runtime's product in groups rounds the activations itself, on some processors not at all."""
+"""The runtime's product in groups rounds the activations itself, or on some processors not."""
 _CACHE_ROUNDING = 0.5
-"""Of the outputs, by a cache in integers: beyond it the model needs more bits."""
+"""Drift of the outputs by a cache in integers; beyond it the model needs more bits."""
 
 
 class RewriteError(Exception):
-    """A lowering that the plan needs does other than was planned; nothing may be shipped."""
+    """A lowering that the plan needs differs from the plan; nothing may be shipped."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One change of the graph, and how far it may move the outputs."""
+    """A change of the graph, and how far it may move the outputs."""
 
     name: str
     change: Callable[[Graph], int]
@@ -50,30 +50,30 @@ class Pass:
     """Largest drift accepted, relative to an output's root mean square."""
     required: bool = False
     quantizes: bool = False
-    """Values are rounded, so that the outputs as a whole are compared, not value by value."""
+    """Values are rounded, so outputs are compared as a whole, not value by value."""
     lowers: Collection[Format] = ()
-    """Linears of these formats come to read rounded inputs, so that seams are compared."""
+    """Linears of these formats now read rounded inputs, so seams are compared."""
     kernels: bool = False
-    """Writes operators of edgeprune.kernels: where these are installed, compared with them too."""
+    """Writes operators of edgeprune.kernels; compared with them too if they are installed."""
     instead_of: str | None = None
-    """A pass that makes this one idle where it was kept."""
+    """A pass that, if kept, makes this one unnecessary."""
 
 
 @dataclass(frozen=True)
 class PassReport:
-    """What a pass did."""
+    """The result of a pass."""
 
     name: str
     changed: int
     nodes: int
     """Nodes in the graph afterwards."""
     drift: float
-    """By how much it did other than was planned."""
+    """How far the result differs from the plan."""
     tolerance: float
     kept: bool
     reason: str = ""
     rounding: float | None = None
-    """How far the rounding that was planned moved the outputs, as a whole."""
+    """How far the planned rounding moved the outputs, as a whole."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data, for the manifest."""
@@ -114,7 +114,7 @@ def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) ->
 
 
 def _lowerings(quantized: Quantized) -> list[Pass]:
-    """The passes that write products of integers, each with the formats that it is for."""
+    """The passes that write integer products, each with its formats."""
     return [
         Pass(
             "int8 linears",
@@ -154,22 +154,22 @@ def rewrite(
 
     Args:
         quantized: the plan and its values; None leaves every weight as it is.
-        batches: real text as input_ids and attention_mask, on which each pass is checked.
-        cache_bits: of a decoder's key-value cache, as quantized_cache.py has them; None leaves it
-            in float32.
+        batches: real text as input_ids and attention_mask, to check each pass on.
+        cache_bits: bits of a decoder's key-value cache, see quantized_cache.py; None leaves it in
+            float32.
 
     Returns:
-        A report of every pass, those that were undone included.
+        A report of every pass, including undone ones.
 
     Raises:
-        UserError: a lowering that the plan needs is not possible on the graph of this model, or
-            a cache in integers moves its outputs too far.
-        RewriteError: it does other than was planned.
+        UserError: a lowering that the plan needs is not possible on this model's graph, or a cache
+            in integers moves its outputs too far.
+        RewriteError: a lowering differs from the plan.
     """
     graph = Graph.load(source)
     before = run_graph(graph, batches)
     passes = passes_for(anatomy, quantized, target)
-    if cache_bits is not None:  # last: what follows would see a cache of integers
+    if cache_bits is not None:  # last: later passes would see a cache of integers
         passes.append(
             Pass(
                 "quantize cache",
@@ -234,7 +234,7 @@ def _at_seams(
     batches: Sequence[Feed],
     library: bool,
 ) -> float:
-    """Drift at the seams, by functions and, where it is installed, by the operator library."""
+    """Drift at the seams, by functions and, if installed, by the operator library."""
     drift = seam_drift(plain, graph, entries, batches)
     if library and kernels.installed():
         drift = max(drift, seam_drift(plain, graph, entries, batches, kernels=True))

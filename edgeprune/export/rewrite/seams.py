@@ -1,13 +1,12 @@
-"""Compare a lowered graph with its float graph at every seam: what each lowered linear reads.
+"""Compare a lowered graph with its float graph at every seam, the input of a lowered linear.
 
     float     ─> x ┆ rounded x ─> MatMul ─> attention ─> x ┆ rounded x ─> MatMul ─> outputs
     lowered   ─> x ───────────> INT8 product ─> attention ─> x ──────> INT8 product ─> outputs
 
-Outputs as a whole tell little: a value on the edge of two codes falls to either side by the last
-bit of a sum, and after some layers two graphs that round in the same way are as far apart as one of
-them is from float32. So the float graph is given, at every seam, what the lowered one had there,
-rounded as the plan has it. What it then makes of it, up to the next seams and the outputs, has to
-be what the lowered graph made, but for the order of sums.
+Whole outputs say little: the last bit of a sum decides the code of a value halfway between two, and
+after some layers two graphs that round alike are as far apart as either is from float32. So at
+every seam the float graph is given the lowered graph's value, rounded as planned. From there to the
+next seams and the outputs, it must compute what the lowered graph did, up to the order of sums.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,18 +35,18 @@ def seam_drift(
     batches: Sequence[Feed],
     kernels: bool = False,
 ) -> float:
-    """The largest ||a - b|| / ||a|| over seams, outputs and calls; infinite where a seam is gone.
+    """The largest ||a - b|| / ||a|| over seams, outputs and calls; infinite if a seam is missing.
 
     Args:
-        plain: the graph in float32, its weights at the values that the plan has.
-        lowered: what became of it.
-        entries: the linears that are lowered by now.
+        plain: the graph in float32, with the plan's weight values.
+        lowered: the same graph after lowering.
+        entries: the linears lowered so far.
         kernels: run sparse linears by the operator library, not by their functions.
     """
     forced, exposed = plain.snapshot(), lowered.snapshot()
     nodes = {node.name: node for node in forced.nodes}
     rounded: dict[str, tuple[str, Entry]] = {}
-    """By input of the float graph, the tensor that it is rounded from, and how."""
+    """Input of the float graph -> the tensor that it is rounded from, and how."""
     linears = find_linears(plain, [entry.name for entry in entries])
     for entry in entries:
         seam = linears[entry.name].input
@@ -78,7 +77,7 @@ def seam_drift(
 
 
 def _named(values: Mapping[str, np.ndarray], seams: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """A lowered graph's outputs by the names that the float graph has for them."""
+    """A lowered graph's outputs under the float graph's names."""
     inner = set(seams.values())
     outputs = {name: value for name, value in values.items() if name not in inner}
     return outputs | {plain: values[name] for plain, name in seams.items()}

@@ -1,14 +1,13 @@
-"""Lower the planned sparse linears to the operators of edgeprune.kernels, and what follows them.
+"""Lower planned sparse linears, with the nodes after them, to operators of edgeprune.kernels.
 
     x ─> SparseLinearInt8Gelu ─> y              up and its activation
     x ─> SparseLinearInt8Add  <─ residual       output and down with the addition after them
     x ─> SparseLinearInt8SiluMul <─ up          a decoder's gate
 
-A function of the same name stands in the file for each (kernels/node.py): it begins and ends with
-the operators that int8.py and residual.py write, so that a stock runtime is left with the dense
-INT8 graph.
+The file contains a function of the same name for each (kernels/node.py), which begins and ends with
+the operators that int8.py and residual.py write, so that a stock runtime gets the dense INT8 graph.
 
-As there, q, k and v become one product where their blocks allow it, and linears that read the same
+As there, q, k and v become one product if their blocks allow it, and linears that read the same
 tensor share its quantization.
 """
 
@@ -39,7 +38,7 @@ from edgeprune.kernels.pack import pack
 
 @dataclass(frozen=True)
 class _Ending:
-    """What an operator does after the product, the tensor it takes for it, and what it yields."""
+    """An operator's epilogue, the second tensor that it reads, and its output."""
 
     epilogue: str
     output: str
@@ -47,10 +46,10 @@ class _Ending:
 
 
 def lower_sparse_linears(graph: Graph, quantized: Quantized) -> int:
-    """Replace every linear that is planned sparse by its operator; return how many.
+    """Replace every linear planned sparse with its operator; return how many.
 
     Raises:
-        ValueError: a planned linear is not in the graph, or holds other values than planned.
+        ValueError: a planned linear is not in the graph, or holds values other than planned.
     """
     groups: dict[tuple[str, str, str], list[LinearNodes]] = defaultdict(list)
     planned = planned_linears(graph, quantized, SPARSE)
@@ -66,7 +65,7 @@ def lower_sparse_linears(graph: Graph, quantized: Quantized) -> int:
 
 
 def _can_merge(entry: Entry) -> bool:
-    """Whether columns may follow: the blocks of the next linear must begin where they did."""
+    """Whether another linear's columns may follow: its blocks must stay aligned."""
     outputs = FORMATS[SPARSE[entry.format]].outputs
     return entry.role in TOGETHER and entry.shape[0] % outputs == 0
 
@@ -84,7 +83,7 @@ def _lower(
     scales = np.concatenate([quantized.scales[linear.name].numpy() for linear in linears])
     node, initializers = make_sparse_linear(
         f"{path}/SparseLinear",
-        # Read anew: what was found may have become part of the operator before.
+        # Look it up again: the node may have become part of an earlier operator.
         _activations(graph, first.product.input[0], entry, path, shared),
         f"{path}/SparseLinear_output_0",
         pack(codes, form.name),
@@ -104,7 +103,7 @@ def _lower(
 def _activations(
     graph: Graph, tensor: str, entry: Entry, path: str, shared: bool
 ) -> str | QuantizedTensor:
-    """x itself, which the operator quantizes, or the codes that several linears read."""
+    """x itself, which the operator quantizes, or the codes shared by several linears."""
     if entry.format.endswith("-token"):
         codes, zero_point, scale = quantize_tokens(graph, tensor, path)
         return QuantizedTensor(codes, scale, zero_point, per_row=True)
@@ -116,7 +115,7 @@ def _activations(
 
 
 def _ending(graph: Graph, role: str, output: str) -> _Ending:
-    """What follows a linear that its operator can do besides."""
+    """The nodes after a linear that its operator can include."""
     if role in ("output", "down"):
         return _residual(graph, output) or _Ending("none", output)
     activation = find_activation(graph, output) if role in ("up", "gate") else None
@@ -128,7 +127,7 @@ def _ending(graph: Graph, role: str, output: str) -> _Ending:
 
 
 def _residual(graph: Graph, output: str) -> _Ending | None:
-    """The addition of the residual, where nothing else reads the product."""
+    """The addition of the residual, if nothing else reads the product."""
     node = _only_reader(graph, output, ("Add", "Sum"))
     if node is None or len(node.input) != 2:
         return None
@@ -138,7 +137,7 @@ def _residual(graph: Graph, output: str) -> _Ending | None:
 
 
 def _gate(graph: Graph, activated: str) -> _Ending | None:
-    """The product of SiLU(gate) with what another linear made."""
+    """The product of SiLU(gate) and another linear's output."""
     node = _only_reader(graph, activated, ("Mul",))
     if node is None:
         return None
@@ -147,7 +146,7 @@ def _gate(graph: Graph, activated: str) -> _Ending | None:
 
 
 def _only_reader(graph: Graph, tensor: str, op_types: tuple[str, ...]) -> NodeProto | None:
-    """The one node that reads a tensor, if it is of these types and reads it once."""
+    """The only node that reads a tensor, if it is of these types and reads it once."""
     readers = graph.consumers.get(tensor, [])
     if tensor in graph.outputs or len(readers) != 1:
         return None

@@ -1,4 +1,4 @@
-"""The rewrite stage: lower the plan and rewrite the graph, into the folder that a bundle holds."""
+"""The rewrite stage: lower the plan and rewrite the graph into a bundle's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.stage import ONNX, copy_client_files
 from edgeprune.model.checkpoint import open_checkpoint
 
-# What each pass of rewriting is compared on: a decoder's logits for a token take 0.2 MB and more.
+# Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
 _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
 
 

@@ -1,4 +1,4 @@
-"""Run a graph through ONNX Runtime and compare it with another on the same batches."""
+"""Run a graph in ONNX Runtime and compare it with another on the same batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ Outputs = list[Feed]
 def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
     """A graph's outputs by name on each batch, in a session with default options.
 
-    The batches need only hold input_ids and attention_mask; what else the graph asks for is added:
-    token types of zero, positions that count the attended tokens, an empty cache. A decoder is then
-    given one token more with the cache that came out; its logits are in "next_logits".
+    The batches need only input_ids and attention_mask; the graph's other inputs are added: token
+    types of zero, positions that count the attended tokens, an empty cache. A decoder then gets one
+    more token with the resulting cache; its logits are in "next_logits".
 
     Args:
         kernels: run sparse linears by the operator library, not by their functions.
@@ -43,7 +43,7 @@ def opened(graph: Graph, kernels: bool = False) -> Iterator[ort.InferenceSession
 
 
 def calls(session: ort.InferenceSession, batch: Feed) -> Iterator[tuple[Feed, Feed]]:
-    """(what is fed, what comes out) of a batch, and of a decoder's next token with the cache."""
+    """(inputs, outputs) of a batch, and of a decoder's next token with the cache."""
     feed = complete_feed(session, batch)
     values = outputs_of(session, feed)
     yield feed, values
@@ -59,13 +59,13 @@ def outputs_of(session: ort.InferenceSession, feed: Feed) -> dict[str, np.ndarra
 
 
 def _merged(made: Iterator[tuple[Feed, Feed]]) -> Feed:
-    """The outputs of a batch's calls in one."""
+    """The outputs of a batch's calls, merged."""
     first, *following = [without_padding(values, feed) for feed, values in made]
     return {**first, "next_logits": following[0]["logits"]} if following else first
 
 
 def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
-    """What follows a decoder's batch: each row's first token again, with the cache so far."""
+    """The inputs after a decoder's batch: each row's first token again, with the cache so far."""
     rows = len(feed["input_ids"])
     mask = np.concatenate([feed["attention_mask"], np.ones((rows, 1), np.int64)], axis=1)
     following = {
@@ -80,7 +80,7 @@ def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
 
 
 def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
-    """Outputs with zeros at padded tokens, whose values mean nothing and may be NaN."""
+    """Outputs with zeros at padded tokens, whose values are meaningless and may be NaN."""
     mask = feed["attention_mask"]
     padded = mask == 0
     cleaned = {}
@@ -94,10 +94,10 @@ def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
 
 
 def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.ndarray]:
-    """A batch with every input that the session asks for.
+    """A batch with every input of the session.
 
     Raises:
-        ValueError: the graph has an input that is not known.
+        ValueError: the graph has an unknown input.
     """
     tokens = np.asarray(batch["input_ids"], np.int64)
     mask = np.asarray(batch.get("attention_mask", np.ones_like(tokens)), np.int64)
@@ -123,7 +123,7 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
 def largest_drift(before: Outputs, after: Outputs) -> float:
     """The largest relative difference of an output: |a - b| over the root mean square of a.
 
-    Outputs that the second graph has dropped, or gives as integers (a quantized cache, whose effect
+    Outputs that the second graph dropped, or returns as integers (a quantized cache, whose effect
     the next logits show), are left out; NaN counts as infinite.
     """
     worst = 0.0
@@ -137,7 +137,7 @@ def largest_drift(before: Outputs, after: Outputs) -> float:
 
 
 def mean_drift(before: Outputs, after: Outputs) -> float:
-    """The largest over outputs and batches of ||a - b|| / ||a||: what quantizing costs.
+    """The largest ||a - b|| / ||a|| over outputs and batches: the cost of quantizing.
 
     Outputs are left out as above.
     """

@@ -3,7 +3,7 @@
 #include "simd_avx2.h"
 #include "tiles.h"
 
-// Older compilers do not know the name: leaf 7.1, EAX, bit 4.
+// Older compilers do not know the name: CPUID leaf 7.1, EAX, bit 4.
 static bool has_avx_vnni() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

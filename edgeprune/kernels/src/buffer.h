@@ -1,4 +1,4 @@
-// Memory that grows and is kept: nothing is allocated once the largest call has been seen.
+// Memory that grows and is kept: nothing is allocated after the largest call.
 #pragma once
 
 #include <cstdlib>
@@ -15,7 +15,7 @@ class Buffer {
     Buffer& operator=(const Buffer&) = delete;
     ~Buffer() { std::free(data_); }
 
-    // At least `bytes` bytes, or null where memory is out. What it held is lost when it grows.
+    // At least `bytes` bytes, or null if memory is exhausted. Growing discards the contents.
     void* need(size_t bytes) {
         if (data_ && bytes <= bytes_) return data_;
         std::free(data_);

@@ -1,4 +1,4 @@
-// Which instruction set runs: the best that the processor has, unless the environment names one.
+// Chooses the instruction set: the processor's best, unless the environment names one.
 #include <cstdlib>
 #include <cstring>
 
@@ -29,8 +29,8 @@ const Kernels* choose_kernels() {
 
 }  // namespace edgeprune
 
-// For `edgeprune inspect --system`: the chosen set's name, or null; the place-th set of this
-// architecture, and whether the processor has it.
+// For `edgeprune inspect --system`: the chosen set's name, or null; the name of a set of this
+// architecture by its index; and whether the processor has a set.
 extern "C" __attribute__((visibility("default"))) const char* edgeprune_chosen() {
     const edgeprune::Kernels* chosen = edgeprune::choose_kernels();
     return chosen ? chosen->name : nullptr;

@@ -1,4 +1,4 @@
-// The table of functions that each instruction set fills, and the data they work on.
+// The function table that each instruction set fills, and the data its functions work on.
 //
 // y[rows, N] = epilogue(x[rows, K] W[K, N] + bias): W is sparse in blocks of `inputs` consecutive
 // inputs by `outputs` consecutive outputs. Work is cut into tiles of rows by groups of 16 columns;
@@ -15,14 +15,14 @@ constexpr int64_t kChunk = 96;      // units of inputs whose packed tile stays i
 constexpr int64_t kPanel = 256;     // columns whose partial sums stay in the L2 cache
 constexpr int64_t kAlignment = 64;
 
-// A word that may be read from bytes.
+// A word that may alias bytes.
 typedef uint32_t __attribute__((may_alias)) Word;
 
 enum class Format { kInt8Rows, kInt8Columns, kFloatRows, kFloatColumns };  // 4x16 4x1 1x16 1x1
 enum class Epilogue { kNone, kGelu, kGeluTanh, kSiluMul, kAdd };
 
 constexpr bool is_int8(Format f) { return f == Format::kInt8Rows || f == Format::kInt8Columns; }
-// Formats with 16 outputs to a block: vectors run along the columns; the others' along the rows.
+// Formats with 16 outputs per block, whose vectors run along the columns; others' run along the rows.
 constexpr bool is_wide(Format f) { return f == Format::kInt8Rows || f == Format::kFloatRows; }
 
 // Weights as the kernels read them. Arrays over columns are padded to whole groups.
@@ -39,23 +39,23 @@ struct Weights {
     const uint32_t* indices;
     const void* values;
     const float* scales;   // int8 only
-    const int32_t* sums;   // int8 only: of each column's codes
+    const int32_t* sums;   // int8 only: the sum of each column's codes
     const float* bias;
 };
 
 struct Job {
     const Weights* weights;
     Epilogue epilogue;
-    const float* x;         // [rows, K], or null where the codes are given
+    const float* x;         // [rows, K], or null if the codes are given
     const uint8_t* codes;   // [rows, K]
     float x_scale;
-    const float* row_scales;  // [rows]: in the place of x_scale, or null
+    const float* row_scales;  // [rows]: in place of x_scale, or null
     int32_t x_zero_point;
-    const float* other;     // [rows, N]: the residual, or what SiLU's result is multiplied by
+    const float* other;     // [rows, N]: the residual, or the factor of SiLU's result
     float* y;               // [rows, N]
 };
 
-// Bytes of scratch that a tile needs; every part begins at a multiple of kAlignment.
+// Scratch bytes of a tile; every part begins at a multiple of kAlignment.
 struct Scratch {
     size_t packed;    // a packed tile
     size_t staging;   // while packing
@@ -76,7 +76,7 @@ struct Kernels {
                      const void* packed, void* panel);
 };
 
-// Null where a set is not of this architecture.
+// Null if a set is not of this architecture.
 extern const Kernels plain_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_vnni_kernels;
@@ -84,11 +84,11 @@ extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_vnni_kernels;
 extern const Kernels neon_dot_kernels;
 #endif
 
-// Every set of this architecture, the best first, ended by null.
+// Every set of this architecture, best first, terminated by null.
 extern const Kernels* const all_kernels[];
 
-// The best set that this processor has, or the one that EDGEPRUNE_KERNELS names; null where the
-// processor does not have that one.
+// The best set that this processor has, or the one that EDGEPRUNE_KERNELS names; null if the
+// processor lacks it.
 const Kernels* choose_kernels();
 
 }  // namespace edgeprune

@@ -1,14 +1,14 @@
 // The operators of the domain "edgeprune", and their registration in ONNX Runtime.
 //
-// A type of operator for each kind of input and each epilogue, for a model-local function of the same
-// name stands for it where this library is not installed, and a function has one body:
+// There is an operator type for each kind of input and each epilogue, because a model-local function
+// of the same name replaces it where this library is not installed, and a function has one body:
 //
 //   SparseLinearFloat       x float32                                 values float32
 //   SparseLinearInt8        x float32, quantized here                 values int8, scales
 //   SparseLinearInt8Shared  x uint8, its scale, its zero point        values int8, scales
 //   SparseLinearInt8Rows    x uint8, a scale for each row, zero point values int8, scales
 //
-// each as is, and followed by Gelu, GeluTanh, SiluMul (silu(product) * other) and Add (+ other).
+// each plain, and with the suffix Gelu, GeluTanh, SiluMul (silu(product) * other) and Add (+ other).
 // Inputs: x (and its scale and zero point), mask, values, (scales,) bias, (other). Attributes: K, N.
 #include <cstdarg>
 #include <cstdio>
@@ -75,7 +75,7 @@ __attribute__((format(printf, 3, 4))) OrtStatus* refuse(const OrtApi* api, const
         if (OrtStatus* status_ = (call)) return status_; \
     } while (0)
 
-// Reads a tensor's data, type and dimensions; at most `most` of these.
+// Reads a tensor's data, type and at most `most` dimensions.
 OrtStatus* read_tensor(const OrtApi* api, const Operator& op, const OrtValue* value, const void** data,
                        int* type, size_t* rank, int64_t* dims, size_t most) {
     OrtTensorTypeAndShapeInfo* info = nullptr;
@@ -130,7 +130,7 @@ OrtStatus* create(const OrtCustomOp* custom, const OrtApi* api, const OrtKernelI
     return nullptr;
 }
 
-// The runtime's threads, and what they answered.
+// The runtime's threads, and their status.
 struct Pool {
     const OrtApi* api;
     OrtKernelContext* context;
@@ -155,7 +155,7 @@ OrtStatus* scalar(const Kernel& kernel, OrtKernelContext* context, size_t index,
     return nullptr;
 }
 
-// The scales of x, one for each row: of the shape `dims`.
+// The scales of x, one per row, of shape `dims`.
 OrtStatus* row_scales(const Kernel& kernel, OrtKernelContext* context, size_t rank,
                       const int64_t* dims, const float** scales) {
     const OrtValue* value = nullptr;
@@ -266,7 +266,7 @@ void define(Operator& op, const Name& kind, Epilogue epilogue) {
     op.GetEndVersion = [](const OrtCustomOp*) { return 0x7fffffff; };
 }
 
-// The domain is made once and never released: sessions point into it as long as they live.
+// The domain is created once and never released: sessions point into it for their lifetime.
 OrtStatus* make_domain(const OrtApi* api, OrtCustomOpDomain** made) {
     constexpr size_t kEpilogueCount = sizeof kEpilogues / sizeof *kEpilogues;
     static Operator operators[sizeof kKinds / sizeof *kKinds * kEpilogueCount];

@@ -9,12 +9,12 @@
 namespace edgeprune {
 namespace {
 
-constexpr int64_t kEnoughTasks = 8;             // for the few cores of the devices meant
-constexpr int64_t kLeastProducts = 1 << 17;     // fewer are not worth another thread
+constexpr int64_t kEnoughTasks = 8;             // for the few cores of edge devices
+constexpr int64_t kLeastProducts = 1 << 17;     // fewer are not worth a second thread
 constexpr int64_t kRangeChunk = 1 << 15;
 constexpr int64_t kMostRangeChunks = 64;
 
-// Kept by each thread between calls.
+// Each thread keeps this between calls.
 thread_local Buffer thread_packed, thread_staging, thread_panel;
 thread_local Buffer caller_packed;
 
@@ -32,7 +32,7 @@ void range_task(void* data, size_t index) {
     range.kernels->range(range.x + from, count, &range.low[index], &range.high[index]);
 }
 
-// The scale and zero point of DynamicQuantizeLinear: of the range of x with 0 in it.
+// The scale and zero point of DynamicQuantizeLinear, from the range of x extended to 0.
 bool find_scale(const Kernels& kernels, Job& job, int64_t count, const Threads& threads) {
     Range range = {&kernels, job.x, count, kRangeChunk, {}, {}};
     range.chunk = std::max(kRangeChunk, (count + kMostRangeChunks - 1) / kMostRangeChunks);
@@ -52,7 +52,7 @@ struct Plan {
     Job job;
     Scratch scratch;
     int64_t rows, tile_rows, tiles, splits;
-    char* packed;  // all tiles, packed beforehand, or null
+    char* packed;  // all tiles, already packed, or null
     std::atomic<bool> failed;
 
     int rows_of(int64_t tile) const { return int(std::min(tile_rows, rows - tile * tile_rows)); }
@@ -80,7 +80,7 @@ void multiply_task(void* data, size_t index) {
     if (!plan.multiply(index / plan.splits, index % plan.splits)) plan.failed = true;
 }
 
-// Into how many ranges of columns a tile is cut, so that there is work for several threads.
+// The number of column ranges that a tile is cut into, to give several threads work.
 int64_t splits_of(const Weights& weights, int64_t tiles, int64_t tile_rows) {
     const int64_t lists = is_wide(weights.format)
                               ? weights.groups

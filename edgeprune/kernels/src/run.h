@@ -5,16 +5,15 @@
 
 namespace edgeprune {
 
-// Runs task(data, 0), ..., task(data, count - 1) on the runtime's threads, and waits; false: it could
-// not.
+// Runs task(data, 0), ..., task(data, count - 1) on the runtime's threads and waits. False on failure.
 struct Threads {
     void* context;
     bool (*run)(void* context, void (*task)(void* data, size_t index), size_t count, void* data);
 };
 
-// Fills job.y. Where job.codes is null and the weights are int8, quantizes job.x first, as
-// DynamicQuantizeLinear does: one scale and zero point for all rows. False where memory is out or the
-// threads failed.
+// Fills job.y. If job.codes is null and the weights are int8, first quantizes job.x as
+// DynamicQuantizeLinear does: one scale and zero point for all rows. False if memory is exhausted or
+// the threads failed.
 bool run(const Kernels&, Job job, int64_t rows, const Threads&);
 
 }  // namespace edgeprune

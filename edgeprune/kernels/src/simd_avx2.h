@@ -21,7 +21,7 @@ inline Int load(const int32_t* p) { return _mm256_loadu_si256(ints(p)); }
 inline Int load(const edgeprune::Word* p) { return _mm256_loadu_si256(ints(p)); }
 inline void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
 inline void store(int32_t* p, Int v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-// As the nearest of 0...255. Packing works within halves, which are put in their order last.
+// Rounds to the nearest of 0...255. Packing works within halves, which are reordered last.
 inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
     const Int low = _mm256_packs_epi32(v[0], v[1]), high = _mm256_packs_epi32(v[2], v[3]);
     const Int order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -37,14 +37,14 @@ inline Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
 inline Int mul(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
 inline Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
-// An estimate of 12 bits, and a step of Newton's.
+// A 12-bit estimate and a Newton step.
 inline Float reciprocal(Float v) {
     const Float first = _mm256_rcp_ps(v);
     return mul(first, _mm256_fnmadd_ps(v, first, splat(2.0f)));
 }
 inline Float minimum(Float a, Float b) { return _mm256_min_ps(a, b); }
 inline Float maximum(Float a, Float b) { return _mm256_max_ps(a, b); }
-// The larger magnitude; of a, which is positive already.
+// The larger magnitude; a is already positive.
 inline Float larger(Float a, Float b) {
     return _mm256_max_ps(a, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), b));
 }
@@ -65,8 +65,8 @@ typedef __m256i Codes;
 inline Codes make_codes(Int w) { return w; }
 inline Int dot(Int sums, Int x, Codes w) { return _mm256_dpbusd_avx_epi32(sums, x, w); }
 #else
-// Even and odd codes as 16-bit numbers. Multiplying bytes at once would be half the work, but its
-// 16-bit sums saturate: 255 * 127 twice is 64,770.
+// Even and odd codes as 16-bit numbers. Multiplying bytes directly would halve the work, but its
+// 16-bit sums saturate: 2 * 255 * 127 is 64,770.
 struct Codes {
     __m256i even, odd;
 };

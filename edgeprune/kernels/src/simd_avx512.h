@@ -12,7 +12,7 @@ typedef __m512i Int;
 typedef __m512i Codes;
 
 constexpr int kLanes = 16;
-constexpr int kMostRows = 16;  // rows summed at once: as many registers of the 32
+constexpr int kMostRows = 16;  // rows summed at once, in 16 of the 32 registers
 constexpr uint8_t kFlip = 0;
 
 inline Float load(const float* p) { return _mm512_loadu_ps(p); }
@@ -20,7 +20,7 @@ inline Int load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Int load(const edgeprune::Word* p) { return _mm512_loadu_si512(p); }
 inline void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
 inline void store(int32_t* p, Int v) { _mm512_storeu_si512(p, v); }
-// As the nearest of 0...255. Packing works within quarters, which are put in their order last.
+// Rounds to the nearest of 0...255. Packing works within quarters, which are reordered last.
 inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
     const Int low = _mm512_packs_epi32(v[0], v[1]), high = _mm512_packs_epi32(v[2], v[3]);
     const Int order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -35,7 +35,7 @@ inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
 inline Int mul(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
 inline Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
 inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
-// An estimate of 14 bits, and a step of Newton's.
+// A 14-bit estimate and a Newton step.
 inline Float reciprocal(Float v) {
     const Float first = _mm512_rcp14_ps(v);
     return mul(first, _mm512_fnmadd_ps(v, first, splat(2.0f)));
@@ -71,7 +71,7 @@ inline void multiply_rows(Float (&sums)[Rows][1], const float* x, const float* v
     for (int i = 0; i < Rows; i++) sums[i][0] = fma(splat(x[i]), w, sums[i][0]);
 }
 
-// A square of 16 x 16: pairs, then fours of lanes within quarters, then the quarters.
+// Transposes 16 x 16: pairs, then fours of lanes within quarters, then the quarters.
 inline void transpose(Float (&rows)[16]) {
     Float a[16], b[16];
     for (int i = 0; i < 16; i += 2) {

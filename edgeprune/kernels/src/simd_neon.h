@@ -13,7 +13,7 @@ typedef int8x16_t Codes;
 
 constexpr int kLanes = 4;
 constexpr int kMostRows = 4;
-constexpr uint8_t kFlip = 0x80;  // the dot product takes both signed
+constexpr uint8_t kFlip = 0x80;  // the dot product takes signed operands
 
 inline Float load(const float* p) { return vld1q_f32(p); }
 inline Int load(const int32_t* p) { return vld1q_s32(p); }
@@ -22,7 +22,7 @@ inline Int load(const edgeprune::Word* p) {
 }
 inline void store(float* p, Float v) { vst1q_f32(p, v); }
 inline void store(int32_t* p, Int v) { vst1q_s32(p, v); }
-// As the nearest of 0...255.
+// Rounds to the nearest of 0...255.
 inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
     const uint16x8_t low = vcombine_u16(vqmovun_s32(v[0]), vqmovun_s32(v[1]));
     const uint16x8_t high = vcombine_u16(vqmovun_s32(v[2]), vqmovun_s32(v[3]));
@@ -53,7 +53,7 @@ inline Float times_power_of_two(Float v, Int n) {
 inline Codes make_codes(Int w) { return vreinterpretq_s8_s32(w); }
 inline Int dot(Int sums, Int x, Codes w) { return vdotq_s32(sums, vreinterpretq_s8_s32(x), w); }
 
-// Four rows of a packed tile stand in one vector, and the instructions take one of its lanes.
+// One vector holds four rows of a packed tile; the instructions select one of its lanes.
 template <int Rows>
 inline void multiply_rows(Int (&sums)[Rows][4], const edgeprune::Word* x, const int8_t* values) {
     if constexpr (Rows == 4) {

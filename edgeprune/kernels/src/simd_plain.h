@@ -1,4 +1,4 @@
-// Four lanes in plain C++: for processors without any of the others, and to compare them with.
+// Four lanes in plain C++: for all other processors, and as the reference for the other sets.
 #pragma once
 
 #include <math.h>
@@ -11,7 +11,7 @@ namespace {
 struct Float {
     float lane[4];
 };
-// Unsigned, for a sum that overflows must wrap as the instructions do.
+// Unsigned, because an overflowing sum must wrap as the instructions do.
 struct Int {
     uint32_t lane[4];
 };
@@ -39,7 +39,7 @@ inline Int load(const int32_t* p) { return bits<Int>(p); }
 inline Int load(const edgeprune::Word* p) { return bits<Int>(p); }
 inline void store(float* p, Float v) { memcpy(p, &v, sizeof v); }
 inline void store(int32_t* p, Int v) { memcpy(p, &v, sizeof v); }
-// As the nearest of 0...255.
+// Rounds to the nearest of 0...255.
 inline void store_bytes(uint8_t* p, const Int (&v)[4]) {
     for (int i = 0; i < 16; i++) {
         const int32_t value = int32_t(v[i / 4].lane[i % 4]);
@@ -85,7 +85,7 @@ inline Float to_float(Int v) {
     return each<Float>([&](int i) { return float(int32_t(v.lane[i])); });
 }
 inline Int round_to_int(Float v) {
-    // What no 32-bit integer holds becomes the lowest one, as x86 has it.
+    // Values beyond 32 bits become the lowest integer, as on x86.
     return each<Int>([&](int i) {
         const float whole = rintf(v.lane[i]);
         return whole > -2147483648.0f && whole < 2147483648.0f ? uint32_t(int32_t(whole))

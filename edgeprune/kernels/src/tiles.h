@@ -1,13 +1,13 @@
-// The kernels themselves, written once over the vectors that a simd_*.h declares, and compiled by
-// each instruction set's own file with its own flags.
+// The kernels, written once over the vectors that a simd_*.h declares, and compiled by the file of
+// each instruction set with its own flags.
 //
-// Everything here has internal linkage, and nothing of the standard library is instantiated: the
-// linker keeps one copy of an inline function, and must not keep the AVX-512 one for everybody.
+// Everything has internal linkage and nothing of the standard library is instantiated: the linker
+// keeps one copy of an inline function, and must not keep the AVX-512 copy for every set.
 //
 // From the simd header: kLanes, the vectors Float, Int and Codes (weights made ready for dot), and
 // load, store, splat, fma and the like. dot(sums, x, w) adds the products of four unsigned codes of x
 // and four signed codes of w in each 32-bit lane, exactly. kFlip turns packed codes into what dot
-// takes as x (0x80 where both must be signed; the zero point then shifts by as much).
+// takes as x (0x80 if both must be signed; the zero point then shifts by the same amount).
 #pragma once
 
 #include <cstring>
@@ -18,7 +18,7 @@ namespace {
 
 using namespace edgeprune;
 
-constexpr int kParts = kGroup / kLanes;  // vectors to a group of columns
+constexpr int kParts = kGroup / kLanes;  // vectors per group of columns
 constexpr int kWideRows = kLanes;        // rows of a packed tile, wide formats
 constexpr int kTallVectors = 4;          // vectors of rows in a packed tile, the other formats
 static_assert(kParts * kLanes == kGroup, "vectors fill a group");
@@ -29,7 +29,7 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
 
 // ---- Epilogues ----------------------------------------------------------------------------------
 
-// 2^x for x in [-126, 126]: of the fraction by a polynomial with a relative error of at most 1.2e-7.
+// 2^x for x in [-126, 126]: the fraction by a polynomial with a relative error of at most 1.2e-7.
 inline Float power2(Float x) {
     x = maximum(minimum(x, splat(126.0f)), splat(-126.0f));
     const Int whole = round_to_int(x);
@@ -114,9 +114,9 @@ void range(const float* x, size_t count, float* low, float* high) {
     }
 }
 
-// Division is slow, and a product with 1 / scale rounds otherwise only next to a half: vectors that
-// have such a value are divided after all. Adding 1.5 * 2^23 rounds to whole numbers, and leaves them
-// in the lowest bits.
+// Division is slow, and multiplying by 1 / scale rounds differently only next to a half: only vectors
+// with such a value are divided. Adding 1.5 * 2^23 rounds to whole numbers and leaves them in the
+// lowest bits.
 void quantize(const float* x, size_t count, float scale, int32_t zero_point, uint8_t* codes) {
     constexpr float kRound = 12582912.0f;
     constexpr int32_t kRoundBits = 0x4b400000;
@@ -171,7 +171,7 @@ void interleave(const float* rows, int64_t words, int count, float* packed, int6
 
 int vectors_of(int rows) { return rows <= kLanes ? 1 : rows <= 2 * kLanes ? 2 : kTallVectors; }
 
-// How many rows a tile is packed for: its words stand in [units, this].
+// The number of rows that a tile is packed for; its words are [units, this].
 int packed_rows(Format format, int rows) {
     if (is_wide(format)) return rows == 1 ? 1 : kWideRows;
     return vectors_of(rows) * kLanes;
@@ -203,7 +203,7 @@ void pack(const Job& job, int64_t row, int rows, void* packed, void* staging) {
             if (kFlip)
                 for (int64_t k = 0; k < K; k++) to[k] ^= kFlip;
         }
-        // What stands for no input must be the same on every processor, whatever its weight says.
+        // Padding must be the same on every processor, whatever its weight.
         memset(to + used, is_int8(weights.format) ? kFlip : 0, row_bytes - used);
     }
     if (stride == 1) return;
@@ -217,8 +217,8 @@ inline Int start_sums(const Job& job, int64_t column) {
     return mul(splat(int32_t(kFlip) - job.x_zero_point), load(job.weights->sums + column));
 }
 
-// Sums of Rows rows of a tile for one group of columns. With few rows, several blocks are summed
-// apart, for a chain of dependent products waits for each.
+// Sums Rows rows of a tile for one group of columns. With few rows, several blocks are summed
+// separately, because a chain of dependent products would wait for each.
 template <int Rows, int Stride>
 void wide_int8(const Job& job, const Word* x, int64_t row, int64_t group, int rows, float* out,
                int64_t ld) {
@@ -245,7 +245,7 @@ void wide_int8(const Job& job, const Word* x, int64_t row, int64_t group, int ro
     for (int c = 1; c < kChains; c++)
         for (int i = 0; i < Rows; i++)
             for (int p = 0; p < kParts; p++) sums[0][i][p] = add(sums[0][i][p], sums[c][i][p]);
-    // Whole tiles of one scale, nearly all of a call, are written without a question for each row.
+    // Full tiles with one scale, nearly all of a call, are written without a branch per row.
     const float* row_scales = job.row_scales ? job.row_scales + row : nullptr;
     for (int p = 0; p < kParts; p++) {
         const int64_t column = group * kGroup + p * kLanes;
@@ -384,7 +384,7 @@ inline Float scaled(const Job& job, const float* sums, int64_t column, Float) {
     return add(load(sums), splat(job.weights->bias[column]));
 }
 
-// The scales of x for a vector of rows, `count` of which are there.
+// The scales of x for a vector of rows, of which `count` exist.
 inline Float scales_of(const Job& job, int64_t row, int count) {
     if (!job.row_scales) return splat(job.x_scale);
     float scales[kLanes] = {};
@@ -392,7 +392,7 @@ inline Float scales_of(const Job& job, int64_t row, int count) {
     return load(scales);
 }
 
-// A group of columns out of the panel, [16][packed rows], to rows of the result.
+// Writes a group of columns of the panel, [16][packed rows], to rows of the result.
 template <int Vectors, class Sum>
 void narrow_group(const Job& job, const Sum* panel, int64_t row, int64_t group, int rows, float* out,
                   int64_t ld) {
@@ -412,7 +412,7 @@ void narrow_group(const Job& job, const Sum* panel, int64_t row, int64_t group, 
 
 // ---- Tiles ----------------------------------------------------------------------------------------
 
-// Lets `compute(out, stride)` write the last group, of fewer than 16 columns, by way of a buffer.
+// Lets `compute(out, stride)` write the last group, of fewer than 16 columns, through a buffer.
 template <class Compute>
 __attribute__((noinline)) void write_ragged(const Job& job, float* out, const float* other, int rows,
                                             int64_t columns, const Compute& compute) {
@@ -430,8 +430,8 @@ __attribute__((noinline)) void write_ragged(const Job& job, float* out, const fl
     for (int i = 0; i < rows; i++) memcpy(out + i * N, whole + i * kGroup, columns * sizeof(float));
 }
 
-// Lets `compute(out, stride)` write a group of 16 columns, then finishes it. In line, because there
-// are thousands of groups in a call and some take no longer than a call of a function.
+// Lets `compute(out, stride)` write a group of 16 columns, then finishes it. Inlined, because a call
+// has thousands of groups and some take no longer than a function call.
 template <class Compute>
 inline __attribute__((always_inline)) void write_group(const Job& job, int64_t row, int rows,
                                                        int64_t group, const Compute& compute) {

@@ -37,7 +37,7 @@ bool is_vector(const Tensor& tensor, int64_t size) {
     return tensor.type == ort::kFloat && tensor.rank == 1 && tensor.dims[0] == size;
 }
 
-// A vector over the columns, filled up with zeros to whole groups.
+// A vector over the columns, zero-padded to whole groups.
 const float* padded(Buffer& buffer, const Tensor& tensor, int64_t columns) {
     float* to = buffer.items<float>(columns);
     if (!to) return nullptr;
@@ -46,7 +46,7 @@ const float* padded(Buffer& buffer, const Tensor& tensor, int64_t columns) {
     return to;
 }
 
-// Calls visit(row, unit) for every bit that is set, in order.
+// Calls visit(row, unit) for every set bit, in order.
 template <class Visit>
 void each_block(const uint8_t* mask, int64_t rows, int64_t row_bytes, Visit visit) {
     for (int64_t row = 0; row < rows; row++)
@@ -105,7 +105,7 @@ const char* OwnedWeights::read(int64_t K, int64_t N, const Tensor& mask, const T
 
 const char* OwnedWeights::index(const uint8_t* mask, int64_t row_bytes, int64_t rows, int64_t blocks,
                                 const void* values) {
-    // Blocks are counted by list (a group of columns, or a column in a chunk of inputs), then put in.
+    // Counts each list's blocks (a list: a group of columns, or a column in a chunk), then fills it.
     const bool wide = is_wide(weights_.format);
     const int64_t columns = weights_.groups * kGroup;
     const int64_t lists = wide ? rows : columns * divide_up(weights_.units, kChunk);
@@ -121,7 +121,7 @@ const char* OwnedWeights::index(const uint8_t* mask, int64_t row_bytes, int64_t 
         if (list(row, unit) + 2 <= lists) starts[list(row, unit) + 2]++;
     });
     for (int64_t i = 2; i <= lists; i++) starts[i] += starts[i - 1];
-    // starts[i + 1] is where the next block of list i goes, and in the end where list i ends.
+    // starts[i + 1] is the position of list i's next block, and finally the end of list i.
     const Word* from = static_cast<const Word*>(values);
     each_block(mask, rows, row_bytes, [&](int64_t row, int64_t unit) {
         const uint32_t place = starts[list(row, unit) + 1]++;

@@ -1,5 +1,5 @@
-// From the tensors of a file to the weights that kernels read. Nothing in a file is believed: what is
-// built here is all that a kernel follows, so that no tensor can make it read outside of one.
+// Converts the tensors of a file to the weights that kernels read. Nothing in a file is trusted: a
+// kernel follows only what is built here, so no tensor can make it read out of bounds.
 #pragma once
 
 #include "buffer.h"
@@ -17,11 +17,11 @@ struct Tensor {
 
 class OwnedWeights {
   public:
-    // Null, or what is wrong with the tensors, in `message`. scales is null for float32. The values
-    // of wide blocks are read in place and must live as long as this.
+    // Returns null, or what is wrong with the tensors, in `message`. scales is null for float32. The
+    // values of wide blocks are read in place and must outlive this.
     //
     // mask [ceil(N / outputs), ceil(units / 8)], bytes: bit u % 8 of byte u / 8 says that the block
-    // of unit u is there; values [blocks, outputs, inputs]: the blocks, row by row of the mask.
+    // of unit u is stored; values [blocks, outputs, inputs]: the blocks, row by row of the mask.
     const char* read(int64_t K, int64_t N, const Tensor& mask, const Tensor& values,
                      const Tensor* scales, const Tensor& bias);
 
