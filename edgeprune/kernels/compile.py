@@ -56,7 +56,7 @@ LINK = (
 
 
 class CannotCompile(Exception):
-    """The library cannot be compiled; the message says why."""
+    """There is no library, for a reason given in a sentence."""
 
 
 def compile_library(
@@ -68,12 +68,12 @@ def compile_library(
     """Compile and link the library; return its path.
 
     Args:
-        compiler: the C++ compiler; by default the environment's CXX, else c++, g++ or clang++.
-        architecture: "x86_64" or "aarch64"; by default this machine's.
+        compiler: the C++ compiler; by default CXX of the environment, else c++, g++ or clang++.
+        architecture: the target, by default this machine's: "x86_64" or "aarch64".
         extra: more flags for compiler and linker, such as a sanitizer's.
 
     Raises:
-        CannotCompile: no compiler, a system other than Linux, or a compiler error.
+        CannotCompile: no compiler, another system than Linux, or an error of the compiler.
     """
     architecture = architecture or platform.machine()
     if sys.platform != "linux" or architecture not in UNITS:

@@ -10,10 +10,10 @@ linear:
     values, after one of zeros ────┴─> Gather ─> Transpose ─> Slice ─┐
     x ─> DynamicQuantizeLinear ──────────────────────────────────────┴─> MatMulInteger ─> ... ─> y
 
-(Every shape follows from the inputs' shapes: the runtime does not fold NonZero and the like.)
+(Every shape follows from the inputs' shapes: the runtime does not fold NonZero and its like.)
 
-With the library registered, the operator is found first and the function is ignored. A function has
-one body, so there is an operator type for each epilogue and kind of input.
+With the library registered the operator is found first, and the function is ignored. One
+function has one body; that is why there is a type of operator for each epilogue and kind of input.
 """
 
 from dataclasses import dataclass
@@ -51,11 +51,11 @@ def make_sparse_linear(
 ) -> tuple[NodeProto, list[TensorProto]]:
     """The node for y = epilogue(x W + bias), and its initializers.
 
-    A model with such nodes also needs `add_functions`.
+    `add_functions` completes a model that has such nodes.
 
     Args:
-        x: a float32 tensor [..., K], or its quantized form, shared by several linears.
-        scales: [N] for int8, a scale per column of codes; None for float32.
+        x: a float32 tensor [..., K], or its codes from a DynamicQuantizeLinear that several share.
+        scales: [N] for int8, a scale for each column of codes; None for float32.
         bias: [N].
         epilogue: one of EPILOGUES: "silu-mul" is silu(x W + bias) * other, "add" is ... + other.
         other: a float32 tensor [..., N], for those two.
@@ -87,9 +87,9 @@ def make_sparse_linear(
     ]
     inputs += [tensor.name for tensor in initializers]
     inputs += [other] if other else []
-    way = "plain" if isinstance(x, str) else "rows" if x.per_row else "shared"
-    kind = op_type(packed.format.dtype, way, epilogue)
-    node = helper.make_node(kind, inputs, [y], name, domain=DOMAIN, K=packed.K, N=packed.N)
+    form = "plain" if isinstance(x, str) else "rows" if x.per_row else "shared"
+    operator = op_type(packed.format.dtype, form, epilogue)
+    node = helper.make_node(operator, inputs, [y], name, domain=DOMAIN, K=packed.K, N=packed.N)
     return node, initializers
 
 

@@ -132,7 +132,7 @@ class Graph:
         return node.output[0]
 
     def replace_uses(self, old: str, new: str) -> None:
-        """Make every reader of `old` read `new`; a graph output keeps its name."""
+        """Let every reader of `old` read `new`; a graph output keeps its name."""
         if old not in self.outputs:
             self._replaced[old] = new
         for node in self.consumers.pop(old, []):
