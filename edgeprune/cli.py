@@ -1,4 +1,4 @@
-"""The command line: one function a command, no logic. Nothing heavy is imported before its use."""
+"""The command line: one function per command, no logic. Heavy imports happen on use."""
 
 import itertools
 import json
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class Commands(click.Group):
-    """The one place that turns errors into exit codes and a sentence on standard error.
+    """Turns errors into exit codes and a sentence on standard error, for all commands.
 
-    What it does not know is a fault of ours, and left to the entry in __main__.py.
+    Any other error is EdgePrune's own fault and is left to __main__.py.
     """
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         given = sys.argv[1:] if args is None else list(args)
         try:
             for word in given:
-                word.encode()  # raises where the system's bytes were not UTF-8
+                word.encode()  # raises if the system's bytes were not UTF-8
             code = super().main(given, *rest, **{**options, "standalone_mode": False})
         except BaseException as error:
-            # A library may make any error of a Ctrl-C.
+            # A library may turn Ctrl-C into any error.
             if pressed or isinstance(error, KeyboardInterrupt | click.Abort):
                 _end("Stopped.", STOPPED)
             if isinstance(error, click.ClickException):
@@ -51,7 +51,7 @@ class Commands(click.Group):
 
 
 def _mistake(error: BaseException) -> str | None:
-    """What was the user's mistake, or their machine's; None where it was neither."""
+    """The sentence for a mistake of the user's or a fault of their machine; else None."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -60,7 +60,7 @@ def _mistake(error: BaseException) -> str | None:
         return f"{error.object!r} is not UTF-8, as text and the names of files must be here."
     if sentence := disk_is_full(error):
         return sentence
-    if isinstance(error, OSError) and error.filename is not None:  # else nothing of the user's
+    if isinstance(error, OSError) and error.filename is not None:  # else not a file of the user's
         return f"{error.filename}: {error.strerror}."
     return None
 
@@ -71,7 +71,7 @@ def _end(sentence: str, code: int) -> NoReturn:
 
 
 def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
-    """Settings of the options that were given; the class knows the other defaults, and bounds."""
+    """Settings from the given options; the class has the other defaults, and the bounds."""
     try:
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValueError as error:
@@ -81,7 +81,7 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
 
 
 def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
-    """The users' own names of fields, by ours."""
+    """The user's name of each field."""
     named = dict(field.partition("=")[::2] for field in fields)
     if not all(named.values()):
         raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
@@ -89,7 +89,7 @@ def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None) -> None:
-    """Print a result as a table, and write it to a JSON file; "-" prints the JSON alone."""
+    """Print a result as a table, and write it to a JSON file; "-" prints only the JSON."""
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if json_file == "-":
         click.echo(text)
@@ -97,19 +97,19 @@ def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None
     try:
         if json_file:
             Path(json_file).write_text(text + "\n", encoding="utf-8")
-    finally:  # nothing that was measured is lost, whichever of the two fails
+    finally:  # no measurement is lost if either of the two fails
         _print(table)
 
 
 def _print(table: "RenderableType") -> None:
-    """Print a table, with what users name as it is, brackets and all."""
+    """Print a table, with the user's names unchanged, even with brackets."""
     from edgeprune.base.console import Terminal
 
     Terminal().print(table, crop=False)
 
 
 def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
-    """Refuse a file that cannot be written before the work, not after it."""
+    """Refuse a file that cannot be written before the work starts."""
     from edgeprune.base.files import refuse_unwritable
 
     if path and path != "-":
@@ -118,7 +118,7 @@ def _writable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
 
 
 def _replaceable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
-    """Refuse a file that cannot be replaced before the work, not after it."""
+    """Refuse a file that cannot be replaced before the work starts."""
     from edgeprune.base.files import refuse_irreplaceable
 
     if path:
@@ -127,7 +127,7 @@ def _replaceable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
 
 
 class Numbers(click.ParamType):
-    """Whole numbers with commas between them."""
+    """Whole numbers separated by commas."""
 
     name = "N[,N...]"
 
@@ -147,12 +147,14 @@ _json_option = click.option(
     metavar="FILE",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     callback=_writable,
-    help="Write what is printed as JSON; - prints it.",
+    help="Write the result as JSON; - prints it.",
 )
 _field_option = click.option(
-    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name of a field."
+    "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name for a field."
 )
-_against_option = click.option("--against", metavar="BUNDLE|FOLDER", help="What to compare with.")
+_against_option = click.option(
+    "--against", metavar="BUNDLE|FOLDER", help="Compare with this model."
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -164,13 +166,13 @@ def main() -> None:
 @main.command()
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
-@click.option("--raw", is_flag=True, help="Continue plain text; use no chat template.")
-@click.option("--max-tokens", type=int, help="Most tokens to generate.  [default: 256]")
+@click.option("--raw", is_flag=True, help="Continue plain text, without the chat template.")
+@click.option("--max-tokens", type=int, help="Maximum tokens to generate.  [default: 256]")
 @click.option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0]")
 @click.option("--top-p", type=float, help="Sample from the likeliest only.  [default: 1]")
-@click.option("--seed", type=int, help="The same seed, the same text.  [default: 0]")
+@click.option("--seed", type=int, help="The same seed gives the same text.  [default: 0]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, an object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON, one object per line.")
 def run(
     bundle: str,
     text: str | None,
@@ -182,7 +184,7 @@ def run(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Embed, classify or generate, by the bundle's task; with -, for each line of input."""
+    """Embed, classify or generate, by the bundle's task; - reads lines of standard input."""
     from edgeprune.runtime import terminal
     from edgeprune.runtime.generate import Sampling
 
@@ -195,16 +197,21 @@ def run(
 @main.command()
 @click.argument("bundle")
 @_against_option
-@click.option("--batch", type=NUMBERS, help="Texts in a call; 1,8 measures each.  [default: 1]")
-@click.option("--tokens", type=NUMBERS, help="Tokens of a text or the prompt.  [default: 128]")
+@click.option("--batch", type=NUMBERS, help="Texts per call; 1,8 measures both.  [default: 1]")
+@click.option("--tokens", type=NUMBERS, help="Tokens per text, or of the prompt.  [default: 128]")
 @click.option("--threads", type=NUMBERS, help="Threads.  [default: 1]")
-@click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
+@click.option("--time-limit", type=float, help="Maximum seconds of timing.  [default: 60]")
 @click.option(
-    "--compressed/--no-compressed", help="Also give the bytes compressed by zlib: 1 s a 25 MB."
+    "--compressed/--no-compressed",
+    help="Also compress by zlib and report the bytes: 1 s per 25 MB.",
 )
-@click.option("--profile/--no-profile", help="Also share the time out among operators.")
-@click.option("--counters/--no-counters", help="Also count instructions and cycles by perf.")
-@click.option("--remote", metavar="USER@HOST", help="Run there, by ssh; it needs edgeprune.")
+@click.option("--profile/--no-profile", help="Also report the time of each operator.")
+@click.option("--counters/--no-counters", help="Also count instructions and cycles with perf.")
+@click.option(
+    "--remote",
+    metavar="USER@HOST",
+    help="Run there by ssh; needs edgeprune there.",
+)
 @click.option("--remote-python", default="python3", metavar="PATH", help="The Python there.")
 @_json_option
 def bench(
@@ -221,8 +228,8 @@ def bench(
     """Time a model, alone or interleaved with another: latency, memory, size.
 
     BUNDLE is a bundle, a folder with an ONNX model, a Hugging Face folder (exported first), an ONNX
-    file, torch:FOLDER (PyTorch itself) or command:PROGRAM (see edgeprune.measure.bench.protocol);
-    stock:BUNDLE runs one without the sparse operator library.
+    file, torch:FOLDER (PyTorch itself), command:PROGRAM (see edgeprune.measure.bench.protocol), or
+    stock:BUNDLE, which leaves out the sparse operator library.
     """
     from edgeprune.measure.bench.compare import compare, measure, sweep
     from edgeprune.measure.bench.remote import bench_remotely
@@ -255,20 +262,20 @@ def bench(
     "--data",
     required=True,
     metavar="FILE|HUB_DATASET",
-    help="A .txt, .jsonl or .csv file, or NAME, NAME:SPLIT or NAME:CONFIG:SPLIT of a dataset.",
+    help="A .txt, .jsonl or .csv file, or a dataset: NAME, NAME:SPLIT or NAME:CONFIG:SPLIT.",
 )
 @click.option(
-    "--limit", type=int, help="Rows at most, drawn by label; or first windows (of each group)."
+    "--limit", type=int, help="Maximum rows, drawn by label; or first windows (per group)."
 )
-@click.option("--window", type=int, help="Tokens of a window of text.  [default: 512]")
-@click.option("--stride", type=int, help="Tokens between windows' starts.  [default: the window]")
-@click.option("--group", metavar="FIELD", help="Also each value of this field, and the worst.")
+@click.option("--window", type=int, help="Tokens per window of text.  [default: 512]")
+@click.option("--stride", type=int, help="Tokens between window starts.  [default: the window]")
+@click.option("--group", metavar="FIELD", help="Also by value of this field, and the worst.")
 @_field_option
-@click.option("--rows", "keep_rows", is_flag=True, help="Put each row's scores in the JSON.")
+@click.option("--rows", "keep_rows", is_flag=True, help="Include every row's scores in the JSON.")
 @_against_option
 @_json_option
 def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> None:
-    """Measure a bundle's quality, beside the original's with --against."""
+    """Measure a bundle's quality, and its loss against the original with --against."""
     from edgeprune.measure.evaluate.measures import evaluate
     from edgeprune.measure.evaluate.table import evaluate_table
 
@@ -286,30 +293,30 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
     metavar="FILE",
     type=click.Path(dir_okay=False, writable=True),
     callback=_replaceable,
-    help="Keep this bundle's figures as a later baseline.",
+    help="Save this bundle's figures as a later baseline.",
 )
-@click.option("--max-slowdown", metavar="PERCENT", help="Of a call's time.  [default: 5%]")
-@click.option("--max-memory", metavar="PERCENT", help="Of peak memory.  [default: 5%]")
-@click.option("--max-size", metavar="PERCENT", help="Of graph and data.  [default: 2%]")
-@click.option("--max-operators", metavar="PERCENT", help="Of operators run.  [default: 0%]")
-@click.option("--max-drop", type=float, help="Of quality: points, or %.  [default: 0.5]")
-@click.option("--task", help="A quality measure, as `evaluate` has them.")
-@click.option("--data", metavar="FILE", help="What it reads.")
-@click.option("--limit", type=int, help="Rows, texts or windows of it at most.")
+@click.option("--max-slowdown", metavar="PERCENT", help="Growth of time per call.  [default: 5%]")
+@click.option("--max-memory", metavar="PERCENT", help="Growth of peak memory.  [default: 5%]")
+@click.option("--max-size", metavar="PERCENT", help="Growth of graph and data.  [default: 2%]")
+@click.option("--max-operators", metavar="PERCENT", help="Growth of operators run.  [default: 0%]")
+@click.option("--max-drop", type=float, help="Loss of quality: points, or %.  [default: 0.5]")
+@click.option("--task", help="A quality measure of `edgeprune evaluate`.")
+@click.option("--data", metavar="FILE", help="The measure's data.")
+@click.option("--limit", type=int, help="Maximum rows, texts or windows.")
 @click.option(
     "--original", metavar="BUNDLE|FOLDER", help="For cosine and kl.  [default: the baseline]"
 )
-@click.option("--batch", type=int, help="Texts in a call of an encoder.  [default: 1]")
-@click.option("--tokens", type=int, help="Tokens of each text, or the prompt.  [default: 128]")
+@click.option("--batch", type=int, help="Texts per call of an encoder.  [default: 1]")
+@click.option("--tokens", type=int, help="Tokens per text or prompt.  [default: 128]")
 @click.option("--threads", type=int, help="Threads.  [default: 1]")
-@click.option("--time-limit", type=float, help="Seconds of timing at most.  [default: 60]")
-@click.option("--strict", is_flag=True, help="Exit with 1 where anything is undecided, too.")
+@click.option("--time-limit", type=float, help="Maximum seconds of timing.  [default: 60]")
+@click.option("--strict", is_flag=True, help="Also exit with 1 if anything is undecided.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["text", "json", "junit", "markdown"]),
     default="text",
-    help="How to print it.",
+    help="Output format.",
 )
 @_json_option
 def check(
@@ -323,9 +330,10 @@ def check(
 ) -> None:
     """Compare a bundle with a baseline; exit with 1 if anything became worse than allowed.
 
-    Size, operators, memory and quality repeat, and decide at once. Speed fails only where its whole
-    95 % interval lies beyond the limit; else it passes or is undecided. Exit codes: 0 nothing
-    became worse, 1 something did, 2 it could not be measured, 70 a fault of edgeprune's own.
+    Size, operators, memory and quality are repeatable and decide at once. Speed fails only if its
+    whole 95 % interval lies beyond the limit; otherwise it passes or is undecided. Exit codes: 0
+    nothing became worse, 1 something did, 2 it could not be measured, 70 a fault of edgeprune's
+    own.
     """
     from edgeprune.measure.bench.settings import BenchSettings
     from edgeprune.measure.check import formats, run
@@ -344,7 +352,7 @@ def check(
             run.save(outcome.candidate, Path(save))
         if json_file and json_file != "-":
             Path(json_file).write_text(formats.as_json(outcome) + "\n", encoding="utf-8")
-    finally:  # nothing that was measured is lost, whichever of them fails
+    finally:  # no measurement is lost if any of them fails
         if form == "text" and json_file != "-":
             _print(formats.text(outcome))
         else:
@@ -355,10 +363,12 @@ def check(
 
 @main.command()
 @click.argument("bundle", metavar="BUNDLE|FOLDER", required=False)
-@click.option("--system", is_flag=True, help="Show this machine and what is installed instead.")
+@click.option(
+    "--system", is_flag=True, help="Show this machine and the installed packages instead."
+)
 @_json_option
 def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
-    """Show what is in it: layers with shapes and bits, bytes, operators, the manifest."""
+    """Show a model's layers with shapes and bits, bytes, operators and manifest."""
     if system == bool(bundle):
         raise UserError("Name a bundle or a folder to inspect, or give --system; one of the two.")
     if bundle is None:
@@ -376,29 +386,31 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @main.command()
 @click.argument("bundle")
 @click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
-@click.option("--port", type=int, help="0 takes a free one.  [default: 8000]")
+@click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
 @click.option("--threads", type=int, help="Threads.  [default: all cores]")
 @click.option(
     "--allowed-host",
     multiple=True,
     metavar="NAME",
-    help="Another name that clients call it by; may come again.  [default: its own]",
+    help="Another name that clients use; repeatable.  [default: its own]",
 )
-@click.option("--max-batch", type=int, help="Texts in one call (dynamic INT8: 1).  [default: 16]")
-@click.option("--max-batch-tokens", type=int, help="Tokens in one call.  [default: 256]")
-@click.option("--max-wait-ms", type=float, help="To wait for more texts.  [default: 0]")
-@click.option("--max-waiting", type=int, help="Texts in line; then 503.  [default: 256]")
-@click.option("--max-concurrent", type=int, help="Requests at once; then 503.  [default: 64]")
+@click.option("--max-batch", type=int, help="Texts per call (dynamic INT8: 1).  [default: 16]")
+@click.option("--max-batch-tokens", type=int, help="Tokens per call.  [default: 256]")
+@click.option("--max-wait-ms", type=float, help="Wait for more texts.  [default: 0]")
+@click.option("--max-waiting", type=int, help="Queued texts; then 503.  [default: 256]")
+@click.option("--max-concurrent", type=int, help="Concurrent requests; then 503.  [default: 64]")
 @click.option("--max-connections", type=int, help="Open connections.  [default: 512]")
-@click.option("--max-body-bytes", type=int, help="Of a request.  [default: 524288]")
-@click.option("--max-texts", type=int, help="Of a request.  [default: 64]")
-@click.option("--max-tokens", type=int, help="Of a text or a prompt.  [default: 2048]")
-@click.option("--max-new-tokens", type=int, help="To generate.  [default: 1024]")
-@click.option("--head-seconds", type=float, help="For a head to arrive.  [default: 10]")
-@click.option("--body-seconds", type=float, help="For a body to arrive.  [default: 10]")
-@click.option("--answer-seconds", type=float, help="For an answer to begin.  [default: 30]")
-@click.option("--generate-seconds", type=float, help="For it to end.  [default: 300]")
-@click.option("--stop-seconds", type=int, help="For requests to end at a stop.  [default: 30]")
+@click.option("--max-body-bytes", type=int, help="Bytes per request.  [default: 524288]")
+@click.option("--max-texts", type=int, help="Texts per request.  [default: 64]")
+@click.option("--max-tokens", type=int, help="Tokens per text or prompt.  [default: 2048]")
+@click.option("--max-new-tokens", type=int, help="Tokens to generate.  [default: 1024]")
+@click.option("--head-seconds", type=float, help="Time for a head to arrive.  [default: 10]")
+@click.option("--body-seconds", type=float, help="Time for a body to arrive.  [default: 10]")
+@click.option("--answer-seconds", type=float, help="Time for an answer to begin.  [default: 30]")
+@click.option(
+    "--generate-seconds", type=float, help="Time for generated text to end.  [default: 300]"
+)
+@click.option("--stop-seconds", type=int, help="Time for requests to end at a stop.  [default: 30]")
 def serve(bundle: str, **options: Any) -> None:
     """Answer over HTTP: /embed, /classify or /generate by the bundle's task; /health, /metrics."""
     from edgeprune.service.settings import ServiceSettings
@@ -413,17 +425,25 @@ def serve(bundle: str, **options: Any) -> None:
 
 @main.command()
 @click.argument("recipe", required=False)
-@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="What to make small.")
+@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress.")
 @click.option(
-    "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; may come again."
+    "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; repeatable."
 )
 @_field_option
-@click.option("--output", type=click.Path(path_type=Path), help="Folder.  [default: build/RECIPE]")
-@click.option("--set", "overrides", multiple=True, metavar="STAGE.KEY=VALUE", help="A setting.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Output folder.  [default: build/RECIPE]"
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="STAGE.KEY=VALUE",
+    help="Change a setting; repeatable.",
+)
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and touch nothing.")
-@click.option("--all", "every", is_flag=True, help="In a dry run, every setting as well.")
-@click.option("--fresh", is_flag=True, help="Forget what an earlier build left in the output.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--all", "every", is_flag=True, help="With --dry-run, also show every setting.")
+@click.option("--fresh", is_flag=True, help="Discard what an earlier build left in the output.")
 def build(
     recipe: str | None,
     model: str | None,
@@ -436,10 +456,10 @@ def build(
     every: bool,
     fresh: bool,
 ) -> None:
-    """Build a small, fast bundle by RECIPE, a name (see `edgeprune recipes`) or a file.
+    """Build a small, fast bundle by RECIPE: a name (see `edgeprune recipes`) or a file.
 
-    Exit codes: 0 done, 1 a requirement of the recipe is missed, 2 a mistake of yours, 70 a fault of
-    edgeprune's own.
+    Exit codes: 0 done, 1 a requirement of the recipe was missed, 2 a mistake in what was given, 70
+    a fault of edgeprune's own.
     """
     from edgeprune.pipeline import terminal
     from edgeprune.pipeline.build import prepare
@@ -455,7 +475,7 @@ def build(
             "others, and --dry-run says what one would do."
         )
     if every and not dry_run:
-        raise UserError("--all shows every setting of a dry run: give --dry-run as well.")
+        raise UserError("--all shows every setting of a dry run: add --dry-run.")
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
     sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
     prepared = prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
@@ -480,14 +500,14 @@ def build(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     callback=_replaceable,
-    help="File.  [default: report.html in DIR; here, for several]",
+    help="Output file.  [default: report.html in DIR; here, for several]",
 )
 def report(places: tuple[Path, ...], output: Path | None) -> None:
-    """Write a build's report.html anew, or compare several builds in one page.
+    """Redraw a build's report.html, or compare several builds on one page.
 
-    DIR is a folder that `edgeprune build` wrote, or a bundle. RESULT is what `edgeprune bench` or
-    `edgeprune evaluate` wrote with --json, of a build's bundle or of another model, which then
-    stands beside it.
+    DIR is an output folder of `edgeprune build`, or a bundle. RESULT is a --json file of `edgeprune
+    bench` or `edgeprune evaluate`, for a build's bundle or for another model, which is then shown
+    beside it.
     """
     from edgeprune.report.write import report as write
 
@@ -499,7 +519,7 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 @click.option("--all", "every", is_flag=True, help="Every setting of one; every method of all.")
 @_json_option
 def recipes(name: str | None, every: bool, json_file: str | None) -> None:
-    """List the recipes that ship, or show one: its file, and what it sets."""
+    """List the recipes that ship, or show one with its settings."""
     from edgeprune.pipeline import recipes as pages
 
     result = pages.one(name, every) if name else pages.all_of_them(every)

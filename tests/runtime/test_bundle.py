@@ -289,7 +289,7 @@ def test_a_bundle_replaces_a_bundle_and_nothing_else(bundle: Path, tmp_path: Pat
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("irreplaceable")
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="other than a bundle"):
         write_bundle(other, parts / "onnx_parts", parts / "assets", {"task": "feature-extraction"})
     assert contents(other) == {"chapter.txt": b"irreplaceable"}
 

@@ -162,7 +162,7 @@ def test_a_classifier_takes_pairs(tmp_path: Path) -> None:
     [
         ({"id2label": {"0": "score"}}, "one label"),
         ({"id2label": {"0": "a", "2": "b"}}, "every label's name"),
-        ({"problem_type": "multi_label_classification"}, "one label a text"),
+        ({"problem_type": "multi_label_classification"}, "one label per text"),
     ],
 )
 def test_what_is_no_classifier_is_refused(
