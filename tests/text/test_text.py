@@ -229,7 +229,7 @@ def wrong(path: Path, content: bytes) -> str:
     [
         ("a.txt", b"", "is empty"),
         ("a.txt", b" \n\t\n", "is empty"),
-        ("a.txt", b"PK\x03\x04\x00\x00abc", "no text: it holds zero bytes"),
+        ("a.txt", b"PK\x03\x04\x00\x00abc", "is not text: it holds zero bytes"),
         ("a.txt", "Grüße".encode("latin-1"), "is not UTF-8 text, from byte 2"),
         ("a.jsonl", b"", "is empty"),
         ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2: not a JSON object"),
