@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from edgeprune.base.settings import Settings
+from edgeprune.measure.works import WORKS
 
 
 class Requirements(Settings):
@@ -69,12 +70,12 @@ def _speedup(speed: Mapping[str, Any], least: float) -> Judged:
     ratio = times["ratio"]
     shown = _apart(ratio["value"], least, 2)
     return Judged(
-        "speed" if work == "encoder" else f"speed, {work}",
+        WORKS[work].speed.lower(),
         f"at least {least:.15g}x as fast",
         f"{shown}x",
         _ends(shown, [ratio["low"], ratio["high"]]),
         ratio["value"] >= least,
-        f"{'the model' if work == 'encoder' else work} is {shown}x as fast as the original; "
+        f"{'the model' if WORKS[work].alone else work} is {shown}x as fast as the original; "
         f"{least:.15g}x was required",
     )
 

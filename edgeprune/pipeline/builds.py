@@ -9,13 +9,13 @@ from typing import Any
 
 from edgeprune.base.files import read_json
 from edgeprune.base.words import listed, number
+from edgeprune.measure.works import WORKS
 from edgeprune.pipeline.recipe import Recipe, read_recipe, shipped
 from edgeprune.report.figures import faster
 from edgeprune.report.made import model_name
 from edgeprune.report.records import Known
 
 MEASURED = Path(__file__).with_name("builds.json")
-_WORK = {"encoder": "", "prompt": "prompts ", "decode": "steps "}
 # Settings that change neither what a build does to a model nor how long that takes.
 _APART = frozenset({"description", "model", "seed", "target", "text", "measure", "require"})
 
@@ -45,7 +45,10 @@ class Built:
     @property
     def reached(self) -> str:
         """Speed, quality and size."""
-        speed = [f"{_WORK[work]}{faster(Known(*ratio)).text}" for work, ratio in self.speed.items()]
+        speed = [
+            f"{WORKS[work].several}{faster(Known(*ratio)).text}"
+            for work, ratio in self.speed.items()
+        ]
         what, its, mine = self.quality
         return f"{listed(speed)}, {what} {number(its)} to {number(mine)}, {self.megabytes:.1f} MB"
 

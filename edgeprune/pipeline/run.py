@@ -23,7 +23,7 @@ from edgeprune.base.progress import say
 from edgeprune.compress.context import Build
 from edgeprune.measure.bench.protocol import peak_bytes
 from edgeprune.model.checkpoint import open_checkpoint
-from edgeprune.model.tasks import text_kind
+from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.checks import check
 from edgeprune.pipeline.finish import Outcome, finish
 from edgeprune.pipeline.keep import (
@@ -76,10 +76,10 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
     find(recipe.target)
     checkpoint = open_checkpoint(name)
-    form = text_kind(checkpoint.task)
-    labels = label_names(checkpoint.config) if form == "labelled" else None
+    task = TASKS[checkpoint.task]
+    labels = label_names(checkpoint.config) if "label" in task.columns else None
     further = recipe.vocabulary.data if recipe.vocabulary else ()
-    text = open_text(recipe.text, form, recipe.seed, labels, further)
+    text = open_text(recipe.text, task.reads, recipe.seed, labels, further)
     check(recipe, checkpoint, text)
     folder = output or Path("build") / recipe.name
     _check_output(folder)

@@ -13,9 +13,10 @@ from edgeprune.base.words import (
     size,
 )
 from edgeprune.measure.evaluate.result import LOWER_IS_BETTER
+from edgeprune.measure.works import WORKS
 from edgeprune.report.records import Known, Record, data_name, ratio
 
-WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
+WORK = {name: words.row for name, words in WORKS.items()}
 _SAME_SIZE = 1.01
 Tone = Literal["", "better", "worse"]
 
@@ -55,9 +56,9 @@ def comparison(record: Record) -> list[Row]:
         rows.append(Row(f"{name}, median", _median(its_time), _median(my_time), change))
         late = [Cell(f"{side['p95_ms']:.2f} ms") for side in (its_time, my_time)]
         rows.append(Row(f"{name}, p95", *late))
-        unit = "texts" if work == "encoder" else "tokens"
+        unit = WORKS[work].unit
         rates = [Cell(f"{side[f'{unit}_per_second']:,.0f}") for side in (its_time, my_time)]
-        of = "" if work == "encoder" else f"{name}, "
+        of = "" if WORKS[work].alone else f"{name}, "
         rows.append(Row(f"{of}{unit} a second", *rates))
     rows.append(_smaller("graph and data", its["model_bytes"], mine["model_bytes"]))
     rows.append(_smaller("peak memory", its["peak_memory_bytes"], mine["peak_memory_bytes"]))

@@ -21,6 +21,7 @@ from edgeprune.measure.bench.rounds import Times, faster, ratio_of, time_rounds,
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.size import bytes_of, compressed_bytes
 from edgeprune.measure.bench.stats import median, paired_ratio, percentile
+from edgeprune.measure.works import WORKS
 from edgeprune.runtime.bundle import Bundle
 
 _MEMORY_CALLS = 3
@@ -211,7 +212,7 @@ def _speed(times: Times, kind: str, settings: BenchSettings) -> dict[str, Any]:
     }
     tokens = settings.batch * (1 if kind == "decode" else settings.tokens)
     speed["tokens_per_second"] = tokens / typical
-    if kind == "encoder":
+    if WORKS[kind].unit == "texts":
         speed["texts_per_second"] = settings.batch / typical
     if kind == "prompt":  # a call ends when its first token is chosen
         speed["first_token_ms"] = speed["median_ms"]

@@ -26,6 +26,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
 from edgeprune.base.progress import say
 from edgeprune.kernels.library import system_facts
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.onnx_file import Outline
 from edgeprune.runtime.session import PAST, uses_kernels
@@ -72,9 +73,9 @@ class Contestant:
         if not isinstance(vocabulary, int) or vocabulary < 1:
             raise UserError(f"{bundle.folder / 'config.json'} states no vocab_size.")
         outline = bundle.outline
-        kinds = ENCODER
-        if bundle.task == "text-generation":
-            kinds = CACHED_DECODER if has_cache(outline.inputs) else DECODER
+        kinds = TASKS[bundle.task].works
+        if kinds == CACHED_DECODER and not has_cache(outline.inputs):
+            kinds = DECODER
         return cls(
             name=name or str(bundle.folder),
             command=own_command("edgeprune.measure.bench.worker"),
@@ -199,7 +200,7 @@ def _of_torch(name: str, model: str) -> Contestant:
     return Contestant(
         name=name,
         command=own_command("edgeprune.measure.bench.torch_worker"),
-        kinds=CACHED_DECODER if checkpoint.task == "text-generation" else ENCODER,
+        kinds=TASKS[checkpoint.task].works,
         load={"model": model},
         files=tuple(checkpoint.files),
         task=checkpoint.task,

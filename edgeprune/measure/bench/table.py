@@ -9,10 +9,10 @@ from rich.text import Text
 
 from edgeprune.base.words import MEDIANS_APART, medians_apart
 from edgeprune.measure.bench.contestants import SLOW_FUSIONS
+from edgeprune.measure.works import WORKS
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
-_TITLES = {"encoder": "one call", "prompt": "first token", "decode": "next token"}
 
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
@@ -50,12 +50,12 @@ def _point(result: dict[str, Any]) -> RenderableType:
     notes = _names(ours, theirs)
     if theirs:
         notes += [
-            f"{_TITLES[kind]}: {_unsettled(settings)}"
+            f"{WORKS[kind].call}: {_unsettled(settings)}"
             for kind, found in result["measures"].items()
             if not found["settled"]
         ]
         notes += [
-            f"{_TITLES[kind]}: the medians' own quotient is {apart:.2f}x; {MEDIANS_APART}."
+            f"{WORKS[kind].call}: the medians' own quotient is {apart:.2f}x; {MEDIANS_APART}."
             for kind, found in result["measures"].items()
             if (apart := medians_apart(found))
         ]
@@ -95,7 +95,7 @@ def _sweep(results: list[dict[str, Any]]) -> RenderableType:
         table.add_column(key, justify="right")
     if len(kinds) > 1:
         table.add_column("work")
-    unit = "texts" if "encoder" in kinds else "tokens"
+    unit = WORKS[kinds[0]].unit
     for title in (*(["baseline"] if theirs else []), "candidate" if theirs else "ms", f"{unit}/s"):
         table.add_column(title, justify="right")
     if theirs:
@@ -164,7 +164,7 @@ def _ratio(ratio: dict[str, Any]) -> str:
 def _title(result: dict[str, Any]) -> str:
     settings = result["settings"]
     threads = f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
-    if "encoder" in result["measures"]:
+    if any(WORKS[kind].alone for kind in result["measures"]):
         return f"batch {settings['batch']}, {settings['tokens']} tokens, {threads}"
     steps = f", then {settings['decode_steps']} decoded" if "decode" in result["measures"] else ""
     batch = f"batch {settings['batch']}, " if settings["batch"] > 1 else ""
@@ -177,15 +177,15 @@ def _add_speed(table: Table, kind: str, found: dict[str, Any]) -> None:
     if ratio := found.get("ratio"):
         low, high = sorted(_upright(ratio["value"], ratio[end]) for end in ("low", "high"))
         gain = [f"{_gain(ratio['value'], 'faster', 'slower')} ({low:.2f}-{high:.2f})"]
-    title = _TITLES[kind]
+    title = WORKS[kind].call
     table.add_row(f"{title}, median", *(f"{m['median_ms']:.2f} ms" for m in models), *gain)
     blank = [""] * len(gain)
     for percentile in ("p95", "p99"):
         cells = (f"{m[f'{percentile}_ms']:.2f} ms" for m in models)
         table.add_row(f"{title}, {percentile}", *cells, *blank)
-    unit = "texts" if kind == "encoder" else "tokens"
+    unit, named = WORKS[kind].unit, "" if WORKS[kind].alone else f"{kind}, "
     rates = (f"{m[f'{unit}_per_second']:,.1f}" for m in models)
-    table.add_row(f"{'' if kind == 'encoder' else kind + ', '}{unit} a second", *rates, *blank)
+    table.add_row(f"{named}{unit} a second", *rates, *blank)
 
 
 def _add_counts(table: Table, counted: dict[str, Any]) -> None:
@@ -195,7 +195,7 @@ def _add_counts(table: Table, counted: dict[str, Any]) -> None:
             cells = [f"{model[name] / 1e6:,.1f} M" for model in models]
             pair = len(models) > 1
             gain = [_gain(models[0][name] / models[1][name], "fewer", "more")] if pair else []
-            table.add_row(f"{_TITLES[kind]}, {name}", *cells, *gain)
+            table.add_row(f"{WORKS[kind].call}, {name}", *cells, *gain)
 
 
 def _gain(ratio: float, better: str, worse: str) -> str:
@@ -211,7 +211,7 @@ def _upright(ratio: float, end: float) -> float:
 def _profile(kind: str, sides: dict[str, Any]) -> Table:
     """Shares of the time by operator, the largest first."""
     shown = [side for side in ("baseline", "candidate") if side in sides]
-    table = Table(box=SIMPLE_HEAD, title=f"{_TITLES[kind]}, by operator", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, title=f"{WORKS[kind].call}, by operator", title_justify="left")
     table.add_column("")
     for side in shown:
         table.add_column(side if len(shown) > 1 else "share", justify="right")
