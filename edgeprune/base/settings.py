@@ -1,9 +1,9 @@
-"""What all settings have in common. No torch here: the command line reads this file."""
+"""The base class of all settings. No torch here: the command line reads this file."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """Values that do not change, of known names, every number finite."""
+    """Immutable values; unknown names, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -56,7 +56,7 @@ LINK = (
 
 
 class CannotCompile(Exception):
-    """Why there is no library, in a sentence."""
+    """There is no library, for a reason given in a sentence."""
 
 
 def compile_library(
@@ -69,8 +69,8 @@ def compile_library(
 
     Args:
         compiler: the C++ compiler; by default CXX of the environment, else c++, g++ or clang++.
-        architecture: what to compile for, by default this machine's: "x86_64" or "aarch64".
-        extra: flags for compiler and linker besides, as a sanitizer's.
+        architecture: the target, by default this machine's: "x86_64" or "aarch64".
+        extra: more flags for compiler and linker, such as a sanitizer's.
 
     Raises:
         CannotCompile: no compiler, another system than Linux, or an error of the compiler.

@@ -1,4 +1,4 @@
-"""The sparse formats, and what the operators of each kind are called."""
+"""The sparse formats, and the names of their operators."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Format:
     dtype: str
 
     def bytes(self, K: int, N: int, sparsity: float) -> int:
-        """What pack.py stores of a matrix [K, N]: blocks but for a share, and a bit for each."""
+        """Bytes that pack.py stores for a matrix [K, N]: the blocks left, and a bit for each."""
         units, rows = -(-K // self.inputs), -(-N // self.outputs)
         stored = round((1 - sparsity) * units * rows)
         width = 1 if self.dtype == "int8" else 4
@@ -32,7 +32,7 @@ FORMATS = {
     )
 }
 
-# What an operator does after the product and the bias: the end of its name.
+# The operation after the product and the bias, and the end of the operator's name.
 EPILOGUES = {
     "none": "",
     "gelu": "Gelu",
@@ -40,11 +40,11 @@ EPILOGUES = {
     "silu-mul": "SiluMul",
     "add": "Add",
 }
-# These read one tensor more, of the result's shape.
+# These read one more tensor, of the result's shape.
 WITH_OTHER = ("silu-mul", "add")
 
 
-# How x comes to weights of a type: as it is; quantized, with one scale; with one for each row.
+# The input x for weights of a type: as it is; quantized with one scale; with one for each row.
 INPUTS = {
     ("float32", "plain"): "Float",
     ("int8", "plain"): "Int8",
@@ -54,10 +54,10 @@ INPUTS = {
 
 
 def is_operator(name: str) -> bool:
-    """Whether a type of operator is one of these."""
+    """True for the type of a sparse operator."""
     return name.startswith("SparseLinear")
 
 
 def op_type(dtype: str, x: str, epilogue: str) -> str:
-    """The operator for weights of a type, an input as INPUTS has it, and an epilogue."""
+    """The operator for weights of a type, an input of INPUTS, and an epilogue."""
     return f"SparseLinear{INPUTS[dtype, x]}{EPILOGUES[epilogue]}"

@@ -1,4 +1,4 @@
-"""The compiled operator library: where it is, what it says of this processor, its registration."""
+"""The compiled operator library: its location, registration, and support of this processor."""
 
 import ctypes
 import functools
@@ -21,7 +21,7 @@ HOW_TO_GET = (
 
 
 def installed() -> bool:
-    """Whether the library was built for this installation."""
+    """True where the library was built for this installation."""
     return LIBRARY.is_file()
 
 

@@ -12,7 +12,7 @@ dense INT8 linear's:
 
 (Every shape follows from the inputs' shapes: the runtime does not fold NonZero and its like.)
 
-With the library registered the operator is found first, and the function is not looked at. One
+With the library registered the operator is found first, and the function is ignored. One
 function has one body; that is why there is a type of operator for each epilogue and kind of input.
 """
 
@@ -54,7 +54,7 @@ def make_sparse_linear(
     `add_functions` completes a model that has such nodes.
 
     Args:
-        x: a float32 tensor [..., K], or what one DynamicQuantizeLinear made of it for several.
+        x: a float32 tensor [..., K], or its codes from a DynamicQuantizeLinear that several share.
         scales: [N] for int8, a scale for each column of codes; None for float32.
         bias: [N].
         epilogue: one of EPILOGUES: "silu-mul" is silu(x W + bias) * other, "add" is ... + other.
@@ -87,9 +87,9 @@ def make_sparse_linear(
     ]
     inputs += [tensor.name for tensor in initializers]
     inputs += [other] if other else []
-    way = "plain" if isinstance(x, str) else "rows" if x.per_row else "shared"
-    kind = op_type(packed.format.dtype, way, epilogue)
-    node = helper.make_node(kind, inputs, [y], name, domain=DOMAIN, K=packed.K, N=packed.N)
+    form = "plain" if isinstance(x, str) else "rows" if x.per_row else "shared"
+    operator = op_type(packed.format.dtype, form, epilogue)
+    node = helper.make_node(operator, inputs, [y], name, domain=DOMAIN, K=packed.K, N=packed.N)
     return node, initializers
 
 

@@ -1,4 +1,4 @@
-"""A sparse matrix as a mask of blocks and the blocks: what a file stores.
+"""A sparse matrix as a file stores it: a mask of blocks, and the blocks.
 
     mask    uint8 [ceil(N / outputs), ceil(units / 8)]   bit u % 8 of byte u / 8: the block is there
     values  [blocks, outputs, inputs]                    the blocks, row by row of the mask

@@ -71,7 +71,7 @@ def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 
 def _check_text(checkpoint: Checkpoint, text: Text) -> None:
-    if text.form == "sentences":
+    if text.reads == "sentences":
         for part, use in ((text.train, "train on"), (text.held_out, "hold out")):
             if not part.sentences.texts:
                 raise UserError(
@@ -86,7 +86,7 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
     if file.exists():
         tokenizer = open_tokenizer(file)
         _check_tokens(text.corpus, tokenizer, checkpoint)
-        for part in (text.train, text.held_out) if text.form == "windows" else ():
+        for part in (text.train, text.held_out) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
 
 

@@ -439,7 +439,7 @@ def test_a_page_replaces_files_alone_and_follows_links(copy: Path, tmp_path: Pat
     os.mkfifo(tmp_path / "pipe")
     done = run("report", copy, "--output", tmp_path / "pipe")
     assert done.exit_code == 2
-    assert "is no regular file" in done.stderr
+    assert "is not a regular file" in done.stderr
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "link").symlink_to("real.html")
     assert run("report", copy, "--output", tmp_path / "link").exit_code == 0

@@ -61,7 +61,7 @@ def run(
     text = context.text
     counts: Counter[int] = Counter()
     for corpus in (text.train, *([text.vocabulary] if text.vocabulary else [])):
-        counts += _counts(tokenizer, corpus, text.form)
+        counts += _counts(tokenizer, corpus, text.reads)
     used = {token for token, count in counts.items() if count >= settings.min_count}
     used |= set(count_tokens(tokenizer, _chats(source)))
     kept = kept_rows(model, content, used)
@@ -78,7 +78,7 @@ def run(
         "used": len(used),
         "parameters_before": before,
         "parameters": after,
-        "held_out": compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.form)),
+        "held_out": compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.reads)),
     }
 
 

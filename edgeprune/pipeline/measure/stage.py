@@ -106,8 +106,7 @@ def _of_held_out(measure: str, held: Path, window: int) -> Question:
 def write_held_out(context: Context, folder: Path) -> Path:
     """Write the text that no stage has trained on, in the form that the measures read."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = context.text.held_out
-    reads = TASKS[context.checkpoint.task].reads
+    reads, held = context.text.reads, context.text.held_out
     if reads == "labelled":
         return _write_labelled(held, folder / "held_out.jsonl")
     file = folder / "held_out.txt"

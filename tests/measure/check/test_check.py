@@ -724,7 +724,7 @@ def test_a_place_that_cannot_be_saved_in_is_told_before_the_work(
 ) -> None:
     monkeypatch.setattr(run, "check", lambda *_: pytest.fail("measured"))
     os.mkfifo(tmp_path / "pipe")
-    assert "is no regular file" in mistake(edgeprune("check", "x", "--save", tmp_path / "pipe"))
+    assert "is not a regular file" in mistake(edgeprune("check", "x", "--save", tmp_path / "pipe"))
     (tmp_path / "f").write_text("before")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may all
     for option, file, words in (
@@ -744,7 +744,7 @@ def test_a_link_to_a_saved_result_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert read_figures(tmp_path / "real") == figures()
     (tmp_path / "circle").symlink_to("circle")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         run.save(figures(), tmp_path / "circle")
 
 
