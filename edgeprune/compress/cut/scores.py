@@ -122,7 +122,7 @@ class Flap:
 
 
 class ProbePruning:
-    """`pp`: ||E[h_i^2] W_i^2||_2 over the outputs (Probe Pruning's PPsp)."""
+    """`probe_pruning`: ||E[h_i^2] W_i^2||_2 over the outputs (Probe Pruning's PPsp)."""
 
     def __init__(self, units: int, unit_size: int = 1) -> None:
         self.unit_size = unit_size

@@ -1,11 +1,11 @@
 """The settings of dynamic pruning. No torch here: the command line reads this file."""
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from edgeprune.base.settings import Settings
+from edgeprune.base.settings import Settings, renamed
 from edgeprune.compress.prune.schedule import MODES, BudgetRule
 
 PATTERN_HELP = (
@@ -102,11 +102,14 @@ class PruneSettings(PatternSettings):
     head_sparsity: float = Field(
         0.5, ge=0, lt=1, description="Share of the attention heads that is removed."
     )
-    saliency: Literal["mag", "grad", "mom", "fisher", "v14", "platon", "move"] = Field(
+    saliency: Annotated[
+        Literal["magnitude", "grad", "momentum", "fisher", "adamwprune", "platon", "movement"],
+        renamed({"mag": "magnitude", "mom": "momentum", "v14": "adamwprune", "move": "movement"}),
+    ] = Field(
         "platon",
-        description="How a weight's importance is estimated: magnitude, instantaneous or "
-        "averaged first-order effect, Fisher information, magnitude times a root of it, PLATON's "
-        "mean times variability, or movement.",
+        description="How a weight's importance is estimated: magnitude, first-order effect of the "
+        "last step (grad) or of the mean gradient (momentum), Fisher information, magnitude times "
+        "a root of it (adamwprune), PLATON's mean times variability, or movement.",
     )
     budget: Literal["mv", "cubic", "static_gradnorm", "fixed_mom"] = Field(
         "mv",
