@@ -122,7 +122,7 @@ _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
 def _with_gradients(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
+    """The tensor that every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
     objective = objective_of(model)
     captured: dict[str, Tensor] = {}

@@ -116,7 +116,7 @@ class CutSettings(Settings):
         return layers
 
     def layers_to_drop(self, total: int) -> int:
-        """How many of `total` layers go: the number itself, or round(share * total)."""
+        """Number of `total` layers that go: the setting itself, or round(share * total)."""
         return int(self.layers) if self.layers >= 1 else round(self.layers * total)
 
     @property

@@ -76,7 +76,7 @@ class Layer:
         return self.units - int(self.kept.sum())
 
     def _weights(self) -> Tensor:
-        """What saliency takes for w: the masked weight, or 1 and 0 for each unit's gate."""
+        """w of the saliency: the masked weight, or 1 and 0 for each unit's gate."""
         return self.kept.to(self.value.dtype) if self.gates else self.value.detach()
 
     def signal(self, probed: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""How important a weight is: accumulators over gradients, and a score from them.
+"""Importance of weights: accumulators over gradients, and a score from them.
 
 One row of the table per method; the lowest scores are pruned first. w is the
 masked weight, g its dense gradient (already held to twice the trend of its norm, so that one

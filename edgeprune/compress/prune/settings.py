@@ -33,7 +33,7 @@ def parse_block(pattern: str) -> tuple[int, int] | None:
 
 
 class PatternSettings(Settings):
-    """What is removed as one unit, and how much: what all methods of pruning have in common."""
+    """The unit of removal and its amount: common to all methods of pruning."""
 
     named_patterns: ClassVar[tuple[str, ...]] = ("weights", COLUMNS)
     """The patterns that have a name, beside n:m and blocks."""
@@ -84,7 +84,7 @@ class PatternSettings(Settings):
 
     @property
     def gated(self) -> bool:
-        """Whether units are channels or heads, pruned through gates, rather than weights."""
+        """Units are channels or heads, pruned through gates, rather than weights."""
         return self.pattern in (*_GATES, "channels+heads")
 
 
