@@ -34,7 +34,7 @@ def run(context: Context, source: Path, target: Path, settings: CutSettings) -> 
         names = _linear_names(model)
         choose = _searched if settings.layer_score == "search" else _ranked
         dropped, chosen = choose(context, source, model, settings, count)
-        weights = _moved(weights, names, _linear_names(model), dropped)
+        weights = _renamed(weights, names, _linear_names(model), dropped)
     experts: list[list[int]] = []
     if settings.experts:
         scores = expert_scores(model, context.calibration(settings.samples))
@@ -96,10 +96,10 @@ def _linear_names(model: Model) -> list[list[str]]:
     return [list(block.linears()) for block in model.anatomy.blocks]
 
 
-def _moved(
+def _renamed(
     names: Sequence[str], before: list[list[str]], after: list[list[str]], dropped: list[int]
 ) -> list[str]:
-    """What linears are called once layers are gone; those of layers that went are left out."""
+    """Linear names after the dropped layers are removed."""
     left = [layer for place, layer in enumerate(before) if place not in dropped]
     moved = {
         old: new
