@@ -468,7 +468,8 @@ def test_the_preview_copies_the_recipe_and_names_paths_as_they_are(
     shown = read_recipe(str(recipe), []).to_yaml().splitlines()
     printed = done.stdout.splitlines()
     assert [line for line in shown if line not in printed and "package:" not in line] == []
-    assert str(data) in "".join(printed)
+    # A long path is broken where it has a space.
+    assert str(data).replace(" ", "") in "".join(done.stdout.split())
 
 
 def test_without_the_drawing_library_a_sentence_says_so(
