@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,7 +28,7 @@ from edgeprune.measure.check import checks
 from edgeprune.measure.check.figures import measured_as_built, read_figures
 from edgeprune.measure.check.settings import Limits
 from edgeprune.measure.inspect import describe, inspect_table
-from edgeprune.report.canvas import SERIES
+from edgeprune.report.canvas import SERIES, _render
 from edgeprune.report.figures import faster
 from edgeprune.report.made import made, model_name
 from edgeprune.report.others import joined, read_others
@@ -65,6 +66,13 @@ def run(*arguments: object) -> Result:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.report.canvas._render", _render)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +388,7 @@ def test_a_folder_without_a_build_is_refused(
     assert not (tmp_path / "report.html").exists()
 
 
+@UNDRAWN
 def test_other_mistakes_are_told(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"a": 1}')
     for arguments, sentence in (
@@ -468,7 +477,8 @@ def test_the_preview_copies_the_recipe_and_names_paths_as_they_are(
     shown = read_recipe(str(recipe), []).to_yaml().splitlines()
     printed = done.stdout.splitlines()
     assert [line for line in shown if line not in printed and "package:" not in line] == []
-    assert str(data) in "".join(printed)
+    # A long path is broken where it has a space.
+    assert str(data).replace(" ", "") in "".join(done.stdout.split())
 
 
 def test_without_the_drawing_library_a_sentence_says_so(
@@ -520,6 +530,7 @@ def test_every_name_stands_in_the_legend() -> None:
     assert set(map(one_line, names)) <= set(texts)
 
 
+@UNDRAWN
 def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
     """They are of the model and its measurement; the recipe's own words are nowhere."""
     content = json.loads((copy / "report.json").read_text())
@@ -544,6 +555,7 @@ def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
     assert Page(built / "report.html").tree.query(".verdict") == []
 
 
+@UNDRAWN
 def test_a_slower_result_is_shown_as_a_loss(copy: Path) -> None:
     def slower(stages: dict[str, Any]) -> None:
         found = stages["measure"]["speed"]["measures"]["encoder"]
@@ -591,6 +603,7 @@ def test_a_peer_stands_in_the_picture(
     assert name[-30:] in drawing.to_text()
 
 
+@UNDRAWN
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -618,6 +631,7 @@ def test_what_cannot_be_compared_is_told_apart(
     assert at[peer[0]].speed is None or at[peer[0]].quality is None
 
 
+@UNDRAWN
 def test_what_was_measured_of_the_bundle_later_joins_its_own_figures(
     built: Path, copy: Path, tmp_path: Path
 ) -> None:
@@ -638,6 +652,7 @@ def test_what_was_measured_of_the_bundle_later_joins_its_own_figures(
 # Several builds --------------------------------------------------------------------------------
 
 
+@UNDRAWN
 def test_several_builds_stand_on_one_page(built: Path, copy: Path, tmp_path: Path) -> None:
     content = json.loads((copy / "report.json").read_text())
     measured = content["stages"][-1]
@@ -670,6 +685,7 @@ def test_builds_of_the_same_name_are_told_apart(built: Path, copy: Path, tmp_pat
     assert names == [str(built), str(other)]
 
 
+@UNDRAWN
 def test_builds_of_different_tasks_are_refused(built: Path, copy: Path) -> None:
     content = json.loads((copy / "report.json").read_text())
     (copy / "report.json").write_text(json.dumps(content | {"task": "text-generation"}))
