@@ -1,13 +1,15 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
 # make test   install with test tools and run the suite
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
+# make golden   write the golden files anew, to be looked at with git diff
+# make mutation   plant small faults into the numerics and count those that the tests notice
 # make gate   build a tiny bundle and compare it with the figures kept in .ci
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-masked gate lint clean
+.PHONY: demo test test-slow test-masked golden mutation gate lint clean
 
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 # What torch, oneDNN, MKL, numpy, OpenBLAS and the operator library let one hide of an x86 processor.
@@ -33,6 +35,12 @@ test-masked: $(VENV)/.test
 	$(SSE4) $(PYTEST) -m "not slow"
 	busy=; for each in 1 2 3 4; do while :; do :; done & busy="$$busy $$!"; done; \
 	trap "kill $$busy" EXIT; $(PYTEST) -m "not slow"
+
+golden: $(VENV)/.test
+	EDGEPRUNE_RENEW_GOLDEN=1 $(PYTEST) tests/test_golden.py
+
+mutation: $(VENV)/.test
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py
 
 gate: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py
