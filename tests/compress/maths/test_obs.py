@@ -76,6 +76,19 @@ def test_one_columns_cost_is_its_square_over_the_inverses_corner():
         np.testing.assert_allclose(costs[:, column], weight[:, column] ** 2 / corner, rtol=1e-9)
 
 
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_groups_cost_is_that_of_its_corner(width):
+    """w (inv(H)_SS)^-1 w^T, the columns before it settled; a last group may be narrower."""
+    weight, gram = layer(3, 7)
+    costs = joint_costs(weight, inverse_factor(gram), width)
+    for start in range(0, 7, width):
+        stop = min(start + width, 7)
+        inverse = np.linalg.inv(gram.numpy()[start:, start:])[: stop - start, : stop - start]
+        group = weight[:, start:stop].numpy()
+        expected = (group @ np.linalg.inv(inverse) * group).sum(1)
+        np.testing.assert_allclose(costs[:, start:stop].sum(1), expected, rtol=1e-7)
+
+
 @settings(max_examples=50)
 @given(
     st.integers(1, 7),
