@@ -2,13 +2,15 @@
 # make test   install with test tools and run the suite, in random order on every core
 # make coverage   the suite again, to count the lines and branches that it runs
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
+# make golden   write the golden files anew, to be looked at with git diff
+# make mutation   plant small faults into the numerics and count those that the tests notice
 # make gate   build a tiny bundle and compare it with the figures kept in .ci
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-masked coverage gate lint clean
+.PHONY: demo test test-slow test-masked coverage golden mutation gate lint clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -43,6 +45,12 @@ coverage: $(VENV)/.test
 	$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest $(EVERY_CORE) -m "not slow"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+golden: $(VENV)/.test
+	EDGEPRUNE_RENEW_GOLDEN=1 $(PYTEST) tests/test_golden.py
+
+mutation: $(VENV)/.test
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py
 
 gate: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py
