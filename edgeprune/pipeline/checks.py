@@ -169,7 +169,7 @@ def _check_measure(recipe: Recipe, checkpoint: Checkpoint) -> None:
         return
     if data is None:
         raise UserError("measure.task needs measure.data, the file that it reads.")
-    if MEASURES[task].of_tokens and recipe.vocabulary:
+    if MEASURES[task].per_token and recipe.vocabulary:
         raise UserError(
             f"measure.task is {task}, which does not compare models of other tokens, and "
             "`vocabulary` takes tokens out: leave one of them out (kl is measured anyway)."
@@ -219,7 +219,7 @@ def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
         fitting = [
             name
             for name in OWN_TASKS
-            if task in MEASURES[name].tasks and not (MEASURES[name].of_tokens and recipe.vocabulary)
+            if task in MEASURES[name].tasks and not (MEASURES[name].per_token and recipe.vocabulary)
         ]
         raise UserError(
             f"require.drop cannot be judged by {' and '.join(measures)}, all that this build "

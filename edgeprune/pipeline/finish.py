@@ -11,6 +11,7 @@ from edgeprune.base.places import called, without_places
 from edgeprune.compress.context import Build
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
+from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import missed
 from edgeprune.model.families import max_positions
 from edgeprune.model.tasks import text_kind
@@ -54,7 +55,7 @@ def finish(build: Build) -> Outcome:
         original.folder,
         report,
         build.results,
-        missed(build.results["measure"], build.recipe.require),
+        missed(Measured.model_validate(build.results["measure"]), build.recipe.require),
     )
 
 

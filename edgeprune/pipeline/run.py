@@ -20,6 +20,7 @@ from typing import Any
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
+from edgeprune.base.record import Record
 from edgeprune.compress.context import Build
 from edgeprune.measure.bench.protocol import peak_bytes
 from edgeprune.model.checkpoint import open_checkpoint
@@ -179,7 +180,8 @@ def _run_stage(
     started = time.monotonic()
     try:
         with telling_of_a_full_disk(build.output):
-            result = dict(entry.load()(build, source, aside, settings))
+            did = entry.load()(build, source, aside, settings)
+            result = did.to_json() if isinstance(did, Record) else dict(did)
             result["seconds"] = round(time.monotonic() - started, 2)
             result["peak_megabytes"] = round(peak_bytes() / 1e6)
             record = {**result, "files": _sizes(aside)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.record import Ends, Many, Record
@@ -22,7 +22,7 @@ class Inner(Record):
 class Outer(Record):
     second: Inner | None = None
     first: Inner
-    by_name: dict[str, Inner] = {}
+    by_name: dict[str, Inner] = Field(default={})
 
 
 class Whole(Outer):

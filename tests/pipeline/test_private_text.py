@@ -76,8 +76,6 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     command = ["build", recipe, "--model", model]
     empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
     speed = make_speed(TASKS[family])
-    for side in ("baseline", "candidate"):
-        speed[side]["name"] = side
     with pytest.MonkeyPatch.context() as patch:
         for place in ("stage", "stages"):
             patch.setattr(f"edgeprune.pipeline.measure.{place}.compare", lambda *_a, **_k: speed)

@@ -6,11 +6,11 @@ the order of sums.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeprune.measure.evaluate.embeddings import unit_embeddings
+from edgeprune.measure.record import Batching
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.logits import softmax
@@ -20,26 +20,28 @@ BATCH = 32
 TEXTS = 256
 
 
-def measure_batching(place: Path, task: str, texts: Sequence[str]) -> dict[str, Any]:
+def measure_batching(place: Path, task: str, texts: Sequence[str]) -> Batching:
     """Agreement of an encoder's answers to texts alone and in batches of BATCH, in their order.
 
     Args:
         task: feature-extraction or text-classification.
-
-    Returns:
-        "batch" and "texts"; of embeddings "mean_cosine" and "least_cosine", of classifiers
-        "mean_change" and "largest_change" of the probability of any label.
     """
     bundle, some = Bundle.open(place), list(texts[:TEXTS])
-    found = {"batch": BATCH, "texts": len(some)}
     if task == "text-classification":
         classifier = Classifier(bundle)
         alone, together = (softmax(classifier.logits(some, size)) for size in (1, BATCH))
         changes = np.abs(alone - together)
-        return found | {
-            "mean_change": float(changes.mean()),
-            "largest_change": float(changes.max()),
-        }
+        return Batching(
+            batch=BATCH,
+            texts=len(some),
+            mean_change=float(changes.mean()),
+            largest_change=float(changes.max()),
+        )
     alone, together = (unit_embeddings(bundle, some, size) for size in (1, BATCH))
     cosines = (alone.astype(np.float64) * together).sum(axis=1)
-    return found | {"mean_cosine": float(cosines.mean()), "least_cosine": float(cosines.min())}
+    return Batching(
+        batch=BATCH,
+        texts=len(some),
+        mean_cosine=float(cosines.mean()),
+        least_cosine=float(cosines.min()),
+    )

@@ -1,8 +1,6 @@
 """The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +8,13 @@ from edgeprune.compress.context import Build
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.data import Data
-from edgeprune.measure.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.measure.record import Measured, MeasuredStage
 from edgeprune.pipeline.measure.batching import measure_batching
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
 from edgeprune.pipeline.measure.neighbours import measure_neighbours
+from edgeprune.pipeline.measure.question import Question
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
@@ -31,26 +31,7 @@ _OWN = {
 }
 
 
-@dataclass(frozen=True)
-class Question:
-    """A quality measure, what it reads, and what records call that."""
-
-    measure: str
-    data: str | Path
-    limit: int | None = None
-    window: int | None = None
-    called: str | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-
-    def ask(self, place: Path, original: Path) -> dict[str, Any]:
-        """What `evaluate` finds."""
-        found = evaluate(
-            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
-        )
-        return found | ({"data": self.called} if self.called else {})
-
-
-def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
+def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> Measured:
     """Measure the folder that the rewrite stage left beside the original's export."""
     original = build.folders["original"]
     bench = BenchSettings(
@@ -61,28 +42,29 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
     )
     held = write_held_out(build, target)
     questions = _questions(build, held)
-    measured: dict[str, Any] = {
-        "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
-        "quality": [question.ask(source, original) for question in questions],
-        "curve": measure_curve(source, original, bench, settings.curve),
-        "stages": [],
-    }
+    speed = compare(source, original, bench.model_copy(update={"profile": settings.profile}))
+    quality = [question.ask(source, original) for question in questions]
+    curve = measure_curve(source, original, bench, settings.curve)
+    stages: list[MeasuredStage] = []
     if settings.stages:
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
-        measured["stages"] = measure_stages(build, original, target, brief, main)
+        stages = measure_stages(build, original, target, brief, main)
+    more: dict[str, Any] = {}
     if build.checkpoint.task != "text-generation":
         texts = [row["text"] for row in Data(held).texts()]
-        measured["batching"] = measure_batching(source, build.checkpoint.task, texts)
+        more["batching"] = measure_batching(source, build.checkpoint.task, texts)
     if build.checkpoint.task == "feature-extraction":
-        measured["neighbours"] = measure_neighbours(source, original, held)
+        more["neighbours"] = measure_neighbours(source, original, held)
     if build.recipe.quantize:
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
-        measured |= {"sparse": sparse} if sparse else {}
+        more |= {"sparse": sparse} if sparse else {}
         if build.recipe.quantize.cache_bits:
-            measured["cache"] = measure_cache(source, target, bench)
-    return measured
+            more["cache"] = measure_cache(source, target, bench)
+    return Measured(
+        speed=speed, quality=tuple(quality), curve=tuple(curve), stages=tuple(stages), **more
+    )
 
 
 def _questions(build: Build, held: Path) -> list[Question]:
@@ -109,7 +91,7 @@ def _questions(build: Build, held: Path) -> list[Question]:
 
 def held_out_measures(task: str, recipe: Recipe) -> list[str]:
     """The quality measures that a build of a task asks on held-out text, by name."""
-    return [name for name in _OWN[task] if not (MEASURES[name].of_tokens and recipe.vocabulary)]
+    return [name for name in _OWN[task] if not (MEASURES[name].per_token and recipe.vocabulary)]
 
 
 def write_held_out(build: Build, folder: Path) -> Path:
