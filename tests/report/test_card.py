@@ -48,7 +48,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         patch.setattr(
             "edgeprune.pipeline.measure.stage.compare", lambda *_a, **_k: make_speed(task)
         )
-        patch.setattr("edgeprune.pipeline.run.write_report", lambda folder, _content: folder)
+        patch.setattr("edgeprune.pipeline.finish.write_report", lambda folder, _content: folder)
         patch.setattr("edgeprune.pipeline.terminal.show_outcome", lambda _outcome: None)
         given = [*command, "--data", text, "--output", folder / "out"]
         done = CliRunner().invoke(main, list(map(str, given)))
