@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, Literal
 
 from edgeprune.base.record import Many, Record
-from edgeprune.measure.bench.record import Machine
 
 
 class Layer(Record):
@@ -76,9 +75,3 @@ class SafetensorsFolder(Record):
     bytes: dict[str, int]
     """By type."""
     model_bytes: int
-
-
-class System(Machine):
-    """This machine, with what is installed of the operator library."""
-
-    kernels: Kernels

@@ -5,7 +5,14 @@ from rich.table import Table
 
 from edgeprune.kernels.library import CHOICE, system_facts
 from edgeprune.measure.bench.machine import machine_facts
-from edgeprune.measure.inspect.record import System
+from edgeprune.measure.bench.record import Machine
+from edgeprune.measure.inspect.record import Kernels
+
+
+class System(Machine):
+    """This machine, with what is installed of the operator library."""
+
+    kernels: Kernels
 
 
 def describe_system() -> System:
