@@ -197,7 +197,7 @@ class _Run:
             self.samples = _time(processes, subjects[0].kinds, settings)
             others = watch.others_share()
             self._loads = [process.load_seconds for process in processes]
-            self.runtimes = [process.hello["runtime"] for process in processes]
+            self.runtimes = [str(process.hello["runtime"]) for process in processes]
         spread = turn_spread(found for each in self.samples.values() for found in each)
         self.shared: dict[str, Any] = {
             "settings": settings,

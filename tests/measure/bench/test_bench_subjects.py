@@ -206,6 +206,19 @@ def test_what_does_not_speak_the_protocol_is_refused(line: str, problem: str) ->
         measure(line, QUICK)
 
 
+def test_a_program_may_not_know_its_memory_and_must_not_invent_it(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untold = PROGRAM.replace("12345678", "None")
+    monkeypatch.setitem(globals(), "PROGRAM", untold)
+    result = measure(program(0.001, "encoder"), QUICK)
+    assert result.to_json()["candidate"]["peak_memory_bytes"] is None
+    assert "peak memory" not in table_text(result)
+    monkeypatch.setitem(globals(), "PROGRAM", untold.replace("None", "'much'"))
+    with pytest.raises(UserError, match="answered memory with 'much', which is no number of bytes"):
+        measure(program(0.001, "encoder"), QUICK)
+
+
 def test_programs_that_cannot_be_compared_are_refused(program: Any) -> None:
     with pytest.raises(
         UserError, match=r"an encoder and .* a decoder: there is nothing to compare"
