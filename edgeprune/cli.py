@@ -189,7 +189,7 @@ def run(
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    terminal.run(bundle, text, sampling, raw, threads, as_json)
+    terminal.run(bundle, text, terminal.Asked(sampling, raw, as_json), threads)
 
 
 @main.command()

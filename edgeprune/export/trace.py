@@ -16,14 +16,10 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_tokenizer
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model
+from edgeprune.model.tasks import TASKS
 
 # LayerNormalization is one operator from 17 on; ONNX Runtime 1.17 reads up to 20.
 OPSET = 17
-_TASKS = {
-    "feature-extraction": "feature-extraction",
-    "text-classification": "text-classification",
-    "text-generation": "text-generation-with-past",
-}
 
 
 def export_onnx(model: Model, folder: Path) -> Path:
@@ -41,18 +37,19 @@ def export_onnx(model: Model, folder: Path) -> Path:
         from optimum.exporters.onnx import export
         from optimum.exporters.tasks import TasksManager
 
+        task = TASKS[model.task]
         try:
             constructor = TasksManager.get_exporter_config_constructor(
                 exporter="onnx",
                 model=model.module,
-                task=_TASKS[model.task],
+                task=task.exported,
                 library_name="transformers",
             )
         except (KeyError, ValueError) as error:
             raise UserError(_refusal(error)) from error
         config = model.module.config
         cached = {"use_past": True, "use_past_in_inputs": True}
-        exporter = constructor(config, **(cached if model.task == "text-generation" else {}))
+        exporter = constructor(config, **(cached if task.generates else {}))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.onnx"
         try:

@@ -9,6 +9,7 @@ from edgeprune.base.settings import Settings
 from edgeprune.measure.bench.record import Comparison
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.record import Measured
+from edgeprune.measure.works import WORKS
 
 
 class Requirements(Settings):
@@ -71,12 +72,12 @@ def _speedup(speed: Comparison, least: float) -> Judged:
     ratio = times.ratio
     shown = _apart(ratio.value, least, 2)
     return Judged(
-        "speed" if work == "encoder" else f"speed, {work}",
+        WORKS[work].speed.lower(),
         f"at least {least:.15g}x as fast",
         f"{shown}x",
         _ends(shown, [ratio.low, ratio.high]),
         ratio.value >= least,
-        f"{'the model' if work == 'encoder' else work} is {shown}x as fast as the original; "
+        f"{'the model' if WORKS[work].alone else work} is {shown}x as fast as the original; "
         f"{least:.15g}x was required",
     )
 

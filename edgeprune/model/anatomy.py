@@ -19,7 +19,7 @@ from edgeprune.model.families import (
     max_positions,
     num_heads,
 )
-from edgeprune.model.tasks import task_of
+from edgeprune.model.tasks import Head, task_of
 
 FUSED_HEADS = 16
 """A head must have a multiple of so many values for the runtime's operator to take the attention
@@ -138,7 +138,30 @@ class Anatomy:
     @property
     def kind(self) -> Literal["encoder", "decoder"]:
         """Whether the model reads text at once or writes it token by token."""
-        return self.family.kind
+        return "decoder" if self.causal else "encoder"
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return self.family.causal
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether a call keeps the keys and values of its tokens, unless it is told not to."""
+        return self.family.has_cache
+
+    @property
+    def shared_key_value_heads(self) -> bool:
+        """Whether query heads leave one of every key-value head's at a time, and key-value heads
+        stay: several read one, or clients size a cache by the configuration."""
+        return self.has_cache or any(block.attention.heads_per_group > 1 for block in self.blocks)
+
+    @property
+    def head_units(self) -> list[int]:
+        """In each layer, the heads that can leave one by one."""
+        shared = self.shared_key_value_heads
+        parts = (block.attention for block in self.blocks)
+        return [part.heads_per_group if shared else part.num_heads for part in parts]
 
     @property
     def head(self) -> str | None:
@@ -205,14 +228,14 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     }
     for name in (*embeddings.values(), *(name for block in blocks for name in block.linears())):
         _shape(shapes, name)
-    task = task_of(config)
-    tied = task == "text-generation" and bool(config.get("tie_word_embeddings", family.ties))
+    head = task_of(config).head
+    tied = head == "vocabulary" and bool(config.get("tie_word_embeddings", family.ties))
     return Anatomy(
         family=family,
         model_type=model_type,
         blocks=tuple(blocks),
         embeddings=embeddings,
-        head_linears=_head_linears(family, prefix, embeddings, shapes, tied, task),
+        head_linears=_head_linears(family, prefix, embeddings, shapes, tied, head),
         tied_embeddings=tied,
         hidden_size=hidden_size(config),
         max_positions=max_positions(config),
@@ -324,10 +347,10 @@ def _head_linears(
     tables: Mapping[str, str],
     shapes: Mapping[str, Shape],
     tied: bool,
-    task: str,
+    head: Head | None,
 ) -> tuple[str, ...]:
     """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
-    if task == "feature-extraction":
+    if head is None:
         return ()  # a file may hold a pooler or a language model's head, which no embedding reads
     inside = f"{prefix}{family.layers}."
     embeddings = f"{prefix}embeddings."

@@ -45,8 +45,8 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """What the model is for, read off its architecture's class."""
-        return task_of(self.config)
+        """The name of what the model is for, read off its architecture's class."""
+        return task_of(self.config).name
 
     @property
     def assets(self) -> Path:

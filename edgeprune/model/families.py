@@ -43,7 +43,6 @@ class Family:
     """Where one family of architectures keeps its parts; paths are relative to a layer."""
 
     model_types: tuple[str, ...]
-    kind: Literal["encoder", "decoder"]
     layers: str
     query: str
     key: str
@@ -56,6 +55,10 @@ class Family:
     head_attributes: Mapping[str, Literal["heads", "width", "groups"]]
     """Attributes to set when heads leave: head count, heads x head size, or heads per key head."""
     embeddings: Mapping[str, str]
+    causal: bool = False
+    """Whether a token sees only those before it."""
+    has_cache: bool = False
+    """Whether a call keeps the keys and values of its tokens for those that follow."""
     gate: str | None = None
     attention_norm: str | None = None
     feed_forward_norm: str | None = None
@@ -95,7 +98,6 @@ class Family:
 
 _BERT = Family(
     model_types=("bert", "electra"),
-    kind="encoder",
     layers="encoder.layer",
     query="attention.self.query",
     key="attention.self.key",
@@ -116,7 +118,8 @@ _BERT = Family(
 
 _LLAMA = Family(
     model_types=("llama", "mistral", "qwen2", "qwen3"),
-    kind="decoder",
+    causal=True,
+    has_cache=True,
     layers="layers",
     query="self_attn.q_proj",
     key="self_attn.k_proj",
@@ -144,7 +147,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("distilbert",),
-        kind="encoder",
         layers="transformer.layer",
         query="attention.q_lin",
         key="attention.k_lin",
@@ -161,7 +163,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("mpnet",),
-        kind="encoder",
         layers="encoder.layer",
         query="attention.attn.q",
         key="attention.attn.k",
@@ -209,7 +210,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("gpt2",),
-        kind="decoder",
+        causal=True,
+        has_cache=True,
         layers="h",
         query="attn.c_attn.query",
         key="attn.c_attn.key",
@@ -229,7 +231,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("opt",),
-        kind="decoder",
+        causal=True,
+        has_cache=True,
         layers="decoder.layers",
         query="self_attn.q_proj",
         key="self_attn.k_proj",
@@ -248,7 +251,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("gpt_neox",),
-        kind="decoder",
+        causal=True,
+        has_cache=True,
         layers="layers",
         query="attention.query_key_value.query",
         key="attention.query_key_value.key",
@@ -267,7 +271,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         model_types=("phi",),
-        kind="decoder",
+        causal=True,
+        has_cache=True,
         layers="layers",
         query="self_attn.q_proj",
         key="self_attn.k_proj",
@@ -312,6 +317,11 @@ def known_model_types() -> list[str]:
 def gguf_model_types() -> list[str]:
     """Every architecture whose GGUF files can be read."""
     return sorted(name for family in FAMILIES if family.in_gguf for name in family.model_types)
+
+
+def is_causal(model_type: str) -> bool:
+    """Whether a token of a model sees only those before it; of unknown families it is not known."""
+    return any(family.causal for family in FAMILIES if model_type in family.model_types)
 
 
 def find_family(model_type: str) -> Family:

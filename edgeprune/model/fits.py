@@ -2,13 +2,14 @@
 on what does not, and the graph of a model that reads beyond a table fails at the first such text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import stated
 from edgeprune.model.pooling import read_pooling
+from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
 
 _NEEDED = ("num_hidden_layers",)
@@ -36,7 +37,7 @@ def check_fits(checkpoint: Checkpoint) -> None:
             )
     _check_padding(checkpoint)
     _check_head(checkpoint)
-    if checkpoint.task == "feature-extraction":
+    if TASKS[checkpoint.task].pools:
         read_pooling(checkpoint.folder)
 
 
@@ -65,7 +66,7 @@ def _check_padding(checkpoint: Checkpoint) -> None:
             f"{checkpoint.name}: config.json says pad_token_id {pad:,}, and the model has rows for "
             f"{rows:,} tokens: give it the id of the tokenizer's padding token, or null."
         )
-    last_token = anatomy.kind == "decoder" and checkpoint.task == "text-classification"
+    last_token = anatomy.causal and TASKS[checkpoint.task].head == "labels"
     if pad is None and (
         last_token or (anatomy.family.padded_positions and "pad_token_id" in config)
     ):
@@ -78,14 +79,22 @@ def _check_padding(checkpoint: Checkpoint) -> None:
 
 def _check_head(checkpoint: Checkpoint) -> None:
     """Whether the model has the head that its task needs."""
-    anatomy, config = checkpoint.anatomy, checkpoint.config
-    if checkpoint.task == "text-generation" and anatomy.head is None:
+    head = TASKS[checkpoint.task].head
+    if head is not None:
+        _HEADS[head](checkpoint)
+
+
+def _check_vocabulary_head(checkpoint: Checkpoint) -> None:
+    if checkpoint.anatomy.head is None:
         raise UserError(
-            f"{checkpoint.name} is not whole: it has no {anatomy.family.head}.weight, and "
-            "config.json does not say that the embeddings are the head too (tie_word_embeddings)."
+            f"{checkpoint.name} is not whole: it has no {checkpoint.anatomy.family.head}.weight, "
+            "and config.json does not say that the embeddings are the head too "
+            "(tie_word_embeddings)."
         )
-    if checkpoint.task != "text-classification":
-        return
+
+
+def _check_labels(checkpoint: Checkpoint) -> None:
+    anatomy, config = checkpoint.anatomy, checkpoint.config
     count, kind = len(label_names(config)), config.get("problem_type")
     if count < 2 or kind not in (None, "single_label_classification"):
         raise UserError(
@@ -102,3 +111,9 @@ def _check_head(checkpoint: Checkpoint) -> None:
             f"{checkpoint.name} is not whole: config.json names {count} labels, and its weights "
             "hold no head with as many outputs."
         )
+
+
+_HEADS: dict[Head, Callable[[Checkpoint], None]] = {
+    "labels": _check_labels,
+    "vocabulary": _check_vocabulary_head,
+}

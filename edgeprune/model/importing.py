@@ -17,7 +17,7 @@ from edgeprune.model.fits import check_fits
 from edgeprune.model.model import Model, wrap
 from edgeprune.model.plain import fold_depth_scales, make_plain
 from edgeprune.model.shapes import without_unread_pooler
-from edgeprune.model.tasks import task_of
+from edgeprune.model.tasks import TASKS, task_of
 
 
 def import_checkpoint(checkpoint: Checkpoint) -> Model:
@@ -28,11 +28,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     """
     import transformers
 
-    auto = {
-        "feature-extraction": transformers.AutoModel,
-        "text-classification": transformers.AutoModelForSequenceClassification,
-        "text-generation": transformers.AutoModelForCausalLM,
-    }[checkpoint.task]
+    auto = getattr(transformers, TASKS[checkpoint.task].loader)
     check_fits(checkpoint)
     weights = {} if checkpoint.gguf else {"use_safetensors": True}
     try:
@@ -94,7 +90,7 @@ def _check_whole(checkpoint: Checkpoint, config: dict[str, Any], lacking: list[A
     """Refuse a model for which transformers would make up weights at random."""
     pooler = find_family(config["model_type"]).unread_pooler
     names = [name if isinstance(name, str) else name[0] for name in lacking]
-    if pooler and task_of(config) == "feature-extraction":
+    if pooler and task_of(config).pools:
         names = [name for name in names if not name.startswith(f"{pooler}.")]
     if names:
         raise UserError(

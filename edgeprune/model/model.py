@@ -36,8 +36,8 @@ class Model:
 
     @property
     def task(self) -> str:
-        """What the model is for: feature-extraction, text-classification or text-generation."""
-        return task_of(self.config)
+        """The name of what the model is for, one of TASKS."""
+        return task_of(self.config).name
 
     @functools.cached_property
     def pooling(self) -> Pooling:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, load_json, read_object
+from edgeprune.model.tasks import TASKS
 
 Pooling = Literal["mean", "cls"]
 
@@ -64,8 +65,8 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 
 def _refuse_task(folder: Path) -> None:
     path = folder / "sentence_bert_config.json"
-    task = read_object(path).get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
+    task = read_object(path).get("transformer_task")
+    if task is not None and task not in [each.name for each in TASKS.values() if each.pools]:
         raise UserError(f"{path} pools a model of the task {task}, which edgeprune does not run.")
 
 

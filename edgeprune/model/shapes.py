@@ -40,7 +40,7 @@ def set_head_attributes(model: Model) -> None:
 def without_unread_pooler(module: nn.Module, config: dict[str, Any]) -> nn.Module:
     """Drop the pooler of a sentence encoder, which its embeddings never read."""
     pooler = find_family(config["model_type"]).unread_pooler
-    if pooler and task_of(config) == "feature-extraction" and hasattr(module, pooler):
+    if pooler and task_of(config).pools and hasattr(module, pooler):
         setattr(module, pooler, None)
     return module
 

@@ -1,52 +1,199 @@
-"""One list of tasks: what differs between them, as data."""
+"""One list of tasks: a row says everything by which one differs from the others.
+
+What a row names as "module:name" belongs to a room above and is imported on use, by
+`edgeprune.base.registry.load_function`: the list itself needs neither torch nor a runtime. Every
+other file asks a row for a fact and compares no task's name.
+"""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.families import FAMILIES
+from edgeprune.model.families import is_causal
 
-_OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+Head = Literal["labels", "vocabulary"]
+"""What a model's head yields: a logit for each label of a text, or for each token that may follow
+one of the text."""
 
 
-def task_of(config: Mapping[str, Any]) -> str:
-    """The pipeline task of a configuration, by the ending of its architecture's class.
+@dataclass(frozen=True)
+class Task:
+    """One task."""
+
+    name: str
+    """The Hugging Face hub's name, as it stands in records and manifests."""
+    models: str
+    """What models of it are called in a sentence."""
+    classes: tuple[str, ...]
+    """Endings of the architectures' classes that are for it; of the one without any are all that
+    no other names."""
+    loader: str
+    """The class of transformers that reads a model."""
+    exported: str
+    """The name by which optimum exports it."""
+    reads: Literal["sentences", "labelled", "windows"]
+    """How text becomes what it learns from: sentences, texts with a label, windows of tokens."""
+    columns: tuple[str, ...]
+    """Fields of the data that it learns from."""
+    objective: str
+    """The module in which training and scores find what tells a model from its original."""
+    runtime: str
+    """The class that runs a bundle."""
+    terminal: str
+    """The function that writes answers for the command line."""
+    service: str
+    """The class that answers over HTTP."""
+    path: str
+    """The path at which it does."""
+    answers: str
+    """The name of the answers in its JSON."""
+    card: str
+    """The template of the model card's part on how to use it."""
+    works: tuple[str, ...]
+    """The kinds of work that a benchmark times, by their names in edgeprune.measure.works."""
+    measures: tuple[str, ...]
+    """The quality measures that fit, by their names in edgeprune.measure.evaluate.measures."""
+    held_out: tuple[str, ...]
+    """Those that a build asks on its held-out text, the main one first."""
+    build_measures: Mapping[str, str] = field(default_factory=dict)
+    """What else a build measures: the key in its record -> a name in
+    edgeprune.pipeline.measure.stage."""
+    head: Head | None = None
+    """What the linears outside the blocks yield; None: they are left out."""
+    logits_axes: int = 0
+    """Axes of the graph's logits; 0 where it has none."""
+    needs_class: bool = False
+    """Whether a graph is only known to be for it where the architecture's class says so, since
+    other tasks' logits have as many axes."""
+    generates: bool = False
+    """Whether text is written token by token, with a key-value cache."""
+    pools: bool = False
+    """Whether an answer is the states of a text's tokens, pooled as sentence-transformers says."""
+
+
+_ROWS = (
+    Task(
+        name="feature-extraction",
+        models="sentence encoders",
+        classes=(),
+        loader="AutoModel",
+        exported="feature-extraction",
+        reads="sentences",
+        columns=("text",),
+        objective="edgeprune.compress.objectives.embedding",
+        runtime="edgeprune.runtime.embed:Embedder",
+        terminal="edgeprune.runtime.terminal:answer_lines",
+        service="edgeprune.service.answers:TextAnswers",
+        path="/embed",
+        answers="embeddings",
+        card="use-feature-extraction.md",
+        works=("encoder",),
+        measures=("sts", "cosine", "retrieval"),
+        held_out=("cosine",),
+        build_measures={"batching": "embeddings alone", "neighbours": "neighbours"},
+        pools=True,
+    ),
+    Task(
+        name="text-classification",
+        models="classifiers of whole texts (ForSequenceClassification)",
+        classes=("ForSequenceClassification",),
+        loader="AutoModelForSequenceClassification",
+        exported="text-classification",
+        reads="labelled",
+        columns=("text", "label"),
+        objective="edgeprune.compress.objectives.classification",
+        runtime="edgeprune.runtime.classify:Classifier",
+        terminal="edgeprune.runtime.terminal:answer_lines",
+        service="edgeprune.service.answers:TextAnswers",
+        path="/classify",
+        answers="predictions",
+        card="use-text-classification.md",
+        works=("encoder",),
+        measures=("classification", "calibration"),
+        held_out=("classification",),
+        build_measures={"batching": "predictions alone"},
+        head="labels",
+        logits_axes=2,
+    ),
+    Task(
+        name="text-generation",
+        models="decoders (ForCausalLM)",
+        classes=("ForCausalLM", "LMHeadModel"),
+        loader="AutoModelForCausalLM",
+        exported="text-generation-with-past",
+        reads="windows",
+        columns=("text",),
+        objective="edgeprune.compress.objectives.generation",
+        runtime="edgeprune.runtime.generate:Generator",
+        terminal="edgeprune.runtime.terminal:stream_texts",
+        service="edgeprune.service.answers:StreamedAnswers",
+        path="/generate",
+        answers="text",
+        card="use-text-generation.md",
+        works=("prompt", "decode"),
+        measures=("calibration", "perplexity", "kl", "choice", "cloze", "generation"),
+        held_out=("perplexity", "kl"),
+        head="vocabulary",
+        logits_axes=3,
+        needs_class=True,
+        generates=True,
+    ),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}
+"""The tasks by name."""
+
+_REFUSED = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+"""Endings of classes whose head would be lost."""
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """The task of a configuration, by the ending of its architecture's class.
 
     Raises:
-        UserError: its head is of a kind that would be lost.
+        UserError: its head is of a kind that would be lost, or is not what its layers are for.
     """
     architecture = (config.get("architectures") or [""])[0]
-    if architecture.endswith(_OTHER_HEADS):
+    if architecture.endswith(_REFUSED):
+        *others, last = (task.models for task in _ROWS)
         raise UserError(
-            f"{architecture} has a head that EdgePrune does not run: it takes sentence encoders, "
-            "classifiers of whole texts (ForSequenceClassification) and decoders (ForCausalLM)."
+            f"{architecture} has a head that EdgePrune does not run: it takes "
+            f"{', '.join(others)} and {last}."
         )
-    if architecture.endswith("ForSequenceClassification"):
-        return "text-classification"
-    kinds = {name: family.kind for family in FAMILIES for name in family.model_types}
-    if kinds.get(str(config.get("model_type"))) == "decoder":
-        if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-            return "text-generation"
-    elif architecture.endswith("ForCausalLM"):
-        raise UserError(
-            f"{architecture} writes text with an encoder's layers, which EdgePrune does not run."
-        )
-    return "feature-extraction"
+    for task in _ROWS:
+        if architecture.endswith(task.classes):
+            if task.generates and not is_causal(str(config.get("model_type"))):
+                raise UserError(
+                    f"{architecture} writes text with an encoder's layers, which EdgePrune does "
+                    "not run."
+                )
+            return task
+    return next(task for task in _ROWS if not task.classes)
 
 
-_KINDS = {
-    "feature-extraction": "sentences",
-    "text-classification": "labelled",
-    "text-generation": "windows",
-}
+def task_of_graph(outputs: Mapping[str, int | None], architectures: str = "") -> Task | None:
+    """The task of an ONNX graph that nobody named, by its outputs; None where they do not tell.
+
+    Args:
+        outputs: their axes by name, None where the graph does not say.
+        architectures: the classes of its configuration, where that was read.
+    """
+    if any(name.startswith("present") for name in outputs):
+        return next(task for task in _ROWS if task.generates)
+    for task in _ROWS:
+        named = any(ending in architectures for ending in task.classes)
+        if task.logits_axes == outputs.get("logits", 0) and (named or not task.needs_class):
+            return task
+    return None
+
+
+def task_doing(works: tuple[str, ...]) -> Task | None:
+    """The only task whose models do all of these kinds of work; None where several do."""
+    doing = [task for task in _ROWS if set(works) <= set(task.works)]
+    return doing[0] if len(doing) == 1 else None
 
 
 def text_kind(task: str) -> str:
     """How text is read for a task: sentences, labelled rows, or windows."""
-    return _KINDS[task]
-
-
-Task = Literal["feature-extraction", "text-classification", "text-generation"]
-
-
-TASKS: tuple[str, ...] = get_args(Task)
+    return TASKS[task].reads

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.words import listed, number
+from edgeprune.measure.works import WORKS, Work
 from edgeprune.pipeline.recipe import Recipe, read_recipe, shipped
 from edgeprune.report.figures import faster
 from edgeprune.report.made import model_name
 from edgeprune.report.records import Known
 
 MEASURED = Path(__file__).with_name("builds.json")
-_WORK = {"encoder": "", "prompt": "prompts ", "decode": "steps "}
 # Settings that change neither what a build does to a model nor how long that takes.
 _APART = frozenset({"description", "model", "seed", "target", "text", "measure", "require"})
 
@@ -31,7 +31,7 @@ class Built:
     """Peak memory of the build."""
     megabytes: float
     """Graph and data of the result."""
-    speed: dict[str, list[float]]
+    speed: dict[Work, list[float]]
     """By kind of work: the ratio to the original, and its 95 % interval's ends."""
     quality: list[Any]
     """What was measured, the original's and the result's."""
@@ -44,7 +44,10 @@ class Built:
     @property
     def reached(self) -> str:
         """Speed, quality and size."""
-        speed = [f"{_WORK[work]}{faster(Known(*ratio)).text}" for work, ratio in self.speed.items()]
+        speed = [
+            f"{WORKS[work].several}{faster(Known(*ratio)).text}"
+            for work, ratio in self.speed.items()
+        ]
         what, its, mine = self.quality
         return f"{listed(speed)}, {what} {number(its)} to {number(mine)}, {self.megabytes:.1f} MB"
 

@@ -22,11 +22,21 @@ import edgeprune
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.bench.machine import COMPARABLE, machine_facts
 from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.tasks import TASKS, Task
 
 ROOT = Path(edgeprune.__file__).parent
 _CODE = {".py", ".pyc"}
 _OURS = rf"{ROOT.name}(\.\w+)+(:\w+)?"
 _TARGETS = f"{ROOT.name}.targets"
+# What rows of tasks name is imported by whoever asks a row for it: of what a stage runs, by this
+# file alone, for the objectives.
+_ASKS_ROWS = f"{ROOT.name}.compress.objectives.objective"
+_OBJECTIVES = frozenset(task.objective for task in TASKS.values())
+_ANSWERING = frozenset(
+    path.partition(":")[0]
+    for task in TASKS.values()
+    for path in (task.runtime, task.terminal, task.service)
+)
 _distributions = functools.cache(importlib.metadata.packages_distributions)
 
 
@@ -147,7 +157,10 @@ def _imports(module: str, whole: bool) -> frozenset[str]:
         return frozenset()
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     statements = (each for each in _statements(module) if whole or not isinstance(each, functions))
-    return _imported(statements)
+    found = _imported(statements)
+    if module == Task.__module__:
+        return found - _OBJECTIVES - _ANSWERING
+    return found | _OBJECTIVES if module == _ASKS_ROWS else found
 
 
 def _statements(module: str) -> list[ast.stmt]:

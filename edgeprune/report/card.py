@@ -12,6 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from edgeprune.base.escape import markdown
+from edgeprune.model.tasks import TASKS
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
@@ -68,7 +69,7 @@ def model_card(bundle: Bundle) -> str:
             for name, entry in manifest["files"].items()
             if name.startswith("onnx/")
         ],
-        "task": record.task,
+        "use": TASKS[record.task].card,
         "sentence_transformers": sentences,
         "chat": chat_template(bundle) is not None,
         "kernels": "kernels" in manifest,
@@ -80,7 +81,7 @@ def model_card(bundle: Bundle) -> str:
 def _front(record: Record, name: str, base: str | None, sentences: bool) -> str:
     """The card's metadata as YAML."""
     task = record.task
-    if task == "feature-extraction" and sentences:
+    if sentences and TASKS[task].pools:
         task = "sentence-similarity"
     stages = {stage["name"] for stage in record.content["stages"]}
     content: dict[str, Any] = {}

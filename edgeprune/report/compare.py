@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import listed, number
-from edgeprune.measure.bench.record import Work
+from edgeprune.measure.works import Work
 from edgeprune.report.figures import WORK, Cell, cell, changed, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars

@@ -14,9 +14,10 @@ from edgeprune.base.words import (
 from edgeprune.measure.bench.record import Times
 from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation
 from edgeprune.measure.record import Batching
+from edgeprune.measure.works import WORKS
 from edgeprune.report.records import Known, Record, data_name, ratio
 
-WORK = {"encoder": "latency", "prompt": "prompt", "decode": "a token of decoding"}
+WORK = {name: words.row for name, words in WORKS.items()}
 _SAME_SIZE = 1.01
 Tone = Literal["", "better", "worse"]
 
@@ -57,9 +58,9 @@ def comparison(record: Record) -> list[Row]:
             Row(f"{name}, median", _median(found.baseline), _median(found.candidate), change)
         )
         rows.append(Row(f"{name}, p95", *(Cell(f"{side.p95_ms:.2f} ms") for side in sides)))
-        unit = "texts" if work == "encoder" else "tokens"
+        unit = WORKS[work].unit
         rates = [Cell(f"{getattr(side, f'{unit}_per_second'):,.0f}") for side in sides]
-        of = "" if work == "encoder" else f"{name}, "
+        of = "" if WORKS[work].alone else f"{name}, "
         rows.append(Row(f"{of}{unit} a second", *rates))
     for key, what in (("model_bytes", "graph and data"), ("peak_memory_bytes", "peak memory")):
         rows.append(_smaller(what, getattr(its, key), getattr(mine, key)))

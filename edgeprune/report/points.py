@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Literal
 
-from edgeprune.measure.bench.record import Comparison, Speed, Work
+from edgeprune.measure.bench.record import Comparison, Speed
 from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.works import Work
 from edgeprune.report.others import Other
 from edgeprune.report.records import Known, Quality, Record, ratio
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.measure.bench.record import Comparison, Ratio, Speed, Work
+from edgeprune.measure.bench.record import Comparison, Ratio, Speed
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.record import Measured
+from edgeprune.measure.works import Work
 from edgeprune.report.schema import Content
 from edgeprune.runtime.bundle import MANIFEST
 

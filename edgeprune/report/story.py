@@ -9,6 +9,7 @@ from typing import Any
 from edgeprune.base.words import listed, many, number, size
 from edgeprune.measure.record import Overlap
 from edgeprune.measure.requirements import Judged, Requirements, judge
+from edgeprune.measure.works import WORKS
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
 from edgeprune.report.records import Quality, Record, data_name, ratio
@@ -34,7 +35,7 @@ def tiles(record: Record) -> list[Tile]:
         times = speed.measures[work]
         found = faster(ratio(times.ratio))
         its, mine = times.baseline.median_ms, times.candidate.median_ms
-        what = {"encoder": "Speed", "prompt": "Speed, prompt", "decode": "Speed, decoding"}[work]
+        what = WORKS[work].speed
         figure, word = re.split(", | ", found.text, maxsplit=1)
         details = [f"95 %: {found.interval}", f"{its:.2f} to {mine:.2f} ms"]
         shown.append(Tile(figure, what, details, word, found.tone))

@@ -5,20 +5,15 @@ embeddings = runtime.load("my-bundle").embed(["a text", "another"])
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 if TYPE_CHECKING:
     from edgeprune.runtime.bundle import Bundle
-    from edgeprune.runtime.classify import Classifier
-    from edgeprune.runtime.embed import Embedder
-    from edgeprune.runtime.generate import Generator
 
 __all__ = ["load"]
 
 
-def load(
-    folder: Union[str, Path, "Bundle"], threads: int | None = None
-) -> Union["Embedder", "Classifier", "Generator"]:
+def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
     """Load a bundle for what its task is.
 
     Args:
@@ -26,22 +21,15 @@ def load(
         threads: for the matrix products; None leaves it to ONNX Runtime, which takes all cores.
 
     Returns:
-        An `Embedder`, a `Classifier` or a `Generator`.
+        An object of the class that its task's row names: an `Embedder`, a `Classifier` or a
+        `Generator`.
 
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.
     """
+    from edgeprune.base.registry import load_function
+    from edgeprune.model.tasks import TASKS
     from edgeprune.runtime.bundle import Bundle
 
     bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
-    if bundle.task == "text-generation":
-        from edgeprune.runtime.generate import Generator
-
-        return Generator(bundle, threads)
-    if bundle.task == "text-classification":
-        from edgeprune.runtime.classify import Classifier
-
-        return Classifier(bundle, threads)
-    from edgeprune.runtime.embed import Embedder
-
-    return Embedder(bundle, threads)
+    return load_function(TASKS[bundle.task].runtime)(bundle, threads)

@@ -29,7 +29,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, load_json
 from edgeprune.model.config import check_types
 from edgeprune.model.pooling import Pooling, normalizes, read_pooling
-from edgeprune.model.tasks import TASKS
+from edgeprune.model.tasks import TASKS, task_of_graph
 from edgeprune.runtime.onnx_file import Outline, read_outline
 
 MANIFEST = "edgeprune.json"
@@ -199,15 +199,11 @@ class Bundle:
         if stated := self.manifest.get("task"):
             return stated
         outputs = self.outline.outputs
-        if any(name.startswith("present") for name in outputs):
-            return "text-generation"
-        if "logits" not in outputs:
-            return "feature-extraction"
-        if outputs["logits"] == 2:
-            return "text-classification"
+        if task := task_of_graph(outputs):
+            return task.name
         heads = " ".join(self.config.get("architectures") or [])
-        if "ForCausalLM" in heads or "LMHead" in heads:
-            return "text-generation"
+        if task := task_of_graph(outputs, heads):
+            return task.name
         raise UserError(
             f"{self.folder} gives logits of a kind that is neither classification nor generation "
             f"(config.json says {heads or 'nothing'}); edgeprune runs {', '.join(TASKS)}."
@@ -379,7 +375,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} was written by a newer edgeprune (bundle format {version}; this one reads "
             f"up to {FORMAT_VERSION}): install a newer edgeprune here."
         )
-    if manifest.get("task") not in TASKS:
+    if manifest.get("task") not in tuple(TASKS):  # it may be anything
         raise UserError(f"{path} names no task that edgeprune runs: {', '.join(TASKS)}.")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(

@@ -1,7 +1,8 @@
 """Labels for texts from a bundle."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,18 @@ class Classifier:
             by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
             predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
         return predictions
+
+    def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
+        """Predictions for texts that are tokenized already, as plain values."""
+        return [asdict(found) for found in self.classify_tokens(encoded, batch_size)]
+
+    def line(self, answer: dict[str, Any]) -> str:
+        """The likeliest label and its probability."""
+        return f"{answer['label']} {answer['probability']:.3f}"
+
+    def named(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The likeliest label, and every label's probability."""
+        return {"label": answer["label"], "probabilities": answer["probabilities"]}
 
     def logits(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Logits of each text, [texts, labels] float32."""

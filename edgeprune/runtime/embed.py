@@ -1,6 +1,7 @@
 """Sentence embeddings from a bundle."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
+
+_SHOWN_NUMBERS = 6
 
 
 class Embedder:
@@ -53,6 +56,21 @@ class Embedder:
             for row, vector in zip(rows, vectors, strict=True):
                 found[row] = vector
         return finite(np.asarray(found, np.float32), "embeddings", self.bundle)
+
+    def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
+        """Embeddings of texts that are tokenized already, as plain numbers."""
+        return self.embed_tokens(encoded, batch_size).tolist()
+
+    def line(self, answer: list[float]) -> str:
+        """The first numbers of an embedding, how many it has, and its length."""
+        numbers = " ".join(f"{number:+.4f}" for number in answer[:_SHOWN_NUMBERS])
+        more = " ..." if len(answer) > _SHOWN_NUMBERS else ""
+        length = np.linalg.norm(np.asarray(answer, np.float32))
+        return f"{numbers}{more}  ({len(answer)} numbers, length {length:.4f})"
+
+    def named(self, answer: list[float]) -> dict[str, Any]:
+        """An embedding under its name."""
+        return {"embedding": answer}
 
     def _choose_output(self) -> tuple[str, bool]:
         """The output to read, and whether it is pooled already."""

@@ -2,36 +2,37 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
-from edgeprune.runtime.classify import Classifier
-from edgeprune.runtime.embed import Embedder
+from edgeprune.base.registry import load_function
+from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.generate import Generator, Sampling
 
-_SHOWN_NUMBERS = 6
 _LINES = 32  # of a pipe, read ahead to be batched
 _LONGEST_LINE = 16_000_000  # bytes
 
 
-def run(
-    folder: str | Path,
-    text: str | None,
-    sampling: Sampling,
-    raw: bool = False,
-    threads: int | None = None,
-    as_json: bool = False,
-) -> None:
-    """Run a bundle on one text, or on each line of standard input where text is "-" or is missing
-    in a pipe, and write an answer for each: a vector's first numbers, a label, or text as it comes.
+@dataclass(frozen=True)
+class Asked:
+    """How answers are asked for and written."""
 
-    With `as_json` each answer is one JSON object a line.
+    sampling: Sampling
+    raw: bool = False
+    """Continue the text itself, without the model's chat template."""
+    as_json: bool = False
+    """Each answer as one JSON object a line."""
+
+
+def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None = None) -> None:
+    """Run a bundle on one text, or on each line of standard input where text is "-" or is missing
+    in a pipe, and write an answer for each, as its task's row says.
 
     Raises:
         UserError: the bundle cannot be run, there is no text, it is not UTF-8, or a line of it has
@@ -41,53 +42,34 @@ def run(
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
     model = runtime.load(folder, threads)
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
-    if isinstance(model, Generator):
-        _generate(model, texts, sampling, raw, as_json)
-        return
-    # A text given alone is answered alone; lines go in batches.
+    pieces = load_function(TASKS[model.bundle.task].terminal)
+    for piece in pieces(model, texts, asked):
+        print(piece, end="", flush=True)
+
+
+def answer_lines(model: Answering, texts: Iterator[str], asked: Asked) -> Iterator[str]:
+    """A line for each text: a text given alone is answered alone; lines go in batches."""
     while batch := list(islice(texts, _LINES)):
-        for line in _answers(model, batch, as_json):
-            print(line, flush=True)
+        answers = model.answers(model.tokenizer.encode(batch))
+        for text, answer in zip(batch, answers, strict=True):
+            if asked.as_json:
+                yield _json(text=text, **model.named(answer)) + "\n"
+            else:
+                yield model.line(answer) + "\n"
 
 
-def _answers(model: Embedder | Classifier, texts: list[str], as_json: bool) -> Iterator[str]:
-    if isinstance(model, Embedder):
-        for text, vector in zip(texts, model.embed(texts), strict=True):
-            yield _json(text=text, embedding=vector.tolist()) if as_json else _brief(vector)
-        return
-    for text, prediction in zip(texts, model.classify(texts), strict=True):
-        if as_json:
-            yield _json(
-                text=text, label=prediction.label, probabilities=dict(prediction.probabilities)
-            )
-        else:
-            yield f"{prediction.label} {prediction.probability:.3f}"
-
-
-def _generate(
-    model: Generator,
-    texts: Iterable[str],
-    sampling: Sampling,
-    raw: bool,
-    as_json: bool,
-) -> None:
+def stream_texts(model: Generator, texts: Iterator[str], asked: Asked) -> Iterator[str]:
+    """What is generated for each text, as it comes; whole where it is JSON."""
     for text in texts:
-        if raw:
-            pieces = model.complete(text, sampling)
+        if asked.raw:
+            pieces = model.complete(text, asked.sampling)
         else:
-            pieces = model.chat([{"role": "user", "content": text}], sampling)
-        if as_json:
-            print(_json(text=text, generated="".join(pieces)), flush=True)
+            pieces = model.chat([{"role": "user", "content": text}], asked.sampling)
+        if asked.as_json:
+            yield _json(text=text, generated="".join(pieces)) + "\n"
             continue
-        for piece in pieces:
-            print(piece, end="", flush=True)
-        print(flush=True)
-
-
-def _brief(vector: np.ndarray) -> str:
-    numbers = " ".join(f"{number:+.4f}" for number in vector[:_SHOWN_NUMBERS])
-    more = " ..." if len(vector) > _SHOWN_NUMBERS else ""
-    return f"{numbers}{more}  ({len(vector)} numbers, length {np.linalg.norm(vector):.4f})"
+        yield from pieces
+        yield "\n"
 
 
 def _json(**values: object) -> str:

@@ -1,4 +1,4 @@
-"""From a request to the model and back, for encoders and for decoders."""
+"""From a request to the model and back: answers to many texts at once, or text as it comes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -10,10 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from edgeprune.base.errors import ModelFault
+from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import apply_chat_template
-from edgeprune.runtime.classify import Classifier
-from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.runtime.tokenize import Tokens
 from edgeprune.service.batcher import Batcher, LineFull
@@ -46,18 +46,16 @@ class Answers(Protocol):
     async def answer(self, request: Request) -> Response: ...
 
 
-class EncoderAnswers:
-    """/embed and /classify: the texts of all requests go through one batcher."""
+class TextAnswers:
+    """An answer for each text: those of all requests go through one batcher."""
 
-    def __init__(
-        self, model: Embedder | Classifier, settings: ServiceSettings, metrics: Metrics
-    ) -> None:
+    def __init__(self, model: Answering, settings: ServiceSettings, metrics: Metrics) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
+        self._name = TASKS[model.bundle.task].answers
         self._longest = _longest(model.bundle, settings)
         # Texts that would change each other's results go together only where that is asked for.
         asked = "max_batch" in settings.model_fields_set
         self.max_batch = settings.max_batch if asked else model.default_batch or settings.max_batch
-        self._key, self._run = _encoding(model)
         self._batcher: Batcher[Any] = Batcher(
             self._run,
             self.max_batch,
@@ -99,19 +97,24 @@ class EncoderAnswers:
             )
         except LineFull:
             raise Refused(503, "Too many texts are waiting: try again later.") from None
-        return json_response({self._key: found})
+        return json_response({self._name: found})
+
+    def _run(self, texts: Sequence[Tokens]) -> list[Any]:
+        """One call of the model."""
+        return self._model.answers(texts, len(texts))
 
     def _count(self, batch: Sequence[Tokens]) -> None:
         self._metrics.batches.observe(len(batch))
         self._metrics.tokens.labels("read").inc(sum(len(tokens.ids) for tokens in batch))
 
 
-class DecoderAnswers:
-    """/generate: one text at a time, streamed as server-sent events or whole."""
+class StreamedAnswers:
+    """Generated text: one text at a time, streamed as server-sent events or whole."""
 
     def __init__(self, model: Generator, settings: ServiceSettings, metrics: Metrics) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
         self._longest = _longest(model.bundle, settings)
+        self._name = TASKS[model.bundle.task].answers
         self._streamer = Streamer(model)
         self.close, self.stop = self._streamer.close, self._streamer.stop
 
@@ -167,7 +170,7 @@ class DecoderAnswers:
         try:
             async with aclosing(pieces):
                 while not isinstance(item, End):
-                    yield event({"text": item})
+                    yield event({self._name: item})
                     item = await anext(pieces)
         except ModelFault as error:
             self._metrics.faults.inc()
@@ -184,7 +187,7 @@ class DecoderAnswers:
                 text.append(item)
                 item = await anext(pieces)
         self._count(item)
-        return json_response({"text": "".join(text), **asdict(item)})
+        return json_response({self._name: "".join(text), **asdict(item)})
 
     def _count(self, end: End) -> None:
         self._metrics.tokens.labels("written").inc(end.tokens)
@@ -248,12 +251,3 @@ def _check_length(what: str, tokens: int, most: int) -> None:
         raise Refused(400, f"{what} has {tokens:,} tokens and may have {most:,}: shorten it.")
     if not tokens:
         raise Refused(400, f"{what} has no tokens: give the model some text.")
-
-
-def _encoding(model: Embedder | Classifier) -> tuple[str, Any]:
-    """The answer's name in JSON, and the model's call for one batch of texts."""
-    if isinstance(model, Classifier):
-        return "predictions", lambda texts: [
-            asdict(found) for found in model.classify_tokens(texts, len(texts))
-        ]
-    return "embeddings", lambda texts: model.embed_tokens(texts, len(texts)).tolist()

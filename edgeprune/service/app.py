@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import onnxruntime
 from starlette.applications import Starlette
@@ -14,10 +15,9 @@ from starlette.routing import Route
 
 import edgeprune
 from edgeprune.base.errors import ModelFault, UserError
-from edgeprune.runtime.classify import Classifier
-from edgeprune.runtime.embed import Embedder
-from edgeprune.runtime.generate import Generator
-from edgeprune.service.answers import Answers, DecoderAnswers, EncoderAnswers
+from edgeprune.base.registry import load_function
+from edgeprune.model.tasks import TASKS
+from edgeprune.service.answers import Answers
 from edgeprune.service.door import LEFT, Door
 from edgeprune.service.logs import LOGGERS
 from edgeprune.service.metrics import Metrics
@@ -26,30 +26,26 @@ from edgeprune.service.responses import json_response, refusal
 from edgeprune.service.settings import ServiceSettings
 
 
-def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings) -> Starlette:
+def make_app(model: Any, settings: ServiceSettings) -> Starlette:
     """The ASGI application that serves one bundle; its model has run when this returns.
 
     Its `state.answers` are to be told of a stop before the server waits for them.
     """
     metrics = Metrics()
-    answers: Answers
-    if isinstance(model, Generator):
-        answers = DecoderAnswers(model, settings, metrics)
-    else:
-        answers = EncoderAnswers(model, settings, metrics)
+    task = TASKS[model.bundle.task]
+    answers: Answers = load_function(task.service)(model, settings, metrics)
     answers.warm_up()
-    own = PATHS[model.bundle.task]
     about = {
         "status": "ok",
         "bundle": model.bundle.folder.resolve().name,
-        "task": model.bundle.task,
-        "path": own,
+        "task": task.name,
+        "path": task.path,
         "edgeprune": edgeprune.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
 
     async def elsewhere(request: Request) -> Response:
-        raise Refused(404, f"This bundle is for {model.bundle.task}: its path is {own}.")
+        raise Refused(404, f"This bundle is for {task.name}: its path is {task.path}.")
 
     async def health(request: Request) -> Response:
         return json_response(about)
@@ -72,8 +68,8 @@ def make_app(model: Embedder | Classifier | Generator, settings: ServiceSettings
     app = Starlette(
         routes=[
             *(
-                Route(path, answers.answer if path == own else elsewhere, methods=["POST"])
-                for path in PATHS.values()
+                Route(path, answers.answer if path == task.path else elsewhere, methods=["POST"])
+                for path in PATHS
             ),
             Route("/health", health),
             Route("/metrics", measured),
@@ -95,8 +91,8 @@ async def _mistaken(request: Request, error: UserError) -> Response:
 
 
 async def _unknown(request: Request, error: HTTPException) -> Response:
-    paths = ", ".join([*PATHS.values(), "/health", "/metrics"])
-    hint = "POST" if request.url.path in PATHS.values() else paths
+    paths = ", ".join([*PATHS, "/health", "/metrics"])
+    hint = "POST" if request.url.path in PATHS else paths
     return refusal(error.status_code, f"{error.detail}: use {hint}.")
 
 

@@ -47,7 +47,7 @@ class Callers:
                 f"{host[:_MAX_ECHO]!r} is no name of this service: call it by its address or by "
                 "localhost, or start it with --allowed-host and this name.",
             )
-        if scope["method"] == "POST" and scope["path"] in PATHS.values():
+        if scope["method"] == "POST" and scope["path"] in PATHS:
             kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 return refusal(415, "The body is to be JSON: send Content-Type: application/json.")

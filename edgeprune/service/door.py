@@ -27,7 +27,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = self._callers.refused(scope) if scope["type"] == "http" else None
-        if scope["type"] != "http" or scope["path"] not in PATHS.values():
+        if scope["type"] != "http" or scope["path"] not in PATHS:
             await (refused or self._app)(scope, receive, send)
             return
         status = LEFT

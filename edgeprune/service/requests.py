@@ -4,14 +4,11 @@ from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.generate import Sampling
 
-PATHS = {
-    "feature-extraction": "/embed",
-    "text-classification": "/classify",
-    "text-generation": "/generate",
-}
-"""The path that answers, by the bundle's task."""
+PATHS = tuple(task.path for task in TASKS.values())
+"""The paths that answer, each for the bundles of one task."""
 
 _MAX_ECHO = 80
 

@@ -14,11 +14,11 @@ import uvicorn
 
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
+from edgeprune.model.tasks import TASKS
 from edgeprune.service.answers import Answers
 from edgeprune.service.app import make_app
 from edgeprune.service.connections import Connection, Lobby
 from edgeprune.service.logs import LOGGERS, Seldom
-from edgeprune.service.requests import PATHS
 from edgeprune.service.settings import ServiceSettings
 
 _TOLD_SECONDS = 60
@@ -73,7 +73,8 @@ def serve(folder: str | Path, settings: ServiceSettings) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     # One line whatever the terminal's width: other programs read the port in it.
-    click.echo(f"{folder} answers at http://{shown}:{port}{PATHS[model.bundle.task]}", err=True)
+    path = TASKS[model.bundle.task].path
+    click.echo(f"{folder} answers at http://{shown}:{port}{path}", err=True)
     _Server(config, app.state.answers, seldom).run(sockets=[listener])
 
 

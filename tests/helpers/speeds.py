@@ -7,9 +7,9 @@ from edgeprune.measure.bench.record import (
     Side,
     TimedPair,
     Times,
-    Work,
 )
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.works import Work
 
 
 def make_speed(task: str) -> Comparison:

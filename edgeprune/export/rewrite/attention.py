@@ -40,7 +40,7 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
         ValueError: a block's attention is not in the graph as expected.
     """
     for parts in find_attention(graph, anatomy):
-        (_encoder if anatomy.kind == "encoder" else _decoder)(graph, parts)
+        (_causal if anatomy.causal else _bidirectional)(graph, parts)
     graph.sweep()
     return len(anatomy.blocks)
 
@@ -61,7 +61,7 @@ def _merge(graph: Graph, parts: AttentionParts, context: str) -> None:
     graph.replace_uses(parts.result, merged)
 
 
-def _encoder(graph: Graph, parts: AttentionParts) -> None:
+def _bidirectional(graph: Graph, parts: AttentionParts) -> None:
     query = parts.heads(graph, parts.query, "query", [0, 2, 1, 3])
     key = parts.heads(graph, parts.key, "key", [0, 2, 3, 1])
     value = parts.heads(graph, parts.value, "value", [0, 2, 1, 3])
@@ -98,7 +98,7 @@ def _padding_mask(graph: Graph) -> str:
     return graph.add("Mul", [gone, low], "/attention_mask/Mul")
 
 
-def _decoder(graph: Graph, parts: AttentionParts) -> None:
+def _causal(graph: Graph, parts: AttentionParts) -> None:
     attention = parts.attention
     groups = attention.num_key_value_heads
     keys, values = find_caches(graph, parts)

@@ -83,11 +83,10 @@ class PassReport:
 def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) -> list[Pass]:
     """The passes for a model, in order."""
     passes = [Pass("fold constants", fold_constants, 1e-4)]
-    if anatomy.kind == "decoder":
-        passes += [
-            Pass("fuse attention", lambda graph: fuse_attention(graph, anatomy), 1e-3),
-            Pass("choose logits", lambda graph: choose_logits(graph, anatomy), 1e-5),
-        ]
+    if anatomy.has_cache:
+        passes.append(Pass("fuse attention", lambda graph: fuse_attention(graph, anatomy), 1e-3))
+    if anatomy.causal and anatomy.head:
+        passes.append(Pass("choose logits", lambda graph: choose_logits(graph, anatomy), 1e-5))
     passes.append(
         Pass(
             "lay out attention",
@@ -109,7 +108,7 @@ def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) ->
         ]
         formats = {entry.format for entry in quantized.plan}
         passes += [step for step in _lowerings(quantized) if formats & set(step.lowers)]
-        if anatomy.kind == "decoder":
+        if anatomy.has_cache:
             passes.append(Pass("pack attention", pack_attention, 1e-3))
     return passes
 

@@ -24,7 +24,6 @@ from edgeprune.measure.bench.record import (
     Timed,
     TimedPair,
     Times,
-    Work,
 )
 from edgeprune.measure.bench.resolve import Target, resolve
 from edgeprune.measure.bench.rounds import Samples, faster, ratio_of, time_rounds, turn
@@ -32,6 +31,7 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.size import bytes_of, compressed_bytes
 from edgeprune.measure.bench.stats import median, paired_ratio, percentile
 from edgeprune.measure.bench.subject import DECODER, ENCODER, Subject
+from edgeprune.measure.works import WORKS, Work
 
 _MEMORY_CALLS = 3
 # glibc learns while it runs from what size on a freed block goes back to the system. What it learns
@@ -273,7 +273,7 @@ def _times(samples: Samples, kind: Work, settings: BenchSettings) -> Times:
     known = paired_ratio(samples.turns, [1.0] * len(samples.turns), settings.seed)
     tokens = settings.batch * (1 if kind == "decode" else settings.tokens)
     more: dict[str, Any] = {}
-    if kind == "encoder":
+    if WORKS[kind].unit == "texts":
         more["texts_per_second"] = settings.batch / typical
     if kind == "prompt":  # a call ends when its first token is chosen
         more["first_token_ms"] = typical * 1000

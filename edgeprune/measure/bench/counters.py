@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgeprune.measure.bench.process import Process
-from edgeprune.measure.bench.record import Counts, Missing, SideName, Work
+from edgeprune.measure.bench.record import Counts, Missing, SideName
 from edgeprune.measure.bench.rounds import request
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.subject import Subject
+from edgeprune.measure.works import Work
 
 # In user mode alone: the kernel's share belongs to the machine, and counting it may be forbidden.
 EVENTS = {"instructions": "instructions:u", "cycles": "cycles:u"}

@@ -19,6 +19,7 @@ from edgeprune.measure.bench.subject import (
     onnx_load,
     own_command,
 )
+from edgeprune.model.tasks import task_doing
 from edgeprune.runtime.onnx_file import read_outline
 
 ASSUMED_VOCABULARY = 1000
@@ -58,7 +59,7 @@ def of_graph_file(path: Path) -> Subject:
         kinds = DECODER
     configs = [folder / "config.json" for folder in (path.parent, path.parent.parent)]
     config: dict[str, Any] = next((load_json(file) for file in configs if file.is_file()), {})
-    notes = kernels_note(path)
+    task, notes = task_doing(kinds), kernels_note(path)
     if vocabulary is None:
         notes += (
             f"{path}: its graph shows no table of embeddings, so token ids were drawn below "
@@ -70,7 +71,7 @@ def of_graph_file(path: Path) -> Subject:
         kinds=kinds,
         load=onnx_load(path, vocabulary or ASSUMED_VOCABULARY, config),
         files=tuple(files),
-        task="text-generation" if kinds != ENCODER else None,
+        task=task.name if task else None,
         fusable=is_float(outline),
         notes=notes,
     )

@@ -4,10 +4,11 @@ Profiling slows the runtime, so it has a process of its own, after everything el
 """
 
 from edgeprune.measure.bench.process import Process
-from edgeprune.measure.bench.record import Missing, Profile, Spent, Work
+from edgeprune.measure.bench.record import Missing, Profile, Spent
 from edgeprune.measure.bench.rounds import turn
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.subject import Subject
+from edgeprune.measure.works import Work
 
 _WARM_CALLS, _CALLS = 2, 8
 

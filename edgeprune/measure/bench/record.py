@@ -9,9 +9,8 @@ from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
 from edgeprune.base.record import Ends, Many, Record
 from edgeprune.base.words import medians_contradict
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.works import WORKS, Work
 
-Work = Literal["encoder", "prompt", "decode"]
-"""A kind of work that is timed."""
 SideName = Literal["candidate", "baseline"]
 Found = TypeVar("Found")
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -197,9 +196,10 @@ class Speed(Record):
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
-        found = self.measures.get("encoder")
-        if found and None in (each.texts_per_second for each in found.sides.values()):
-            raise ValueError("an encoder's times without texts a second")
+        for work, found in self.measures.items():
+            unit = f"{WORKS[work].unit}_per_second"
+            if None in (getattr(side, unit) for side in found.sides.values()):
+                raise ValueError(f"times of {work} without {WORKS[work].unit} a second")
         return self
 
     @property

@@ -26,6 +26,7 @@ from edgeprune.measure.bench.subject import (
     ENCODER,
     Subject,
     own_command,
+    works_of,
 )
 from edgeprune.runtime.bundle import Bundle
 
@@ -66,7 +67,7 @@ def _of_torch(name: str, model: str) -> Subject:
     return Subject(
         name=name,
         command=own_command("edgeprune.measure.bench.torch_worker"),
-        kinds=CACHED_DECODER if checkpoint.task == "text-generation" else ENCODER,
+        kinds=works_of(checkpoint.task),
         load={"model": model},
         files=tuple(checkpoint.files),
         task=checkpoint.task,

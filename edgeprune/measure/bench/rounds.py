@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from edgeprune.base.progress import track
 from edgeprune.measure.bench.process import Process
-from edgeprune.measure.bench.record import Ratio, Work
+from edgeprune.measure.bench.record import Ratio
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.stats import median, paired_ratio
+from edgeprune.measure.works import Work
 
 # ONNX Runtime's threads spin for a while after a call and would take the next subject's core.
 _REST_SECONDS = 0.05

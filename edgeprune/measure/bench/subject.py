@@ -7,7 +7,8 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.kernels.library import system_facts
-from edgeprune.measure.bench.record import Work
+from edgeprune.measure.works import WORKS, Work
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.onnx_file import Outline
 from edgeprune.runtime.session import PAST, uses_kernels
@@ -54,9 +55,9 @@ class Subject:
         if not isinstance(vocabulary, int) or vocabulary < 1:
             raise UserError(f"{bundle.folder / 'config.json'} states no vocab_size.")
         outline = bundle.outline
-        kinds = ENCODER
-        if bundle.task == "text-generation":
-            kinds = CACHED_DECODER if has_cache(outline.inputs) else DECODER
+        kinds = works_of(bundle.task)
+        if kinds == CACHED_DECODER and not has_cache(outline.inputs):
+            kinds = DECODER
         return cls(
             name=name or str(bundle.folder),
             command=own_command("edgeprune.measure.bench.worker"),
@@ -98,6 +99,12 @@ def kernels_note(path: Path) -> tuple[str, ...]:
     if not uses_kernels(path):
         return ()
     return (f"{path}: sparse linears by edgeprune.kernels, {system_facts()['chosen']}.",)
+
+
+def works_of(task: str) -> tuple[Work, ...]:
+    """The kinds of work that a model of a task is timed at, with a key-value cache where it has
+    one."""
+    return tuple(work for work in WORKS if work in TASKS[task].works)
 
 
 def has_cache(inputs: dict[str, Any]) -> bool:

@@ -19,17 +19,16 @@ from edgeprune.measure.bench.record import (
     Spent,
     Sweep,
     Timed,
-    Work,
     known_profiles,
 )
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.subject import SLOW_FUSIONS
+from edgeprune.measure.works import WORKS, Work
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
 _SIDES: tuple[SideName, ...] = ("baseline", "candidate")
 _NOTHING = Spent(share=0.0, ms=0.0, count=0.0)
-_TITLES = {"encoder": "one call", "prompt": "first token", "decode": "next token"}
 
 
 def bench_table(result: Speed | Sweep) -> RenderableType:
@@ -68,12 +67,12 @@ def _point(result: Speed) -> RenderableType:
     notes = _names(ours, theirs)
     if theirs:
         notes += [
-            f"{_TITLES[work]}: {_unsettled(settings)}"
+            f"{WORKS[work].call}: {_unsettled(settings)}"
             for work, found in result.measures.items()
             if not found.settled
         ]
         notes += [
-            f"{_TITLES[work]}: the medians' own quotient is {apart:.2f}x; {MEDIANS_APART}."
+            f"{WORKS[work].call}: the medians' own quotient is {apart:.2f}x; {MEDIANS_APART}."
             for work, found in result.measures.items()
             if (apart := found.medians_apart)
         ]
@@ -109,7 +108,7 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
         table.add_column(key, justify="right")
     if len(works) > 1:
         table.add_column("work")
-    unit = "texts" if "encoder" in works else "tokens"
+    unit = WORKS[works[0]].unit
     for title in (*(["baseline"] if theirs else []), "candidate" if theirs else "ms", f"{unit}/s"):
         table.add_column(title, justify="right")
     if theirs:
@@ -177,7 +176,7 @@ def _ratio(ratio: Ratio) -> str:
 def _title(result: Speed) -> str:
     settings = result.settings
     threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
-    if "encoder" in result.measures:
+    if any(WORKS[work].alone for work in result.measures):
         return f"batch {settings.batch}, {settings.tokens} tokens, {threads}"
     steps = f", then {settings.decode_steps} decoded" if "decode" in result.measures else ""
     batch = f"batch {settings.batch}, " if settings.batch > 1 else ""
@@ -190,15 +189,15 @@ def _add_speed(table: Table, work: Work, found: Timed) -> None:
     if ratio := found.ratio:
         low, high = sorted(_upright(ratio.value, end) for end in (ratio.low, ratio.high))
         gain = [f"{_gain(ratio.value, 'faster', 'slower')} ({low:.2f}-{high:.2f})"]
-    title = _TITLES[work]
+    title = WORKS[work].call
     table.add_row(f"{title}, median", *(f"{side.median_ms:.2f} ms" for side in sides), *gain)
     blank = [""] * len(gain)
     for percentile in ("p95", "p99"):
         late = (getattr(side, f"{percentile}_ms") for side in sides)
         table.add_row(f"{title}, {percentile}", *(f"{ms:.2f} ms" for ms in late), *blank)
-    unit = "texts" if work == "encoder" else "tokens"
+    unit, named = WORKS[work].unit, "" if WORKS[work].alone else f"{work}, "
     rates = (f"{getattr(side, f'{unit}_per_second'):,.1f}" for side in sides)
-    table.add_row(f"{'' if work == 'encoder' else work + ', '}{unit} a second", *rates, *blank)
+    table.add_row(f"{named}{unit} a second", *rates, *blank)
 
 
 def _add_counts(table: Table, counted: Counts) -> None:
@@ -208,7 +207,7 @@ def _add_counts(table: Table, counted: Counts) -> None:
             cells = [f"{model[name] / 1e6:,.1f} M" for model in models]
             pair = len(models) > 1
             gain = [_gain(models[0][name] / models[1][name], "fewer", "more")] if pair else []
-            table.add_row(f"{_TITLES[work]}, {name}", *cells, *gain)
+            table.add_row(f"{WORKS[work].call}, {name}", *cells, *gain)
 
 
 def _gain(ratio: float, better: str, worse: str) -> str:
@@ -223,7 +222,7 @@ def _upright(ratio: float, end: float) -> float:
 
 def _profile(work: Work, sides: Mapping[SideName, Profile]) -> Table:
     """Shares of the time by operator, the largest first."""
-    table = Table(box=SIMPLE_HEAD, title=f"{_TITLES[work]}, by operator", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, title=f"{WORKS[work].call}, by operator", title_justify="left")
     table.add_column("")
     for side in sides:
         table.add_column(side if len(sides) > 1 else "share", justify="right")

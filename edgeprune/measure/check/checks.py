@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import MEDIANS_APART, medians_contradict
-from edgeprune.measure.bench.record import Ratio, Work
+from edgeprune.measure.bench.record import Ratio
 from edgeprune.measure.check.figures import (
     Figures,
     Identity,
@@ -21,12 +21,8 @@ from edgeprune.measure.check.figures import (
 from edgeprune.measure.check.quality import headline
 from edgeprune.measure.check.record import Check, Verdict, skipped
 from edgeprune.measure.check.settings import Limits
+from edgeprune.measure.works import WORKS, Work
 
-_WORK: dict[Work, str] = {
-    "encoder": "latency",
-    "prompt": "prompt latency",
-    "decode": "decode latency",
-}
 # An interval as wide as the distance to the limit settles it every other time, since its middle
 # moves too; one narrower by this (1.96 + 0.84 standard errors, not 1.96) does four times in five.
 _SURE = (1.96 + 0.84) / 1.96
@@ -183,7 +179,7 @@ def saved_speed(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
         its = theirs.speed.get(kind)
         if differing or its is None or its.interval_ms is None or mine.interval_ms is None:
             why = _elsewhere(ours, theirs, differing) if differing else "it was not saved"
-            checks.append(skipped(_WORK[kind], why))
+            checks.append(skipped(WORKS[kind].latency, why))
             continue
         ratio = mine.median_ms / its.median_ms
         down = math.hypot(
@@ -257,7 +253,7 @@ def _timed(
     verdict: Verdict = "fail" if low > limit else "pass" if high <= limit else "undecided"
     sentence = _allowed(f"{change:+.1f} % ({low:+.1f} to {high:+.1f})", limit, "max_slowdown")
     return Check(
-        name=_WORK[kind],
+        name=WORKS[kind].latency,
         verdict=verdict,
         sentence=sentence,
         unit="ms",

@@ -17,7 +17,8 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.record import Many, Record
 from edgeprune.export.opened import name_of
 from edgeprune.measure.bench.machine import COMPARABLE
-from edgeprune.measure.bench.record import SideName, Speed, Work
+from edgeprune.measure.bench.record import SideName, Speed
+from edgeprune.measure.works import Work
 from edgeprune.runtime.bundle import MANIFEST, Bundle
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session

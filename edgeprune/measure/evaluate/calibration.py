@@ -6,6 +6,7 @@ from edgeprune.measure.evaluate.choice import read_items, score
 from edgeprune.measure.evaluate.classification import classified
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Quality, Scores
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.logits import log_softmax
@@ -24,15 +25,15 @@ def calibration(bundle: Bundle, data: Data) -> Quality:
     A classifier reads what `classification` reads. A decoder reads what `choice` reads; its
     probabilities are the softmax of the choices' log-likelihoods, not divided by length.
     """
-    if bundle.task == "text-classification":
-        rows = data.rows(["text", "label"])
-        logits, truth = classified(bundle, rows, data.place)
-        scored = list(zip(logits, truth, strict=True))
-    else:
+    if TASKS[bundle.task].generates:
         rows = data.rows(["query", "choices", "gold"])
         items = read_items(rows, data.place)
         logs = score(Generator(bundle), items)
         scored = [(log, item.gold) for log, item in zip(logs, items, strict=True)]
+    else:
+        rows = data.rows(["text", "label"])
+        logits, truth = classified(bundle, rows, data.place)
+        scored = list(zip(logits, truth, strict=True))
     table = np.array([_row(logits, int(gold)) for logits, gold in scored])
     scores = dict(zip(("confidence", "right", "brier", "nll"), table.T, strict=True))
     conditions = {"rows": len(rows), "bins": BINS}

@@ -4,25 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.base.registry import load_function
 from edgeprune.export.opened import name_of, open_model
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Evaluation, Quality
 from edgeprune.measure.evaluate.summary import by_group, summary, worst
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
-
-_ENCODERS, _CLASSIFIERS, _DECODERS = (
-    ("feature-extraction",),
-    ("text-classification",),
-    ("text-generation",),
-)
-
 
 # Of the options; a window of one token predicts none.
 _LEAST = {"window": 2, "stride": 1}
@@ -30,40 +24,38 @@ _LEAST = {"window": 2, "stride": 1}
 
 @dataclass(frozen=True)
 class Measure:
-    """Where a measure's function is, and what it needs."""
+    """Where a measure's function is, and what it needs. Rows of tasks say what it fits."""
 
+    name: str
     function: str  # "module:function" of bundle, (original,) data and options; imported on use
-    tasks: tuple[str, ...]  # of the bundles that it fits
     against_original: bool = False  # whether it compares two models token by token or text by text
     options: tuple[str, ...] = ()  # which of window and stride it takes
     per_token: bool = False  # whether models of other tokens give values that do not compare
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Of the bundles that it fits."""
+        return tuple(task.name for task in TASKS.values() if self.name in task.measures)
 
-MEASURES = {
-    "sts": Measure("edgeprune.measure.evaluate.sts:sts", _ENCODERS),
-    "cosine": Measure("edgeprune.measure.evaluate.cosine:cosine", _ENCODERS, against_original=True),
-    "retrieval": Measure(
-        "edgeprune.measure.evaluate.retrieval:retrieval", _ENCODERS, against_original=True
-    ),
-    "classification": Measure(
-        "edgeprune.measure.evaluate.classification:classification", _CLASSIFIERS
-    ),
-    "calibration": Measure(
-        "edgeprune.measure.evaluate.calibration:calibration", _CLASSIFIERS + _DECODERS
-    ),
-    "perplexity": Measure(
+
+_MEASURES = (
+    Measure("sts", "edgeprune.measure.evaluate.sts:sts"),
+    Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True),
+    Measure("retrieval", "edgeprune.measure.evaluate.retrieval:retrieval", against_original=True),
+    Measure("classification", "edgeprune.measure.evaluate.classification:classification"),
+    Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),
+    Measure(
+        "perplexity",
         "edgeprune.measure.evaluate.perplexity:perplexity",
-        _DECODERS,
         options=("window", "stride"),
         per_token=True,
     ),
-    "kl": Measure(
-        "edgeprune.measure.evaluate.kl:kl", _DECODERS, against_original=True, options=("window",)
-    ),
-    "choice": Measure("edgeprune.measure.evaluate.choice:choice", _DECODERS),
-    "cloze": Measure("edgeprune.measure.evaluate.cloze:cloze", _DECODERS),
-    "generation": Measure("edgeprune.measure.evaluate.generation:generation", _DECODERS),
-}
+    Measure("kl", "edgeprune.measure.evaluate.kl:kl", against_original=True, options=("window",)),
+    Measure("choice", "edgeprune.measure.evaluate.choice:choice"),
+    Measure("cloze", "edgeprune.measure.evaluate.cloze:cloze"),
+    Measure("generation", "edgeprune.measure.evaluate.generation:generation"),
+)
+MEASURES = {measure.name: measure for measure in _MEASURES}
 
 
 def evaluate(
@@ -106,8 +98,7 @@ def evaluate(
         raise UserError(f"The limit must be at least 1, not {limit}.")
     if measure.against_original and against is None:
         raise UserError(f"{task} compares with the original: name it with --against.")
-    module, name = measure.function.split(":")
-    function: Callable[..., Quality] = getattr(import_module(module), name)
+    function: Callable[..., Quality] = load_function(measure.function)
     if not str(data).strip():
         raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
     source = Data(data, limit, group, fields)
@@ -175,8 +166,7 @@ def _options(task: str, measure: Measure, window: int | None, stride: int | None
 
 def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
     bundle.verify()
-    if bundle.task not in measure.tasks:
-        fitting = [name for name, each in MEASURES.items() if bundle.task in each.tasks]
+    if task not in (fitting := TASKS[bundle.task].measures):
         raise UserError(
             f"{task} measures {' and '.join(measure.tasks)}, and {bundle.folder} does "
             f"{bundle.task}: take {' or '.join(fitting)}."

@@ -4,11 +4,11 @@ Scales of a whole tensor do; with scales per token or by calibration the two are
 the order of sums.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.embeddings import unit_embeddings
 from edgeprune.measure.record import Batching
 from edgeprune.runtime.bundle import Bundle
@@ -20,28 +20,31 @@ BATCH = 32
 TEXTS = 256
 
 
-def measure_batching(place: Path, task: str, texts: Sequence[str]) -> Batching:
-    """Agreement of an encoder's answers to texts alone and in batches of BATCH, in their order.
-
-    Args:
-        task: feature-extraction or text-classification.
-    """
-    bundle, some = Bundle.open(place), list(texts[:TEXTS])
-    if task == "text-classification":
-        classifier = Classifier(bundle)
-        alone, together = (softmax(classifier.logits(some, size)) for size in (1, BATCH))
-        changes = np.abs(alone - together)
-        return Batching(
-            batch=BATCH,
-            texts=len(some),
-            mean_change=float(changes.mean()),
-            largest_change=float(changes.max()),
-        )
-    alone, together = (unit_embeddings(bundle, some, size) for size in (1, BATCH))
+def embeddings_alone(place: Path, original: Path, held: Path) -> Batching:
+    """Agreement of embeddings of held-out texts alone and in batches of BATCH, in their order."""
+    bundle, texts = Bundle.open(place), _texts(held)
+    alone, together = (unit_embeddings(bundle, texts, size) for size in (1, BATCH))
     cosines = (alone.astype(np.float64) * together).sum(axis=1)
     return Batching(
         batch=BATCH,
-        texts=len(some),
+        texts=len(texts),
         mean_cosine=float(cosines.mean()),
         least_cosine=float(cosines.min()),
     )
+
+
+def predictions_alone(place: Path, original: Path, held: Path) -> Batching:
+    """Agreement of the probabilities of labels, likewise."""
+    classifier, texts = Classifier(Bundle.open(place)), _texts(held)
+    alone, together = (softmax(classifier.logits(texts, size)) for size in (1, BATCH))
+    changes = np.abs(alone - together)
+    return Batching(
+        batch=BATCH,
+        texts=len(texts),
+        mean_change=float(changes.mean()),
+        largest_change=float(changes.max()),
+    )
+
+
+def _texts(held: Path) -> list[str]:
+    return [row["text"] for row in Data(held).texts()][:TEXTS]

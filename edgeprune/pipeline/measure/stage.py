@@ -1,16 +1,18 @@
 """The measure stage: the bundle beside the original, on speed, memory, bytes and quality."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeprune.base.record import Record
 from edgeprune.compress.context import Build
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.measure.record import Measured, MeasuredStage
-from edgeprune.pipeline.measure.batching import measure_batching
+from edgeprune.model.tasks import TASKS
+from edgeprune.pipeline.measure.batching import embeddings_alone, predictions_alone
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
 from edgeprune.pipeline.measure.neighbours import measure_neighbours
@@ -23,12 +25,13 @@ from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
-# Per task: measures on held-out text.
-_OWN = {
-    "feature-extraction": ("cosine",),
-    "text-classification": ("classification",),
-    "text-generation": ("perplexity", "kl"),
+BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], Record]] = {
+    "embeddings alone": embeddings_alone,
+    "predictions alone": predictions_alone,
+    "neighbours": measure_neighbours,
 }
+"""What rows of tasks name: functions of the bundle's folder, the original's and the file of
+held-out text."""
 
 
 def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> Measured:
@@ -50,12 +53,10 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
         stages = measure_stages(build, original, target, brief, main)
-    more: dict[str, Any] = {}
-    if build.checkpoint.task != "text-generation":
-        texts = [row["text"] for row in Data(held).texts()]
-        more["batching"] = measure_batching(source, build.checkpoint.task, texts)
-    if build.checkpoint.task == "feature-extraction":
-        more["neighbours"] = measure_neighbours(source, original, held)
+    more: dict[str, Any] = {
+        key: BUILD_MEASURES[name](source, original, held)
+        for key, name in TASKS[build.checkpoint.task].build_measures.items()
+    }
     if build.recipe.quantize:
         plan = build.results["quantize"]["plan"]
         sparse = measure_sparse(source, plan, build.recipe.quantize, bench)
@@ -70,17 +71,9 @@ def run(build: Build, source: Path, target: Path, settings: MeasureSettings) -> 
 def _questions(build: Build, held: Path) -> list[Question]:
     """What is asked of the bundle's quality: on held-out text, then the user's own."""
     task, settings = build.checkpoint.task, build.recipe.measure
-    decoder = task == "text-generation"
-    questions = [
-        Question(
-            measure,
-            held,
-            limit=_HELD_OUT_WINDOWS if decoder else None,
-            window=build.recipe.text.max_tokens if decoder else None,
-            called="held-out text",
-        )
-        for measure in held_out_measures(task, build.recipe)
-    ]
+    window = build.recipe.text.max_tokens
+    names = held_out_measures(task, build.recipe)
+    questions = [_of_held_out(name, held, window) for name in names]
     if settings.task:
         assert settings.data is not None
         questions.append(
@@ -89,19 +82,27 @@ def _questions(build: Build, held: Path) -> list[Question]:
     return questions
 
 
+def _of_held_out(measure: str, held: Path, window: int) -> Question:
+    if "window" in MEASURES[measure].options:
+        return Question(measure, held, _HELD_OUT_WINDOWS, window, called="held-out text")
+    return Question(measure, held, called="held-out text")
+
+
 def held_out_measures(task: str, recipe: Recipe) -> list[str]:
     """The quality measures that a build of a task asks on held-out text, by name."""
-    return [name for name in _OWN[task] if not (MEASURES[name].per_token and recipe.vocabulary)]
+    own = TASKS[task].held_out
+    return [name for name in own if not (MEASURES[name].per_token and recipe.vocabulary)]
 
 
 def write_held_out(build: Build, folder: Path) -> Path:
     """Write the text that no stage has trained on, in the form that the measures read."""
     folder.mkdir(parents=True, exist_ok=True)
     _, held = build.corpus.split(build.recipe.text.held_out, build.seed)
-    if build.checkpoint.task == "text-classification":
+    reads = TASKS[build.checkpoint.task].reads
+    if reads == "labelled":
         return _write_labelled(held, folder / "held_out.jsonl")
     file = folder / "held_out.txt"
-    if build.checkpoint.task == "feature-extraction":
+    if reads == "sentences":
         file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
     else:
         file.write_text("\n".join(held.documents), encoding="utf-8")

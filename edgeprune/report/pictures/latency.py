@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgeprune.measure.bench.record import Point, Work
+from edgeprune.measure.bench.record import Point
+from edgeprune.measure.works import WORKS, Work
 from edgeprune.report.canvas import SIDES, draw, quiet_axes
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
 _FINE = (1, 1.5, 2, 3, 4, 5, 7)
 _SWEPT = ("tokens", "batch", "threads")
-_TITLES = {"encoder": "one call", "prompt": "reading a prompt", "decode": "a token of decoding"}
 
 
 def lines(points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point]]]:
@@ -64,7 +64,7 @@ def latency(name: str, work: Work, key: str, stays: str, points: Sequence[Point]
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_xlabel(key)
-        axes.set_title(f"{_TITLES[work]}, ms ({stays})")
+        axes.set_title(f"{WORKS[work].told}, ms ({stays})")
         figure.legend(loc="outside lower left", ncols=2)
 
-    return draw(name, f"Milliseconds of {_TITLES[work]} by {key}, {stays}", 2.9, paint)
+    return draw(name, f"Milliseconds of {WORKS[work].told} by {key}, {stays}", 2.9, paint)

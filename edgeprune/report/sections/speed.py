@@ -7,9 +7,9 @@ from edgeprune.measure.bench.record import (
     Point,
     Profile,
     SideName,
-    Work,
     known_profiles,
 )
+from edgeprune.measure.works import Work
 from edgeprune.report.canvas import SIDES
 from edgeprune.report.figures import WORK, Cell, cell, comparison, conditions, times
 from edgeprune.report.others import Other

@@ -187,13 +187,13 @@ def test_texts_go_alone_where_they_would_change_each_other(bundles):
 
 
 def test_the_service_batches_what_stays_the_same(bundles):
-    from edgeprune.service.answers import EncoderAnswers
+    from edgeprune.service.answers import TextAnswers
     from edgeprune.service.metrics import Metrics
     from edgeprune.service.settings import ServiceSettings
 
     def most(activations, **asked):
         model = Embedder(Bundle.open(bundles("bert", activations)))
-        return EncoderAnswers(model, ServiceSettings(**asked), Metrics()).max_batch
+        return TextAnswers(model, ServiceSettings(**asked), Metrics()).max_batch
 
     assert (most("dynamic"), most("token")) == (1, 16)
     assert (most("dynamic", max_batch=8), most("token", max_batch=8)) == (8, 8)
