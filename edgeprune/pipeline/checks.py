@@ -62,7 +62,7 @@ def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
         fitting = [
             name
             for name in OWN_TASKS
-            if task in MEASURES[name].tasks and not (MEASURES[name].of_tokens and recipe.vocabulary)
+            if task in MEASURES[name].tasks and not (MEASURES[name].per_token and recipe.vocabulary)
         ]
         raise UserError(
             f"require.drop cannot be judged by {' and '.join(measures)}, all that this build "

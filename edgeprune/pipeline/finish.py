@@ -12,6 +12,7 @@ from edgeprune.export.rewrite.row import REWRITE
 from edgeprune.export.row import ORIGINAL
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
+from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import missed
 from edgeprune.model.families import max_positions
 from edgeprune.model.tasks import TASKS
@@ -57,7 +58,7 @@ def finish(build: Build) -> Outcome:
         original.folder,
         report,
         context.results,
-        missed(context.results[MEASURE.name], build.recipe.require),
+        missed(Measured.model_validate(context.results[MEASURE.name]), build.recipe.require),
     )
 
 

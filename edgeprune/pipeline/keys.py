@@ -88,7 +88,7 @@ def code_digest(functions: Iterable[str]) -> str:
 def processor_digest() -> str:
     """A hash of what of this machine decides how long a call takes."""
     facts = machine_facts()
-    return digest(*(facts[name] for name in COMPARABLE), system_facts()["chosen"])
+    return digest(*(getattr(facts, name) for name in COMPARABLE), system_facts()["chosen"])
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:

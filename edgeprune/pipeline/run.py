@@ -19,6 +19,7 @@ from typing import Any
 
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.progress import say
+from edgeprune.base.record import Record
 from edgeprune.compress.context import Context
 from edgeprune.compress.stage import Stage, loaded
 from edgeprune.measure.bench.protocol import peak_bytes
@@ -118,7 +119,8 @@ def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> di
     started = time.monotonic()
     try:
         with telling_of_a_full_disk(context.output):
-            result = dict(stage.load()(context, source, aside, settings))
+            did = stage.load()(context, source, aside, settings)
+            result = did.to_json() if isinstance(did, Record) else dict(did)
             result["seconds"] = round(time.monotonic() - started, 2)
             result["peak_megabytes"] = round(peak_bytes() / 1e6)
             record = {**result, "files": sizes(aside)}

@@ -75,8 +75,6 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         (model / "config.json").write_text(json.dumps(config | names))
     command = ["build", recipe, "--model", model]
     speed = make_speed(TASKS[family])
-    for side in ("baseline", "candidate"):
-        speed[side]["name"] = side
     with pytest.MonkeyPatch.context() as patch:
         for place in ("stage", "stages"):
             patch.setattr(f"edgeprune.pipeline.measure.{place}.compare", lambda *_a, **_k: speed)

@@ -18,15 +18,19 @@ from hostile import NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from justhtml import JustHTML
+from speeds import make_speed
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.escape import one_line
 from edgeprune.base.words import known, listed, many, size
 from edgeprune.cli import main
+from edgeprune.measure.bench.record import Point, Profile, Spent
+from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.check import checks
 from edgeprune.measure.check.figures import measured_as_built, read_figures
 from edgeprune.measure.check.settings import Limits
+from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.inspect import describe, inspect_table
 from edgeprune.report.canvas import SERIES, _render
 from edgeprune.report.figures import faster
@@ -36,7 +40,8 @@ from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.speed_quality import speed_quality
 from edgeprune.report.pictures.trajectory import variance
-from edgeprune.report.points import Point, points
+from edgeprune.report.points import Point as Shown
+from edgeprune.report.points import points
 from edgeprune.report.records import Known, Quality, open_record
 from edgeprune.report.write import build_page, compare_page, render
 from edgeprune.runtime.bundle import Bundle
@@ -523,8 +528,8 @@ def test_text_of_others_is_text_in_drawings(copy: Path) -> None:
 
 def test_every_name_stands_in_the_legend() -> None:
     names = ["_hidden", "$x^2$", "a\nb", "<b>&amp;", "\x1b[1m"]
-    shown = [Point(name, "other", Known.of(1.0), Known.of(2.0)) for name in names]
-    quality = Quality.of({"task": "t", "data": "d", "values": {"score": 2.0}})
+    shown = [Shown(name, "other", Known.of(1.0), Known.of(2.0)) for name in names]
+    quality = Quality.of(Evaluation(task="t", data="d", conditions={}, values={"score": 2.0}))
     drawn = ElementTree.fromstring(speed_quality("name", shown, quality, "encoder"))
     texts = [" ".join(each.itertext()).strip() for each in drawn.iter("text")]
     assert set(map(one_line, names)) <= set(texts)
@@ -701,15 +706,17 @@ def test_the_paired_interval_stands_around_the_original() -> None:
     found = {
         "task": "perplexity",
         "data": "a/b.txt",
+        "conditions": {},
         "values": {"perplexity": 44.0},
         "interval": {"perplexity": [30.0, 60.0]},
         "original": {"perplexity": 42.0},
         "difference": {"perplexity": 2.0},
         "difference_interval": {"perplexity": [1.5, 3.5]},
     }
-    quality = Quality.of(found)
+    quality = Quality.of(Evaluation.model_validate(found))
     assert quality.beside == Known(44.0, 43.5, 45.5)
-    assert Quality.of(found | {"difference_interval": {}}).beside == Known(44.0, 30.0, 60.0)
+    unpaired = Evaluation.model_validate(found | {"difference_interval": {}})
+    assert Quality.of(unpaired).beside == Known(44.0, 30.0, 60.0)
     assert quality.data == "b.txt"
 
 
@@ -723,9 +730,9 @@ def test_the_variance_is_that_of_the_trend() -> None:
 
 
 def test_operators_beyond_the_shown_are_summed() -> None:
-    operators = {f"Op{n}": {"ms": float(n), "share": 0.0, "count": 1} for n in range(1, 13)}
-    sides = {"candidate": {"operators": operators, "outside_share": 0.5, "run_ms": 156.0}}
-    found = dict(rows(sides))
+    operators = {f"Op{n}": Spent(ms=float(n), share=0.0, count=1.0) for n in range(1, 13)}
+    profile = Profile(run_ms=156.0, operators=operators, outside_share=0.5)
+    found = dict(rows({"candidate": profile}))
     assert list(found)[:2] == ["Op12", "Op11"]
     assert found["4 others"] == {"candidate": 1.0 + 2.0 + 3.0 + 4.0}
     assert found["between operators"] == {"candidate": 78.0}
@@ -734,12 +741,15 @@ def test_operators_beyond_the_shown_are_summed() -> None:
 
 def test_a_sweep_of_two_settings_makes_a_line_of_each() -> None:
     swept = [
-        {"settings": {"tokens": tokens, "batch": batch, "threads": 1}, "measures": {}}
+        Point(
+            settings=BenchSettings(tokens=tokens, batch=batch),
+            measures=make_speed("feature-extraction").measures,
+        )
         for tokens in (8, 32)
         for batch in (1, 4)
     ]
     found = [
-        (key, stays, [point["settings"][key] for point in line])
+        (key, stays, [getattr(point.settings, key) for point in line])
         for key, stays, line in lines(swept)
     ]
     assert found == [

@@ -42,7 +42,7 @@ def _refuse(settings: MeasureSettings, facts: Facts) -> None:
         return
     if data is None:
         raise UserError("measure.task needs measure.data, the file that it reads.")
-    if MEASURES[task].of_tokens and "vocabulary" in facts.settings:
+    if MEASURES[task].per_token and "vocabulary" in facts.settings:
         raise UserError(
             f"measure.task is {task}, which is not comparable once `vocabulary` trims the "
             "tokenizer: leave one of them out (kl is measured anyway)."
@@ -98,7 +98,7 @@ def held_out_measures(task: str, trimmed: bool) -> list[str]:
     Args:
         trimmed: whether tokens leave, so that what is counted per token does not compare.
     """
-    return [name for name in TASKS[task].held_out if not (MEASURES[name].of_tokens and trimmed)]
+    return [name for name in TASKS[task].held_out if not (MEASURES[name].per_token and trimmed)]
 
 
 def _would(settings: MeasureSettings, facts: Facts) -> list[str]:
