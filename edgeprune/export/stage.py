@@ -1,16 +1,12 @@
 """The stages that write a graph: the original's, and the compressed model's."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from edgeprune.compress.context import Context
+from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.trace import export_onnx, export_plain
-from edgeprune.model.assets import copy_assets
 from edgeprune.model.store import load_model
-
-ONNX = "onnx"
-"""The folder of the graph, beside tokenizer and configuration."""
 
 
 def original(context: Context, source: Path, target: Path, settings: None) -> dict[str, Any]:
@@ -24,10 +20,3 @@ def export(context: Context, source: Path, target: Path, settings: None) -> dict
     copy_client_files(context, source, target)
     path = export_onnx(load_model(source), target / ONNX)
     return {"bytes": path.stat().st_size}
-
-
-def copy_client_files(context: Context, model_folder: Path, target: Path) -> None:
-    """Tokenizer and configuration beside a graph of the model in `model_folder`."""
-    copy_assets(context.reference, target)
-    # Clients size a decoder's cache by the layers that are left.
-    shutil.copyfile(model_folder / "config.json", target / "config.json")

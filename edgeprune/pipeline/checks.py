@@ -10,7 +10,7 @@ from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import max_positions
 from edgeprune.model.fits import check_fits
-from edgeprune.pipeline.measure.row import held_out_measures
+from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.corpus import Corpus

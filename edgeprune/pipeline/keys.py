@@ -116,7 +116,9 @@ def reads(function: str) -> Reads:
         done.add((each, whole))
         found = _imports(each, whole)
         asked |= found
-        left |= {(inner, True) for inner in found} | {(outer, False) for outer in _packages(each)}
+        # The package itself is named for its version; what its functions do is a user's business.
+        left |= {(inner, inner != ROOT.name) for inner in found}
+        left |= {(outer, False) for outer in _packages(each)}
         left -= done
     seen = {each for each, _ in done}
     code = {file for each in (*seen, module) if (file := _file(each))}

@@ -225,7 +225,8 @@ class Left:
 def left_in(output: Path) -> dict[str, Left]:
     """Of each stage that is whole."""
     found = {}
-    for record in (output / "stages").glob("[!.]*-*/stage.json"):
+    whole = sorted((output / "stages").glob("[!.]*-*/stage.json"))
+    for record in whole:
         name = record.parent.name.rpartition("-")[0]
         assert name not in found, f"two outputs of {name}"
         found[name] = Left(record.parent.name, record.stat().st_mtime_ns)

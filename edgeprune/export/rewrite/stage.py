@@ -5,8 +5,8 @@ from typing import Any
 
 from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.model import Quantized
+from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.rewrite.run import rewrite
-from edgeprune.export.stage import ONNX, copy_client_files
 from edgeprune.model.checkpoint import open_checkpoint
 
 # What each pass of rewriting is compared on: a decoder's logits for a token take 0.2 MB and more.

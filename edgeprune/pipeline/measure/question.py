@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeprune.measure.evaluate.measures import evaluate
+from edgeprune.measure.evaluate.measures import MEASURES, evaluate
 from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.model.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,12 @@ class Question:
             place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
         )
         return found.model_copy(update={"data": self.called}) if self.called else found
+
+
+def held_out_measures(task: str, trimmed: bool) -> list[str]:
+    """The quality measures that a build of a task asks on held-out text, by name.
+
+    Args:
+        trimmed: whether tokens leave, so that what is counted per token does not compare.
+    """
+    return [name for name in TASKS[task].held_out if not (MEASURES[name].per_token and trimmed)]

@@ -92,15 +92,6 @@ def _read(task: str, data: Data) -> list[Row]:
     return rows
 
 
-def held_out_measures(task: str, trimmed: bool) -> list[str]:
-    """The quality measures that a build of a task asks on held-out text, by name.
-
-    Args:
-        trimmed: whether tokens leave, so that what is counted per token does not compare.
-    """
-    return [name for name in TASKS[task].held_out if not (MEASURES[name].per_token and trimmed)]
-
-
 def _would(settings: MeasureSettings, facts: Facts) -> list[str]:
     return [
         f"beside the original: {settings.tokens} tokens, batch {settings.batch}, "

@@ -16,8 +16,7 @@ from edgeprune.pipeline.measure.batching import embeddings_alone, predictions_al
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
 from edgeprune.pipeline.measure.neighbours import measure_neighbours
-from edgeprune.pipeline.measure.question import Question
-from edgeprune.pipeline.measure.row import held_out_measures
+from edgeprune.pipeline.measure.question import Question, held_out_measures
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
