@@ -560,7 +560,6 @@ def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
     assert Page(built / "report.html").tree.query(".verdict") == []
 
 
-@UNDRAWN
 def test_a_slower_result_is_shown_as_a_loss(copy: Path) -> None:
     def slower(stages: dict[str, Any]) -> None:
         found = stages["measure"]["speed"]["measures"]["encoder"]
@@ -636,7 +635,6 @@ def test_what_cannot_be_compared_is_told_apart(
     assert at[peer[0]].speed is None or at[peer[0]].quality is None
 
 
-@UNDRAWN
 def test_what_was_measured_of_the_bundle_later_joins_its_own_figures(
     built: Path, copy: Path, tmp_path: Path
 ) -> None:
