@@ -114,6 +114,7 @@ def test_what_leaves_at_once_is_the_closed_form(outputs, inputs, together, chunk
         obs._CHUNK = was
     expected = removed(weight.numpy(), whole, gram.numpy())
     np.testing.assert_allclose(work.numpy(), expected, rtol=1e-6, atol=1e-8)
+    assert not work[torch.from_numpy(whole)].any()
 
 
 def test_systems_are_solved_in_chunks(monkeypatch):
