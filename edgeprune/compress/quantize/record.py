@@ -43,6 +43,8 @@ class PlannedTensors(Record):
     """A plan."""
 
     entries: list[PlannedTensor]
+    bits: PositiveInt = MISSING
+    """Of all of them, in plans of earlier versions."""
 
 
 class Quantized(Record):
