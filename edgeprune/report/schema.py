@@ -8,24 +8,24 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    ConfigDict,
-    Field,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 
 from edgeprune.base.files import first_fault
 from edgeprune.base.record import Record as _Read
-from edgeprune.compress.quantize.plan import Plan
-from edgeprune.measure.bench.record import Count
-from edgeprune.measure.evaluate.result import Values
+from edgeprune.compress.cut.record import Cut
+from edgeprune.compress.cut.vocabulary_record import Trimmed
+from edgeprune.compress.load.record import Loaded
+from edgeprune.compress.prune.record import Pruned
+from edgeprune.compress.quantize.record import Quantized
+from edgeprune.compress.records import MISSING
+from edgeprune.compress.recover.record import Recovered
+from edgeprune.export.record import Exported
+from edgeprune.export.rewrite.record import Rewritten
 from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import Requirements
 
-# Places along an axis that is drawn.
-Place = Annotated[int, Field(ge=0, le=10**6)]
-MISSING: Any = Field(default=None)
 _HOW = "sensitivity"
 
 
@@ -41,151 +41,42 @@ class _Measured(Measured, _Stage):
     """What the stage measure recorded."""
 
 
-class _Loaded(_Stage):
-    parameters: Count
-    heads: list[Count] = MISSING
-    channels: list[Count] = MISSING
+class _Loaded(Loaded, _Stage):
+    """The model that a build started from."""
 
 
-class _Exported(_Stage):
-    bytes: Count
+class _Trimmed(Trimmed, _Stage):
+    """A vocabulary's trimming."""
 
 
-class _Check(_Read):
-    """The losses at one step of training."""
-
-    step: Place
-    learning_rate: float
-    loss: float
-    held_out: float
+class _Exported(Exported, _Stage):
+    """A graph in float32."""
 
 
-class _Update(_Read):
-    """One update of a budget."""
-
-    step: Place
-    target: float
-    sparsity: float
-    budget: float
-    beta: float
-    gate: float
-    norm: float | None
-    trend: float
-    cv: float
-    kept: dict[str, Count]
+class _Pruned(Pruned, _Stage):
+    """A pruning, before the cut or after it."""
 
 
-class _Pool(_Read):
-    """Units that were pruned while training."""
-
-    pattern: str
-    units: Count
-    removed: Count
-    trajectory: Annotated[list[_Update], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _same_layers(self) -> Self:
-        if any(each.kept.keys() != self.trajectory[0].kept.keys() for each in self.trajectory):
-            raise ValueError("updates of different layers")
-        return self
+class _Cut(Cut, _Stage):
+    """A cut."""
 
 
-class _PrunedLayer(_Read):
-    removed: Count
-    weights: PositiveInt
-    error: float
+class _Recovered(Recovered, _Stage):
+    """A recovery."""
 
 
-class _Pruned(_Stage):
-    method: str = MISSING
-    pools: list[_Pool] = MISSING
-    checks: list[_Check] = MISSING
-    best_step: Place | None = None
-    layers: dict[str, _PrunedLayer] = MISSING
-    pattern: str = MISSING
-    removed: Count = MISSING
-    weights: Count = MISSING
-
-    @model_validator(mode="after")
-    def _totals(self) -> Self:
-        if self.layers is not None and None in (self.pattern, self.removed, self.weights):
-            raise ValueError("layers without their pattern and sums")
-        return self
+class _Quantized(Quantized, _Stage):
+    """A quantization."""
 
 
-class _Cut(_Stage):
-    layers: list[Place] = MISSING
-    heads: list[Count]
-    channels: list[Count]
-    parameters: Count
-    layer_scores: list[float] | None = None
-
-
-class _Recovered(_Stage):
-    checks: Annotated[list[_Check], Field(min_length=1)]
-    best_step: Place
-    held_out: float
-
-
-class _Planned(_Read):
-    """One tensor of a plan, as `Plan.from_json` reads it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    role: str
-    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
-    format: str
-    tied_to: str | None = None
-    bits: PositiveInt = MISSING
-    group: PositiveInt | None = None
-    sparsity: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        if self.bits is None:  # earlier plans had one number for all
-            return self
-        try:
-            [entry] = Plan.from_json({"entries": [self.model_dump()]})
-            entry.bytes  # noqa: B018  (by the format's own rule)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"no tensor of a plan ({error})") from None
-        return self
-
-
-class _Plan(_Read):
-    entries: list[_Planned]
-
-
-class _Error(_Read):
-    relative: float
-    output: float = MISSING
-
-
-class _Quantized(_Stage):
-    plan: _Plan
-    errors: dict[str, _Error] = MISSING
-    costs: dict[str, Values] | None = None
-    massive_activations: dict[str, float] | None = None
-
-
-class _Pass(_Read):
-    name: str
-    changed: Count
-    nodes: Count
-    drift: float
-    tolerance: float
-    kept: bool
-    reason: str
-
-
-class _Rewritten(_Stage):
-    passes: list[_Pass]
+class _Rewritten(Rewritten, _Stage):
+    """A rewriting."""
 
 
 STAGES: dict[str, type[_Stage]] = {
     "load": _Loaded,
     "original": _Exported,
+    "vocabulary": _Trimmed,
     "prune": _Pruned,
     "cut": _Cut,
     "sparsify": _Pruned,
