@@ -1,18 +1,19 @@
 """A build in words: what it reached, what each stage did, and what nobody measured."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.base.words import listed, many, number, size
 from edgeprune.export.stages import MAKING
-from edgeprune.measure.record import Overlap
+from edgeprune.measure.record import Measured, Overlap
 from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.measure.works import WORKS
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
 from edgeprune.report.records import Quality, Record, data_name, ratio
+from edgeprune.report.schema import RECORDS
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def told(record: Record) -> list[dict[str, Any]]:
     return [
         {
             "name": stage["name"],
-            "did": "; ".join(_TOLD[stage["name"]](stage)) if stage["name"] in _TOLD else "",
+            "did": "; ".join(_sentences(stage)),
             "seconds": stage.get("seconds"),
             "megabytes": stage.get("peak_megabytes"),
         }
@@ -121,17 +122,21 @@ def told(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _measure(did: dict[str, Any]) -> list[str]:
-    quality = [found["task"] for found in did["quality"]]
-    quality += ["neighbours"] if did.get("neighbours") else []
-    return [
-        listed([*(WORK[work] for work in did["speed"]["measures"]), "memory", "bytes", *quality])
-    ]
+def _sentences(did: Mapping[str, Any]) -> list[str]:
+    """One stage's record in sentences; none of a stage that is not known here."""
+    name = did["name"]
+    return _TOLD[name](RECORDS[name].model_validate(did)) if name in _TOLD else []
+
+
+def _measured(did: Measured) -> list[str]:
+    quality = [found.task for found in did.quality]
+    quality += ["neighbours"] if did.neighbours else []
+    return [listed([*(WORK[work] for work in did.speed.measures), "memory", "bytes", *quality])]
 
 
 _TOLD: dict[str, Callable[[Any], list[str]]] = {
     **{stage.name: stage.told for stage in MAKING},
-    "measure": _measure,
+    "measure": _measured,
 }
 
 

@@ -13,6 +13,7 @@ from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.compensate import cut_channels, keep_means
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
 from edgeprune.compress.cut.experts import drop_experts, expert_scores
+from edgeprune.compress.cut.record import Cut
 from edgeprune.compress.cut.scores import select
 from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
@@ -25,7 +26,7 @@ from edgeprune.text.batches import Batch
 _KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
 
 
-def run(context: Context, source: Path, target: Path, settings: CutSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: CutSettings) -> Cut:
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
@@ -48,14 +49,14 @@ def run(context: Context, source: Path, target: Path, settings: CutSettings) -> 
         for kind in kinds:
             cut(model, kind, by_kind[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
-    return {
-        "layers": model.layers,
+    return Cut(
+        layers=model.layers,
         **chosen,
-        "experts": experts,
-        "heads": [len(heads) for heads in model.heads],
-        "channels": [len(channels) for channels in model.channels],
-        "parameters": sum(p.numel() for p in model.module.parameters()),
-    }
+        experts=experts,
+        heads=[len(heads) for heads in model.heads],
+        channels=[len(channels) for channels in model.channels],
+        parameters=sum(p.numel() for p in model.module.parameters()),
+    )
 
 
 def _ranked(

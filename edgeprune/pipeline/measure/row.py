@@ -12,6 +12,7 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.choice import read_items
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.measure.record import Measured
 from edgeprune.model.families import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.keys import data_digest, processor_digest
@@ -108,6 +109,7 @@ def _reads(settings: MeasureSettings, context: Context) -> list[str]:
 MEASURE = Stage(
     "measure",
     "edgeprune.pipeline.measure.stage:run",
+    Measured,
     settings=MeasureSettings,
     default=MeasureSettings,
     description="Speed, memory and quality.",

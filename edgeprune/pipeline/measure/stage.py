@@ -57,7 +57,7 @@ def run(context: Context, source: Path, target: Path, settings: MeasureSettings)
         for key, name in TASKS[context.checkpoint.task].build_measures.items()
     }
     if quantize := context.settings.get("quantize"):
-        plan = context.results["quantize"]["plan"]
+        plan = context.results["quantize"].to_json()["plan"]
         sparse = measure_sparse(source, plan, quantize, bench)
         more |= {"sparse": sparse} if sparse else {}
         if quantize.cache_bits:
