@@ -1,6 +1,7 @@
 """Measurements and what stages did, as classes that write and read their own JSON."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -39,6 +40,11 @@ class Record(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return self.model_dump(mode="json")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The record of plain Python values, which become those of JSON: tuples are lists there."""
+        return cls.model_validate_json(json.dumps(values))
 
     @classmethod
     def from_json(cls, content: Any, file: Path, remedy: str) -> Self:
