@@ -8,7 +8,7 @@ import edgeprune.compress
 
 COMPRESS = Path(edgeprune.compress.__file__).parent
 FLOORS = [
-    {"maths"},
+    {"maths", "records"},
     {"objectives"},
     {"calibrate"},
     {"levels", "distil"},
