@@ -1,15 +1,21 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
-# make test   install with test tools and run the suite
+# make test   install with test tools and run the suite, in random order on every core
+# make coverage   the suite again, to count the lines and branches that it runs
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
+# make golden   write the golden files anew, to be looked at with git diff
+# make mutation   plant small faults into the numerics and count those that the tests notice
 # make gate   build a tiny bundle and compare it with the figures kept in .ci
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-masked gate lint clean
+.PHONY: demo test test-slow test-masked coverage golden mutation gate lint clean
 
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+# A process a core, each of one thread: tiny models are slower on many.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+EVERY_CORE := -n logical --dist loadfile --no-loadscope-reorder
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest $(EVERY_CORE)
 # What torch, oneDNN, MKL, numpy, OpenBLAS and the operator library let one hide of an x86 processor.
 # ONNX Runtime hides nothing.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
@@ -33,6 +39,18 @@ test-masked: $(VENV)/.test
 	$(SSE4) $(PYTEST) -m "not slow"
 	busy=; for each in 1 2 3 4; do while :; do :; done & busy="$$busy $$!"; done; \
 	trap "kill $$busy" EXIT; $(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.test
+	$(BIN)/python -m coverage erase
+	$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest $(EVERY_CORE) -m "not slow"
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+golden: $(VENV)/.test
+	EDGEPRUNE_RENEW_GOLDEN=1 $(PYTEST) tests/test_golden.py
+
+mutation: $(VENV)/.test
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py
 
 gate: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py

@@ -45,7 +45,7 @@ def main() -> None:
     content = {
         "target": target,
         "instruction_set": kernels["chosen"],
-        "machine": machine_facts(),
+        "machine": machine_facts().to_json(),
         "rounds": given.rounds,
         "points": [point(*each, given.rounds) for each in track(work, "break-even", len(work))],
     }

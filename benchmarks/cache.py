@@ -62,7 +62,7 @@ def main() -> None:
             time_limit=given.seconds,
             tune_baseline=False,
         )
-        speed = compare(folder, given.bundle, settings)
+        speed = compare(folder, given.bundle, settings).to_json()
         for side in ("candidate", "baseline"):
             speed[side].pop("name", None)  # where it lies on this machine
         facts = json.loads((folder / "facts.json").read_text())

@@ -136,7 +136,7 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, decode_steps=64, time_limit=seconds
     )
-    speed = compare(output / "bundle", peer_command(*words), settings)
+    speed = compare(output / "bundle", peer_command(*words), settings).to_json()
     for side, name in (("candidate", row.arrangement), ("baseline", row.peer)):
         speed[side]["name"] = name  # not where it lies on this machine
     return {
@@ -150,9 +150,7 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
 
 def perplexity_of(place: Path, data: Path) -> dict[str, float]:
     """Of a bundle or an export, over the first windows of the held-out text."""
-    found = evaluate(place, "perplexity", data / HELD_OUT, WINDOWS, window=WINDOW)
-    values: dict[str, float] = found["values"]
-    return values
+    return evaluate(place, "perplexity", data / HELD_OUT, WINDOWS, window=WINDOW).values
 
 
 def peers_perplexity(words: list[str], bundle: Path, data: Path, work: Path) -> dict[str, float]:

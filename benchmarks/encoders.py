@@ -31,8 +31,8 @@ from resumed import kept, run_rows
 import edgeprune.runtime
 from edgeprune.base.bootstrap import bootstrap
 from edgeprune.measure.bench.compare import compare
-from edgeprune.measure.bench.contestants import SLOW_FUSIONS
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.subject import SLOW_FUSIONS
 from edgeprune.measure.evaluate.sts import spearman
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.embed import normalize
@@ -129,7 +129,7 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     settings = BenchSettings(
         threads=row.threads, tokens=row.tokens, batch=row.batch, time_limit=seconds
     )
-    speed = compare(output / "bundle", peer_command(*words), settings)
+    speed = compare(output / "bundle", peer_command(*words), settings).to_json()
     for side, name in (("candidate", RECIPE), ("baseline", row.peer)):
         speed[side]["name"] = name  # not where it lies on this machine
     return {

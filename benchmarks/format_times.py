@@ -55,7 +55,7 @@ def main() -> None:
         points.append({"inputs": inputs, "outputs": outputs, "rows": rows, "us": times})
     content = {
         "target": target.name,
-        "machine": machine_facts(),
+        "machine": machine_facts().to_json(),
         "rounds": given.rounds,
         "points": points,
     }

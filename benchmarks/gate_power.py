@@ -158,10 +158,10 @@ def check_answers(source: Bundle, made: Bundle) -> None:
 def slower(candidate: Path, baseline: Path, seconds: float) -> dict[str, Any]:
     """Per cent more time that a bundle takes, with its 95 % interval, measured for long."""
     settings = BenchSettings(time_limit=seconds, width=0.001, tune_baseline=False)
-    ratio = compare(candidate, baseline, settings)["measures"]["encoder"]["ratio"]
+    ratio = compare(candidate, baseline, settings).measures["encoder"].ratio
     return {
-        "percent": 100 * (1 / ratio["value"] - 1),
-        "interval": [100 * (1 / ratio["high"] - 1), 100 * (1 / ratio["low"] - 1)],
+        "percent": 100 * (1 / ratio.value - 1),
+        "interval": [100 * (1 / ratio.high - 1), 100 * (1 / ratio.low - 1)],
     }
 
 

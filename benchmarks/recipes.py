@@ -147,9 +147,10 @@ def measure(row: Row, data: Path, work: Path, done: dict[str, Any]) -> dict[str,
         sys.exit(f"{row.name}: the build failed")
     seconds = time.monotonic() - started
     bundle, original = output / "bundle", output / "original"
-    speed = compare(bundle, original, BenchSettings(time_limit=40.0))
+    speed = compare(bundle, original, BenchSettings(time_limit=40.0)).to_json()
     fields = dict(field.split("=") for field in row.fields)
-    quality = evaluate(bundle, row.task, data / row.data, row.limit, original, fields=fields)
+    found = evaluate(bundle, row.task, data / row.data, row.limit, original, fields=fields)
+    quality = found.to_json()
     facts = asdict(row)
     for result in (speed["candidate"], speed["baseline"], quality, facts):
         _forget_places(result, (data, work))

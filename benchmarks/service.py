@@ -77,7 +77,7 @@ def main() -> None:
         parser.error(f"{given.bundle} does not embed")
     if given.pin:
         psutil.Process().cpu_affinity([0])
-    result: dict[str, Any] = {"machine": machine_facts(), "bundle": given.bundle.name}
+    result: dict[str, Any] = {"machine": machine_facts().to_json(), "bundle": given.bundle.name}
     pool = Pool(model, LENGTHS["mixed"])
     if given.original:
         pool.compare_with(runtime.load(given.original, threads=1))

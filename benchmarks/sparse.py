@@ -35,10 +35,10 @@ from results_file import add_result, ratio_text, read_results
 
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.bench.compare import compare
-from edgeprune.measure.bench.contestants import SLOW_FUSIONS
 from edgeprune.measure.bench.machine import machine_facts
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.stats import median, paired_ratio
+from edgeprune.measure.bench.subject import SLOW_FUSIONS
 from edgeprune.measure.evaluate.measures import evaluate
 
 HERE = Path(__file__).parent
@@ -124,7 +124,7 @@ def main() -> None:
             print(f"Left out, for want of build/peers/{cell.peer}: {cell.name}", file=sys.stderr)
             continue
         print(cell.name, file=sys.stderr, flush=True)
-        facts = {"machine": machine_facts(), "instruction_set": system_facts()["chosen"]}
+        facts = {"machine": machine_facts().to_json(), "instruction_set": system_facts()["chosen"]}
         done[cell.name] = {"name": cell.name, "reach": cell.reach, **facts, **cell.run()}
         add_result(RESULTS, done[cell.name])
     print(table(done))
@@ -229,7 +229,7 @@ def without_library(name: str, threads: int) -> Callable[[], dict[str, Any]]:
 def beside(candidate: str | Path, baseline: str | Path, threads: int) -> dict[str, Any]:
     """Both interleaved, with instructions and cycles where the machine counts them."""
     settings = BenchSettings(threads=threads, time_limit=20.0, width=0.02, counters=threads == 1)
-    result = compare(candidate, baseline, settings)
+    result = compare(candidate, baseline, settings).to_json()
     return {"ratio": result["measures"]["encoder"]["ratio"], "bench": result}
 
 
@@ -279,7 +279,8 @@ def trained(sparse: Path, cut: Path | None) -> Iterator[Cell]:
 def _with_sts(output: Path, baseline: Path) -> dict[str, Any]:
     result = beside(output / "bundle", baseline, 1)
     if data := os.environ.get("EDGEPRUNE_DATA"):
-        result["sts"] = evaluate(output / "bundle", "sts", Path(data) / STS, None, baseline)
+        found = evaluate(output / "bundle", "sts", Path(data) / STS, None, baseline)
+        result["sts"] = found.to_json()
     return result
 
 

@@ -68,7 +68,7 @@ def main() -> None:
         "rows": given.rows,
         "threads": given.threads,
         "rounds": given.rounds,
-        "machine": machine_facts(),
+        "machine": machine_facts().to_json(),
         "kernels": system_facts(),
         "contestants": {name: summary(name, times) for name in times},
     }

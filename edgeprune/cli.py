@@ -247,7 +247,7 @@ def bench(
         result = sweep(bundle, against, points)
     else:
         result = compare(bundle, against, *points) if against else measure(bundle, *points)
-    _show(result, bench_table(result), json_file)
+    _show(result.to_json(), bench_table(result), json_file)
 
 
 @main.command()
@@ -280,7 +280,7 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
     from edgeprune.measure.evaluate.table import evaluate_table
 
     result = evaluate(**options, fields=_own_names(fields))
-    _show(result, evaluate_table(result), json_file)
+    _show(result.to_json(), evaluate_table(result), json_file)
 
 
 @main.command()
@@ -375,12 +375,12 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
         from edgeprune.measure.inspect.system import describe_system, system_table
 
         facts = describe_system()
-        _show(facts, system_table(facts), json_file)
+        _show(facts.to_json(), system_table(facts), json_file)
         return
     from edgeprune.measure.inspect import describe, inspect_table
 
     found = describe(bundle)
-    _show(found, inspect_table(found), json_file)
+    _show(found.to_json(), inspect_table(found), json_file)
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """What holds for every test: no deadlines, one thread, and a Ctrl-C that is heard."""
 
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -23,3 +24,12 @@ def _one_thread(pytestconfig: pytest.Config) -> None:
     except ImportError:
         return
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _undrawn() -> Iterator[None]:
+    """Pictures are painted and not rendered, which takes longest; only the report's tests look."""
+    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.report.canvas._render", lambda _figure: empty)
+        yield

@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from setup import CPU, PACKAGES, PLUGIN, SYSROOT, arm_command
 
-from edgeprune.measure.bench.contestants import Contestant, entered
 from edgeprune.measure.bench.counters import per_call
 from edgeprune.measure.bench.process import Process
+from edgeprune.measure.bench.resolve import resolve
 from edgeprune.measure.bench.rounds import request
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.subject import Subject
 
 # Emulation is slow, and exact: a call warms up, and two are enough.
 _FEW, _MORE = 1, 2
@@ -52,7 +53,7 @@ def main() -> None:
         "counts": {},
     }
     with ExitStack() as stack:
-        sides = {side: stack.enter_context(entered(place)) for side, place in places.items()}
+        sides = {side: stack.enter_context(resolve(place)) for side, place in places.items()}
         for kind in sides["candidate"].kinds:
             result["counts"][kind] = {
                 side: instructions(model, kind, settings) for side, model in sides.items()
@@ -62,9 +63,7 @@ def main() -> None:
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def instructions(
-    contestant: Contestant, kind: str, settings: BenchSettings, **processor: Any
-) -> int:
+def instructions(subject: Subject, kind: str, settings: BenchSettings, **processor: Any) -> int:
     """ARM instructions of one call (of decoding: one token).
 
     Args:
@@ -77,7 +76,7 @@ def instructions(
     def counted(calls: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch) / "log"
-            arm = replace(contestant, command=tuple(arm_command(*_WORKER, log=log, **processor)))
+            arm = replace(subject, command=tuple(arm_command(*_WORKER, log=log, **processor)))
             with Process(arm, settings, cores=None) as process:
                 process.ask(kind, **request(kind, calls, settings))
             name, number = log.read_text().split()

@@ -24,7 +24,7 @@ from typing import Any
 from count import instructions
 from setup import PACKAGES, PLUGIN, SYSROOT, try_out
 
-from edgeprune.measure.bench.contestants import entered
+from edgeprune.measure.bench.resolve import resolve
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.runtime.bundle import Bundle
 
@@ -92,12 +92,12 @@ def main() -> None:
 def count(place: Path, settings: BenchSettings) -> dict[str, Any]:
     """Instructions of each kind of call on each board, in millions."""
     with ExitStack() as stack:
-        contestant = stack.enter_context(entered(str(place)))
+        subject = stack.enter_context(resolve(str(place)))
         counts = {
             board.name: {
-                kind: instructions(contestant, kind, settings, cpu=board.cpu, sysroot=board.sysroot)
+                kind: instructions(subject, kind, settings, cpu=board.cpu, sysroot=board.sysroot)
                 / 1e6
-                for kind in contestant.kinds
+                for kind in subject.kinds
             }
             for board in BOARDS
         }

@@ -83,7 +83,7 @@ def beside(bundle: Path, pairs: Path, limit: int) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{bundle} does not run on ARM: {done.stderr.strip()}")
     theirs = json.loads(done.stdout)
-    ours = evaluate(bundle, "sts", pairs, limit, keep_rows=True)
+    ours = evaluate(bundle, "sts", pairs, limit, keep_rows=True).to_json()
     cosines = [np.array(found["rows"]["bundle"]["cosine"]) for found in (theirs, ours)]
     scores = np.array(ours["rows"]["bundle"]["score"])
 

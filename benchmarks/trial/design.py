@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BUDGETS = ("cubic", "static_gradnorm", "fixed_mom", "mv")
-SALIENCIES = ("mag", "grad", "mom", "fisher", "platon")
+SALIENCIES = ("magnitude", "grad", "momentum", "fisher", "platon")
 CONDITIONS = ("clean", "noisy", "bursts", "rate_spike", "switch")
 TIER0_SEEDS, TIER1_SEEDS = 10, 5
 

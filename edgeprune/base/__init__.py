@@ -1,1 +1,1 @@
-"""What everybody stands on: errors, progress, files, words, exact budgets, bootstrap."""
+"""The foundation: errors, progress, files and JSON, words, exact budgets, bootstrap, registry."""

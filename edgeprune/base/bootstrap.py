@@ -1,4 +1,4 @@
-"""Bootstrap intervals of what a quality measure found."""
+"""Bootstrap intervals of quality measures."""
 
 from collections.abc import Callable
 
@@ -23,11 +23,11 @@ def bootstrap(
         statistic: values by name from indices of rows; NaN where those rows leave one undefined,
             and such resamples are left out.
         rows: the indices to draw from, [n].
-        strata: what each of them is, [n]: as many of each are drawn as there are.
+        strata: the stratum of each row, [n]: resamples keep the size of every stratum.
 
     Returns:
-        (low, high) by name; nothing for a value that no resample defines, and nothing at all for
-        fewer than two rows, which say nothing of their spread.
+        (low, high) by name, without values that no resample defines; empty for fewer than two rows,
+        which have no spread.
     """
     if len(rows) < 2:
         return {}

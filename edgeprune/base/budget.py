@@ -1,6 +1,6 @@
-"""Exact budgets: how a whole number of units is shared between layers. No unit is lost or added.
+"""Exact budgets: a whole number of units shared between layers, none lost or added.
 
-Every method that says how much each layer keeps or gives up goes through one of these two
+Every method that decides how much each layer keeps or gives up uses one of these two
 functions, so that "50 %" is exactly round(0.5 N) everywhere. Our own derivations.
 """
 
@@ -67,8 +67,8 @@ def apportion(
 
 
 def most_removable(units: int, limit: float, sparsity: float) -> int:
-    """Units that may leave a layer: the share `limit` of them, and never less than `sparsity` asks
-    of it alone, so that all layers together hold what is asked of them."""
+    """Units that may leave a layer: the share `limit` of them, but no less than `sparsity` of the
+    layer, so that all layers together can reach it."""
     return max(math.floor(limit * units + 1e-9), math.ceil(sparsity * units - 1e-9))
 
 
@@ -78,15 +78,15 @@ def project(
     total: int,
     minimum: int = 1,
 ) -> list[int]:
-    """Turn wished keep ratios into kept counts that sum to `total`.
+    """Turn desired keep ratios into kept counts that sum to `total`.
 
     One additive constant mu moves all ratios: the largest mu with
     sum(round_down(sizes[i] * (keep_ratios[i] + mu), clipped to the bounds)) <= total is found by
     bisection, and the rest goes to the largest fractional parts (the earlier layer wins a tie).
 
-    keep_ratios: wished share kept per layer (any finite number). sizes: units per layer.
+    keep_ratios: desired share kept per layer (any finite number). sizes: units per layer.
     total: units kept in all. minimum: units that each layer keeps.
-    Raises UserError when so many cannot be kept.
+    Raises UserError when `total` is out of reach.
 
     >>> project([0.5, 0.75, 0.25], [100, 100, 100], total=120)
     [40, 65, 15]
@@ -100,14 +100,14 @@ def project(
     if not sizes:
         return []
 
-    def wished(mu: float) -> list[float]:
+    def desired(mu: float) -> list[float]:
         return [
             min(max(size * (ratio + mu), bottom), top)
             for ratio, size, bottom, top in zip(keep_ratios, sizes, low, high, strict=True)
         ]
 
     def rounded(mu: float) -> list[int]:
-        return [math.floor(value) for value in wished(mu)]
+        return [math.floor(value) for value in desired(mu)]
 
     left, right = -1.0 - max(keep_ratios), 1.0 - min(keep_ratios) + 1.0 / max(1, min(sizes))
     if sum(rounded(right)) <= total:
@@ -119,7 +119,7 @@ def project(
         else:
             right = middle
     counts = rounded(left)
-    fractions = [Fraction(w) - c for w, c in zip(wished(left), counts, strict=True)]
+    fractions = [Fraction(w) - c for w, c in zip(desired(left), counts, strict=True)]
     return _hand_out(total - sum(counts), counts, fractions, high)
 
 

@@ -1,4 +1,4 @@
-"""The terminal, on which names and sentences of others stand for themselves."""
+"""The terminal, on which text from outside is printed literally."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,8 @@ _THEME = Theme({f"progress.{column}": "default" for column in _COLUMNS})
 
 
 class Terminal(Console):
-    """A console that prints text as it is: nothing in it is markup, or commands the terminal, and a
-    word that is too long for its column goes on in the next line."""
+    """A console that prints text literally: no markup, no control characters, and words too long
+    for their column are folded."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, theme=_THEME)
@@ -26,6 +26,6 @@ class Terminal(Console):
     ) -> Iterator[Segment]:
         if isinstance(renderable, Table):
             for column in renderable.columns:
-                column.overflow = "fold"  # rich's own way would leave the word's end out
+                column.overflow = "fold"  # rich would cut the word off
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))

@@ -1,4 +1,4 @@
-"""A disk that takes no more: told in one sentence that names it, whichever library met it."""
+"""A full disk, reported in one sentence that names it, whichever library ran into it."""
 
 import contextlib
 import errno
@@ -16,15 +16,15 @@ _REASONS = {
     errno.EFBIG: "A file would be larger than this process may write (see `ulimit -f`)",
 }
 _FULL = 1_000_000
-"""Bytes that are left on a disk that is full."""
+"""A disk with fewer free bytes than these counts as full."""
 
 
 def disk_is_full(error: BaseException, *folders: Path) -> str | None:
-    """A sentence on the disk that an error tells of; None where it tells of something else.
+    """A sentence about the full disk behind an error; None for any other error.
 
     Args:
-        folders: where the work writes, besides the temporary folder. One that is full is the
-            reason even of an error that does not say so.
+        folders: where the work writes, beside the temporary folder. The first of them, when full,
+            counts as the reason even of an error that does not say so.
     """
     if isinstance(error, OSError) and "No usable temporary" in str(error.strerror):
         return f"{error.strerror}: make room there, or name another folder by TMPDIR."
@@ -40,10 +40,10 @@ def disk_is_full(error: BaseException, *folders: Path) -> str | None:
 
 @contextlib.contextmanager
 def telling_of_a_full_disk(folder: Path) -> Iterator[None]:
-    """Tell of the disk in whatever error a library makes of it while it writes into a folder.
+    """Turn any error that a full disk causes, while a folder is written, into a sentence.
 
     Raises:
-        UserError: the folder's disk, or the temporary folder's, takes no more.
+        UserError: the disk of the folder, or of the temporary folder, is full.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def telling_of_a_full_disk(folder: Path) -> Iterator[None]:
 
 
 def _number(error: BaseException) -> int | None:
-    """Which of the reasons an error states, by its number or in the system's words."""
+    """The reason that an error states, by number or in the system's words, if any."""
     if isinstance(error, OSError) and error.errno in _REASONS:
         return error.errno
     text = str(error)
@@ -70,6 +70,6 @@ def _temporary() -> list[Path]:
 
 
 def _free(folder: Path) -> int:
-    """Bytes that are left on the disk of a folder, or of what will hold it."""
+    """Free bytes on the disk of a folder, or of its nearest existing parent."""
     there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
     return shutil.disk_usage(there).free

@@ -2,15 +2,15 @@
 wrong, where, what to do."""
 
 MISSED, MISTAKE, FAULT, STOPPED = 1, 2, 70, 130
-"""Exit codes: a requirement missed, a mistake of the user's, a fault of ours, Ctrl-C."""
+"""Exit codes: a requirement missed, a user's mistake, a fault in edgeprune, Ctrl-C."""
 
 
 class UserError(Exception):
-    """The user's mistake, told in a sentence; the command line exits with code 2."""
+    """A user's mistake, explained in a sentence; the command line exits with code 2."""
 
 
 class ModelFault(UserError):
-    """The model's own fault, whatever it was asked; the service answers with 500."""
+    """A fault of the model itself, whatever the request; the service answers with 500."""
 
 
 class RequirementMissed(Exception):

@@ -1,4 +1,4 @@
-"""Files that a command writes: refused before its work where they cannot be, and written whole."""
+"""Files: outputs refused before the work begins, or written whole; JSON read in one way."""
 
 import json
 import os
@@ -27,13 +27,13 @@ def refuse_irreplaceable(file: Path) -> None:
     """Refuse a file that `replace_file` could not write.
 
     Raises:
-        UserError: its folder is missing, nothing may be written there, or something stands there
-            that is no regular file.
+        UserError: its folder is missing, nothing may be written there, or something other than a
+            regular file is there.
     """
     refuse_unwritable(file)
     real = _followed(file)
     if os.path.lexists(real) and not real.is_file():
-        raise UserError(f"{file} is no regular file, which would be replaced: name another.")
+        raise UserError(f"{file} is not a regular file, and would be replaced: name another.")
     if not os.access(real.parent, os.W_OK):
         raise UserError(
             f"{file} cannot be replaced, since nothing may be written in {real.parent}: name a "
@@ -42,7 +42,7 @@ def refuse_irreplaceable(file: Path) -> None:
 
 
 def replace_file(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all; through a link, the file that it leads to.
+    """Write a text file, whole or not at all; a link is followed.
 
     Raises:
         UserError: it cannot be replaced.
@@ -63,7 +63,7 @@ def _followed(file: Path) -> Path:
 
 
 def leaves_folder(location: str) -> bool:
-    """Whether a path written in a file would lead out of the file's own folder.
+    """True for a path, as written in a file, that would lead out of that file's folder.
 
     Both separators and drive letters count on every system: a bundle must not mean something
     else when it is copied to another one.
@@ -79,26 +79,26 @@ def leaves_folder(location: str) -> bool:
     )
 
 
-Kind = TypeVar("Kind", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
-def check(kind: type[Kind], content: Any, file: Path, remedy: str) -> Kind:
-    """What a kind reads of content; content that is not of the kind is refused.
+def check(schema: type[Schema], content: Any, file: Path, remedy: str) -> Schema:
+    """JSON content as an object of a pydantic model.
 
     Args:
-        remedy: what to do about it, as a sentence's end.
+        remedy: the end of the refusal, which says what to do.
 
     Raises:
-        UserError: it is another, damaged at a place that the sentence names.
+        UserError: the content does not fit; the sentence names the first place.
     """
     try:
-        return kind.model_validate(content)
+        return schema.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{file} is damaged ({first_fault(error)}): {remedy}.") from None
 
 
 def first_fault(error: ValidationError) -> str:
-    """Where the first fault lies, and what it is."""
+    """The path of the first invalid value, and what is wrong with it."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"])) or "the whole"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}"

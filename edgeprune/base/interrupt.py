@@ -1,9 +1,9 @@
-"""Ctrl-C, noticed from the first moment on. Nothing is imported here but what Python has loaded.
+"""Ctrl-C, handled from the first moment on. Imports only modules that Python has already loaded.
 
-Python raises KeyboardInterrupt wherever it is. In a library that is being loaded this may end the
-process from C++, or come back as an error of the library's own; so it waits there until the library
-is loaded, and a second Ctrl-C ends the process at once. Elsewhere a library may take it for an
-error of its own, and go on; so it is raised again until the process leaves.
+Python raises KeyboardInterrupt wherever it is. Inside a library being loaded, this may abort the
+process from C++ or return as one of the library's own errors; so it waits until the library is
+loaded, and a second Ctrl-C ends the process at once. Elsewhere a library may mistake it for one of
+its own errors and continue; so it is raised again until the process leaves.
 """
 
 import os
@@ -15,7 +15,7 @@ from edgeprune.base.errors import STOPPED
 
 WORDS = "edgeprune: Stopped."
 pressed: list[int] = []
-"""The signals that came since `listen`."""
+"""Signals received since `listen`."""
 _LOADER = "<frozen importlib._bootstrap>"
 _LOOK_AGAIN_SECONDS = 0.05
 _can_wait = hasattr(signal, "setitimer")
@@ -28,7 +28,7 @@ def listen() -> None:
 
 
 def leave() -> None:
-    """Let a Ctrl-C end the process at once: what is left to do is Python's own."""
+    """Let Ctrl-C end the process at once: only Python's own shutdown is left."""
     if _can_wait:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # first: nothing is raised from here
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -52,7 +52,7 @@ def _press(number: int, frame: FrameType | None) -> None:
 
 
 def _look_again(number: int, frame: FrameType | None) -> None:
-    """Press again, but not into what is being done because of an error, such as tidying up."""
+    """Raise again, but not into the handling of an error, such as cleaning up."""
     if sys.exc_info()[1] is None:
         _press(number, frame)
     else:
@@ -60,7 +60,7 @@ def _look_again(number: int, frame: FrameType | None) -> None:
 
 
 def _is_loading(frame: FrameType | None) -> bool:
-    """Whether a module is being imported, in this frame or one that called it."""
+    """True while a module is being imported, in this frame or one that called it."""
     while frame is not None and frame.f_code.co_filename != _LOADER:
         frame = frame.f_back
     return frame is not None

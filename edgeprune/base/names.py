@@ -1,4 +1,4 @@
-"""Names of tensors, settings and files, which are long: where they may go on in the next line."""
+"""Long names of tensors, settings and files, and where lines may break inside them."""
 
 import re
 
@@ -14,22 +14,22 @@ _NAME = re.compile(r"[A-Za-z_*][\w*-]*(?:[._/][\w*-]+)+")
 
 
 def parts_of(name: str) -> list[str]:
-    """A name in the pieces between which it may be broken: after dots, slashes and underscores."""
+    """The pieces of a name between which a line may break: after dots, slashes and underscores."""
     return [part for part in _PARTS.findall(name) if part]
 
 
 def breakable(text: str) -> Markup:
-    """Text for a page, in which names may be broken between their parts, and nowhere else."""
-    found, last, text = Markup(""), 0, printable(text)
+    """Text for a page, in which names break between their parts and nowhere else."""
+    html, last, text = Markup(""), 0, printable(text)
     for name in _NAME.finditer(text):
-        found += escape(text[last : name.start()])
-        found += Markup("<wbr>").join(map(escape, parts_of(name[0])))
+        html += escape(text[last : name.start()])
+        html += Markup("<wbr>").join(map(escape, parts_of(name[0])))
         last = name.end()
-    return found + escape(text[last:])
+    return html + escape(text[last:])
 
 
 class Name:
-    """A name in a cell of a terminal's table, broken between its parts where it must be."""
+    """A name in a cell of a terminal's table, which breaks between its parts."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What published records say of places: their names, and never where this machine has them."""
+"""Paths in published records: names of files and folders, never their locations on this machine."""
 
 import os
 import sys
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def called(place: str) -> str:
-    """A folder or file of this machine by its name alone; a hub's id or a package as it is."""
+    """The bare name of a local folder or file; a hub id or a package unchanged."""
     path = Path(place).expanduser()
     return path.resolve().name if path.exists() else place
 
 
 def without_places(content: Any, stages: Path, places: Iterable[str]) -> Any:
-    """Plain JSON values with every mention of a place on this machine replaced by a name.
+    """Plain JSON values with every path on this machine replaced by a name.
 
     Args:
-        stages: the folder of a build's stages, each of which is called by the stage's name.
-        places: what the user named: models, text, data.
+        stages: the folder of a build's stages; each folder in it is replaced by the stage's name.
+        places: the models, text and data that the user named.
     """
     names = {place: called(place) for place in places}
     here = (str(stages.parent), *names, os.getcwd(), str(Path.home()), tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""What this machine's processor says of itself, read once: asking takes seconds."""
+"""Facts about this machine's processor, read once because asking takes seconds."""
 
 import functools
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 
 @functools.cache
 def processor() -> dict[str, Any]:
-    """py-cpuinfo's facts; `flags` and `brand_raw` are there where the system tells."""
+    """py-cpuinfo's facts; `flags` and `brand_raw` are there where the system provides them."""
     import cpuinfo
 
     return dict(cpuinfo.get_cpu_info())
 
 
 def flags() -> frozenset[str]:
-    """The instruction sets that the processor announces, as the kernel spells them."""
+    """The instruction sets that the processor reports, in the kernel's spelling."""
     return frozenset(processor().get("flags", []))

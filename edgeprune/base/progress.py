@@ -1,4 +1,4 @@
-"""Progress of long work, with the time left, on standard error."""
+"""Progress of long work and the time left, on standard error."""
 
 import functools
 import sys
@@ -30,12 +30,12 @@ def say(text: str) -> None:
 
 @functools.cache
 def say_once(text: str) -> None:
-    """`say` what one process may come to say of each of several models, once."""
+    """`say` a line once in a process, however often it comes up."""
     say(text)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield `items` under a progress bar; where no person watches, a plain line now and then."""
+    """Yield `items` under a progress bar; off a terminal, print a plain line now and then."""
     if sys.stderr.isatty():
         columns = (
             TextColumn("  {task.description}", markup=False),

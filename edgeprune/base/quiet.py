@@ -11,7 +11,7 @@ _TALKATIVE = ("optimum", "transformers", "torch.onnx")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that a library prints or warns of is shown; what it raises is."""
+    """Suppress whatever libraries print and warn about; exceptions pass."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:

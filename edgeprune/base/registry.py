@@ -1,10 +1,10 @@
-"""From a name in a recipe to the function that does it, imported on use: it may need torch."""
+"""From "module:function" to the function, imported on use since it may need torch."""
 
 import importlib
 from typing import Any
 
 
 def load_function(path: str) -> Any:
-    """What "module:function" names."""
+    """The function that "module:function" names."""
     module, _, function = path.partition(":")
     return getattr(importlib.import_module(module), function)

@@ -1,8 +1,7 @@
 """Numbers as words: sizes, counts, and significant digits."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 MEDIANS_APART = (
     "medians are over all turns, and the ratio over pairs of neighbouring ones, which a changing "
@@ -16,17 +15,6 @@ def medians_contradict(quotient: float, low: float, value: float, high: float) -
     interval, or says faster where that says slower, in the digits that are shown."""
     quotient, low, value, high = (round(each, 3) for each in (quotient, low, value, high))
     return (quotient - 1) * (value - 1) < 0 or not low <= quotient <= high
-
-
-def medians_apart(found: Mapping[str, Any]) -> float | None:
-    """The baseline's median over the candidate's, where it seems to contradict their paired ratio.
-
-    Args:
-        found: what a benchmark measured of one kind of work, on both sides.
-    """
-    quotient = found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
-    ends = (found["ratio"][end] for end in ("low", "value", "high"))
-    return quotient if medians_contradict(quotient, *ends) else None
 
 
 def size(count: float) -> str:

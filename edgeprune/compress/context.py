@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.base.files import read_json
+from edgeprune.base.record import Record
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.text.batches import Batch
 from edgeprune.text.readers import Reader
@@ -32,7 +33,7 @@ class Context:
     output: Path
     seed: int = 0
     """The seed of everything random."""
-    results: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Record] = field(default_factory=dict)
     """What each stage did, by its name."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Where each stage's output is, by its name."""

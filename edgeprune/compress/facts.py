@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.quantize.plan import Plan
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.targets import Target
@@ -45,8 +44,8 @@ class Facts:
     """The settings of the stages that run, by the stage's name."""
     anatomy: Anatomy
     units: Mapping[str, Sequence[int]]
-    plan: Plan | None = None
-    """The formats of the weights; None while all are float32."""
+    plan: Any = None
+    """The Plan of the weights' formats (compress/quantize/plan.py); None while all are float32."""
     emptied: tuple[Removed, ...] = ()
     """Weights that become zero and stay in the shapes."""
     smaller: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
+from edgeprune.base.record import Record
 from edgeprune.base.registry import load_function
 from edgeprune.compress.context import Context
 from edgeprune.compress.facts import Facts
@@ -36,6 +37,8 @@ class Stage:
     name: str
     run: str
     """"module:function" of (context, source folder, target folder, settings) -> its record."""
+    record: type[Record]
+    """The class of that record."""
     settings: Any = None
     """The type of its section in a recipe; None where it has none."""
     default: type | None = None

@@ -1,22 +1,23 @@
 """The rows of the stages that write a graph: the original's, and the compressed model's."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from edgeprune.base.words import size
 from edgeprune.compress.stage import Stage
+from edgeprune.export.record import Exported
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
-    return [f"plain float32 ONNX of {size(did['bytes'])}"]
+def _told(did: Exported) -> list[str]:
+    return [f"plain float32 ONNX of {size(did.bytes)}"]
 
 
 ORIGINAL = Stage(
     "original",
     "edgeprune.export.stage:original",
+    Exported,
     gives=None,
     always=True,
     would=lambda settings, facts: ["exported plainly to float32 ONNX, as the reference"],
     told=_told,
 )
-EXPORT = Stage("export", "edgeprune.export.stage:export", gives="graph", always=True, told=_told)
+EXPORT = Stage(
+    "export", "edgeprune.export.stage:export", Exported, gives="graph", always=True, told=_told
+)

@@ -1,12 +1,14 @@
 """A build's measurement beside what the recipe requires of it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
 from edgeprune.base.settings import Settings
+from edgeprune.measure.bench.record import Comparison
+from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.record import Measured
 from edgeprune.measure.works import WORKS
 
 
@@ -44,44 +46,44 @@ class Judged:
     """How it was missed, for the last line of a build that did."""
 
 
-def judge(measured: Mapping[str, Any], require: Requirements) -> list[Judged]:
+def judge(measured: Measured, require: Requirements) -> list[Judged]:
     """Every requirement, met or missed."""
     found: list[Judged] = []
     if require.speedup is not None:
-        found.append(_speedup(measured["speed"], require.speedup))
+        found.append(_speedup(measured.speed, require.speedup))
     if require.megabytes is not None:
-        found.append(_megabytes(measured["speed"], require.megabytes))
+        found.append(_megabytes(measured.speed, require.megabytes))
     if require.cosine is not None:
-        found += _cosines(measured["quality"], require.cosine)
+        found += _cosines(measured.quality, require.cosine)
     if require.drop is not None:
         # The last that the original has a value of, too: the user's own where there is one.
-        judged = [quality for quality in measured["quality"] if quality.get("difference")]
+        judged = [quality for quality in measured.quality if quality.difference]
         found.append(_drop(judged[-1], require.drop))
     return found
 
 
-def missed(measured: Mapping[str, Any], require: Requirements) -> list[str]:
+def missed(measured: Measured, require: Requirements) -> list[str]:
     """The requirements that a measurement did not reach, each as a sentence."""
     return [judged.sentence for judged in judge(measured, require) if not judged.met]
 
 
-def _speedup(speed: Mapping[str, Any], least: float) -> Judged:
-    work, times = next(iter(speed["measures"].items()))
-    ratio = times["ratio"]
-    shown = _apart(ratio["value"], least, 2)
+def _speedup(speed: Comparison, least: float) -> Judged:
+    work, times = next(iter(speed.measures.items()))
+    ratio = times.ratio
+    shown = _apart(ratio.value, least, 2)
     return Judged(
         WORKS[work].speed.lower(),
         f"at least {least:.15g}x as fast",
         f"{shown}x",
-        _ends(shown, [ratio["low"], ratio["high"]]),
-        ratio["value"] >= least,
+        _ends(shown, [ratio.low, ratio.high]),
+        ratio.value >= least,
         f"{'the model' if WORKS[work].alone else work} is {shown}x as fast as the original; "
         f"{least:.15g}x was required",
     )
 
 
-def _megabytes(speed: Mapping[str, Any], most: float) -> Judged:
-    size = speed["candidate"]["model_bytes"] / 1e6
+def _megabytes(speed: Comparison, most: float) -> Judged:
+    size = (speed.candidate.model_bytes or 0) / 1e6
     shown = _apart(size, most, 1)
     return Judged(
         "graph and data",
@@ -93,9 +95,9 @@ def _megabytes(speed: Mapping[str, Any], most: float) -> Judged:
     )
 
 
-def _cosines(qualities: list[dict[str, Any]], least: float) -> Iterator[Judged]:
+def _cosines(qualities: Sequence[Evaluation], least: float) -> Iterator[Judged]:
     for quality in qualities:
-        cosine = quality["values"].get("mean_cosine")
+        cosine = quality.values.get("mean_cosine")
         if cosine is None:
             continue
         shown = _apart(cosine, least, 4)
@@ -103,18 +105,20 @@ def _cosines(qualities: list[dict[str, Any]], least: float) -> Iterator[Judged]:
             "mean cosine",
             f"at least {least:.15g}",
             shown,
-            _ends(shown, quality.get("interval", {}).get("mean_cosine")),
+            _ends(shown, (quality.interval or {}).get("mean_cosine")),
             cosine >= least,
             f"the mean cosine is {shown}; {least:.15g} was required",
         )
 
 
-def _drop(quality: Mapping[str, Any], most: float) -> Judged:
-    key = next(iter(quality["difference"]))
+def _drop(quality: Evaluation, most: float) -> Judged:
+    assert quality.original is not None
+    assert quality.difference is not None
+    key = next(iter(quality.difference))
     relative = key == "perplexity"
-    scale = 100 / quality["original"][key] if relative else -1
-    lost = scale * quality["difference"][key]
-    ends = quality.get("difference_interval", {}).get(key)
+    scale = 100 / quality.original[key] if relative else -1
+    lost = scale * quality.difference[key]
+    ends = (quality.difference_interval or {}).get(key)
     shown, unit = _apart(lost, most, 2), " %" if relative else ""
     return Judged(
         f"{key.replace('_', ' ')} lost",
@@ -122,7 +126,7 @@ def _drop(quality: Mapping[str, Any], most: float) -> Judged:
         f"{shown}{unit}",
         _ends(shown, sorted(scale * end for end in ends) if ends else None),
         lost <= most,
-        f"{quality['task']} lost {shown} of {key}; {most:.15g} were allowed",
+        f"{quality.task} lost {shown} of {key}; {most:.15g} were allowed",
     )
 
 

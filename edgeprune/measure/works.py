@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+Work = Literal["encoder", "prompt", "decode"]
+"""The names that records have."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Words:
     """Whether its models do no other kind, so that it need not be named."""
 
 
-WORKS: Mapping[str, Words] = {
+WORKS: Mapping[Work, Words] = {
     "encoder": Words(
         call="one call",
         told="one call",

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from edgeprune.model.anatomy import Anatomy, describe
+from edgeprune.model.families import find_family
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.tasks import task_of
@@ -45,10 +46,10 @@ class Model:
         """How a sentence encoder pools its tokens; the mean where its folder does not say."""
         return read_pooling(self.folder) or "mean"
 
-    @functools.cached_property
+    @property
     def has_cache(self) -> bool:
-        """Whether the model keeps keys and values for the tokens that follow."""
-        return self.anatomy.has_cache
+        """Whether a call keeps the keys and values of its tokens, unless it is told not to."""
+        return find_family(str(self.config.get("model_type"))).has_cache
 
     def run(self, batch: Inputs, **options: Any) -> Any:
         """The module's output for a batch; where there is a cache, it is left empty.

@@ -48,10 +48,10 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
         recipe = recipe.model_copy(update={"text": recipe.text.model_copy(update={"data": data})})
     target = find(recipe.target)
     checkpoint = open_checkpoint(name)
-    form = TASKS[checkpoint.task].reads
-    labels = label_names(checkpoint.config) if form == "labelled" else None
+    task = TASKS[checkpoint.task]
+    labels = label_names(checkpoint.config) if "label" in task.columns else None
     further = recipe.vocabulary.data if recipe.vocabulary else ()
-    text = open_text(recipe.text, form, recipe.seed, labels, further)
+    text = open_text(recipe.text, task.reads, recipe.seed, labels, further)
     folder = output or Path("build") / recipe.name
     context = Context(checkpoint, text, target, recipe.settings, folder, recipe.seed)
     check(recipe, context)

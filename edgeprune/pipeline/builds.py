@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeprune.base.files import read_json
 from edgeprune.base.words import listed, number
-from edgeprune.measure.works import WORKS
+from edgeprune.measure.works import WORKS, Work
 from edgeprune.pipeline.recipe import Recipe, read_recipe, shipped
 from edgeprune.report.figures import faster
 from edgeprune.report.made import model_name
@@ -32,7 +32,7 @@ class Built:
     """Peak memory of the build."""
     megabytes: float
     """Graph and data of the result."""
-    speed: dict[str, list[float]]
+    speed: dict[Work, list[float]]
     """By kind of work: the ratio to the original, and its 95 % interval's ends."""
     quality: list[Any]
     """What was measured, the original's and the result's."""

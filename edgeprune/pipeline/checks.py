@@ -10,7 +10,7 @@ from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import max_positions
 from edgeprune.model.fits import check_fits
-from edgeprune.pipeline.measure.row import held_out_measures
+from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.corpus import Corpus
@@ -62,7 +62,7 @@ def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
         fitting = [
             name
             for name in OWN_TASKS
-            if task in MEASURES[name].tasks and not (MEASURES[name].of_tokens and recipe.vocabulary)
+            if task in MEASURES[name].tasks and not (MEASURES[name].per_token and recipe.vocabulary)
         ]
         raise UserError(
             f"require.drop cannot be judged by {' and '.join(measures)}, all that this build "
@@ -71,7 +71,7 @@ def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 
 def _check_text(checkpoint: Checkpoint, text: Text) -> None:
-    if text.form == "sentences":
+    if text.reads == "sentences":
         for part, use in ((text.train, "train on"), (text.held_out, "hold out")):
             if not part.sentences.texts:
                 raise UserError(
@@ -86,7 +86,7 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
     if file.exists():
         tokenizer = open_tokenizer(file)
         _check_tokens(text.corpus, tokenizer, checkpoint)
-        for part in (text.train, text.held_out) if text.form == "windows" else ():
+        for part in (text.train, text.held_out) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
 
 

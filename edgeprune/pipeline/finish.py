@@ -1,7 +1,7 @@
 """The end of a build: bundles, manifest, report."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from edgeprune.export.rewrite.row import REWRITE
 from edgeprune.export.row import ORIGINAL
 from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
+from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import missed
 from edgeprune.model.families import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
-from edgeprune.pipeline.keep import MARK, RECORD
+from edgeprune.pipeline.keep import MARK, RECORD, Done
 from edgeprune.pipeline.keys import model_digest, reads, versions
 from edgeprune.pipeline.measure.row import MEASURE
 from edgeprune.report.card import model_card
@@ -32,14 +33,13 @@ class Outcome:
     bundle: Path
     original: Path
     report: Path
-    results: dict[str, Any]
     missed: list[str]
 
 
-def finish(build: Build) -> Outcome:
+def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
     """Write both bundles and the report of what the stages left."""
     context = build.context
-    facts = _published_facts(build)
+    facts = _published_facts(build, done)
     stages = facts.pop("stages")
     assets = context.folders[REWRITE.name]
     shared = {
@@ -52,16 +52,17 @@ def finish(build: Build) -> Outcome:
     plain = {**shared, **about, "stages": [], "recipe": {"name": "original"}}
     original = _write(context.output / "original", context.folders[ORIGINAL.name], plain)
     report = write_report(context.output, {**facts, "task": shared["task"], "stages": stages})
+    measured = context.results[MEASURE.name]
+    assert isinstance(measured, Measured)
     return Outcome(
         bundle.folder,
         original.folder,
         report,
-        context.results,
-        missed(context.results[MEASURE.name], build.recipe.require),
+        missed(measured, build.recipe.require),
     )
 
 
-def _published_facts(build: Build) -> dict[str, Any]:
+def _published_facts(build: Build, done: Mapping[str, Done]) -> dict[str, Any]:
     """What manifest and report say of the build, without the places of this machine."""
     recipe, context = build.recipe, build.context
     libraries = {
@@ -82,7 +83,7 @@ def _published_facts(build: Build) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "target": context.target.to_json(),
         "made_with": versions(libraries),
-        "stages": [{"name": name, **result} for name, result in context.results.items()],
+        "stages": [{"name": name, **each.to_json()} for name, each in done.items()],
     }
     named = [context.checkpoint.name, recipe.model, *recipe.text.data]
     for settings in context.settings.values():

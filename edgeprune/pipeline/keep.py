@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ except ImportError:  # a system without such locks
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
+from edgeprune.base.record import Record
 from edgeprune.pipeline.stages import STAGES
 from edgeprune.runtime.bundle import check_replaceable, sweep
 
@@ -25,19 +27,40 @@ LOCK = ".lock"
 _BUNDLES = ("bundle", "original")
 
 
-def recorded(folder: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Done:
+    """What a stage recorded, and what it took."""
+
+    record: Record
+    seconds: float
+    peak_megabytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, in one object."""
+        took = {"seconds": self.seconds, "peak_megabytes": self.peak_megabytes}
+        return {**self.record.to_json(), **took}
+
+
+def write_record(folder: Path, done: Done) -> None:
+    """Write a stage's record beside what it wrote, with the size of every file."""
+    record = {**done.to_json(), "files": sizes(folder)}
+    (folder / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def recorded(folder: Path, kind: type[Record]) -> Done | None:
     """What a stage did in an earlier build, if all that it wrote is still there, and as long."""
     try:
-        result: dict[str, Any] = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
+        found = json.loads((folder / RECORD).read_text())
+        done = Done(kind.model_validate(found), found["seconds"], found["peak_megabytes"])
+        files = dict(found["files"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    files = result.pop("files", {})
-    found = sizes(folder)
-    if damaged := [name for name, size in files.items() if found.get(name) != size]:
+    there = sizes(folder)
+    if damaged := [name for name, size in files.items() if there.get(name) != size]:
         say(f"      {damaged[0]} of an earlier build is damaged: run again")
         return None
     say("      kept from an earlier build")
-    return result
+    return done
 
 
 def sizes(folder: Path) -> dict[str, int]:

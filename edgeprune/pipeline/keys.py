@@ -88,7 +88,7 @@ def code_digest(functions: Iterable[str]) -> str:
 def processor_digest() -> str:
     """A hash of what of this machine decides how long a call takes."""
     facts = machine_facts()
-    return digest(*(facts[name] for name in COMPARABLE), system_facts()["chosen"])
+    return digest(*(getattr(facts, name) for name in COMPARABLE), system_facts()["chosen"])
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
@@ -116,7 +116,9 @@ def reads(function: str) -> Reads:
         done.add((each, whole))
         found = _imports(each, whole)
         asked |= found
-        left |= {(inner, True) for inner in found} | {(outer, False) for outer in _packages(each)}
+        # The package itself is named for its version; what its functions do is a user's business.
+        left |= {(inner, inner != ROOT.name) for inner in found}
+        left |= {(outer, False) for outer in _packages(each)}
         left -= done
     seen = {each for each, _ in done}
     code = {file for each in (*seen, module) if (file := _file(each))}

@@ -10,12 +10,10 @@ A stage writes into a folder aside that is renamed when it is whole; a failure l
 build at a time uses an output folder: it holds a lock there, which ends with its process.
 """
 
-import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.progress import say
@@ -28,13 +26,13 @@ from edgeprune.pipeline.finish import Outcome, finish
 from edgeprune.pipeline.keep import (
     LOCK,
     MARK,
-    RECORD,
+    Done,
     forget_others,
     locked,
     made,
     recorded,
-    sizes,
     sweep_stages,
+    write_record,
 )
 from edgeprune.pipeline.keys import assets_digest, code_digest, digest, model_digest, reads
 from edgeprune.report.canvas import check_drawable
@@ -56,28 +54,31 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     with made(build.context.output / MARK) as folder, locked(folder / LOCK):
         sweep_stages(folder)
         say(f"[text] {build.context.text.line}")
-        _run_stages(build.stages, build.context, folder, fresh)
-        return finish(build)
+        done = _run_stages(build.stages, build.context, folder, fresh)
+        return finish(build, done)
 
 
-def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool) -> None:
+def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool) -> dict[str, Done]:
     source, key = context.checkpoint.folder, first_key(context)
     looked = False
+    done: dict[str, Done] = {}
     for number, stage in enumerate(stages, start=1):
         own = stage_key(stage, context, key)
         folder = place / f"{stage.name}-{own[:12]}"
         say(f"[{number}/{len(stages)}] {stage.name}")
-        kept = None if fresh else recorded(folder)
+        kept = None if fresh else recorded(folder, stage.record)
         if kept is None and stage.trains and not looked:
             _look_ahead(stages, context)
             looked = True
-        context.results[stage.name] = kept or _run_stage(stage, context, source, folder)
+        done[stage.name] = kept or _run_stage(stage, context, source, folder)
+        context.results[stage.name] = done[stage.name].record
         context.folders[stage.name] = folder
         if stage.gives:
             source, key = folder, own
         if stage.gives == "model":
             context.model = folder
         forget_others(place, stage.name, folder)
+    return done
 
 
 def _look_ahead(stages: list[Stage], context: Context) -> None:
@@ -110,22 +111,20 @@ def stage_key(stage: Stage, context: Context, before: str) -> str:
     return digest(*parts, *stage.reads(settings, context))
 
 
-def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> dict[str, Any]:
-    settings = context.settings.get(stage.name)
+def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> Done:
     aside = folder.parent / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     started = time.monotonic()
     try:
         with telling_of_a_full_disk(context.output):
-            result = dict(stage.load()(context, source, aside, settings))
-            result["seconds"] = round(time.monotonic() - started, 2)
-            result["peak_megabytes"] = round(peak_bytes() / 1e6)
-            record = {**result, "files": sizes(aside)}
-            (aside / RECORD).write_text(json.dumps(record, indent=1))
+            record = stage.load()(context, source, aside, context.settings.get(stage.name))
+            seconds = round(time.monotonic() - started, 2)
+            done = Done(record, seconds, round(peak_bytes() / 1e6))
+            write_record(aside, done)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    say(f"      {result['seconds']:.0f} s")
-    return result
+    say(f"      {seconds:.0f} s")
+    return done

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from edgeprune.base.errors import UserError
 from edgeprune.base.escape import printable
 from edgeprune.base.install import install
+from edgeprune.measure.bench.record import SideName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,10 @@ _VARIABLES = {
     ORIGINAL: "original",
     **{colour: f"series-{number}" for number, colour in enumerate(SERIES, start=1)},
 }
-SIDES = {"baseline": (ORIGINAL, "original"), "candidate": (RESULT, "result")}
+SIDES: dict[SideName, tuple[str, str]] = {
+    "baseline": (ORIGINAL, "original"),
+    "candidate": (RESULT, "result"),
+}
 """The two models of a benchmark: what they are drawn in and called."""
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "h")
 _STYLE: dict[str, Any] = {

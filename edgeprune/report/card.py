@@ -113,16 +113,16 @@ def _results(record: Record, task: str) -> list[dict[str, Any]]:
     """Every quality measure as the hub's model-index has it."""
     found = []
     for quality in record.quality:
-        name = data_name(quality["data"])
+        name = data_name(quality.data)
         # Measures that compare with the original say so; a reader of one number cannot know.
-        to_original = "" if "original" in quality else ", to the original"
+        to_original = "" if quality.original else ", to the original"
         found.append(
             {
                 "task": {"type": task},
                 "dataset": {"type": re.sub(r"\W+", "-", name), "name": name},
                 "metrics": [
                     {"type": key, "name": f"{key.replace('_', ' ')}{to_original}", "value": value}
-                    for key, value in quality["values"].items()
+                    for key, value in quality.values.items()
                 ],
             }
         )

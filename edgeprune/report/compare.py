@@ -6,6 +6,7 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import listed, number
+from edgeprune.measure.works import Work
 from edgeprune.report.figures import WORK, Cell, cell, changed, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
@@ -48,15 +49,15 @@ def _table(records: Sequence[Record]) -> Section:
     head += ["MB", "peak MB", listed(words), *(["change"] if paired else []), "min"]
     rows: list[list[str | Cell]] = []
     for record, score in zip(records, scores, strict=True):
-        known = [ratio(record.speed, work) for work in works]
-        mine = record.speed["candidate"]
+        known = [ratio(record.speed.measures[work].ratio) for work in works]
+        mine = record.speed.candidate
         seconds = sum(stage.get("seconds", 0) for stage in record.content["stages"])
         rows.append(
             [
                 record.name,
                 *map(times, known),
-                f"{mine['model_bytes'] / 1e6:.1f}",
-                f"{mine['peak_memory_bytes'] / 1e6:.0f}",
+                f"{(mine.model_bytes or 0) / 1e6:.1f}",
+                f"{(mine.peak_memory_bytes or 0) / 1e6:.0f}",
                 _quality(score, alone=len(words) == 1),
                 *([_change(score)] if paired else []),
                 f"{seconds / 60:.1f}",
@@ -98,13 +99,15 @@ def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:
     return Section("pictures", "Quality, speed and size", pictures, text=" ".join(notes))
 
 
-def _shown(group: Sequence[Record], others: Sequence[Other], work: str) -> list[Point]:
+def _shown(group: Sequence[Record], others: Sequence[Other], work: Work) -> list[Point]:
     """The original once, every result by its build's name, and the others."""
     first = points(group[0], others, work)
     found = [point for point in first if point.kind == _ORIGINAL]
     for record in group:
         quality = Quality.of(record.main_quality).beside
-        found.append(Point(record.name, "result", ratio(record.speed, work), quality))
+        found.append(
+            Point(record.name, "result", ratio(record.speed.measures[work].ratio), quality)
+        )
     found += [point for point in first if point.kind == "other"]
     return [point for point in found if point.speed and point.quality]
 
@@ -113,8 +116,8 @@ def _sizes(records: Sequence[Record]) -> list[str]:
     """Bars of what builds take on disk and in memory."""
     pictures = []
     for key, title in (("model_bytes", "graph and data"), ("peak_memory_bytes", "peak memory")):
-        values = {_ORIGINAL: records[0].speed["baseline"][key] / 1e6}
-        values |= {record.name: record.speed["candidate"][key] / 1e6 for record in records}
+        values = {_ORIGINAL: getattr(records[0].speed.baseline, key) / 1e6}
+        values |= {record.name: getattr(record.speed.candidate, key) / 1e6 for record in records}
         pictures.append(bars(f"together-{key}", f"{title}, MB", values, ",.1f", grey=[_ORIGINAL]))
     return pictures
 
@@ -161,14 +164,14 @@ def _caution(records: Sequence[Record]) -> Section:
         "the text that they learned from": [
             record.content.get("text", {}).get("digest") for record in records
         ],
-        "the processor": [record.speed["machine"]["processor"] for record in records],
-        "the runtime": [record.speed["machine"]["onnxruntime"] for record in records],
+        "the processor": [record.speed.machine.processor for record in records],
+        "the runtime": [record.speed.machine.onnxruntime for record in records],
         "the timed work": [
-            [record.speed["settings"][key] for key in ("tokens", "batch", "threads")]
+            [getattr(record.speed.settings, key) for key in ("tokens", "batch", "threads")]
             for record in records
         ],
         "the rows that quality was measured on": [
-            record.main_quality.get("conditions") for record in records
+            record.main_quality.conditions for record in records
         ],
     }
     items = [
@@ -176,7 +179,7 @@ def _caution(records: Sequence[Record]) -> Section:
         for what, values in asked.items()
         if len({repr(value) for value in values}) > 1
     ]
-    if noisy := [r.name for r in records if r.speed.get("noise", {}).get("noisy")]:
+    if noisy := [r.name for r in records if r.speed.noise and r.speed.noise.noisy]:
         items.append(f"The machine was noisy when it measured {listed(noisy)}.")
     items.append("Builds measured at different times met a machine in different states.")
     return Section("caution", "Before comparing", items=items)

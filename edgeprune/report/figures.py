@@ -1,18 +1,19 @@
 """What a build's numbers say, as rows of text for the terminal, the page and the card alike."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from edgeprune.base.words import (
     MEDIANS_APART,
     known,
     listed,
     many,
-    medians_apart,
     number,
     size,
 )
-from edgeprune.measure.evaluate.result import LOWER_IS_BETTER
+from edgeprune.measure.bench.record import Times
+from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation
+from edgeprune.measure.record import Batching
 from edgeprune.measure.works import WORKS
 from edgeprune.report.records import Known, Record, data_name, ratio
 
@@ -47,64 +48,62 @@ class Row:
 def comparison(record: Record) -> list[Row]:
     """Original beside result: speed with intervals, bytes, memory, quality."""
     speed = record.speed
-    mine, its = speed["candidate"], speed["baseline"]
+    mine, its = speed.candidate, speed.baseline
     rows = []
-    for work, times in speed["measures"].items():
+    for work, found in speed.measures.items():
         name = WORK.get(work, work)
-        its_time, my_time = times["baseline"], times["candidate"]
-        change = faster(ratio(speed, work))
-        rows.append(Row(f"{name}, median", _median(its_time), _median(my_time), change))
-        late = [Cell(f"{side['p95_ms']:.2f} ms") for side in (its_time, my_time)]
-        rows.append(Row(f"{name}, p95", *late))
+        sides = list(found.sides.values())
+        change = faster(ratio(found.ratio))
+        rows.append(
+            Row(f"{name}, median", _median(found.baseline), _median(found.candidate), change)
+        )
+        rows.append(Row(f"{name}, p95", *(Cell(f"{side.p95_ms:.2f} ms") for side in sides)))
         unit = WORKS[work].unit
-        rates = [Cell(f"{side[f'{unit}_per_second']:,.0f}") for side in (its_time, my_time)]
+        rates = [Cell(f"{getattr(side, f'{unit}_per_second'):,.0f}") for side in sides]
         of = "" if WORKS[work].alone else f"{name}, "
         rows.append(Row(f"{of}{unit} a second", *rates))
-    rows.append(_smaller("graph and data", its["model_bytes"], mine["model_bytes"]))
-    rows.append(_smaller("peak memory", its["peak_memory_bytes"], mine["peak_memory_bytes"]))
+    for key, what in (("model_bytes", "graph and data"), ("peak_memory_bytes", "peak memory")):
+        rows.append(_smaller(what, getattr(its, key), getattr(mine, key)))
     for quality in record.quality:
         rows += _quality_rows(quality)
-    if found := record.measured.get("batching"):
-        rows.append(_batching_row(found))
+    if record.measured.batching:
+        rows.append(_batching_row(record.measured.batching))
     return rows
 
 
-def _batching_row(found: dict[str, Any]) -> Row:
+def _batching_row(found: Batching) -> Row:
     """What a text's neighbours do to it."""
-    what = f"a text alone and in a batch of {found['batch']}"
-    if "mean_cosine" in found:
-        figures = f"{found['mean_cosine']:.4f}, at least {found['least_cosine']:.4f}"
+    what = f"a text alone and in a batch of {found.batch}"
+    if found.mean_cosine is not None:
+        figures = f"{found.mean_cosine:.4f}, at least {found.least_cosine:.4f}"
         return Row(f"{what}, mean cosine", Cell(), Cell(figures))
-    figures = f"{found['mean_change']:.4f}, at most {found['largest_change']:.4f}"
+    figures = f"{found.mean_change:.4f}, at most {found.largest_change:.4f}"
     return Row(f"{what}, change of a label's probability", Cell(), Cell(figures))
 
 
 def conditions(record: Record) -> str:
     """Under what the speed was measured, in sentences."""
-    speed = record.speed
-    settings, machine = speed["settings"], speed["machine"]
-    threads = many(settings["threads"], "thread")
+    speed, settings = record.speed, record.speed.settings
+    threads = many(settings.threads, "thread")
     text = (
-        f"{settings['tokens']} tokens, batch {settings['batch']}, {threads}, default session "
-        f"options, interleaved in one run on {machine['processor']}; ratios with 95 % intervals; "
-        "the reference is the original's plain float32 ONNX."
+        f"{settings.tokens} tokens, batch {settings.batch}, {threads}, default session "
+        f"options, interleaved in one run on {speed.machine.processor}; ratios with 95 % "
+        "intervals; the reference is the original's plain float32 ONNX."
     )
-    if speed.get("noise", {}).get("noisy"):
-        text += f" A noisy machine: {listed(speed['noise']['why'])}."
-    late = [
-        WORK.get(work, work) for work, found in speed["measures"].items() if not found["settled"]
-    ]
+    if speed.noise and speed.noise.noisy:
+        text += f" A noisy machine: {listed(speed.noise.why)}."
+    late = [WORK.get(work, work) for work, found in speed.measures.items() if not found.settled]
     apart = [
         f"{WORK.get(work, work)} {quotient:.2f}x"
-        for work, found in speed["measures"].items()
-        if (quotient := medians_apart(found))
+        for work, found in speed.measures.items()
+        if (quotient := found.medians_apart)
     ]
     if apart:
         text += f" The medians' own quotient is another ({listed(apart)}): {MEDIANS_APART}."
     if late:
         text += (
             f" Of {listed(late)} the time limit came before the interval was narrower than "
-            f"{settings['width']:.0%} of the ratio."
+            f"{settings.width:.0%} of the ratio."
         )
     return text
 
@@ -158,11 +157,11 @@ def changed(key: str, found: Known) -> Cell:
     return Cell(f"{shown.text}, {tone}", shown.interval, tone)
 
 
-def _median(side: dict[str, Any]) -> Cell:
-    found = f"{side['median_ms']:.2f} ms"
-    if "interval_ms" not in side:
+def _median(side: Times) -> Cell:
+    found = f"{side.median_ms:.2f} ms"
+    if side.interval_ms is None:
         return Cell(found)
-    low, high = side["interval_ms"]
+    low, high = side.interval_ms
     return Cell(found, _range(low, high, ".2f"))
 
 
@@ -170,16 +169,16 @@ def _smaller(what: str, its: float, mine: float) -> Row:
     return Row(what, Cell(size(its)), Cell(size(mine)), smaller(its, mine))
 
 
-def _quality_rows(quality: dict[str, Any]) -> list[Row]:
+def _quality_rows(quality: Evaluation) -> list[Row]:
     rows = []
-    data = data_name(quality["data"])
-    for key, value in quality["values"].items():
+    data = data_name(quality.data)
+    for key, value in quality.values.items():
         name = f"{key.replace('_', ' ')} ({data})"
-        own = cell(Known.of(value, quality.get("interval", {}).get(key)))
-        if "original" in quality:
-            change = quality.get("difference_interval", {}).get(key)
-            difference = changed(key, Known.of(value - quality["original"][key], change))
-            before = Cell(number(quality["original"][key]))
+        own = cell(Known.of(value, (quality.interval or {}).get(key)))
+        if quality.original:
+            change = (quality.difference_interval or {}).get(key)
+            difference = changed(key, Known.of(value - quality.original[key], change))
+            before = Cell(number(quality.original[key]))
             rows.append(Row(name, before, Cell(number(value)), difference))
         else:
             rows.append(Row(f"{name}, to the original", Cell(), own))

@@ -6,12 +6,11 @@ A model's speed and quality come from two files, which belong together by the mo
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import check
+from edgeprune.measure.bench.record import Speed, read_speed
+from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.report.records import Record, read_content
-from edgeprune.report.schema import NamedEvaluation, Speed
 
 _REMEDY = "measure it anew with --json"
 
@@ -21,8 +20,8 @@ class Other:
     """One model by the name that it was measured by: benchmark results and quality measures."""
 
     name: str
-    speeds: list[dict[str, Any]] = field(default_factory=list)
-    qualities: list[dict[str, Any]] = field(default_factory=list)
+    speeds: list[Speed] = field(default_factory=list)
+    qualities: list[Evaluation] = field(default_factory=list)
 
 
 def joined(record: Record, folder: Path, others: Iterable[Other]) -> tuple[Record, list[Other]]:
@@ -47,16 +46,16 @@ def read_others(files: Iterable[Path]) -> list[Other]:
     found: dict[str, Other] = {}
     for file in files:
         content = read_content(file)
-        if "values" in content and "bundle" in content:
-            check(NamedEvaluation, content, file, _REMEDY)
-            name = content["bundle"]
-            found.setdefault(name, Other(name)).qualities.append(content)
+        if "values" in content and content.get("bundle") is not None:
+            quality = Evaluation.from_json(content, file, _REMEDY)
+            name = str(quality.bundle)
+            found.setdefault(name, Other(name)).qualities.append(quality)
         elif "measures" in content or "sweep" in content:
             points = content.get("sweep", [content])
             for point in points if isinstance(points, list) else [points]:
-                check(Speed, point, file, _REMEDY)
-                name = point["candidate"]["name"]
-                found.setdefault(name, Other(name)).speeds.append(point)
+                speed = read_speed(point, file, _REMEDY)
+                name = speed.candidate.name
+                found.setdefault(name, Other(name)).speeds.append(speed)
         else:
             raise UserError(
                 f"{file} is no result that a report can show: give what `edgeprune bench` or "

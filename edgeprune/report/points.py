@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isclose
-from typing import Any, Literal
+from typing import Literal
 
+from edgeprune.measure.bench.record import Comparison, Speed
+from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.works import Work
 from edgeprune.report.others import Other
 from edgeprune.report.records import Known, Quality, Record, ratio
 
@@ -25,58 +28,60 @@ class Point:
     """Why it cannot stand in the picture, where it cannot."""
 
 
-def points(record: Record, others: Sequence[Other], work: str) -> list[Point]:
+def points(record: Record, others: Sequence[Other], work: Work) -> list[Point]:
     """Every model that this build measured at a kind of work, and the others."""
     main = Quality.of(record.main_quality)
-    baseline = record.speed["baseline"]["model_bytes"] / 1e6
+    baseline = (record.speed.baseline.model_bytes or 0) / 1e6
     found = [Point("original", "original", Known.of(1.0), main.original, baseline)]
-    for stage in record.measured.get("stages", []):
-        name = f"{STAGE_NAMES.get(stage['name'], 'after ' + stage['name'])}, float32"
-        measured = Other(name, [stage["speed"]], stage["quality"])
+    for stage in record.measured.stages or ():
+        name = f"{STAGE_NAMES.get(stage.name, 'after ' + stage.name)}, float32"
+        measured = Other(name, [stage.speed], list(stage.quality))
         found.append(_point(record, measured, "stage", work))
     result = Other("result", [record.speed], [record.main_quality])
     found.append(_point(record, result, "result", work))
     return found + [_point(record, other, "other", work) for other in others]
 
 
-def _point(record: Record, model: Other, kind: Kind, work: str) -> Point:
+def _point(record: Record, model: Other, kind: Kind, work: Work) -> Point:
     """A model's point; only what was measured under the build's own conditions is taken."""
     speeds = {_unlike_speed(record.speed, found, work): found for found in model.speeds}
     scores = {_unlike_quality(record.main_quality, found): found for found in model.qualities}
-    speed = ratio(speeds[""], work) if "" in speeds else None
+    alike = speeds.get("")
+    known = alike.measures[work].ratio if alike else None
+    speed = ratio(known) if known else None
     quality = Quality.of(scores[""]).beside if "" in scores else None
     reasons = []
     if speed is None:
         reasons.append(next(iter(speeds), "its speed was not measured"))
     if quality is None:
         reasons.append(next(iter(scores), "its quality was not measured"))
-    sizes = [found["candidate"].get("model_bytes") for found in model.speeds]
+    sizes = [found.candidate.model_bytes for found in model.speeds]
     megabytes = sizes[0] / 1e6 if sizes and sizes[0] else None
     return Point(model.name, kind, speed, quality, megabytes, " and ".join(reasons))
 
 
-def _unlike_quality(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+def _unlike_quality(ours: Evaluation, theirs: Evaluation) -> str:
     """Why two quality measures cannot be compared; nothing where they can."""
     wanted, found = Quality.of(ours), Quality.of(theirs)
     if (found.measure, found.key) != (wanted.measure, wanted.key):
         return f"its quality was measured by {found.measure}, not {wanted.measure}"
-    same = ours["conditions"] == theirs["conditions"]
+    same = ours.conditions == theirs.conditions
     if wanted.original and found.original:  # the original scores alike on the same rows
         same = same and isclose(wanted.original.value, found.original.value, rel_tol=1e-6)
     return "" if same else f"its {found.measure} was measured on other data"
 
 
-def _unlike_speed(ours: dict[str, Any], theirs: dict[str, Any], work: str) -> str:
+def _unlike_speed(ours: Comparison, theirs: Speed, work: Work) -> str:
     """Why two benchmarks' ratios cannot be compared; nothing where they can."""
-    if "baseline" not in theirs:
+    if theirs.baseline is None:
         return "it was timed alone, not beside the original"
-    if work not in theirs["measures"]:
+    if work not in theirs.measures:
         return f"it was not timed at {work}"
-    if theirs["baseline"]["model_bytes"] != ours["baseline"]["model_bytes"]:
+    if theirs.baseline.model_bytes != ours.baseline.model_bytes:
         return "it was timed beside another model than the original"
     for key in ("tokens", "batch", "threads"):
-        if theirs["settings"][key] != ours["settings"][key]:
-            return f"it was timed at {theirs['settings'][key]} {key}"
-    if theirs["machine"]["processor"] != ours["machine"]["processor"]:
-        return f"it was timed on {theirs['machine']['processor']}"
+        if getattr(theirs.settings, key) != getattr(ours.settings, key):
+            return f"it was timed at {getattr(theirs.settings, key)} {key}"
+    if theirs.machine.processor != ours.machine.processor:
+        return f"it was timed on {theirs.machine.processor}"
     return ""

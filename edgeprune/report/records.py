@@ -4,11 +4,16 @@ Builds of earlier versions recorded less: what is missing is told, never guessed
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import check, load_json
+from edgeprune.base.files import load_json
+from edgeprune.measure.bench.record import Comparison, Ratio, Speed
+from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.record import Measured
+from edgeprune.measure.works import Work
 from edgeprune.report.schema import Content
 from edgeprune.runtime.bundle import MANIFEST
 
@@ -27,7 +32,7 @@ class Known:
     high: float
 
     @classmethod
-    def of(cls, value: float, interval: list[float] | None = None) -> "Known":
+    def of(cls, value: float, interval: tuple[float, float] | None = None) -> "Known":
         low, high = interval or (value, value)
         return cls(value, low, high)
 
@@ -49,18 +54,18 @@ class Quality:
     difference: Known | None
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> "Quality":
+    def of(cls, found: Evaluation) -> "Quality":
         """From what `evaluate` returned."""
-        key = next(iter(found["values"]))
+        key = next(iter(found.values))
         original = difference = None
-        if "original" in found:
-            original = Known.of(found["original"][key])
-            change = found.get("difference_interval", {}).get(key)
-            difference = Known.of(found["difference"][key], change)
+        if found.original and found.difference:
+            original = Known.of(found.original[key])
+            change = (found.difference_interval or {}).get(key)
+            difference = Known.of(found.difference[key], change)
         elif key in _IDEAL:
             original = Known.of(_IDEAL[key])
-        value = Known.of(found["values"][key], found.get("interval", {}).get(key))
-        return cls(found["task"], key, data_name(found["data"]), value, original, difference)
+        value = Known.of(found.values[key], (found.interval or {}).get(key))
+        return cls(found.task, key, data_name(found.data), value, original, difference)
 
     @property
     def beside(self) -> Known:
@@ -83,9 +88,9 @@ class Record:
 
     name: str
     content: dict[str, Any]
-    later_speeds: tuple[dict[str, Any], ...] = ()
+    later_speeds: tuple[Speed, ...] = ()
     """Benchmarks of its bundle that were made after the build."""
-    later_quality: tuple[dict[str, Any], ...] = ()
+    later_quality: tuple[Evaluation, ...] = ()
     """Quality measures likewise."""
 
     def stage(self, name: str) -> dict[str, Any]:
@@ -106,30 +111,31 @@ class Record:
         """What the original was called."""
         return self.content["source"]["model"]
 
-    @property
-    def measured(self) -> dict[str, Any]:
-        return self.stage("measure")
+    @cached_property
+    def measured(self) -> Measured:
+        """What the build measured of itself."""
+        return Measured.model_validate(self.stage("measure"))
 
     @property
-    def speed(self) -> dict[str, Any]:
-        """Result beside original, as bench's `compare` has it."""
-        return self.measured["speed"]
+    def speed(self) -> Comparison:
+        """Result beside original."""
+        return self.measured.speed
 
     @property
-    def quality(self) -> list[dict[str, Any]]:
-        """Every quality measure, as `evaluate` has it."""
-        return [*self.measured["quality"], *self.later_quality]
+    def quality(self) -> list[Evaluation]:
+        """Every quality measure."""
+        return [*self.measured.quality, *self.later_quality]
 
     @property
-    def main_quality(self) -> dict[str, Any]:
+    def main_quality(self) -> Evaluation:
         """The last on the user's own data where there is one, else the first on held-out text."""
         own = self.later_quality or self.recipe.get("measure", {}).get("task")
         return self.quality[-1 if own else 0]
 
     @property
-    def works(self) -> list[str]:
+    def works(self) -> list[Work]:
         """The kinds of work that were timed: encoder, or prompt and decode."""
-        return list(self.speed["measures"])
+        return list(self.speed.measures)
 
 
 def open_record(folder: Path, name: str | None = None) -> Record:
@@ -152,16 +158,15 @@ def open_record(folder: Path, name: str | None = None) -> Record:
             "wrote, or a bundle."
         )
     record = Record(name or folder.resolve().name, read_content(file))
-    check(Content, record.content, file, _REMEDY)
-    if not record.measured or "source" not in record.content:
+    Content.from_json(record.content, file, _REMEDY)
+    if not record.stage("measure") or "source" not in record.content:
         raise UserError(f"{file} records no measurement: it was not written by a whole build.")
     return record
 
 
-def ratio(speed: dict[str, Any], work: str) -> Known:
+def ratio(found: Ratio) -> Known:
     """How many times faster a candidate is than its baseline."""
-    found = speed["measures"][work]["ratio"]
-    return Known(found["value"], found["low"], found["high"])
+    return Known(found.value, found.low, found.high)
 
 
 def read_content(file: Path) -> dict[str, Any]:

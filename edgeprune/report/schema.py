@@ -4,214 +4,24 @@ Only shapes and types: the content itself is passed on as it was read. What earl
 record may be missing, and is never null.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 
 from edgeprune.base.files import first_fault
-from edgeprune.compress.quantize.plan import Plan
+from edgeprune.base.record import Record as _Read
+from edgeprune.compress.prune.record import Pruned
+from edgeprune.compress.quantize.record import Quantized
+from edgeprune.compress.records import MISSING
+from edgeprune.export.stages import MAKING
+from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import Requirements
 
-Work = Literal["encoder", "prompt", "decode"]
-Side = Literal["candidate", "baseline"]
-Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
-Values = Annotated[dict[str, float], Field(min_length=1)]
-Count = Annotated[int, Field(ge=0, le=10**15)]
-# Places along an axis that is drawn.
-Place = Annotated[int, Field(ge=0, le=10**6)]
-MISSING: Any = Field(default=None)
 _HOW = "sensitivity"
-
-
-class _Read(BaseModel):
-    """Keys that are not named here are passed over."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Settings(_Read):
-    tokens: PositiveInt
-    batch: PositiveInt
-    threads: PositiveInt
-
-
-class _Machine(_Read):
-    processor: str | None
-    onnxruntime: str | None
-
-
-class _Side(_Read):
-    name: str
-    model_bytes: PositiveInt | None = None
-    peak_memory_bytes: PositiveInt | None = None
-
-
-class _Times(_Read):
-    median_ms: PositiveFloat
-    interval_ms: Ends = MISSING
-
-
-class _Ratio(_Read):
-    value: PositiveFloat
-    low: PositiveFloat
-    high: PositiveFloat
-
-
-class _Measure(_Read):
-    candidate: _Times
-    baseline: _Times = MISSING
-    ratio: _Ratio = MISSING
-
-
-class _Spent(_Read):
-    ms: float
-
-
-class _Profile(_Read):
-    """Of one side: the operators' times, or why there are none."""
-
-    missing: str = MISSING
-    operators: dict[str, _Spent] = MISSING
-    outside_share: float = MISSING
-    run_ms: float = MISSING
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.operators is not None and None in (self.outside_share, self.run_ms):
-            raise ValueError("operators without the time of a run")
-        return self
-
-
-class _Noise(_Read):
-    noisy: bool
-    why: list[str]
-
-
-class _Point(_Read):
-    settings: _Settings
-    measures: Annotated[Mapping[Work, _Measure], Field(min_length=1)]
-
-
-class Speed(_Point):
-    """What bench's `measure` or `compare` returned."""
-
-    machine: _Machine
-    candidate: _Side
-    baseline: _Side = MISSING
-    profile: dict[Work, dict[Side, _Profile]] = MISSING
-    noise: _Noise = MISSING
-
-    @model_validator(mode="after")
-    def _paired(self) -> Self:
-        if self.baseline and not all(
-            each.ratio and each.baseline for each in self.measures.values()
-        ):
-            raise ValueError("a baseline without its times and ratios")
-        return self
-
-
-class Evaluation(_Read):
-    """What `evaluate` returned."""
-
-    task: str
-    data: str
-    values: Values
-    conditions: dict[str, Any]
-    interval: dict[str, Ends] = MISSING
-    original: Values = MISSING
-    difference: Values = MISSING
-    difference_interval: dict[str, Ends] = MISSING
-
-    @model_validator(mode="after")
-    def _beside(self) -> Self:
-        if self.original is not None and not all(
-            self.values.keys() <= (each or {}).keys() for each in (self.original, self.difference)
-        ):
-            raise ValueError("an original without its values and differences")
-        return self
-
-
-class NamedEvaluation(Evaluation):
-    """One that says what it was measured of."""
-
-    bundle: str
-
-
-class _Whole(_Side):
-    model_bytes: PositiveInt
-    peak_memory_bytes: PositiveInt
-
-
-class _WholeSettings(_Settings):
-    width: float
-
-
-class _WholeTimes(_Times):
-    p95_ms: float
-    tokens_per_second: float
-    texts_per_second: float = MISSING
-
-
-class _WholeMeasure(_Measure):
-    candidate: _WholeTimes
-    baseline: _WholeTimes
-    ratio: _Ratio
-    settled: bool
-
-
-class _WholeSpeed(Speed):
-    settings: _WholeSettings
-    candidate: _Whole
-    baseline: _Whole
-    measures: Annotated[Mapping[Work, _WholeMeasure], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _texts(self) -> Self:
-        found = self.measures.get("encoder")
-        if found and None in (found.candidate.texts_per_second, found.baseline.texts_per_second):
-            raise ValueError("an encoder's times without texts a second")
-        return self
-
-
-class _StageMeasured(_Read):
-    name: str
-    speed: Speed
-    quality: Annotated[list[Evaluation], Field(min_length=1)]
-
-
-class _Batching(_Read):
-    batch: PositiveInt
-    texts: PositiveInt
-    mean_cosine: float | None = None
-    least_cosine: float | None = None
-    mean_change: float | None = None
-    largest_change: float | None = None
-
-
-class _Overlap(_Read):
-    overlap_at_10: float
-    recall_at_10: float
-
-
-class _Neighbours(_Read):
-    """Of an encoder's held-out texts; nothing where they were too few."""
-
-    data: str = ""
-    values: _Overlap | None = None
-
-
-class _Sparse(_Read):
-    instruction_set: str | None = None
 
 
 class _Stage(_Read):
@@ -222,179 +32,18 @@ class _Stage(_Read):
     peak_megabytes: float
 
 
-class Measured(_Stage):
-    """What the stage measure recorded."""
-
-    speed: _WholeSpeed
-    quality: Annotated[list[Evaluation], Field(min_length=1)]
-    neighbours: _Neighbours | None = None
-    curve: list[_Point] = MISSING
-    stages: list[_StageMeasured] = MISSING
-    sparse: _Sparse = MISSING
-    batching: _Batching = MISSING
-
-
-class _Loaded(_Stage):
-    parameters: Count
-    heads: list[Count] = MISSING
-    channels: list[Count] = MISSING
-
-
-class _Exported(_Stage):
-    bytes: Count
-
-
-class _Check(_Read):
-    """The losses at one step of training."""
-
-    step: Place
-    learning_rate: float
-    loss: float
-    held_out: float
-
-
-class _Update(_Read):
-    """One update of a budget."""
-
-    step: Place
-    target: float
-    sparsity: float
-    budget: float
-    beta: float
-    gate: float
-    norm: float | None
-    trend: float
-    cv: float
-    kept: dict[str, Count]
-
-
-class _Pool(_Read):
-    """Units that were pruned while training."""
-
-    pattern: str
-    units: Count
-    removed: Count
-    trajectory: Annotated[list[_Update], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _same_layers(self) -> Self:
-        if any(each.kept.keys() != self.trajectory[0].kept.keys() for each in self.trajectory):
-            raise ValueError("updates of different layers")
-        return self
-
-
-class _PrunedLayer(_Read):
-    removed: Count
-    weights: PositiveInt
-    error: float
-
-
-class _Pruned(_Stage):
-    method: str = MISSING
-    pools: list[_Pool] = MISSING
-    checks: list[_Check] = MISSING
-    best_step: Place | None = None
-    layers: dict[str, _PrunedLayer] = MISSING
-    pattern: str = MISSING
-    removed: Count = MISSING
-    weights: Count = MISSING
-
-    @model_validator(mode="after")
-    def _totals(self) -> Self:
-        if self.layers is not None and None in (self.pattern, self.removed, self.weights):
-            raise ValueError("layers without their pattern and sums")
-        return self
-
-
-class _Cut(_Stage):
-    layers: list[Place] = MISSING
-    heads: list[Count]
-    channels: list[Count]
-    parameters: Count
-    layer_scores: list[float] | None = None
-
-
-class _Recovered(_Stage):
-    checks: Annotated[list[_Check], Field(min_length=1)]
-    best_step: Place
-    held_out: float
-
-
-class _Planned(_Read):
-    """One tensor of a plan, as `Plan.from_json` reads it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    role: str
-    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
-    format: str
-    tied_to: str | None = None
-    bits: PositiveInt = MISSING
-    group: PositiveInt | None = None
-    sparsity: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        if self.bits is None:  # earlier plans had one number for all
-            return self
-        try:
-            [entry] = Plan.from_json({"entries": [self.model_dump()]})
-            entry.bytes  # noqa: B018  (by the format's own rule)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"no tensor of a plan ({error})") from None
-        return self
-
-
-class _Plan(_Read):
-    entries: list[_Planned]
-
-
-class _Error(_Read):
-    relative: float
-    output: float = MISSING
-
-
-class _Quantized(_Stage):
-    plan: _Plan
-    errors: dict[str, _Error] = MISSING
-    costs: dict[str, Values] | None = None
-    massive_activations: dict[str, float] | None = None
-
-
-class _Pass(_Read):
-    name: str
-    changed: Count
-    nodes: Count
-    drift: float
-    tolerance: float
-    kept: bool
-    reason: str
-
-
-class _Rewritten(_Stage):
-    passes: list[_Pass]
-
-
-STAGES: dict[str, type[_Stage]] = {
-    "load": _Loaded,
-    "original": _Exported,
-    "prune": _Pruned,
-    "cut": _Cut,
-    "sparsify": _Pruned,
-    "recover": _Recovered,
-    "quantize": _Quantized,
-    "export": _Exported,
-    "rewrite": _Rewritten,
+RECORDS: dict[str, type[_Read]] = {
+    **{stage.name: stage.record for stage in MAKING},
     "measure": Measured,
 }
+"""What each stage records, by its name."""
 
 
-def _by_name(record: Any) -> Any:
-    """A stage's record by what its stage records; other stages' are passed over."""
-    name = record.get("name") if isinstance(record, dict) else None
+def _by_name(record: Any) -> tuple[str, _Read]:
+    """A stage's name, and its record by what that stage records; others' have what all record."""
     try:
-        return STAGES.get(str(name), _Stage).model_validate(record)
+        name = _Stage.model_validate(record).name
+        return name, RECORDS.get(name, _Stage).model_validate(record)
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
 
@@ -438,14 +87,14 @@ class Content(_Read):
         """A build has a task, and its recipe the settings of the stages that ran by them."""
         if self.stages and self.task is None:
             raise ValueError("a build without its task")
-        for stage in self.stages or []:
-            asked = getattr(self.recipe, stage.name, None)
-            if isinstance(stage, _Pruned) and stage.pools and asked is None:
-                raise ValueError(f"a recipe without the stage {stage.name}, which ran")
-            if isinstance(stage, _Quantized) and stage.costs and not (asked or {}).get(_HOW):
+        for name, did in self.stages or []:
+            asked = getattr(self.recipe, name, None)
+            if isinstance(did, Pruned) and did.pools and asked is None:
+                raise ValueError(f"a recipe without the stage {name}, which ran")
+            if isinstance(did, Quantized) and did.costs and not (asked or {}).get(_HOW):
                 raise ValueError(f"costs without the recipe's quantize.{_HOW}")
             drop = self.recipe and self.recipe.require and self.recipe.require.drop
-            paired = isinstance(stage, Measured) and any(each.difference for each in stage.quality)
-            if isinstance(stage, Measured) and drop is not None and not paired:
+            paired = isinstance(did, Measured) and any(each.difference for each in did.quality)
+            if isinstance(did, Measured) and drop is not None and not paired:
                 raise ValueError("require.drop without a quality that the original has too")
         return self

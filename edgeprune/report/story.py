@@ -1,17 +1,19 @@
 """A build in words: what it reached, what each stage did, and what nobody measured."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.base.words import listed, many, number, size
 from edgeprune.export.stages import MAKING
+from edgeprune.measure.record import Measured, Overlap
 from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.measure.works import WORKS
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
 from edgeprune.report.records import Quality, Record, data_name, ratio
+from edgeprune.report.schema import RECORDS
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,15 @@ def tiles(record: Record) -> list[Tile]:
     speed = record.speed
     shown = []
     for work in record.works:
-        times, found = speed["measures"][work], faster(ratio(speed, work))
-        its, mine = (times[side]["median_ms"] for side in ("baseline", "candidate"))
+        times = speed.measures[work]
+        found = faster(ratio(times.ratio))
+        its, mine = times.baseline.median_ms, times.candidate.median_ms
         what = WORKS[work].speed
         figure, word = re.split(", | ", found.text, maxsplit=1)
         details = [f"95 %: {found.interval}", f"{its:.2f} to {mine:.2f} ms"]
         shown.append(Tile(figure, what, details, word, found.tone))
     for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
-        its, mine = (speed[side][key] for side in ("baseline", "candidate"))
+        its, mine = getattr(speed.baseline, key), getattr(speed.candidate, key)
         change = smaller(its, mine)
         shown.append(Tile(size(mine), what, [f"from {size(its)}", change.text], tone=change.tone))
     quality = Quality.of(record.main_quality)
@@ -75,22 +78,26 @@ def verdict(judged: Sequence[Judged]) -> str:
 
 def meaning(record: Record) -> list[str]:
     """What a closeness to the original's embeddings is, and is not; sentences."""
-    found = {quality["task"]: quality for quality in record.quality}
+    found = {quality.task: quality for quality in record.quality}
     if "cosine" not in found:
         return []
     cosine = found["cosine"]
-    count = cosine["conditions"].get("texts")
-    of = f"{count:,} texts of {data_name(cosine['data'])}" if count else data_name(cosine["data"])
+    count = cosine.conditions.get("texts")
+    of = f"{count:,} texts of {data_name(cosine.data)}" if count else data_name(cosine.data)
     lines = [
         f"Mean cosine: between the two models' embeddings of one text, over {of}; 1 is the same "
         "direction. Of the order of neighbours, which a search returns, it says nothing by itself."
     ]
-    if near := found.get("retrieval") or record.measured.get("neighbours"):
+    held = record.measured.neighbours
+    near = held.values if held else None
+    on = held.data if held else ""
+    if retrieval := found.get("retrieval"):
+        near, on = Overlap.model_validate(retrieval.values), retrieval.data
+    if near:
         lines.append(
-            f"It was measured on {data_name(near['data'])}: of a text's ten nearest by the "
-            f"original, {near['values']['overlap_at_10'] / 10:.1f} at the mean are among the "
-            f"result's ten nearest; of {near['values']['recall_at_10']:.1f} % of the texts, the "
-            "very nearest is among them."
+            f"It was measured on {data_name(on)}: of a text's ten nearest by the original, "
+            f"{near.overlap_at_10 / 10:.1f} at the mean are among the result's ten nearest; of "
+            f"{near.recall_at_10:.1f} % of the texts, the very nearest is among them."
         )
     else:
         lines.append(
@@ -107,7 +114,7 @@ def told(record: Record) -> list[dict[str, Any]]:
     return [
         {
             "name": stage["name"],
-            "did": "; ".join(_TOLD[stage["name"]](stage)) if stage["name"] in _TOLD else "",
+            "did": "; ".join(_sentences(stage)),
             "seconds": stage.get("seconds"),
             "megabytes": stage.get("peak_megabytes"),
         }
@@ -115,17 +122,21 @@ def told(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _measure(did: dict[str, Any]) -> list[str]:
-    quality = [found["task"] for found in did["quality"]]
-    quality += ["neighbours"] if did.get("neighbours") else []
-    return [
-        listed([*(WORK[work] for work in did["speed"]["measures"]), "memory", "bytes", *quality])
-    ]
+def _sentences(did: Mapping[str, Any]) -> list[str]:
+    """One stage's record in sentences; none of a stage that is not known here."""
+    name = did["name"]
+    return _TOLD[name](RECORDS[name].model_validate(did)) if name in _TOLD else []
+
+
+def _measured(did: Measured) -> list[str]:
+    quality = [found.task for found in did.quality]
+    quality += ["neighbours"] if did.neighbours else []
+    return [listed([*(WORK[work] for work in did.speed.measures), "memory", "bytes", *quality])]
 
 
 _TOLD: dict[str, Callable[[Any], list[str]]] = {
     **{stage.name: stage.told for stage in MAKING},
-    "measure": _measure,
+    "measure": _measured,
 }
 
 
@@ -135,21 +146,21 @@ _TOLD: dict[str, Callable[[Any], list[str]]] = {
 def not_measured(record: Record, others: Sequence[Point] = ()) -> list[str]:
     """What a reader might take for measured and was not, each as a sentence."""
     speed, measured = record.speed, record.measured
-    settings, machine = speed["settings"], speed["machine"]
+    settings, machine = speed.settings, speed.machine
     lines = [
-        f"Any other processor than this {machine['processor']}: speed, memory and, in the last "
+        f"Any other processor than this {machine.processor}: speed, memory and, in the last "
         "digits, what integers answer are this machine's.",
-        f"Other batches than {settings['batch']}, and more threads than {settings['threads']}.",
+        f"Other batches than {settings.batch}, and more threads than {settings.threads}.",
         "Energy, heat, and a clock that falls under long load.",
     ]
-    briefly = {point["settings"]["tokens"] for point in measured.get("curve", [])}
-    lengths = sorted({*briefly, settings["tokens"]})
+    briefly = {point.settings.tokens for point in measured.curve or ()}
+    lengths = sorted({*briefly, settings.tokens})
     if len(lengths) == 1:
         lines.append(f"Other lengths than {lengths[0]} tokens.")
     else:
         lines.append(
             f"Lengths between and beyond {listed(list(map(str, lengths)))} tokens; all but "
-            f"{settings['tokens']} were timed briefly."
+            f"{settings.tokens} were timed briefly."
         )
     if not record.recipe.get("measure", {}).get("task"):
         lines.append(
@@ -160,10 +171,9 @@ def not_measured(record: Record, others: Sequence[Point] = ()) -> list[str]:
     if not others:
         lines.append("Other tools and formats: no peer's result was given to this report.")
     lines += [f"{point.name}: {point.why}." for point in others if point.why]
-    if not measured.get("stages"):
+    if not measured.stages:
         lines.append("The stages between original and result, each on its own.")
-    sparse = measured.get("sparse")
-    if sparse and sparse.get("instruction_set") is None:
+    if measured.sparse and measured.sparse.instruction_set is None:
         lines.append("Sparse linears by their own operators, which were not installed here.")
     seed = record.recipe.get("seed")
     lines.append(f"Other seeds than {seed}: another may change quality a little.")

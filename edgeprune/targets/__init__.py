@@ -1,7 +1,6 @@
-"""One record per kind of processor: what is right there, each entry measured or marked unmeasured.
+"""One record per kind of processor: the right choices there, each measured or marked unmeasured.
 
-An unmeasured entry is the conservative choice. Nothing here is looked up that the code does not
-use.
+An unmeasured entry is the conservative choice. Every entry is used by the code.
 """
 
 import platform
@@ -16,13 +15,13 @@ from edgeprune.targets.format_times import FormatTimes, format_times
 
 @dataclass(frozen=True)
 class Target:
-    """What is right on one kind of processor."""
+    """The right choices on one kind of processor."""
 
     name: str
     architecture: str
     """x86 or arm."""
     flags: tuple[str, ...]
-    """What the processor must announce."""
+    """Instruction sets that the processor must report."""
     weight_bits: int
     """Bits of an INT8 weight: 7 where two products of 8 bits are summed in 16 (saturation)."""
     decode_weights: Literal["int8", "int4"]
@@ -30,16 +29,16 @@ class Target:
     skip_layer_norm_harmful: bool
     """Whether a residual must be hidden from SkipLayerNormalization."""
     evidence: dict[str, str] = field(default_factory=dict)
-    """Entry -> what was measured, or "unmeasured"."""
+    """Entry -> the measurement behind it, or "unmeasured"."""
 
     @property
     def break_even(self) -> BreakEven:
-        """From which sparsity on a sparse linear is worth it, by shape and rows."""
+        """The sparsity from which a sparse linear pays, by shape and rows."""
         return break_even(self.name)
 
     @property
     def format_times(self) -> FormatTimes:
-        """How long a dense linear takes in each format, by shape and rows."""
+        """Times of a dense linear in each format, by shape and rows."""
         return format_times(self.name)
 
     def to_json(self) -> dict[str, Any]:
@@ -57,11 +56,11 @@ class Target:
         }
 
 
-# What was measured under QEMU is arithmetic, or counts of instructions: no times. A norm with its
-# addition is of 128 x 384 values.
+# Measurements under QEMU are of arithmetic or of instruction counts, never times. A norm with its
+# addition has 128 x 384 values.
 _EITHER_WAY = "0.83 M instructions, 0.83 M with an addition: no harm either way (QEMU, {})"
 
-# In the order of preference: the first whose flags are all announced is taken.
+# In order of preference: the first whose flags are all reported is taken.
 TARGETS: tuple[Target, ...] = (
     Target(
         "x86-avx512-vnni",
@@ -191,16 +190,16 @@ def find(name: str) -> Target:
 
 
 def detect() -> Target:
-    """This machine's target, by the flags that its processor announces."""
+    """This machine's target, by the flags that its processor reports."""
     return choose(platform.machine(), sorted(processor.flags()))
 
 
 def choose(machine: str, flags: list[str]) -> Target:
     """The first target whose architecture and flags a processor has."""
-    announced = {_SPELLINGS.get(flag, flag) for flag in flags}
+    reported = {_SPELLINGS.get(flag, flag) for flag in flags}
     architecture = "x86" if machine.lower() in _X86 else "arm"
     return next(
         target
         for target in TARGETS
-        if target.architecture == architecture and announced.issuperset(target.flags)
+        if target.architecture == architecture and reported.issuperset(target.flags)
     )

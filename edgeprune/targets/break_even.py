@@ -1,6 +1,6 @@
-"""From which sparsity on a sparse linear is the faster one: a measured table per kind of processor.
+"""The sparsity from which a sparse linear is faster: a measured table per kind of processor.
 
-`benchmarks/break_even.py` measures a table; what it wrote lies in tables/, under the target's name.
+`benchmarks/break_even.py` measures a table, which is kept in tables/ under the target's name.
 A target without one is planned conservatively: blocks of 4x16, from a sparsity at which they take
 at most half of dense INT8's instructions on every set that the operators are compiled for; and no
 time is predicted.
@@ -17,7 +17,7 @@ from edgeprune.targets.table import nearest, read_table
 
 FOLDER = Path(__file__).parent / "tables"
 UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.75
-# Shapes between those of a table differ by as much.
+# Interpolated shapes differ from measured ones by about this factor.
 _LEAST_GAIN = 1.05
 
 
@@ -35,12 +35,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a table says of one linear."""
+    """A table's answer for one linear."""
 
     format: str
-    """The sparse format that is the fastest, by its name in kernels/formats.py."""
+    """The fastest sparse format, by its name in kernels/formats.py."""
     sparsity: float
-    """Share of its blocks that are gone."""
+    """Share of its blocks that are removed."""
     microseconds: float | None
     """Predicted; None where the target is unmeasured."""
     dense_microseconds: float | None

@@ -1,7 +1,7 @@
-"""How long a dense linear takes in each format: a measured table per kind of processor.
+"""Times of a dense linear in each format: a measured table per kind of processor.
 
-`benchmarks/format_times.py` measures a table; what it wrote lies in format_times/, under the
-target's name. A target without one predicts nothing.
+`benchmarks/format_times.py` measures a table, which is kept in format_times/ under the target's
+name. A target without one predicts nothing.
 """
 
 import functools
@@ -33,9 +33,9 @@ class FormatTimes:
     evidence: str = "unmeasured"
 
     def microseconds(self, form: str, inputs: int, outputs: int, rows: int) -> float | None:
-        """What a linear of [inputs, outputs] takes in a format; None where that is unmeasured.
+        """The time of a linear of [inputs, outputs] in a format; None where that is unmeasured.
 
-        The nearest point's time, as much more as there is more to multiply.
+        It is the nearest point's time, scaled by the number of multiplications.
         """
         points = [point for point in self.points if form in point.times]
         if not points:
@@ -44,9 +44,9 @@ class FormatTimes:
         return point.times[form] * scale
 
 
-def form_name(kind: str, group: int | None) -> str:
-    """How the tables call a format of a plan."""
-    return kind if group is None else f"{kind}-{group}"
+def form_name(weights: str, group: int | None) -> str:
+    """The tables' name of a plan's format."""
+    return weights if group is None else f"{weights}-{group}"
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Tables of measured times: a JSON file for each kind of processor, a point for each shape."""
+"""Tables of measured times: a JSON file per kind of processor, a point per shape."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from edgeprune.base.files import read_json
 
 
 class Shaped(Protocol):
-    """What is measured for a linear of [inputs, outputs] and a number of rows."""
+    """A measurement of a linear of [inputs, outputs] at a number of rows."""
 
     @property
     def inputs(self) -> int: ...
@@ -24,8 +24,8 @@ P = TypeVar("P", bound=Shaped)
 
 
 def nearest(points: Sequence[P], inputs: int, outputs: int, rows: int) -> tuple[P, float]:
-    """The point with the nearest number of rows, then of the nearest size; and how many times as
-    much there is to multiply as there."""
+    """The point with the nearest number of rows, then of the nearest size; and the factor between
+    its multiplications and those asked for."""
 
     def distance(point: P) -> tuple[float, float]:
         size = point.inputs * point.outputs / (inputs * outputs)
@@ -36,7 +36,7 @@ def nearest(points: Sequence[P], inputs: int, outputs: int, rows: int) -> tuple[
 
 
 def read_table(folder: Path, target: str) -> dict[str, Any] | None:
-    """A target's table as it was written; None where the target is unmeasured."""
+    """A target's table; None where the target is unmeasured."""
     file = folder / f"{target}.json"
     return read_json(file) if file.is_file() else None
 

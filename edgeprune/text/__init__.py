@@ -1,1 +1,1 @@
-"""Text in: files, packages and datasets; sentences and windows; batches. No torch here."""
+"""The text of a build: sources, splitting, sampling and batches. No torch here."""

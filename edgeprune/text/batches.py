@@ -24,7 +24,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a batch of sequences may be, and what fills it up.
+    """The size of a batch of sequences, and the token that pads it.
 
     tokens: in one batch, padding included. longest: the most tokens in a sequence.
     """

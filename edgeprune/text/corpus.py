@@ -12,8 +12,7 @@ from edgeprune.text.sentences import Sentences, split_sentences
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in order, with a label each where the source has labels, and a group where there
-    are several.
+    """Documents in order, each with a label or a group where the source has them.
 
     language: the ISO 639 code of their language, where it is known.
     """
@@ -26,12 +25,12 @@ class Corpus:
 
     @functools.cached_property
     def sentences(self) -> Sentences:
-        """What an encoder learns from, and what of the documents it does not see."""
+        """The sentences that an encoder learns from, and counts of what they leave out."""
         return split_sentences(self.documents, self.language)
 
     @property
     def digest(self) -> str:
-        """A hash of the content, by which results are told apart."""
+        """A hash of the content, for the keys of kept results."""
         content = hashlib.sha256()
         for number, document in enumerate(self.documents):
             label = "" if self.labels is None else self.labels[number]
@@ -41,7 +40,7 @@ class Corpus:
         return content.hexdigest()[:16]
 
     def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
-        """Training and held-out documents, apart; round(share * n) are held out, at least one.
+        """Training and held-out documents; round(share * n) are held out, and at least one.
 
         Raises:
             UserError: there are fewer than two documents.
@@ -63,10 +62,11 @@ class Corpus:
         return Corpus(self.source, documents, labels, groups, self.language)
 
     def by_group(self) -> dict[str, "Corpus"]:
-        """The documents of each group, in the order in which groups appear; one where all are."""
+        """The documents of each group, in the order in which groups first appear; a corpus without
+        groups is one group, named 1."""
         if self.groups is None:
             return {"1": self}
-        places: dict[str, list[int]] = {}
-        for place, group in enumerate(self.groups):
-            places.setdefault(group, []).append(place)
-        return {group: self._take(np.array(index)) for group, index in places.items()}
+        members: dict[str, list[int]] = {}
+        for index, group in enumerate(self.groups):
+            members.setdefault(group, []).append(index)
+        return {group: self._take(np.array(indices)) for group, indices in members.items()}

@@ -21,7 +21,7 @@ def read_rows(
     """Rows of a .jsonl or .csv file that have at least `fields`.
 
     Args:
-        own: for a name of a field here, the file's own.
+        own: the file's own name of a field, by the name used here.
 
     Raises:
         UserError: no such file, not UTF-8, no rows, or a row without a value in one of the fields.
@@ -51,15 +51,15 @@ def read_rows(
 
 
 def renamed(row: Row, own: Mapping[str, str]) -> Row:
-    """A row whose fields `own` names by those names as well."""
-    return row | {name: row[theirs] for name, theirs in own.items() if theirs in row}
+    """A row with its fields under our names too, which `own` maps to the row's own names."""
+    return row | {name: row[field] for name, field in own.items() if field in row}
 
 
 def text_of(row: Row, field: str, path: str | Path) -> str:
     """A row's field as text.
 
     Raises:
-        UserError: it is something else.
+        UserError: the field holds something else.
     """
     if not isinstance(row[field], str):
         raise UserError(f"{path}: field {field!r} must be text, and is {row[field]!r} in one row.")
@@ -70,7 +70,7 @@ def number_of(row: Row, field: str, path: str | Path) -> float:
     """A row's field as a finite number.
 
     Raises:
-        UserError: it is something else.
+        UserError: the field holds something else.
     """
     try:
         number = float(row[field])
@@ -128,7 +128,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text, from byte {error.start:,} on.") from None
     if "\0" in text:
-        raise UserError(f"{path} is no text: it holds zero bytes.")
+        raise UserError(f"{path} is not text: it holds zero bytes.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face dataset, by its name. Needs the build install."""
+"""Rows of a Hugging Face dataset, by name. Needs the build install."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def load_hub(name: str, splits: Sequence[str]) -> tuple[str, "Dataset"]:
 
     Args:
         name: NAME, NAME:SPLIT or NAME:CONFIGURATION:SPLIT.
-        splits: taken in this order, the first that the dataset has, where the name says none.
+        splits: in order of preference, where the name gives none.
 
     Raises:
         UserError: the name is a path that does not exist, the build install is missing, or the
@@ -40,9 +40,9 @@ def load_hub(name: str, splits: Sequence[str]) -> tuple[str, "Dataset"]:
             rows = load_dataset(repository, configuration, split=split)
             return ":".join([repository, *rest[:-1], split]), rows
     except Exception as error:  # the library raises whatever its backends do
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = " ".join(str(error).split()) or repr(error)
         raise UserError(
-            f"{name!r} is no file here and could not be loaded as a dataset: {reason}"
+            f"There is no file {name!r}, and it could not be loaded as a dataset: {reason}"
         ) from None
     raise UserError(
         f"The dataset {repository} has the splits {', '.join(offered)}: name one of them, "

@@ -21,10 +21,10 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def label_numbers(values: Sequence[Any], names: Sequence[str], place: object) -> list[int]:
-    """The numbers of labels that data give as names or as numbers.
+    """The numbers of labels that the data give as names or as numbers.
 
-    Names may be numerals ("1" to "5"): where all values are names they are taken so, else numerals
-    are numbers.
+    Names may be numerals ("1" to "5"): they are read as names where every value is one, and as
+    numbers otherwise.
 
     Raises:
         UserError: the model has no such label.

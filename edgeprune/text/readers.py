@@ -100,7 +100,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _pool(self, part: Corpus) -> Sequence[Any] | np.ndarray:
-        """What calibration draws from."""
+        """Everything that calibration may draw from a part."""
 
     @abstractmethod
     def _ids(self, drawn: Sequence[Any], rng: np.random.Generator) -> list[list[int]]:

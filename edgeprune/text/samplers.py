@@ -1,4 +1,4 @@
-"""Which sequences calibrate: so many of each group, or from clusters of their embeddings.
+"""The choice of calibration sequences: by groups, or from clusters of their embeddings.
 
 Groups: a language gets samples by its share of what the model was trained on, so that none is
 forgotten (Multilingual Brain Surgeon, 2404.04748). Clusters: inspired by EvoP's cluster-based
@@ -13,16 +13,16 @@ from edgeprune.base.budget import apportion
 from edgeprune.base.errors import UserError
 
 POWER = 0.5
-"""A cluster of n gets samples as n^0.5: between by size (1) and one of each (0)."""
+"""A cluster of n gets samples in proportion to n^0.5: between its size (1) and equal parts (0)."""
 PER_CLUSTER = 4
-"""Samples for which there is one cluster."""
+"""Samples for each cluster."""
 _ROUNDS = 50
 
 
 def share_out(
     count: int, sizes: Mapping[str, int], shares: Mapping[str, float] | None = None
 ) -> dict[str, int]:
-    """How many of `count` samples each group gives, by `shares` (default: by size), exactly.
+    """The number of samples from each group, `count` in all, by `shares` (default: by size).
 
     A group that has too few gives all; the others share the rest. Groups of no share give nothing.
 

@@ -1,7 +1,7 @@
 """Sentences and words of text in any language: what encoders learn from.
 
-Where a sentence ends is told by sentencex, Wikimedia's rules and abbreviations of some 300
-languages. Words are what blanks part; scripts without blanks are counted by letters.
+Sentences end where sentencex says, by Wikimedia's rules and abbreviations for some 300
+languages. Words are separated by blanks; scripts without blanks are counted by letters.
 """
 
 import re
@@ -19,20 +19,21 @@ MIN_WORDS, MAX_WORDS = 3, 80
 _LANGUAGES = {"CYRILLIC": "ru", "GREEK": "el", "ARABIC": "ar", "HEBREW": "he", "DEVANAGARI": "hi"}
 
 # Ends that sentencex has no rule for: a blank between two letters of Thai or Lao, which have no
-# full stop (but for their signs of repetition and abbreviation), and those of Khmer and Tibetan.
+# full stop (except after their signs of repetition and abbreviation), and those of Khmer and
+# Tibetan.
 _OTHER_ENDS = re.compile(
     r"(?<=[\u0e00-\u0eff])(?<![\u0e2f\u0e46\u0eaf\u0ec6])\s+(?=[\u0e00-\u0eff])"
     r"|(?<=[\u17d4\u17d5\u0f0d])\s*(?=[^\s\u17d4\u17d5\u0f0d])"
 )
 
-# sentencex takes a time that grows with the square of a line: a book on one is read in parts that
-# end with a sentence, else with a word.
+# sentencex's time grows with the square of a line: a book on one line is read in parts that end
+# with a sentence, or else with a word.
 _PART = re.compile(
     r".{1,4000}(?:[。！？][”’」』）]*|[.!?।؟۔]\s)|.{1,4000}(?:\s|$)|.{1,4000}", re.DOTALL
 )
 _LONG = 4000
 
-# Letters of scripts that part no words, and how many make an average one: two of Chinese and
+# Letters of scripts without blanks, and how many make an average word: two of Chinese and
 # Japanese, five of Thai, Lao, Burmese, Khmer and Tibetan, whose vowels count.
 _EAST = r"\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _SOUTH = r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
@@ -43,10 +44,10 @@ _WORD = re.compile(
 
 @dataclass(frozen=True)
 class Sentences:
-    """Every sentence of 3 to 80 words of some documents, once, in order; and what is left out.
+    """The different sentences of 3 to 80 words of some documents, in order, and counts of the rest.
 
-    short, long: sentences of fewer or of more words. repeated: those that came before.
-    without: documents that give none.
+    short, long: sentences of fewer or of more words. repeated: those that occurred before.
+    without: documents that add none.
     """
 
     texts: list[str]
@@ -57,7 +58,7 @@ class Sentences:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many sentences, and documents, are left out, by why; what none is is not told."""
+        """Counts of sentences and documents left out, by reasons that occurred."""
         counts = {
             f"sentences shorter than {MIN_WORDS} words": self.short,
             f"sentences longer than {MAX_WORDS} words": self.long,
@@ -71,7 +72,7 @@ def split_sentences(documents: Sequence[str], language: str | None = None) -> Se
     """The sentences of documents.
 
     Args:
-        language: its ISO 639 code, for all of them; by each line's script where it is None.
+        language: the ISO 639 code for all of them; None tells it by the script of each line.
     """
     texts: dict[str, None] = {}
     short = long = repeated = without = 0
@@ -92,7 +93,7 @@ def split_sentences(documents: Sequence[str], language: str | None = None) -> Se
 
 
 def count_words(text: str) -> int:
-    """How many words a text has, about as many where its script parts none."""
+    """The number of words in a text, estimated where its script does not separate them."""
     return len(text.split()) if text.isascii() else sum(1 for _ in _WORD.finditer(text))
 
 
@@ -113,7 +114,7 @@ def _pieces(document: str, language: str | None) -> Iterator[str]:
 
 
 def _language(line: str) -> str:
-    """A language that has a line's script."""
+    """A language written in a line's script."""
     if not line.isascii():
         for letter in line:
             if letter > "\x7f" and letter.isalpha():

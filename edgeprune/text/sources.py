@@ -1,4 +1,4 @@
-"""Where text comes from: the files, folders, packages and datasets that a user names."""
+"""Sources of text: the files, folders, packages and datasets that a user names."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,16 @@ def read_corpus(
     """Read the text that a user names, one source after another.
 
     Args:
-        labels: the names of the labels that a model knows; rows must have the field `label` beside
-            `text`, one of them or its number.
-        group_field: rows must have this field, their group; else sources are groups, 1, 2, ...
-        fields: for `text` and `label`, the rows' own names of these fields.
+        labels: the names of the labels that a model knows; each row's field `label` must be one of
+            them, or its number.
+        group_field: the field that names a row's group; without it each source is a group, named
+            1, 2, ...
+        fields: the rows' own names of the fields `text` and `label`.
         language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
-        UserError: there is no such source, it is empty or not text, has pairs of texts, or has no
-            labels or others.
+        UserError: a source is missing, empty or not text, has pairs of texts, or lacks a field or
+            a known label.
     """
     parts = [_read_source(source, labels, group_field, fields or {}) for source in sources]
     groups = [

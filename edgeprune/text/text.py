@@ -18,12 +18,12 @@ from edgeprune.text.tokenizer_file import open_tokenizer
 class Text:
     """A corpus with its settings and seed, which decide the split and every batch.
 
-    form: how the task takes text, a name in READERS. vocabulary: further texts, whose tokens are
+    reads: how the task takes text, a name in READERS. vocabulary: further texts, whose tokens are
     kept beside those of the training part when the vocabulary is trimmed.
     """
 
     corpus: Corpus
-    form: str
+    reads: str
     settings: TextSettings
     seed: int
     vocabulary: Corpus | None = None
@@ -55,7 +55,7 @@ class Text:
             "documents": len(self.corpus.documents),
             "digest": self.digest,
         }
-        if self.form == "sentences":
+        if self.reads == "sentences":
             sentences = self.corpus.sentences
             found |= {"sentences": len(sentences.texts), "left_out": sentences.left_out}
         return found
@@ -64,7 +64,7 @@ class Text:
     def line(self) -> str:
         """The text in a line for people."""
         line = f"{len(self.corpus.documents):,} texts from {self.source}"
-        if self.form != "sentences":
+        if self.reads != "sentences":
             return line
         sentences = self.corpus.sentences
         left_out = ", ".join(f"{count:,} {why}" for why, count in sentences.left_out.items())
@@ -79,7 +79,7 @@ class Text:
         file = folder / "tokenizer.json"
         if not file.exists():
             raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
-        tokenizer, reader = open_tokenizer(file), READERS[self.form]
+        tokenizer, reader = open_tokenizer(file), READERS[self.reads]
         return reader(self.train, self.held_out, self.settings, self.seed, tokenizer, pad_id)
 
     @functools.cached_property
@@ -89,7 +89,7 @@ class Text:
 
 def open_text(
     settings: TextSettings,
-    form: str,
+    reads: str,
     seed: int,
     labels: Sequence[str] | None = None,
     vocabulary: Sequence[str] = (),
@@ -97,7 +97,7 @@ def open_text(
     """Read everything that a build learns from.
 
     Args:
-        form: a name in READERS.
+        reads: how the task takes text, a name in READERS.
         labels: the names of the labels that a model knows, where it reads labelled text.
         vocabulary: sources of further texts whose tokens are kept.
 
@@ -108,4 +108,4 @@ def open_text(
         settings.data, labels, settings.group_field, settings.fields, settings.language
     )
     further = read_corpus(vocabulary) if vocabulary else None
-    return Text(corpus, form, settings, seed, further)
+    return Text(corpus, reads, settings, seed, further)

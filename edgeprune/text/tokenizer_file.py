@@ -1,5 +1,5 @@
-"""A model's tokenizer: the one place where tokenizer.json is opened, and its settings brought into
-the words that clients of today understand."""
+"""A model's tokenizer: the one place that opens tokenizer.json, and that makes its settings
+readable for current clients."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.files import read_object
 
 TOKENIZER_SETTINGS = "tokenizer_config.json"
-# What a damaged file shows itself at: the special tokens around nothing, and unknown letters.
+# Texts that reveal a damaged file: the special tokens around nothing, and unknown letters.
 _PROBES = ("", "ᚠ𓀀")
 
 
 def open_tokenizer(file: Path) -> Tokenizer:
-    """A tokenizer that neither pads nor cuts, whatever its file says, and that reads text in lower
-    case where its folder says so.
+    """A tokenizer without padding or truncation, whatever its file says, that lower-cases text
+    where its folder says so.
 
     Raises:
         UserError: the file is damaged.
@@ -29,7 +29,7 @@ def open_tokenizer(file: Path) -> Tokenizer:
         for probe in _PROBES:
             tokenizer.encode(probe)
     except BaseException as error:
-        # Its library raises nothing narrower than Exception, and from a panic what is not even one.
+        # The library raises nothing narrower than Exception, and a panic is not even that.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(
@@ -54,5 +54,5 @@ def settings_for_clients(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lower_cases(folder: Path) -> bool:
-    """Whether the encoder in `folder` reads all text in lower case, whatever its tokenizer does."""
+    """True where the encoder in `folder` lower-cases all text itself."""
     return bool(read_object(folder / "sentence_bert_config.json").get("do_lower_case"))

@@ -1,7 +1,7 @@
 """The English of a dictionary: WordNet's definitions and examples, from its own database files.
 
-A short text on every thing there is: all of a language's words in 156,000 sentences, where news or
-an encyclopaedia of the same length repeat a few. The format is WordNet's wndb(5): a line a synset,
+A short text about everything: all of a language's words in 156,000 sentences, where news or an
+encyclopaedia of that length repeat a few. The format is WordNet's wndb(5): a line a synset,
 its gloss after a vertical bar; lines that begin with two spaces are the licence.
 """
 

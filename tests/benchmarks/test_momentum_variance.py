@@ -295,11 +295,12 @@ def test_processes_share_runs_out_and_change_nothing(tmp_path, monkeypatch):
     import momentum_variance
     from trial.design import cells
 
-    monkeypatch.setattr(momentum_variance, "_pool", lambda jobs: ThreadPool(jobs))
     monkeypatch.setattr(momentum_variance, "run", lambda cell: {"metric": hash(cell.key)})
     files = [tmp_path / f"{jobs}.jsonl" for jobs in (1, 2)]
-    for jobs, file in enumerate(files, start=1):
-        momentum_variance.fill(file, 0, None, 50, jobs)
+    with ThreadPool(2) as pool:
+        monkeypatch.setattr(momentum_variance, "_pool", lambda jobs: pool)
+        for jobs, file in enumerate(files, start=1):
+            momentum_variance.fill(file, 0, None, 50, jobs)
     one, two = (momentum_variance.read(file) for file in files)
     assert one == two
     assert [cell.key for cell in momentum_variance.absent(0, one)] == [

@@ -11,7 +11,7 @@ from bench_runs import QUICK
 from onnx_models import decoder_folder, encoder_folder
 
 from edgeprune.measure.bench.compare import measure
-from edgeprune.measure.bench.contestants import entered
+from edgeprune.measure.bench.resolve import resolve
 
 PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"
 
@@ -24,11 +24,11 @@ def onnxruntime(folder: Path) -> str:
 def test_onnxruntime_runs_what_its_folder_holds(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "e", depth=3)
     result = measure(onnxruntime(folder), QUICK.model_copy(update={"profile": True}))
-    assert result["candidate"]["runtime"].startswith("ONNX Runtime 1.")
-    assert result["candidate"]["model_bytes"] == (folder / "model.onnx").stat().st_size
-    assert result["profile"]["encoder"]["candidate"]["operators"]["MatMul"]["count"] == 3
-    with entered(onnxruntime(decoder_folder(tmp_path / "d"))) as contestant:
-        assert contestant.kinds == ("prompt", "decode")
+    assert result.candidate.runtime.startswith("ONNX Runtime 1.")
+    assert result.candidate.model_bytes == (folder / "model.onnx").stat().st_size
+    assert result.profile["encoder"]["candidate"].operators["MatMul"].count == 3
+    with resolve(onnxruntime(decoder_folder(tmp_path / "d"))) as subject:
+        assert subject.kinds == ("prompt", "decode")
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import edgeprune.compress
 
 COMPRESS = Path(edgeprune.compress.__file__).parent
 FLOORS = [
-    {"maths"},
+    {"maths", "records"},
     {"objectives"},
     {"calibrate"},
     {"levels", "distil"},
-    {"context"},
-    {"prune", "cut", "recover", "quantize"},
+    {"context", "facts"},
+    {"stage"},
+    {"load", "prune", "cut", "recover", "quantize"},
 ]
 """From the lowest; a room imports from lower floors alone."""
 # What the mathematics may know of this package: exact budgets and errors.

@@ -6,6 +6,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from edgeprune.measure.bench.record import Speed, Sweep
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.table import bench_table
 
@@ -19,7 +20,7 @@ def _no_process_stays() -> object:
     assert {child.pid for child in children()} <= before
 
 
-def table_text(result: dict[str, object]) -> str:
+def table_text(result: Speed | Sweep) -> str:
     out = io.StringIO()
     Console(file=out, width=80).print(bench_table(result))
     return out.getvalue()

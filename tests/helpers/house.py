@@ -26,6 +26,10 @@ FILES_ABOVE = ("cli.py", "__init__.py", "__main__.py", "py.typed")
 """What stands above the rooms: every room is open to these, and these to no room."""
 
 
+ROWS = "model/tasks.py"
+"""Its strings name what lies above it, for whoever asks a row: they are no imports of its own."""
+
+
 @dataclass(frozen=True, order=True)
 class Import:
     """A line of a file that names another file of the package. Files as in "text/files.py"."""
@@ -48,14 +52,14 @@ def imports(package: Path) -> list[Import]:
     found = []
     for file in sorted(files):
         tree = ast.parse((package / file).read_text(encoding="utf-8"))
-        for line, names in _named(tree, package.name):
+        for line, names in _named(tree, package.name, strings=file != ROWS):
             of = next(filter(None, (_file_of(name, files) for name in names)), None)
             if of and of != file:
                 found.append(Import(file, line, of))
     return sorted(found)
 
 
-def _named(tree: ast.AST, package: str) -> Iterator[tuple[int, list[str]]]:
+def _named(tree: ast.AST, package: str, strings: bool) -> Iterator[tuple[int, list[str]]]:
     """(line, dotted names to try in turn) of all that is imported from a package.
 
     The package's own name and its version are everybody's. The other names in its __init__.py are a
@@ -70,7 +74,7 @@ def _named(tree: ast.AST, package: str) -> Iterator[tuple[int, list[str]]]:
             assert not node.level, f"line {node.lineno}: a relative import"
             names = [alias.name for alias in node.names if alias.name != "__version__"]
             tries = [[f"{node.module}.{name}", node.module] for name in names]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        elif strings and isinstance(node, ast.Constant) and isinstance(node.value, str):
             tries = [[match[1]] for match in [spoken.fullmatch(node.value)] if match]
         yield from ((node.lineno, each) for each in tries if each[0].split(".")[0] == package)
 

@@ -1,32 +1,42 @@
 """A benchmark's result, without a benchmark."""
 
-from typing import Any
+from edgeprune.measure.bench.record import (
+    Comparison,
+    Machine,
+    Ratio,
+    Side,
+    TimedPair,
+    Times,
+)
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.works import Work
 
 
-def make_speed(task: str) -> dict[str, Any]:
+def make_speed(task: str) -> Comparison:
     """What a benchmark might have found; here no time is of interest."""
-    side = {
-        "median_ms": 2.0,
-        "interval_ms": [1.5, 2.5],
-        "p95_ms": 3.0,
-        "texts_per_second": 500.0,
-        "tokens_per_second": 6000.0,
-    }
-    ratio = {"value": 2.0, "low": 1.75, "high": 2.25}
-    model = {"model_bytes": 3_000_000, "peak_memory_bytes": 5_000_000}
-    return {
-        "settings": {"tokens": 12, "batch": 1, "threads": 1, "width": 0.03},
-        "machine": {"processor": "a processor", "onnxruntime": "1"},
-        "baseline": model,
-        "candidate": model,
-        "measures": {
-            work: {"baseline": side, "candidate": side, "ratio": ratio, "settled": True}
-            for work in WORKS[task]
-        },
-    }
+    times = Times(
+        median_ms=2.0,
+        interval_ms=(1.5, 2.5),
+        p95_ms=3.0,
+        texts_per_second=500.0,
+        tokens_per_second=6000.0,
+    )
+    ratio = Ratio(value=2.0, low=1.75, high=2.25)
+    pair = TimedPair(baseline=times, candidate=times, ratio=ratio, settled=True)
+    return Comparison(
+        settings=BenchSettings(tokens=12),
+        machine=Machine(processor="a processor", onnxruntime="1"),
+        baseline=make_side("original"),
+        candidate=make_side("bundle"),
+        measures=dict.fromkeys(WORKS[task], pair),
+    )
 
 
-WORKS = {
+def make_side(name: str, model_bytes: int = 3_000_000) -> Side:
+    return Side(name=name, model_bytes=model_bytes, peak_memory_bytes=5_000_000)
+
+
+WORKS: dict[str, tuple[Work, ...]] = {
     "feature-extraction": ("encoder",),
     "text-classification": ("encoder",),
     "text-generation": ("prompt", "decode"),

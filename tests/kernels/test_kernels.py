@@ -382,6 +382,19 @@ def with_attribute(name: str, value: int) -> Callable[[onnx.ModelProto], onnx.Mo
         (with_attribute("K", -1), "K -1 and N 40 must be from 1"),
         (with_attribute("N", 2**62), "must be from 1 to"),
     ],
+    ids=[
+        "mask beyond the inputs",
+        "a block too few",
+        "blocks twice",
+        "empty blocks",
+        "flat values",
+        "mask too short",
+        "flat mask",
+        "bias too short",
+        "K too great",
+        "K below 0",
+        "N too great",
+    ],
 )
 def test_hostile_tensors_are_refused_at_load(
     name: str,

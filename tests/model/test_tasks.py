@@ -30,7 +30,7 @@ def test_what_a_row_names_is_there(task):
     assert set(task.measures) <= set(MEASURES)
     assert set(task.build_measures.values()) <= set(BUILD_MEASURES)
     shown = environment(str).get_template(task.card).render(sentence_transformers=True, chat=True)
-    assert "edgeprune.runtime.load(folder)" in shown
+    assert "edgeprune.load(folder)" in shown
 
 
 @pytest.mark.skipif(

@@ -74,14 +74,10 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         }
         (model / "config.json").write_text(json.dumps(config | names))
     command = ["build", recipe, "--model", model]
-    empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
     speed = make_speed(TASKS[family])
-    for side in ("baseline", "candidate"):
-        speed[side]["name"] = side
     with pytest.MonkeyPatch.context() as patch:
         for place in ("stage", "stages"):
             patch.setattr(f"edgeprune.pipeline.measure.{place}.compare", lambda *_a, **_k: speed)
-        patch.setattr("edgeprune.report.canvas._render", lambda _figure: empty)
         given = [*command, "--data", text, "--output", folder / "out"]
         done = CliRunner().invoke(main, list(map(str, given)))
     assert done.exit_code == 0, done.output

@@ -19,6 +19,7 @@ from rich.table import Table
 import edgeprune
 from edgeprune.base.errors import UserError
 from edgeprune.base.names import Name, parts_of
+from edgeprune.base.registry import load_function
 from edgeprune.cli import main
 from edgeprune.compress.prune.methods import METHODS
 from edgeprune.pipeline.recipe import (
@@ -26,7 +27,6 @@ from edgeprune.pipeline.recipe import (
     DEFAULT,
     Recipe,
     explain,
-    load_function,
     read_recipe,
     shipped,
     validate,

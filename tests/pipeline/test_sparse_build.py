@@ -14,7 +14,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.cli import main
 from edgeprune.kernels import library
 from edgeprune.measure.bench.compare import compare
-from edgeprune.measure.bench.contestants import entered
+from edgeprune.measure.bench.resolve import resolve
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.embed import Embedder
@@ -168,10 +168,10 @@ def test_bench_can_leave_the_library_out(built):
     assert result["baseline"]["notes"] == []
     told = [note for note in result["candidate"]["notes"] if "edgeprune.kernels" in note]
     assert bool(told) == library.installed()
-    with entered(f"stock:{bundle / 'onnx' / 'model.onnx'}") as contestant:
-        assert contestant.load["stock"]
+    with resolve(f"stock:{bundle / 'onnx' / 'model.onnx'}") as subject:
+        assert subject.load["stock"]
     torch = f"stock:torch:{built.parent / 'model'}"
-    with pytest.raises(UserError, match="does not run in ONNX Runtime"), entered(torch):
+    with pytest.raises(UserError, match="does not run in ONNX Runtime"), resolve(torch):
         pass
 
 

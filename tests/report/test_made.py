@@ -125,15 +125,21 @@ def test_a_name_may_be_that_of_a_repository() -> None:
 # Losses and gains --------------------------------------------------------------------------------
 
 
-def measured(value: float, quality: list[dict[str, Any]], **recipe: Any) -> Record:
+def measured(
+    value: float,
+    quality: list[dict[str, Any]],
+    median_ms: float | None = None,
+    more: dict[str, Any] | None = None,
+    **recipe: Any,
+) -> Record:
     """A build that was measured: its speed, a size of a tenth more, and its quality."""
-    speed = make_speed("feature-extraction")
+    speed = make_speed("feature-extraction").to_json()
     times_ = speed["measures"]["encoder"]
     times_["ratio"] = {"value": value, "low": value * 0.98, "high": value * 1.02}
-    times_["baseline"] = {**times_["baseline"], "median_ms": 2.0 * value}
-    speed["baseline"] = {"model_bytes": 1_000_000, "peak_memory_bytes": 5_000_000}
-    speed["candidate"] = {"model_bytes": 1_100_000, "peak_memory_bytes": 5_000_000}
-    stage = {"name": "measure", "speed": speed, "quality": quality, "stages": []}
+    times_["baseline"]["median_ms"] = median_ms or 2.0 * value
+    speed["baseline"]["model_bytes"] = 1_000_000
+    speed["candidate"]["model_bytes"] = 1_100_000
+    stage = {"name": "measure", "speed": speed, "quality": quality, "stages": [], **(more or {})}
     found = record(INT8, stage, task="feature-extraction")
     found.content["recipe"] |= recipe
     return found
@@ -215,8 +221,7 @@ def test_a_mean_cosine_says_what_it_is_of_and_no_more() -> None:
     }
     text = " ".join(meaning(measured(2.0, [COSINE, near])))
     assert "measured on b.txt" in text
-    found = measured(2.0, [COSINE])
-    found.measured["neighbours"] = {**near, "data": "held-out text"}
+    found = measured(2.0, [COSINE], more={"neighbours": {**near, "data": "held-out text"}})
     assert meaning(found)[1] == meaning(measured(2.0, [COSINE, near]))[1].replace(
         "b.txt", "held-out text"
     )
@@ -236,9 +241,8 @@ def test_the_verdict_names_what_is_met_or_missed() -> None:
 
 
 def test_medians_that_contradict_the_ratio_get_a_word() -> None:
-    found = measured(2.0, [COSINE])
-    assert "quotient" not in conditions(found)
-    found.speed["measures"]["encoder"]["baseline"]["median_ms"] = 4.4
+    assert "quotient" not in conditions(measured(2.0, [COSINE]))
+    found = measured(2.0, [COSINE], median_ms=4.4)
     assert "The medians' own quotient is another (latency 2.20x): medians are over all turns" in (
         conditions(found)
     )

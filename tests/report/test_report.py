@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,17 +18,21 @@ from hostile import NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from justhtml import JustHTML
+from speeds import make_speed
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.escape import one_line
 from edgeprune.base.words import known, listed, many, size
 from edgeprune.cli import main
+from edgeprune.measure.bench.record import Point, Profile, Spent
+from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.check import checks
 from edgeprune.measure.check.figures import measured_as_built, read_figures
 from edgeprune.measure.check.settings import Limits
+from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.inspect import describe, inspect_table
-from edgeprune.report.canvas import SERIES
+from edgeprune.report.canvas import SERIES, _render
 from edgeprune.report.figures import faster
 from edgeprune.report.made import made, model_name
 from edgeprune.report.others import joined, read_others
@@ -35,7 +40,8 @@ from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.speed_quality import speed_quality
 from edgeprune.report.pictures.trajectory import variance
-from edgeprune.report.points import Point, points
+from edgeprune.report.points import Point as Shown
+from edgeprune.report.points import points
 from edgeprune.report.records import Known, Quality, open_record
 from edgeprune.report.write import build_page, compare_page, render
 from edgeprune.runtime.bundle import Bundle
@@ -65,6 +71,13 @@ def run(*arguments: object) -> Result:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.report.canvas._render", _render)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +393,7 @@ def test_a_folder_without_a_build_is_refused(
     assert not (tmp_path / "report.html").exists()
 
 
+@UNDRAWN
 def test_other_mistakes_are_told(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"a": 1}')
     for arguments, sentence in (
@@ -439,7 +453,7 @@ def test_a_page_replaces_files_alone_and_follows_links(copy: Path, tmp_path: Pat
     os.mkfifo(tmp_path / "pipe")
     done = run("report", copy, "--output", tmp_path / "pipe")
     assert done.exit_code == 2
-    assert "is no regular file" in done.stderr
+    assert "is not a regular file" in done.stderr
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "link").symlink_to("real.html")
     assert run("report", copy, "--output", tmp_path / "link").exit_code == 0
@@ -468,7 +482,8 @@ def test_the_preview_copies_the_recipe_and_names_paths_as_they_are(
     shown = read_recipe(str(recipe), []).to_yaml().splitlines()
     printed = done.stdout.splitlines()
     assert [line for line in shown if line not in printed and "package:" not in line] == []
-    assert str(data) in "".join(printed)
+    # A long path is broken where it has a space.
+    assert str(data).replace(" ", "") in "".join(done.stdout.split())
 
 
 def test_without_the_drawing_library_a_sentence_says_so(
@@ -513,13 +528,14 @@ def test_text_of_others_is_text_in_drawings(copy: Path) -> None:
 
 def test_every_name_stands_in_the_legend() -> None:
     names = ["_hidden", "$x^2$", "a\nb", "<b>&amp;", "\x1b[1m"]
-    shown = [Point(name, "other", Known.of(1.0), Known.of(2.0)) for name in names]
-    quality = Quality.of({"task": "t", "data": "d", "values": {"score": 2.0}})
+    shown = [Shown(name, "other", Known.of(1.0), Known.of(2.0)) for name in names]
+    quality = Quality.of(Evaluation(task="t", data="d", conditions={}, values={"score": 2.0}))
     drawn = ElementTree.fromstring(speed_quality("name", shown, quality, "encoder"))
     texts = [" ".join(each.itertext()).strip() for each in drawn.iter("text")]
     assert set(map(one_line, names)) <= set(texts)
 
 
+@UNDRAWN
 def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
     """They are of the model and its measurement; the recipe's own words are nowhere."""
     content = json.loads((copy / "report.json").read_text())
@@ -591,6 +607,7 @@ def test_a_peer_stands_in_the_picture(
     assert name[-30:] in drawing.to_text()
 
 
+@UNDRAWN
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -638,6 +655,7 @@ def test_what_was_measured_of_the_bundle_later_joins_its_own_figures(
 # Several builds --------------------------------------------------------------------------------
 
 
+@UNDRAWN
 def test_several_builds_stand_on_one_page(built: Path, copy: Path, tmp_path: Path) -> None:
     content = json.loads((copy / "report.json").read_text())
     measured = content["stages"][-1]
@@ -670,6 +688,7 @@ def test_builds_of_the_same_name_are_told_apart(built: Path, copy: Path, tmp_pat
     assert names == [str(built), str(other)]
 
 
+@UNDRAWN
 def test_builds_of_different_tasks_are_refused(built: Path, copy: Path) -> None:
     content = json.loads((copy / "report.json").read_text())
     (copy / "report.json").write_text(json.dumps(content | {"task": "text-generation"}))
@@ -685,15 +704,17 @@ def test_the_paired_interval_stands_around_the_original() -> None:
     found = {
         "task": "perplexity",
         "data": "a/b.txt",
+        "conditions": {},
         "values": {"perplexity": 44.0},
         "interval": {"perplexity": [30.0, 60.0]},
         "original": {"perplexity": 42.0},
         "difference": {"perplexity": 2.0},
         "difference_interval": {"perplexity": [1.5, 3.5]},
     }
-    quality = Quality.of(found)
+    quality = Quality.of(Evaluation.model_validate(found))
     assert quality.beside == Known(44.0, 43.5, 45.5)
-    assert Quality.of(found | {"difference_interval": {}}).beside == Known(44.0, 30.0, 60.0)
+    unpaired = Evaluation.model_validate(found | {"difference_interval": {}})
+    assert Quality.of(unpaired).beside == Known(44.0, 30.0, 60.0)
     assert quality.data == "b.txt"
 
 
@@ -707,9 +728,9 @@ def test_the_variance_is_that_of_the_trend() -> None:
 
 
 def test_operators_beyond_the_shown_are_summed() -> None:
-    operators = {f"Op{n}": {"ms": float(n), "share": 0.0, "count": 1} for n in range(1, 13)}
-    sides = {"candidate": {"operators": operators, "outside_share": 0.5, "run_ms": 156.0}}
-    found = dict(rows(sides))
+    operators = {f"Op{n}": Spent(ms=float(n), share=0.0, count=1.0) for n in range(1, 13)}
+    profile = Profile(run_ms=156.0, operators=operators, outside_share=0.5)
+    found = dict(rows({"candidate": profile}))
     assert list(found)[:2] == ["Op12", "Op11"]
     assert found["4 others"] == {"candidate": 1.0 + 2.0 + 3.0 + 4.0}
     assert found["between operators"] == {"candidate": 78.0}
@@ -718,12 +739,15 @@ def test_operators_beyond_the_shown_are_summed() -> None:
 
 def test_a_sweep_of_two_settings_makes_a_line_of_each() -> None:
     swept = [
-        {"settings": {"tokens": tokens, "batch": batch, "threads": 1}, "measures": {}}
+        Point(
+            settings=BenchSettings(tokens=tokens, batch=batch),
+            measures=make_speed("feature-extraction").measures,
+        )
         for tokens in (8, 32)
         for batch in (1, 4)
     ]
     found = [
-        (key, stays, [point["settings"][key] for point in line])
+        (key, stays, [getattr(point.settings, key) for point in line])
         for key, stays, line in lines(swept)
     ]
     assert found == [

@@ -32,6 +32,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say_once
+from edgeprune.base.quiet import quiet
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.runtime import cache
 from edgeprune.runtime.embed import Embedder, normalize
@@ -435,9 +436,10 @@ def test_greedy_text_is_transformers_own(tmp_path: Path) -> None:
     decoder_folder(tmp_path / "assets")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (torch_folder / name).write_bytes((tmp_path / "assets" / name).read_bytes())
-    exporters.main_export(
-        str(torch_folder), folder, task="text-generation-with-past", do_validation=False
-    )
+    with quiet():
+        exporters.main_export(
+            str(torch_folder), folder, task="text-generation-with-past", do_validation=False
+        )
     ours = runtime.load(folder, threads=1)
     assert isinstance(ours, Generator)
     for prompt in ([1], [4, 5, 6], [9, 9, 8, 7, 5, 4]):

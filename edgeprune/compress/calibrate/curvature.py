@@ -1,4 +1,4 @@
-"""How the model's output curves over its weights: Fisher information of the linears of the blocks.
+"""Curvature of the model's output over its weights: Fisher information of the blocks' linears.
 
 The loss is the objective's probe (objectives/), a sum over sequences. With a [in] what a linear
 reads at a token and g [out] the gradient of what it writes:
@@ -53,7 +53,7 @@ def fisher(model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tenso
 
 
 def kfac(model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Factors]:
-    """Factors of every linear of the blocks; those that read the same input share A."""
+    """Factors of every linear of the blocks; linears that read the same input share A."""
     sharing = {
         name: group[0]
         for block in model.anatomy.blocks
@@ -80,7 +80,7 @@ def kfac(model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Factors
 
 
 def fisher_costs(weight: Tensor, information: Tensor) -> Tensor:
-    """What losing each weight alone costs: w^2 F / 2 [out, in] (optimal brain damage)."""
+    """Cost of losing each weight alone: w^2 F / 2 [out, in] (optimal brain damage)."""
     return weight.square() * information / 2
 
 

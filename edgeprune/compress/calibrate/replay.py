@@ -3,12 +3,12 @@
     attention ── output linear ── gate, up ── down projection
              └ known once reached         └ what it reads: known once reached
 
-A look at the output linear keeps what it reads; from the next look on the attention module answers
-with that linear's answer to it, uncomputed. A look at the down projection keeps what that reads;
-from then on the linears before it answer with zeros, which nobody reads, and it answers for itself.
-So looks at every linear and a whole pass take hardly more than one pass.
+Collecting the output linear's inputs keeps them; from then on the attention module answers with
+that linear's answer to them, uncomputed. Collecting the down projection's inputs keeps those; from
+then on the linears before it answer with zeros, which nobody reads, and it answers for itself. So
+collecting from every linear and a whole pass take hardly more than one pass.
 
-What comes before a linear that was reached must not change any more, or it is looked at anew.
+Nothing before a linear whose inputs were collected may change, until they are collected again.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,11 +24,11 @@ from edgeprune.model.restored import forwards_restored
 
 
 class _Reached(Exception):
-    """Ends a pass at the place that was looked for."""
+    """Ends a pass at the linear whose inputs are collected."""
 
 
 class Replay:
-    """What is known of several batches' ways through one block."""
+    """Cached parts of several batches' passes through one block."""
 
     def __init__(self, model: Model, block: Block) -> None:
         attention, part = block.attention, block.feed_forward
@@ -41,15 +41,15 @@ class Replay:
         self._answers: list[tuple[Any, ...]] = []  # the attention module's
         self._read: list[Tensor] = []  # what the down projection reads
 
-    def look(self, linear: str) -> None:
-        """Begin a look at `linear`: what comes before it is final, what comes after forgotten."""
+    def collect(self, linear: str) -> None:
+        """Begin to collect from `linear`: all before it is final, all behind it is forgotten."""
         order = list(self.linears)
         if order.index(linear) <= order.index(self.output):
             self._contexts, self._answers = [], []
         self._read = []
-        self.settle()
+        self.finalize_attention()
 
-    def settle(self) -> None:
+    def finalize_attention(self) -> None:
         """The output linear has its last weights: from here on attention answers by them."""
         if self._contexts:
             output = self.linears[self.output]
@@ -60,10 +60,10 @@ class Replay:
             self._contexts = []
 
     @contextmanager
-    def reaching(self, linear: str, batch: int, take: Callable[[Tensor], None]) -> Iterator[None]:
+    def stop_at(self, linear: str, batch: int, take: Callable[[Tensor], None]) -> Iterator[None]:
         """Let a pass of a batch end at `linear`, and give `take` what that reads.
 
-        Batches come in their order, each once a look.
+        Batches come in their order, each once a collection.
         """
 
         def reached(_name: str, read: Tensor) -> None:
@@ -87,15 +87,15 @@ class Replay:
             with (
                 watching({linear: self.linears[linear]}, reached),
                 suppress(_Reached),
-                self.replaying(batch),
+                self.reuse_cached(batch),
             ):
                 yield
         finally:
             handle.remove()
 
     @contextmanager
-    def replaying(self, batch: int) -> Iterator[None]:
-        """Let a batch's pass take what is known of it for granted."""
+    def reuse_cached(self, batch: int) -> Iterator[None]:
+        """Let a batch's pass answer from what is cached of it."""
         answers: dict[nn.Module, Callable[..., Any]] = {}
         if batch < len(self._answers):
             answers[self.attention] = lambda *_args, **_named: self._answers[batch]

@@ -11,11 +11,11 @@
 
 The text is embedded once, and its hidden states are kept at the block where the walk stands. What a
 linear reads is seen after everything before it was changed, inside its block too ("true sequential"
-in GPTQ's words; the published SparseGPT, Wanda and Thanos look once a block, before changing it).
+in GPTQ's words; the published SparseGPT, Wanda and Thanos see all of a block before changing it).
 
-A look ends where the linear is reached, and starts where earlier looks into the block ended
-(replay.py), so that four looks and the advance take little more than one pass. So what comes before
-a linear that was looked at must not change until the walk advances; a fork looks without that. In
+Collecting stops at the linear, and starts from what earlier collections in the block cached
+(replay.py), so that four of them and the advance take little more than one pass. So nothing before
+a linear whose inputs were collected may change until the walk advances; a fork has no cache. In
 memory are the hidden states, as much again of what attention answers, what the down projections of
 one block read, and one linear's statistics.
 """
@@ -43,7 +43,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def input_groups(block: Block) -> list[list[str]]:
-    """A block's linears in the order of the data; those that read the same input together."""
+    """A block's linears in the order of the data; linears that read the same input together."""
     attention, part = block.attention, block.feed_forward
     return [
         [attention.query, attention.key, attention.value],
@@ -59,7 +59,7 @@ _PART = 256
 
 @dataclass
 class InputStatistics:
-    """What a linear reads over the text: X X^T [in, in], the sum of X [in], and how many tokens.
+    """Inputs of a linear over the text: X X^T [in, in], the sum of X [in], and the tokens.
 
     Tokens may have weights: each then counts as often as its weight says. In float32: what rounding
     adds to the Gram matrix, some 1e-6 of its trace, is below the damping with which it is used, and
@@ -71,8 +71,8 @@ class InputStatistics:
     tokens: float = 0
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
-        """Take rows [tokens, in] with weights [tokens] in; the Gram matrix is whole once `complete`
-        was called."""
+        """Accumulate rows [tokens, in] with weights [tokens]; the Gram matrix is whole once
+        `complete` was called."""
         rows = rows.float()
         if weights is None:
             self.total += rows.sum(0)
@@ -101,7 +101,7 @@ class Walk:
         self.masks = [tensors(batch)["attention_mask"].bool() for batch in batches]
         self.hidden: list[Tensor] = []  # what enters the block, a batch each [rows, tokens, width]
         self._arguments: list[list[Arguments]] = []  # what each block is given beside them
-        self._replay: Replay | None = None  # what earlier looks into the block know
+        self._replay: Replay | None = None  # what earlier collections in the block cached
         modules = model.block_modules()
         for batch in batches:
             hidden, arguments = _embed(model, modules, batch)
@@ -111,7 +111,7 @@ class Walk:
     def fork(self, sequences: int | None = None) -> "Walk":
         """A walk of its own from here on, over all the text or batches of that many sequences.
 
-        It knows nothing of this one's looks into the block.
+        It shares nothing that this one cached of the block.
         """
         other = copy.copy(self)
         count, taken = 0, 0
@@ -139,7 +139,7 @@ class Walk:
             weights = weigh(rows, self._unpadded(index)) if weigh else None
             seen.add(rows, weights)
 
-        self._look(block, linear, add)
+        self._collect(block, linear, add)
         seen.complete()
         _check_finite(seen.gram, linear)
         return seen
@@ -156,7 +156,7 @@ class Walk:
         def add(rows: Tensor, _index: int) -> None:
             total.add_(rows.square().sum(0, dtype=torch.float64))
 
-        self._look(block, linear, add)
+        self._collect(block, linear, add)
         _check_finite(total, linear)
         return total
 
@@ -174,21 +174,21 @@ class Walk:
         """Replace the hidden states by what `block`, as it is now, makes of them."""
         replay, self._replay = self._replay, None
         if replay:
-            replay.settle()
+            replay.finalize_attention()
         for index in range(len(self.hidden)):
-            with replay.replaying(index) if replay else nullcontext():
+            with replay.reuse_cached(index) if replay else nullcontext():
                 self.hidden[index] = self._run(block, index)
 
-    def _look(self, block: Block, linear: str, add: Callable[[Tensor, int], None]) -> None:
+    def _collect(self, block: Block, linear: str, add: Callable[[Tensor, int], None]) -> None:
         """Give `add` what a linear reads of every batch, [real tokens, in], and its number."""
         self._replay = replay = self._replay or Replay(self.model, block)
-        replay.look(linear)
+        replay.collect(linear)
         for index, mask in enumerate(self.masks):
 
             def take(x: Tensor, mask: Tensor = mask, index: int = index) -> None:
                 add(unpadded(x, mask), index)
 
-            with replay.reaching(linear, index, take):
+            with replay.stop_at(linear, index, take):
                 self._run(block, index)
 
     def _run(self, block: Block, index: int) -> Tensor:
@@ -202,7 +202,7 @@ class _Reached(Exception):
 
 
 def _embed(model: Model, blocks: list[nn.Module], batch: Inputs) -> tuple[Tensor, list[Arguments]]:
-    """What enters the first block, and what every block is given beside hidden states.
+    """The input of the first block, and the arguments of every block beside hidden states.
 
     Masks and positions may differ from block to block, so each is asked, while the hidden states
     pass through untouched. The first runs once, to see whether a block answers with a tuple.

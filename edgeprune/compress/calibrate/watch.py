@@ -1,4 +1,4 @@
-"""What linears read while text runs through a model: one loop for everybody who looks.
+"""Inputs of linears while text runs through a model: one loop for everybody who reads them.
 
 `watching` shows modules' inputs as they come; `watch_inputs` runs text through the whole model and
 shows those of real tokens. The walk (walk.py) watches in the same way, block by block.

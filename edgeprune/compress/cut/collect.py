@@ -24,7 +24,7 @@ def unit_scores(
     The units of a decoder's heads are whole slots: one query head of every key-value group.
 
     Args:
-        score: fisher, taylor, flap, pp or magnitude, as scores.py defines them.
+        score: fisher, taylor, flap, probe_pruning or magnitude, as scores.py defines them.
     """
     gates = [gate for kind in kinds for gate in make_gates(model, kind)]
     found = _SCORES[score](model, gates, _apart(model, batches), seed)
@@ -112,7 +112,9 @@ _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
     "flap": _activations(
         lambda gate, linear: Flap(len(gate.value), gate.unit_size, linear.bias is not None)
     ),
-    "pp": _activations(lambda gate, linear: ProbePruning(len(gate.value), gate.unit_size)),
+    "probe_pruning": _activations(
+        lambda gate, linear: ProbePruning(len(gate.value), gate.unit_size)
+    ),
     "magnitude": _magnitude,
 }
 
@@ -120,7 +122,7 @@ _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
 def _with_gradients(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """What every gate multiplies, with its gradient, both [texts, tokens, columns]."""
+    """The tensor that every gate multiplies, with its gradient, both [texts, tokens, columns]."""
     generator = torch.Generator().manual_seed(seed)
     objective = objective_of(model)
     captured: dict[str, Tensor] = {}

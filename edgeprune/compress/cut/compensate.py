@@ -63,7 +63,7 @@ def cut_channels(
         keep = mask.bool()
         if not bool(keep.all()):
             # By a fork: what comes before is cut, too.
-            weigh = functools.partial(evened, down.weight, down.bias)
+            weigh = functools.partial(norm_weights, down.weight, down.bias)
             inputs = walk.fork().inputs(block, block.feed_forward.down, weigh)
             weight, bias = compensated(down.weight, down.bias, inputs, keep, damping)
             if not bool(torch.isfinite(weight).all()):
@@ -78,11 +78,12 @@ def cut_channels(
         walk.advance(block)
 
 
-def evened(weight: Tensor, bias: Tensor | None, rows: Tensor, entered: Tensor) -> Tensor:
-    """Weights of tokens [tokens] by which their errors count as the next norm will see them.
+def norm_weights(weight: Tensor, bias: Tensor | None, rows: Tensor, entered: Tensor) -> Tensor:
+    """Token weights [tokens], 1/norm^2 of the residual after the layer.
 
-    A norm divides a token by its size. Without weights a few tokens of massive activations, whose
-    errors it makes small, would outweigh all others, whose errors it leaves.
+    Errors then count as the next norm will see them, which divides a token by its size. Without
+    weights a few tokens of massive activations, whose errors it makes small, would outweigh all
+    others, whose errors it leaves.
 
     Args:
         rows: what the linear reads [tokens, in].

@@ -1,4 +1,4 @@
-"""Which whole layers may go: three scores, higher meaning keep.
+"""Scores of whole layers, by which some may go: higher means keep.
 
 loss       what the model loses on the text when this layer alone is left out (Shortened LLaMA,
            2402.02834, by perplexity), as the task's objective measures damage: the rise of the
@@ -34,7 +34,7 @@ def drop_layers(
         first, last: layers at either end that stay whatever their score.
 
     Raises:
-        UserError: so many cannot go.
+        UserError: fewer than `count` can go.
     """
     total = len(scores)
     free = max(0, total - first - last)
@@ -58,7 +58,7 @@ def layer_scores(model: Model, batches: Sequence[Batch], score: str, seed: int) 
 
 @torch.no_grad()
 def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
-    """What is lost, mean over texts, when each layer alone is left out."""
+    """Damage, mean over texts, when each layer alone is left out."""
     whole = _references(model, batches)
     everything = list(range(len(model.anatomy.blocks)))
     place = model.anatomy.blocks[0].name.rpartition(".")[0]

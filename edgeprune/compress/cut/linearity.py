@@ -1,4 +1,4 @@
-"""How nearly a layer is one linear map: the linearity score of LLM-Microscope (2502.15007).
+"""Linearity of a layer as a map from token to token: LLM-Microscope's score (2502.15007).
 
 With X and Y what enters and leaves a layer, one row a token, both centred and divided by their
 Frobenius norm:
@@ -27,7 +27,7 @@ class Linearity:
         self.gram = torch.zeros(2 * width, 2 * width, dtype=torch.float64)
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        """Take what entered and what left the layer in, both [tokens, width]."""
+        """Accumulate a batch of layer inputs and outputs, both [tokens, width]."""
         both = torch.cat([before, after], -1).double()
         self.gram.addmm_(both.T, both)
         self.sums += both.sum(0)
@@ -37,7 +37,7 @@ class Linearity:
         """The linearity, 0 to 1.
 
         Raises:
-            UserError: so few tokens tell nothing.
+            UserError: there are too few tokens to tell.
         """
         width = len(self.sums) // 2
         if self.count < _TOKENS * width:

@@ -1,12 +1,12 @@
 """The row of the cut stage, by which channels, heads, layers and experts leave the shapes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from edgeprune.base.budget import apportion
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import many
+from edgeprune.compress.cut.record import Cut
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.stage import Stage
@@ -141,16 +141,17 @@ def _resize(shapes: dict[str, tuple[int, ...]], linear: str, side: int, count: i
         shapes[f"{linear}.bias"] = (count,)
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
+def _told(did: Cut) -> list[str]:
     return [
-        f"{sum(did['heads']):,} heads and {sum(did['channels']):,} channels in "
-        f"{many(len(did['heads']), 'layer')} are left, {did['parameters']:,} parameters"
+        f"{sum(did.heads):,} heads and {sum(did.channels):,} channels in "
+        f"{many(len(did.heads), 'layer')} are left, {did.parameters:,} parameters"
     ]
 
 
 CUT = Stage(
     "cut",
     "edgeprune.compress.cut.stage:run",
+    Cut,
     settings=CutSettings,
     default=CutSettings,
     description="Removal from the shapes.",

@@ -102,7 +102,7 @@ class Moments:
 
 
 class Flap:
-    """What is lost when a unit's mean takes its place: Var(h_i) ||W_i||^2 (FLAP, 2024).
+    """Loss when a unit's mean takes its place: Var(h_i) ||W_i||^2 (FLAP, 2024).
 
     by_mean: False where the linear has no bias to carry the mean, so that zero takes the unit's
         place: E[h_i^2] ||W_i||^2 is lost.
@@ -122,7 +122,7 @@ class Flap:
 
 
 class ProbePruning:
-    """`pp`: ||E[h_i^2] W_i^2||_2 over the outputs (Probe Pruning's PPsp)."""
+    """`probe_pruning`: ||E[h_i^2] W_i^2||_2 over the outputs (Probe Pruning's PPsp)."""
 
     def __init__(self, units: int, unit_size: int = 1) -> None:
         self.unit_size = unit_size
@@ -166,7 +166,7 @@ def select(
             smallest such share as large as can be.
 
     Raises:
-        UserError: scores are not finite, or so many cannot be kept.
+        UserError: scores are not finite, or `keep_total` cannot be kept.
     """
     counts = allocate(scores, keep_total, minimum, policy)
     return [highest(layer, count) for layer, count in zip(scores, counts, strict=True)]
@@ -175,16 +175,19 @@ def select(
 def allocate(
     scores: Sequence[Tensor], keep_total: int, minimum: int = 1, policy: Policy = "global"
 ) -> list[int]:
-    """How many units each layer keeps under `policy`; see `select`."""
+    """Number of units that each layer keeps under `policy`; see `select`."""
     for index, layer in enumerate(scores):
         if not bool(torch.isfinite(layer).all()):
-            raise UserError(f"the scores of layer {index} are not all finite")
+            raise UserError(
+                f"The scores of layer {index} are not all finite: use another cut.score."
+            )
     layers = [layer.detach().double().cpu() for layer in scores]
     sizes = [len(layer) for layer in layers]
     if not minimum * len(sizes) <= keep_total <= sum(sizes) or minimum > min(sizes):
         raise UserError(
-            f"cannot keep {keep_total} of {sum(sizes)} units with at least {minimum} in each of "
-            f"{len(sizes)} layers, the smallest of {min(sizes)}"
+            f"The cut cannot keep {keep_total} of {sum(sizes)} units with at least {minimum} in "
+            f"each of {len(sizes)} layers, the smallest of {min(sizes)}: lower cut.channels or "
+            "cut.heads, or the minimum."
         )
     if policy == "uniform":
         return project([keep_total / sum(sizes)] * len(sizes), sizes, keep_total, minimum)
@@ -203,7 +206,9 @@ def _by_threshold(layers: list[Tensor], total: int, minimum: int) -> list[int]:
 def _by_coverage(layers: list[Tensor], total: int, minimum: int) -> list[int]:
     """The least share of every layer's score under a total count, by bisection, then exactly."""
     if any(bool((layer < 0).any()) for layer in layers):
-        raise UserError("coverage adds scores up, so they must not be negative")
+        raise UserError(
+            "cut.policy: coverage adds scores up, and some are negative: use another policy."
+        )
     covered = []  # [units] per layer: share of the score that the best 1, 2, ... units hold
     for layer in layers:
         # A layer without any score counts every unit alike.

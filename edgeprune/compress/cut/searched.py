@@ -1,4 +1,4 @@
-"""Which blocks may go together, by a search over dropped blocks (after EvoPress)."""
+"""Blocks that may go together, by a search over dropped blocks (after EvoPress)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def search_blocks(
             read.
 
     Raises:
-        UserError: so many cannot go.
+        UserError: fewer than `count` can go.
     """
     total = len(model.anatomy.blocks)
     if count > total - max(1, first + last):

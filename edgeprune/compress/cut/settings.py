@@ -1,10 +1,10 @@
 """The settings of cutting: what leaves the shapes, beyond what pruning has emptied."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from edgeprune.base.settings import Settings
+from edgeprune.base.settings import Settings, renamed
 from edgeprune.compress.levels.settings import Evolution
 
 _KEPT_ENDS = {"taylor": (4, 2), "search": (1, 0)}
@@ -62,7 +62,10 @@ class CutSettings(Settings):
     heads: float = Field(
         0.0, ge=0, lt=1, description="Share of attention heads to remove in one shot."
     )
-    score: Literal["fisher", "taylor", "flap", "pp", "magnitude"] = Field(
+    score: Annotated[
+        Literal["fisher", "taylor", "flap", "probe_pruning", "magnitude"],
+        renamed({"pp": "probe_pruning"}),
+    ] = Field(
         "fisher",
         description="How units are ranked: Fisher information of a gate, first-order effect, "
         "fluctuation (FLAP: a unit's mean takes its place, in the bias of the linear that reads "
@@ -113,7 +116,7 @@ class CutSettings(Settings):
         return layers
 
     def layers_to_drop(self, total: int) -> int:
-        """How many of `total` layers go: the number itself, or round(share * total)."""
+        """Number of `total` layers that go: the setting itself, or round(share * total)."""
         return int(self.layers) if self.layers >= 1 else round(self.layers * total)
 
     @property

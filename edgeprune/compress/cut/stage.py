@@ -13,6 +13,7 @@ from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.compensate import cut_channels, keep_means
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
 from edgeprune.compress.cut.experts import drop_experts, expert_scores
+from edgeprune.compress.cut.record import Cut
 from edgeprune.compress.cut.scores import select
 from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
@@ -25,7 +26,7 @@ from edgeprune.text.batches import Batch
 _KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
 
 
-def run(context: Context, source: Path, target: Path, settings: CutSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: CutSettings) -> Cut:
     """Cut the model in `source`; write the smaller one into `target`."""
     model, masks = load_model(source), load_masks(source)
     weights = _apply_masks(model, masks)
@@ -34,7 +35,7 @@ def run(context: Context, source: Path, target: Path, settings: CutSettings) -> 
         names = _linear_names(model)
         choose = _searched if settings.layer_score == "search" else _ranked
         dropped, chosen = choose(context, source, model, settings, count)
-        weights = _moved(weights, names, _linear_names(model), dropped)
+        weights = _renamed(weights, names, _linear_names(model), dropped)
     experts: list[list[int]] = []
     if settings.experts:
         scores = expert_scores(model, context.calibration(settings.samples))
@@ -48,14 +49,14 @@ def run(context: Context, source: Path, target: Path, settings: CutSettings) -> 
         for kind in kinds:
             cut(model, kind, by_kind[kind], asked[kind], settings, batches)
     save_model(model, target, _masks_of(model, weights) if weights else None)
-    return {
-        "layers": model.layers,
+    return Cut(
+        layers=model.layers,
         **chosen,
-        "experts": experts,
-        "heads": [len(heads) for heads in model.heads],
-        "channels": [len(channels) for channels in model.channels],
-        "parameters": sum(p.numel() for p in model.module.parameters()),
-    }
+        experts=experts,
+        heads=[len(heads) for heads in model.heads],
+        channels=[len(channels) for channels in model.channels],
+        parameters=sum(p.numel() for p in model.module.parameters()),
+    )
 
 
 def _ranked(
@@ -96,10 +97,10 @@ def _linear_names(model: Model) -> list[list[str]]:
     return [list(block.linears()) for block in model.anatomy.blocks]
 
 
-def _moved(
+def _renamed(
     names: Sequence[str], before: list[list[str]], after: list[list[str]], dropped: list[int]
 ) -> list[str]:
-    """What linears are called once layers are gone; those of layers that went are left out."""
+    """Linear names after the dropped layers are removed."""
     left = [layer for place, layer in enumerate(before) if place not in dropped]
     moved = {
         old: new

@@ -1,5 +1,5 @@
-"""How much an expert matters, after TENP (2606.09885): the size of what it says and how far that
-turns the direction of what it read.
+"""Importance of experts, after TENP (2606.09885): the size of an expert's output, and how far that
+turns the direction of its input.
 
     score = mean over all tokens of  g ||y|| (1 - cos(x, x + y))
 
@@ -19,11 +19,11 @@ class ExpertScore:
         self.total = 0.0
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
-        """Take inputs and outputs [tokens, width] with the router's weights [tokens] in."""
+        """Accumulate a batch: inputs and outputs [tokens, width], router weights [tokens]."""
         x, y = x.double(), y.double()
         turned = 1 - functional.cosine_similarity(x, x + y, dim=-1)
         self.total += float((weights.double() * torch.linalg.vector_norm(y, dim=-1) * turned).sum())
 
     def finish(self, tokens: int) -> float:
-        """The mean over `tokens`, those that were routed elsewhere included."""
+        """The mean over `tokens`, tokens that were routed elsewhere included."""
         return self.total / max(1, tokens)

@@ -11,7 +11,7 @@ ones; whatever else it writes with several kept tokens in place of each that wen
     Unigram     takes the likeliest path; a path that is kept whole is still the likeliest. The
                 least likely piece stays, for the cost of an unknown character is counted from it.
 
-Ids are given anew in the old order. Plain data in, plain data out: the file's own JSON.
+Ids are renumbered in the old order. Plain data in, plain data out: the file's own JSON.
 """
 
 import copy
@@ -130,13 +130,13 @@ def _word_pieces(model: Mapping[str, Any], kept: set[str]) -> set[str]:
     single = {piece for piece in model["vocab"] if len(piece.removeprefix(prefix)) == 1}
 
     def spelled(piece: str) -> bool:
-        """Whether a word may be written letter by letter where it was written by this piece."""
+        """A word may be written letter by letter where it was written by this piece."""
         letters = piece.removeprefix(prefix)
         first = prefix + letters[:1] if letters != piece else letters[:1]
         return first in single and all(prefix + letter in single for letter in letters[1:])
 
     unspelled = {piece for piece in model["vocab"] if not spelled(piece)}
-    # What stands in brackets is no part of a word: specials, and unused places for some.
+    # Pieces in brackets are not parts of words: specials, and unused places for some.
     bracketed = {piece for piece in unspelled if piece.startswith("[") and piece.endswith("]")}
     return single | (unspelled - bracketed) | {model["unk_token"]}
 

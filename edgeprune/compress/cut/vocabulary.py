@@ -22,6 +22,7 @@ from edgeprune.base.files import read_json
 from edgeprune.base.progress import track
 from edgeprune.compress.context import Context
 from edgeprune.compress.cut.tokenizer import renumbered, tokens_to_keep, trim_tokenizer, vocabulary
+from edgeprune.compress.cut.vocabulary_record import Tokens, Trimmed
 from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
@@ -47,9 +48,7 @@ _CHATS = (
 )
 
 
-def run(
-    context: Context, source: Path, target: Path, settings: VocabularySettings
-) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: VocabularySettings) -> Trimmed:
     """Trim the model in `source` to the text's tokens; write it into `target`.
 
     Raises:
@@ -61,7 +60,7 @@ def run(
     text = context.text
     counts: Counter[int] = Counter()
     for corpus in (text.train, *([text.vocabulary] if text.vocabulary else [])):
-        counts += _counts(tokenizer, corpus, text.form)
+        counts += _counts(tokenizer, corpus, text.reads)
     used = {token for token, count in counts.items() if count >= settings.min_count}
     used |= set(count_tokens(tokenizer, _chats(source)))
     kept = kept_rows(model, content, used)
@@ -72,14 +71,16 @@ def run(
     _write_assets(target, content, kept)
     trimmed = open_tokenizer(target / _TOKENIZER)
     after = sum(parameter.numel() for parameter in model.module.parameters())
-    return {
-        "tokens_before": rows,
-        "tokens": len(kept),
-        "used": len(used),
-        "parameters_before": before,
-        "parameters": after,
-        "held_out": compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.form)),
-    }
+    return Trimmed(
+        tokens_before=rows,
+        tokens=len(kept),
+        used=len(used),
+        parameters_before=before,
+        parameters=after,
+        held_out=Tokens.from_values(
+            compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.reads))
+        ),
+    )
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[int]:

@@ -3,6 +3,7 @@
 from edgeprune.base.files import read_json
 from edgeprune.compress.context import Context
 from edgeprune.compress.cut.tokenizer import vocabulary
+from edgeprune.compress.cut.vocabulary_record import Trimmed
 from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.stage import Stage
@@ -33,6 +34,7 @@ def _reads(settings: VocabularySettings, context: Context) -> list[str]:
 VOCABULARY = Stage(
     "vocabulary",
     "edgeprune.compress.cut.vocabulary:run",
+    Trimmed,
     settings=VocabularySettings,
     default=VocabularySettings,
     description="Removal of the tokens that the text does not use.",

@@ -24,7 +24,7 @@ Probe = Callable[[Any, Batch], Gradients]
 
 
 class Watcher(Protocol):
-    """What sees every step: a pruner, or masks that are held."""
+    """An observer of every step: a pruner, or masks that are held."""
 
     def observe(self, probed: Gradients) -> bool:
         """Called with whole gradients, before clipping, and beside them what the probe says; False
@@ -183,7 +183,7 @@ def precision(settings: TrainSettings) -> contextlib.AbstractContextManager[Any]
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware: emulated, it is slower."""
+    """The processor multiplies bfloat16 in hardware: emulated, it is slower."""
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & processor.flags())
 
 

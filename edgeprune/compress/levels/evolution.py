@@ -32,10 +32,10 @@ _TRIES = 20
 
 
 class Space(Protocol):
-    """What may be searched. Every genome that it makes lies on the budget exactly."""
+    """A set of genomes to search; every genome that it makes lies on the budget exactly."""
 
     def start(self) -> Genome:
-        """Where the search begins."""
+        """The genome at which the search begins."""
 
     def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
         """A neighbour; it may be the same."""
@@ -46,7 +46,7 @@ class Space(Protocol):
 
 @dataclass
 class State:
-    """Where a search stands: members with their last scores, the best first."""
+    """The state of a search: members with their last scores, the best first."""
 
     members: list[tuple[Genome, float]]
     spent: int = 0

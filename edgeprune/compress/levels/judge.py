@@ -38,7 +38,7 @@ class Unseen:
 
     @property
     def gained(self) -> bool:
-        """Whether the winner is nearer to the original than the start."""
+        """The winner is nearer to the original than the start."""
         return self.difference < 0
 
 
@@ -55,8 +55,8 @@ def scorer(candidates: Candidates, original: Model, batches: Sequence[Batch]) ->
             run = functools.partial(model.run, batch)
             distance = objective.distance_from(original.run(batch), batch)
             rows += len(batch.input_ids)
-            for place, ours in candidates.outputs(run, genomes):
-                totals[place] += distance(ours) * len(batch.input_ids)
+            for place, output in candidates.outputs(run, genomes):
+                totals[place] += distance(output) * len(batch.input_ids)
         return [total / rows for total in totals]
 
     return score
@@ -85,7 +85,7 @@ def rescored(
 
 
 def report(state: State, seen: Unseen) -> dict[str, Any]:
-    """What a search did, for a stage's record."""
+    """A search in figures, for a stage's record."""
     if not seen.gained:
         say("The search found nothing nearer to the original on unseen text: its start is kept.")
     return {

@@ -15,7 +15,7 @@ def sequences_per_batch(samples: int) -> int:
 
 
 class Evolution(Settings):
-    """How a search spends its budget, whatever it searches."""
+    """The budget of a search and how it is spent, whatever is searched."""
 
     strategy: Literal["evopress", "evop"] = Field(
         "evopress",

@@ -1,4 +1,4 @@
-"""What can be searched under an exact budget: levels of sparsity per linear, and dropped parts."""
+"""Spaces to search under an exact budget: levels of sparsity per linear, and dropped parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Levels:
         return (0,) * len(self.base)
 
     def fits(self, place: int, level: int) -> bool:
-        """Whether a linear can take a level: something must be left of it."""
+        """A linear can take a level as long as something is left of it."""
         return abs(level) <= self.most and 0 <= self.removed(place, level) < self.sizes[place]
 
     def removed(self, place: int, level: int) -> int:
@@ -65,7 +65,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Drops:
-    """Which of `parts` are dropped: 1 in a genome, `count` of them, never a protected one."""
+    """A choice of dropped parts: 1 in a genome, `count` of `parts`, never a protected one."""
 
     parts: int
     count: int
@@ -92,7 +92,7 @@ class Drops:
         return tuple(flags)
 
     def cross(self, one: Genome, other: Genome, rng: np.random.Generator) -> Genome:
-        """What both drop, and so many of what either does that the count is right."""
+        """The parts that both drop, and enough of those that either drops to make up the count."""
         both = [part for part in range(self.parts) if one[part] and other[part]]
         either = [part for part in range(self.parts) if one[part] != other[part]]
         gone = {*both, *rng.permutation(either)[: self.count - len(both)].tolist()}

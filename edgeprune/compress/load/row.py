@@ -1,9 +1,7 @@
 """The row of the load stage, which reads the model that the user named."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from edgeprune.compress.facts import Facts
+from edgeprune.compress.load.record import Loaded
 from edgeprune.compress.stage import Stage
 from edgeprune.model.units import heads, parameters
 
@@ -19,8 +17,10 @@ def _would(settings: None, facts: Facts) -> list[str]:
     ]
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
-    return [f"{did['parameters']:,} parameters in float32"]
+def _told(did: Loaded) -> list[str]:
+    return [f"{did.parameters:,} parameters in float32"]
 
 
-LOAD = Stage("load", "edgeprune.compress.load.stage:run", always=True, would=_would, told=_told)
+LOAD = Stage(
+    "load", "edgeprune.compress.load.stage:run", Loaded, always=True, would=_would, told=_told
+)

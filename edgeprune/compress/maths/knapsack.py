@@ -1,7 +1,7 @@
-"""One option for each of many things, at the least total cost within a budget: exactly.
+"""One option for each of many items, at the least total cost within a budget: exactly.
 
 The multiple-choice knapsack by dynamic programming over thing after thing. A state is what the
-things so far take and cost; it is dropped where another takes no more and costs no more, and where
+items so far take and cost; it is dropped where another takes no more and costs no more, and where
 even the linear relaxation of what is left (fractions of options along each thing's lower convex
 hull) cannot bring it below the best whole choice that is known. Both are exact: no size is rounded.
 Few states live, since the relaxation is off by less than one option's step.
@@ -19,27 +19,27 @@ _SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Option:
-    """What choosing it takes from the budget (bytes, or predicted nanoseconds) and costs."""
+    """Its share of the budget (bytes, or predicted nanoseconds), and its cost."""
 
     size: int
     cost: float
 
 
-def choose(things: Sequence[Sequence[Option]], budget: int) -> list[int]:
+def choose(items: Sequence[Sequence[Option]], budget: int) -> list[int]:
     """The index of one option for each thing: least sum of costs with a sum of sizes <= budget.
 
     Raises:
         ValueError: even the smallest options take more than the budget.
     """
-    smallest = [min(option.size for option in options) for options in things]
+    smallest = [min(option.size for option in options) for options in items]
     if sum(smallest) > budget:
         raise ValueError(f"the smallest options take {sum(smallest)}, more than {budget}")
-    relaxed = _relaxations(things)
-    best = _greedy(things, budget)
+    relaxed = _relaxations(items)
+    best = _greedy(items, budget)
     bound = best + _SLACK * abs(best) + np.finfo(float).tiny
     sizes, costs = np.zeros(1, np.int64), np.zeros(1)
     trail: list[tuple[np.ndarray, np.ndarray]] = []
-    for place, options in enumerate(things):
+    for place, options in enumerate(items):
         new_sizes = np.concatenate([sizes + option.size for option in options])
         new_costs = np.concatenate([costs + option.cost for option in options])
         left = budget - new_sizes
@@ -60,16 +60,16 @@ def choose(things: Sequence[Sequence[Option]], budget: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Relaxation:
-    """The least cost of some things with fractions of options, as a function of the budget."""
+    """The least cost of some items with fractions of options, as a function of the budget."""
 
     size: int
-    """What the smallest options take."""
+    """Total size of the smallest options."""
     cost: float
-    """What those cost."""
+    """Their total cost."""
     extra: np.ndarray
-    """What is taken beyond it when the steps of best return are bought, summed, from 0."""
+    """Sizes beyond it as the steps of best return are bought, summed, from 0."""
     gain: np.ndarray
-    """What those save, summed, from 0."""
+    """Costs that those steps save, summed, from 0."""
 
     def __call__(self, budget: np.ndarray) -> np.ndarray:
         """Least costs by budget; infinite where not even the smallest options fit."""
@@ -78,11 +78,11 @@ class _Relaxation:
         return np.where(left >= 0, self.cost - saved, np.inf)
 
 
-def _relaxations(things: Sequence[Sequence[Option]]) -> list[_Relaxation]:
-    """Of the things from each place on; the last is of none."""
-    hulls = [_hull(options) for options in things]
+def _relaxations(items: Sequence[Sequence[Option]]) -> list[_Relaxation]:
+    """Of the items from each place on; the last is of none."""
+    hulls = [_hull(options) for options in items]
     found = []
-    for place in range(len(things) + 1):
+    for place in range(len(items) + 1):
         rest = hulls[place:]
         steps = [step for hull in rest for step in pairwise(hull)]
         extra = np.array([after.size - before.size for before, after in steps], float)
@@ -115,9 +115,9 @@ def _return(before: Option, after: Option) -> float:
     return (before.cost - after.cost) / (after.size - before.size)
 
 
-def _greedy(things: Sequence[Sequence[Option]], budget: int) -> float:
-    """What a whole choice costs that buys the steps of best return as long as they fit."""
-    hulls = [_hull(options) for options in things]
+def _greedy(items: Sequence[Sequence[Option]], budget: int) -> float:
+    """Cost of the choice that buys the steps of best return as long as they fit."""
+    hulls = [_hull(options) for options in items]
     at = [0] * len(hulls)
     left = budget - sum(hull[0].size for hull in hulls)
     steps = sorted(

@@ -52,7 +52,7 @@ class ClassificationObjective(Logits):
         return loss
 
     def reads_hidden_states(self, weights: LossWeights) -> bool:
-        """Where their error has a weight."""
+        """True where their error has a weight."""
         return weights.hidden_weight > 0
 
 

@@ -39,7 +39,7 @@ def divergence_from(teacher: Tensor) -> Distance:
 
 
 class Logits:
-    """What objectives of logits have in common."""
+    """The common part of objectives of logits."""
 
     def answer(self, output: Any, batch: Inputs) -> Tensor:
         """Log probabilities [texts or real tokens, classes]."""

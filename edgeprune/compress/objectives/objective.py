@@ -1,4 +1,4 @@
-"""What a task's outputs are compared by, and what training minimizes: found by the model's task.
+"""Comparisons of a task's outputs, and the losses of training: found by the model's task.
 
     embedding.py        sentence encoders: cosines, similarities in a batch, hidden states
     classification.py   classifiers: KL, labels, hidden states
@@ -43,7 +43,7 @@ class Objective(Protocol):
         """
 
     def reference(self, output: Any, batch: Batch) -> Tensor:
-        """What `damage` compares: small enough to be kept for a whole text."""
+        """Input of `damage`: small enough to be kept for a whole text."""
 
     def damage(self, student: Tensor, teacher: Tensor) -> float:
         """Mean loss by a change of the model, from references after and before it."""
@@ -57,10 +57,10 @@ class Objective(Protocol):
         gradient is the diagonal of the Gauss-Newton matrix of `distance`."""
 
     def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
-        """What training minimizes."""
+        """The loss that training minimizes."""
 
     def reads_hidden_states(self, weights: LossWeights) -> bool:
-        """Whether `loss` reads the outputs' hidden states."""
+        """True where `loss` reads the outputs' hidden states."""
 
 
 def objective_of(model: Model) -> Objective:

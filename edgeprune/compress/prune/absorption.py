@@ -1,4 +1,4 @@
-"""How much of the error of a pruned block reaches the end of the model.
+"""The share of a pruned block's error that reaches the end of the model.
 
 Inspired by "absorption-aware" sparsity (2606.15161), whose formula is not public. Here each block
 alone is pruned by Wanda at the wished sparsity, so that the perturbation has the size and the
@@ -54,10 +54,13 @@ def amplification(model: Model, walk: Walk, counts: Mapping[str, int], pattern: 
 def drift(walk: Walk, reference: Walk) -> float:
     """Mean over tokens of ||h' - h|| / ||h||, each sequence's first token left out."""
     total, count = 0.0, 0
-    for ours, its, mask in zip(walk.hidden, reference.hidden, walk.masks, strict=True):
+    for spoiled, whole, mask in zip(walk.hidden, reference.hidden, walk.masks, strict=True):
         real = mask.clone()
         real[:, 0] = False
-        change, size = (ours - its)[real].double().norm(dim=-1), its[real].double().norm(dim=-1)
+        change, size = (
+            (spoiled - whole)[real].double().norm(dim=-1),
+            whole[real].double().norm(dim=-1),
+        )
         total += float((change / size.clamp(min=1e-12)).sum())
         count += int(real.sum())
     return total / max(1, count)

@@ -1,4 +1,4 @@
-"""Where a one-shot method's budget falls: how many units leave each linear.
+"""A one-shot method's budget, shared out: the units that leave each linear.
 
 An allocator makes a wished keep ratio for every linear from signals of the dense model; the exact
 budget projection (budget.py) moves them all by one constant onto the budget.

@@ -13,7 +13,7 @@ from edgeprune.base.settings import Settings
 
 
 class Allocator(Settings):
-    """What all allocators have in common."""
+    """The settings of all allocators."""
 
     @property
     def sequences_per_batch(self) -> int | None:
@@ -31,7 +31,7 @@ class Uniform(Allocator):
 
 
 class Outliers(Allocator):
-    """What OWL and its version by projection read."""
+    """The settings of OWL and of its version by projection."""
 
     spread: float = Field(
         0.08,
@@ -40,7 +40,7 @@ class Outliers(Allocator):
         description="Half of what lies between the largest keep ratio and the smallest.",
     )
     factor: float = Field(
-        5.0, gt=1, description="A score is an outlier beyond so many times its layer's mean."
+        5.0, gt=1, description="A score beyond this many times its layer's mean is an outlier."
     )
 
 

@@ -256,7 +256,7 @@ class MomentumVariancePruner:
     def _comparable(self, layer: Layer, scores: Tensor) -> Tensor:
         """Scores over their mean size in the layer, unless layers share a scale already."""
         normalize = self.settings.normalize
-        one_scale = self.settings.gated and self.settings.saliency != "mag"
+        one_scale = self.settings.gated and self.settings.saliency != "magnitude"
         if normalize == "none" or (normalize == "auto" and one_scale):
             return scores
         mean = scores[layer.kept].abs().mean()

@@ -23,7 +23,7 @@ class Prunable:
 
     value: the weight [out, in], or a vector of gates [positions], ones that multiply channels
         or heads, with requires_grad and not given to the optimizer.
-    magnitude: for gates under `mag`, the norm of each unit's weights [units] (or a function that
+    magnitude: for gates judged by it, the norm of each unit's weights [units] (or a function that
         returns it, when the weights train on).
     groups: for gates that share a fate, the unit 0, 1, ... of each position [positions].
     weight: the layer's share in `layered` budgets beside its size and steadiness.
@@ -55,8 +55,8 @@ class Layer:
         # units that may go in all
         self.limit = max(0, min(by_share, self.units - 1, self.pattern.capacity))
         self.saliency = SALIENCIES[settings.saliency]
-        if self.gates and settings.saliency == "mag" and prunable.magnitude is None:
-            raise ValueError(f"{self.name}: mag needs the magnitude of each channel or head")
+        if self.gates and settings.saliency == "magnitude" and prunable.magnitude is None:
+            raise ValueError(f"{self.name}: magnitude needs the norm of each channel or head")
         self.kept = torch.ones(self.units, dtype=torch.bool, device=value.device)
         self.mask = self.pattern.element_mask(self.kept)
         like = self._weights()
@@ -76,7 +76,7 @@ class Layer:
         return self.units - int(self.kept.sum())
 
     def _weights(self) -> Tensor:
-        """What saliency takes for w: the masked weight, or 1 and 0 for each unit's gate."""
+        """w of the saliency: the masked weight, or 1 and 0 for each unit's gate."""
         return self.kept.to(self.value.dtype) if self.gates else self.value.detach()
 
     def signal(self, probed: Tensor | None) -> Tensor:

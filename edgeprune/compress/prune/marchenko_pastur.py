@@ -1,4 +1,4 @@
-"""How much of a weight looks like noise: the Marchenko-Pastur bulk of its spectrum.
+"""The share of a weight that looks like noise: the Marchenko-Pastur bulk of its spectrum.
 
 For W [P, N] with P <= N of independent entries of variance s^2, the eigenvalues of W W^T / N fall
 between s^2 (1 - sqrt(g))^2 and s^2 (1 + sqrt(g))^2, g = P / N. The variance is fitted on the middle

@@ -1,4 +1,4 @@
-"""What a regrown weight needs to catch up: a fresh optimizer, a fair score, time.
+"""Care for regrown weights, so that they catch up: a fresh optimizer, a fair score, time.
 
 A newborn starts at zero with Adam's averages at zero. Adam keeps one step counter per tensor, so
 on its own it would take a newborn's averages for old ones and get its first steps wrong (three

@@ -18,7 +18,7 @@ def why_uniform(pattern: str) -> str | None:
 
 
 class OneShotSettings(PatternSettings):
-    """What every one-shot method needs."""
+    """Settings of every one-shot method."""
 
     samples: int = Field(
         64, ge=1, description="Sequences of text on which the layers' inputs are seen."
@@ -26,7 +26,7 @@ class OneShotSettings(PatternSettings):
 
 
 class LayerwiseSettings(OneShotSettings):
-    """What the methods need that prune one layer after another, each by its own ranking."""
+    """Settings of methods that prune one layer after another, each by its own ranking."""
 
     if TYPE_CHECKING:
         method: str = ""  # a criterion's name: a Literal of its own, last among its settings
@@ -53,7 +53,7 @@ class LayerwiseSettings(OneShotSettings):
 
 
 class CorrectedSettings(LayerwiseSettings):
-    """What the methods need that correct the weights that stay."""
+    """Settings of methods that correct the weights that stay."""
 
     block_size: int = Field(
         128, ge=1, description="Columns whose weights are chosen together, before the next."
@@ -81,7 +81,7 @@ class GlobalSettings(OneShotSettings):
         "weight's own Fisher information.",
     )
     rounds: int = Field(
-        2, ge=1, le=20, description="How often the weights are ranked anew, a part gone each time."
+        2, ge=1, le=20, description="Rounds of ranking; a part of the weights goes in each."
     )
     correct: bool = Field(
         True, description="Whether weights that stay make up for those that go, layer by layer."

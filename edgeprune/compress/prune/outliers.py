@@ -1,4 +1,4 @@
-"""Where a budget falls by the scores of weights: their outliers (OWL) or their sum (coverage).
+"""Budgets shared out by the scores of weights: their outliers (OWL) or their sum (coverage).
 
 Scores are Wanda's, |W_ij| ||X_j||, on the dense model.
 """

@@ -9,6 +9,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.compress.facts import Facts, Removed
 from edgeprune.compress.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
 from edgeprune.compress.prune.oneshot_settings import OneShotSettings
+from edgeprune.compress.prune.record import Pruned
 from edgeprune.compress.prune.settings import PruneSettings
 from edgeprune.compress.prune.train_settings import PruneStageSettings
 from edgeprune.compress.stage import Stage
@@ -102,15 +103,15 @@ def _training(settings: Any) -> str:
     return f"{settings.steps:,} steps, budget {settings.budget}, by {settings.saliency}"
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
-    lines = [did["method"]] if "method" in did else []
-    for pool in did.get("pools", []):
-        noun = "blocks" if "x" in pool["pattern"] else "units"
-        noun = pool["pattern"] if pool["pattern"] in ("channels", "heads", "weights") else noun
-        lines.append(f"{pool['removed']:,} of {pool['units']:,} {noun} removed")
-    if "layers" in did:
-        shape = "" if did["pattern"] == "weights" else f" in {did['pattern']}"
-        lines.append(f"{did['removed']:,} of {did['weights']:,} weights removed{shape}")
+def _told(did: Pruned) -> list[str]:
+    lines = [did.method] if did.method else []
+    for pool in did.pools or ():
+        noun = "blocks" if "x" in pool.pattern else "units"
+        noun = pool.pattern if pool.pattern in ("channels", "heads", "weights") else noun
+        lines.append(f"{pool.removed:,} of {pool.units:,} {noun} removed")
+    if did.layers is not None:
+        shape = "" if did.pattern == "weights" else f" in {did.pattern}"
+        lines.append(f"{did.removed:,} of {did.weights:,} weights removed{shape}")
     return lines
 
 
@@ -149,6 +150,7 @@ def _objective(task: Task) -> list[str]:
 PRUNE = Stage(
     "prune",
     "edgeprune.compress.prune.stage:run",
+    Pruned,
     settings=AnyPruneSettings,
     default=METHODS[DEFAULT_METHOD].settings,
     methods=_CLASSES,
@@ -164,6 +166,7 @@ PRUNE = Stage(
 SPARSIFY = Stage(
     "sparsify",
     "edgeprune.compress.prune.stage:run",
+    Pruned,
     settings=AnyPruneSettings,
     default=METHODS[DEFAULT_METHOD].settings,
     methods=_CLASSES,

@@ -1,4 +1,4 @@
-"""How important a weight is: accumulators over gradients, and a score from them.
+"""Importance of weights: accumulators over gradients, and a score from them.
 
 One row of the table per method; the lowest scores are pruned first. w is the
 masked weight, g its dense gradient (already held to twice the trend of its norm, so that one
@@ -59,19 +59,21 @@ def _movement(buffers: Buffers, w: Tensor, g: Tensor) -> None:
 
 SALIENCIES: dict[str, Saliency] = {
     # |w|: gradual magnitude pruning (Zhu and Gupta 2017)
-    "mag": Saliency((), _nothing, lambda b, w: w.abs()),
+    "magnitude": Saliency((), _nothing, lambda b, w: w.abs()),
     # |w g| of the last step: first-order Taylor (Molchanov et al. 2017)
     "grad": Saliency(("effect",), _last_effect, lambda b, w: b["effect"].clone()),
     # |w mean(g)|: the literal reading of momentum; weak, since the mean gradient vanishes
-    "mom": Saliency(("mean",), _mean_gradient, lambda b, w: (w * b["mean"]).abs_()),
+    "momentum": Saliency(("mean",), _mean_gradient, lambda b, w: (w * b["mean"]).abs_()),
     # w^2 mean(g^2): optimal brain damage with a diagonal Fisher
     "fisher": Saliency(("square",), _mean_square, lambda b, w: w * w * b["square"]),
     # |w| mean(g^2)^(1/4): AdamWPrune
-    "v14": Saliency(("square",), _mean_square, lambda b, w: w.abs() * b["square"].sqrt().sqrt_()),
+    "adamwprune": Saliency(
+        ("square",), _mean_square, lambda b, w: w.abs() * b["square"].sqrt().sqrt_()
+    ),
     # mean(|w g|) times its mean absolute deviation: PLATON (Zhang et al., ICML 2022)
     "platon": Saliency(
         ("mean", "variability"), _mean_and_variability, lambda b, w: b["mean"] * b["variability"]
     ),
     # -sum(w g): movement pruning (Sanh et al. 2020)
-    "move": Saliency(("movement",), _movement, lambda b, w: b["movement"].clone()),
+    "movement": Saliency(("movement",), _movement, lambda b, w: b["movement"].clone()),
 }

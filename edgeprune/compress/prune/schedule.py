@@ -1,4 +1,4 @@
-"""How much is pruned at each mask update: a cubic target, and a budget smoothed by momentum.
+"""Amount that is pruned at each mask update: a cubic target, and a budget smoothed by momentum.
 
 The cubic target is Zhu and Gupta's (2017); the budget's recursion with
 deficit, gate, adaptive momentum, projection and exact landing is our own derivation. Plain
@@ -56,7 +56,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class BudgetStep:
-    """What was decided at one mask update; shares are of all units in the pool."""
+    """The decision at one mask update; shares are of all units in the pool."""
 
     update: int
     step: int
@@ -118,7 +118,7 @@ class BudgetController:
         self._reference_count = 0
 
     def observe(self, norm: float) -> bool:
-        """Take one step's gradient norm in; False (and no change) when it is not finite."""
+        """Accumulate one step's gradient norm; False (and no change) when it is not finite."""
         if not self.trend.observe(norm):
             return False
         self._window_sum += norm

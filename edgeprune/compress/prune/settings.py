@@ -1,11 +1,11 @@
 """The settings of dynamic pruning. No torch here: the command line reads this file."""
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from edgeprune.base.settings import Settings
+from edgeprune.base.settings import Settings, renamed
 from edgeprune.compress.prune.schedule import MODES, BudgetRule
 
 PATTERN_HELP = (
@@ -33,7 +33,7 @@ def parse_block(pattern: str) -> tuple[int, int] | None:
 
 
 class PatternSettings(Settings):
-    """What is removed as one unit, and how much: what all methods of pruning have in common."""
+    """The unit of removal and its amount: common to all methods of pruning."""
 
     named_patterns: ClassVar[tuple[str, ...]] = ("weights", COLUMNS)
     """The patterns that have a name, beside n:m and blocks."""
@@ -84,7 +84,7 @@ class PatternSettings(Settings):
 
     @property
     def gated(self) -> bool:
-        """Whether units are channels or heads, pruned through gates, rather than weights."""
+        """Units are channels or heads, pruned through gates, rather than weights."""
         return self.pattern in (*_GATES, "channels+heads")
 
 
@@ -102,11 +102,14 @@ class PruneSettings(PatternSettings):
     head_sparsity: float = Field(
         0.5, ge=0, lt=1, description="Share of the attention heads that is removed."
     )
-    saliency: Literal["mag", "grad", "mom", "fisher", "v14", "platon", "move"] = Field(
+    saliency: Annotated[
+        Literal["magnitude", "grad", "momentum", "fisher", "adamwprune", "platon", "movement"],
+        renamed({"mag": "magnitude", "mom": "momentum", "v14": "adamwprune", "move": "movement"}),
+    ] = Field(
         "platon",
-        description="How a weight's importance is estimated: magnitude, instantaneous or "
-        "averaged first-order effect, Fisher information, magnitude times a root of it, PLATON's "
-        "mean times variability, or movement.",
+        description="How a weight's importance is estimated: magnitude, first-order effect of the "
+        "last step (grad) or of the mean gradient (momentum), Fisher information, magnitude times "
+        "a root of it (adamwprune), PLATON's mean times variability, or movement.",
     )
     budget: Literal["mv", "cubic", "static_gradnorm", "fixed_mom"] = Field(
         "mv",

@@ -1,4 +1,4 @@
-"""What the norm of the gradient says about how steady training is. Plain floats.
+"""Steadiness of training, read off the norm of the gradient. Plain floats.
 
 The variance recursion is West's (CACM 1979) with exponential weights,
 the use of it for a pruning budget is our own derivation.
@@ -25,7 +25,7 @@ class Trend:
     count: int = 0
 
     def observe(self, norm: float) -> bool:
-        """Take one norm in; False (and no change) when it is not finite."""
+        """Accumulate one norm; False (and no change) when it is not finite."""
         if not math.isfinite(norm):
             return False
         if self.count == 0:

@@ -6,10 +6,11 @@ from typing import Any
 from edgeprune.base.registry import load_function
 from edgeprune.compress.context import Context
 from edgeprune.compress.prune.methods import METHODS, AnyPruneSettings
+from edgeprune.compress.prune.record import Pruned
 
 
-def run(context: Context, source: Path, target: Path, settings: AnyPruneSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: AnyPruneSettings) -> Pruned:
     """Prune the model in `source`; write it with its masks into `target`."""
     function = load_function(METHODS[settings.method].function)
     result: dict[str, Any] = function(context, source, target, settings)
-    return {"method": settings.method, **result}
+    return Pruned.from_values({"method": settings.method, **result})

@@ -1,10 +1,10 @@
 """Thanos (Ilin & Richtarik, 2025): Wanda's choice, corrected for jointly in blocks of columns.
 
-Before every block of columns the mask is chosen anew, over all columns that are left, by Wanda's
+Before every block of columns the mask is chosen again, over all columns that are left, by Wanda's
 metric on the weights as they are by then; what falls into the block leaves at once, and all other
 weights of its row make up for it. For whole columns there is one block, and rows of large output
 energy may be left dense. The trailing inverses come from one factor (obs.inverse_factor) where the
-paper inverts anew.
+paper inverts each.
 """
 
 import math
@@ -49,8 +49,8 @@ def thanos(
         outlier_rows: share of the rows, those of the largest ||W_i X||, that keep every weight.
 
     Raises:
-        UserError: the damped Gram matrix is not positive definite, or so many columns are not
-            there.
+        UserError: the damped Gram matrix is not positive definite, or more columns
+            would go than there are.
     """
     rows = _rest(weight, gram, outlier_rows)
     work = weight.double()[rows]

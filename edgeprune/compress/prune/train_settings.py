@@ -34,5 +34,5 @@ class PruneStageSettings(PruneSettings, TrainSettings):
 
     @property
     def gate_kinds(self) -> tuple[str, ...]:
-        """Which gates the pattern prunes, channels or heads or both; none for weights."""
+        """The gates that the pattern prunes: channels, heads or both; none for weights."""
         return tuple(kind for kind in ("channels", "heads") if kind in self.pattern.split("+"))

@@ -3,7 +3,7 @@
 A grid is sought whose rounding errors have the least sum of |error|^p, p < 1: many weights come
 very near and a few outliers may be far off, where least squares would stretch the grid for them.
 The splitting of the paper: outliers e are told from errors by a shrinking step, then the grid is
-fitted to what is left, weight - e, then e anew. The paper moves a real-valued zero point and holds
+fitted to what is left, weight - e, then e again. The paper moves a real-valued zero point and holds
 the scale; the runtime's zero points are whole, so here the scale is fitted by least squares and a
 zero point, where the scheme has one, is moved and rounded. Errors are counted in steps of the
 grid, so that the result does not hang on the weights' unit.
@@ -80,7 +80,7 @@ def _fit(wanted: Tensor, codes: Tensor, grid: Grid) -> Grid:
 
 
 def _shrink(errors: Tensor, sharpness: float) -> Tensor:
-    """What of each error counts as an outlier: the proximal step of |.|^p."""
+    """The part of each error that counts as an outlier: the proximal step of |.|^p."""
     size = errors.abs()
     return errors.sign() * (size - size.clamp(min=1e-8) ** (_POWER - 1) / sharpness).clamp(min=0)
 

@@ -33,7 +33,7 @@ class LayerValues:
 
     rounded: Rounded | Grouped
     output_error: float | None = None
-    """||(W' - W) X|| / ||W X|| on the calibration text, where it was looked at."""
+    """||(W' - W) X|| / ||W X|| on the calibration text, where that was run."""
 
     @property
     def errors(self) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 A few values that dwarf the rest leave these no codes. What helps, by what is found:
 
-    found                               inputs of linears get            besides
-    a decoder with massive inputs       a scale per token, all of them   smoothing, where it folds
+    found                               inputs of linears get            as well
+    a causal model, massive inputs      a scale per token, all of them   smoothing, where it folds
     an encoder whose outputs drift far  a scale per token, the massive   nothing: its norms are read
                                         ones and more until they do not  twice, and GELU takes none
     neither                             one scale a tensor               nothing
@@ -39,7 +39,7 @@ Batches = Sequence[Inputs]
 
 @dataclass(frozen=True)
 class Treatment:
-    """What was found in the inputs, and what was done about it."""
+    """Massive inputs that were found, and the treatment that they were given."""
 
     massive: dict[str, float] = field(default_factory=dict)
     """Largest input value over the root mean square, before smoothing, of the massive ones."""
@@ -97,7 +97,7 @@ def treat(
 def activation_drift(
     model: Model, plan: Plan, batches: Batches, settings: QuantizeSettings
 ) -> float:
-    """How far a plan's rounded activations move the outputs of a little text."""
+    """Drift of the outputs of a little text by a plan's rounded activations."""
     some = list(_some(batches))
     if settings.activations == "static":
         plan = fix_input_scales(model, plan, some, settings.activation_range)

@@ -36,7 +36,7 @@ def choose_formats(
     target: Target,
     seed: int,
 ) -> tuple[dict[str, Format], dict[str, dict[str, float]]]:
-    """Which of a plan's INT8 linears become INT4, and what each was predicted to cost in each.
+    """The format of each of a plan's INT8 linears, INT8 or INT4, and its predicted cost in either.
 
     Args:
         plan: everything that may be chosen in INT8; what is sparse stays so, and counts.
@@ -70,14 +70,14 @@ def choose_formats(
     if least > budget.most:
         raise UserError(budget.refusal(least))
     costs = COSTS[settings.sensitivity](model, values, batches, seed)
-    things = [
+    items = [
         [
             Option(size, costs[name][entry.format])
             for size, entry in zip(sizes[name], options, strict=True)
         ]
         for name, options in formats.items()
     ]
-    chosen = choose(things, budget.most - taken)
+    chosen = choose(items, budget.most - taken)
     picked = {
         name: options[index].format
         for (name, options), index in zip(formats.items(), chosen, strict=True)
@@ -87,7 +87,7 @@ def choose_formats(
 
 @dataclass(frozen=True)
 class _Budget:
-    """What may be taken in all, what an entry takes of it, and what to say if the least is more."""
+    """A total, an entry's share of it, and the refusal where the least is more."""
 
     most: int
     size: Callable[[Entry], int]
@@ -134,6 +134,6 @@ def _time_budget(settings: QuantizeSettings, target: Target) -> _Budget:
 
 
 def may_choose(entry: Entry, model: Model) -> bool:
-    """Whether mixed precision has a say: INT8 linears but for tied heads and classifiers."""
+    """Linears that mixed precision decides on: INT8, but for tied heads and classifiers."""
     head = entry.role == "head" and (entry.tied_to is not None or not model.anatomy.causal)
     return entry.format in ("int8", "int8-token") and not head

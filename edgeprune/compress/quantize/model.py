@@ -43,7 +43,7 @@ class Quantized:
     """Largest input value over the root mean square, before smoothing, of the linears in which
     that is massive."""
     activation_drift: float = 0.0
-    """How far rounded activations alone move the outputs, relative to their size."""
+    """Change of the outputs by rounded activations alone, relative to their size."""
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Mixed precision: what each tensor was predicted to cost in each format."""
 
@@ -56,7 +56,7 @@ class Quantized:
         return dequantize_groups(codes, scales, self.zero_points[name], group)
 
     def store(self, entry: Entry, values: LayerValues) -> None:
-        """Take a tensor's codes and errors in."""
+        """Store a tensor's codes and errors."""
         rounded = values.rounded
         self.codes[entry.name], self.scales[entry.name] = rounded.codes, rounded.scales
         if isinstance(rounded, Grouped):
@@ -68,7 +68,7 @@ class Quantized:
         self.codes[entry.name], self.scales[entry.name] = self.codes[source], self.scales[source]
 
     def summary(self) -> dict[str, Any]:
-        """What was planned and done, as plain data for the manifest."""
+        """The plan and its errors, as plain data for the manifest."""
         return {
             "plan": self.plan.to_json(),
             "errors": self.errors,
@@ -120,7 +120,7 @@ Planner = Callable[[Mapping[str, Format]], Plan]
 
 
 def planner(model: Model, settings: QuantizeSettings, target: Target) -> Planner:
-    """What plans a model, its empty blocks counted once."""
+    """A function that plans a model, whose empty blocks are counted once."""
     sparse = choose_sparse(model, settings, target)
     return lambda formats: plan_formats(
         model.anatomy, settings, target.weight_bits, formats, sparse
@@ -134,8 +134,8 @@ def plan_model(
     settings: QuantizeSettings,
     plan_with: Planner,
 ) -> tuple[Treatment, Plan, float]:
-    """What is done about massive activations, the plan, and how far rounded activations then move
-    the outputs. Smoothing is folded into the model, whose function stays."""
+    """The treatment of massive activations, the plan, and the drift of the outputs that rounded
+    activations then cause. Smoothing is folded into the model, whose function stays."""
     treatment = treat(model, batches, settings, plan_with)
     plan = plan_with(treatment.formats)
     return treatment, plan, activation_drift(model, plan, batches, settings)

@@ -1,4 +1,4 @@
-"""What INT8 activations will cost a model, from a little of the text, before the work begins."""
+"""The cost of INT8 activations, estimated from a little of the text before the work begins."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ _SEQUENCES, _TOKENS = 32, 2048
 
 @dataclass(frozen=True)
 class Outlook:
-    """What was found in a model that nothing has changed yet."""
+    """Findings about a model that nothing has changed yet."""
 
     treatment: Treatment
     plan: Plan
@@ -89,7 +89,7 @@ def look(context: Context, model: Model, asked: QuantizeSettings) -> Outlook:
 
 
 def _first(batches: Iterable[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:
-    """Batches up to so many tokens; the one that passes the bound is cut."""
+    """Batches up to _TOKENS tokens; the one that passes the bound is cut."""
     left = _TOKENS
     for batch in batches:
         if left <= 0:

@@ -47,7 +47,7 @@ _FEWEST_ROWS = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """What is planned for one linear or embedding."""
+    """The plan for one linear or embedding."""
 
     name: str
     role: str
@@ -60,13 +60,13 @@ class Entry:
     group: int | None = None
     """Columns that share a scale; None: the whole row."""
     symmetric: bool = True
-    """Whether groups do without zero points of their own."""
+    """Groups have no zero points of their own."""
     input_scale: float | None = None
     """Scale of the activations' unsigned codes, where it is fixed by calibration."""
     input_zero_point: int | None = None
     """Their zero point."""
     unpacked: bool = False
-    """Whether a head reads the table that it shares as it lies, so that memory holds it once."""
+    """A head reads the table that it shares unpacked, so that memory holds it once."""
     sparsity: float | None = None
     """Share of its blocks that a sparse format leaves out."""
     predicted_us: float | None = None
@@ -81,7 +81,7 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        """What the values take, packed; nothing where they are another's."""
+        """Size of the packed values; 0 where they are another tensor's."""
         if self.tied_to is not None:
             return 0
         rows, columns = self.shape
@@ -189,7 +189,7 @@ def _as_sparse(entry: Entry, choice: Choice) -> Entry:
 
 
 def _linear_format(anatomy: Anatomy, settings: QuantizeSettings, role: str, shares: bool) -> Format:
-    """What the settings ask for a linear, before calibration has its say."""
+    """The format that the settings ask for, before calibration has its say."""
     if settings.weights == "none" or (role == "head" and not settings.head):
         return "float32"
     if settings.weights == "mixed":

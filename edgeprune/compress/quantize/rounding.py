@@ -1,4 +1,4 @@
-"""What rounded activations cost, in torch: each linear reads its input as its format will round it.
+"""Rounded activations in torch: each linear reads its input as its format will round it.
 
 Where a model's weights hold their planned values, this is the function that lowering has to keep.
 """
@@ -34,7 +34,7 @@ def round_input(values: Tensor, entry: Entry) -> Tensor:
 
 
 def reads_rounded(entry: Entry) -> bool:
-    """Whether a tensor is a linear that multiplies integers."""
+    """A tensor is a linear that multiplies integers."""
     return entry.format in ("int8", "int8-token", *SPARSE, *GROUPED)
 
 

@@ -1,14 +1,13 @@
 """The row of the quantize stage, which gives every weight its format and its stored value."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import many
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.quantize.plan import Plan, plan_formats
+from edgeprune.compress.quantize.record import Quantized
 from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.compress.stage import Stage
@@ -163,14 +162,15 @@ def _leaves(settings: QuantizeSettings, facts: Facts) -> Facts:
     return after
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
-    formats = Counter(entry["format"] for entry in did["plan"]["entries"])
+def _told(did: Quantized) -> list[str]:
+    formats = Counter(entry.format for entry in did.plan.entries)
     return [", ".join(f"{many(n, 'tensor')} in {kind}" for kind, n in formats.most_common())]
 
 
 QUANTIZE = Stage(
     "quantize",
     "edgeprune.compress.quantize.stage:run",
+    Quantized,
     settings=QuantizeSettings,
     default=QuantizeSettings,
     description="INT8 and INT4 weights.",

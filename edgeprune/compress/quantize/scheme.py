@@ -1,11 +1,11 @@
-"""Which integers a matrix becomes: how many bits, what shares a scale. No torch here."""
+"""The integers that a matrix becomes: their bits, and what shares a scale. No torch here."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Which integers weights become."""
+    """Bits, groups and symmetry of the integers that weights become."""
 
     bits: int = 8
     group: int | None = None

@@ -1,4 +1,4 @@
-"""What a change of one tensor costs a model's outputs: predicted by gradients, or measured.
+"""The cost of a change of one tensor to the outputs: predicted by gradients, or measured.
 
 The cost is the mean of 1 - cosine to the original embedding for a sentence encoder, of the KL
 divergence from the original's distribution for others (nats, per token or per text). To second

@@ -8,7 +8,7 @@ from edgeprune.base.settings import Settings
 
 
 class QuantizeSettings(Settings):
-    """How weights become integers, and how the activations that resist it are treated."""
+    """Rounding of weights to integers, and treatment of the activations that resist it."""
 
     weights: Literal["int8", "int4", "int8-groups", "mixed", "none"] = Field(
         "int8",
@@ -24,7 +24,7 @@ class QuantizeSettings(Settings):
     method: Literal["rtn", "gptq", "hqq"] = Field(
         "rtn",
         description="How weights are rounded: to nearest; GPTQ, where later columns make up for "
-        "earlier ones on calibration text (inside the blocks); HQQ, which fits the grid anew "
+        "earlier ones on calibration text (inside the blocks); HQQ, which refits the grid "
         "without text.",
     )
     group: Literal[16, 32, 64, 128] = Field(

@@ -27,7 +27,7 @@ _LEAST = 1e-5
 
 @dataclass
 class InputRange:
-    """What calibration saw of a linear's input, per channel."""
+    """The range of a linear's input on calibration text, per channel."""
 
     largest: Tensor
     """Largest absolute value, (inputs,)."""
@@ -153,7 +153,7 @@ def _fold_norms(
 
 
 def smoothable(anatomy: Anatomy) -> bool:
-    """Whether the family has somewhere to fold a feed-forward's scale into."""
+    """A feed-forward's scale can be folded into its up projection in every block."""
     return all(
         block.experts is None and block.feed_forward.gate is not None for block in anatomy.blocks
     )

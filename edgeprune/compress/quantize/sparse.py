@@ -1,4 +1,4 @@
-"""Which linears are worth a sparse format: by the zeros in their weights and the target's table.
+"""Linears that are worth a sparse format, by the zeros in their weights and the target's table.
 
 Zeros are looked for in the weights, not in masks: a cut moves blocks, an unstructured mask leaves
 whole blocks of 4x1 behind, and what is exactly zero here is what a file can leave out.

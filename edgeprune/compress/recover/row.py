@@ -1,9 +1,7 @@
 """The row of the recover stage, which distils the cut model from the original."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from edgeprune.compress.facts import Facts
+from edgeprune.compress.recover.record import Recovered
 from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.compress.stage import Stage
 
@@ -16,17 +14,18 @@ def _would(settings: RecoverSettings, facts: Facts) -> list[str]:
     return [f"{settings.steps:,} steps of distillation, learning rate {rate:g}{frozen}"]
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
-    first, steps = did["checks"][0]["held_out"], did["checks"][-1]["step"]
+def _told(did: Recovered) -> list[str]:
+    first, steps = did.checks[0].held_out, did.checks[-1].step
     return [
         f"{steps:,} steps of distillation; held-out loss {first:.4g} at the first check, "
-        f"{did['held_out']:.4g} at step {did['best_step']:,}, whose weights were kept"
+        f"{did.held_out:.4g} at step {did.best_step:,}, whose weights were kept"
     ]
 
 
 RECOVER = Stage(
     "recover",
     "edgeprune.compress.recover.stage:run",
+    Recovered,
     settings=RecoverSettings,
     default=RecoverSettings,
     description="Recovery by distillation.",

@@ -1,15 +1,15 @@
 """The recover stage: distil the cut model from the original, masks held."""
 
 from pathlib import Path
-from typing import Any
 
 from edgeprune.compress.context import Context
 from edgeprune.compress.distil.train import HeldMasks, distil
+from edgeprune.compress.recover.record import Recovered
 from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.model.store import TRAINING_ATTENTION, load_masks, load_model, save_model
 
 
-def run(context: Context, source: Path, target: Path, settings: RecoverSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: RecoverSettings) -> Recovered:
     """Train the model in `source` towards the original; write the best weights into `target`."""
     student, masks = load_model(source, TRAINING_ATTENTION), load_masks(source)
     watchers = [HeldMasks(student, masks)] if masks else []
@@ -23,4 +23,4 @@ def run(context: Context, source: Path, target: Path, settings: RecoverSettings)
         watchers,
     )
     save_model(student, target, masks or None)
-    return result
+    return Recovered.from_values(result)

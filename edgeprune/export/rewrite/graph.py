@@ -133,7 +133,7 @@ class Graph:
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`; a graph output keeps its name."""
-        if old not in self.outputs:
+        if old not in self.outputs and old != new:  # a new node may take an old one's name
             self._replaced[old] = new
         for node in self.consumers.pop(old, []):
             for place, name in enumerate(node.input):

@@ -1,14 +1,12 @@
 """The row of the rewrite stage, which lowers the plan to operators and fuses what runs faster."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from edgeprune.compress.stage import Stage
+from edgeprune.export.rewrite.record import Rewritten
 
 
-def _told(did: Mapping[str, Any]) -> list[str]:
-    kept = [row["name"] for row in did["passes"] if row["kept"] and row["changed"]]
-    undone = [row["name"] for row in did["passes"] if not row["kept"]]
+def _told(did: Rewritten) -> list[str]:
+    kept = [each.name for each in did.passes if each.kept and each.changed]
+    undone = [each.name for each in did.passes if not each.kept]
     lines = [", ".join(kept)] if kept else []
     return lines + ([f"undone: {', '.join(undone)}"] if undone else [])
 
@@ -16,6 +14,7 @@ def _told(did: Mapping[str, Any]) -> list[str]:
 REWRITE = Stage(
     "rewrite",
     "edgeprune.export.rewrite.stage:run",
+    Rewritten,
     gives="graph",
     always=True,
     would=lambda settings, facts: [f"for {facts.target.name}, every pass checked on real batches"],

@@ -1,19 +1,19 @@
 """The rewrite stage: lower the plan and rewrite the graph into a bundle's folder."""
 
 from pathlib import Path
-from typing import Any
 
 from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.model import Quantized
+from edgeprune.export.client_files import ONNX, copy_client_files
+from edgeprune.export.rewrite.record import Pass, Rewritten
 from edgeprune.export.rewrite.run import rewrite
-from edgeprune.export.stage import ONNX, copy_client_files
 from edgeprune.model.checkpoint import open_checkpoint
 
 # Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
 _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
 
 
-def run(context: Context, source: Path, target: Path, settings: None) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
     """Rewrite the graph in `source`; write it with tokenizer and configuration into `target`."""
     assert context.model is not None
     plan = context.folders.get("quantize")
@@ -34,4 +34,4 @@ def run(context: Context, source: Path, target: Path, settings: None) -> dict[st
         context.target,
         asked.cache_bits if asked else None,
     )
-    return {"passes": [report.to_json() for report in reports]}
+    return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])

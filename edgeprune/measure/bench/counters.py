@@ -8,14 +8,15 @@ nothing but the number of calls are subtracted: ((N + k calls) - (N calls)) / k.
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from edgeprune.measure.bench.contestants import Contestant
 from edgeprune.measure.bench.process import Process
+from edgeprune.measure.bench.record import Counts, Missing, SideName
 from edgeprune.measure.bench.rounds import request
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.subject import Subject
+from edgeprune.measure.works import Work
 
 # In user mode alone: the kernel's share belongs to the machine, and counting it may be forbidden.
 EVENTS = {"instructions": "instructions:u", "cycles": "cycles:u"}
@@ -41,14 +42,14 @@ def why_missing() -> str | None:
 
 
 def count(
-    contestant: Contestant, kind: str, settings: BenchSettings, cores: list[int] | None
+    subject: Subject, kind: Work, settings: BenchSettings, cores: list[int] | None
 ) -> dict[str, float]:
     """What one call of a kind of work counts: "instructions", "cycles", or what there is of them.
 
     With more threads than one, those that wait for work count as well.
     """
     return per_call(
-        lambda calls: _whole_process(contestant, kind, calls, settings, cores), _FEW, _MORE
+        lambda calls: _whole_process(subject, kind, calls, settings, cores), _FEW, _MORE
     )
 
 
@@ -78,11 +79,11 @@ def read_counts(text: str) -> dict[str, float]:
 
 
 def _whole_process(
-    contestant: Contestant, kind: str, calls: int, settings: BenchSettings, cores: list[int] | None
+    subject: Subject, kind: Work, calls: int, settings: BenchSettings, cores: list[int] | None
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         found = Path(scratch) / "perf"
-        with Process(contestant, settings, cores, under=_perf(found)) as process:
+        with Process(subject, settings, cores, under=_perf(found)) as process:
             process.ask(kind, **request(kind, calls, settings))
         return read_counts(found.read_text())
 
@@ -94,14 +95,14 @@ def _perf(output: Path) -> list[str]:
 
 
 def counters(
-    sides: dict[str, Contestant],
-    kinds: Sequence[str],
+    sides: Mapping[SideName, Subject],
+    kinds: Sequence[Work],
     settings: BenchSettings,
     cores: list[int] | None,
-) -> dict[str, Any]:
-    """Counts by kind of work and side; or "missing", a sentence's part that says why."""
+) -> Counts | Missing:
+    """Counts by kind of work and side, or why there are none."""
     if why := why_missing():
-        return {"missing": why}
+        return Missing(missing=why)
     return {
         kind: {side: count(model, kind, settings, cores) for side, model in sides.items()}
         for kind in kinds

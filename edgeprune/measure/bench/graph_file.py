@@ -1,4 +1,4 @@
-"""A plain ONNX file as a contestant: what it needs is read off its graph."""
+"""A plain ONNX file as a subject: what it needs is read off its graph."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import onnx
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, read_json
 from edgeprune.export.rewrite.order import read_model
-from edgeprune.measure.bench.contestants import (
+from edgeprune.measure.bench.subject import (
     CACHED_DECODER,
     DECODER,
     ENCODER,
-    Contestant,
+    Subject,
     has_cache,
     is_float,
     kernels_note,
@@ -26,8 +26,8 @@ ASSUMED_VOCABULARY = 1000
 _KEEP_ROWS = ("DequantizeLinear", "Cast", "Identity")
 
 
-def of_graph_file(path: Path) -> Contestant:
-    """The contestant that an ONNX file is.
+def of_graph_file(path: Path) -> Subject:
+    """The subject that an ONNX file is.
 
     Past key-values among its inputs make it a decoder; logits as wide as its vocabulary, one
     without a cache; anything else is timed as an encoder. A config.json beside it, or one folder
@@ -64,7 +64,7 @@ def of_graph_file(path: Path) -> Contestant:
             f"{path}: its graph shows no table of embeddings, so token ids were drawn below "
             f"{ASSUMED_VOCABULARY:,}.",
         )
-    return Contestant(
+    return Subject(
         name=str(path),
         command=own_command("edgeprune.measure.bench.worker"),
         kinds=kinds,

@@ -3,13 +3,13 @@
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import psutil
 
 import edgeprune
 from edgeprune.base import processor
+from edgeprune.measure.bench.record import Machine
 
 # Instruction sets that matrix products use.
 _FLAG_PREFIXES = ("avx", "amx", "fma", "f16c", "sse4", "ssse3")
@@ -27,25 +27,25 @@ COMPARABLE = (
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def machine_facts() -> dict[str, Any]:
-    """Processor, cores, load and versions, as plain JSON values; None where unknown."""
+def machine_facts() -> Machine:
+    """This machine as it is now."""
     facts = processor.processor()
     flags = sorted(
         flag
         for flag in facts.get("flags", [])
         if flag.startswith(_FLAG_PREFIXES) or flag in _ARM_FLAGS
     )
-    return {
-        "processor": facts.get("brand_raw") or platform.processor() or None,
-        "architecture": platform.machine(),
-        "flags": flags,
-        "physical_cores": psutil.cpu_count(logical=False),
-        "logical_cores": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "governor": _GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "edgeprune": edgeprune.__version__,
-    }
+    return Machine(
+        processor=facts.get("brand_raw") or platform.processor() or None,
+        architecture=platform.machine(),
+        flags=tuple(flags),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=psutil.cpu_count(),
+        memory_bytes=psutil.virtual_memory().total,
+        load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
+        governor=_GOVERNOR.read_text().strip() if _GOVERNOR.is_file() else None,
+        system=platform.platform(),
+        python=platform.python_version(),
+        onnxruntime=onnxruntime.__version__,
+        edgeprune=edgeprune.__version__,
+    )

@@ -3,8 +3,8 @@
 Two signs, each a share with a limit of 5 %, the smallest difference that people act on (and what
 `edgeprune check` allows by default):
 
-- turn spread: the distance between the quartiles of one contestant's turn medians, over their
-  median; the largest of all contestants and kinds of work. A turn's median has shaken off single
+- turn spread: the distance between the quartiles of one subject's turn medians, over their
+  median; the largest of all subjects and kinds of work. A turn's median has shaken off single
   hiccups already, so what is left is a machine whose speed changes for whole turns.
 - others' share: the time of the cores in use that went to other programs, or that the hypervisor
   kept for its other guests ("steal"), while the rounds ran.
@@ -16,12 +16,12 @@ milliseconds that another run may not repeat.
 import os
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import psutil
 
-from edgeprune.measure.bench.rounds import Times
+from edgeprune.measure.bench.record import Noise
+from edgeprune.measure.bench.rounds import Samples
 
 LIMIT = 0.05
 # Of psutil's times, what is not idleness; "guest" is a part of "user" already.
@@ -60,7 +60,7 @@ class CoreWatch:
         return time.monotonic(), busy, sum(spent.user + spent.system for spent in times)
 
 
-def turn_spread(times: Iterable[Times]) -> float:
+def turn_spread(times: Iterable[Samples]) -> float:
     """The widest distance between quartiles of turns, as a share of their median."""
     return max(
         float(np.subtract(*np.percentile(found.turns, [75, 25])) / np.median(found.turns))
@@ -68,20 +68,16 @@ def turn_spread(times: Iterable[Times]) -> float:
     )
 
 
-def judge(spread: float, others: float | None) -> dict[str, Any]:
+def judge(spread: float, others: float | None) -> Noise:
     """Both signs, whether either is beyond its limit, and a sentence for each that is."""
     why = []
     if spread > LIMIT:
         why.append(f"turns differed by {spread:.0%} between quartiles")
     if others is not None and others > LIMIT:
         why.append(f"other programs took {others:.0%} of the cores' time")
-    return {
-        "turn_spread": spread,
-        "others_share": others,
-        "limit": LIMIT,
-        "noisy": bool(why),
-        "why": why,
-    }
+    return Noise(
+        turn_spread=spread, others_share=others, limit=LIMIT, noisy=bool(why), why=tuple(why)
+    )
 
 
 def _allowed_cores() -> list[int]:

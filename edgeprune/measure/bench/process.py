@@ -1,4 +1,4 @@
-"""The asking side of the protocol: one process for one contestant."""
+"""The asking side of the protocol: one process for one subject."""
 
 import contextlib
 import json
@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from edgeprune.base.errors import UserError
-from edgeprune.measure.bench.contestants import Contestant
-from edgeprune.measure.bench.protocol import VERSION
+from edgeprune.measure.bench.protocol import VERSION, Message
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.subject import Subject
 
 # Since 1.31 ONNX Runtime keeps a database of telemetry and threads that send it, unless told not
 # to: work on the timed cores that is none of the model's.
@@ -71,7 +71,7 @@ class Conversation:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, command: str, **request: Any) -> dict[str, Any]:
+    def ask(self, command: str, **request: Any) -> Message:
         """Send a command and wait for its answer.
 
         Raises:
@@ -175,11 +175,11 @@ class Conversation:
 
 
 class Process(Conversation):
-    """A process with a contestant loaded."""
+    """A process with a subject loaded."""
 
     def __init__(
         self,
-        contestant: Contestant,
+        subject: Subject,
         settings: BenchSettings,
         cores: list[int] | None,
         profile: bool = False,
@@ -197,7 +197,7 @@ class Process(Conversation):
         Raises:
             UserError: the model cannot be loaded.
         """
-        super().__init__(contestant.name, [*under, *contestant.command], environment)
+        super().__init__(subject.name, [*under, *subject.command], environment)
         try:
             self.load_seconds = self.ask(
                 "load",
@@ -205,7 +205,7 @@ class Process(Conversation):
                 cores=cores,
                 seed=settings.seed,
                 profile=profile,
-                **contestant.load,
+                **subject.load,
             )["seconds"][0]
         except BaseException:
             self.close()
@@ -213,7 +213,7 @@ class Process(Conversation):
 
 
 def choose_cores(threads: int) -> list[int] | None:
-    """The cores that all contestants share: as many as there are threads, the last ones, since
+    """The cores that all subjects share: as many as there are threads, the last ones, since
     systems put their own work on the first. None where pinning is impossible or would take all.
     """
     if not hasattr(os, "sched_getaffinity"):

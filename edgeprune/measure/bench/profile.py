@@ -3,35 +3,28 @@
 Profiling slows the runtime, so it has a process of its own, after everything else was timed.
 """
 
-from typing import Any
-
-from edgeprune.measure.bench.contestants import Contestant
 from edgeprune.measure.bench.process import Process
+from edgeprune.measure.bench.record import Missing, Profile, Spent
 from edgeprune.measure.bench.rounds import turn
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.subject import Subject
+from edgeprune.measure.works import Work
 
 _WARM_CALLS, _CALLS = 2, 8
 
 
 def profile_of(
-    contestant: Contestant, kind: str, settings: BenchSettings, cores: list[int] | None
-) -> dict[str, Any]:
-    """One kind of work by operator.
-
-    Returns:
-        "run_ms" of a profiled run; "operators": for each type, the one that takes most first,
-        its "share" of the run (0 to 1), "ms" and "count" of calls in a run; and "outside_share",
-        what the runtime, and profiling itself, take between operators. Or "missing", why there is
-        no profile.
-    """
-    with Process(contestant, settings, cores, profile=True) as process:
+    subject: Subject, kind: Work, settings: BenchSettings, cores: list[int] | None
+) -> Profile | Missing:
+    """One kind of work by operator, or why there is no profile."""
+    with Process(subject, settings, cores, profile=True) as process:
         if "profile" not in process.hello["does"]:
-            return {"missing": f"{process.hello['runtime']} does not tell it"}
+            return Missing(missing=f"{process.hello['runtime']} does not tell it")
         turn(process, kind, _WARM_CALLS + _CALLS, settings)
         runs = settings.decode_steps if kind == "decode" else _CALLS
         found = process.ask("profile", runs=runs)
     whole = found["run_ms"]
     most_first = sorted(found["operators"].items(), key=lambda entry: -entry[1]["ms"])
-    operators = {name: {"share": sums["ms"] / whole} | sums for name, sums in most_first}
-    inside = sum(entry["share"] for entry in operators.values())
-    return {"run_ms": whole, "operators": operators, "outside_share": 1 - inside}
+    operators = {name: Spent(share=sums["ms"] / whole, **sums) for name, sums in most_first}
+    inside = sum(spent.share for spent in operators.values())
+    return Profile(run_ms=whole, operators=operators, outside_share=1 - inside)

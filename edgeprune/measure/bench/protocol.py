@@ -1,6 +1,6 @@
-"""What a contestant's process and the benchmark say to each other: version 1.
+"""What a subject's process and the benchmark say to each other: version 1.
 
-The benchmark starts a command for each contestant and writes one JSON object a line to its standard
+The benchmark starts a command for each subject and writes one JSON object a line to its standard
 input; the process answers each with one on its standard output, in order. Any program that does
 this can be timed, as `command:PROGRAM ARGUMENTS`.
 
@@ -43,11 +43,13 @@ from typing import Any
 
 VERSION = 1
 
-Command = Callable[[dict[str, Any]], dict[str, Any]]
+Message = dict[str, Any]
+"""A request, or the answer to one."""
+Command = Callable[[Message], Message]
 
 
 def serve(runtime: str, commands: Mapping[str, Command], **facts: Any) -> None:
-    """Answer requests until the benchmark ends: the main loop of a contestant's process.
+    """Answer requests until the benchmark ends: the main loop of a subject's process.
 
     Args:
         runtime: what runs the model, with its version.
@@ -81,7 +83,7 @@ def stay_on(cores: list[int] | None) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def timed(call: Callable[[], object], calls: int = 1) -> dict[str, Any]:
+def timed(call: Callable[[], object], calls: int = 1) -> Message:
     """Seconds of each of `calls` calls, as an answer."""
     seconds = []
     for _ in range(calls):

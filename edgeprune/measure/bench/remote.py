@@ -20,11 +20,14 @@ from typing import Any, Self
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.measure.bench.contestants import opened
+from edgeprune.export.opened import open_model
 from edgeprune.measure.bench.graph_file import of_graph_file
+from edgeprune.measure.bench.record import Speed, Sweep, read_speed
 
 _SSH_FAILED, _NO_SUCH_COMMAND = 255, 127
 _SIDES = ("candidate", "baseline")
+_OTHER_ANSWER = "{} answered something else than a result."
+_REMEDY = "install the same edgeprune there as here"
 
 
 def bench_remotely(
@@ -33,7 +36,7 @@ def bench_remotely(
     baseline: str | None,
     options: Mapping[str, Any],
     python: str = "python3",
-) -> dict[str, Any]:
+) -> Speed | Sweep:
     """`edgeprune bench` on another machine.
 
     Args:
@@ -43,14 +46,14 @@ def bench_remotely(
         python: the Python there that has edgeprune.
 
     Returns:
-        The JSON that it wrote there, with "remote", the destination, and the names used here.
+        What it measured there, with the destination, and the names used here.
 
     Raises:
         UserError: the host cannot be reached, has no edgeprune, or the benchmark fails there.
     """
-    places = [place for place in (candidate, baseline) if place is not None]
+    targets = [target for target in (candidate, baseline) if target is not None]
     with ExitStack() as stack:
-        models = [stack.enter_context(_model_files(place)) for place in places]
+        models = [stack.enter_context(_model_files(target)) for target in targets]
         host = stack.enter_context(Host(destination))
         _require_edgeprune(host, python)
         folder = stack.enter_context(_folder_on(host))
@@ -62,11 +65,25 @@ def bench_remotely(
         command = [python, "-P", "-m", "edgeprune", "bench", there[0], "--json", "-"]
         command += ["--against", there[1]] if baseline else []
         result = _run_in(host, folder, [*command, *_as_options(options)])
-    for point in result.get("sweep", [result]):
-        for side, place in zip(_SIDES, places, strict=False):
-            point[side]["name"] = place
-        point["remote"] = destination
-    return result
+    points = [_named_here(point, destination, targets) for point in _points(result, destination)]
+    return Sweep(sweep=tuple(points)) if "sweep" in result else points[0]
+
+
+def _points(result: dict[str, Any], destination: str) -> list[Speed]:
+    """Every result that came back."""
+    points = result.get("sweep", [result])
+    if not isinstance(points, list):
+        raise UserError(_OTHER_ANSWER.format(destination))
+    return [read_speed(point, Path(f"{destination}'s answer"), _REMEDY) for point in points]
+
+
+def _named_here(point: Speed, destination: str, targets: Sequence[str]) -> Speed:
+    """A result with the destination, and its models by the names that they have here."""
+    sides = {
+        side: getattr(point, side).model_copy(update={"name": target})
+        for side, target in zip(_SIDES, targets, strict=False)
+    }
+    return point.model_copy(update={**sides, "remote": destination})
 
 
 class Host:
@@ -180,17 +197,17 @@ class Host:
 
 
 @contextlib.contextmanager
-def _model_files(place: str) -> Iterator[tuple[list[tuple[Path, str]], str]]:
+def _model_files(target: str) -> Iterator[tuple[list[tuple[Path, str]], str]]:
     """What to copy of a model, each under a name, and the name that bench is told."""
-    if place.startswith(("torch:", "command:")):
-        raise UserError(f"--remote copies models, and {place} is a program of this machine.")
-    path = Path(place)
+    if target.startswith(("torch:", "command:")):
+        raise UserError(f"--remote copies models, and {target} is a program of this machine.")
+    path = Path(target)
     if path.suffix == ".onnx":
         files = [(file, str(file.relative_to(path.parent))) for file in of_graph_file(path).files]
         config = path.parent / "config.json"
         yield files + ([(config, config.name)] if config.is_file() else []), path.name
     else:
-        with opened(place) as bundle:
+        with open_model(target) as bundle:
             yield [(bundle.folder, ".")], ""
 
 
@@ -239,7 +256,7 @@ def _run_in(host: Host, folder: str, command: Sequence[str]) -> dict[str, Any]:
     try:
         return dict(json.loads(out))
     except ValueError:
-        raise UserError(f"{host.destination} answered something else than a result.") from None
+        raise UserError(_OTHER_ANSWER.format(host.destination)) from None
 
 
 def _as_options(options: Mapping[str, Any]) -> list[str]:

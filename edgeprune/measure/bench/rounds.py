@@ -1,4 +1,4 @@
-"""Turns there and back: how contestants are timed beside each other.
+"""Turns there and back: how subjects are timed beside each other.
 
 They are called in turns A B B A, so that a machine that warms up or slows down treats them alike;
 a ratio is the median over pairs of neighbouring turns.
@@ -10,29 +10,31 @@ from dataclasses import dataclass, field
 
 from edgeprune.base.progress import track
 from edgeprune.measure.bench.process import Process
+from edgeprune.measure.bench.record import Ratio
 from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.bench.stats import Ratio, median, paired_ratio
+from edgeprune.measure.bench.stats import median, paired_ratio
+from edgeprune.measure.works import Work
 
-# ONNX Runtime's threads spin for a while after a call and would take the next contestant's core.
+# ONNX Runtime's threads spin for a while after a call and would take the next subject's core.
 _REST_SECONDS = 0.05
 _WARM_SECONDS = 0.5
 _MAX_CALLS_A_TURN = 1000
 
 
 @dataclass
-class Times:
-    """Seconds of one contestant at one kind of work."""
+class Samples:
+    """Seconds of one subject at one kind of work."""
 
     calls: list[float] = field(default_factory=list)
     turns: list[float] = field(default_factory=list)  # the median of each turn
 
 
 def time_rounds(
-    processes: Sequence[Process], kind: str, settings: BenchSettings, time_limit: float
-) -> list[Times]:
+    processes: Sequence[Process], kind: Work, settings: BenchSettings, time_limit: float
+) -> list[Samples]:
     """Rounds of turns there and back until the ratio is known well enough or time is up."""
     calls = [_warm(process, kind, settings) for process in processes]
-    times = [Times() for _ in processes]
+    times = [Samples() for _ in processes]
     there = list(range(len(processes)))
     started = time.monotonic()
     for index in there:  # a last turn to warm up, which says how long a round takes
@@ -54,7 +56,7 @@ def time_rounds(
     return times
 
 
-def turn(process: Process, kind: str, calls: int, settings: BenchSettings) -> list[float]:
+def turn(process: Process, kind: Work, calls: int, settings: BenchSettings) -> list[float]:
     """Seconds of each call of one turn. The call after a change of turns meets cold caches, and
     is left out: the worker's decoding does so by itself, the rest here."""
     if kind == "decode":
@@ -62,21 +64,21 @@ def turn(process: Process, kind: str, calls: int, settings: BenchSettings) -> li
     return process.ask(kind, **request(kind, calls + 1, settings))["seconds"][1:]
 
 
-def request(kind: str, calls: int, settings: BenchSettings) -> dict[str, int]:
+def request(kind: Work, calls: int, settings: BenchSettings) -> dict[str, int]:
     """What a worker is asked for `calls` calls of a kind of work; of decoding, as many steps."""
     if kind == "decode":
         return {"batch": settings.batch, "context": settings.tokens, "steps": calls}
     return {"batch": settings.batch, "tokens": settings.tokens, "calls": calls}
 
 
-def ratio_of(times: Sequence[Times], baseline: int | None, settings: BenchSettings) -> Ratio:
+def ratio_of(times: Sequence[Samples], baseline: int | None, settings: BenchSettings) -> Ratio:
     """How many times faster the first is than another; alone, its times over their median."""
     ours = times[0].turns
     theirs = [median(ours)] * len(ours) if baseline is None else times[baseline].turns
     return paired_ratio(theirs, ours, settings.seed)
 
 
-def _warm(process: Process, kind: str, settings: BenchSettings) -> int:
+def _warm(process: Process, kind: Work, settings: BenchSettings) -> int:
     """Call until times are steady; returns how many calls make one turn."""
     started = time.monotonic()
     seconds: list[float] = []
@@ -85,11 +87,11 @@ def _warm(process: Process, kind: str, settings: BenchSettings) -> int:
     return min(_MAX_CALLS_A_TURN, max(1, round(settings.turn_seconds / median(seconds))))
 
 
-def _settled(times: Sequence[Times], settings: BenchSettings) -> bool:
+def _settled(times: Sequence[Samples], settings: BenchSettings) -> bool:
     """Whether the ratio (alone: the median) is known to within the width asked for."""
     return ratio_of(times, faster(times), settings).width < settings.width
 
 
-def faster(times: Sequence[Times]) -> int | None:
+def faster(times: Sequence[Samples]) -> int | None:
     """The place of the baseline's faster variant; None for a model measured alone."""
     return min(range(1, len(times)), key=lambda i: median(times[i].calls), default=None)

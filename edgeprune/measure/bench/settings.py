@@ -31,7 +31,7 @@ class BenchSettings(Settings):
         default=5,
         ge=3,
         le=10_000,
-        description="rounds at least; in each, every contestant has two turns",
+        description="rounds at least; in each, every model has two turns",
     )
     width: float = Field(
         default=0.03,
@@ -46,7 +46,7 @@ class BenchSettings(Settings):
         description="stop after this many seconds of rounds at most",
     )
     turn_seconds: float = Field(
-        default=0.1, gt=0.0, le=60.0, description="about how long one contestant's turn lasts"
+        default=0.1, gt=0.0, le=60.0, description="about how long one turn of a model lasts"
     )
     tune_baseline: bool = Field(
         default=True,

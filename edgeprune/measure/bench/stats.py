@@ -1,26 +1,12 @@
 """Medians, percentiles, and the interval of a paired ratio."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from edgeprune.measure.bench.record import Ratio
+
 RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio with its 95 % interval, from `pairs` pairs."""
-
-    value: float
-    low: float
-    high: float
-    pairs: int
-
-    @property
-    def width(self) -> float:
-        """The interval's width as a share of the ratio."""
-        return (self.high - self.low) / self.value
 
 
 def median(values: Sequence[float]) -> float:
@@ -52,4 +38,6 @@ def paired_ratio(
     ratios = top / bottom
     drawn = np.random.default_rng(seed).integers(0, ratios.size, (RESAMPLES, ratios.size))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
-    return Ratio(float(np.median(ratios)), float(low), float(high), ratios.size)
+    return Ratio(
+        value=float(np.median(ratios)), low=float(low), high=float(high), pairs=ratios.size
+    )

@@ -7,13 +7,13 @@ folder, package:NAME or hub id. Weights are float32, attention is transformers' 
 import importlib.metadata
 from typing import Any
 
-from edgeprune.measure.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import Message, serve, stay_on, timed
 
 
 class TorchWorker:
     """The loaded model, and one method a command. It imports torch when it loads."""
 
-    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+    def load(self, request: Message) -> Message:
         import torch
 
         from edgeprune.model.checkpoint import open_checkpoint
@@ -31,13 +31,13 @@ class TorchWorker:
         self.random = torch.Generator().manual_seed(request["seed"])
         return seconds
 
-    def encoder(self, request: dict[str, Any]) -> dict[str, Any]:
+    def encoder(self, request: Message) -> Message:
         ids = self._ids(request["batch"], request["tokens"])
         mask = self.torch.ones_like(ids)
         with self.torch.inference_mode():
             return timed(lambda: self.module(input_ids=ids, attention_mask=mask), request["calls"])
 
-    def prompt(self, request: dict[str, Any]) -> dict[str, Any]:
+    def prompt(self, request: Message) -> Message:
         ids = self._ids(request["batch"], request["tokens"])
 
         def call() -> None:
@@ -46,7 +46,7 @@ class TorchWorker:
         with self.torch.inference_mode():
             return timed(call, request["calls"])
 
-    def decode(self, request: dict[str, Any]) -> dict[str, Any]:
+    def decode(self, request: Message) -> Message:
         ids = self._ids(request["batch"], request["steps"] + 1)
         step = iter(ids.split(1, dim=1))
         with self.torch.inference_mode():

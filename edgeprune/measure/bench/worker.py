@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgeprune.measure.bench.protocol import serve, stay_on, timed
+from edgeprune.measure.bench.protocol import Message, serve, stay_on, timed
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.session import input_types, open_session, token_inputs
 
@@ -24,7 +24,7 @@ from edgeprune.runtime.session import input_types, open_session, token_inputs
 class Worker:
     """The loaded model, and one method a command."""
 
-    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+    def load(self, request: Message) -> Message:
         stay_on(request["cores"])
         prefix = None
         if request["profile"]:
@@ -46,12 +46,12 @@ class Worker:
         self.random = np.random.default_rng(request["seed"])
         return seconds
 
-    def encoder(self, request: dict[str, Any]) -> dict[str, Any]:
+    def encoder(self, request: Message) -> Message:
         ids = self._ids(request["batch"], request["tokens"])
         feeds = token_inputs(input_types(self.session), ids, np.ones_like(ids))
         return timed(lambda: self.session.run(None, feeds), request["calls"])
 
-    def prompt(self, request: dict[str, Any]) -> dict[str, Any]:
+    def prompt(self, request: Message) -> Message:
         decoder = Decoder(self.session, self.config)
         ids = self._ids(request["batch"], request["tokens"])
 
@@ -60,7 +60,7 @@ class Worker:
 
         return timed(call, request["calls"])
 
-    def decode(self, request: dict[str, Any]) -> dict[str, Any]:
+    def decode(self, request: Message) -> Message:
         decoder = Decoder(self.session, self.config)
         if not decoder.has_cache:
             raise ValueError("the decoder has no key-value cache, so decoding cannot be timed")
@@ -72,7 +72,7 @@ class Worker:
         decoding.feed(next(ids), last_only=True)
         return timed(lambda: decoding.feed(next(ids), last_only=True), request["steps"])
 
-    def profile(self, request: dict[str, Any]) -> dict[str, Any]:
+    def profile(self, request: Message) -> Message:
         """The runtime's own times by operator, a run; of the last `runs` runs. Ends profiling."""
         with self._profiles, open(self.session.end_profiling(), encoding="utf-8") as file:
             return by_operator(json.load(file), request["runs"])
@@ -81,7 +81,7 @@ class Worker:
         return self.random.integers(0, self.vocabulary, (batch, tokens))
 
 
-def by_operator(events: list[dict[str, Any]], runs: int) -> dict[str, Any]:
+def by_operator(events: list[dict[str, Any]], runs: int) -> Message:
     """Sums of ONNX Runtime's profile (Chrome's trace format) over its last `runs` runs.
 
     Returns:

@@ -7,11 +7,10 @@ beyond the limit, passes where the whole interval keeps it, and else is undecide
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import MEDIANS_APART, medians_contradict
+from edgeprune.measure.bench.record import Ratio
 from edgeprune.measure.check.figures import (
     Figures,
     Identity,
@@ -22,7 +21,7 @@ from edgeprune.measure.check.figures import (
 from edgeprune.measure.check.quality import headline
 from edgeprune.measure.check.record import Check, Verdict, skipped
 from edgeprune.measure.check.settings import Limits
-from edgeprune.measure.works import WORKS
+from edgeprune.measure.works import WORKS, Work
 
 # An interval as wide as the distance to the limit settles it every other time, since its middle
 # moves too; one narrower by this (1.96 + 0.84 standard errors, not 1.96) does four times in five.
@@ -76,23 +75,25 @@ def refuse_other_quality(ours: Quality | None, theirs: Figures) -> None:
 def same_source(ours: Identity, theirs: Identity) -> Check:
     """Whether both were made from one model; `refuse_another_model` has refused where not."""
     if ours.source and theirs.source:
-        return Check("source model", "pass", f"both were made from {ours.source[:12]}")
+        return Check(
+            name="source model", verdict="pass", sentence=f"both were made from {ours.source[:12]}"
+        )
     nameless = " and ".join(side.name for side in (ours, theirs) if not side.source)
     return skipped("source model", f"{nameless} does not say what model it was made from")
 
 
 def size(ours: Figures, theirs: Figures, limits: Limits) -> Check:
     """Bytes of model.onnx and its external data."""
-    return _grown("graph and data", "bytes", ours.model_bytes, theirs.model_bytes, limits.max_size)
+    sizes = (ours.model_bytes, theirs.model_bytes)
+    return _grown("graph and data", "bytes", sizes, limits, "max_size")
 
 
 def memory(ours: Figures, theirs: Figures, limits: Limits) -> Check:
     """Peak resident memory of a process that loads and runs the model."""
     if differing := differing_conditions(ours, theirs):
         return skipped("peak memory", _elsewhere(ours, theirs, differing))
-    return _grown(
-        "peak memory", "bytes", ours.peak_memory_bytes, theirs.peak_memory_bytes, limits.max_memory
-    )
+    peaks = (ours.peak_memory_bytes, theirs.peak_memory_bytes)
+    return _grown("peak memory", "bytes", peaks, limits, "max_memory")
 
 
 def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
@@ -107,9 +108,8 @@ def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
     if differing := differing_conditions(ours, theirs, ("onnxruntime", "architecture")):
         return [skipped(name, _elsewhere(ours, theirs, differing)) for name in names]
     mine, its = ours.operators.run, theirs.operators.run
-    total = _grown(
-        names[0], "operators", sum(mine.values()), sum(its.values()), limits.max_operators
-    )
+    totals = (sum(mine.values()), sum(its.values()))
+    total = _grown(names[0], "operators", totals, limits, "max_operators")
     fused = _introduced(ours.operators) | _introduced(theirs.operators)
     counts = [sum(side.get(kind, 0) for kind in fused) for side in (mine, its)]
     grown = {
@@ -131,13 +131,13 @@ def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
     return [
         total,
         Check(
-            names[1],
-            "fail" if failed else "pass",
-            sentence,
-            "operators",
-            counts[1],
-            counts[0],
-            counts[0] - counts[1],
+            name=names[1],
+            verdict="fail" if failed else "pass",
+            sentence=sentence,
+            unit="operators",
+            baseline=counts[1],
+            candidate=counts[0],
+            change=counts[0] - counts[1],
             relative=False,
         ),
     ]
@@ -146,24 +146,22 @@ def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
 def paired_speed(
     ours: Figures,
     theirs: Figures,
-    ratios: Mapping[str, Mapping[str, Any]],
+    ratios: Mapping[Work, Ratio],
     limits: Limits,
     time_limit: float,
 ) -> list[Check]:
     """Time of a call, from the paired ratios of an interleaved run.
 
     Args:
-        ratios: by kind of work, how many times faster the candidate is: "value", "low", "high"
-            and "pairs".
+        ratios: by kind of work, how many times faster the candidate is.
         time_limit: seconds that the run had.
     """
     checks = []
     for kind, ratio in ratios.items():
-        interval = (1 / ratio["high"], 1 / ratio["value"], 1 / ratio["low"])
-        check = replace(
-            _timed(kind, ours, theirs, interval, limits),
-            pairs=ratio["pairs"],
-            note=_medians_note(ours.speed[kind].median_ms / theirs.speed[kind].median_ms, interval),
+        interval = (1 / ratio.high, 1 / ratio.value, 1 / ratio.low)
+        quotient = ours.speed[kind].median_ms / theirs.speed[kind].median_ms
+        check = _timed(kind, ours, theirs, interval, limits).model_copy(
+            update={"pairs": ratio.pairs, "note": _medians_note(quotient, interval)}
         )
         checks.append(_with_advice(check, time_limit) if check.verdict == "undecided" else check)
     return checks
@@ -224,23 +222,27 @@ def as_built(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
     return [_scored(f"{mine.task} as built", mine, its, limits) for mine, its in pairs]
 
 
-def _grown(name: str, unit: str, ours: float, theirs: float, limit: float) -> Check:
-    """A figure of which less is better, and that repeats."""
+def _grown(
+    name: str, unit: str, counts: tuple[float, float], limits: Limits, setting: str
+) -> Check:
+    """A figure of which less is better, and that repeats: the candidate's and the baseline's."""
+    ours, theirs = counts
+    limit = getattr(limits, setting)
     change = 100 * (ours / theirs - 1)
     return Check(
-        name,
-        "fail" if change > limit else "pass",
-        _allowed(f"{change:+.1f} %", limit),
-        unit,
-        theirs,
-        ours,
-        change,
+        name=name,
+        verdict="fail" if change > limit else "pass",
+        sentence=_allowed(f"{change:+.1f} %", limit, setting),
+        unit=unit,
+        baseline=theirs,
+        candidate=ours,
+        change=change,
         limit=limit,
     )
 
 
 def _timed(
-    kind: str,
+    kind: Work,
     ours: Figures,
     theirs: Figures,
     interval: tuple[float, float, float],
@@ -249,16 +251,16 @@ def _timed(
     low, change, high = (100 * (ratio - 1) for ratio in interval)
     limit = limits.max_slowdown
     verdict: Verdict = "fail" if low > limit else "pass" if high <= limit else "undecided"
-    sentence = _allowed(f"{change:+.1f} % ({low:+.1f} to {high:+.1f})", limit)
+    sentence = _allowed(f"{change:+.1f} % ({low:+.1f} to {high:+.1f})", limit, "max_slowdown")
     return Check(
-        WORKS[kind].latency,
-        verdict,
-        sentence,
-        "ms",
-        theirs.speed[kind].median_ms,
-        ours.speed[kind].median_ms,
-        change,
-        (low, high),
+        name=WORKS[kind].latency,
+        verdict=verdict,
+        sentence=sentence,
+        unit="ms",
+        baseline=theirs.speed[kind].median_ms,
+        candidate=ours.speed[kind].median_ms,
+        change=change,
+        interval=(low, high),
         limit=limit,
     )
 
@@ -300,14 +302,14 @@ def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
     lost = -change if scale.higher_is_better else change
     limit = -limits.max_drop if scale.higher_is_better else limits.max_drop
     unit = "%" if relative else "points"
+    allowed = _allowed(f"{change:+.2f} {unit}", limit, "max_drop")
     return Check(
-        name,
-        "fail" if lost > limits.max_drop + _NOTHING else "pass",
-        f"{key.replace('_', ' ')} {_allowed(f'{change:+.2f} {unit}', limit)}",
-        "",
-        its,
-        mine,
-        change,
+        name=name,
+        verdict="fail" if lost > limits.max_drop + _NOTHING else "pass",
+        sentence=f"{key.replace('_', ' ')} {allowed}",
+        baseline=its,
+        candidate=mine,
+        change=change,
         limit=limit,
         relative=relative,
         note=ours.sample,
@@ -319,8 +321,9 @@ def _introduced(found: Operators) -> set[str]:
     return {kind for kind, count in found.run.items() if count > found.written.get(kind, 0)}
 
 
-def _allowed(change: str, limit: float) -> str:
-    return f"{change} where {limit:+g} is allowed"
+def _allowed(change: str, limit: float, setting: str) -> str:
+    """A change, its limit, and the option that sets the limit."""
+    return f"{change} where {limit:+g} is allowed (--{setting.replace('_', '-')})"
 
 
 def _listed(counts: Mapping[str, int], sign: str) -> str:
@@ -331,7 +334,7 @@ def _elsewhere(ours: Figures, theirs: Figures, differing: Sequence[str]) -> str:
     """Why figures of two runs cannot be compared."""
     found = []
     for name in differing:
-        mine, its = ours.conditions.get(name), theirs.conditions.get(name)
+        mine, its = getattr(ours.conditions, name), getattr(theirs.conditions, name)
         if name == "flags":  # a long list of instruction sets
             found.append("other instruction sets")
         else:
@@ -340,4 +343,4 @@ def _elsewhere(ours: Figures, theirs: Figures, differing: Sequence[str]) -> str:
 
 
 def _extended(check: Check, more: str) -> Check:
-    return replace(check, sentence=f"{check.sentence}; {more}")
+    return check.model_copy(update={"sentence": f"{check.sentence}; {more}"})

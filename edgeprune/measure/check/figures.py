@@ -9,14 +9,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import check
-from edgeprune.measure.bench.contestants import place_name
+from edgeprune.base.record import Many, Record
+from edgeprune.export.opened import name_of
 from edgeprune.measure.bench.machine import COMPARABLE
+from edgeprune.measure.bench.record import SideName, Speed
+from edgeprune.measure.works import Work
 from edgeprune.runtime.bundle import MANIFEST, Bundle
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session
@@ -25,27 +27,30 @@ FORMAT_VERSION = 1
 _WORK = ("batch", "tokens", "decode_steps", "threads")
 
 
-class _Read(BaseModel):
-    """Read from a user's file: checked, and keys of newer releases are passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+PositiveEnds = Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
 
 
-class Latency(_Read):
+class _Saved(Record):
+    """Written whole: what is not known, as null."""
+
+    writes_defaults: ClassVar[bool] = True
+
+
+class Latency(_Saved):
     """Milliseconds of one call: the median and its 95 % interval (None: not saved)."""
 
     median_ms: PositiveFloat
-    interval_ms: tuple[PositiveFloat, PositiveFloat] | None = None
+    interval_ms: PositiveEnds | None = None
 
 
-class Operators(_Read):
+class Operators(_Saved):
     """How often each operator occurs: in the file, and in the graph that the runtime runs."""
 
     written: dict[str, PositiveInt]
     run: dict[str, PositiveInt] = Field(min_length=1)
 
 
-class Quality(_Read):
+class Quality(_Saved):
     """A quality measure's values, and what they were measured on.
 
     `digest` is of the data and the rows taken; where it differs, values are of other data.
@@ -59,27 +64,27 @@ class Quality(_Read):
     sample: str = ""
 
 
-class _Scored(_Read):
+class _Scored(Record):
     task: str
     data: str
     values: dict[str, float] = Field(min_length=1)
 
 
-class _Stage(_Read):
+class _Stage(Record):
     name: str | None = None
-    quality: tuple[_Scored, ...] = ()
+    quality: Many[_Scored] = ()
 
 
-class _Recipe(_Read):
-    text: dict[str, Any] = {}
+class _Recipe(Record):
+    text: dict[str, Any] = Field(default={})
     seed: Any = None
 
 
-class _Built(_Read):
+class _Built(Record):
     """What a manifest tells of the build."""
 
-    stages: tuple[_Stage, ...] = ()
-    text: dict[str, Any] = {}
+    stages: Many[_Stage] = ()
+    text: dict[str, Any] = Field(default={})
     recipe: _Recipe = _Recipe()
 
 
@@ -92,7 +97,30 @@ class Identity:
     source: str | None
 
 
-class Figures(_Read):
+class Conditions(_Saved):
+    """Of speed and memory: the machine's facts and the work; None where unknown."""
+
+    processor: str | None = None
+    architecture: str | None = None
+    flags: Many[str] | None = None
+    physical_cores: int | None = None
+    logical_cores: int | None = None
+    governor: str | None = None
+    onnxruntime: str | None = None
+    batch: int | None = None
+    tokens: int | None = None
+    decode_steps: int | None = None
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, result: Speed) -> Self:
+        """Those of a benchmark."""
+        machine = {name: getattr(result.machine, name) for name in COMPARABLE}
+        work = {name: getattr(result.settings, name) for name in _WORK}
+        return cls(**machine, **work)
+
+
+class Figures(_Saved):
     """What the gate knows of one model."""
 
     format_version: int = FORMAT_VERSION
@@ -101,48 +129,39 @@ class Figures(_Read):
     source: str | None = None
     model_bytes: PositiveInt
     peak_memory_bytes: PositiveInt
-    speed: dict[str, Latency]
+    speed: dict[Work, Latency]
     operators: Operators | None = None
-    as_built: tuple[Quality, ...] = ()  # what the build measured against the original
+    as_built: Many[Quality] = ()  # what the build measured against the original
     quality: Quality | None = None
-    conditions: dict[str, Any]  # of speed and memory: the machine's facts and the work
+    conditions: Conditions
 
     @property
     def identity(self) -> Identity:
         return Identity(self.name, self.task, self.source)
-
-    def to_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
 
 
 def identify(bundle: Bundle, place: str | Path) -> Identity:
     """What a bundle says that it is, before anything is measured."""
     source = bundle.manifest.get("source")
     sha256 = source.get("sha256") if isinstance(source, dict) else None
-    return Identity(place_name(place), bundle.task, sha256 if isinstance(sha256, str) else None)
+    return Identity(name_of(place), bundle.task, sha256 if isinstance(sha256, str) else None)
 
 
 def figures_of(
-    bundle: Bundle, name: str, result: dict[str, Any], side: str, quality: Quality | None
+    bundle: Bundle, name: str, result: Speed, side: SideName, quality: Quality | None
 ) -> Figures:
     """The figures of a bundle that was benchmarked.
 
     Args:
-        result: what `bench.compare.compare` or `measure` returned.
-        side: the part of it that tells of this bundle: "candidate" or "baseline".
+        side: the part of the result that tells of this bundle.
     """
-    about = result[side]
     return Figures(
         name=name,
-        task=about["task"],
         source=identify(bundle, name).source,
-        model_bytes=about["model_bytes"],
-        peak_memory_bytes=about["peak_memory_bytes"],
-        speed={kind: found[side] for kind, found in result["measures"].items()},
+        **_speed_figures(result, side),
         operators=count_operators(bundle),
         as_built=measured_as_built(bundle),
         quality=quality,
-        conditions=_conditions(result),
     )
 
 
@@ -167,13 +186,12 @@ def read_figures(path: Path) -> Figures:
     if "sweep" in found:
         raise UserError(f"{path} holds a sweep: save one point of it with `edgeprune bench`.")
     try:
-        return Figures.model_validate(_from_bench(found) if "measures" in found else found)
-    except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        where = ""
-        if isinstance(error, ValidationError):
-            where = f" ({'.'.join(map(str, error.errors()[0]['loc']))})"
+        return _from_bench(found) if "measures" in found else Figures.model_validate(found)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(
-            f"{path} is no saved result{where}: save one with `edgeprune check BUNDLE --save FILE`."
+            f"{path} is no saved result ({where}): save one with `edgeprune check BUNDLE --save "
+            "FILE`."
         ) from None
 
 
@@ -185,7 +203,7 @@ def differing_conditions(ours: Figures, theirs: Figures, names: tuple[str, ...] 
     return [
         name
         for name in names or (*COMPARABLE, *_WORK)
-        if ours.conditions.get(name) != theirs.conditions.get(name)
+        if getattr(ours.conditions, name) != getattr(theirs.conditions, name)
     ]
 
 
@@ -207,23 +225,30 @@ def count_operators(bundle: Bundle) -> Operators:
     return Operators(written=dict(bundle.outline.operators), run=dict(run))
 
 
-def _conditions(result: dict[str, Any]) -> dict[str, Any]:
-    machine, settings = result["machine"], result["settings"]
-    return {name: machine.get(name) for name in COMPARABLE} | {
-        name: settings[name] for name in _WORK
-    }
-
-
-def _from_bench(result: dict[str, Any]) -> dict[str, Any]:
-    side = result["candidate"]
+def _speed_figures(result: Speed, side: SideName) -> dict[str, Any]:
+    """What a benchmark tells of one side."""
+    about = result.sides[side]
     return {
-        "name": side["name"],
-        "task": side["task"],
-        "model_bytes": side["model_bytes"],
-        "peak_memory_bytes": side["peak_memory_bytes"],
-        "speed": {kind: found["candidate"] for kind, found in result["measures"].items()},
-        "conditions": _conditions(result),
+        "task": about.task,
+        "model_bytes": about.model_bytes,
+        "peak_memory_bytes": about.peak_memory_bytes,
+        "speed": {
+            work: Latency(median_ms=times.median_ms, interval_ms=times.interval_ms)
+            for work, found in result.measures.items()
+            if (times := found.sides.get(side))
+        },
+        "conditions": Conditions.of(result),
     }
+
+
+def _from_bench(result: dict[str, Any]) -> Figures:
+    """The candidate's figures, of what `bench --json` wrote.
+
+    Raises:
+        ValidationError: it is damaged, or tells too little.
+    """
+    speed = Speed.model_validate(result)
+    return Figures(name=speed.candidate.name, **_speed_figures(speed, "candidate"))
 
 
 def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
@@ -234,7 +259,7 @@ def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
         UserError: the manifest is damaged where it tells of the build.
     """
     file, remedy = bundle.folder / MANIFEST, "copy or build the bundle again"
-    built = check(_Built, bundle.manifest, file, remedy)
+    built = _Built.from_json(bundle.manifest, file, remedy)
     # The same text, wherever it lay, cut into the same held-out part by the same seed.
     cutting = {key: value for key, value in built.recipe.text.items() if key != "data"}
     digest = _digest(built.text.get("digest"), cutting, built.recipe.seed)

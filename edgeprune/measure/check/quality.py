@@ -61,8 +61,8 @@ def measure_quality(given: QualityTask, bundle: Bundle, baseline: Bundle | None)
         task=given.task,
         data=given.data,
         digest=_digest(Path(given.data), given),
-        values=found["values"],
-        sample=sampled(found["sample"]) if "sample" in found else "",
+        values=found.values,
+        sample=sampled(found.sample) if found.sample else "",
     )
 
 
@@ -70,7 +70,7 @@ def headline(quality: Quality) -> tuple[str, Scale]:
     """The value that the gate judges, a measure's first, and its scale.
 
     Raises:
-        UserError: nobody told the gate whether more of it is better.
+        UserError: the measure's direction is unknown.
     """
     name = next(iter(quality.values))
     if name not in POINTS:

@@ -1,19 +1,21 @@
 """One thing that the gate looked at, and what came of it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from edgeprune.base.record import Ends, Record
 
 Verdict = Literal["pass", "fail", "undecided", "skipped"]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Record):
     """A figure of the candidate beside the baseline's.
 
     `change` and `limit` are per cent of the baseline where `relative`, else points or a count; a
     change beyond its limit, on the limit's side of zero, is a regression. None where there is no
     such number.
     """
+
+    writes_defaults: ClassVar[bool] = True
 
     name: str
     verdict: Verdict
@@ -22,7 +24,7 @@ class Check:
     baseline: float | None = None
     candidate: float | None = None
     change: float | None = None
-    interval: tuple[float, float] | None = None  # 95 %, of the change
+    interval: Ends | None = None  # 95 %, of the change
     pairs: int | None = None  # of turns, that the interval is from
     limit: float | None = None
     relative: bool = True
@@ -36,4 +38,4 @@ class Check:
 
 def skipped(name: str, why: str) -> Check:
     """What was not checked, and why."""
-    return Check(name, "skipped", f"not checked: {why}")
+    return Check(name=name, verdict="skipped", sentence=f"not checked: {why}")

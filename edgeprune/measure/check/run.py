@@ -4,17 +4,18 @@ The baseline is a bundle, measured again in the same run and interleaved, or the
 run. Everything is measured before anything is judged, so that a report is whole.
 """
 
-import json
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.base.files import replace_file
 from edgeprune.base.words import listed
+from edgeprune.export.opened import name_of, open_model
 from edgeprune.measure.bench.compare import compare, measure, peak_memory
-from edgeprune.measure.bench.contestants import Contestant, opened, place_name
+from edgeprune.measure.bench.record import Comparison, Side, Speed
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.subject import Subject
 from edgeprune.measure.check import checks
 from edgeprune.measure.check.figures import (
     Figures,
@@ -52,9 +53,9 @@ class Outcome:
 
     candidate: Figures
     baseline: Figures | None
-    checks: list[Check]
+    checks: Sequence[Check]
     limits: Limits
-    disturbed: list[str]
+    disturbed: Sequence[str]
     """What was noisy about the machine while speed was measured."""
 
     @property
@@ -86,8 +87,8 @@ class Outcome:
             "verdict": self.verdict,
             "summary": self.summary,
             "limits": self.limits.model_dump(),
-            "checks": [asdict(check) for check in self.checks],
-            "disturbed": self.disturbed,
+            "checks": [check.to_json() for check in self.checks],
+            "disturbed": list(self.disturbed),
             "candidate": self.candidate.to_json(),
             "baseline": self.baseline.to_json() if self.baseline else None,
         }
@@ -116,7 +117,7 @@ def check(
             "tune_baseline": False,  # both sides run in the same kind of session
             "min_rounds": max(bench.min_rounds, _MIN_ROUNDS),
             "turn_seconds": _TURN_SECONDS,
-            # Half the limit tells no loss from a loss of twice the limit with room to spare.
+            # An interval of half the limit separates 0 from twice the limit.
             "width": min(_WIDEST, max(_NARROWEST, limits.max_slowdown / 200)),
         }
     )
@@ -139,11 +140,11 @@ def check(
             # Quality first: what is wrong with its data is told before minutes of timing.
             qualities = [measure_quality(task, bundle, theirs) for bundle in (ours, theirs)]
             result = compare(ours, theirs, settings)
-            _look_at_memory_again(result, ours, theirs, settings, limits)
-            mine = figures_of(ours, place_name(candidate), result, "candidate", qualities[0])
-            its = figures_of(theirs, place_name(against), result, "baseline", qualities[1])
-            disturbed = result["noise"]["why"]
-            ratios = {kind: found["ratio"] for kind, found in result["measures"].items()}
+            result = _look_at_memory_again(result, ours, theirs, settings, limits)
+            mine = figures_of(ours, name_of(candidate), result, "candidate", qualities[0])
+            its = figures_of(theirs, name_of(against), result, "baseline", qualities[1])
+            disturbed = _disturbed(result)
+            ratios = {work: found.ratio for work, found in result.measures.items()}
             speed = checks.paired_speed(mine, its, ratios, limits, settings.time_limit)
     found = [
         checks.same_source(mine.identity, its.identity),
@@ -163,12 +164,12 @@ def save(figures: Figures, file: Path) -> None:
     Raises:
         UserError: what stands there cannot be replaced.
     """
-    replace_file(file, json.dumps(figures.to_json(), indent=1) + "\n")
+    figures.write(file)
 
 
 def _whole(stack: ExitStack, place: str | Path) -> Bundle:
     """A side, with every byte compared with its manifest, which must be whole itself."""
-    bundle = stack.enter_context(opened(place))
+    bundle = stack.enter_context(open_model(place))
     bundle.verify()
     measured_as_built(bundle)
     return bundle
@@ -181,25 +182,40 @@ def _is_saved(place: str | Path) -> bool:
 
 def _alone(
     bundle: Bundle, place: str | Path, settings: BenchSettings, quality: Quality | None
-) -> tuple[Figures, list[str]]:
+) -> tuple[Figures, Sequence[str]]:
     """A side's figures, and what disturbed their measurement."""
     result = measure(bundle, settings)
-    figures = figures_of(bundle, place_name(place), result, "candidate", quality)
-    return figures, result["noise"]["why"]
+    figures = figures_of(bundle, name_of(place), result, "candidate", quality)
+    return figures, _disturbed(result)
+
+
+def _disturbed(result: Speed) -> Sequence[str]:
+    return result.noise.why if result.noise else ()
 
 
 def _look_at_memory_again(
-    result: dict[str, Any],
+    result: Comparison,
     ours: Bundle,
     theirs: Bundle,
     settings: BenchSettings,
     limits: Limits,
-) -> None:
-    """Measure peak memory in two more processes of each side, where the first pair would fail."""
-    mine, its = result["candidate"], result["baseline"]
-    if mine["peak_memory_bytes"] <= its["peak_memory_bytes"] * (1 + limits.max_memory / 100):
-        return
-    for side, bundle in ((mine, ours), (its, theirs)):
-        contestant = Contestant.of(bundle)
-        again = [peak_memory(contestant, settings) for _ in range(_MEMORY_PROCESSES - 1)]
-        side["peak_memory_bytes"] = min(side["peak_memory_bytes"], *again)
+) -> Comparison:
+    """The same with peak memory measured in two more processes of each side, where the first pair
+    would fail."""
+    mine, its = (side.peak_memory_bytes for side in (result.candidate, result.baseline))
+    if mine is None or its is None or mine <= its * (1 + limits.max_memory / 100):
+        return result
+    return result.model_copy(
+        update={
+            "candidate": _least_memory(result.candidate, ours, settings),
+            "baseline": _least_memory(result.baseline, theirs, settings),
+        }
+    )
+
+
+def _least_memory(side: Side, bundle: Bundle, settings: BenchSettings) -> Side:
+    """A side with the least memory of the first process and two more."""
+    subject = Subject.of(bundle)
+    again = [peak_memory(subject, settings) for _ in range(_MEMORY_PROCESSES - 1)]
+    peaks = [peak for peak in (side.peak_memory_bytes, *again) if peak is not None]
+    return side.model_copy(update={"peak_memory_bytes": min(peaks)})

@@ -1,12 +1,12 @@
 """What a quality measure reads: rows, texts or running text, from files or the Hugging Face hub."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune.base.errors import UserError
+from edgeprune.measure.evaluate.result import Sample
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 
@@ -14,20 +14,6 @@ from edgeprune.text.hub import load_hub
 _SPLITS = ("validation", "test", "train")
 SEED = 0
 """Of the rows that a limit leaves."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Which part of the data a limit left: `taken` of `of` rows or windows.
-
-    by: the fields whose values keep their shares. seed: None for the first ones.
-    """
-
-    taken: int
-    of: int
-    unit: str
-    seed: int | None = None
-    by: list[str] = field(default_factory=list)
 
 
 class Data:
@@ -91,7 +77,7 @@ class Data:
         if self.limit is None or self.limit >= len(rows):
             return rows
         by = [name for name in (self.group, "label" if "label" in fields else None) if name]
-        self.sample = Sample(self.limit, len(rows), "rows", SEED, by)
+        self.sample = Sample(taken=self.limit, of=len(rows), unit="rows", seed=SEED, by=tuple(by))
         strata = [tuple(str(row[field]) for field in by) for row in rows]
         return [rows[place] for place in draw(strata, self.limit)]
 

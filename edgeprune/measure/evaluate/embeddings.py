@@ -14,6 +14,6 @@ def unit_embeddings(
     """Embeddings of length 1, [texts, size] float32; `batch_size` as the runtime has it.
 
     Raises:
-        ModelFault: the model's outputs are no numbers, which no comparison would show.
+        ModelFault: the model produced NaN or infinite embeddings, which no comparison would show.
     """
     return normalize(Embedder(bundle).embed(texts, batch_size))

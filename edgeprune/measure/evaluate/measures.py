@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -10,12 +10,16 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
+from edgeprune.export.opened import name_of, open_model
 from edgeprune.measure.evaluate.data import Data
-from edgeprune.measure.evaluate.result import Quality
-from edgeprune.measure.evaluate.summary import by_group, summary
+from edgeprune.measure.evaluate.result import Evaluation, Quality
+from edgeprune.measure.evaluate.summary import by_group, summary, worst
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
+
+# Of the options; a window of one token predicts none.
+_LEAST = {"window": 2, "stride": 1}
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Measure:
     function: str  # "module:function" of bundle, (original,) data and options; imported on use
     against_original: bool = False  # whether it compares two models token by token or text by text
     options: tuple[str, ...] = ()  # which of window and stride it takes
-    of_tokens: bool = False  # whether models of other tokens give values that do not compare
+    per_token: bool = False  # whether models of other tokens give values that do not compare
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -44,7 +48,7 @@ _MEASURES = (
         "perplexity",
         "edgeprune.measure.evaluate.perplexity:perplexity",
         options=("window", "stride"),
-        of_tokens=True,
+        per_token=True,
     ),
     Measure("kl", "edgeprune.measure.evaluate.kl:kl", against_original=True, options=("window",)),
     Measure("choice", "edgeprune.measure.evaluate.choice:choice"),
@@ -65,7 +69,7 @@ def evaluate(
     group: str | None = None,
     fields: Mapping[str, str] | None = None,
     keep_rows: bool = False,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure a bundle's quality, beside the original's where `against` names it.
 
     Args:
@@ -82,18 +86,12 @@ def evaluate(
         keep_rows: also return what each row scored.
 
     Returns:
-        A dict of plain JSON values: "task", "data", "bundle", "against", "conditions" (counts),
-        "values" and "interval" (95 % bootstrap over rows); where the limit left some out, "sample"
-        (taken, of, unit, seed, by); with `against` also "original",
-        "difference" (values - original) and "difference_interval" (paired), where the measure is
-        one model's own; with `group` "group", "groups", "worst" and "largest_loss" as `by_group`
-        has them; with `keep_rows` "rows": for "bundle" (and "original") a list by score.
+        The values with 95 % bootstrap intervals over rows; with `against` also the original's and
+        the paired differences, where the measure is one model's own.
 
     Raises:
         UserError: an unknown task, one that does not fit the bundle, or bad data.
     """
-    from edgeprune.measure.bench.contestants import opened, place_name
-
     measure = _find(task)
     options = _options(task, measure, window, stride)
     if limit is not None and limit < 1:
@@ -104,17 +102,14 @@ def evaluate(
     if not str(data).strip():
         raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
     source = Data(data, limit, group, fields)
-    result: dict[str, Any] = {"task": task, "data": source.place, "bundle": place_name(bundle)}
-    if against is not None:
-        result["against"] = place_name(against)
     theirs = None
     with ExitStack() as stack:
         models = [
-            _fitting(stack.enter_context(opened(place)), task, measure)
+            _fitting(stack.enter_context(open_model(place)), task, measure)
             for place in (bundle, against)
             if place is not None
         ]
-        if measure.of_tokens:
+        if measure.per_token:
             _check_tokens(task, models)
         if measure.against_original:
             ours = _checked(function(*models, source, **options), task, models[0])
@@ -123,17 +118,30 @@ def evaluate(
                 _checked(function(model, source, **options), task, model) for model in models
             ]
             theirs = others[0] if others else None
-    result["conditions"] = ours.conditions
+    more: dict[str, Any] = {}
+    if against is not None:
+        more["against"] = name_of(against)
     if source.sample:
-        result["sample"] = asdict(source.sample)
-    result |= summary(ours, theirs)
+        more["sample"] = source.sample
     if group is not None:
-        result |= {"group": group} | by_group(ours, theirs)
-    if keep_rows:
-        result["rows"] = {"bundle": _listed(ours)}
+        groups = by_group(ours, theirs)
+        more |= {"group": group, "groups": groups}
+        more["worst"] = worst({name: each.values for name, each in groups.items()})
         if theirs is not None:
-            result["rows"]["original"] = _listed(theirs)
-    return result
+            losses = {name: each.difference for name, each in groups.items()}
+            more["largest_loss"] = worst(losses)
+    if keep_rows:
+        more["rows"] = {"bundle": _listed(ours)}
+        if theirs is not None:
+            more["rows"]["original"] = _listed(theirs)
+    return Evaluation(
+        task=task,
+        data=source.place,
+        bundle=name_of(bundle),
+        conditions=ours.conditions,
+        **summary(ours, theirs).to_json(),
+        **more,
+    )
 
 
 def _find(task: str) -> Measure:
@@ -146,12 +154,14 @@ def _find(task: str) -> Measure:
 
 def _options(task: str, measure: Measure, window: int | None, stride: int | None) -> dict[str, int]:
     """The options that were given, which the measure must take."""
-    if window is not None and (window < 2 or "window" not in measure.options):
-        raise UserError(f"A window needs two tokens or more, and {task} must take windows.")
-    if stride is not None and (stride < 1 or "stride" not in measure.options):
-        raise UserError(f"A stride needs one token or more, and {task} must take strides.")
     given = {"window": window, "stride": stride}
-    return {name: value for name, value in given.items() if value is not None}
+    found = {name: value for name, value in given.items() if value is not None}
+    for name, value in found.items():
+        if name not in measure.options:
+            raise UserError(f"{task} does not use --{name}: leave it out.")
+        if value < _LEAST[name]:
+            raise UserError(f"--{name} must be at least {_LEAST[name]}, not {value}.")
+    return found
 
 
 def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
@@ -175,9 +185,9 @@ def _check_tokens(task: str, models: Sequence[Bundle]) -> None:
 
 
 def _checked(quality: Quality, task: str, bundle: Bundle) -> Quality:
-    """Refuse what outputs that are no numbers make."""
+    """Refuse values that are NaN or infinite."""
     if not all(isfinite(value) for value in quality.values().values()):
-        raise UserError(f"{bundle.folder} gives outputs that are no numbers: {task} fails.")
+        raise UserError(f"{bundle.folder} produced NaN or infinite outputs: {task} fails.")
     return quality
 
 

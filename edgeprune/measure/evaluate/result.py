@@ -1,9 +1,13 @@
-"""What a quality measure returns."""
+"""What a quality measure returns, and the result that is made of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
+
+from edgeprune.base.record import Ends, Many, Record
 
 # What each row scored, by name: arrays whose first axis is the rows.
 Scores = dict[str, np.ndarray]
@@ -71,3 +75,71 @@ def _chosen(scores: Scores, rows: np.ndarray) -> Scores:
 def percentages(scores: Scores) -> dict[str, float]:
     """The mean of each score, times 100: the aggregate of scores that are shares or yes and no."""
     return {name: 100 * float(np.mean(score)) for name, score in scores.items()}
+
+
+Values = Annotated[dict[str, float], Field(min_length=1)]
+"""Measured values by name; the first is the main one."""
+
+
+class Sample(Record):
+    """Which part of the data a limit left: `taken` of `of` rows or windows."""
+
+    taken: int
+    of: int
+    unit: str
+    seed: int | None
+    """None for the first ones."""
+    by: Many[str]
+    """The fields whose values keep their shares."""
+
+
+class Summary(Record):
+    """Values of some rows with their intervals (95 %: low and high; absent where undefined).
+
+    With an original, also its values, the differences to them, and the intervals of the paired
+    differences, empty where the two models' rows are not the same ones. A value that the rows leave
+    undefined is None.
+    """
+
+    rows: int | None = None
+    """Of a group: how many there are."""
+    values: dict[str, float | None]
+    interval: dict[str, Ends]
+    original: dict[str, float | None] | None = None
+    difference: dict[str, float | None] | None = None
+    difference_interval: dict[str, Ends] | None = None
+
+
+class Evaluation(Record):
+    """What a quality measure found of a bundle, beside the original's where it was given one."""
+
+    task: str
+    data: str
+    bundle: str | None = None
+    against: str | None = None
+    conditions: dict[str, int]
+    """What was counted."""
+    sample: Sample | None = None
+    """Where a limit left some of the data out."""
+    values: Values
+    interval: dict[str, Ends] | None = None
+    original: Values | None = None
+    difference: Values | None = None
+    difference_interval: dict[str, Ends] | None = None
+    group: str | None = None
+    """The field by whose values there are groups."""
+    groups: dict[str, Summary] | None = None
+    worst: dict[str, str] | None = None
+    """The group with the worst value, by the value's name."""
+    largest_loss: dict[str, str] | None = None
+    """The group whose difference is worst."""
+    rows: dict[str, dict[str, list[Any]]] | None = None
+    """What each row scored, of "bundle" and, where it has rows of its own, "original"."""
+
+    @model_validator(mode="after")
+    def _beside(self) -> Self:
+        if self.original is not None and not all(
+            self.values.keys() <= (each or {}).keys() for each in (self.original, self.difference)
+        ):
+            raise ValueError("an original without its values and differences")
+        return self

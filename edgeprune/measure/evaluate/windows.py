@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.measure.evaluate.data import Data, Sample
+from edgeprune.measure.evaluate.data import Data
+from edgeprune.measure.evaluate.result import Sample
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.tokenize import Tokenizer
 
@@ -80,7 +81,9 @@ def token_windows(bundle: Bundle, data: Data, window: int, stride: int | None = 
         new_from += [len(opening)] + [window - step] * (len(texts) - 1)
         groups += [str(group)] * len(texts)
     ids = np.concatenate(found)
-    data.sample = Sample(len(ids), of, "windows") if len(ids) < of else None
+    data.sample = None
+    if len(ids) < of:
+        data.sample = Sample(taken=len(ids), of=of, unit="windows", seed=None, by=())
     return Windows(ids, np.array(new_from), len(opening), None if data.group is None else groups)
 
 

@@ -4,26 +4,27 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.export.rewrite.order import read_model
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.inspect.layers import BrokenNode, stored_bytes, stored_layers
+from edgeprune.measure.inspect.record import (
+    Kernels,
+    OnnxFolder,
+    SafetensorsFolder,
+    Tensor,
+)
 from edgeprune.model.safetensors_header import read_header
 from edgeprune.runtime.bundle import MANIFEST, Bundle
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def describe(folder: str | Path) -> dict[str, Any]:
-    """What a folder holds, as a dict of plain JSON values.
-
-    For ONNX: "kind": "onnx", "operators", "layers", "bytes" by kind, and "manifest". For a
-    Hugging Face folder: "kind": "safetensors", and "tensors" with shapes and bytes.
+def describe(folder: str | Path) -> OnnxFolder | SafetensorsFolder:
+    """What a folder holds.
 
     Raises:
         UserError: there is no model in the folder, it is damaged, or its weights are pickled.
@@ -49,7 +50,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     raise UserError(f"{folder} holds no model: neither model.onnx nor *.safetensors.")
 
 
-def _describe_onnx(folder: Path) -> dict[str, Any]:
+def _describe_onnx(folder: Path) -> OnnxFolder:
     bundle = Bundle.open(folder)
     bundle.verify()
     _check_manifest(bundle)
@@ -65,19 +66,19 @@ def _describe_onnx(folder: Path) -> dict[str, Any]:
         by_kind[f"{layer.kind}s, {layer.bits} bit{blocks}"] += layer.bytes
     by_kind["scales, biases, norms and constants"] = in_graph - by_kind.total()
     by_kind["graph"] = bundle.model_bytes - in_graph
-    return {
-        "kind": "onnx",
-        "folder": str(folder),
-        "task": bundle.task,
-        "max_length": bundle.max_length,
-        "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "operators": dict(bundle.outline.operators.most_common()),
-        "kernels": _kernels(bundle),
-        "layers": [asdict(layer) for layer in layers],
-        "bytes": dict(by_kind),
-        "model_bytes": bundle.model_bytes,
-        "manifest": bundle.manifest or None,
-    }
+    return OnnxFolder(
+        kind="onnx",
+        folder=str(folder),
+        task=bundle.task,
+        max_length=bundle.max_length,
+        opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        operators=dict(bundle.outline.operators.most_common()),
+        kernels=_kernels(bundle),
+        layers=tuple(layers),
+        bytes=dict(by_kind),
+        model_bytes=bundle.model_bytes,
+        manifest=bundle.manifest or None,
+    )
 
 
 def _check_manifest(bundle: Bundle) -> None:
@@ -95,28 +96,29 @@ def _check_manifest(bundle: Bundle) -> None:
         )
 
 
-def _kernels(bundle: Bundle) -> dict[str, Any] | None:
+def _kernels(bundle: Bundle) -> Kernels | None:
     """Who runs the file's sparse linears here; None where it has none."""
     if DOMAIN not in bundle.outline.domains:
         return None
     facts = system_facts()
-    return {name: facts[name] for name in ("library", "missing", "chosen")}
+    return Kernels(library=facts["library"], missing=facts["missing"], chosen=facts["chosen"])
 
 
-def _describe_safetensors(folder: Path, shards: Iterable[Path]) -> dict[str, Any]:
+def _describe_safetensors(folder: Path, shards: Iterable[Path]) -> SafetensorsFolder:
     tensors = {}
     for shard in shards:
-        tensors.update(read_header(shard))
+        for name, entry in read_header(shard).items():
+            tensors[name] = Tensor.model_validate(entry)
     config = Bundle(folder, {}).read_json("config.json") or {}
     by_type: Counter[str] = Counter()
-    for entry in tensors.values():
-        by_type[entry["dtype"]] += entry["bytes"]
-    return {
-        "kind": "safetensors",
-        "folder": str(folder),
-        "architectures": config.get("architectures"),
-        "tensors": tensors,
-        "parameters": sum(math.prod(entry["shape"]) for entry in tensors.values()),
-        "bytes": dict(by_type.most_common()),
-        "model_bytes": by_type.total(),
-    }
+    for tensor in tensors.values():
+        by_type[tensor.dtype] += tensor.bytes
+    return SafetensorsFolder(
+        kind="safetensors",
+        folder=str(folder),
+        architectures=config.get("architectures"),
+        tensors=tensors,
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        bytes=dict(by_type.most_common()),
+        model_bytes=by_type.total(),
+    )

@@ -2,13 +2,15 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx
 
 from edgeprune.export.rewrite.order import told
 from edgeprune.kernels.formats import DOMAIN
+from edgeprune.measure.inspect.record import Layer
 
+Kind = Literal["linear", "embedding"]
 _PASS_THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape")
 # The weight's place among the inputs of each operator that multiplies by one.
 _LINEAR_WEIGHT = {
@@ -48,21 +50,6 @@ class BrokenNode(Exception):
     """A node or a tensor that is none of its kind; a sentence without its end."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One linear or embedding: its shape ([in, out], or [rows, size]) and how it is stored."""
-
-    name: str
-    kind: str  # "linear" or "embedding"
-    operator: str
-    shape: tuple[int, ...]
-    bits: int
-    bytes: int  # of the weight alone, without scales
-    group: int | None = None  # of quantization along a row, where there are groups
-    block: str | None = None  # inputs x outputs, where only blocks that are not zero are stored
-    sparsity: float | None = None  # share of the blocks that are not
-
-
 def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
     """The linears and embeddings of a graph without circles, in its order.
 
@@ -81,7 +68,7 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
             if node.domain == DOMAIN:
                 found.append(_sparse_layer(node, tensors))
                 continue
-            kind = "linear" if node.op_type in _LINEAR_WEIGHT else "embedding"
+            kind: Kind = "linear" if node.op_type in _LINEAR_WEIGHT else "embedding"
             place = (_LINEAR_WEIGHT | _EMBEDDING_WEIGHT).get(node.op_type)
             if place is None:
                 continue
@@ -96,7 +83,7 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
                 f"one of another kind ({error})"
             ) from None
         # A tied tensor's bytes count once.
-        found.append(layer if tensor.name not in seen else replace(layer, bytes=0))
+        found.append(layer if tensor.name not in seen else layer.model_copy(update={"bytes": 0}))
         seen.add(tensor.name)
     return found
 
@@ -115,7 +102,7 @@ def _weight(
     return tensors[name], transposed
 
 
-def _layer(node: onnx.NodeProto, kind: str, tensor: onnx.TensorProto, transposed: bool) -> Layer:
+def _layer(node: onnx.NodeProto, kind: Kind, tensor: onnx.TensorProto, transposed: bool) -> Layer:
     given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     settings = {name: value for name, value in given.items() if isinstance(value, int)}
     bits = _bits(tensor)

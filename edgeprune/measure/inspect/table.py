@@ -10,23 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.base.names import Name
+from edgeprune.measure.inspect.record import Layer, OnnxFolder, SafetensorsFolder
 
 
-def inspect_table(found: dict[str, Any]) -> RenderableType:
+def inspect_table(found: OnnxFolder | SafetensorsFolder) -> RenderableType:
     """What `describe` found, at 80 columns: layers of like name and shape share a row."""
     parts: list[RenderableType] = []
-    if found["kind"] == "onnx":
-        rows = [
-            (layer["name"], layer["shape"], _stored(layer), layer["bytes"])
-            for layer in found["layers"]
-        ]
+    if isinstance(found, OnnxFolder):
+        rows = [(layer.name, layer.shape, _stored(layer), layer.bytes) for layer in found.layers]
+        if found.manifest:
+            parts.append(_manifest_lines(found.manifest))
     else:
         rows = [
-            (name.removesuffix(".weight"), tuple(entry["shape"]), entry["dtype"], entry["bytes"])
-            for name, entry in found["tensors"].items()
+            (name.removesuffix(".weight"), tensor.shape, tensor.dtype, tensor.bytes)
+            for name, tensor in found.tensors.items()
         ]
-    if manifest := found.get("manifest"):
-        parts.append(_manifest_lines(manifest))
     table = Table(title="layers", box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     for heading, justify in (("layer", "left"), ("shape", "right"), ("stored", "left")):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
@@ -40,17 +38,17 @@ def inspect_table(found: dict[str, Any]) -> RenderableType:
     sizes = Table(title="bytes", box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     sizes.add_column("kind")
     sizes.add_column("MB", justify="right")
-    for kind, size in found["bytes"].items():
+    for kind, size in found.bytes.items():
         sizes.add_row(kind, f"{size / 1e6:,.2f}")
-    sizes.add_row("all", f"{found['model_bytes'] / 1e6:,.2f}", style="bold")
+    sizes.add_row("all", f"{found.model_bytes / 1e6:,.2f}", style="bold")
     parts.append(sizes)
-    if operators := found.get("operators"):
-        counts = ", ".join(f"{count} {name}" for name, count in operators.items())
+    if isinstance(found, OnnxFolder) and found.operators:
+        counts = ", ".join(f"{count} {name}" for name, count in found.operators.items())
         parts.append(Text(f"operators: {counts}", style="dim"))
-    if kernels := found.get("kernels"):
-        runs = f"run by edgeprune.kernels, {kernels['chosen']}"
-        dense = f"run as dense INT8, without the operator library: {kernels['missing']}"
-        parts.append(Text(f"sparse linears: {runs if kernels['library'] else dense}"))
+    if isinstance(found, OnnxFolder) and found.kernels:
+        runs = f"run by edgeprune.kernels, {found.kernels.chosen}"
+        dense = f"run as dense INT8, without the operator library: {found.kernels.missing}"
+        parts.append(Text(f"sparse linears: {runs if found.kernels.library else dense}"))
     return Group(*parts)
 
 
@@ -80,10 +78,10 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _stored(layer: dict[str, Any]) -> str:
-    group = f" in {layer['group']}s" if layer["group"] else ""
-    block = f", {layer['block']} blocks" if layer["block"] else ""
-    return f"{'float' if layer['bits'] > 8 else 'int'}{layer['bits']}{group}{block}"
+def _stored(layer: Layer) -> str:
+    group = f" in {layer.group}s" if layer.group else ""
+    block = f", {layer.block} blocks" if layer.block else ""
+    return f"{'float' if layer.bits > 8 else 'int'}{layer.bits}{group}{block}"
 
 
 def _manifest_lines(manifest: dict[str, Any]) -> RenderableType:

@@ -5,12 +5,12 @@ the order of sums.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.embeddings import unit_embeddings
+from edgeprune.measure.record import Batching
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.logits import softmax
@@ -20,38 +20,30 @@ BATCH = 32
 TEXTS = 256
 
 
-def embeddings_alone(place: Path, original: Path, held: Path) -> dict[str, Any]:
-    """Agreement of embeddings of held-out texts alone and in batches of BATCH, in their order.
-
-    Returns:
-        "batch", "texts", "mean_cosine" and "least_cosine".
-    """
+def embeddings_alone(place: Path, original: Path, held: Path) -> Batching:
+    """Agreement of embeddings of held-out texts alone and in batches of BATCH, in their order."""
     bundle, texts = Bundle.open(place), _texts(held)
     alone, together = (unit_embeddings(bundle, texts, size) for size in (1, BATCH))
     cosines = (alone.astype(np.float64) * together).sum(axis=1)
-    return {
-        "batch": BATCH,
-        "texts": len(texts),
-        "mean_cosine": float(cosines.mean()),
-        "least_cosine": float(cosines.min()),
-    }
+    return Batching(
+        batch=BATCH,
+        texts=len(texts),
+        mean_cosine=float(cosines.mean()),
+        least_cosine=float(cosines.min()),
+    )
 
 
-def predictions_alone(place: Path, original: Path, held: Path) -> dict[str, Any]:
-    """Agreement of the probabilities of labels, likewise.
-
-    Returns:
-        "batch", "texts", and "mean_change" and "largest_change" of the probability of any label.
-    """
+def predictions_alone(place: Path, original: Path, held: Path) -> Batching:
+    """Agreement of the probabilities of labels, likewise."""
     classifier, texts = Classifier(Bundle.open(place)), _texts(held)
     alone, together = (softmax(classifier.logits(texts, size)) for size in (1, BATCH))
     changes = np.abs(alone - together)
-    return {
-        "batch": BATCH,
-        "texts": len(texts),
-        "mean_change": float(changes.mean()),
-        "largest_change": float(changes.max()),
-    }
+    return Batching(
+        batch=BATCH,
+        texts=len(texts),
+        mean_change=float(changes.mean()),
+        largest_change=float(changes.max()),
+    )
 
 
 def _texts(held: Path) -> list[str]:

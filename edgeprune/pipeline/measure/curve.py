@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edgeprune.measure.bench.compare import curve
+from edgeprune.measure.bench.record import Point
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.runtime.bundle import Bundle
 
@@ -14,13 +14,10 @@ _DECODE_STEPS = 8
 
 def measure_curve(
     source: Path, original: Path, bench: BenchSettings, lengths: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[Point]:
     """Time a bundle and its original at so many tokens each, in half of the time that `bench` has.
 
     Lengths that the model does not take are left out.
-
-    Returns:
-        As bench's `curve`.
     """
     longest = Bundle.open(original).max_length
     fitting = [tokens for tokens in lengths if longest is None or tokens + _DECODE_STEPS < longest]

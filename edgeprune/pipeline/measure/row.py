@@ -12,6 +12,7 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.choice import read_items
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.measure.record import Measured
 from edgeprune.model.families import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.keys import data_digest, processor_digest
@@ -42,7 +43,7 @@ def _refuse(settings: MeasureSettings, facts: Facts) -> None:
         return
     if data is None:
         raise UserError("measure.task needs measure.data, the file that it reads.")
-    if MEASURES[task].of_tokens and "vocabulary" in facts.settings:
+    if MEASURES[task].per_token and "vocabulary" in facts.settings:
         raise UserError(
             f"measure.task is {task}, which is not comparable once `vocabulary` trims the "
             "tokenizer: leave one of them out (kl is measured anyway)."
@@ -92,15 +93,6 @@ def _read(task: str, data: Data) -> list[Row]:
     return rows
 
 
-def held_out_measures(task: str, trimmed: bool) -> list[str]:
-    """The quality measures that a build of a task asks on held-out text, by name.
-
-    Args:
-        trimmed: whether tokens leave, so that what is counted per token does not compare.
-    """
-    return [name for name in TASKS[task].held_out if not (MEASURES[name].of_tokens and trimmed)]
-
-
 def _would(settings: MeasureSettings, facts: Facts) -> list[str]:
     return [
         f"beside the original: {settings.tokens} tokens, batch {settings.batch}, "
@@ -117,6 +109,7 @@ def _reads(settings: MeasureSettings, context: Context) -> list[str]:
 MEASURE = Stage(
     "measure",
     "edgeprune.pipeline.measure.stage:run",
+    Measured,
     settings=MeasureSettings,
     default=MeasureSettings,
     description="Speed, memory and quality.",

@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeprune.base.record import Record
 from edgeprune.compress.context import Context
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.measure.record import Measured, MeasuredStage
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.measure.batching import embeddings_alone, predictions_alone
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
 from edgeprune.pipeline.measure.neighbours import measure_neighbours
-from edgeprune.pipeline.measure.row import held_out_measures
+from edgeprune.pipeline.measure.question import Question, held_out_measures
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
@@ -23,7 +24,7 @@ from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
-BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], dict[str, Any]]] = {
+BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], Record]] = {
     "embeddings alone": embeddings_alone,
     "predictions alone": predictions_alone,
     "neighbours": measure_neighbours,
@@ -32,26 +33,7 @@ BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], dict[str, Any]]] = {
 held-out text."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """A quality measure, what it reads, and what records call that."""
-
-    measure: str
-    data: str | Path
-    limit: int | None = None
-    window: int | None = None
-    called: str | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-
-    def ask(self, place: Path, original: Path) -> dict[str, Any]:
-        """What `evaluate` finds."""
-        found = evaluate(
-            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
-        )
-        return found | ({"data": self.called} if self.called else {})
-
-
-def run(context: Context, source: Path, target: Path, settings: MeasureSettings) -> dict[str, Any]:
+def run(context: Context, source: Path, target: Path, settings: MeasureSettings) -> Measured:
     """Measure the folder that the rewrite stage left beside the original's export."""
     original = context.folders["original"]
     bench = BenchSettings(
@@ -62,25 +44,27 @@ def run(context: Context, source: Path, target: Path, settings: MeasureSettings)
     )
     held = write_held_out(context, target)
     questions = _questions(context, held)
-    measured: dict[str, Any] = {
-        "speed": compare(source, original, bench.model_copy(update={"profile": settings.profile})),
-        "quality": [question.ask(source, original) for question in questions],
-        "curve": measure_curve(source, original, bench, settings.curve),
-        "stages": [],
-    }
+    speed = compare(source, original, bench.model_copy(update={"profile": settings.profile}))
+    quality = [question.ask(source, original) for question in questions]
+    curve = measure_curve(source, original, bench, settings.curve)
+    stages: list[MeasuredStage] = []
     if settings.stages:
         brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
         main = questions[-1 if settings.task else 0]
-        measured["stages"] = measure_stages(context, original, target, brief, main)
-    for key, name in TASKS[context.checkpoint.task].build_measures.items():
-        measured[key] = BUILD_MEASURES[name](source, original, held)
+        stages = measure_stages(context, original, target, brief, main)
+    more: dict[str, Any] = {
+        key: BUILD_MEASURES[name](source, original, held)
+        for key, name in TASKS[context.checkpoint.task].build_measures.items()
+    }
     if quantize := context.settings.get("quantize"):
-        plan = context.results["quantize"]["plan"]
+        plan = context.results["quantize"].to_json()["plan"]
         sparse = measure_sparse(source, plan, quantize, bench)
-        measured |= {"sparse": sparse} if sparse else {}
+        more |= {"sparse": sparse} if sparse else {}
         if quantize.cache_bits:
-            measured["cache"] = measure_cache(source, target, bench)
-    return measured
+            more["cache"] = measure_cache(source, target, bench)
+    return Measured(
+        speed=speed, quality=tuple(quality), curve=tuple(curve), stages=tuple(stages), **more
+    )
 
 
 def _questions(context: Context, held: Path) -> list[Question]:
@@ -106,8 +90,7 @@ def _of_held_out(measure: str, held: Path, window: int) -> Question:
 def write_held_out(context: Context, folder: Path) -> Path:
     """Write the text that no stage has trained on, in the form that the measures read."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = context.text.held_out
-    reads = TASKS[context.checkpoint.task].reads
+    reads, held = context.text.reads, context.text.held_out
     if reads == "labelled":
         return _write_labelled(held, folder / "held_out.jsonl")
     file = folder / "held_out.txt"

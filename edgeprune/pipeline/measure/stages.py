@@ -3,14 +3,12 @@
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edgeprune.compress.context import Context
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
-
-if TYPE_CHECKING:
-    from edgeprune.pipeline.measure.stage import Question
+from edgeprune.measure.record import MeasuredStage
+from edgeprune.pipeline.measure.question import Question
 
 # Those that change the model, before integers and the graph's rewriting do.
 _MODELS = ("vocabulary", "prune", "cut", "sparsify", "recover")
@@ -28,16 +26,13 @@ def measured_stages(ran: Collection[str]) -> list[str]:
 
 
 def measure_stages(
-    context: Context, original: Path, scratch: Path, bench: BenchSettings, question: "Question"
-) -> list[dict[str, Any]]:
+    context: Context, original: Path, scratch: Path, bench: BenchSettings, question: Question
+) -> list[MeasuredStage]:
     """Time each stage's model, as plain float32 ONNX, beside the original, and ask its quality.
 
     Args:
         original: the original's export.
         scratch: a folder in which a stage's graph may stand for a while.
-
-    Returns:
-        For each stage its "name", "speed" as bench's `compare` and "quality", one measure.
     """
     # Exporting needs the build install, and a dry run on a device imports this file.
     from edgeprune.export.stage import export
@@ -50,11 +45,11 @@ def measure_stages(
                 folder = scratch / name
                 export(context, context.folders[name], folder, None)
             found.append(
-                {
-                    "name": name,
-                    "speed": compare(folder, original, bench),
-                    "quality": [question.ask(folder, original)],
-                }
+                MeasuredStage(
+                    name=name,
+                    speed=compare(folder, original, bench),
+                    quality=(question.ask(folder, original),),
+                )
             )
         finally:
             shutil.rmtree(scratch / name, ignore_errors=True)

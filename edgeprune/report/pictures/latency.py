@@ -1,9 +1,10 @@
 """Latency as the length of the text, the batch or the threads grow."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgeprune.measure.works import WORKS
+from edgeprune.measure.bench.record import Point
+from edgeprune.measure.works import WORKS, Work
 from edgeprune.report.canvas import SIDES, draw, quiet_axes
 
 if TYPE_CHECKING:
@@ -11,9 +12,6 @@ if TYPE_CHECKING:
 
 _FINE = (1, 1.5, 2, 3, 4, 5, 7)
 _SWEPT = ("tokens", "batch", "threads")
-
-Point = dict[str, Any]
-"""Of bench: "settings", and "measures" by kind of work."""
 
 
 def lines(points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point]]]:
@@ -26,9 +24,9 @@ def lines(points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point]]]:
         others = [other for other in _SWEPT if other != key]
         groups: dict[tuple[int, ...], dict[int, Point]] = {}
         for point in points:
-            settings = point["settings"]
-            same = tuple(settings[other] for other in others)
-            groups.setdefault(same, {})[settings[key]] = point
+            settings = point.settings
+            same = tuple(getattr(settings, other) for other in others)
+            groups.setdefault(same, {})[getattr(settings, key)] = point
         for same, group in groups.items():
             if len(group) > 1:
                 stays = ", ".join(
@@ -37,7 +35,7 @@ def lines(points: Sequence[Point]) -> Iterator[tuple[str, str, list[Point]]]:
                 yield key, stays, [group[value] for value in sorted(group)]
 
 
-def latency(name: str, work: str, key: str, stays: str, points: Sequence[Point]) -> str:
+def latency(name: str, work: Work, key: str, stays: str, points: Sequence[Point]) -> str:
     """Median milliseconds of one kind of work with 95 % intervals, both axes logarithmic."""
 
     def paint(figure: "Figure") -> None:
@@ -45,17 +43,18 @@ def latency(name: str, work: str, key: str, stays: str, points: Sequence[Point])
 
         axes = figure.subplots()
         quiet_axes(axes)
-        at = [point["settings"][key] for point in points]
-        sides = [side for side in SIDES if all(side in p["measures"][work] for p in points)]
+        at = [getattr(point.settings, key) for point in points]
+        sides = [side for side in SIDES if all(side in p.measures[work].sides for p in points)]
         for side in sides:
             colour, what = SIDES[side]
-            times = [point["measures"][work][side] for point in points]
-            middle = [time["median_ms"] for time in times]
-            low = [max(0.0, time["median_ms"] - time["interval_ms"][0]) for time in times]
-            high = [max(0.0, time["interval_ms"][1] - time["median_ms"]) for time in times]
-            axes.errorbar(
-                at, middle, yerr=[low, high], fmt="o-", color=colour, markersize=5, label=what
-            )
+            times = [point.measures[work].sides[side] for point in points]
+            middle = [time.median_ms for time in times]
+            known = [time.interval_ms or (time.median_ms, time.median_ms) for time in times]
+            reach = [
+                [max(0.0, at - low) for at, (low, _) in zip(middle, known, strict=True)],
+                [max(0.0, high - at) for at, (_, high) in zip(middle, known, strict=True)],
+            ]
+            axes.errorbar(at, middle, yerr=reach, fmt="o-", color=colour, markersize=5, label=what)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(at, [str(value) for value in at])

@@ -1,7 +1,9 @@
 """Where the time of a call goes, before and after."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from edgeprune.measure.bench.record import Profile, SideName
 from edgeprune.report.canvas import SIDES, draw, quiet_axes
 
 if TYPE_CHECKING:
@@ -10,25 +12,23 @@ if TYPE_CHECKING:
 _SHOWN = 8
 
 
-def rows(sides: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+def rows(sides: Mapping[SideName, Profile]) -> list[tuple[str, dict[SideName, float]]]:
     """Milliseconds of a run by type of operator and side, what takes most first; the rest, and
     what passes between operators, at the end."""
-    times: dict[str, dict[str, float]] = {}
+    times: dict[str, dict[SideName, float]] = {}
     for side, found in sides.items():
-        for name, spent in found["operators"].items():
-            times.setdefault(name, dict.fromkeys(sides, 0.0))[side] = spent["ms"]
+        for name, spent in found.operators.items():
+            times.setdefault(name, dict.fromkeys(sides, 0.0))[side] = spent.ms
     most_first = sorted(times, key=lambda name: (-max(times[name].values()), name))
     shown = [(name, times[name]) for name in most_first[:_SHOWN]]
     if rest := most_first[_SHOWN:]:
         sums = {side: sum(times[name][side] for name in rest) for side in sides}
         shown.append((f"{len(rest)} others", sums))
-    between = {
-        side: max(0.0, found["outside_share"]) * found["run_ms"] for side, found in sides.items()
-    }
+    between = {side: max(0.0, found.outside_share) * found.run_ms for side, found in sides.items()}
     return [*shown, ("between operators", between)]
 
 
-def operators(name: str, title: str, sides: dict[str, Any]) -> str:
+def operators(name: str, title: str, sides: Mapping[SideName, Profile]) -> str:
     """Bars of `rows`, the original's above the result's."""
     listed = rows(sides)
 

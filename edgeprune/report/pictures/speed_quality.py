@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.base.escape import one_line
 from edgeprune.measure.evaluate.result import LOWER_IS_BETTER
+from edgeprune.measure.works import Work
 from edgeprune.report.canvas import MARKERS, ORIGINAL, SERIES, SURFACE, draw, quiet_axes
 from edgeprune.report.figures import WORK
 from edgeprune.report.points import Point
@@ -18,7 +19,7 @@ _FIRST = {"result": 0, "stage": 1, "other": 2}
 _LONGEST_NAME = 52
 
 
-def speed_quality(name: str, shown: Sequence[Point], quality: Quality, work: str) -> str:
+def speed_quality(name: str, shown: Sequence[Point], quality: Quality, work: Work) -> str:
     """The points that have both; further right is faster and further up is better, and what stands
     left of the line at 1x is slower than the original."""
 

@@ -1,8 +1,15 @@
 """Speed and quality: the comparison, both against each other, latency, and time by operator."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from edgeprune.measure.bench.record import (
+    Missing,
+    Point,
+    Profile,
+    SideName,
+    known_profiles,
+)
+from edgeprune.measure.works import Work
 from edgeprune.report.canvas import SIDES
 from edgeprune.report.figures import WORK, Cell, cell, comparison, conditions, times
 from edgeprune.report.others import Other
@@ -11,7 +18,8 @@ from edgeprune.report.pictures.latency import lines
 from edgeprune.report.pictures.operators import operators as operator_bars
 from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.speed_quality import speed_quality as scatter
-from edgeprune.report.points import Point, points
+from edgeprune.report.points import Point as Shown
+from edgeprune.report.points import points
 from edgeprune.report.records import Quality, Record, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
 from edgeprune.report.story import meaning, requirements
@@ -71,7 +79,7 @@ def speed_quality(record: Record, others: Sequence[Other]) -> Section:
     return Section("quality-and-speed", title, pictures, tables, text, items=apart)
 
 
-def _point_row(point: Point) -> list[str | Cell]:
+def _point_row(point: Shown) -> list[str | Cell]:
     speed = quality = Cell("–")
     if point.speed:
         speed = Cell("1.00x") if point.speed.exact else times(point.speed)
@@ -83,8 +91,9 @@ def _point_row(point: Point) -> list[str | Cell]:
 
 def latency(record: Record) -> Section:
     """How a call's time grows with what it is given."""
-    here = {"settings": record.speed["settings"], "measures": record.speed["measures"]}
-    found = [*record.measured.get("curve", []), *record.later_speeds, here]
+    here = record.speed.point
+    later = [speed.point for speed in record.later_speeds]
+    found = [*(record.measured.curve or ()), *later, here]
     pictures, tables = [], []
     for work in record.works:
         for place, (key, stays, line) in enumerate(lines(found)):
@@ -92,7 +101,7 @@ def latency(record: Record) -> Section:
             tables.append(_latency_table(work, key, line))
     text = (
         "Medians with 95 % intervals; both axes are logarithmic. Lengths other than "
-        f"{here['settings']['tokens']} tokens were timed briefly."
+        f"{here.settings.tokens} tokens were timed briefly."
     )
     if not pictures:
         off = record.recipe.get("measure", {}).get("curve") == []
@@ -100,7 +109,7 @@ def latency(record: Record) -> Section:
     return Section("latency", "Latency", pictures, tables, text)
 
 
-def _latency_table(work: str, key: str, line: Sequence[dict[str, Any]]) -> Table:
+def _latency_table(work: Work, key: str, line: Sequence[Point]) -> Table:
     head = (
         f"{key}, {WORK.get(work, work)}",
         *(f"{side}, ms" for side in _SIDES.values()),
@@ -108,27 +117,30 @@ def _latency_table(work: str, key: str, line: Sequence[dict[str, Any]]) -> Table
     )
     listed: list[list[str | Cell]] = []
     for point in line:
-        found = point["measures"][work]
-        row = [f"{found[side]['median_ms']:.2f}" if side in found else "–" for side in _SIDES]
-        gain = times(ratio(point, work)) if "ratio" in found else Cell("–")
-        listed.append([str(point["settings"][key]), *row, gain])
+        found = point.measures[work]
+        row = [
+            f"{found.sides[side].median_ms:.2f}" if side in found.sides else "–" for side in _SIDES
+        ]
+        gain = times(ratio(found.ratio)) if found.ratio else Cell("–")
+        listed.append([str(getattr(point.settings, key)), *row, gain])
     return Table(head, listed)
 
 
 def operators(record: Record) -> Section:
     """Where the time of a call goes, before and after."""
     speeds = [record.speed, *record.later_speeds]
-    profile: dict[str, Any] = next((each["profile"] for each in speeds if "profile" in each), {})
-    pictures, tables, notes = [], [], []
-    for work, sides in profile.items():
-        for side, found in sides.items():
-            if "missing" in found:
-                notes.append(f"No time of the {_SIDES[side]}: {found['missing']}.")
-        known = {side: sides[side] for side in _SIDES if "operators" in sides.get(side, {})}
-        if known:
-            name = WORK.get(work, work)
-            pictures.append(operator_bars(f"operators-{work}", name, known))
-            tables.append(_operator_table(name, known))
+    profile = next((each.profile for each in speeds if each.profile), {})
+    pictures, tables = [], []
+    notes = [
+        f"No time of the {_SIDES[side]}: {found.missing}."
+        for sides in profile.values()
+        for side, found in sides.items()
+        if isinstance(found, Missing)
+    ]
+    for work, known in known_profiles(profile).items():
+        name = WORK.get(work, work)
+        pictures.append(operator_bars(f"operators-{work}", name, known))
+        tables.append(_operator_table(name, known))
     text = "By the runtime's own profile of another run, which profiling slows: compare shares."
     if not profile:
         off = record.recipe.get("measure", {}).get("profile") is False
@@ -136,7 +148,7 @@ def operators(record: Record) -> Section:
     return Section("operators", "Time by operator", pictures, tables, " ".join([text, *notes]))
 
 
-def _operator_table(name: str, sides: dict[str, Any]) -> Table:
+def _operator_table(name: str, sides: Mapping[SideName, Profile]) -> Table:
     head = (f"{name}, ms", *(_SIDES[side] for side in sides))
     listed = [
         [operator, *(f"{spent[side]:.3f}" for side in sides)] for operator, spent in rows(sides)

@@ -111,7 +111,7 @@ def captured_inputs(model: Model, batches: list[Batch]) -> dict[str, np.ndarray]
     }
 
 
-@pytest.mark.parametrize("score", ["flap", "pp"])
+@pytest.mark.parametrize("score", ["flap", "probe_pruning"])
 @pytest.mark.parametrize("name", ["bert", "llama", "llama-biased"])
 def test_activation_scores_are_their_formulas(name, score, tmp_path):
     model, batches = model_and_batches(name, tmp_path)
@@ -178,7 +178,7 @@ def test_magnitude_is_the_norm_of_a_units_weights(name, tmp_path):
     torch.testing.assert_close(found[HEADS][1], torch.stack(heads).detach())
 
 
-@pytest.mark.parametrize("score", ["fisher", "taylor", "flap", "pp"])
+@pytest.mark.parametrize("score", ["fisher", "taylor", "flap", "probe_pruning"])
 @pytest.mark.parametrize("name", ["bert", "llama", "opt"])
 def test_a_silent_channel_scores_zero(name, score, tmp_path):
     model, batches = model_and_batches(name, tmp_path)

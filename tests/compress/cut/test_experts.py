@@ -111,7 +111,7 @@ def test_fisher_of_an_experts_channel_is_its_gates_squared_gradient(family, tmp_
         torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("score", ["taylor", "flap", "pp", "magnitude"])
+@pytest.mark.parametrize("score", ["taylor", "flap", "probe_pruning", "magnitude"])
 def test_every_score_takes_experts(score, tmp_path):
     model = make_model("qwen2_moe", tmp_path, False)
     with torch.no_grad():

@@ -1,29 +1,16 @@
+"""Patterns of weights and gates, against loops over their units."""
+
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.maths.ranking import highest, lowest
-from edgeprune.compress.prune.patterns import NM, Blocks, Gates, weight_pattern
+from edgeprune.compress.prune.patterns import NM, Blocks, Gates, Singles, weight_pattern
 
 side = st.integers(1, 13)
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.data())
-def test_lowest_is_a_stable_sort(values, data):
-    """Many ties: the choice is that of a stable sort, the count exact."""
-    count = data.draw(st.integers(0, len(values)))
-    expected = np.zeros(len(values), dtype=bool)
-    expected[np.argsort(values, kind="stable")[:count]] = True
-    scores = torch.tensor(values, dtype=torch.float32)
-    assert lowest(scores, count).tolist() == expected.tolist()
-    expected[:] = False
-    expected[np.argsort([-v for v in values], kind="stable")[:count]] = True
-    assert highest(scores, count).tolist() == expected.tolist()
 
 
 @given(side, side, st.integers(1, 5), st.integers(1, 5))
@@ -94,3 +81,90 @@ def test_wrong_patterns_are_refused():
         weight_pattern("2:4", (8,), "bias")
     with pytest.raises(UserError, match="no such pattern"):
         weight_pattern("channels", (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "grid", "inputs", "outputs", "span", "units", "capacity"),
+    [
+        ("weights", Singles, (6, 10), 1, 1, 1, 60, 60),
+        ("2:4", NM, (6, 10), 1, 1, 4, 60, 6 * (2 + 2 + 0)),
+        ("1:3", NM, (6, 10), 1, 1, 3, 60, 6 * (2 + 2 + 2 + 0)),
+        ("4x1", Blocks, (6, 3), 4, 1, 4, 18, 18),
+        ("1x4", Blocks, (2, 10), 1, 4, 1, 20, 20),
+        ("4x16", Blocks, (1, 3), 4, 16, 4, 3, 3),
+        ("columns", Blocks, (1, 10), 1, 6, 1, 10, 10),
+    ],
+)
+def test_what_a_pattern_says_of_itself(text, kind, grid, inputs, outputs, span, units, capacity):
+    pattern = weight_pattern(text, (6, 10))
+    assert type(pattern) is kind
+    assert pattern.shape == (6, 10)
+    assert (pattern.grid, pattern.span) == (grid, span)
+    assert (pattern.inputs, pattern.outputs) == (inputs, outputs)
+    assert (pattern.units, pattern.capacity) == (units, capacity)
+
+
+@pytest.mark.parametrize("text", ["weights", "2:4", "2x3"])
+def test_units_keep_their_places(text):
+    """What a unit's score is made of is what its mask covers."""
+    pattern = weight_pattern(text, (5, 7))
+    for unit in range(pattern.units):
+        alone = torch.zeros(pattern.units)
+        alone[unit] = 1
+        mask = pattern.element_mask(alone)
+        assert mask.shape == (5, 7)
+        assert mask.is_contiguous()
+        scores = pattern.unit_scores(mask)
+        assert torch.equal(scores, alone)
+
+
+@pytest.mark.parametrize("text", ["weights", "4x16", "columns"])
+def test_units_that_do_not_bind_each_other_may_all_go(text):
+    pattern = weight_pattern(text, (5, 7))
+    candidates = torch.arange(pattern.units) % 2 == 0
+    everything = torch.ones(pattern.units, dtype=torch.bool)
+    found = pattern.removable(torch.rand(pattern.units), everything, candidates)
+    assert torch.equal(found, candidates)
+
+
+def test_of_equal_scores_the_earlier_goes():
+    """In long groups too, whose sort would not keep the order by itself."""
+    pattern = NM((1, 200), 50, 100)
+    everything = torch.ones(200, dtype=torch.bool)
+    gone = pattern.removable(torch.zeros(200), everything, everything)
+    assert gone.tolist() == ([True] * 50 + [False] * 50) * 2
+
+
+def test_a_padded_group_gives_up_no_more_than_it_has():
+    """Neither what is padded, nor units that are gone already, count as kept."""
+    pattern = NM((1, 5), 2, 4)
+    everything = torch.ones(5, dtype=torch.bool)
+    assert pattern.removable(torch.arange(5.0), everything, everything).tolist() == (
+        [True, True, False, False, False]
+    )
+    kept = torch.tensor([True, True, False, True, True])
+    assert pattern.removable(torch.arange(5.0), kept, kept).tolist() == (
+        [True, False, False, False, False]
+    )
+    one = NM((1, 3), 1, 4)  # a single ragged group: two of its three may go
+    whole = torch.ones(3, dtype=torch.bool)
+    assert one.removable(torch.arange(3.0), whole, whole).tolist() == [True, True, False]
+
+
+def test_gates_by_themselves():
+    pattern = Gates(3)
+    assert (pattern.units, pattern.capacity, pattern.grid) == (3, 3, (3,))
+    assert pattern.unit_scores(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1, 2, 3]
+    assert Gates(2, torch.tensor([0, 1], dtype=torch.int8)).element_mask(
+        torch.tensor([5, 6])
+    ).tolist() == [5, 6]
+    gradient = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert pattern.unit_gradient(gradient).dtype == torch.float64
+
+
+def test_a_pattern_s_name_needs_a_matrix():
+    assert weight_pattern("weights", (3, 4, 5)).units == 60
+    with pytest.raises(UserError, match=r"pattern 4x1 needs a matrix, and weight has the shape"):
+        weight_pattern("4x1", (3, 4, 5))
+    with pytest.raises(UserError, match="needs a matrix"):
+        weight_pattern("columns", (8,))

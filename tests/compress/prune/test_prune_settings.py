@@ -23,6 +23,8 @@ from edgeprune.pipeline.recipe import validate
         ({"start": 0.8}, "start must come before end"),
         ({"regrowth": 0.1}, "do not grow back"),
         ({"sparsty": 0.5}, "Extra inputs"),
+        ({"saliency": "mag"}, "mag is called magnitude now"),
+        ({"saliency": "v14"}, "v14 is called adamwprune now"),
     ],
 )
 def test_a_wrong_value_is_told(values, says):
@@ -85,6 +87,13 @@ def test_columns_leave_every_linear_alike(values, message):
     with pytest.raises(UserError, match=message):
         validate({"prune": {"pattern": "columns", **values}}, "here")
     validate({"prune": {"pattern": "columns", "method": "thanos"}}, "here")
+
+
+def test_a_value_that_got_another_name_is_refused_by_it():
+    with pytest.raises(UserError, match=r"prune\.saliency: move is called movement now"):
+        validate({"prune": {"saliency": "move"}, "cut": {}}, "here")
+    with pytest.raises(UserError, match=r"cut\.score: pp is called probe_pruning now"):
+        validate({"cut": {"channels": 0.2, "score": "pp"}}, "here")
 
 
 def test_one_threshold_is_for_scores_of_one_scale():

@@ -86,7 +86,7 @@ def feed(pruner: MomentumVariancePruner, values: list[Tensor], gradients: list[l
     updates=st.integers(1, 70),
     steps=st.integers(1, 40),
     mode=st.sampled_from(MODES),
-    saliency=st.sampled_from(["mag", "platon", "move"]),
+    saliency=st.sampled_from(["magnitude", "platon", "movement"]),
     regrowth=st.sampled_from([0.0, 0.9]),
     layers=st.sampled_from(["global", "layered"]),
     seed=st.integers(0, 99),
@@ -157,7 +157,9 @@ def test_patterns_land_exactly(pattern, regrowth, layers):
 # 6. scale --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("saliency", ["mag", "grad", "mom", "fisher", "v14", "platon", "move"])
+@pytest.mark.parametrize(
+    "saliency", ["magnitude", "grad", "momentum", "fisher", "adamwprune", "platon", "movement"]
+)
 @pytest.mark.parametrize("factor", [2.0**-12, 2.0**9])
 def test_scale_of_the_loss_does_not_matter(saliency, factor):
     runs = []
@@ -184,8 +186,8 @@ def test_scale_of_the_loss_does_not_matter(saliency, factor):
 
 def test_cubic_magnitude_is_zhu_and_gupta_to_the_bit():
     """Against the schedule and the ranking written out here, on its own copy of the training."""
-    toy = Toy(budget="cubic", saliency="mag")
-    twin = Toy(budget="cubic", saliency="mag")
+    toy = Toy(budget="cubic", saliency="magnitude")
+    twin = Toy(budget="cubic", saliency="magnitude")
     due = update_steps(STEPS, 0.05, 0.7, 15)
     masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in twin.weights.items()}
     units = sum(w.numel() for w in twin.weights.values())
@@ -217,7 +219,7 @@ def test_cubic_magnitude_is_zhu_and_gupta_to_the_bit():
         assert all(torch.equal(twin.weights[n], toy.weights[n]) for n in masks)
 
 
-@pytest.mark.parametrize("saliency", ["mag", "platon"])
+@pytest.mark.parametrize("saliency", ["magnitude", "platon"])
 def test_momentum_variance_without_room_is_cubic(saliency):
     """No momentum and no band: the gate cannot matter, and every mask is cubic's."""
     tight = Toy(budget="mv", beta_min=0.0, beta_max=0.0, band=0.0, saliency=saliency)
@@ -281,7 +283,7 @@ def test_no_layer_loses_more_than_it_may(layers):
     large = nn.Parameter(torch.randn(10, 30, generator=generator))
     wanted = PruneSettings(
         pattern="weights",
-        saliency="mag",
+        saliency="magnitude",
         normalize="none",
         sparsity=0.6,
         max_layer_sparsity=0.8,
@@ -400,7 +402,13 @@ def test_nothing_grows_back_at_the_end():
 def test_regrowth_takes_the_largest_mean_gradients():
     value = nn.Parameter(torch.arange(1.0, 41).reshape(4, 10))
     wanted = PruneSettings(
-        pattern="weights", saliency="mag", regrowth=0.5, sparsity=0.5, updates=4, start=0.1, end=0.9
+        pattern="weights",
+        saliency="magnitude",
+        regrowth=0.5,
+        sparsity=0.5,
+        updates=4,
+        start=0.1,
+        end=0.9,
     )
     pruner = MomentumVariancePruner([Prunable("w", value)], wanted, 40)
     generator = torch.Generator().manual_seed(2)
@@ -447,7 +455,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
 
 def test_weights_that_are_not_finite_are_told():
     value = nn.Parameter(torch.ones(4, 4))
-    wanted = PruneSettings(pattern="weights", saliency="mag")
+    wanted = PruneSettings(pattern="weights", saliency="magnitude")
     pruner = MomentumVariancePruner([Prunable("w", value)], wanted, 10)
     feed(pruner, [value], [[torch.ones(4, 4)]])
     value.data[0, 0] = math.nan
@@ -463,8 +471,8 @@ def test_weights_that_are_not_finite_are_told():
     [
         {"saliency": "platon", "regrowth": 0.2},
         {"saliency": "fisher", "pattern": "4x1", "regrowth": 0.2, "layer_budgets": "layered"},
-        {"saliency": "mom", "pattern": "2:4"},
-        {"saliency": "move", "budget": "static_gradnorm"},
+        {"saliency": "momentum", "pattern": "2:4"},
+        {"saliency": "movement", "budget": "static_gradnorm"},
         {"saliency": "grad", "budget": "fixed_mom"},
     ],
 )
@@ -533,7 +541,9 @@ def test_gates_start_open_and_are_exactly_zero_or_one():
     assert sum(int(mask.sum()) for mask in gated.pruner.masks.values()) == 12
 
 
-@pytest.mark.parametrize("saliency", ["mag", "grad", "mom", "fisher", "v14", "platon"])
+@pytest.mark.parametrize(
+    "saliency", ["magnitude", "grad", "momentum", "fisher", "adamwprune", "platon"]
+)
 def test_useless_channels_go_first(saliency):
     gated = Gated(sparsity=0.375, saliency=saliency)
     dead = [torch.tensor([0, 3, 5, 7, 8, 11]), torch.tensor([1, 2, 4])]
@@ -651,8 +661,8 @@ def test_misuse_is_refused():
     gate, weight = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4, 4))
     with pytest.raises(ValueError, match=r"settings\.pools"):
         MomentumVariancePruner([Prunable("g", gate)], PruneSettings(), 10)
-    mag = PruneSettings(pattern="heads", saliency="mag")
-    with pytest.raises(ValueError, match="needs the magnitude"):
+    mag = PruneSettings(pattern="heads", saliency="magnitude")
+    with pytest.raises(ValueError, match="magnitude needs the norm"):
         MomentumVariancePruner([Prunable("g", gate)], mag, 10)
     with pytest.raises(ValueError, match="a vector"):
         MomentumVariancePruner([Prunable("g", weight)], PruneSettings(pattern="heads"), 10)

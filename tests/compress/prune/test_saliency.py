@@ -23,17 +23,17 @@ def average(values: np.ndarray, decay: float) -> np.ndarray:
 
 
 def closed_form(name: str, w: np.ndarray, g: np.ndarray) -> np.ndarray:
-    if name == "mag":
+    if name == "magnitude":
         return np.abs(w[-1])
     if name == "grad":
         return np.abs(w[-1] * g[-1])
-    if name == "mom":
+    if name == "momentum":
         return np.abs(w[-1] * average(g, 0.9))
     if name == "fisher":
         return w[-1] ** 2 * average(g**2, 0.99)
-    if name == "v14":
+    if name == "adamwprune":
         return np.abs(w[-1]) * average(g**2, 0.99) ** 0.25
-    if name == "move":
+    if name == "movement":
         return -(w * g).sum(0)
     effect = np.abs(w * g)
     means = np.stack([average(effect[: t + 1], 0.85) for t in range(len(w))])

@@ -25,6 +25,7 @@ from edgeprune.export.rewrite.quantized_cache import (
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.rewrite.verify import complete_feed, run_graph
 from edgeprune.export.trace import export_onnx
+from edgeprune.measure.bench.record import Ratio
 from edgeprune.pipeline.measure.cache import pays_from
 from edgeprune.runtime import cache
 from edgeprune.runtime.bundle import oldest_onnxruntime
@@ -272,10 +273,10 @@ def test_a_cache_that_cannot_be_in_integers_is_told(tmp_path, monkeypatch):
 
 
 def test_from_what_context_it_pays():
-    def at(low: float) -> dict[str, dict[str, float]]:
-        return {"decode": {"value": low + 0.1, "low": low, "high": low + 0.2}}
+    def at(low: float) -> Ratio:
+        return Ratio(value=low + 0.1, low=low, high=low + 0.2)
 
-    assert pays_from({256: at(0.9), 1024: at(1.1), 4096: at(1.3)}, "decode") == 1024
-    assert pays_from({256: at(1.2), 1024: at(0.99), 4096: at(1.3)}, "decode") == 4096
-    assert pays_from({256: at(1.2), 1024: at(1.2), 4096: at(1.0)}, "decode") is None
-    assert pays_from({}, "decode") is None
+    assert pays_from({256: at(0.9), 1024: at(1.1), 4096: at(1.3)}) == 1024
+    assert pays_from({256: at(1.2), 1024: at(0.99), 4096: at(1.3)}) == 4096
+    assert pays_from({256: at(1.2), 1024: at(1.2), 4096: at(1.0)}) is None
+    assert pays_from({}) is None

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparse_models import library_for_tests
 from tiny_models import make_batch, make_model
 
+from edgeprune.base.quiet import quiet
 from edgeprune.compress.prune.patterns import Blocks
 from edgeprune.compress.quantize.model import Quantized, quantize_model
 from edgeprune.compress.quantize.plan import SPARSE
@@ -239,7 +240,8 @@ def test_an_activation_is_known_as_torch_exports_it(name, tmp_path):
             return ACTIVATIONS[name](y) @ torch.ones(3, 3)
 
     path = tmp_path / "model.onnx"
-    torch.onnx.export(Module(), (torch.ones(2, 3),), str(path), opset_version=17, dynamo=False)
+    with quiet():
+        torch.onnx.export(Module(), (torch.ones(2, 3),), str(path), opset_version=17, dynamo=False)
     graph = Graph.load(path)
     from edgeprune.export.rewrite.constants import fold_constants
 

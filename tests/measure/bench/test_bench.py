@@ -1,9 +1,12 @@
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,19 @@ from bench_runs import QUICK, children, table_text
 from onnx_models import decoder_folder, encoder_folder, table
 from processes import until
 from pydantic import ValidationError
+from speeds import make_speed
 
 from edgeprune.base.errors import UserError
+from edgeprune.export.opened import open_model
 from edgeprune.measure.bench.compare import compare, measure
-from edgeprune.measure.bench.contestants import SLOW_FUSIONS, Contestant, opened
 from edgeprune.measure.bench.noise import CoreWatch, judge, turn_spread
 from edgeprune.measure.bench.process import Conversation, Process, choose_cores
-from edgeprune.measure.bench.rounds import Times
+from edgeprune.measure.bench.record import Comparison, Ratio, Sweep, read_speed
+from edgeprune.measure.bench.rounds import Samples
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.size import compressed_bytes
 from edgeprune.measure.bench.stats import median, paired_ratio, percentile
+from edgeprune.measure.bench.subject import SLOW_FUSIONS, Subject
 from edgeprune.measure.bench.worker import by_operator
 from edgeprune.runtime.bundle import Bundle
 
@@ -89,56 +95,101 @@ def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     light = encoder_folder(tmp_path / "light", depth=2, width=256)
     heavy = encoder_folder(tmp_path / "heavy", depth=40, width=256)
     result = compare(light, heavy, QUICK)
-    found = result["measures"]["encoder"]
-    assert 5 < found["ratio"]["low"] <= found["ratio"]["value"] <= found["ratio"]["high"] < 60
-    assert found["baseline"]["median_ms"] > 5 * found["candidate"]["median_ms"]
-    ours = found["candidate"]
-    assert ours["p99_ms"] >= ours["p95_ms"] >= ours["median_ms"]
-    assert ours["texts_per_second"] == pytest.approx(1000 / ours["median_ms"])
-    assert ours["tokens_per_second"] == pytest.approx(QUICK.tokens * ours["texts_per_second"])
-    assert found["ratio"]["pairs"] >= 2 * QUICK.min_rounds
-    assert result["candidate"]["model_bytes"] == (light / "model.onnx").stat().st_size
-    assert set(result["baseline"]["variants_ms"]) == {
+    found = result.measures["encoder"]
+    assert 5 < found.ratio.low <= found.ratio.value <= found.ratio.high < 60
+    assert found.baseline.median_ms > 5 * found.candidate.median_ms
+    ours = found.candidate
+    assert ours.p99_ms >= ours.p95_ms >= ours.median_ms
+    assert ours.texts_per_second == pytest.approx(1000 / ours.median_ms)
+    assert ours.tokens_per_second == pytest.approx(QUICK.tokens * ours.texts_per_second)
+    assert found.ratio.pairs >= 2 * QUICK.min_rounds
+    assert result.candidate.model_bytes == (light / "model.onnx").stat().st_size
+    assert set(result.baseline.variants_ms) == {
         "default fusions",
         f"without {' and '.join(SLOW_FUSIONS)}",
     }
-    faster = min(result["baseline"]["variants_ms"], key=result["baseline"]["variants_ms"].get)
-    assert result["baseline"]["fusions"] == faster
-    assert result["cores"] == choose_cores(1)
-    assert result["machine"]["onnxruntime"]
+    faster = min(result.baseline.variants_ms, key=result.baseline.variants_ms.get)
+    assert result.baseline.fusions == faster
+    cores = choose_cores(1)
+    assert result.cores == (cores and tuple(cores))
+    assert result.machine.onnxruntime
     shown = table_text(result)
     assert "x faster (" in shown
-    quotient = found["baseline"]["median_ms"] / found["candidate"]["median_ms"]
-    found["ratio"] = {"value": quotient, "low": 0.9 * quotient, "high": 1.1 * quotient}
-    assert "medians" not in table_text(result)
-    found["ratio"] = {"value": 0.5, "low": 0.4, "high": 0.8}
-    assert "2.00x slower (1.25-2.50)" in table_text(result)
-    assert "the medians' own quotient is" in " ".join(table_text(result).split())
-    swept = " ".join(table_text({"sweep": [result, result]}).split())
+    quotient = found.baseline.median_ms / found.candidate.median_ms
+    alike = Ratio(value=quotient, low=0.9 * quotient, high=1.1 * quotient)
+    assert "medians" not in table_text(with_ratio(result, alike))
+    slower = with_ratio(result, Ratio(value=0.5, low=0.4, high=0.8))
+    assert "2.00x slower (1.25-2.50)" in table_text(slower)
+    assert "the medians' own quotient is" in " ".join(table_text(slower).split())
+    swept = " ".join(table_text(Sweep(sweep=(slower, slower))).split())
     assert "In 2 of 2 rows the medians' own quotient is another than the ratio" in swept
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def with_ratio(result: Comparison, ratio: Ratio) -> Comparison:
+    """The same with another ratio of encoding."""
+    measures = {"encoder": result.measures["encoder"].model_copy(update={"ratio": ratio})}
+    return result.model_copy(update={"measures": measures})
+
+
+def test_a_result_that_was_read_is_the_one_that_was_written(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"profile": True, "counters": True, "compressed": True})
+    encoder, decoder = encoder_folder(tmp_path / "e"), decoder_folder(tmp_path / "d")
+    for result in (compare(encoder, encoder, settings), measure(decoder, QUICK)):
+        written = json.dumps(result.to_json())
+        read = read_speed(json.loads(written), tmp_path / "r.json", "")
+        assert read == result
+        assert type(read) is type(result)
+        assert json.dumps(read.to_json()) == written
+    assert list(result.to_json()) == [
+        "settings", "cores", "machine", "noise", "candidate", "measures",
+    ]  # fmt: skip
+    assert list(result.to_json()["measures"]) == ["prompt", "decode"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "place"),
+    [
+        (lambda found: found["settings"].pop("tokens"), "settings: tokens is missing"),
+        (lambda found: found["candidate"].update(name=None), "candidate.name: "),
+        (lambda found: found["measures"]["encoder"].pop("ratio"), "measures.encoder.ratio: "),
+        (lambda found: found["measures"]["encoder"]["candidate"].update(median_ms=0), "median_ms"),
+        (lambda found: found["measures"].clear(), "measures: "),
+        (
+            lambda found: found["measures"]["encoder"]["baseline"].pop("texts_per_second"),
+            "the whole: times of encoder without texts a second",
+        ),
+    ],
+)
+def test_a_damaged_result_is_refused_in_a_sentence(
+    harm: Callable[[Any], object], place: str, tmp_path: Path
+) -> None:
+    content = make_speed("feature-extraction").to_json()
+    content["settings"]["of a newer version"] = 1
+    assert read_speed(content, tmp_path, "") == make_speed("feature-extraction")
+    harm(content)
+    with pytest.raises(UserError, match=re.escape(place)):
+        read_speed(content, tmp_path / "r.json", "measure it anew")
 
 
 def test_a_model_beside_itself_is_as_fast(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=20, width=256)
     found = compare(folder, folder, QUICK.model_copy(update={"time_limit": 2.0}))
-    ratio = found["measures"]["encoder"]["ratio"]
-    assert 0.8 < ratio["value"] < 1.25
+    ratio = found.measures["encoder"].ratio
+    assert 0.8 < ratio.value < 1.25
 
 
 def test_a_decoder_is_timed_for_prompt_and_decoding_apart(tmp_path: Path) -> None:
     result = measure(decoder_folder(tmp_path), QUICK)
-    prompt, decode = result["measures"]["prompt"], result["measures"]["decode"]
-    assert "baseline" not in result
-    assert prompt["candidate"]["tokens_per_second"] == pytest.approx(
-        QUICK.tokens * 1000 / prompt["candidate"]["median_ms"]
+    prompt, decode = result.measures["prompt"], result.measures["decode"]
+    assert result.baseline is None
+    assert prompt.candidate.tokens_per_second == pytest.approx(
+        QUICK.tokens * 1000 / prompt.candidate.median_ms
     )
-    assert decode["candidate"]["tokens_per_second"] == pytest.approx(
-        1000 / decode["candidate"]["median_ms"]
-    )
-    assert prompt["candidate"]["first_token_ms"] == prompt["candidate"]["median_ms"]
+    assert decode.candidate.tokens_per_second == pytest.approx(1000 / decode.candidate.median_ms)
+    assert prompt.candidate.first_token_ms == prompt.candidate.median_ms
     # Two turns a round, each of decode_steps calls.
-    assert decode["candidate"]["calls"] % (2 * QUICK.decode_steps) == 0
+    assert decode.candidate.calls % (2 * QUICK.decode_steps) == 0
     assert max(map(len, table_text(result).splitlines())) <= 80
 
 
@@ -146,18 +197,18 @@ def test_a_decoder_answers_a_batch_side_by_side(tmp_path: Path) -> None:
     settings = QUICK.model_copy(update={"batch": 3})
     result = measure(decoder_folder(tmp_path), settings)
     for kind, tokens in (("prompt", QUICK.tokens), ("decode", 1)):
-        speed = result["measures"][kind]["candidate"]
-        expected = 3 * tokens * 1000 / speed["median_ms"]
-        assert speed["tokens_per_second"] == pytest.approx(expected)
+        speed = result.measures[kind].candidate
+        expected = 3 * tokens * 1000 / speed.median_ms
+        assert speed.tokens_per_second == pytest.approx(expected)
 
 
 def test_compressed_bytes_are_those_of_the_files(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path, depth=3, width=64)
     result = measure(folder, QUICK.model_copy(update={"compressed": True}))
     content = (folder / "model.onnx").read_bytes()
-    assert result["candidate"]["compressed_bytes"] == len(zlib.compress(content, 6))
+    assert result.candidate.compressed_bytes == len(zlib.compress(content, 6))
     assert "zlib level 6" in table_text(result)
-    assert "compressed_bytes" not in measure(folder, QUICK)["candidate"]
+    assert "compressed_bytes" not in measure(folder, QUICK).to_json()["candidate"]
 
 
 def test_compression_reads_every_chunk_of_every_file(tmp_path: Path) -> None:
@@ -171,14 +222,14 @@ def test_compression_reads_every_chunk_of_every_file(tmp_path: Path) -> None:
 
 
 def test_noise_is_told_by_the_spread_of_turns_and_by_others() -> None:
-    steady = Times(turns=[1.0, 1.01, 0.99, 1.0, 1.02])
+    steady = Samples(turns=[1.0, 1.01, 0.99, 1.0, 1.02])
     # Quartiles of 1 to 5 are 2 and 4.
-    assert turn_spread([steady, Times(turns=[3.0, 1.0, 2.0, 5.0, 4.0])]) == pytest.approx(2 / 3)
-    assert not judge(turn_spread([steady]), 0.01)["noisy"]
-    assert not judge(turn_spread([steady]), None)["noisy"]
-    assert judge(0.2, 0.0)["why"] == ["turns differed by 20% between quartiles"]
-    assert judge(0.0, 0.31)["why"] == ["other programs took 31% of the cores' time"]
-    assert judge(0.2, 0.31)["noisy"]
+    assert turn_spread([steady, Samples(turns=[3.0, 1.0, 2.0, 5.0, 4.0])]) == pytest.approx(2 / 3)
+    assert not judge(turn_spread([steady]), 0.01).noisy
+    assert not judge(turn_spread([steady]), None).noisy
+    assert judge(0.2, 0.0).why == ("turns differed by 20% between quartiles",)
+    assert judge(0.0, 0.31).why == ("other programs took 31% of the cores' time",)
+    assert judge(0.2, 0.31).noisy
 
 
 def busy() -> subprocess.Popen[bytes]:
@@ -217,29 +268,32 @@ def test_a_stranger_on_the_core_is_seen_and_an_own_process_is_not() -> None:
 
 def test_a_noisy_machine_is_said_in_the_table(tmp_path: Path) -> None:
     result = measure(encoder_folder(tmp_path), QUICK)
-    assert set(result["noise"]) == {"turn_spread", "others_share", "limit", "noisy", "why"}
-    result["noise"] = judge(0.2, 0.0)
-    assert "A noisy machine: turns differed by 20%" in table_text(result)
-    result["noise"] = judge(0.01, 0.0)
-    assert "noisy machine" not in table_text(result)
+    noise = ["turn_spread", "others_share", "limit", "noisy", "why"]
+    assert list(result.to_json()["noise"]) == noise
+    noisy, quiet = (
+        table_text(result.model_copy(update={"noise": judge(spread, 0.0)}))
+        for spread in (0.2, 0.01)
+    )
+    assert "A noisy machine: turns differed by 20%" in noisy
+    assert "noisy machine" not in quiet
 
 
 def test_the_profile_shares_the_time_out_among_operators(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=7, width=512)
     lighter = encoder_folder(tmp_path / "l", depth=3, width=512)
     settings = QUICK.model_copy(update={"profile": True, "tokens": 64})
-    sides = compare(lighter, folder, settings)["profile"]["encoder"]
+    sides = compare(lighter, folder, settings).profile["encoder"]
     for side, depth in (("candidate", 3), ("baseline", 7)):
-        operators = sides[side]["operators"]
-        assert operators["MatMul"]["count"] == depth
+        operators = sides[side].operators
+        assert operators["MatMul"].count == depth
         assert next(iter(operators)) == "MatMul"  # nothing else in the graph works
-        assert operators["MatMul"]["share"] > 0.5
-        inside = sum(entry["ms"] for entry in operators.values())
-        outside = sides[side]["outside_share"] * sides[side]["run_ms"]
-        assert inside + outside == pytest.approx(sides[side]["run_ms"])
+        assert operators["MatMul"].share > 0.5
+        inside = sum(entry.ms for entry in operators.values())
+        outside = sides[side].outside_share * sides[side].run_ms
+        assert inside + outside == pytest.approx(sides[side].run_ms)
     alone = measure(decoder_folder(tmp_path / "d"), QUICK.model_copy(update={"profile": True}))
-    assert set(alone["profile"]) == {"prompt", "decode"}
-    assert alone["profile"]["decode"]["candidate"]["operators"]["CumSum"]["count"] == 1
+    assert set(alone.profile) == {"prompt", "decode"}
+    assert alone.profile["decode"]["candidate"].operators["CumSum"].count == 1
     shown = table_text(alone)
     assert "CumSum" in shown
     assert "between operators" in shown
@@ -268,8 +322,8 @@ def test_a_profile_is_summed_over_the_last_runs_and_counts_what_is_inside_a_loop
     }
 
 
-def with_weights(folder: Path, megabytes: int) -> Contestant:
-    return Contestant.of(
+def with_weights(folder: Path, megabytes: int) -> Subject:
+    return Subject.of(
         Bundle.open(encoder_folder(folder, depth=megabytes // 4, width=1024)), str(folder)
     )
 
@@ -278,8 +332,8 @@ def test_peak_memory_is_the_models_own_and_not_the_parents(tmp_path: Path) -> No
     small, large = with_weights(tmp_path / "s", 4), with_weights(tmp_path / "l", 100)
     ballast = np.ones(60_000_000)  # 480 MB that only this process holds
     peaks = []
-    for contestant in (small, large):
-        with Process(contestant, QUICK, None) as process:
+    for subject in (small, large):
+        with Process(subject, QUICK, None) as process:
             process.ask("encoder", batch=1, tokens=16, calls=1)
             peaks.append(process.ask("memory")["peak_bytes"])
     assert peaks[1] - peaks[0] > 90e6
@@ -294,13 +348,13 @@ def test_the_worker_imports_no_more_than_it_needs() -> None:
     assert not imported & {"pydantic", "rich", "onnx", "tokenizers", "jinja2", "cpuinfo", "torch"}
 
 
-def contestant(folder: Path) -> Contestant:
-    return Contestant.of(Bundle.open(folder))
+def subject(folder: Path) -> Subject:
+    return Subject.of(Bundle.open(folder))
 
 
 def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
     before = children()
-    with Process(contestant(encoder_folder(tmp_path)), QUICK, None) as process:
+    with Process(subject(encoder_folder(tmp_path)), QUICK, None) as process:
         [worker] = set(children()) - set(before)
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(UserError, match="signal 9, perhaps for want of memory"):
@@ -319,13 +373,13 @@ def test_a_program_that_says_nothing_is_ended(deaf: str, monkeypatch: pytest.Mon
 
 def test_a_model_that_cannot_run_is_reported_and_leaves_no_process(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path)
-    with Process(contestant(folder), QUICK, None) as process:
+    with Process(subject(folder), QUICK, None) as process:
         beyond = {"batch": 1, "tokens": 16, "calls": 1}
         process.ask("encoder", **beyond)
         with pytest.raises(UserError, match="cannot be benchmarked"):
             process.ask("prompt", batch=1, tokens=4, calls=1)
         process.ask("encoder", **beyond)
-    broken = contestant(folder)
+    broken = subject(folder)
     (folder / "model.onnx").write_bytes(b"\x08\x08")
     with pytest.raises(UserError, match="cannot open"):
         Process(broken, QUICK, None)
@@ -333,11 +387,11 @@ def test_a_model_that_cannot_run_is_reported_and_leaves_no_process(tmp_path: Pat
 
 def test_synthetic_tokens_stay_in_the_vocabulary(tmp_path: Path) -> None:
     """Gather fails beyond its table, which has exactly vocab_size rows."""
-    with Process(contestant(encoder_folder(tmp_path)), QUICK, None) as process:
+    with Process(subject(encoder_folder(tmp_path)), QUICK, None) as process:
         process.ask("encoder", batch=8, tokens=64, calls=3)
     wrong = encoder_folder(tmp_path / "wrong", vocab_size=len(table()) + 1000)
     with (
-        Process(contestant(wrong), QUICK, None) as process,
+        Process(subject(wrong), QUICK, None) as process,
         pytest.raises(UserError, match="cannot be benchmarked"),
     ):
         process.ask("encoder", batch=8, tokens=64, calls=3)
@@ -360,7 +414,7 @@ def test_a_model_folder_needs_the_build_install_to_be_exported(
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "edgeprune.export.trace", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[build\]'"), opened(tmp_path):
+    with pytest.raises(UserError, match=r"pip install '\.\[build\]'"), open_model(tmp_path):
         pass
 
 

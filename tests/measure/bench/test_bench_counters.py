@@ -10,6 +10,7 @@ from onnx_models import decoder_folder, encoder_folder
 from edgeprune.measure.bench import counters
 from edgeprune.measure.bench.compare import compare, measure
 from edgeprune.measure.bench.counters import read_counts, why_missing
+from edgeprune.measure.bench.record import Missing
 
 COUNTING = QUICK.model_copy(update={"counters": True})
 
@@ -50,12 +51,12 @@ def fake_perf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fake_perf")
 def test_what_starting_and_loading_take_is_subtracted(tmp_path: Path) -> None:
     encoder = encoder_folder(tmp_path / "e")
-    counted = compare(encoder, encoder, COUNTING)["counters"]["encoder"]
+    counted = compare(encoder, encoder, COUNTING).counters["encoder"]
     per_call = {"instructions": 70_000, "cycles": 35_000}
     assert counted == {"candidate": per_call, "baseline": per_call}
     result = measure(decoder_folder(tmp_path / "d"), COUNTING)
     # Filling the cache before the steps is subtracted too.
-    assert result["counters"] == {
+    assert result.counters == {
         "prompt": {"candidate": per_call},
         "decode": {"candidate": per_call},
     }
@@ -67,10 +68,10 @@ def test_counts_are_real_or_their_absence_is_explained(tmp_path: Path) -> None:
     heavy = encoder_folder(tmp_path / "heavy", depth=40, width=256)
     result = compare(light, heavy, COUNTING)
     if why := why_missing():
-        assert result["counters"] == {"missing": why}
+        assert result.counters == Missing(missing=why)
         assert "No instructions and cycles: " in table_text(result)
         pytest.skip(why)
-    found = result["counters"]["encoder"]
+    found = result.counters["encoder"]
     assert 5 < found["baseline"]["instructions"] / found["candidate"]["instructions"] < 25
 
 

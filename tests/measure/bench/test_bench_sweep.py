@@ -10,6 +10,7 @@ from onnx_models import decoder_folder, encoder_folder
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
 from edgeprune.measure.bench.compare import compare, sweep
+from edgeprune.measure.bench.record import Sweep
 
 
 def bench(*arguments: object) -> Result:
@@ -32,28 +33,27 @@ def test_more_work_takes_longer_in_the_sweep(tmp_path: Path) -> None:
     """32 times the rows of the same product."""
     folder = encoder_folder(tmp_path / "m", depth=4, width=512)
     points = [QUICK.model_copy(update={"batch": 1, "tokens": tokens}) for tokens in (2, 64)]
-    few, many = (point["measures"]["encoder"] for point in sweep(folder, None, points)["sweep"])
-    assert many["candidate"]["median_ms"] > 3 * few["candidate"]["median_ms"]
+    few, many = (point.measures["encoder"] for point in sweep(folder, None, points).sweep)
+    assert many.candidate.median_ms > 3 * few.candidate.median_ms
 
 
 def test_the_table_has_a_row_for_each_point_within_80_columns(tmp_path: Path) -> None:
     folder = decoder_folder(tmp_path)
     points = list(itertools.product((1, 2), (8, 16), (1, 2)))
     one = compare(folder, folder, QUICK)
-    result = {
-        "sweep": [
-            one | {"settings": one["settings"] | {"batch": b, "tokens": t, "threads": n}}
-            for b, t, n in points
-        ]
-    }
+    swept = [
+        one.settings.model_copy(update={"batch": b, "tokens": t, "threads": n})
+        for b, t, n in points
+    ]
+    result = Sweep(sweep=tuple(one.model_copy(update={"settings": each}) for each in swept))
     shown = table_text(result)
     assert max(map(len, shown.splitlines())) <= 80
     for kind in ("prompt", "decode"):
         rows = [line for line in shown.splitlines() if f" {kind} " in line]
         assert [tuple(map(int, row.split()[:3])) for row in rows] == points
-        ratio = one["measures"][kind]["ratio"]
-        shown_ratio = f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
-        peak = f"{one['candidate']['peak_memory_bytes'] / 1e6:,.0f}"
+        ratio = one.measures[kind].ratio
+        shown_ratio = f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
+        peak = f"{one.candidate.peak_memory_bytes / 1e6:,.0f}"
         assert all(row.split()[-3:] == [*shown_ratio.split(), peak] for row in rows)
 
 

@@ -27,14 +27,17 @@ from onnx_models import (
     make_bundle,
     write_json,
 )
+from speeds import make_speed
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.escape import one_line, printable
 from edgeprune.cli import main
 from edgeprune.measure.bench.compare import compare, measure
+from edgeprune.measure.bench.record import Ratio, Side
 from edgeprune.measure.bench.stats import paired_ratio
 from edgeprune.measure.check import checks, formats, run
-from edgeprune.measure.check.figures import Figures, count_operators, read_figures
+from edgeprune.measure.check.figures import Figures, count_operators, figures_of, read_figures
+from edgeprune.measure.check.record import Check
 from edgeprune.measure.check.settings import Limits
 from edgeprune.runtime.bundle import MANIFEST, Bundle
 
@@ -262,7 +265,7 @@ def figures(**changes: Any) -> Figures:
         "speed": {"encoder": {"median_ms": 10.0, "interval_ms": (9.9, 10.1)}},
         "conditions": {"processor": "p", "onnxruntime": "1", "architecture": "x"},
     }
-    return Figures(**facts | changes)
+    return Figures.model_validate(facts | changes)
 
 
 @pytest.mark.parametrize(
@@ -309,16 +312,16 @@ def test_what_cannot_be_done_is_told_before_anything_is_timed(bundle: Path, tmp_
 # verdicts ----------------------------------------------------------------------------------------
 
 
-def speed_check(ratio: dict[str, float], limits: Limits = LIMITS) -> Any:
+def speed_check(ratio: Ratio, limits: Limits = LIMITS) -> Check:
     return checks.paired_speed(figures(), figures(), {"encoder": ratio}, limits, 60.0)[0]
 
 
 @given(st.floats(0.2, 5), st.floats(1.0001, 1.5), st.floats(1.0001, 1.5), st.floats(0, 50))
 def test_speed_fails_only_where_the_whole_interval_lies_beyond(value, below, above, limit) -> None:
     """In times of a call, that the ratio of speeds turns round."""
-    ratio = {"value": value, "low": value / below, "high": value * above, "pairs": 20}
+    ratio = Ratio(value=value, low=value / below, high=value * above, pairs=20)
     check = speed_check(ratio, Limits(max_slowdown=limit))
-    least, most = 100 / ratio["high"] - 100, 100 / ratio["low"] - 100
+    least, most = 100 / ratio.high - 100, 100 / ratio.low - 100
     assert check.interval == pytest.approx((least, most))
     assert check.verdict == ("fail" if least > limit else "undecided" if most > limit else "pass")
 
@@ -327,7 +330,7 @@ def test_more_time_settles_about_as_often_as_it_says() -> None:
     """A model 3 % slower, known to 4 %; then as many pairs as the advice names, drawn 200 times."""
     sigma, pairs = 0.06, 20
     half = 1.96 * 1.2533 * sigma / np.sqrt(pairs)  # of the median of normal values
-    about = {"value": 1 / 1.03, "low": (1 - half) / 1.03, "high": (1 + half) / 1.03, "pairs": pairs}
+    about = Ratio(value=1 / 1.03, low=(1 - half) / 1.03, high=(1 + half) / 1.03, pairs=pairs)
     check = speed_check(about)
     assert check.verdict == "undecided"
     more = int(check.sentence.split(" pairs in place of 20")[0].rsplit(" ", 1)[1].replace(",", ""))
@@ -336,12 +339,12 @@ def test_more_time_settles_about_as_often_as_it_says() -> None:
     settled = 0
     for _ in range(200):
         drawn = paired_ratio(np.ones(more), 1.03 * random.lognormal(0, sigma, more))
-        settled += speed_check(dataclasses.asdict(drawn)).verdict == "pass"
+        settled += speed_check(drawn).verdict == "pass"
     assert 0.7 < settled / 200 < 0.9
 
 
 def test_what_time_cannot_settle_says_so() -> None:
-    check = speed_check({"value": 1 / 1.05, "low": 0.9, "high": 1.0, "pairs": 20})
+    check = speed_check(Ratio(value=1 / 1.05, low=0.9, high=1.0, pairs=20))
     assert "too close to the limit" in check.sentence
 
 
@@ -354,8 +357,7 @@ def test_false_alarms_are_rare_and_regressions_are_found(slowdown, least, most) 
         drift = 1 + 0.5 * random.random(60)
         before = drift * random.lognormal(0, 0.04, 60)
         after = slowdown * drift * random.lognormal(0, 0.04, 60)
-        ratio = dataclasses.asdict(paired_ratio(before, after))
-        failed += speed_check(ratio).verdict == "fail"
+        failed += speed_check(paired_ratio(before, after)).verdict == "fail"
     assert least <= failed <= most
 
 
@@ -545,14 +547,64 @@ def test_a_manifest_that_is_damaged_is_refused(harm, bundle, tmp_path) -> None:
 def test_memory_is_looked_at_again_before_it_fails(bundle: Path, monkeypatch) -> None:
     """A first look that was disturbed; the next ones agree."""
     looks = iter([105, 104, 101, 103])
-    monkeypatch.setattr(run, "peak_memory", lambda contestant, settings: next(looks))
-    result = {"candidate": {"peak_memory_bytes": 120}, "baseline": {"peak_memory_bytes": 102}}
+    monkeypatch.setattr(run, "peak_memory", lambda subject, settings: next(looks))
+    first = make_speed("feature-extraction").model_copy(
+        update={
+            "candidate": Side(name="c", peak_memory_bytes=120),
+            "baseline": Side(name="b", peak_memory_bytes=102),
+        }
+    )
     opened = Bundle.open(bundle)
-    run._look_at_memory_again(result, opened, opened, None, LIMITS)
-    assert result["candidate"]["peak_memory_bytes"] == 104
-    assert result["baseline"]["peak_memory_bytes"] == 101
-    run._look_at_memory_again(result, opened, opened, None, LIMITS)  # within the limit: no more
+    again = run._look_at_memory_again(first, opened, opened, None, LIMITS)
+    assert again.candidate.peak_memory_bytes == 104
+    assert again.baseline.peak_memory_bytes == 101
+    assert run._look_at_memory_again(again, opened, opened, None, LIMITS) == again
     assert next(looks, None) is None
+
+
+def test_every_limit_names_the_option_that_sets_it() -> None:
+    larger = figures(
+        model_bytes=1100,
+        peak_memory_bytes=1100,
+        operators={"written": {}, "run": {"MatMul": 3}},
+        quality=scored("sts", spearman=1.0),
+    )
+    theirs = figures(
+        operators={"written": {}, "run": {"MatMul": 2}}, quality=scored("sts", spearman=9.0)
+    )
+    slower = Ratio(value=0.5, low=0.4, high=0.6, pairs=20)
+    failed = {
+        "max_size": checks.size(larger, theirs, LIMITS),
+        "max_memory": checks.memory(larger, theirs, LIMITS),
+        "max_operators": checks.operators(larger, theirs, LIMITS)[0],
+        "max_slowdown": speed_check(slower),
+        "max_drop": checks.quality(larger, theirs, LIMITS),
+    }
+    assert set(failed) == set(Limits.model_fields)
+    for setting, check in failed.items():
+        assert check.verdict == "fail"
+        assert f"is allowed (--{setting.replace('_', '-')})" in check.sentence
+
+
+def test_saved_figures_that_were_read_are_those_that_were_written(
+    bundle: Path, tmp_path: Path
+) -> None:
+    result = make_speed("feature-extraction")
+    opened = Bundle.open(bundle)
+    fresh = figures_of(
+        opened,
+        "m",
+        result.model_copy(
+            update={"candidate": result.candidate.model_copy(update={"task": opened.task})}
+        ),
+        "candidate",
+        None,
+    )
+    file = tmp_path / "saved.json"
+    fresh.write(file)
+    assert read_figures(file) == fresh
+    assert list(json.loads(file.read_text())) == list(Figures.model_fields)
+    assert json.loads(file.read_text())["quality"] is None
 
 
 # formats and exit codes --------------------------------------------------------------------------
@@ -565,7 +617,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> run.Outcome:
     found_ = [
         checks.size(figures(model_bytes=1100), theirs, LIMITS),
         checks.memory(ours, theirs, LIMITS),
-        speed_check({"value": 1 / 1.03, "low": 0.93, "high": 1.0, "pairs": 20}),
+        speed_check(Ratio(value=1 / 1.03, low=0.93, high=1.0, pairs=20)),
         checks.quality(ours, theirs, LIMITS),
     ]
     outcome = run.Outcome(ours, theirs, found_, LIMITS, ["turns differed by 9 %"])
@@ -623,7 +675,7 @@ def test_names_are_no_markup_in_any_format(name: str, canned: run.Outcome) -> No
             each.model_copy(update={"name": name}) for each in (canned.candidate, canned.baseline)
         )
         named_checks = [
-            dataclasses.replace(check, name=name, sentence=f"{name} is slower.")
+            check.model_copy(update={"name": name, "sentence": f"{name} is slower."})
             for check in canned.checks
         ]
         return dataclasses.replace(
@@ -649,7 +701,7 @@ def test_names_are_no_markup_in_any_format(name: str, canned: run.Outcome) -> No
 def test_text_names_what_needs_words_at_80_columns(canned: run.Outcome) -> None:
     result = edgeprune("check", "x", "--against", "y")
     assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "pairs in place of 20" in result.stdout.replace("\n", " ")
+    assert "pairs in place of 20" in " ".join(result.stdout.split())
     assert "+10.0 %" in result.stdout
     assert "A noisy machine: turns differed by 9 %." in result.stdout
     saved = json.loads(formats.as_json(canned))
@@ -682,13 +734,13 @@ def test_medians_that_contradict_the_paired_ratio_get_a_word(
     """Medians of 10 and 11 ms, 10 % apart, and pairs that differ by 1 %."""
     slower = {"encoder": {"median_ms": 11.0, "interval_ms": (10.9, 11.1)}}
     ours, theirs = figures(speed=slower), figures()
-    ratio = {"value": 1 / 1.01, "low": 1 / 1.02, "high": 1.0, "pairs": 20}
+    ratio = Ratio(value=1 / 1.01, low=1 / 1.02, high=1.0, pairs=20)
     [check] = checks.paired_speed(ours, theirs, {"encoder": ratio}, LIMITS, 60.0)
     assert check.verdict == "pass"
     assert "the medians alone differ by +10.0 %" in check.note
     assert speed_check(ratio).note == ""
     # Within a wide interval, but the other way.
-    wide = {"value": 1.02, "low": 0.9, "high": 1.1, "pairs": 20}
+    wide = Ratio(value=1.02, low=0.9, high=1.1, pairs=20)
     other_way = {"encoder": {"median_ms": 10.3, "interval_ms": (10.2, 10.4)}}
     [other] = checks.paired_speed(figures(speed=other_way), theirs, {"encoder": wide}, LIMITS, 60.0)
     assert "the medians alone differ by +3.0 %" in other.note
@@ -724,7 +776,7 @@ def test_a_place_that_cannot_be_saved_in_is_told_before_the_work(
 ) -> None:
     monkeypatch.setattr(run, "check", lambda *_: pytest.fail("measured"))
     os.mkfifo(tmp_path / "pipe")
-    assert "is no regular file" in mistake(edgeprune("check", "x", "--save", tmp_path / "pipe"))
+    assert "is not a regular file" in mistake(edgeprune("check", "x", "--save", tmp_path / "pipe"))
     (tmp_path / "f").write_text("before")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may all
     for option, file, words in (
@@ -744,7 +796,7 @@ def test_a_link_to_a_saved_result_stays_one(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert read_figures(tmp_path / "real") == figures()
     (tmp_path / "circle").symlink_to("circle")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         run.save(figures(), tmp_path / "circle")
 
 

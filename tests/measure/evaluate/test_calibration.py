@@ -77,8 +77,8 @@ def test_a_classifiers(tmp_path: Path) -> None:
     result = evaluate(
         classifier_folder(tmp_path / "m"), "calibration", write_jsonl(tmp_path / "r.jsonl", rows)
     )
-    assert result["conditions"] == {"rows": 30, "bins": 15}
-    check(result["values"], np.array(logits), truth)
+    assert result.conditions == {"rows": 30, "bins": 15}
+    check(result.values, np.array(logits), truth)
 
 
 def test_a_decoders_choices(tmp_path: Path) -> None:
@@ -86,5 +86,5 @@ def test_a_decoders_choices(tmp_path: Path) -> None:
     logs = [[log_likelihood(row["query"], choice) for choice in row["choices"]] for row in rows]
     values = evaluate(
         decoder_folder(tmp_path / "m"), "calibration", write_jsonl(tmp_path / "r.jsonl", rows)
-    )["values"]
+    ).values
     check(values, np.array(logs), [row["gold"] for row in rows])

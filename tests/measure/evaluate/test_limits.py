@@ -87,7 +87,7 @@ def test_a_limit_without_labels_draws_of_all_rows(tmp_path: Path) -> None:
     assert len(numbers) == 30
     assert np.mean(numbers) == pytest.approx(44.5, abs=10)
     assert data.sample is not None
-    assert data.sample.by == []
+    assert data.sample.by == ()
 
 
 def test_the_table_says_what_was_drawn(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_both_models_and_the_gate_read_the_same_rows(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "r.jsonl", SORTED)
     model = classifier_folder(tmp_path / "m", NAMES)
     found = evaluate(model, "classification", path, limit=30, against=model)
-    assert found["difference"] == {"accuracy": 0, "macro_f1": 0}
+    assert found.difference == {"accuracy": 0, "macro_f1": 0}
     task = QualityTask(task="classification", data=str(path), limit=30)
     from edgeprune.runtime.bundle import Bundle
 
     kept = measure_quality(task, Bundle.open(model), None)
     assert kept is not None
-    assert kept.values == found["values"]
+    assert kept.values == found.values
 
 
 def test_texts_that_hold_none_are_not_drawn(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_texts_that_hold_none_are_not_drawn(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m")
     path = write_jsonl(tmp_path / "r.jsonl", rows)
     result = evaluate(folder, "cosine", path, limit=15, against=folder)
-    assert result["conditions"] == {"texts": 15}
-    assert result["sample"]["of"] == 20
+    assert result.conditions == {"texts": 15}
+    assert result.sample.of == 20
 
 
 # intervals -------------------------------------------------------------------------------------
@@ -144,8 +144,8 @@ def test_an_interval_holds_its_own_value(drawn: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interval, "RESAMPLES", 300)
         found = summary(classified(*np.array(drawn).T))
-    for name, (low, high) in found["interval"].items():
-        assert low - 1e-9 <= found["values"][name] <= high + 1e-9, name
+    for name, (low, high) in found.interval.items():
+        assert low - 1e-9 <= found.values[name] <= high + 1e-9, name
 
 
 def test_classes_that_are_only_found_lower_every_resample() -> None:
@@ -154,9 +154,9 @@ def test_classes_that_are_only_found_lower_every_resample() -> None:
     found = truth.copy()
     found[::10] = np.arange(20) + 2
     result = summary(classified(truth, found))
-    low, high = result["interval"]["macro_f1"]
-    assert result["values"]["macro_f1"] == pytest.approx(100 * 2 * (180 / 190) / 22)
-    assert low < result["values"]["macro_f1"] < high < 10
+    low, high = result.interval["macro_f1"]
+    assert result.values["macro_f1"] == pytest.approx(100 * 2 * (180 / 190) / 22)
+    assert low < result.values["macro_f1"] < high < 10
 
 
 def test_macro_f1s_interval_is_scikit_learns_of_the_same_resamples() -> None:
@@ -173,7 +173,7 @@ def test_macro_f1s_interval_is_scikit_learns_of_the_same_resamples() -> None:
             truth[rows], found[rows], labels=classes, average="macro", zero_division=0
         )
         values.append(100 * f1)
-    low, high = summary(classified(truth, found))["interval"]["macro_f1"]
+    low, high = summary(classified(truth, found)).interval["macro_f1"]
     expected = np.percentile(values, [2.5, 97.5])
     assert [low, high] == pytest.approx(list(expected), abs=0.1 * float(np.ptp(expected)))
 
@@ -197,4 +197,4 @@ def test_a_resample_has_as_many_of_each_stratum() -> None:
 def test_a_groups_classes_are_its_own() -> None:
     truth, found = np.array([0, 1, 2, 2]), np.array([0, 1, 2, 0])
     rows = np.array([0, 1])
-    assert summary(classified(truth, found), rows=rows)["values"]["macro_f1"] == 100
+    assert summary(classified(truth, found), rows=rows).values["macro_f1"] == 100

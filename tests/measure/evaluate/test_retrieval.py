@@ -42,10 +42,10 @@ def test_overlap_and_recall(tmp_path: Path) -> None:
         "recall_at_10": 100 * np.mean([a[0] in b for a, b in pairs]),
     }
     assert 20 < expected["overlap_at_10"] < 95
-    assert result["values"] == pytest.approx(expected)
-    assert result["conditions"] == {"texts": len(texts)}
+    assert result.values == pytest.approx(expected)
+    assert result.conditions == {"texts": len(texts)}
     alike = evaluate(original, "retrieval", tmp_path / "t.txt", against=original)
-    assert alike["values"] == {"overlap_at_10": 100, "recall_at_10": 100}
+    assert alike.values == {"overlap_at_10": 100, "recall_at_10": 100}
 
 
 def test_too_few_texts_agree_by_themselves(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from edgeprune.base.bootstrap import bootstrap
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
 from edgeprune.measure.evaluate.measures import MEASURES, evaluate
-from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Quality, percentages
-from edgeprune.measure.evaluate.summary import by_group, summary
+from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation, Quality, percentages
+from edgeprune.measure.evaluate.summary import by_group, summary, worst
 
 RANDOM = np.random.default_rng(0)
 GROUPS = ("en", "de", "zh")
@@ -86,23 +86,43 @@ def test_a_groups_values_are_those_of_its_rows_alone(tmp_path: Path, task: str) 
     rows = grouped(ROWS[task])
     data = write_jsonl(tmp_path / "all.jsonl", rows)
     result = evaluate(data=data, group="lang", **given)
-    assert sorted(result["groups"]) == sorted(GROUPS)
+    assert sorted(result.groups) == sorted(GROUPS)
     whole = evaluate(data=data, **given)
     if not MEASURES[task].options:  # windows are cut within a group
-        assert result["values"] == whole["values"]
-        assert result["interval"] == whole["interval"]
-        assert sum(each["rows"] for each in result["groups"].values()) == 30
+        assert result.values == whole.values
+        assert result.interval == whole.interval
+        assert sum(each.rows for each in result.groups.values()) == 30
     for name in GROUPS:
-        values = result["groups"][name]["values"]
+        values = result.groups[name].values
         if task == "retrieval":  # neighbours come from all groups
             continue
         own = write_jsonl(tmp_path / f"{name}.jsonl", [r for r in rows if r["lang"] == name])
-        assert values == pytest.approx(evaluate(data=own, **given)["values"]), name
-    for key, name in result["worst"].items():
-        by_badness = [each["values"][key] for each in result["groups"].values()]
+        assert values == pytest.approx(evaluate(data=own, **given).values), name
+    for key, name in result.worst.items():
+        by_badness = [each.values[key] for each in result.groups.values()]
         pick = max if key in LOWER_IS_BETTER else min
-        assert result["groups"][name]["values"][key] == pick(by_badness)
-    assert set(result["worst"]) == set(result["values"])
+        assert result.groups[name].values[key] == pick(by_badness)
+    assert set(result.worst) == set(result.values)
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("task", ["sts", "cosine", "perplexity"])
+def test_a_result_that_was_read_is_the_one_that_was_written(tmp_path: Path, task: str) -> None:
+    """Whatever was asked for; what was not asked for is not written."""
+    given = {"against": tmp_path / "m", **arguments(task, tmp_path / "m")}
+    data = write_jsonl(tmp_path / "all.jsonl", grouped(ROWS[task]))
+    limit = 3 if MEASURES[task].options else 9  # windows of each group, or rows
+    whole = evaluate(data=data, group="lang", limit=limit, keep_rows=True, **given)
+    plain = evaluate(data=data, **arguments(task, tmp_path / "m"))
+    for result in (whole, plain):
+        written = json.dumps(result.to_json(), allow_nan=False)
+        read = Evaluation.from_json(json.loads(written), tmp_path / "r.json", "")
+        assert read == result
+        assert json.dumps(read.to_json()) == written
+    asked = {"group", "groups", "worst", "rows", "sample"}
+    assert asked <= whole.to_json().keys()
+    assert not asked & plain.to_json().keys()
+    assert None not in plain.to_json().values()
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -110,7 +130,7 @@ def test_every_name_of_which_less_is_better_is_measured(tmp_path: Path) -> None:
     names: set[str] = set()
     for task in MEASURES:
         data = write_jsonl(tmp_path / f"{task}.jsonl", ROWS[task])
-        names |= set(evaluate(data=data, **arguments(task, tmp_path / task))["values"])
+        names |= set(evaluate(data=data, **arguments(task, tmp_path / task)).values)
     assert names >= LOWER_IS_BETTER
 
 
@@ -146,28 +166,29 @@ def test_a_difference_is_paired() -> None:
     ours = original.copy()
     ours[np.flatnonzero(original)[:9]] = 0
     found = summary(quality(list(ours)), quality(list(original)))
-    low, high = found["difference_interval"]["accuracy"]
-    assert found["difference"]["accuracy"] == pytest.approx(-2.25)
+    low, high = found.difference_interval["accuracy"]
+    assert found.difference["accuracy"] == pytest.approx(-2.25)
     # The difference is a mean of nine -1 and 391 0.
     spread = 100 * np.std(ours - original) / np.sqrt(400)
     assert low == pytest.approx(-2.25 - 1.96 * spread, abs=0.4)
     assert high == pytest.approx(-2.25 + 1.96 * spread, abs=0.4)
     assert high < 0
-    wide = found["interval"]["accuracy"]
+    wide = found.interval["accuracy"]
     assert wide[1] - wide[0] > 3 * (high - low)
 
 
 def test_rows_that_are_no_pairs_have_no_interval() -> None:
-    assert summary(quality([1, 0, 1]), quality([1, 0]))["difference_interval"] == {}
-    assert summary(quality([1]), quality([0]))["difference_interval"] == {}
+    assert summary(quality([1, 0, 1]), quality([1, 0])).difference_interval == {}
+    assert summary(quality([1]), quality([0])).difference_interval == {}
 
 
 def test_the_worst_group_and_the_largest_loss_need_not_be_one() -> None:
     groups = ["a", "a", "b", "b"]
     found = by_group(quality([0, 0, 1, 0], groups), quality([0, 0, 1, 1], groups))
-    assert found["worst"] == {"accuracy": "a"}
-    assert found["largest_loss"] == {"accuracy": "b"}
-    assert found["groups"]["b"]["difference"] == {"accuracy": -50}
+    assert worst({name: each.values for name, each in found.items()}) == {"accuracy": "a"}
+    assert worst({name: each.difference for name, each in found.items()}) == {"accuracy": "b"}
+    assert found["b"].difference == {"accuracy": -50}
+    assert list(found["b"].to_json())[:2] == ["rows", "values"]
 
 
 def test_a_group_that_leaves_a_value_undefined_takes_no_part(tmp_path: Path) -> None:
@@ -175,9 +196,9 @@ def test_a_group_that_leaves_a_value_undefined_takes_no_part(tmp_path: Path) -> 
     rows += [dict(row, lang="other") for row in ROWS["sts"][4:]]
     data = write_jsonl(tmp_path / "r.jsonl", rows)
     result = evaluate(encoder_folder(tmp_path / "m"), "sts", data, group="lang")
-    assert result["groups"]["same"]["values"] == {"spearman": None}
-    assert result["worst"] == {"spearman": "other"}
-    json.dumps(result, allow_nan=False)
+    assert result.groups["same"].values == {"spearman": None}
+    assert result.worst == {"spearman": "other"}
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -197,7 +218,7 @@ def test_strided_perplexity_predicts_a_token_once(tmp_path: Path, stride: int, o
             logs.setdefault(start + at + 1 - len(given), float(log_p[at, window[at + 1]]))
     folder = decoder_folder(tmp_path / "m", opens)
     result = evaluate(folder, "perplexity", tmp_path / "t.txt", window=12, stride=stride)
-    assert result["conditions"] == {
+    assert result.conditions == {
         "windows": len(starts),
         "window_tokens": 12,
         **({"opening_tokens": 1} if opens else {}),
@@ -205,7 +226,7 @@ def test_strided_perplexity_predicts_a_token_once(tmp_path: Path, stride: int, o
         "predicted_tokens": len(logs),
     }
     expected = -np.mean(list(logs.values()))
-    assert result["values"]["nats_per_token"] == pytest.approx(expected, rel=1e-5)
+    assert result.values["nats_per_token"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_requests_that_make_no_sense(tmp_path: Path) -> None:
@@ -214,8 +235,14 @@ def test_requests_that_make_no_sense(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("the cat")
     for given, sentence in (
         ({"bundle": decoder, "task": "perplexity", "window": 8, "stride": 9}, "leaves some"),
-        ({"bundle": decoder, "task": "kl", "stride": 9, "against": decoder}, "take strides"),
-        ({"bundle": decoder, "task": "perplexity", "stride": 0}, "one token or more"),
+        (
+            {"bundle": decoder, "task": "kl", "stride": 9, "against": decoder},
+            "does not use --stride",
+        ),
+        (
+            {"bundle": decoder, "task": "perplexity", "stride": 0},
+            "must be at least 1, not 0",
+        ),
         ({"bundle": decoder, "task": "cosine"}, "name it with --against"),
         ({"bundle": encoder, "task": "calibration"}, "text-classification and text-generation"),
         ({"bundle": encoder, "task": "cosine", "against": encoder, "group": "area"}, "'area'"),
@@ -239,7 +266,7 @@ def test_fields_by_the_datas_own_names(tmp_path: Path) -> None:
     ]
     fields = {"text": "sentence1", "text_pair": "sentence2", "score": "label"}
     data = write_jsonl(tmp_path / "b.jsonl", renamed)
-    assert evaluate(folder, "sts", data, fields=fields)["values"] == plain["values"]
+    assert evaluate(folder, "sts", data, fields=fields).values == plain.values
     with pytest.raises(UserError, match="no field 'sentence3'"):
         evaluate(folder, "sts", data, fields=fields | {"text": "sentence3"})
 
@@ -260,12 +287,12 @@ def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = encoder_folder(tmp_path / "m")
     found = evaluate(folder, "sts", "owner/pairs", group="lang")
     part = evaluate(folder, "sts", write_jsonl(tmp_path / "r.jsonl", rows[:20]))
-    assert found["data"] == "owner/pairs:validation"
-    assert found["values"] == part["values"]
+    assert found.data == "owner/pairs:validation"
+    assert found.values == part.values
     named = evaluate(folder, "sts", "owner/pairs:pairs-en:train", limit=7)
-    assert named["conditions"] == {"pairs": 7}
-    assert named["data"] == "owner/pairs:pairs-en:train"
-    assert evaluate(folder, "cosine", "owner/pairs:train", against=folder)["conditions"] == {
+    assert named.conditions == {"pairs": 7}
+    assert named.data == "owner/pairs:pairs-en:train"
+    assert evaluate(folder, "cosine", "owner/pairs:train", against=folder).conditions == {
         "texts": 30
     }
     assert asked == [
@@ -296,9 +323,9 @@ def test_the_command_shows_groups_and_keeps_rows(tmp_path: Path) -> None:
     given = (model, "--task", "choice", "--data", data, "--against", model, "--group", "lang")
     printed = shown(*given)
     result = json.loads(shown(*given, "--rows", "--json", "-"))
-    worst = result["worst"]["acc"]
-    value = result["groups"][worst]["values"]["acc"]
-    assert f"worst acc: {value:.4g}, {worst}" in printed
+    group = result["worst"]["acc"]
+    value = result["groups"][group]["values"]["acc"]
+    assert f"worst acc: {value:.4g}, {group}" in printed
     assert "+0 to +0" in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert len(result["rows"]["original"]["acc_norm"]) == 30

@@ -1,11 +1,13 @@
 """What is measured of a build, within which bounds, and what is required of it."""
 
-from typing import Any
-
 import pytest
 from pydantic import ValidationError
+from speeds import make_side, make_speed
 
+from edgeprune.measure.bench.record import Ratio
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import Requirements, judge, missed
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.stages import measured_stages
@@ -49,30 +51,33 @@ def test_what_the_benchmark_cannot_take_is_refused(ours: str, theirs: str, value
             kind.model_validate({name: value + 1})
 
 
-COSINE = {"task": "cosine", "values": {"mean_cosine": 0.99999812}}
-PERPLEXITY = {
-    "task": "perplexity",
-    "values": {"perplexity": 22.0},
-    "original": {"perplexity": 20.0},
-    "difference": {"perplexity": 2.0},
-}
-KL = {"task": "kl", "values": {"kl_nats_per_token": 0.1}}
-STS = {
-    "task": "sts",
-    "values": {"spearman": 79.99},
-    "original": {"spearman": 81.0},
-    "difference": {"spearman": -1.01},
-}
+def scored(task: str, **found: dict[str, float]) -> Evaluation:
+    return Evaluation.model_validate({"task": task, "data": "d", "conditions": {}, **found})
 
 
-def measured(*quality: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "speed": {
-            "measures": {"encoder": {"ratio": {"value": 1.9996, "low": 1.9, "high": 2.1}}},
-            "candidate": {"model_bytes": 2_000_400},
-        },
-        "quality": list(quality),
-    }
+COSINE = scored("cosine", values={"mean_cosine": 0.99999812})
+PERPLEXITY = scored(
+    "perplexity",
+    values={"perplexity": 22.0},
+    original={"perplexity": 20.0},
+    difference={"perplexity": 2.0},
+)
+KL = scored("kl", values={"kl_nats_per_token": 0.1})
+STS = scored(
+    "sts",
+    values={"spearman": 79.99},
+    original={"spearman": 81.0},
+    difference={"spearman": -1.01},
+)
+
+
+def measured(*quality: Evaluation) -> Measured:
+    speed = make_speed("feature-extraction")
+    ratio = Ratio(value=1.9996, low=1.9, high=2.1)
+    pair = speed.measures["encoder"].model_copy(update={"ratio": ratio})
+    smaller = make_side("bundle", model_bytes=2_000_400)
+    speed = speed.model_copy(update={"measures": {"encoder": pair}, "candidate": smaller})
+    return Measured(speed=speed, quality=quality)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +98,15 @@ def measured(*quality: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_requirement_is_judged_by_a_measure_that_has_it(
-    quality: list[dict[str, Any]], require: dict[str, float], sentences: list[str]
+    quality: list[Evaluation], require: dict[str, float], sentences: list[str]
 ) -> None:
     assert missed(measured(*quality), Requirements.model_validate(require)) == sentences
 
 
 def test_requirements_are_told_whether_met_or_missed() -> None:
-    cosine = COSINE | {"interval": {"mean_cosine": [0.99999712, 0.99999912]}}
-    perplexity = PERPLEXITY | {"difference_interval": {"perplexity": [1.0, 3.0]}}
+    ends = {"mean_cosine": (0.99999712, 0.99999912)}
+    cosine = COSINE.model_copy(update={"interval": ends})
+    perplexity = PERPLEXITY.model_copy(update={"difference_interval": {"perplexity": (1.0, 3.0)}})
     require = Requirements(speedup=1.5, megabytes=2, cosine=0.99, drop=20)
     assert [
         (each.of, each.asked, each.measured, each.interval, each.met)
@@ -112,3 +118,13 @@ def test_requirements_are_told_whether_met_or_missed() -> None:
         ("perplexity lost", "at most 20 %", "10.00 %", "5.00 to 15.00", True),
     ]
     assert judge(measured(cosine), Requirements()) == []
+
+
+@pytest.mark.parametrize("damage", ["model_bytes", "peak_memory_bytes"])
+def test_a_build_knows_bytes_and_memory_of_both_sides(damage: str) -> None:
+    content = measured(COSINE).to_json()
+    assert Measured.model_validate(content) == measured(COSINE)
+    assert content.keys() == {"speed", "quality"}
+    content["speed"]["baseline"][damage] = 0
+    with pytest.raises(ValidationError, match="without bytes and memory"):
+        Measured.model_validate(content)

@@ -1,4 +1,4 @@
-"""Contestants of every kind: ONNX files, PyTorch itself, and programs that speak the protocol."""
+"""Subjects of every kind: ONNX files, PyTorch itself, and programs that speak the protocol."""
 
 import json
 import shlex
@@ -15,10 +15,10 @@ from onnx_models import decoder_folder, encoder_folder
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.bench.compare import compare, measure
-from edgeprune.measure.bench.contestants import entered
 from edgeprune.measure.bench.graph_file import ASSUMED_VOCABULARY, embedding_rows
 from edgeprune.measure.bench.process import Process
 from edgeprune.measure.bench.protocol import VERSION
+from edgeprune.measure.bench.resolve import resolve
 
 # ONNX files --------------------------------------------------------------------------------------
 
@@ -26,15 +26,15 @@ from edgeprune.measure.bench.protocol import VERSION
 def test_a_file_runs_as_its_folder_does(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path, depth=4, width=256)
     result = compare(folder / "model.onnx", folder, QUICK)
-    assert 0.5 < result["measures"]["encoder"]["ratio"]["value"] < 2
-    assert result["candidate"]["model_bytes"] == result["baseline"]["model_bytes"]
-    assert result["candidate"]["name"] == str(folder / "model.onnx")
-    assert result["candidate"]["notes"] == []
+    assert 0.5 < result.measures["encoder"].ratio.value < 2
+    assert result.candidate.model_bytes == result.baseline.model_bytes
+    assert result.candidate.name == str(folder / "model.onnx")
+    assert result.candidate.notes == ()
 
 
 def test_a_file_with_a_cache_is_a_decoder(tmp_path: Path) -> None:
     folder = decoder_folder(tmp_path)
-    with entered(folder / "model.onnx") as ours, entered(folder) as theirs:
+    with resolve(folder / "model.onnx") as ours, resolve(folder) as theirs:
         assert ours.kinds == theirs.kinds == ("prompt", "decode")
         assert ours.load == theirs.load
         # Gather fails beyond its table.
@@ -46,8 +46,8 @@ def test_the_sizes_of_an_open_cache_come_from_the_config_beside(tmp_path: Path) 
     folder = decoder_folder(tmp_path / "m", hidden_size=16, num_attention_heads=2)
     (folder / "onnx").mkdir()
     (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
-    with entered(folder / "onnx" / "model.onnx") as contestant:
-        assert contestant.load["config"] == {"hidden_size": 16, "num_attention_heads": 2}
+    with resolve(folder / "onnx" / "model.onnx") as subject:
+        assert subject.load["config"] == {"hidden_size": 16, "num_attention_heads": 2}
 
 
 def graph(nodes: list[onnx.NodeProto], tables: dict[str, np.ndarray]) -> onnx.GraphProto:
@@ -79,20 +79,20 @@ def test_a_vocabulary_that_is_not_found_is_assumed_and_said(tmp_path: Path) -> N
     model.ir_version = 8
     onnx.save(model, tmp_path / "plain.onnx")
     result = measure(tmp_path / "plain.onnx", QUICK)
-    assert f"below {ASSUMED_VOCABULARY:,}" in result["candidate"]["notes"][0]
+    assert f"below {ASSUMED_VOCABULARY:,}" in result.candidate.notes[0]
     assert "no table of embeddings" in " ".join(table_text(result).split())
 
 
 def test_data_of_a_file_must_be_there_and_inside(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no file"), entered(tmp_path / "no.onnx"):
+    with pytest.raises(UserError, match="There is no file"), resolve(tmp_path / "no.onnx"):
         pass
     folder = encoder_folder(tmp_path / "m", depth=2, width=64)
     model = onnx.load(folder / "model.onnx")
     onnx.save(model, folder / "big.onnx", save_as_external_data=True, location="big.data")
-    with entered(folder / "big.onnx") as contestant:
-        assert contestant.files == (folder / "big.onnx", folder / "big.data")
+    with resolve(folder / "big.onnx") as subject:
+        assert subject.files == (folder / "big.onnx", folder / "big.data")
     (folder / "big.data").rename(tmp_path / "big.data")
-    with pytest.raises(UserError, match="missing"), entered(folder / "big.onnx"):
+    with pytest.raises(UserError, match="missing"), resolve(folder / "big.onnx"):
         pass
     model = onnx.load(folder / "big.onnx", load_external_data=False)
     for tensor in model.graph.initializer:
@@ -100,7 +100,7 @@ def test_data_of_a_file_must_be_there_and_inside(tmp_path: Path) -> None:
             if entry.key == "location":
                 entry.value = "../big.data"
     (folder / "big.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match="outside its folder"), entered(folder / "big.onnx"):
+    with pytest.raises(UserError, match="outside its folder"), resolve(folder / "big.onnx"):
         pass
 
 
@@ -111,11 +111,11 @@ def test_torch_runs_a_folder_in_a_process_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from tiny_builds import model_folder
 
-    with entered(f"torch:{model_folder(tmp_path)}") as contestant:
-        assert contestant.kinds == ("encoder",)
-        assert contestant.max_length == 96
-        assert contestant.files == (tmp_path / "model.safetensors",)
-        with Process(contestant, QUICK, None) as process:
+    with resolve(f"torch:{model_folder(tmp_path)}") as subject:
+        assert subject.kinds == ("encoder",)
+        assert subject.max_length == 96
+        assert subject.files == (tmp_path / "model.safetensors",)
+        with Process(subject, QUICK, None) as process:
             assert process.hello["runtime"].startswith("PyTorch ")
             answer = process.ask("encoder", batch=2, tokens=96, calls=3)
     assert len(answer["seconds"]) == 3
@@ -177,17 +177,17 @@ def program(tmp_path: Path) -> Any:
 
 def test_programs_are_compared_by_what_they_say(program: Any, tmp_path: Path) -> None:
     result = compare(program(0.002, "encoder"), program(0.006, "encoder"), QUICK)
-    found = result["measures"]["encoder"]
-    assert found["ratio"]["value"] == pytest.approx(3)
-    assert found["candidate"]["median_ms"] == found["candidate"]["p99_ms"] == pytest.approx(2)
-    assert result["candidate"]["peak_memory_bytes"] == 12345678
-    assert result["candidate"]["runtime"] == "Stopwatch 1"
-    assert result["candidate"]["model_bytes"] == len(PROGRAM % VERSION)
+    found = result.measures["encoder"]
+    assert found.ratio.value == pytest.approx(3)
+    assert found.candidate.median_ms == found.candidate.p99_ms == pytest.approx(2)
+    assert result.candidate.peak_memory_bytes == 12345678
+    assert result.candidate.runtime == "Stopwatch 1"
+    assert result.candidate.model_bytes == len(PROGRAM % VERSION)
     assert "in Stopwatch 1" in " ".join(table_text(result).split())
     decoder = measure(program(0.001, "prompt", "decode"), QUICK)
-    assert decoder["measures"]["decode"]["candidate"]["tokens_per_second"] == pytest.approx(1000)
+    assert decoder.measures["decode"].candidate.tokens_per_second == pytest.approx(1000)
     bundle = compare(encoder_folder(tmp_path / "m"), program(5, "encoder"), QUICK)
-    assert bundle["measures"]["encoder"]["ratio"]["low"] > 100
+    assert bundle.measures["encoder"].ratio.low > 100
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,19 @@ def test_programs_are_compared_by_what_they_say(program: Any, tmp_path: Path) ->
 def test_what_does_not_speak_the_protocol_is_refused(line: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         measure(line, QUICK)
+
+
+def test_a_program_may_not_know_its_memory_and_must_not_invent_it(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untold = PROGRAM.replace("12345678", "None")
+    monkeypatch.setitem(globals(), "PROGRAM", untold)
+    result = measure(program(0.001, "encoder"), QUICK)
+    assert result.to_json()["candidate"]["peak_memory_bytes"] is None
+    assert "peak memory" not in table_text(result)
+    monkeypatch.setitem(globals(), "PROGRAM", untold.replace("None", "'much'"))
+    with pytest.raises(UserError, match="answered memory with 'much', which is no number of bytes"):
+        measure(program(0.001, "encoder"), QUICK)
 
 
 def test_programs_that_cannot_be_compared_are_refused(program: Any) -> None:
@@ -233,13 +246,13 @@ import os
 serve("Loud " + os.environ["ORT_DISABLE_TELEMETRY"], {"load": load, "encoder": encoder})
 """)
     line = shlex.join(["sh", "-c", f"{shlex.join([sys.executable, str(script)])}; true"])
-    with entered(f"command:{line}") as contestant:
-        with Process(contestant, QUICK, None) as process:
+    with resolve(f"command:{line}") as subject:
+        with Process(subject, QUICK, None) as process:
             assert process.load_seconds == 1.5
             assert process.hello["does"] == ["encoder"]
             assert process.hello["runtime"] == "Loud 1"  # ONNX Runtime's telemetry is off
         with (
             pytest.raises(UserError, match=r"cannot be benchmarked: too big$"),
-            Process(contestant, QUICK, None) as process,
+            Process(subject, QUICK, None) as process,
         ):
             process.ask("encoder", batch=1, tokens=1, calls=1)

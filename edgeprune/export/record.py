@@ -1,0 +1,10 @@
+"""The record of an export."""
+
+from edgeprune.base.record import Record
+from edgeprune.compress.records import Count
+
+
+class Exported(Record):
+    """The size of a graph in float32."""
+
+    bytes: Count
