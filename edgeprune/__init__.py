@@ -7,11 +7,13 @@ stays as it is.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, overload
 
 from edgeprune.base.errors import RequirementMissed, UserError
 
 if TYPE_CHECKING:
+    from edgeprune.measure.bench.record import Comparison, Speed
+    from edgeprune.measure.evaluate.result import Evaluation
     from edgeprune.runtime.bundle import Bundle
     from edgeprune.runtime.classify import Classifier
     from edgeprune.runtime.embed import Embedder
@@ -120,7 +122,7 @@ def evaluate(
     data: str | Path,
     against: Union[str, Path, "Bundle", None] = None,
     **options: Any,
-) -> Any:
+) -> "Evaluation":
     """Measure a bundle's quality, beside the original's where `against` names it.
 
     Args:
@@ -139,7 +141,7 @@ def evaluate(
 
     Example:
         >>> found = edgeprune.evaluate("small/bundle", "cosine", "text.txt", "small/original")
-        >>> bool(0.9 < found["values"]["mean_cosine"] <= 1)
+        >>> bool(0.9 < found.values["mean_cosine"] <= 1)
         True
     """
     from edgeprune.measure.evaluate import measures
@@ -147,11 +149,11 @@ def evaluate(
     return measures.evaluate(bundle, task, data, against=against, **options)
 
 
-def bench(
-    bundle: str | Path,
-    against: str | Path | None = None,
-    **settings: Any,
-) -> Any:
+@overload
+def bench(bundle: str | Path, against: None = None, **settings: Any) -> "Speed": ...
+@overload
+def bench(bundle: str | Path, against: str | Path, **settings: Any) -> "Comparison": ...
+def bench(bundle: str | Path, against: str | Path | None = None, **settings: Any) -> "Speed":
     """Time a model, alone or interleaved with another, in processes of their own.
 
     Args:
@@ -170,8 +172,8 @@ def bench(
 
     Example:
         >>> found = edgeprune.bench("small/bundle", "small/original", tokens=12, time_limit=0.2)
-        >>> ratio = found["measures"]["encoder"]["ratio"]
-        >>> 0 < ratio["low"] <= ratio["high"]
+        >>> ratio = found.measures["encoder"].ratio
+        >>> 0 < ratio.low <= ratio.high
         True
     """
     from pydantic import ValidationError

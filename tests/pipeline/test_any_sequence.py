@@ -102,7 +102,7 @@ READS: dict[str, set[str]] = {
     "measured": {"measure"},
     # code and tables
     "base code": {"load"},
-    "recovery's code": {"recover", "measure"},  # measuring reads the table of all stages
+    "recovery's code": {"recover"},
     "service's code": set(),
     "tables": {"quantize", "rewrite", "measure"},
 }
