@@ -197,8 +197,11 @@ def test_manifest(family, recipe, tmp_path, monkeypatch):
     text = text_file(tmp_path / ("text.jsonl" if family == "classifier" else "text.txt"))
     task = {"llama": "text-generation", "bert": "feature-extraction"}
     speed = make_speed(task.get(family, "text-classification"))
-    for side in ("baseline", "candidate"):
-        speed[side]["name"] = side
+    named = {
+        side: getattr(speed, side).model_copy(update={"name": side})
+        for side in ("baseline", "candidate")
+    }
+    speed = speed.model_copy(update=named)
     monkeypatch.setattr("edgeprune.pipeline.measure.stage.compare", lambda *_: speed)
     given = ["--model", model, "--data", text, "--output", tmp_path / "out"]
     built = CliRunner().invoke(

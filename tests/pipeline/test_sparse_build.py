@@ -164,9 +164,9 @@ def test_inspect_says_who_runs_it(built, operators, monkeypatch, tmp_path):
 def test_bench_can_leave_the_library_out(built):
     bundle = built / "bundle"
     result = compare(bundle, f"stock:{bundle}", QUICK)
-    assert result["baseline"]["name"] == f"stock:{bundle}"
-    assert result["baseline"]["notes"] == []
-    told = [note for note in result["candidate"]["notes"] if "edgeprune.kernels" in note]
+    assert result.baseline.name == f"stock:{bundle}"
+    assert not result.baseline.notes
+    told = [note for note in result.candidate.notes if "edgeprune.kernels" in note]
     assert bool(told) == library.installed()
     with resolve(f"stock:{bundle / 'onnx' / 'model.onnx'}") as subject:
         assert subject.load["stock"]
