@@ -69,6 +69,8 @@ def choose_formats(
     least = taken + sum(map(min, sizes.values()))
     if least > budget.most:
         raise UserError(budget.refusal(least))
+    if not entries:  # all that could be chosen is sparse
+        return {}, {}
     costs = COSTS[settings.sensitivity](model, values, batches, seed)
     items = [
         [

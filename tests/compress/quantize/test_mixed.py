@@ -10,7 +10,9 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.base.errors import UserError
 from edgeprune.compress.objectives.embedding import embed
+from edgeprune.compress.quantize.mixed import choose_formats
 from edgeprune.compress.quantize.model import quantize_model
+from edgeprune.compress.quantize.plan import Plan
 from edgeprune.compress.quantize.sensitivity import fisher_costs, fisher_diagonals, measured_costs
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.compress.quantize.stage import run as quantize
@@ -84,6 +86,15 @@ def test_bits_go_where_they_matter_within_the_budget(sensitivity, tmp_path):
             wide, narrow = (one, other) if one.format == "int8" else (other, one)
             gains = [costs[e.name]["int4"] - costs[e.name]["int8"] for e in (wide, narrow)]
             assert gains[0] >= gains[1]
+
+
+@pytest.mark.parametrize("sensitivity", ["fisher", "measured"])
+def test_nothing_is_chosen_where_everything_is_sparse(sensitivity, tmp_path):
+    """Such as where all linears lost enough blocks: there is no cost to predict."""
+    model = make_model("bert", tmp_path, unequal=False)
+    settings = QuantizeSettings(weights="mixed", sensitivity=sensitivity)
+    given = Plan(()), [make_batch()], settings, find("x86-avx2"), 0
+    assert choose_formats(model, *given) == ({}, {})
 
 
 def test_the_recipes_seed_draws_the_predicted_costs(tmp_path):
