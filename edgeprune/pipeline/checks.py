@@ -38,12 +38,12 @@ def check(recipe: Recipe, context: Context) -> None:
             f"text.max_tokens is {recipe.text.max_tokens}, and {checkpoint.name} takes at most "
             f"{longest} tokens."
         )
+    _check_required(recipe, checkpoint)
     facts = Facts.of(checkpoint, text, context.target, context.settings)
     for stage in recipe.stages:
         settings = context.settings.get(stage.name)
         stage.refuse(settings, facts)
         facts = stage.leaves(settings, facts)
-    _check_required(recipe, checkpoint)
     _check_text(checkpoint, text)
 
 
