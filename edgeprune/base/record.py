@@ -42,7 +42,7 @@ class Record(BaseModel):
         return self.model_dump(mode="json")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
         """The record of plain Python values, which become those of JSON: tuples are lists there."""
         return cls.model_validate_json(json.dumps(values))
 

@@ -77,7 +77,7 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
         used=len(used),
         parameters_before=before,
         parameters=after,
-        held_out=Tokens.of(
+        held_out=Tokens.from_values(
             compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.reads))
         ),
     )

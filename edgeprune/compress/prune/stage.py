@@ -13,4 +13,4 @@ def run(context: Context, source: Path, target: Path, settings: AnyPruneSettings
     """Prune the model in `source`; write it with its masks into `target`."""
     function = load_function(METHODS[settings.method].function)
     result: dict[str, Any] = function(context, source, target, settings)
-    return Pruned.of({"method": settings.method, **result})
+    return Pruned.from_values({"method": settings.method, **result})

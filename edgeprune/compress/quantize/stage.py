@@ -24,4 +24,4 @@ def run(context: Context, source: Path, target: Path, settings: QuantizeSettings
     refuse_drift(result.activation_drift, settings)
     save_model(model, target)
     result.save(target)
-    return Quantized.of(result.summary())
+    return Quantized.from_values(result.summary())

@@ -23,4 +23,4 @@ def run(context: Context, source: Path, target: Path, settings: RecoverSettings)
         watchers,
     )
     save_model(student, target, masks or None)
-    return Recovered.of(result)
+    return Recovered.from_values(result)

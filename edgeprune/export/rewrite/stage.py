@@ -34,4 +34,4 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
         context.target,
         asked.cache_bits if asked else None,
     )
-    return Rewritten(passes=[Pass.of(report.to_json()) for report in reports])
+    return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])
