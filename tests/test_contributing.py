@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md: each is applied to a copy of the package and used in a build."""
+"""The examples of CONTRIBUTING.md: each applied to a copy of the package, and used in a build."""
 
 import importlib.util
 import json
@@ -9,24 +9,36 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from scipy.stats import entropy
 from tiny_builds import model_folder, recipe_file, sentence_lines, text_file
 from tokenizers import Tokenizer
 
 import edgeprune
+from edgeprune.compress.objectives.settings import LossWeights
+from edgeprune.text.batches import Batch
 
 PACKAGE = Path(edgeprune.__file__).parent
 GUIDE = PACKAGE.parent / "CONTRIBUTING.md"
 if not GUIDE.is_file():
     pytest.skip("no checkout: the package is installed alone", allow_module_level=True)
 
-MEASURE = "measure: {tokens: 12, seconds: 0.1, profile: false, curve: [], stages: true}"
-TEXT = "text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}"
+FILES = {"criterion": 2, "stage": 6, "task": 5}
+"""The examples, and how many files each may touch: a stage those of its folder and one more."""
+RECIPE = """
+text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
+prune: {method: ria, sparsity: 0.3, samples: 8}
+recover: {steps: 4, checks: 2, precision: float32}
+clip: {quantile: 0.75}
+quantize: {calibration_samples: 8}
+measure: {tokens: 12, seconds: 0.1, profile: false, curve: [], stages: false}
+"""
 
 
 @dataclass(frozen=True)
@@ -77,39 +89,39 @@ def apply(block: Block, place: Path) -> None:
     file.write_text(content, encoding="utf-8")
 
 
-def applied(example: str, most: int, place: Path) -> Path:
-    """A folder with a copy of the package that has an example's files, at most so many."""
+def files(example: str) -> set[str]:
+    """The files that an example adds or changes."""
+    return {block.file for block in blocks(example, GUIDE.read_text(encoding="utf-8"))}
+
+
+def applied(place: Path, *examples: str) -> Path:
+    """A folder with a copy of the package that has the files of these examples."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, place / "edgeprune", ignore=ignored)
-    found = blocks(example, GUIDE.read_text(encoding="utf-8"))
-    files = {block.file for block in found}
-    assert len(files) <= most
-    for block in found:
-        apply(block, place)
+    for example in examples:
+        for block in blocks(example, GUIDE.read_text(encoding="utf-8")):
+            apply(block, place)
     return place
 
 
-def run(package: Path, *given: object, code: int = 0) -> str:
-    """What the command of a copied package prints; warnings are errors as in every test."""
+def run(package: Path, *given: object, code: int = 0, lines: str = "") -> str:
+    """What the command of a copied package prints, given these lines in a pipe."""
     command = [sys.executable, "-m", "edgeprune", *map(str, given)]
     where = {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        command, env=os.environ | where, cwd=package, capture_output=True, text=True, timeout=300
+        command,
+        env=os.environ | where,
+        cwd=package,
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
 
 
-def build(package: Path, stages: str, model: Path) -> tuple[Path, dict[str, dict]]:
-    """The folder of a build by a copied package, and what each stage recorded."""
-    recipe = recipe_file(package / "recipe.yaml", f"{TEXT}\n{stages}\n{MEASURE}\n")
-    given = ["build", recipe, "--model", model, "--data", text_file(package / "text.txt")]
-    run(package, *given, "--output", package / "out")
-    manifest = json.loads((package / "out/bundle/edgeprune.json").read_text())
-    return package / "out", {stage["name"]: stage for stage in manifest["stages"]}
-
-
-def load_file(file: Path) -> ModuleType:
+def load_module(file: Path) -> ModuleType:
     """A module of a copy, which imports what the package itself has."""
     spec = importlib.util.spec_from_file_location(f"copied_{file.stem}", file)
     assert spec is not None
@@ -119,22 +131,65 @@ def load_file(file: Path) -> ModuleType:
     return module
 
 
-def test_a_criterion_of_two_files_prunes_exactly(tmp_path):
-    package = applied("criterion", 2, tmp_path)
-    model = model_folder(tmp_path / "model")
-    out, did = build(package, "prune: {method: ria, sparsity: 0.3, samples: 8}", model)
-    pruned = did["prune"]
+@dataclass(frozen=True)
+class Built:
+    """What a package with all the examples made of a tagger."""
+
+    package: Path
+    model: Path
+    torch: transformers.BertForTokenClassification
+    """The model itself."""
+    out: Path
+    did: dict[str, dict]
+    """What each stage recorded, in order."""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    package = applied(tmp_path_factory.mktemp("examples"), *FILES)
+    model = model_folder(package / "model")
+    torch.manual_seed(0)
+    config = transformers.BertConfig.from_pretrained(model, num_labels=3)
+    tagger = transformers.BertForTokenClassification(config).eval()
+    with torch.no_grad():
+        tagger.classifier.weight.normal_()  # so that no two labels are as likely
+    tagger.save_pretrained(model)
+    recipe = recipe_file(package / "recipe.yaml", RECIPE)
+    given = [recipe, "--model", model, "--data", text_file(package / "text.txt")]
+    run(package, "build", *given, "--output", package / "out")
+    manifest = json.loads((package / "out/bundle/edgeprune.json").read_text())
+    did = {stage["name"]: stage for stage in manifest["stages"]}
+    return Built(package, model, tagger, package / "out", did)
+
+
+@pytest.mark.parametrize(("example", "most"), FILES.items())
+def test_an_example_touches_no_more_files_than_it_should(example, most):
+    assert len(files(example)) <= most
+    others = set().union(*(files(other) for other in FILES if other != example))
+    assert not files(example) & others  # so that each can stand alone
+
+
+def test_a_stage_is_its_folder_and_a_row():
+    outside = {file for file in files("stage") if not file.startswith("edgeprune/compress/clip/")}
+    assert outside == {"edgeprune/export/stages.py"}
+
+
+def test_the_criterion_prunes_exactly(built):
+    pruned = built.did["prune"]
     sizes = [layer["weights"] for layer in pruned["layers"].values()]
     assert len(sizes) == 12
     assert pruned["method"] == "ria"
     assert pruned["weights"] == sum(sizes)
     assert pruned["removed"] == round(0.3 * sum(sizes))
-    assert "As wanda, each weight" in run(package, "recipes", "--methods")
+    [masks] = built.out.glob("stages/recover-*/masks.safetensors")
+    kept = load_file(masks).values()
+    assert sum(int((mask == 0).sum()) for mask in kept) == pruned["removed"]
+    assert "As wanda, each weight" in " ".join(run(built.package, "recipes", "--all").split())
 
 
 def test_the_criterion_is_the_papers(tmp_path):
     """Beside the formula in plain loops, with a row of zeros."""
-    module = load_file(applied("criterion", 2, tmp_path) / "edgeprune/compress/prune/ria.py")
+    module = load_module(applied(tmp_path, "criterion") / "edgeprune/compress/prune/ria.py")
     rng = np.random.default_rng(0)
     weight, inputs = rng.normal(size=(5, 7)), rng.normal(size=(7, 30))
     weight[2] = 0
@@ -153,65 +208,63 @@ def test_the_criterion_is_the_papers(tmp_path):
     assert sorted(np.flatnonzero(~kept)) == sorted(gone)
 
 
-def test_a_stage_is_a_folder_and_a_row(tmp_path):
-    package = applied("stage", 6, tmp_path)
-    model = model_folder(tmp_path / "model")
-    touched = {block.file for block in blocks("stage", GUIDE.read_text(encoding="utf-8"))}
-    outside = {file for file in touched if not file.startswith("edgeprune/compress/clip/")}
-    assert outside == {"edgeprune/export/stages.py"}
+def test_the_stage_is_refused_shown_carried_out_and_told(built, tmp_path):
+    given = ["--model", built.model, "--data", built.package / "text.txt", "--dry-run"]
+    alone = recipe_file(tmp_path / "alone.yaml", RECIPE.replace("quantize:", "# quantize:"))
+    assert "this recipe has no quantize" in run(built.package, "build", alone, *given, code=2)
+    shown = run(built.package, "build", built.package / "recipe.yaml", *given)
+    assert "the largest 0.25 of the weights of 12 linears are clipped" in " ".join(shown.split())
 
-    recipe = recipe_file(package / "alone.yaml", f"{TEXT}\nclip: {{}}\n{MEASURE}\n")
-    given = ["--model", model, "--data", text_file(package / "text.txt"), "--dry-run"]
-    assert "this recipe has no quantize" in run(package, "build", recipe, *given, code=2)
-    recipe.write_text(f"{TEXT}\nclip: {{quantile: 0.75}}\nquantize: {{}}\n{MEASURE}\n")
-    shown = " ".join(run(package, "build", recipe, *given).split())
-    assert "the largest 0.25 of the weights of 12 linears are clipped" in shown
-
-    stages = "clip: {quantile: 0.75}\nquantize: {calibration_samples: 8}"
-    out, did = build(package, stages, model)
-    assert list(did).index("clip") == list(did).index("quantize") - 1
-    assert did["clip"]["clipped"] == round(0.25 * did["clip"]["weights"])
-    assert [each["name"] for each in did["measure"]["stages"]] == ["clip", "export"]
-    card = (out / "bundle/README.md").read_text(encoding="utf-8")
-    assert f"{did['clip']['clipped']:,} of {did['clip']['weights']:,} weights clipped" in card
+    names, clip = list(built.did), built.did["clip"]
+    assert names.index("recover") + 1 == names.index("clip") == names.index("quantize") - 1
+    assert clip["clipped"] == round(0.25 * clip["weights"])
+    card = (built.out / "bundle/README.md").read_text(encoding="utf-8")
+    assert f"{clip['clipped']:,} of {clip['weights']:,} weights clipped" in card
 
 
-def test_a_task_of_five_files_answers_as_the_torch_model_does(tmp_path):
-    package = applied("task", 5, tmp_path)
-    model = model_folder(tmp_path / "model")
-    torch.manual_seed(0)
-    config = transformers.BertConfig.from_pretrained(model, num_labels=3)
-    tagger = transformers.BertForTokenClassification(config).eval()
-    with torch.no_grad():
-        tagger.classifier.weight.normal_()  # so that no two labels are as likely
-    tagger.save_pretrained(model)
-    stages = """
-prune: {pattern: channels, sparsity: 0.5, steps: 6, updates: 2, checks: 2, precision: float32}
-cut: {}
-recover: {steps: 4, checks: 2, precision: float32}
-quantize: {calibration_samples: 8, method: gptq}
-"""
-    out, did = build(package, stages, model)
-    assert did["cut"]["channels"] != [40, 40]
-    assert sum(did["cut"]["channels"]) == 40
-    checks = did["recover"]["checks"]
-    assert checks[-1]["step"] == 4
-    [quality] = did["measure"]["quality"]
+def test_the_task_answers_as_the_torch_model_does(built):
+    assert built.did["recover"]["checks"][-1]["step"] == 4
+    [quality] = built.did["measure"]["quality"]
     assert quality["values"].keys() == {"kl_nats_per_token", "same_top_token"}
+    assert "model.tag([" in (built.out / "bundle/README.md").read_text(encoding="utf-8")
 
-    texts = sentence_lines(3, seed=1)
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    for text in texts:
-        encoding = tokenizer.encode(text)
-        with torch.no_grad():
-            logits = tagger(torch.tensor([encoding.ids])).logits[0]
-        answers = [
-            json.loads(run(package, "run", folder, text, "--json").splitlines()[-1])
-            for folder in (out / "original", out / "bundle")
+    texts = sentence_lines(5, seed=1)
+    original, bundle = (
+        [
+            json.loads(line)
+            for line in run(
+                built.package, "run", built.out / folder, "--json", lines="\n".join(texts)
+            ).splitlines()
         ]
-        wanted = [f"LABEL_{best}" for best in logits.argmax(-1).tolist()[1:-1]]
-        assert answers[0] == {"text": text, "tokens": text.split(), "labels": wanted}
-        assert answers[1]["tokens"] == text.split()
+        for folder in ("original", "bundle")
+    )
+    tokenizer = Tokenizer.from_file(str(built.model / "tokenizer.json"))
+    for text, answer in zip(texts, original, strict=True):
+        with torch.no_grad():
+            logits = built.torch(torch.tensor([tokenizer.encode(text).ids])).logits[0]
+        labels = [f"LABEL_{best}" for best in logits.argmax(-1).tolist()[1:-1]]
+        assert answer == {"text": text, "tokens": text.split(), "labels": labels}
+    assert len({label for answer in original for label in answer["labels"]}) > 1
+    assert [answer["tokens"] for answer in bundle] == [text.split() for text in texts]
+
+
+def test_the_task_s_objective_passes_over_padding(tmp_path):
+    package = applied(tmp_path, "task")
+    module = load_module(package / "edgeprune/compress/objectives/tagging.py")
+    objective = module.TaggingObjective([0, 1])
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
+    batch = Batch(np.zeros_like(mask), mask)
+    logits = torch.randn(2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+    student, teacher = (SimpleNamespace(logits=each) for each in logits)
+    real = torch.from_numpy(mask).bool()
+    its, mine = logits[1].double().softmax(-1)[real], logits[0].double().softmax(-1)[real]
+    expected = pytest.approx(entropy(its, mine, axis=1).mean())
+    weights = LossWeights(hidden_weight=0)
+    assert float(objective.loss(student, teacher, batch, weights)) == expected
+    assert objective.distance_from(teacher, batch)(student) == expected
+    logits[:, ~real] = torch.nan
+    assert float(objective.loss(student, teacher, batch, weights)) == expected
+    assert objective.distance_from(teacher, batch)(student) == expected
 
 
 def test_a_changed_context_is_noticed(tmp_path):
