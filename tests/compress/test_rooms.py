@@ -12,11 +12,11 @@ FLOORS = [
     {"objectives"},
     {"calibrate"},
     {"levels", "distil"},
-    {"context", "facts"},
+    {"context", "facts", "records"},
     {"stage"},
-    {"load", "prune", "cut", "recover", "quantize"},
+    {file.parent.name for file in COMPRESS.glob("*/row.py")},
 ]
-"""From the lowest; a room imports from lower floors alone."""
+"""From the lowest; a room imports from lower floors alone. The stages are the uppermost."""
 # What the mathematics may know of this package: exact budgets and errors.
 MATHS_MAY_USE = ("edgeprune.base.", "edgeprune.compress.maths.")
 

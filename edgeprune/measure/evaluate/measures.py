@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -17,9 +17,18 @@ from edgeprune.measure.evaluate.summary import by_group, summary, worst
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
+from edgeprune.text.files import Row, number_of, text_of
 
 # Of the options; a window of one token predicts none.
 _LEAST = {"window": 2, "stride": 1}
+
+
+Read = Callable[[Row, str, str | Path], Any]
+"""(row, field, where the row comes from) -> the field's value."""
+
+
+def _as_it_is(row: Row, name: str, place: str | Path) -> Any:
+    return row[name]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class Measure:
     against_original: bool = False  # whether it compares two models token by token or text by text
     options: tuple[str, ...] = ()  # which of window and stride it takes
     per_token: bool = False  # whether models of other tokens give values that do not compare
+    own: bool = False  # whether a build takes it as measure.task, on data of the user's
+    fields: Mapping[str, Read] = field(default_factory=dict)  # of such rows, and how each is read
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -39,21 +50,47 @@ class Measure:
 
 
 _MEASURES = (
-    Measure("sts", "edgeprune.measure.evaluate.sts:sts"),
+    Measure(
+        "sts",
+        "edgeprune.measure.evaluate.sts:sts",
+        own=True,
+        fields={"text": text_of, "text_pair": text_of, "score": number_of},
+    ),
     Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True),
     Measure("retrieval", "edgeprune.measure.evaluate.retrieval:retrieval", against_original=True),
-    Measure("classification", "edgeprune.measure.evaluate.classification:classification"),
+    Measure(
+        "classification",
+        "edgeprune.measure.evaluate.classification:classification",
+        own=True,
+        fields={"text": text_of, "label": _as_it_is},
+    ),
     Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),
     Measure(
         "perplexity",
         "edgeprune.measure.evaluate.perplexity:perplexity",
         options=("window", "stride"),
         per_token=True,
+        own=True,
     ),
     Measure("kl", "edgeprune.measure.evaluate.kl:kl", against_original=True, options=("window",)),
-    Measure("choice", "edgeprune.measure.evaluate.choice:choice"),
-    Measure("cloze", "edgeprune.measure.evaluate.cloze:cloze"),
-    Measure("generation", "edgeprune.measure.evaluate.generation:generation"),
+    Measure(
+        "choice",
+        "edgeprune.measure.evaluate.choice:choice",
+        own=True,
+        fields={"query": text_of, "choices": _as_it_is, "gold": _as_it_is},
+    ),
+    Measure(
+        "cloze",
+        "edgeprune.measure.evaluate.cloze:cloze",
+        own=True,
+        fields={"context": text_of, "continuation": text_of},
+    ),
+    Measure(
+        "generation",
+        "edgeprune.measure.evaluate.generation:generation",
+        own=True,
+        fields={"prompt": text_of, "answer": text_of},
+    ),
 )
 MEASURES = {measure.name: measure for measure in _MEASURES}
 

@@ -1,8 +1,6 @@
 """The row of the measure stage, which puts the bundle beside the original."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.compress.context import Context
@@ -18,22 +16,8 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.keys import data_digest, processor_digest
 from edgeprune.pipeline.measure.settings import OWN_TASKS, MeasureSettings
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.text.files import Row, number_of, text_of
+from edgeprune.text.files import Row
 from edgeprune.text.labels import label_names, label_numbers
-
-
-def _as_it_is(row: Row, field: str, place: str | Path) -> Any:
-    return row[field]
-
-
-# Fields of the rows that a measure reads, and how it reads each.
-_FIELDS: dict[str, dict[str, Callable[[Row, str, str | Path], Any]]] = {
-    "sts": {"text": text_of, "text_pair": text_of, "score": number_of},
-    "classification": {"text": text_of, "label": _as_it_is},
-    "choice": {"query": text_of, "choices": _as_it_is, "gold": _as_it_is},
-    "cloze": {"context": text_of, "continuation": text_of},
-    "generation": {"prompt": text_of, "answer": text_of},
-}
 
 
 def _refuse(settings: MeasureSettings, facts: Facts) -> None:
@@ -79,14 +63,15 @@ def _refuse_length(settings: MeasureSettings, facts: Facts) -> None:
 
 def _read(task: str, data: Data) -> list[Row]:
     """Read what a measure would read; its rows, where it reads rows."""
-    if task == "perplexity":
+    fields = MEASURES[task].fields
+    if not fields:
         data.documents()
         return []
     if task == "generation" and "choices" in data.rows([])[0]:
-        task = "choice"
-    rows = data.rows(list(_FIELDS[task]))
+        task, fields = "choice", MEASURES["choice"].fields
+    rows = data.rows(list(fields))
     for row in rows:
-        for field, read in _FIELDS[task].items():
+        for field, read in fields.items():
             read(row, field, data.place)
     if task == "choice":
         read_items(rows, data.place)

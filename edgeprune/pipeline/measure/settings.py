@@ -1,14 +1,18 @@
 """The settings of the build's own measurement, and what a recipe may require of it."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from edgeprune.base.settings import Settings
 from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.measures import MEASURES
 
-OwnTask = Literal["sts", "classification", "perplexity", "choice", "cloze", "generation"]
-OWN_TASKS: tuple[str, ...] = get_args(OwnTask)
+OWN_TASKS = tuple(name for name, measure in MEASURES.items() if measure.own)
+if TYPE_CHECKING:
+    OwnTask = str
+else:
+    OwnTask = Literal[OWN_TASKS]
 
 
 def _most(name: str) -> Any:

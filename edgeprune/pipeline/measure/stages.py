@@ -8,21 +8,25 @@ from edgeprune.compress.context import Context
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.record import MeasuredStage
+from edgeprune.model.checkpoint import WEIGHTS
 from edgeprune.pipeline.measure.question import Question
 
-# Those that change the model, before integers and the graph's rewriting do.
-_MODELS = ("vocabulary", "prune", "cut", "sparsify", "recover")
 EXPORT = "export"
 
 
-def measured_stages(ran: Collection[str]) -> list[str]:
-    """The stages of a build whose results are models of their own, in order; the export is last.
+def measured_stages(wrote: Collection[str]) -> list[str]:
+    """The stages whose models are measured, in order, before integers and the graph's rewriting
+    change them; the export is last.
 
     What prune masks, cut removes exactly: the two answer alike, and cut stands for both. Without
     quantization the export is the last model itself.
+
+    Args:
+        wrote: those that wrote a model, in order.
     """
-    names = [name for name in _MODELS if name in ran and not (name == "prune" and "cut" in ran)]
-    return [*(names if "quantize" in ran else names[:-1]), EXPORT]
+    left_out = {"load", "quantize", *(["prune"] if "cut" in wrote else [])}
+    names = [name for name in wrote if name not in left_out]
+    return [*(names if "quantize" in wrote else names[:-1]), EXPORT]
 
 
 def measure_stages(
@@ -38,7 +42,8 @@ def measure_stages(
     from edgeprune.export.stage import export
 
     found = []
-    for name in measured_stages(context.folders):
+    wrote = [name for name, folder in context.folders.items() if (folder / WEIGHTS).is_file()]
+    for name in measured_stages(wrote):
         folder = context.folders[name]
         try:
             if name != EXPORT:
