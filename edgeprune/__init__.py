@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, overload
 
 from edgeprune.base.errors import RequirementMissed, UserError
+from edgeprune.base.version import __version__
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench.record import Comparison, Speed
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from edgeprune.runtime.embed import Embedder
     from edgeprune.runtime.generate import Generator
 
-__version__ = "0.1.0"
 __all__ = [
     "Bundle",
     "RequirementMissed",

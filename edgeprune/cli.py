@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-import edgeprune
 from edgeprune.base.disk import disk_is_full
 from edgeprune.base.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, UserError
 from edgeprune.base.escape import one_line
 from edgeprune.base.install import install
 from edgeprune.base.interrupt import pressed
+from edgeprune.base.version import __version__
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -158,7 +158,7 @@ _against_option = click.option(
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(edgeprune.__version__, prog_name="edgeprune")
+@click.version_option(__version__, prog_name="edgeprune")
 def main() -> None:
     """Make a Hugging Face transformer small and fast on a CPU, and prove it by measurement."""
 

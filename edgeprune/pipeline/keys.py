@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edgeprune
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.bench.machine import COMPARABLE, machine_facts
 from edgeprune.model.checkpoint import Checkpoint
 
-ROOT = Path(edgeprune.__file__).parent
+ROOT = Path(__file__).parents[1]
 _CODE = {".py", ".pyc"}
 _OURS = rf"{ROOT.name}(\.\w+)+(:\w+)?"
 _TARGETS = f"{ROOT.name}.targets"
@@ -116,9 +115,7 @@ def reads(function: str) -> Reads:
         done.add((each, whole))
         found = _imports(each, whole)
         asked |= found
-        # The package itself is named for its version; what its functions do is a user's business.
-        left |= {(inner, inner != ROOT.name) for inner in found}
-        left |= {(outer, False) for outer in _packages(each)}
+        left |= {(inner, True) for inner in found} | {(outer, False) for outer in _packages(each)}
         left -= done
     seen = {each for each, _ in done}
     code = {file for each in (*seen, module) if (file := _file(each))}

@@ -23,10 +23,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import edgeprune
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, load_json, read_json
+from edgeprune.base.version import __version__
 from edgeprune.model.config import check_types
 from edgeprune.model.pooling import Pooling, normalizes, read_pooling
 from edgeprune.model.tasks import TASKS, task_of_graph
@@ -351,7 +351,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     }
     whole = {
         "format_version": FORMAT_VERSION,
-        "edgeprune": edgeprune.__version__,
+        "edgeprune": __version__,
         "minimum_onnxruntime": oldest_onnxruntime(read_outline(folder / "onnx/model.onnx")),
         **manifest,
         "files": listed,

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-import edgeprune
 from edgeprune.base.errors import ModelFault, UserError
 from edgeprune.base.registry import load_function
+from edgeprune.base.version import __version__
 from edgeprune.model.tasks import TASKS
 from edgeprune.service.answers import Answers
 from edgeprune.service.limits import LEFT, LimitsMiddleware
@@ -40,7 +40,7 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
         "bundle": model.bundle.folder.resolve().name,
         "task": task.name,
         "path": task.path,
-        "edgeprune": edgeprune.__version__,
+        "edgeprune": __version__,
         "onnxruntime": onnxruntime.__version__,
     }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnxruntime
 import psutil
 
-import edgeprune
 from edgeprune.base import processor
+from edgeprune.base.version import __version__
 from edgeprune.measure.bench.record import Machine
 
 # Instruction sets that matrix products use.
@@ -47,5 +47,5 @@ def machine_facts() -> Machine:
         system=platform.platform(),
         python=platform.python_version(),
         onnxruntime=onnxruntime.__version__,
-        edgeprune=edgeprune.__version__,
+        edgeprune=__version__,
     )
