@@ -99,9 +99,7 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "content"), WRITTEN, ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.parametrize(("kind", "content"), WRITTEN)
 def test_a_record_writes_what_it_read(kind, content):
     assert json.dumps(kind.model_validate(content).to_json()) == json.dumps(content)
 
