@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from golden import compare_entries, compare_text
-from speeds import make_speed
+from speeds import make_speed, named_by_side
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 from tiny_models import (
     CLASSIFIERS,
@@ -33,6 +33,7 @@ from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.trace import export_onnx
+from edgeprune.pipeline import terminal
 from edgeprune.pipeline.recipe import shipped
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.targets import find
@@ -139,7 +140,8 @@ KINDS = {"classifier": "classifier", "decoder": "llama-fused"}
 
 def test_dry_runs(tmp_path, monkeypatch):
     """Of the recipes that ship, on tiny models."""
-    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    # A console asks for the terminal's width when it is made, which an earlier test may have done.
+    monkeypatch.setattr(terminal._console, "_width", WIDTH)
     monkeypatch.chdir(tmp_path)
     parts = []
     for name in shipped():
@@ -196,12 +198,7 @@ def test_manifest(family, recipe, tmp_path, monkeypatch):
     model = model_folder(tmp_path / "model", family)
     text = text_file(tmp_path / ("text.jsonl" if family == "classifier" else "text.txt"))
     task = {"llama": "text-generation", "bert": "feature-extraction"}
-    speed = make_speed(task.get(family, "text-classification"))
-    named = {
-        side: getattr(speed, side).model_copy(update={"name": side})
-        for side in ("baseline", "candidate")
-    }
-    speed = speed.model_copy(update=named)
+    speed = named_by_side(make_speed(task.get(family, "text-classification")))
     monkeypatch.setattr("edgeprune.pipeline.measure.stage.compare", lambda *_: speed)
     given = ["--model", model, "--data", text, "--output", tmp_path / "out"]
     built = CliRunner().invoke(

@@ -12,7 +12,7 @@ FLOORS = [
     {"objectives"},
     {"calibrate"},
     {"levels", "distil"},
-    {"context", "facts", "records"},
+    {"context", "facts"},
     {"stage"},
     {file.parent.name for file in COMPRESS.glob("*/row.py")},
 ]

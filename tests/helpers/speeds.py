@@ -41,3 +41,10 @@ WORKS: dict[str, tuple[Work, ...]] = {
     "text-classification": ("encoder",),
     "text-generation": ("prompt", "decode"),
 }
+
+
+def named_by_side(speed: Comparison) -> Comparison:
+    """The same of models that are called candidate and baseline."""
+    sides = {name: getattr(speed, name) for name in ("baseline", "candidate")}
+    named = {name: side.model_copy(update={"name": name}) for name, side in sides.items()}
+    return speed.model_copy(update=named)

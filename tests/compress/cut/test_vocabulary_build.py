@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import transformers
 from click.testing import CliRunner, Result
-from speeds import make_speed
+from speeds import make_speed, named_by_side
 from tiny_builds import WORDS, model_folder, recipe_file, sentence_lines
 from tiny_models import VOCABULARY
 
@@ -51,9 +51,7 @@ def make_site(folder: Path, family: str) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def untimed():
     """Times are no matter here."""
-    speed = make_speed("text-generation")
-    for side in ("baseline", "candidate"):
-        speed[side]["name"] = side
+    speed = named_by_side(make_speed("text-generation"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgeprune.pipeline.measure.stage.compare", lambda *_: speed)
         patch.setattr("edgeprune.pipeline.measure.stage.measure_curve", lambda *_: [])

@@ -111,7 +111,7 @@ def test_the_recipes_seed_draws_the_predicted_costs(tmp_path):
             tmp_path / "in",
             tmp_path / f"{number}",
             options,
-        )["costs"]
+        ).costs
         for number, seed in enumerate((0, 0, 1))
     ]
     assert costs[0] == costs[1]
