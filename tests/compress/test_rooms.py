@@ -8,11 +8,11 @@ import edgeprune.compress
 
 COMPRESS = Path(edgeprune.compress.__file__).parent
 FLOORS = [
-    {"maths"},
+    {"maths", "records"},
     {"objectives"},
     {"calibrate"},
     {"levels", "distil"},
-    {"context", "facts", "records"},
+    {"context", "facts"},
     {"stage"},
     {file.parent.name for file in COMPRESS.glob("*/row.py")},
 ]
