@@ -7,7 +7,7 @@ and never of an architecture's name.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.families import (
@@ -134,11 +134,6 @@ class Anatomy:
     max_positions: int
     """The longest sequence that the model takes, in tokens."""
     shapes: Mapping[str, Shape] = field(repr=False)
-
-    @property
-    def kind(self) -> Literal["encoder", "decoder"]:
-        """Whether the model reads text at once or writes it token by token."""
-        return "decoder" if self.causal else "encoder"
 
     @property
     def causal(self) -> bool:

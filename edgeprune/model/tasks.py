@@ -192,8 +192,3 @@ def task_doing(works: tuple[str, ...]) -> Task | None:
     """The only task whose models do all of these kinds of work; None where several do."""
     doing = [task for task in _ROWS if set(works) <= set(task.works)]
     return doing[0] if len(doing) == 1 else None
-
-
-def text_kind(task: str) -> str:
-    """How text is read for a task: sentences, labelled rows, or windows."""
-    return TASKS[task].reads

@@ -43,7 +43,7 @@ def answer(model: Model, batch: dict[str, Tensor]) -> Tensor:
 
 def masks_for(model: Model, kind: str) -> list[Tensor]:
     """Kept units [units] of every layer."""
-    decoder = model.anatomy.kind == "decoder"
+    decoder = model.anatomy.causal
     kept = ENCODER_HEADS_KEPT if not decoder else DECODER_SLOTS_KEPT
     masks = []
     for gate, units in zip(
@@ -65,7 +65,7 @@ def close(gates: list[Gate], masks: list[Tensor]) -> None:
 
 def kinds_of(model: Model) -> tuple[str, ...]:
     attention = model.anatomy.blocks[0].attention
-    fixed = model.anatomy.kind == "decoder" and attention.heads_per_group == 1
+    fixed = model.anatomy.causal and attention.heads_per_group == 1
     return (CHANNELS,) if fixed else (CHANNELS, HEADS)
 
 
@@ -144,7 +144,7 @@ def test_import_is_the_model_that_transformers_saved(family, tmp_path):
     atol = 1e-5 if model.anatomy.family.fused else 0
     torch.testing.assert_close(answer(model, batch), expected, rtol=0, atol=atol)
     expected_task = "feature-extraction" if family in ENCODERS[:5] else "text-classification"
-    if model.anatomy.kind == "decoder":
+    if model.anatomy.causal:
         expected_task = "text-generation"
     assert model.task == expected_task
 

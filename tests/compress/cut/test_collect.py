@@ -30,7 +30,7 @@ MODELS = ("bert", "electra", "mpnet", "classifier", "llama", "qwen3", "gpt2", "o
 
 def model_and_batches(name: str, folder) -> tuple[Model, list[Batch]]:
     model = make_model(name, folder)  # layers already differ in size
-    return model, make_batches(model.anatomy.kind == "decoder")
+    return model, make_batches(model.anatomy.causal)
 
 
 def own_probe(model: Model, output, batch: Batch, row: int, drawn: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def test_magnitude_is_the_norm_of_a_units_weights(name, tmp_path):
     expected = (expected + model.linear(part.down).weight.double().square().sum(0)).sqrt()
     torch.testing.assert_close(found[CHANNELS][1], expected.detach())
     own = [attention.query]
-    if model.anatomy.kind == "encoder":
+    if not model.anatomy.causal:
         own += [attention.key, attention.value]
     heads = []
     for head in range(attention.num_heads):
@@ -173,7 +173,7 @@ def test_magnitude_is_the_norm_of_a_units_weights(name, tmp_path):
         squares = [model.linear(n).weight[span].double().square().sum() for n in own]
         squares.append(model.linear(attention.output).weight[:, span].double().square().sum())
         heads.append(torch.stack(squares).sum().sqrt())
-    if model.anatomy.kind == "decoder":  # two slots of two groups
+    if model.anatomy.causal:  # two slots of two groups
         heads = [heads[0] + heads[2], heads[1] + heads[3]]
     torch.testing.assert_close(found[HEADS][1], torch.stack(heads).detach())
 
@@ -254,7 +254,7 @@ def test_flap_leaves_the_means_of_what_it_cuts(name, kind, tmp_path):
     """The cut model answers as the whole one whose units that left are held at their means on the
     text, or at zero where the linear that reads them has no bias."""
     model, whole = (make_model(name, tmp_path / part, unequal=False) for part in ("cut", "whole"))
-    batches = make_batches(model.anatomy.kind == "decoder")
+    batches = make_batches(model.anatomy.causal)
     gates, seen = make_gates(whole, kind), captured_inputs(whole, batches)
     scores = unit_scores(model, batches, [kind], "flap", seed=0)[kind]
     units = sum(len(layer) for layer in scores)
@@ -266,7 +266,7 @@ def test_flap_leaves_the_means_of_what_it_cuts(name, kind, tmp_path):
         held = torch.from_numpy(seen[gate.name].mean(0)).float()
         held = held if linear.bias is not None else torch.zeros_like(held)
         linear.register_forward_pre_hook(held_at(held, gone.repeat_interleave(gate.unit_size)))
-    batch = make_batches(model.anatomy.kind == "decoder", seed=8)[0]  # text that it did not see
+    batch = make_batches(model.anatomy.causal, seed=8)[0]  # text that it did not see
     with torch.no_grad():
         ours, its = (m.module(**inputs(batch))[0] for m in (model, whole))
     size = float(its.abs().max())

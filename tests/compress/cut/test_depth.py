@@ -102,7 +102,7 @@ def test_fewer_layers_are_exported_with_fewer_caches(family, tmp_path):
         expected = model.module(**make_batch(rows=1))[0].numpy()
     assert np.abs(next(iter(got.values())) - expected).max() < 1e-4
     caches = [name for name in graph.inputs if name.endswith(".key")]
-    decoder = model.anatomy.kind == "decoder"
+    decoder = model.anatomy.causal
     assert caches == ([f"past_key_values.{i}.key" for i in range(2)] if decoder else [])
 
 
@@ -125,7 +125,7 @@ def loss_of(model: Model, batch, row: int, whole: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("family", ["bert", "classifier", "llama", "gpt2"])
 def test_loss_is_what_leaving_one_out_costs(family, tmp_path):
     model = make_model(family, tmp_path, False, layers=3)
-    batches = make_batches(model.anatomy.kind == "decoder")
+    batches = make_batches(model.anatomy.causal)
     got = layer_scores(model, batches, "loss", seed=0)
     texts = [(batch, row) for batch in batches for row in range(len(batch.input_ids))]
     whole = [loss_of(model, *text, None) for text in texts]

@@ -451,10 +451,10 @@ def test_the_cut_stage_drops_what_the_search_finds(tmp_path, monkeypatch):
     assert 0 < spent < 90
     result = cut_stage.run(build, tmp_path / "in", tmp_path / "cut", settings)
     assert not file.exists()
-    assert spent < result["layer_search"]["evaluations"] <= 90
-    assert result["layers"] == [0, 1, 4]
-    assert result["layer_search"]["unseen"]["batches"] == 4
-    json.dumps(result)
+    assert spent < result.layer_search["evaluations"] <= 90
+    assert result.layers == [0, 1, 4]
+    assert result.layer_search["unseen"]["batches"] == 4
+    json.dumps(result.to_json())
     cut, after = load_model(tmp_path / "cut"), load_masks(tmp_path / "cut")
     assert len(cut.anatomy.blocks) == 3
     for name, mask in after.items():

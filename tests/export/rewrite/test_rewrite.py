@@ -94,7 +94,7 @@ def test_int8_equals_torch_rounding_the_same_way(family, build):
     built = build(family)
     # Heads of 8 are too small for the fused attention, which then leaves the graph as it was.
     assert [r.name for r in built.reports if not r.kept] == (
-        ["fuse attention"] if built.model.anatomy.kind == "decoder" else []
+        ["fuse attention"] if built.model.anatomy.causal else []
     )
     got, coded = run_with_codes(built.path, _numpy(BATCH))
     oracle = following(built.model, BATCH, built.quantized, coded)
