@@ -1,6 +1,7 @@
 """Builds whose vocabulary is trimmed, end to end: the bundle says what the original says."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -134,11 +135,12 @@ def test_perplexity_of_other_tokens_is_not_compared(decoder):
     assert "vocabulary" in refused.stderr
 
 
-def test_later_stages_learn_from_the_trimmed_model_and_resume(encoder):
+def test_later_stages_learn_from_the_trimmed_model_and_resume(encoder, tmp_path):
+    site = shutil.copytree(encoder, tmp_path / "site")
     options = ("cut={channels: 0.25, samples: 8}", "recover={steps: 4, checks: 1}", "quantize={}")
     words = [word for each in options for word in ("--set", each)]
-    assert build(encoder, *words).exit_code == 0
-    found = did(encoder)
+    assert build(site, *words).exit_code == 0
+    found = did(site)
     assert list(found)[:5] == ["load", "original", "vocabulary", "cut", "recover"]
     [rows] = [
         entry["shape"][0]
@@ -147,13 +149,13 @@ def test_later_stages_learn_from_the_trimmed_model_and_resume(encoder):
     ]
     assert rows == found["vocabulary"]["tokens"]
     assert all(report["kept"] for report in found["rewrite"]["passes"])
-    again = build(encoder, *words)
+    again = build(site, *words)
     assert again.stderr.count("kept from an earlier build") == len(found)
-    more = encoder / "more.txt"
+    more = site / "more.txt"
     more.write_text("w060 w061\nw062 w063")
     words += ["--set", f"vocabulary.data={more}"]
-    assert build(encoder, *words).exit_code == 0
-    assert did(encoder)["vocabulary"]["tokens"] == found["vocabulary"]["tokens"] + 4
+    assert build(site, *words).exit_code == 0
+    assert did(site)["vocabulary"]["tokens"] == found["vocabulary"]["tokens"] + 4
 
 
 def test_the_preview_names_the_tokens_before(encoder):

@@ -254,7 +254,7 @@ def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
 def test_outputs_that_are_no_numbers_are_told(tmp_path: Path) -> None:
     folder = poison(decoder_folder(tmp_path / "d"), "heads")
     (tmp_path / "t.txt").write_text(WORDS)
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="produced NaN or infinite"):
         evaluate(folder, "perplexity", tmp_path / "t.txt", window=10)
 
 
