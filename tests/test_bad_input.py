@@ -298,7 +298,7 @@ def test_a_build_of_nothing_asks_what_to_build(made, tmp_path, monkeypatch):
         (["encoder", "--set", "prune.sparsity=1"], "prune.sparsity: "),
         (["encoder", "--set", "prune.sparsity"], "must look like STAGE.KEY=VALUE"),
         (["encoder", "--seed", "-1"], "seed: "),
-        (["encoder", "--all"], "give --dry-run as well"),
+        (["encoder", "--all"], "add --dry-run"),
         (["encoder", "--set", "target=toaster"], "no target 'toaster'; known are auto, x86"),
         (["classifier"], "names no model; give one with --model"),
     ],
