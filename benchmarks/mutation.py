@@ -42,6 +42,7 @@ TARGETS: dict[str, list[str]] = {
     "edgeprune/compress/maths/knapsack.py": ["tests/compress/maths/test_knapsack.py"],
     "edgeprune/compress/maths/obs.py": ["tests/compress/maths/test_obs.py"],
     "edgeprune/compress/maths/ranking.py": ["tests/compress/maths/test_ranking.py"],
+    "edgeprune/compress/prune/ranking.py": ["tests/compress/maths/test_ranking.py"],
     "edgeprune/compress/prune/patterns.py": ["tests/compress/prune/test_patterns.py"],
     "edgeprune/compress/quantize/grid.py": ["tests/compress/quantize/test_grid.py"],
     "edgeprune/compress/quantize/scheme.py": ["tests/compress/quantize/test_grid.py"],

@@ -1,5 +1,6 @@
 """What holds for every test: no deadlines, one thread, and a Ctrl-C that is heard."""
 
+import importlib
 import signal
 from collections.abc import Iterator
 
@@ -24,6 +25,13 @@ def _one_thread(pytestconfig: pytest.Config) -> None:
     except ImportError:
         return
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _consoles() -> None:
+    """A console asks for the terminal's width when it is made: before any test sets another."""
+    importlib.import_module("edgeprune.base.progress")
+    importlib.import_module("edgeprune.pipeline.terminal")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -197,6 +197,7 @@ def test_bounds_that_are_not_given():
         (lambda: project([0.5], [1, 1], 1), "one entry each"),
         (lambda: project([math.nan], [1], 1), "must be finite"),
     ],
+    ids=range(8),
 )
 def test_callers_that_are_wrong_are_told(call, message):
     with pytest.raises(ValueError, match=message):

@@ -31,9 +31,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from tiny_builds import model_folder, sentence_lines
 
+from edgeprune.measure.record import Measured
 from edgeprune.pipeline import keys
+from edgeprune.pipeline.build import prepare
 from edgeprune.pipeline.recipe import Recipe, read_recipe
-from edgeprune.pipeline.run import prepare, run
+from edgeprune.pipeline.run import run
 
 CHAIN = (
     *("load", "vocabulary", "prune", "cut", "recover"),
@@ -254,17 +256,20 @@ def _untimed(content: Any) -> Any:
     return [_untimed(each) for each in content] if isinstance(content, list) else content
 
 
-def digest_of_what_is_measured(
-    build: Any, source: Path, target: Path, settings: Any
-) -> dict[str, Any]:
-    """In place of measuring."""
+OLD = Path(__file__).parents[1] / "fixtures" / "first_release" / "encoder" / "report.json"
+MEASURED = Measured.model_validate(json.loads(OLD.read_text(encoding="utf-8"))["stages"][-1])
+
+
+def digest_of_what_is_measured(build: Any, source: Path, target: Path, settings: Any) -> Measured:
+    """In place of measuring: an old build's record, with a hash of what would be measured."""
     seen = hashlib.sha256(settings.model_dump_json(exclude={"data"}).encode())
     files = [source, build.folders["original"]]
     for file in [file for folder in files for file in sorted((folder / "onnx").iterdir())]:
         seen.update(file.read_bytes())
     seen.update(Path(settings.data).read_bytes())
     (target / "measured.txt").write_text(seen.hexdigest())
-    return {"seen": seen.hexdigest()}
+    quality = MEASURED.quality[0].model_copy(update={"data": seen.hexdigest()})
+    return MEASURED.model_copy(update={"quality": (quality,)})
 
 
 @pytest.fixture(autouse=True)

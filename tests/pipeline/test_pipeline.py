@@ -278,10 +278,10 @@ def test_other_input_is_another_build(change, site, output, monkeypatch):
     assert site.build().stderr.count(KEPT) == len(STAGES)
 
 
-def test_text_that_moved_is_the_same_text(site, output):
-    moved = site.folder / "moved.txt"
+def test_text_that_moved_is_the_same_text(site, output, tmp_path):
+    moved, copy = tmp_path / "moved.txt", shutil.copytree(output, tmp_path / "out")
     shutil.copyfile(site.folder / "text.txt", moved)
-    given = ("--model", site.model, "--data", moved, "--output", output)
+    given = ("--model", site.model, "--data", moved, "--output", copy)
     assert build(site.recipe, *given).stderr.count(KEPT) == len(STAGES)
 
 
@@ -578,9 +578,10 @@ def test_a_build_says_what_its_stages_take(built):
     assert re.search(r"stages, [\d.]+ [kM]B: .*delete", line)
 
 
-def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
+def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output, tmp_path):
+    output = shutil.copytree(output, tmp_path / "out")
     result = site.build(
-        "out", "--set", "require.speedup=1000", "--set", "require.cosine=0.9999",
+        output, "--set", "require.speedup=1000", "--set", "require.cosine=0.9999",
         "--set", "require.megabytes=0.001",
     )  # fmt: skip
     assert result.exit_code == 1
@@ -594,7 +595,7 @@ def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output):
     Bundle.open(output / "bundle").verify()
     for place in (output / "report.html", output / "bundle" / "README.md"):
         assert "3 requirements of 3 missed" in place.read_text(), place
-    met = site.build("out", "--set", "require.megabytes=5")
+    met = site.build(output, "--set", "require.megabytes=5")
     assert met.exit_code == 0
     assert "Every requirement is met: graph and data." in met.stdout
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.compress.maths.ranking import cheapest, cheapest_by_row, highest, lowest
+from edgeprune.compress.maths.ranking import highest, lowest
 from edgeprune.compress.prune.patterns import weight_pattern
+from edgeprune.compress.prune.ranking import cheapest, cheapest_by_row
 
 PATTERNS = ("weights", "2:4", "1:3", "2x3", "columns")
 
