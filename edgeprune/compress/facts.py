@@ -7,6 +7,7 @@ from typing import Any, Self
 from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.units import channels
 from edgeprune.targets import Target
 from edgeprune.text.text import Text
 
@@ -58,7 +59,7 @@ class Facts:
         """The facts before the first stage."""
         anatomy = checkpoint.anatomy
         units = {
-            "channels": [part.channels for part in anatomy.feed_forwards],
+            "channels": channels(anatomy),
             "heads": anatomy.head_units,
         }
         return cls(checkpoint, text, target, settings, anatomy, units)

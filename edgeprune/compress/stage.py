@@ -1,7 +1,7 @@
 """A stage of a build as one object: what it refuses, would do, does and did.
 
 A stage is a folder, with a row.py that holds such an object and imports no torch, and a line in the
-table of edgeprune/pipeline/stages.py. The checks, the dry run, the runner and the report go over
+table of edgeprune/export/stages.py. The checks, the dry run, the runner and the report go over
 that table and know no stage by name.
 """
 
@@ -66,6 +66,8 @@ class Stage:
     look: str | None = None
     """"module:function" of (context, settings) that looks at the uncompressed model for what would
     stop this stage; it returns sentences."""
+    looks: Callable[[Any], bool] = lambda settings: True
+    """Whether there is anything to look for under these settings."""
     reads: Callable[[Any, Context], Iterable[str]] = _no_lines
     """Digests of what its result depends on beside its input, settings, code and target."""
     asks: Callable[[Task], Iterable[str]] = _no_lines

@@ -9,11 +9,7 @@ from edgeprune.model.checkpoint import INDEX
 from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clients
 
 SIZES = "sizes.json"
-
-
 _ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
-
-
 _NOT_ASSETS = (INDEX, SIZES)
 
 

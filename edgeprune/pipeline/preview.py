@@ -69,7 +69,12 @@ def outlook(build: Build) -> dict[str, list[str]]:
     Raises:
         UserError: the model cannot be read, or its build would fail.
     """
-    return {stage.name: _looked(stage, build) for stage in build.stages if stage.look}
+    settings = build.context.settings
+    return {
+        stage.name: _looked(stage, build)
+        for stage in build.stages
+        if stage.look and stage.looks(settings.get(stage.name))
+    }
 
 
 def _looked(stage: Stage, build: Build) -> list[str]:

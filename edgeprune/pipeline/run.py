@@ -84,9 +84,10 @@ def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool)
 def _look_ahead(stages: list[Stage], context: Context) -> None:
     """Refuse before the training what a later stage would refuse after it."""
     for stage in stages:
-        if stage.look:
+        settings = context.settings.get(stage.name)
+        if stage.look and stage.looks(settings):
             say("      looking at activations first")
-            loaded(stage.look)(context, context.settings[stage.name])
+            loaded(stage.look)(context, settings)
 
 
 def first_key(context: Context) -> str:

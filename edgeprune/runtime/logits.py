@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Rows of logits converted to float64 probabilities at a time: 64 x 49,152 x 8 B = 25 MB.
+CHUNK = 64
+
 
 def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     """KL(reference || candidate) of each row of logits [n, vocabulary], in nats: [n]."""
@@ -11,10 +14,6 @@ def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
         log_p, log_q = log_softmax(reference[rows]), log_softmax(candidate[rows])
         nats[rows] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     return nats
-
-
-# Rows of logits converted to float64 probabilities at a time: 64 x 49,152 x 8 B = 25 MB.
-CHUNK = 64
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -57,8 +57,6 @@ def look_ahead(context: Context, settings: QuantizeSettings) -> list[str]:
     Raises:
         UserError: the model cannot be read, or INT8 would spoil its outputs.
     """
-    if not settings.quantizes_linears:
-        return []
     if "load" in context.folders:
         return look(context, load_model(context.reference), settings).lines()
     with TemporaryDirectory(prefix="edgeprune-") as name:

@@ -179,5 +179,6 @@ QUANTIZE = Stage(
     leaves=_leaves,
     told=_told,
     look="edgeprune.compress.quantize.outlook:look_ahead",
+    looks=lambda settings: settings.quantizes_linears,
     asks=lambda task: [task.objective],
 )
