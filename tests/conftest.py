@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import short_turns
+
+from edgeprune.measure.bench import rounds
 
 # A busy machine makes all slow; times say nothing about what is tested.
 hypothesis.settings.register_profile(
@@ -41,3 +44,19 @@ def _undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgeprune.report.canvas._render", lambda _figure: empty)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_turns() -> Iterator[None]:
+    """Nothing that a tiny model's times say is looked at, but by tests that ask for `timed`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in short_turns.SHORT.items():
+            patch.setattr(rounds, name, value)
+        yield
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns as a user's are, after warming up."""
+    for name, value in short_turns.LONG.items():
+        monkeypatch.setattr(rounds, name, value)

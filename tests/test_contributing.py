@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import short_turns
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -106,7 +107,7 @@ def applied(place: Path, *examples: str) -> Path:
 
 def run(package: Path, *given: object, code: int = 0, lines: str = "") -> str:
     """What the command of a copied package prints, given these lines in a pipe."""
-    command = [sys.executable, "-m", "edgeprune", *map(str, given)]
+    command = [sys.executable, "-P", short_turns.__file__, *map(str, given)]
     where = {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
         command,

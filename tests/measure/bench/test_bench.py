@@ -90,6 +90,7 @@ def test_settings_are_bounded_and_misspelt_ones_refused() -> None:
         BenchSettings(token=3)  # type: ignore[call-arg]
 
 
+@pytest.mark.usefixtures("timed")
 def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     """256 x 256 products: 2 of them against 40, so about 20 times the work."""
     light = encoder_folder(tmp_path / "light", depth=2, width=256)
@@ -172,6 +173,7 @@ def test_a_damaged_result_is_refused_in_a_sentence(
         read_speed(content, tmp_path / "r.json", "measure it anew")
 
 
+@pytest.mark.usefixtures("timed")
 def test_a_model_beside_itself_is_as_fast(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=20, width=256)
     found = compare(folder, folder, QUICK.model_copy(update={"time_limit": 2.0}))

@@ -29,6 +29,7 @@ def test_lists_give_a_result_for_each_point(tmp_path: Path) -> None:
     assert all(set(point) == set(single) for point in found)
 
 
+@pytest.mark.usefixtures("timed")
 def test_more_work_takes_longer_in_the_sweep(tmp_path: Path) -> None:
     """32 times the rows of the same product."""
     folder = encoder_folder(tmp_path / "m", depth=4, width=512)

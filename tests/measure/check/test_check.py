@@ -81,7 +81,7 @@ def found(result: Result) -> dict[str, dict[str, Any]]:
 # the whole command -------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "timed")
 def test_a_bundle_beside_itself_passes(bundle: Path, tmp_path: Path) -> None:
     texts = tmp_path / "t.txt"
     texts.write_text("the cat\na dog ran far\n")
@@ -110,7 +110,7 @@ def test_a_bundle_beside_itself_passes(bundle: Path, tmp_path: Path) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "timed")
 def test_what_is_worse_is_found_and_named(bundle: Path, tmp_path: Path) -> None:
     """Three times the layers: more bytes, operators and time; and other answers."""
     texts = tmp_path / "t.txt"
@@ -138,7 +138,7 @@ def test_what_is_worse_is_found_and_named(bundle: Path, tmp_path: Path) -> None:
     assert back["quality"]["sentence"] == "not checked: give --task and --data"
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("brief", "timed")
 def test_a_saved_result_is_a_baseline(bundle: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved.json"
     made = edgeprune("check", bundle, "--save", saved, "--tokens", 16)
