@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from processes import until
 from safetensors.torch import load_file, save_file
 from tiny_builds import model_folder, recipe_file, sentence_lines, text_file
 
@@ -24,7 +22,6 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.families import known_model_types
 from edgeprune.model.importing import import_tokenizer
 from edgeprune.pipeline.recipe import DEFAULT
-from edgeprune.runtime.bundle import Bundle
 
 PROGRESS = ("[", " ", "edgeprune: ")
 
@@ -481,27 +478,3 @@ def test_a_library_that_tells_of_a_full_disk_in_its_own_words(made, out, monkeyp
 
     monkeypatch.setattr("edgeprune.model.store.save_file", full)
     assert "The disk is full" in refused(out, *of(made))
-
-
-def test_an_interrupted_build_resumes(made, tmp_path):
-    """Ctrl-C in the middle of recovery; then the same command goes on after the cut."""
-    output = tmp_path / "out"
-    command = [sys.executable, "-m", "edgeprune", "build", *map(str, of(made))]
-    command += ["--output", str(output)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--set", "recover.steps=1000000"], stdout=log, stderr=subprocess.STDOUT
-        )
-        until(lambda: process.poll() is not None or list(output.glob("stages/.recover-*")))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said
-    assert said.strip().splitlines()[-1] == "edgeprune: Stopped."
-    left = sorted(path.name.split("-")[0] for path in (output / "stages").iterdir())
-    assert left == ["cut", "load", "original", "prune"]
-    assert not (output / "bundle").exists()
-    result = CliRunner().invoke(main, ["build", *map(str, of(made)), "--output", str(output)])
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr.count("kept from an earlier build") == 4
-    Bundle.open(output / "bundle").verify()

@@ -18,7 +18,8 @@ from tiny_builds import model_folder, recipe_file, text_file
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.interrupt import leave, listen, pressed
-from edgeprune.cli import Commands
+from edgeprune.cli import Commands, main
+from edgeprune.runtime.bundle import Bundle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 
@@ -33,8 +34,8 @@ def has_onnxruntime(process: psutil.Process) -> bool:
     return any("onnxruntime" in mapped.path for mapped in process.memory_maps())
 
 
-def prunes_in(folder: Path) -> Ready:
-    return lambda process: any(folder.glob("stages/.prune-*"))
+def recovers_in(folder: Path) -> Ready:
+    return lambda process: any(folder.glob("stages/.recover-*"))
 
 
 @pytest.fixture
@@ -66,18 +67,20 @@ def test_ctrl_c_leaves_nothing(name: str, scene: Path) -> None:
     assert list((scene / "out").iterdir()) == []
 
 
-def test_ctrl_c_leaves_no_half_stage_of_a_build(scene: Path) -> None:
-    model_folder(scene / "bert")
-    text_file(scene / "text.txt")
-    recipe_file(scene / "tiny.yaml")
+def test_a_build_leaves_no_half_stage_and_goes_on_after_the_last_whole_one(scene: Path) -> None:
     out = scene / "out" / "build"
-    command = ["build", scene / "tiny.yaml", "--model", scene / "bert"]
-    command += ["--data", scene / "text.txt", "--output", out, "--set", "prune.steps=1000000"]
-    interrupt(command, prunes_in(out), scene)
+    build = ["build", recipe_file(scene / "tiny.yaml"), "--model", model_folder(scene / "bert")]
+    build += ["--data", text_file(scene / "text.txt"), "--output", out]
+    interrupt([*build, "--set", "recover.steps=1000000"], recovers_in(out), scene)
     assert not (out / "bundle").exists()
     whole = {file.parent for file in out.glob("stages/*/stage.json") if file.stat().st_size}
-    assert sorted(folder.name.split("-")[0] for folder in whole) == ["load", "original"]
+    names = sorted(folder.name.split("-")[0] for folder in whole)
+    assert names == ["cut", "load", "original", "prune"]
     assert whole == set((out / "stages").iterdir())
+    again = CliRunner().invoke(main, list(map(str, build)))
+    assert again.exit_code == 0, again.stderr
+    assert again.stderr.count("kept from an earlier build") == len(names)
+    Bundle.open(out / "bundle").verify()
 
 
 @contextlib.contextmanager
