@@ -1,5 +1,6 @@
 """What a kept stage's key depends on: changed code, tables, targets, libraries and processors."""
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -24,26 +25,39 @@ ALL = {entry.name for entry in STAGES}
 TRAINED = {"load", "vocabulary", "prune", "cut", "sparsify", "recover"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def package(tmp_path_factory) -> Iterator[Path]:
+    """A copy of the package, to be changed, whose keys are taken."""
+    copy = tmp_path_factory.mktemp("copy") / "edgeprune"
+    shutil.copytree(keys.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "ROOT", copy)
+        forget()
+        yield copy
+    forget()
+
+
 @pytest.fixture(scope="module")
-def before() -> dict[str, str]:
+def before(package) -> dict[str, str]:
     """Of the package as it is."""
     return codes()
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A copy of the package, to be changed, whose keys are taken."""
-    copy = tmp_path / "edgeprune"
-    shutil.copytree(keys.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(keys, "ROOT", copy)
-    forget()
-    yield copy
-    forget()
-
-
 def forget() -> None:
+    """What files import, which one process reads once."""
     for remembered in (keys.reads, keys._file, keys._imports):
         remembered.cache_clear()
+
+
+@contextlib.contextmanager
+def longer(file: Path, more: str) -> Iterator[None]:
+    """A file with more at its end, for a while."""
+    was = file.read_bytes()
+    file.write_bytes(was + more.encode())
+    try:
+        yield
+    finally:
+        file.write_bytes(was)
 
 
 def codes() -> dict[str, str]:
@@ -79,33 +93,31 @@ def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
     ],
 )
 def test_changed_code_runs_what_imports_it(file, changed, before, package):
-    with (package / file).open("a") as stream:
-        stream.write("\n# changed\n")
-    forget()
-    assert differing(before, codes()) == changed
+    with longer(package / file, "\n# changed\n"):
+        assert differing(before, codes()) == changed
 
 
 @pytest.mark.parametrize("folder", ["tables", "format_times"])
 def test_changed_tables_run_what_decides_by_them(folder, before, package):
     tables = list((package / "targets" / folder).glob("*.json"))
     assert tables
-    for file in tables:
-        file.write_text(file.read_text() + " ")
-    forget()
-    changed = differing(before, codes())
+    with contextlib.ExitStack() as stack:
+        for file in tables:
+            stack.enter_context(longer(file, " "))
+        changed = differing(before, codes())
     assert changed >= {"quantize", "rewrite", "measure"}
     assert not changed & {"load", "original", "prune", "recover", "export"}
 
 
 def test_a_new_import_counts_wherever_it_stands(before, package):
-    file = package / "runtime" / "embed.py"
-    file.write_text(file.read_text() + "\ndef more():\n    from edgeprune.service import app\n")
+    more = "\ndef more():\n    from edgeprune.service import app\n"
+    with longer(package / "runtime" / "embed.py", more):
+        forget()
+        changed = codes()
+        with longer(package / "service" / "app.py", "\n# changed\n"):
+            assert differing(before, changed) == differing(changed, codes()) == {"measure"}
     forget()
-    changed = codes()
-    with (package / "service" / "app.py").open("a") as stream:
-        stream.write("\n# changed\n")
-    forget()
-    assert differing(before, changed) == differing(changed, codes()) == {"measure"}
+    assert codes() == before
 
 
 @pytest.mark.parametrize(
