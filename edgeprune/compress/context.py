@@ -37,13 +37,10 @@ class Context:
     """What each stage did, by its name."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Where each stage's output is, by its name."""
-    model: Path | None = None
+    model: Path = Path()
     """The folder of the last stage that wrote a torch model."""
-
-    @property
-    def reference(self) -> Path:
-        """The uncompressed model, with the tokens that the build goes on with."""
-        return self.folders.get("vocabulary", self.folders["load"])
+    reference: Path = Path()
+    """The folder of the uncompressed model, with the tokens that the build goes on with."""
 
     @functools.cached_property
     def original(self) -> "Model":

@@ -30,6 +30,11 @@ def _as_before(settings: Any, facts: Facts) -> Facts:
     return facts
 
 
+def objective(task: Task) -> list[str]:
+    """The code that a stage finds through a task's row where it trains or scores."""
+    return [task.objective]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage."""
@@ -47,8 +52,9 @@ class Stage:
     """The settings classes by the method that the section names, where it names one."""
     description: str = ""
     """Its section in a recipe, in a sentence."""
-    gives: Literal["model", "graph"] | None = "model"
-    """What it writes that later stages go on with."""
+    gives: Literal["reference", "model", "graph"] | None = "model"
+    """What it writes that later stages go on with; a reference is a model that is yet uncompressed,
+    by which what comes of it is judged."""
     always: bool = False
     """Whether it runs in every build, not only where the recipe has its section."""
     trains: bool = False

@@ -75,8 +75,10 @@ def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool)
         context.folders[stage.name] = folder
         if stage.gives:
             source, key = folder, own
-        if stage.gives == "model":
+        if stage.gives in ("reference", "model"):
             context.model = folder
+        if stage.gives == "reference":
+            context.reference = folder
         forget_others(place, stage.name, folder)
     return done
 

@@ -16,7 +16,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
-from edgeprune.report.records import Record, data_name
+from edgeprune.report.records import BuildRecord, data_name
 from edgeprune.report.story import meaning, not_measured, requirements, told, verdict
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import chat_template
@@ -29,7 +29,7 @@ _MODULES = "modules.json"
 def model_card(bundle: Bundle) -> str:
     """A built bundle's README.md."""
     manifest = bundle.manifest
-    record = Record(str(manifest["recipe"]["name"]), manifest)
+    record = BuildRecord(str(manifest["recipe"]["name"]), manifest)
     result, judged = made(record), requirements(record)
     base = _base_model(record.model)
     sentences = (bundle.folder / _MODULES).is_file()
@@ -78,7 +78,7 @@ def model_card(bundle: Bundle) -> str:
     return environment(markdown).get_template("card.md").render(content)
 
 
-def _front(record: Record, name: str, base: str | None, sentences: bool) -> str:
+def _front(record: BuildRecord, name: str, base: str | None, sentences: bool) -> str:
     """The card's metadata as YAML."""
     task = record.task
     if sentences and TASKS[task].pools:
@@ -98,7 +98,7 @@ def _front(record: Record, name: str, base: str | None, sentences: bool) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
 
 
-def _tags(record: Record, stages: set[str]) -> list[str]:
+def _tags(record: BuildRecord, stages: set[str]) -> list[str]:
     tags = ["onnx", "onnxruntime", "edgeprune", "cpu", record.task]
     if stages & {"prune", "cut", "sparsify"}:
         tags.append("pruned")
@@ -109,7 +109,7 @@ def _tags(record: Record, stages: set[str]) -> list[str]:
     return tags + [f"int{width}" for width in sorted({4 if b <= 4 else 8 for b in bits})]
 
 
-def _results(record: Record, task: str) -> list[dict[str, Any]]:
+def _results(record: BuildRecord, task: str) -> list[dict[str, Any]]:
     """Every quality measure as the hub's model-index has it."""
     found = []
     for quality in record.quality:

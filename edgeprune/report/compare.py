@@ -12,7 +12,7 @@ from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
 from edgeprune.report.points import Point, points
-from edgeprune.report.records import Quality, Record, ratio
+from edgeprune.report.records import BuildRecord, Quality, ratio
 from edgeprune.report.sections.part import Section, Table
 
 _ORIGINAL = "original"
@@ -26,7 +26,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def sections(records: Sequence[Record], others: Sequence[Other] = ()) -> list[Section]:
+def sections(records: Sequence[BuildRecord], others: Sequence[Other] = ()) -> list[Section]:
     """The parts of the page.
 
     Raises:
@@ -40,7 +40,7 @@ def sections(records: Sequence[Record], others: Sequence[Other] = ()) -> list[Se
     return [_table(records), _pictures(records, others), _recipes(records), _caution(records)]
 
 
-def _table(records: Sequence[Record]) -> Section:
+def _table(records: Sequence[BuildRecord]) -> Section:
     works = records[0].works
     head = ["build", *(f"{WORK.get(work, work)}, times as fast" for work in works)]
     scores = [Quality.of(record.main_quality) for record in records]
@@ -81,9 +81,9 @@ def _change(quality: Quality) -> Cell:
     return changed(quality.key, quality.difference) if quality.difference else Cell("–")
 
 
-def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:
+def _pictures(records: Sequence[BuildRecord], others: Sequence[Other]) -> Section:
     """Quality against speed, a picture for each main measure and kind of work; size and memory."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[BuildRecord]] = {}
     for record in records:
         quality = Quality.of(record.main_quality)
         groups.setdefault((quality.measure, quality.key, quality.data), []).append(record)
@@ -99,7 +99,7 @@ def _pictures(records: Sequence[Record], others: Sequence[Other]) -> Section:
     return Section("pictures", "Quality, speed and size", pictures, text=" ".join(notes))
 
 
-def _shown(group: Sequence[Record], others: Sequence[Other], work: Work) -> list[Point]:
+def _shown(group: Sequence[BuildRecord], others: Sequence[Other], work: Work) -> list[Point]:
     """The original once, every result by its build's name, and the others."""
     first = points(group[0], others, work)
     found = [point for point in first if point.kind == _ORIGINAL]
@@ -112,7 +112,7 @@ def _shown(group: Sequence[Record], others: Sequence[Other], work: Work) -> list
     return [point for point in found if point.speed and point.quality]
 
 
-def _sizes(records: Sequence[Record]) -> list[str]:
+def _sizes(records: Sequence[BuildRecord]) -> list[str]:
     """Bars of what builds take on disk and in memory."""
     pictures = []
     for key, title in (("model_bytes", "graph and data"), ("peak_memory_bytes", "peak memory")):
@@ -122,7 +122,7 @@ def _sizes(records: Sequence[Record]) -> list[str]:
     return pictures
 
 
-def _recipes(records: Sequence[Record]) -> Section:
+def _recipes(records: Sequence[BuildRecord]) -> Section:
     """Every setting in which the recipes differ."""
     flat = [dict(_settings(record.recipe)) for record in records]
     keys = dict.fromkeys(key for settings in flat for key in settings)
@@ -157,7 +157,7 @@ def _shown_setting(settings: dict[str, Any], key: str) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _caution(records: Sequence[Record]) -> Section:
+def _caution(records: Sequence[BuildRecord]) -> Section:
     """What makes the builds hard to compare."""
     asked = {
         "their originals' weights": [record.content["source"].get("sha256") for record in records],

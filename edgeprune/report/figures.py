@@ -15,7 +15,7 @@ from edgeprune.measure.bench.record import Times
 from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation
 from edgeprune.measure.record import Batching
 from edgeprune.measure.works import WORKS
-from edgeprune.report.records import Known, Record, data_name, ratio
+from edgeprune.report.records import BuildRecord, Known, data_name, ratio
 
 WORK = {name: words.row for name, words in WORKS.items()}
 _SAME_SIZE = 1.01
@@ -45,7 +45,7 @@ class Row:
     change: Cell = Cell()
 
 
-def comparison(record: Record) -> list[Row]:
+def comparison(record: BuildRecord) -> list[Row]:
     """Original beside result: speed with intervals, bytes, memory, quality."""
     speed = record.speed
     mine, its = speed.candidate, speed.baseline
@@ -81,7 +81,7 @@ def _batching_row(found: Batching) -> Row:
     return Row(f"{what}, change of a label's probability", Cell(), Cell(figures))
 
 
-def conditions(record: Record) -> str:
+def conditions(record: BuildRecord) -> str:
     """Under what the speed was measured, in sentences."""
     speed, settings = record.speed, record.speed.settings
     threads = many(settings.threads, "thread")

@@ -10,7 +10,7 @@ from typing import Any
 from edgeprune.base.words import listed, many
 from edgeprune.compress.facts import UNITS, Removed
 from edgeprune.compress.prune.row import pruned_noun
-from edgeprune.report.records import Record
+from edgeprune.report.records import BuildRecord
 
 _TRAINING = ("prune", "sparsify", "recover")
 _MARGINAL = 0.01
@@ -52,7 +52,7 @@ class Made:
         return text[0].upper() + text[1:]
 
 
-def made(record: Record) -> Made:
+def made(record: BuildRecord) -> Made:
     """What a build's stages made of its model."""
     trained = (record.stage(name).get("checks") for name in _TRAINING)
     return Made(
@@ -98,7 +98,7 @@ def _tokens(did: Mapping[str, Any]) -> list[Removed]:
     return [Removed("tokens", did["tokens_before"] - did["tokens"], did["tokens_before"])]
 
 
-def _cut(record: Record) -> list[Removed]:
+def _cut(record: BuildRecord) -> list[Removed]:
     """Layers that are gone, and heads and channels of those that are left."""
     cut, load = record.stage("cut"), record.stage("load")
     if not cut:
@@ -116,7 +116,7 @@ def _cut(record: Record) -> list[Removed]:
     return [part for part in found if part.gone]
 
 
-def _pruned(record: Record) -> list[Removed]:
+def _pruned(record: BuildRecord) -> list[Removed]:
     """Weights that are zero, by one shot or by training."""
     found = []
     for stage in ("prune", "sparsify"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.base.errors import UserError
 from edgeprune.measure.bench.record import Speed, read_speed
 from edgeprune.measure.evaluate.result import Evaluation
-from edgeprune.report.records import Record, read_content
+from edgeprune.report.records import BuildRecord, read_content
 
 _REMEDY = "measure it anew with --json"
 
@@ -24,16 +24,18 @@ class Other:
     qualities: list[Evaluation] = field(default_factory=list)
 
 
-def joined(record: Record, folder: Path, others: Iterable[Other]) -> tuple[Record, list[Other]]:
+def joined(
+    record: BuildRecord, folder: Path, others: Iterable[Other]
+) -> tuple[BuildRecord, list[Other]]:
     """The record with what was measured of its own bundle later, and the others."""
-    own = {(folder / "bundle").resolve(), folder.resolve()}
-    mine = [other for other in others if Path(other.name).resolve() in own]
+    bundles = {(folder / "bundle").resolve(), folder.resolve()}
+    own = [other for other in others if Path(other.name).resolve() in bundles]
     later = replace(
         record,
-        later_speeds=tuple(found for other in mine for found in other.speeds),
-        later_quality=tuple(found for other in mine for found in other.qualities),
+        later_speeds=tuple(found for other in own for found in other.speeds),
+        later_quality=tuple(found for other in own for found in other.qualities),
     )
-    return later, [other for other in others if other not in mine]
+    return later, [other for other in others if other not in own]
 
 
 def read_others(files: Iterable[Path]) -> list[Other]:

@@ -9,7 +9,7 @@ from edgeprune.measure.bench.record import Comparison, Speed
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.works import Work
 from edgeprune.report.others import Other
-from edgeprune.report.records import Known, Quality, Record, ratio
+from edgeprune.report.records import BuildRecord, Known, Quality, ratio
 
 Kind = Literal["original", "stage", "result", "other"]
 STAGE_NAMES = {"export": "before rewriting"}
@@ -28,7 +28,7 @@ class Point:
     """Why it cannot stand in the picture, where it cannot."""
 
 
-def points(record: Record, others: Sequence[Other], work: Work) -> list[Point]:
+def points(record: BuildRecord, others: Sequence[Other], work: Work) -> list[Point]:
     """Every model that this build measured at a kind of work, and the others."""
     main = Quality.of(record.main_quality)
     baseline = (record.speed.baseline.model_bytes or 0) / 1e6
@@ -42,7 +42,7 @@ def points(record: Record, others: Sequence[Other], work: Work) -> list[Point]:
     return found + [_point(record, other, "other", work) for other in others]
 
 
-def _point(record: Record, model: Other, kind: Kind, work: Work) -> Point:
+def _point(record: BuildRecord, model: Other, kind: Kind, work: Work) -> Point:
     """A model's point; only what was measured under the build's own conditions is taken."""
     speeds = {_unlike_speed(record.speed, found, work): found for found in model.speeds}
     scores = {_unlike_quality(record.main_quality, found): found for found in model.qualities}

@@ -83,7 +83,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Record:
+class BuildRecord:
     """One build: its name among others, and the content of its report.json or manifest."""
 
     name: str
@@ -138,7 +138,7 @@ class Record:
         return list(self.speed.measures)
 
 
-def open_record(folder: Path, name: str | None = None) -> Record:
+def open_record(folder: Path, name: str | None = None) -> BuildRecord:
     """The record of a build's output folder, or of a bundle.
 
     Args:
@@ -157,7 +157,7 @@ def open_record(folder: Path, name: str | None = None) -> Record:
             f"{folder} holds neither {REPORT} nor {MANIFEST}: name a folder that `edgeprune build` "
             "wrote, or a bundle."
         )
-    record = Record(name or folder.resolve().name, read_content(file))
+    record = BuildRecord(name or folder.resolve().name, read_content(file))
     Content.from_json(record.content, file, _REMEDY)
     if not record.stage("measure") or "source" not in record.content:
         raise UserError(f"{file} records no measurement: it was not written by a whole build.")

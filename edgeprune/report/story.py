@@ -12,7 +12,7 @@ from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.measure.works import WORKS
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
-from edgeprune.report.records import Quality, Record, data_name, ratio
+from edgeprune.report.records import BuildRecord, Quality, data_name, ratio
 from edgeprune.report.schema import RECORDS
 
 
@@ -28,7 +28,7 @@ class Tile:
     tone: Tone = ""
 
 
-def tiles(record: Record) -> list[Tile]:
+def tiles(record: BuildRecord) -> list[Tile]:
     """Speed, size and memory against the original, and the main quality."""
     speed = record.speed
     shown = []
@@ -57,7 +57,7 @@ def tiles(record: Record) -> list[Tile]:
     return [*shown, Tile(figure, quality.words.capitalize(), details, word, main.tone)]
 
 
-def requirements(record: Record) -> list[Judged]:
+def requirements(record: BuildRecord) -> list[Judged]:
     """What the recipe required, met or missed."""
     asked = Requirements.model_validate(record.recipe.get("require") or {})
     return judge(record.measured, asked)
@@ -76,7 +76,7 @@ def verdict(judged: Sequence[Judged]) -> str:
     )
 
 
-def meaning(record: Record) -> list[str]:
+def meaning(record: BuildRecord) -> list[str]:
     """What a closeness to the original's embeddings is, and is not; sentences."""
     found = {quality.task: quality for quality in record.quality}
     if "cosine" not in found:
@@ -109,7 +109,7 @@ def meaning(record: Record) -> list[str]:
 # What each stage did, in a sentence ---------------------------------------------------------------
 
 
-def told(record: Record) -> list[dict[str, Any]]:
+def told(record: BuildRecord) -> list[dict[str, Any]]:
     """Every stage in order with its "name", what it "did", "seconds" and peak "megabytes"."""
     return [
         {
@@ -143,7 +143,7 @@ _TOLD: dict[str, Callable[[Any], list[str]]] = {
 # What was not measured ----------------------------------------------------------------------------
 
 
-def not_measured(record: Record, others: Sequence[Point] = ()) -> list[str]:
+def not_measured(record: BuildRecord, others: Sequence[Point] = ()) -> list[str]:
     """What a reader might take for measured and was not, each as a sentence."""
     speed, measured = record.speed, record.measured
     settings, machine = speed.settings, speed.machine

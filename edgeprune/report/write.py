@@ -14,7 +14,7 @@ from edgeprune.report.canvas import check_drawable
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
 from edgeprune.report.others import Other, joined, read_others
-from edgeprune.report.records import REPORT, Record, open_record
+from edgeprune.report.records import REPORT, BuildRecord, open_record
 from edgeprune.report.sections.build import sections
 from edgeprune.report.sections.part import Section
 from edgeprune.report.story import Tile, requirements, tiles, verdict
@@ -45,7 +45,7 @@ def write_report(folder: Path, content: dict[str, Any]) -> Path:
     return page
 
 
-def build_page(record: Record, others: Sequence[Other] = ()) -> Page:
+def build_page(record: BuildRecord, others: Sequence[Other] = ()) -> Page:
     """One build's page.
 
     Args:
@@ -69,7 +69,7 @@ def build_page(record: Record, others: Sequence[Other] = ()) -> Page:
     )
 
 
-def compare_page(records: Sequence[Record], others: Sequence[Other] = ()) -> Page:
+def compare_page(records: Sequence[BuildRecord], others: Sequence[Other] = ()) -> Page:
     """Several builds' page.
 
     Raises:

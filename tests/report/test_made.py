@@ -11,7 +11,7 @@ from speeds import make_speed
 
 from edgeprune.report.figures import changed, comparison, conditions, faster, smaller, times
 from edgeprune.report.made import made, model_name
-from edgeprune.report.records import Known, Record
+from edgeprune.report.records import BuildRecord, Known
 from edgeprune.report.story import meaning, not_measured, requirements, tiles, verdict
 
 LOAD = {"name": "load", "heads": [12] * 4, "channels": [100] * 4}
@@ -50,7 +50,9 @@ def record(
     """A build by a recipe whose description holds for another."""
     recipe = {"name": "minilm", "description": "Cut and in INT8; close to the original's."}
     source = {"model": model}
-    return Record("out", {"source": source, "recipe": recipe, "stages": [LOAD, *stages], **content})
+    return BuildRecord(
+        "out", {"source": source, "recipe": recipe, "stages": [LOAD, *stages], **content}
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,12 +96,14 @@ def test_experts_have_feed_forwards_of_their_own() -> None:
     load = {"name": "load", "heads": [4, 4], "channels": [10] * 8}
     cut = {"name": "cut", "layers": [0, 1], "heads": [4, 4], "channels": [10] * 6}
     content = {"source": {"model": "m"}, "stages": [load, cut]}
-    assert made(Record("m", content)).sentence.startswith("25 % of the feed-forward channels")
+    assert made(BuildRecord("m", content)).sentence.startswith("25 % of the feed-forward channels")
 
 
 def test_an_older_record_without_sizes_claims_none() -> None:
     content = {"source": {"model": "m"}, "stages": [{"name": "load"}, CUT]}
-    assert made(Record("m", content)).sentence.startswith("Some of the channels and heads removed")
+    assert made(BuildRecord("m", content)).sentence.startswith(
+        "Some of the channels and heads removed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def measured(
     median_ms: float | None = None,
     more: dict[str, Any] | None = None,
     **recipe: Any,
-) -> Record:
+) -> BuildRecord:
     """A build that was measured: its speed, a size of a tenth more, and its quality."""
     speed = make_speed("feature-extraction").to_json()
     times_ = speed["measures"]["encoder"]

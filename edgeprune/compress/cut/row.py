@@ -9,7 +9,7 @@ from edgeprune.base.words import many
 from edgeprune.compress.cut.record import Cut
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.facts import Facts
-from edgeprune.compress.stage import Stage
+from edgeprune.compress.stage import Stage, objective
 from edgeprune.model.anatomy import Anatomy
 
 
@@ -160,5 +160,5 @@ CUT = Stage(
     would=_would,
     leaves=_leaves,
     told=_told,
-    asks=lambda task: [task.objective],
+    asks=objective,
 )

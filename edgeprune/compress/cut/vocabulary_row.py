@@ -38,6 +38,7 @@ VOCABULARY = Stage(
     settings=VocabularySettings,
     default=VocabularySettings,
     description="Removal of the tokens that the text does not use.",
+    gives="reference",
     refuse=_refuse,
     would=_would,
     leaves=lambda settings, facts: facts.and_smaller("the vocabulary's rows that leave"),

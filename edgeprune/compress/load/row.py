@@ -22,5 +22,11 @@ def _told(did: Loaded) -> list[str]:
 
 
 LOAD = Stage(
-    "load", "edgeprune.compress.load.stage:run", Loaded, always=True, would=_would, told=_told
+    "load",
+    "edgeprune.compress.load.stage:run",
+    Loaded,
+    gives="reference",
+    always=True,
+    would=_would,
+    told=_told,
 )

@@ -12,8 +12,7 @@ from edgeprune.compress.prune.oneshot_settings import OneShotSettings
 from edgeprune.compress.prune.record import Pruned
 from edgeprune.compress.prune.settings import PruneSettings
 from edgeprune.compress.prune.train_settings import PruneStageSettings
-from edgeprune.compress.stage import Stage
-from edgeprune.model.tasks import Task
+from edgeprune.compress.stage import Stage, objective
 from edgeprune.model.units import block_weights
 
 _CLASSES = {name: method.settings for name, method in METHODS.items()}
@@ -143,10 +142,6 @@ def _agree_sparsify(settings: AnyPruneSettings, others: Mapping[str, Any]) -> No
         )
 
 
-def _objective(task: Task) -> list[str]:
-    return [task.objective]
-
-
 PRUNE = Stage(
     "prune",
     "edgeprune.compress.prune.stage:run",
@@ -161,7 +156,7 @@ PRUNE = Stage(
     would=_would_prune,
     leaves=_leaves,
     told=_told,
-    asks=_objective,
+    asks=objective,
 )
 SPARSIFY = Stage(
     "sparsify",
@@ -177,5 +172,5 @@ SPARSIFY = Stage(
     would=_would_sparsify,
     leaves=lambda settings, facts: _emptied(settings, facts, left=True),
     told=_told,
-    asks=_objective,
+    asks=objective,
 )

@@ -10,7 +10,7 @@ from edgeprune.compress.quantize.plan import Plan, plan_formats
 from edgeprune.compress.quantize.record import Quantized
 from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
-from edgeprune.compress.stage import Stage
+from edgeprune.compress.stage import Stage, objective
 from edgeprune.kernels.formats import FORMATS
 from edgeprune.model.anatomy import FUSED_HEADS
 from edgeprune.model.rope import turns_whole_heads
@@ -180,5 +180,5 @@ QUANTIZE = Stage(
     told=_told,
     look="edgeprune.compress.quantize.outlook:look_ahead",
     looks=lambda settings: settings.quantizes_linears,
-    asks=lambda task: [task.objective],
+    asks=objective,
 )

@@ -3,7 +3,7 @@
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.recover.record import Recovered
 from edgeprune.compress.recover.settings import RecoverSettings
-from edgeprune.compress.stage import Stage
+from edgeprune.compress.stage import Stage, objective
 
 
 def _would(settings: RecoverSettings, facts: Facts) -> list[str]:
@@ -32,5 +32,5 @@ RECOVER = Stage(
     trains=True,
     would=_would,
     told=_told,
-    asks=lambda task: [task.objective],
+    asks=objective,
 )

@@ -15,7 +15,6 @@ _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
 
 def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
     """Rewrite the graph in `source`; write it with tokenizer and configuration into `target`."""
-    assert context.model is not None
     plan = context.folders.get("quantize")
     quantized, asked = Quantized.load(plan) if plan else None, context.settings.get("quantize")
     batches = []

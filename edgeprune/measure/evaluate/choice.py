@@ -1,7 +1,8 @@
 """Multiple choice by likelihood: HellaSwag, PIQA, ARC, MMLU and what has their form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,11 @@ def read_items(rows: Sequence[Row], place: str) -> list[Item]:
         UserError: a row's choices are no list of texts, or its gold is none of them.
     """
     return [_item(row, place) for row in rows]
+
+
+def check_rows(rows: Sequence[Row], config: Mapping[str, Any], place: str) -> None:
+    """Refuse rows that are not items; see `read_items`."""
+    read_items(rows, place)
 
 
 def score(generator: Generator, items: Sequence[Item]) -> list[np.ndarray]:

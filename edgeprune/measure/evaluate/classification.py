@@ -1,6 +1,7 @@
 """Classification: accuracy and macro F1."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import Classifier
 from edgeprune.runtime.tokenize import Text
 from edgeprune.text.files import Row, text_of
-from edgeprune.text.labels import label_numbers
+from edgeprune.text.labels import label_names, label_numbers
 
 
 def classification(bundle: Bundle, data: Data) -> Quality:
@@ -30,6 +31,15 @@ def classification(bundle: Bundle, data: Data) -> Quality:
         strata="label",
         aggregate_of=accuracy_and_f1,
     )
+
+
+def check_rows(rows: Sequence[Row], config: Mapping[str, Any], place: str) -> None:
+    """Refuse a label that the model of this configuration does not have.
+
+    Raises:
+        UserError: naming the label.
+    """
+    label_numbers([row["label"] for row in rows], label_names(config), place)
 
 
 def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndarray, np.ndarray]:

@@ -42,6 +42,8 @@ class Measure:
     per_token: bool = False  # whether models of other tokens give values that do not compare
     own: bool = False  # whether a build takes it as measure.task, on data of the user's
     fields: Mapping[str, Read] = field(default_factory=dict)  # of such rows, and how each is read
+    check: str | None = None  # "module:function" of rows, config.json and their place that refuses
+    rather: tuple[str, str] | None = None  # a field of rows that another measure reads, and which
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -63,6 +65,7 @@ _MEASURES = (
         "edgeprune.measure.evaluate.classification:classification",
         own=True,
         fields={"text": text_of, "label": _as_it_is},
+        check="edgeprune.measure.evaluate.classification:check_rows",
     ),
     Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),
     Measure(
@@ -78,6 +81,7 @@ _MEASURES = (
         "edgeprune.measure.evaluate.choice:choice",
         own=True,
         fields={"query": text_of, "choices": _as_it_is, "gold": _as_it_is},
+        check="edgeprune.measure.evaluate.choice:check_rows",
     ),
     Measure(
         "cloze",
@@ -90,6 +94,7 @@ _MEASURES = (
         "edgeprune.measure.evaluate.generation:generation",
         own=True,
         fields={"prompt": text_of, "answer": text_of},
+        rather=("choices", "choice"),
     ),
 )
 MEASURES = {measure.name: measure for measure in _MEASURES}

@@ -1,23 +1,23 @@
 """The row of the measure stage, which puts the bundle beside the original."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.base.registry import load_function
 from edgeprune.compress.context import Context
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.stage import Stage
 from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.evaluate.choice import read_items
 from edgeprune.measure.evaluate.data import Data
-from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.measure.evaluate.measures import MEASURES, Measure
 from edgeprune.measure.record import Measured
 from edgeprune.model.families import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.keys import data_digest, processor_digest
 from edgeprune.pipeline.measure.settings import OWN_TASKS, MeasureSettings
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.text.files import Row
-from edgeprune.text.labels import label_names, label_numbers
 
 
 def _refuse(settings: MeasureSettings, facts: Facts) -> None:
@@ -40,10 +40,7 @@ def _refuse(settings: MeasureSettings, facts: Facts) -> None:
             f"measure.task is {task}, which does not fit {checkpoint.task}: "
             f"take {' or '.join(fitting)}."
         )
-    rows = _read(task, Data(data, settings.limit, fields=settings.fields))
-    if task == "classification":
-        names = label_names(checkpoint.config)
-        label_numbers([row["label"] for row in rows], names, data)
+    _read(MEASURES[task], Data(data, settings.limit, fields=settings.fields), checkpoint.config)
 
 
 def _refuse_length(settings: MeasureSettings, facts: Facts) -> None:
@@ -61,21 +58,20 @@ def _refuse_length(settings: MeasureSettings, facts: Facts) -> None:
         )
 
 
-def _read(task: str, data: Data) -> list[Row]:
-    """Read what a measure would read; its rows, where it reads rows."""
-    fields = MEASURES[task].fields
-    if not fields:
+def _read(measure: Measure, data: Data, config: Mapping[str, Any]) -> None:
+    """Read what a measure would read, and refuse what it would."""
+    if not measure.fields:
         data.documents()
-        return []
-    if task == "generation" and "choices" in data.rows([])[0]:
-        task, fields = "choice", MEASURES["choice"].fields
-    rows = data.rows(list(fields))
+        return
+    if measure.rather:
+        field, other = measure.rather
+        measure = MEASURES[other] if field in data.rows([])[0] else measure
+    rows = data.rows(list(measure.fields))
     for row in rows:
-        for field, read in fields.items():
+        for field, read in measure.fields.items():
             read(row, field, data.place)
-    if task == "choice":
-        read_items(rows, data.place)
-    return rows
+    if measure.check:
+        load_function(measure.check)(rows, config, data.place)
 
 
 def _would(settings: MeasureSettings, facts: Facts) -> list[str]:

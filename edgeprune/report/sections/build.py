@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from edgeprune.report.others import Other
 from edgeprune.report.points import points
-from edgeprune.report.records import Record
+from edgeprune.report.records import BuildRecord
 from edgeprune.report.sections.model import formats, layers, stages
 from edgeprune.report.sections.part import Section
 from edgeprune.report.sections.sensitivity import sensitivity
@@ -18,7 +18,7 @@ from edgeprune.report.sections.went import passes, pruning, training
 from edgeprune.report.story import not_measured
 
 
-def sections(record: Record, others: Sequence[Other] = ()) -> list[Section]:
+def sections(record: BuildRecord, others: Sequence[Other] = ()) -> list[Section]:
     """Every part of a build's page that has something to show, in order."""
     every = [
         required(record),
@@ -39,11 +39,11 @@ def sections(record: Record, others: Sequence[Other] = ()) -> list[Section]:
     return [section for section in every if not section.empty]
 
 
-def _not_measured(record: Record, others: Sequence[Other]) -> Section:
+def _not_measured(record: BuildRecord, others: Sequence[Other]) -> Section:
     found = [p for p in points(record, others, record.works[0]) if p.kind == "other"]
     items = not_measured(record, found)
     return Section("not-measured", "Not measured", items=items)
 
 
-def _recipe(record: Record) -> Section:
+def _recipe(record: BuildRecord) -> Section:
     return Section("recipe", "Recipe", code=json.dumps(record.recipe, indent=2, ensure_ascii=False))

@@ -8,12 +8,12 @@ from edgeprune.base.words import many
 from edgeprune.compress.quantize.plan import Plan
 from edgeprune.report.pictures.layers import kept_sizes
 from edgeprune.report.pictures.tensors import format_grid, places
-from edgeprune.report.records import Record
+from edgeprune.report.records import BuildRecord
 from edgeprune.report.sections.part import Section, Table
 from edgeprune.report.story import told
 
 
-def stages(record: Record) -> Section:
+def stages(record: BuildRecord) -> Section:
     """What every stage did, how long it took, and how much memory the build had needed by then."""
     head = ("stage", "what it did", "seconds", "peak MB")
     listed = [
@@ -24,7 +24,7 @@ def stages(record: Record) -> Section:
     return Section("stages", "What was built", tables=[table])
 
 
-def layers(record: Record) -> Section:
+def layers(record: BuildRecord) -> Section:
     """Heads and channels of every layer, before and after the cut."""
     title = "What every layer kept"
     cut, load = record.stage("cut"), record.stage("load")
@@ -47,7 +47,7 @@ def layers(record: Record) -> Section:
     return Section("layers", title, pictures, [table], " ".join(notes))
 
 
-def formats(record: Record) -> Section:
+def formats(record: BuildRecord) -> Section:
     """The planned format of every tensor, and what each takes."""
     title = "Bits of every tensor"
     did = record.stage("quantize")

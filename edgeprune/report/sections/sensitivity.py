@@ -6,11 +6,11 @@ from typing import Any
 
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.tensors import heat_grid, places
-from edgeprune.report.records import Record
+from edgeprune.report.records import BuildRecord
 from edgeprune.report.sections.part import Section, Table
 
 
-def sensitivity(record: Record) -> Section:
+def sensitivity(record: BuildRecord) -> Section:
     """What rounding, pruning and dropping cost each part of the model, where a stage asked."""
     did = record.stage("quantize")
     roles = {entry["name"]: entry["role"] for entry in did.get("plan", {}).get("entries", [])}
@@ -38,7 +38,7 @@ class _Part:
     text: str = ""
 
 
-def _costs(record: Record, roles: Mapping[str, str]) -> _Part:
+def _costs(record: BuildRecord, roles: Mapping[str, str]) -> _Part:
     """What the rounding of each linear was predicted, or measured, to cost."""
     costs = record.stage("quantize").get("costs")
     if not costs:
@@ -68,7 +68,7 @@ def _errors(did: dict[str, Any], roles: Mapping[str, str]) -> _Part:
     return _Part([picture], text="Rounding errors are relative to weights or to outputs.")
 
 
-def _pruned(record: Record, stage: str, roles: Mapping[str, str]) -> _Part:
+def _pruned(record: BuildRecord, stage: str, roles: Mapping[str, str]) -> _Part:
     """What one-shot pruning took from each linear, and what that did to its outputs."""
     layers = record.stage(stage).get("layers")
     if not layers:

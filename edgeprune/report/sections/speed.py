@@ -20,14 +20,14 @@ from edgeprune.report.pictures.operators import rows
 from edgeprune.report.pictures.speed_quality import speed_quality as scatter
 from edgeprune.report.points import Point as Shown
 from edgeprune.report.points import points
-from edgeprune.report.records import Quality, Record, ratio
+from edgeprune.report.records import BuildRecord, Quality, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
 from edgeprune.report.story import meaning, requirements
 
 _SIDES = {side: name for side, (_, name) in SIDES.items()}
 
 
-def result(record: Record) -> Section:
+def result(record: BuildRecord) -> Section:
     """Original beside result, figure by figure."""
     listed: list[list[str | Cell]] = [
         [row.what, row.original, row.result, row.change] for row in comparison(record)
@@ -42,7 +42,7 @@ def result(record: Record) -> Section:
     )
 
 
-def required(record: Record) -> Section:
+def required(record: BuildRecord) -> Section:
     """What the recipe required beside what was measured; empty where it required nothing."""
     judged = requirements(record)
     listed: list[list[str | Cell]] = [
@@ -59,7 +59,7 @@ def required(record: Record) -> Section:
     return Section("required", "What was required", tables=tables)
 
 
-def speed_quality(record: Record, others: Sequence[Other]) -> Section:
+def speed_quality(record: BuildRecord, others: Sequence[Other]) -> Section:
     """Every model with both, in a picture, and all of them in a table."""
     quality = Quality.of(record.main_quality)
     pictures, tables = [], []
@@ -89,7 +89,7 @@ def _point_row(point: Shown) -> list[str | Cell]:
     return [point.name, speed, quality, size]
 
 
-def latency(record: Record) -> Section:
+def latency(record: BuildRecord) -> Section:
     """How a call's time grows with what it is given."""
     here = record.speed.point
     later = [speed.point for speed in record.later_speeds]
@@ -126,7 +126,7 @@ def _latency_table(work: Work, key: str, line: Sequence[Point]) -> Table:
     return Table(head, listed)
 
 
-def operators(record: Record) -> Section:
+def operators(record: BuildRecord) -> Section:
     """Where the time of a call goes, before and after."""
     speeds = [record.speed, *record.later_speeds]
     profile = next((each.profile for each in speeds if each.profile), {})

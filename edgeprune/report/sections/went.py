@@ -5,11 +5,11 @@ from typing import Any
 
 from edgeprune.report.pictures.training import training as loss_lines
 from edgeprune.report.pictures.trajectory import budget, kept, momentum, norms, variance
-from edgeprune.report.records import Record
+from edgeprune.report.records import BuildRecord
 from edgeprune.report.sections.part import Section, Table
 
 
-def pruning(record: Record) -> list[Section]:
+def pruning(record: BuildRecord) -> list[Section]:
     """A section for each pool of units that was pruned while training."""
     pools = [
         (stage, pool)
@@ -58,7 +58,7 @@ def _update_table(updates: Sequence[dict[str, Any]]) -> Table:
     return Table(head, listed, folded="Every update in numbers")
 
 
-def training(record: Record) -> Section:
+def training(record: BuildRecord) -> Section:
     """The losses of every stage that trained."""
     name, title = "training", "Loss on held-out text"
     pictures, tables = [], []
@@ -80,7 +80,7 @@ def training(record: Record) -> Section:
     return Section(name, title, pictures, tables)
 
 
-def passes(record: Record) -> Section:
+def passes(record: BuildRecord) -> Section:
     """What each pass over the graph changed, and how far it drifted."""
     head = ("pass", "kept", "changed", "nodes", "drift of allowed")
     listed = [
