@@ -43,7 +43,7 @@ def written(saved: Path, folder: Path, **settings: Any) -> Path:
     """The same weights under a configuration with nothing of rotary positions but `settings`."""
     shutil.copytree(saved, folder)
     config = json.loads((saved / "config.json").read_text())
-    for name in ("rope_theta", "rope_scaling", "torch_dtype", "dtype"):
+    for name in ("rope_parameters", "rope_theta", "rope_scaling", "torch_dtype", "dtype"):
         config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config | settings))
     return folder
