@@ -53,7 +53,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
         UserError: the folder is not whole.
     """
     import transformers
-    from transformers.modeling_utils import no_init_weights
+    from transformers.initialization import no_init_weights
 
     if not (folder / SIZES).exists():
         return import_checkpoint(open_checkpoint(str(folder)))

@@ -30,8 +30,8 @@ class Task:
     no other names."""
     loader: str
     """The class of transformers that reads a model."""
-    exported: str
-    """The name by which optimum exports it."""
+    output: str
+    """What a graph of it gives: the field of the module's answer, and the output's name."""
     reads: Literal["sentences", "labelled", "windows"]
     """How text becomes what it learns from: sentences, texts with a label, windows of tokens."""
     columns: tuple[str, ...]
@@ -78,7 +78,7 @@ _ROWS = (
         models="sentence encoders",
         classes=(),
         loader="AutoModel",
-        exported="feature-extraction",
+        output="last_hidden_state",
         reads="sentences",
         columns=("text",),
         objective="edgeprune.compress.objectives.embedding",
@@ -99,7 +99,7 @@ _ROWS = (
         models="classifiers of whole texts (ForSequenceClassification)",
         classes=("ForSequenceClassification",),
         loader="AutoModelForSequenceClassification",
-        exported="text-classification",
+        output="logits",
         reads="labelled",
         columns=("text", "label"),
         objective="edgeprune.compress.objectives.classification",
@@ -121,7 +121,7 @@ _ROWS = (
         models="decoders (ForCausalLM)",
         classes=("ForCausalLM", "LMHeadModel"),
         loader="AutoModelForCausalLM",
-        exported="text-generation-with-past",
+        output="logits",
         reads="windows",
         columns=("text",),
         objective="edgeprune.compress.objectives.generation",

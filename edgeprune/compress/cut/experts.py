@@ -72,7 +72,6 @@ def _keep(model: Model, part: Experts, index: list[int]) -> None:
     router = model.linear(part.router)
     router.weight = nn.Parameter(router.weight.detach()[index].clone())
     router.out_features = len(index)
-    model.module.get_submodule(part.module).num_experts = len(index)  # type: ignore[assignment]
 
 
 @torch.no_grad()
@@ -120,8 +119,7 @@ def _watch(
     def score(number: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             weights, chosen = routed[part.router]
-            # An expert is given first the tokens that chose it first, then those that did second.
-            scores[number].add(args[0], output, weights.T[(chosen == number).T])
+            scores[number].add(args[0], output, weights[chosen == number])
 
         return hook
 
