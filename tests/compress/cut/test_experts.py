@@ -19,7 +19,6 @@ from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.stage import cut
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.objectives.generation import next_token_loss
-from edgeprune.export.trace import export_onnx
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
@@ -215,8 +214,6 @@ def test_what_does_not_take_mixtures_says_so(tmp_path):
     model = make_model("mixtral", tmp_path / "hf", False)
     with pytest.raises(UserError, match=r"layers\.0 is a mixture of 4 experts"):
         input_groups(model.anatomy.blocks[0])
-    with pytest.raises(UserError, match="optimum cannot export this model to ONNX"):
-        export_onnx(model, tmp_path / "onnx")
     settings = TextSettings(data=str(text_file(tmp_path / "text.txt")))
     text = open_text(settings, "windows", 0)
     refused = {"prune": {}, "sparsify": {"pattern": "4x16"}, "quantize": {}}
