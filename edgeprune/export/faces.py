@@ -125,14 +125,11 @@ def generating(module: nn.Module, output: str, layers: Sequence[Attended | Convo
             inputs[past] = layer.traced()
             outputs.append(present)
             axes |= {past: layer.axes(after=False), present: layer.axes(after=True)}
-    # Its name from transformers 5.24 on.
-    argument = "cache" if "cache" in taken else "past_key_values"
 
     def call(*values: Tensor) -> Sequence[Tensor]:
         texts, past = values[: len(named)], values[len(named) :]
         cache = cache_of(layers, past)
-        options = {argument: cache, "use_cache": True}
-        answer = original(**dict(zip(named, texts, strict=True)), **options)
+        answer = original(**dict(zip(named, texts, strict=True)), cache=cache, use_cache=True)
         return (answer[output], *kept(cache))
 
     return Face(inputs, outputs, axes, call)

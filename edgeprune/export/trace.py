@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -105,7 +106,9 @@ def trace(
     module.eval()
     # What is silenced is that the older tracer goes, and where transformers reads a traced size.
     attending = nullcontext() if plain else our_attention(module)
-    with quiet(), torch.no_grad(), attending, _called(module, face.call):
+    # Of an operator that it does not know, the older one prints the whole graph, past Python.
+    unprinted = patch.object(torch._C, "_jit_onnx_log")
+    with quiet(), unprinted, torch.no_grad(), attending, _called(module, face.call):
         try:
             torch.onnx.export(
                 module,

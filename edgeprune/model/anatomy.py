@@ -239,7 +239,17 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
 
 
 def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """Shapes as they are once fused and transposed weights were made plain linears."""
+    """Names and shapes as they are once a model was read, and fused, stacked and transposed weights
+    were made plain linears."""
+    plain: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        for part, called in family.in_files.items():
+            name = name.replace(part, called)
+        plain[name] = shape
+    return _unstacked(family, _unfused(family, plain))
+
+
+def _unfused(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     fused = family.fused
     if fused is None or not any(name.endswith(f".{fused.path}.weight") for name in shapes):
         return shapes
@@ -254,6 +264,28 @@ def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
             plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
         else:
             plain[name] = shape
+    return plain
+
+
+def _unstacked(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    paths = family.experts
+    if paths is None:
+        return shapes
+    gate_up, down = (f".{paths.experts}.{name}" for name in paths.stacked)
+    plain: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        parts: dict[str, int] = {}
+        if len(shape) == 3 and name.endswith(gate_up):
+            parts = {paths.gate: shape[1] // 2, paths.up: shape[1] // 2}
+        elif len(shape) == 3 and name.endswith(down):
+            parts = {paths.down: shape[1]}
+        if not parts:
+            plain[name] = shape
+            continue
+        path, _, _ = name.rpartition(".")
+        for number in range(shape[0]):
+            for part, rows in parts.items():
+                plain[f"{path}.{number}.{part}.weight"] = (rows, shape[2])
     return plain
 
 

@@ -23,6 +23,7 @@ from edgeprune.model.tasks import task_of
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_ORIGINAL = "original"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 
@@ -58,10 +59,16 @@ class Checkpoint:
 
     @property
     def strays(self) -> list[str]:
-        """Names of other files of weights beside those that are read."""
+        """Names of other files of weights beside those that are read, and in the folder in which
+        publishers put the model as they trained it."""
         if self.gguf:
             return []
-        return [file.name for file in _safetensors(self.folder) if file not in self.files]
+        beside = [file for file in _safetensors(self.folder) if file not in self.files]
+        kinds = (".safetensors", *_PICKLED)
+        below = [
+            file for file in sorted((self.folder / _ORIGINAL).glob("*")) if file.suffix in kinds
+        ]
+        return [file.relative_to(self.folder).as_posix() for file in (*beside, *below)]
 
 
 def open_checkpoint(name: str) -> Checkpoint:
@@ -185,8 +192,9 @@ def _from_hub(name: str) -> Path:
             f"{name!r} is not a folder here, and fetching it from the hub needs {install('build')}."
         ) from None
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/*"]
+    others = [f"{_ORIGINAL}/*", "consolidated*"]  # the model once more, in another layout
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -32,6 +32,9 @@ class ExpertPaths:
     gate: str
     up: str
     down: str
+    stacked: tuple[str, str]
+    """How transformers keeps all experts' gate and up projections in one tensor (experts, outputs,
+    inputs), and their down projections in another; loading takes them apart."""
     shared: str | None = None
     """A feed-forward beside the experts that reads every token."""
     normalized: str | None = None
@@ -94,6 +97,9 @@ class Family:
     experts: ExpertPaths | None = None
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
+    in_files: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the names of tensors in a model's files, and what they are called once it is read.
+    """
 
 
 _BERT = Family(
@@ -134,6 +140,17 @@ _LLAMA = Family(
     attention_norm="input_layernorm",
     feed_forward_norm="post_attention_layernorm",
     rotary={"rope_theta": "rope_theta"},
+)
+
+
+_EXPERTS = ExpertPaths(
+    module="mlp",
+    router="mlp.gate",
+    experts="mlp.experts",
+    gate="gate_proj",
+    up="up_proj",
+    down="down_proj",
+    stacked=("gate_up_proj", "down_proj"),
 )
 
 
@@ -185,28 +202,18 @@ FAMILIES: tuple[Family, ...] = (
     replace(
         _LLAMA,
         model_types=("mixtral",),
-        experts=ExpertPaths(
-            module="block_sparse_moe",
-            router="block_sparse_moe.gate",
-            experts="block_sparse_moe.experts",
-            gate="w1",
-            up="w3",
-            down="w2",
-        ),
+        experts=_EXPERTS,
+        in_files={
+            ".block_sparse_moe.": ".mlp.",
+            ".w1.": ".gate_proj.",
+            ".w3.": ".up_proj.",
+            ".w2.": ".down_proj.",
+        },
     ),
     replace(
         _LLAMA,
         model_types=("qwen2_moe", "qwen3_moe"),
-        experts=ExpertPaths(
-            module="mlp",
-            router="mlp.gate",
-            experts="mlp.experts",
-            gate="gate_proj",
-            up="up_proj",
-            down="down_proj",
-            shared="mlp.shared_expert",
-            normalized="norm_topk_prob",
-        ),
+        experts=replace(_EXPERTS, shared="mlp.shared_expert", normalized="norm_topk_prob"),
     ),
     Family(
         model_types=("gpt2",),
@@ -266,7 +273,7 @@ FAMILIES: tuple[Family, ...] = (
         attention_norm="input_layernorm",
         feed_forward_norm="post_attention_layernorm",
         fused=Fused("attention.query_key_value", interleaved=True),
-        head="embed_out",
+        in_files={"embed_out.": "lm_head."},
         rotary={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
     ),
     Family(

@@ -16,6 +16,7 @@ from edgeprune.model.families import find_family, num_heads
 from edgeprune.model.fits import check_fits
 from edgeprune.model.model import Model, wrap
 from edgeprune.model.plain import fold_depth_scales, make_plain
+from edgeprune.model.rope import without_rope_parameters
 from edgeprune.model.shapes import without_unread_pooler
 from edgeprune.model.tasks import TASKS, task_of
 
@@ -44,13 +45,15 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
             f"{checkpoint.name} could not be read: {reason} (see whether its config.json is right)"
         ) from error
     config = json.loads(loaded.config.to_json_string(use_diff=False))
+    family = find_family(config["model_type"])
+    config = without_rope_parameters(config, family, checkpoint.folder / "config.json")
     config["architectures"] = [type(loaded).__name__]
     config.pop("_name_or_path", None)  # where this machine has it
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
     # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
     for name in ("quantization_config", "_name_or_path"):
         config.pop(name, None)
-    make_plain(loaded, find_family(config["model_type"]), num_heads(config))
+    make_plain(loaded, family, num_heads(config))
     model = wrap(without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
     for name, tensor in model.module.state_dict().items():

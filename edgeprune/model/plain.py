@@ -1,8 +1,8 @@
-"""Plain linears for what some families store fused or transposed.
+"""Plain linears for what some families store fused, stacked or transposed.
 
-The rest of the house knows one kind of linear, (outputs, inputs), and one of each for query, key
-and value; so a model's layers are brought into that form once, when it is loaded. The function
-stays the same.
+The rest of the house knows one kind of linear, (outputs, inputs), one of each for query, key
+and value, and three for an expert; so a model's layers are brought into that form once, when it is
+loaded. The function stays the same.
 """
 
 from typing import Any
@@ -31,13 +31,75 @@ class QueryKeyValue(nn.Module):
         return torch.cat(parts, -1)
 
 
+class Expert(nn.Module):
+    """A feed-forward whose gate and up projections are linears of their own."""
+
+    def __init__(self, gate_up: Tensor, down: Tensor, activation: nn.Module) -> None:
+        """gate_up: [2 * channels, width]; down: [width, channels]."""
+        super().__init__()
+        gate, up = gate_up.chunk(2)
+        self.gate_proj, self.up_proj = _linear(gate, None), _linear(up, None)
+        self.down_proj = _linear(down, None)
+        self.activation = activation
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[tokens, width] to the same."""
+        answer: Tensor = self.down_proj(
+            self.activation(self.gate_proj(hidden)) * self.up_proj(hidden)
+        )
+        return answer
+
+
+class Mixture(nn.Module):
+    """A mixture of experts, with its router and its experts as linears.
+
+    Every token is given to those that its router likes best, and where there is a shared expert to
+    that one too. An expert reads first the tokens that chose it first, then those that did second.
+    """
+
+    def __init__(self, stacked: Any) -> None:
+        """stacked: transformers' own module, whose experts are rows of two tensors."""
+        super().__init__()
+        router, experts = stacked.gate, stacked.experts
+        self.gate = _linear(router.weight, None)
+        self.experts = nn.ModuleList(
+            Expert(gate_up, down, experts.act_fn)
+            for gate_up, down in zip(experts.gate_up_proj, experts.down_proj, strict=True)
+        )
+        self.active = int(router.top_k)
+        self.normalized = bool(getattr(router, "norm_topk_prob", True))
+        self.shared_expert = getattr(stacked, "shared_expert", None)
+        self.shared_expert_gate = getattr(stacked, "shared_expert_gate", None)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[texts, tokens, width] to the same."""
+        flat = hidden.flatten(0, -2)
+        weights, chosen = self.gate(flat).float().softmax(-1).topk(self.active, -1)
+        if self.normalized:
+            weights = weights / weights.sum(-1, keepdim=True)
+        answer, by_place = torch.zeros_like(flat), chosen.T
+        for number, expert in enumerate(self.experts):
+            places, tokens = torch.where(by_place == number)
+            # A traced graph has every expert, whatever the traced tokens chose.
+            if torch.jit.is_tracing() or len(tokens):
+                scaled = expert(flat[tokens]) * weights[tokens, places, None]
+                answer = answer.index_add(0, tokens, scaled.to(answer.dtype))
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
+            answer = answer + self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)
+        return answer.view_as(hidden)
+
+
 @torch.no_grad()
 def make_plain(module: nn.Module, family: Family, heads: int) -> None:
-    """Give a model of `family` plain linears in place of fused and transposed weights.
+    """Give a model of `family` plain linears in place of fused, stacked and transposed weights.
 
     Args:
         heads: attention heads of a layer.
     """
+    if family.experts is not None:
+        for name, part in list(module.named_modules()):
+            if name.endswith(f".{family.experts.module}") and hasattr(part, "experts"):
+                module.set_submodule(name, Mixture(part))
     fused = family.fused
     if fused is None:
         return
@@ -77,6 +139,8 @@ def fold_depth_scales(module: nn.Module, anatomy: Anatomy, config: dict[str, Any
     for block in anatomy.blocks:
         for parameter in module.get_submodule(block.attention.query).parameters():
             parameter.div_(block.index + 1)
+        attention: Any = module.get_submodule(block.attention.module)
+        attention.scaling *= block.index + 1
     config[setting] = False
     for part in (module.config, *module.modules()):
         if hasattr(part, setting):

@@ -1,6 +1,7 @@
 """Rotary positions as config.json states them: transformers 5 writes all of it as
 `rope_parameters`, transformers 4 as `rope_theta`, `rope_scaling` and a setting for the share of a
-head that is turned. The house, and what a bundle's clients read, is the latter."""
+head that is turned. The house speaks, and a bundle says, the latter: transformers 5 reads both, and
+older clients nothing else."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +21,15 @@ def without_rope_parameters(
 
     Raises:
         UserError: its layers differ in their positions, or turn a share of each head that the
-            family cannot.
+            family cannot; or both versions' words are there and say different things.
     """
     config = dict(config)
     stated = config.get("rope_parameters")
     if not family.rotary or not isinstance(stated, dict) or not stated:
         return config
     del config["rope_parameters"]
-    kinds = list(stated.values()) if all(isinstance(v, dict) for v in stated.values()) else [stated]
+    by_layer = any(isinstance(value, dict) for value in stated.values())
+    kinds = list(stated.values()) if by_layer else [stated]
     if any(kind != kinds[0] for kind in kinds):
         raise UserError(
             f"{file}: rope_parameters differ between {' and '.join(stated)} layers, which this "
@@ -37,14 +39,46 @@ def without_rope_parameters(
     for name in ("rope_theta", "partial_rotary_factor"):
         value = scaling.pop(name, None)
         if name in family.rotary and value is not None:
-            config[family.rotary[name]] = value
+            _say(config, family.rotary[name], value, f"rope_parameters.{name}", file)
         elif value not in (None, 1):
             raise UserError(
                 f"{file}: rope_parameters.{name} is {value}, which this type of model does not "
                 "have."
             )
-    config["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
+    default = _named(scaling)["rope_type"] == "default"
+    _say(config, "rope_scaling", None if default else scaling, "rope_parameters", file)
     return config
+
+
+def _say(config: dict[str, Any], name: str, value: Any, source: str, file: Path) -> None:
+    """Put what `source` says of a setting under its name, where nothing else stands.
+
+    Raises:
+        UserError: another value stands there.
+    """
+    own = config.get(name)
+    if _differ(own, value):
+        raise UserError(
+            f"{file}: {source} says {value}, and {name} says {own}: remove the one that is not the "
+            "model's."
+        )
+    config[name] = value
+
+
+def _differ(own: Any, other: Any) -> bool:
+    """Whether two statements of one setting contradict; one that is missing contradicts nothing."""
+    if own is None:
+        return False
+    if not isinstance(own, dict):
+        return bool(own != other)
+    own, other = _named(own), _named(other or {})
+    return any(own[key] != other[key] for key in own.keys() & other.keys())
+
+
+def _named(scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """A stretching of positions whose kind is under the newer of its two names."""
+    rest = {key: value for key, value in scaling.items() if key != "type"}
+    return {"rope_type": scaling.get("type", "default"), **rest}
 
 
 def turns_whole_heads(config: Mapping[str, Any], family: Family) -> bool:

@@ -70,6 +70,18 @@ def test_weights_beside_the_model_are_not_the_model(model):
     assert (found.files, found.strays) == ((model / WEIGHTS,), ["old.safetensors"])
 
 
+def test_the_model_as_its_publisher_trained_it_is_named_and_not_read(model, tmp_path):
+    (model / "original").mkdir()
+    for name in ("consolidated.00.pth", "model.safetensors", "params.json", "tokenizer.model"):
+        (model / "original" / name).write_bytes(b"\x80 not to be opened")
+    found = open_checkpoint(str(model))
+    assert found.strays == ["original/consolidated.00.pth", "original/model.safetensors"]
+    import_checkpoint(found)
+    result = dry_run(model, tmp_path)
+    assert result.exit_code == 0
+    assert "Warning: original/consolidated.00.pth, original/model.safetensors in" in result.stderr
+
+
 def test_weights_of_another_layout_alone_are_no_model(model):
     (model / WEIGHTS).rename(model / "consolidated.safetensors")
     with pytest.raises(UserError, match=r"no weights in model\.safetensors.*consolidated\.safe"):

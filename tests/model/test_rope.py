@@ -1,10 +1,12 @@
-"""Rotary positions as transformers 5 writes them, read as what transformers 4 writes."""
+"""Rotary positions as transformers 4 and 5 write them: the same weights answer the same, with the
+angles that the papers give."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -43,7 +45,7 @@ def written(saved: Path, folder: Path, **settings: Any) -> Path:
     """The same weights under a configuration with nothing of rotary positions but `settings`."""
     shutil.copytree(saved, folder)
     config = json.loads((saved / "config.json").read_text())
-    for name in ("rope_theta", "rope_scaling", "torch_dtype", "dtype"):
+    for name in ("rope_parameters", "rope_theta", "rope_scaling", "torch_dtype", "dtype"):
         config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config | settings))
     return folder
@@ -59,21 +61,125 @@ def logits(module: Any, tokens: int) -> torch.Tensor:
     return module(torch.arange(tokens)[None] * 7 % 131).logits
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_weights_answer_the_same(kind, saved, tmp_path):
-    scaling = None if kind == "default" else {"rope_type": kind, **KINDS[kind]}
-    old = {"rope_theta": 500_000.0, "rope_scaling": scaling, "torch_dtype": "float32"}
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        written(saved, tmp_path / "old", **old)
-    ).eval()
-    mine = import_checkpoint(
-        open_checkpoint(str(written(saved, tmp_path / "new", **version_5(kind))))
+def version_4(kind: str, theta: float = 500_000.0, key: str = "rope_type") -> dict[str, Any]:
+    scaling = None if kind == "default" else {key: kind, **KINDS[kind]}
+    return {"rope_theta": theta, "rope_scaling": scaling, "torch_dtype": "float32"}
+
+
+def frequencies(kind: str, theta: float, width: int) -> tuple[np.ndarray, float]:
+    """Angles [width / 2] from one position to the next, and what cosines and sines are multiplied
+    by, in closed form."""
+    plain = theta ** (-np.arange(0, width, 2) / width)
+    turns = KINDS[kind].get("original_max_position_embeddings", 0) * plain / (2 * np.pi)
+    factor = KINDS[kind].get("factor", 1.0)
+    if kind == "linear":
+        return plain / factor, 1.0
+    if kind == "llama3":  # whole above 4 turns of the length trained on, divided below 1
+        low, high = _BANDS["low_freq_factor"], _BANDS["high_freq_factor"]
+        whole = np.clip((turns - low) / (high - low), 0, 1)
+        return plain * (whole + (1 - whole) / factor), 1.0
+    if kind == "yarn":  # a ramp over dimensions, from that of 32 turns to that of 1
+        bounds = [
+            width * np.log(KINDS[kind]["original_max_position_embeddings"] / (n * 2 * np.pi))
+            / (2 * np.log(theta))
+            for n in (32, 1)
+        ]  # fmt: skip
+        first, last = max(np.floor(bounds[0]), 0), min(np.ceil(bounds[1]), width - 1)
+        divided = np.clip((np.arange(width // 2) - first) / (last - first), 0, 1)
+        return plain * (1 - divided + divided / factor), 0.1 * np.log(factor) + 1
+    return plain, 1.0
+
+
+@pytest.mark.parametrize("words", [version_4, version_5])
+@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
+def test_angles_are_those_of_the_closed_form(kind, words, saved, tmp_path):
+    model = import_checkpoint(open_checkpoint(str(written(saved, tmp_path / "new", **words(kind)))))
+    width = model.anatomy.blocks[0].attention.head_dim
+    steps, scale = frequencies(kind, 500_000.0, width)
+    angles = np.arange(200)[:, None] * np.concatenate([steps, steps])
+    rotary: Any = model.module.get_submodule("model.rotary_emb")
+    got = rotary(torch.zeros(1), torch.arange(200)[None])
+    for mine, expected in zip(got, (np.cos(angles), np.sin(angles)), strict=True):
+        np.testing.assert_allclose(mine[0].numpy(), scale * expected, rtol=0, atol=2e-5)
+    # The stage after this reads what was saved.
+    save_model(model, tmp_path / "again")
+    rotary = load_model(tmp_path / "again").module.get_submodule("model.rotary_emb")
+    for mine, again in zip(got, rotary(torch.zeros(1), torch.arange(200)[None]), strict=True):
+        torch.testing.assert_close(again, mine, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "family", ["mistral", "qwen2", "qwen3", "gemma", "mixtral", "qwen2_moe", "qwen3_moe"]
+)
+def test_every_family_of_llamas_kind_reads_both_versions_words(family, tmp_path):
+    """And an angle that is not stated is not made up: theirs has a base of its own."""
+    torch.manual_seed(0)
+    sizes = {**_LLAMA, "head_dim": 8, "max_position_embeddings": 256}
+    config = transformers.CONFIG_MAPPING[family](
+        **sizes,
+        initializer_range=0.4,
+        sliding_window=None,
+        num_local_experts=2,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
     )
-    plain = import_checkpoint(open_checkpoint(str(written(saved, tmp_path / "plain"))))
+    saved = tmp_path / "saved"
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(saved)
+    old = written(saved, tmp_path / "old", **version_4("default"))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(old).eval()
+    models = [
+        import_checkpoint(open_checkpoint(str(folder)))
+        for folder in (old, written(saved, tmp_path / "new", **version_5("default")))
+    ]
+    plain = import_checkpoint(
+        open_checkpoint(str(written(saved, tmp_path / "plain", rope_theta=10_000.0)))
+    )
     for tokens in (8, 200):
         expected = logits(theirs, tokens)
-        torch.testing.assert_close(logits(mine.module, tokens), expected, rtol=0, atol=0)
-        assert (logits(plain.module, tokens) - expected).abs().max() > 0.1
+        for mine in models:
+            # Experts apart may sum in another order than all in one product.
+            torch.testing.assert_close(logits(mine.module, tokens), expected, rtol=0, atol=1e-4)
+        assert (logits(plain.module, tokens) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_weights_answer_the_same(kind, saved, tmp_path):
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        written(saved, tmp_path / "theirs", **version_4(kind))
+    ).eval()
+    words = {
+        "new": version_5(kind),
+        "old": version_4(kind),
+        "older": version_4(kind, key="type"),
+        "both": version_4(kind) | version_5(kind),
+    }
+    plain = import_checkpoint(
+        open_checkpoint(str(written(saved, tmp_path / "plain", rope_theta=10_000.0)))
+    )
+    for name, settings in words.items():
+        folder = written(saved, tmp_path / name, **settings)
+        mine = import_checkpoint(open_checkpoint(str(folder)))
+        for tokens in (8, 200):
+            expected = logits(theirs, tokens)
+            torch.testing.assert_close(logits(mine.module, tokens), expected, rtol=0, atol=0)
+            assert (logits(plain.module, tokens) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rope_theta": 10_000.0}, "rope_parameters.rope_theta says 500000.0, and rope_theta says"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "and rope_scaling says {'type': 'li"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "and rope_scaling says {'rope_"),
+    ],
+)
+def test_words_of_both_versions_that_contradict(settings, words, saved, tmp_path):
+    folder = written(saved, tmp_path / "new", **version_5("llama3"), **settings)
+    with pytest.raises(UserError) as error:
+        open_checkpoint(str(folder))
+    assert words in str(error.value)
 
 
 def test_what_is_written_again_is_what_clients_read(saved, tmp_path):
@@ -108,6 +214,7 @@ def test_layers_of_one_kind_are_the_model(saved, tmp_path):
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({**KINDS["longrope"], **_STRETCHED, "rope_type": "longrope"}, "more than 64 tokens"),
         ({**_STRETCHED, "rope_type": "dynamic"}, "more than 64 tokens"),
+        ({"full_attention": {"rope_type": "default"}, "sliding_attention": None}, "differ between"),
     ],
 )
 def test_positions_that_cannot_be_built(rope, words, saved, tmp_path):
@@ -134,7 +241,8 @@ def test_the_share_of_a_head_that_is_turned_keeps_its_name(kind, base, share, tm
     ).eval()
     theirs.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for name in (base, share, "rope_theta"):
+    assert "rope_parameters" in config
+    for name in (base, share, "rope_theta", "rope_parameters"):
         config.pop(name, None)
     rope = {"rope_type": "default", "rope_theta": 20_000.0, "partial_rotary_factor": 0.75}
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))

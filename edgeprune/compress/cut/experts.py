@@ -72,7 +72,6 @@ def _keep(model: Model, part: Experts, index: list[int]) -> None:
     router = model.linear(part.router)
     router.weight = nn.Parameter(router.weight.detach()[index].clone())
     router.out_features = len(index)
-    model.module.get_submodule(part.module).num_experts = len(index)  # type: ignore[assignment]
 
 
 @torch.no_grad()
