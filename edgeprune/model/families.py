@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
+from edgeprune.model.decoder_facts import DecoderFacts
 
 Shape = tuple[int, ...]
 
@@ -34,6 +35,8 @@ class ExpertPaths:
     down: str
     shared: str | None = None
     """A feed-forward beside the experts that reads every token."""
+    shared_gate: str | None = None
+    """The linear whose logistic value scales what that one answers."""
     normalized: str | None = None
     """The setting by which a token's chosen weights sum to 1; None where they always do."""
 
@@ -94,6 +97,8 @@ class Family:
     experts: ExpertPaths | None = None
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
+    decoder: DecoderFacts | None = None
+    """What its decoders compute between their linears; None where that is not written down."""
 
 
 _BERT = Family(
@@ -116,8 +121,14 @@ _BERT = Family(
 )
 
 
+_LLAMA_DECODER = DecoderFacts(
+    final_norm="norm",
+    epsilon="rms_norm_eps",
+    root_mean_square=True,
+    head_norms=("self_attn.q_norm", "self_attn.k_norm"),
+)
 _LLAMA = Family(
-    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    model_types=("llama",),
     causal=True,
     has_cache=True,
     layers="layers",
@@ -134,7 +145,10 @@ _LLAMA = Family(
     attention_norm="input_layernorm",
     feed_forward_norm="post_attention_layernorm",
     rotary={"rope_theta": "rope_theta"},
+    decoder=_LLAMA_DECODER,
 )
+_EVERY_LAYER = replace(_LLAMA_DECODER, windows="every layer")
+_BY_LAYER_TYPE = replace(_LLAMA_DECODER, windows="by layer type")
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -181,10 +195,19 @@ FAMILIES: tuple[Family, ...] = (
         position_offset=2,
     ),
     replace(_LLAMA, in_gguf=True),
-    replace(_LLAMA, model_types=("gemma",), norm_offset=1.0, ties=True),
+    replace(_LLAMA, model_types=("mistral",), in_gguf=True, decoder=_EVERY_LAYER),
+    replace(_LLAMA, model_types=("qwen2", "qwen3"), in_gguf=True, decoder=_BY_LAYER_TYPE),
+    replace(
+        _LLAMA,
+        model_types=("gemma",),
+        norm_offset=1.0,
+        ties=True,
+        decoder=replace(_LLAMA_DECODER, scales_embeddings=True, takes_positions=False),
+    ),
     replace(
         _LLAMA,
         model_types=("mixtral",),
+        decoder=_EVERY_LAYER,
         experts=ExpertPaths(
             module="block_sparse_moe",
             router="block_sparse_moe.gate",
@@ -197,6 +220,7 @@ FAMILIES: tuple[Family, ...] = (
     replace(
         _LLAMA,
         model_types=("qwen2_moe", "qwen3_moe"),
+        decoder=_EVERY_LAYER,
         experts=ExpertPaths(
             module="mlp",
             router="mlp.gate",
@@ -205,6 +229,7 @@ FAMILIES: tuple[Family, ...] = (
             up="up_proj",
             down="down_proj",
             shared="mlp.shared_expert",
+            shared_gate="mlp.shared_expert_gate",
             normalized="norm_topk_prob",
         ),
     ),
@@ -228,6 +253,13 @@ FAMILIES: tuple[Family, ...] = (
         depth_scaled="scale_attn_by_inverse_layer_idx",
         transposed=True,
         ties=True,
+        decoder=DecoderFacts(
+            final_norm="ln_f",
+            epsilon="layer_norm_epsilon",
+            activation="activation_function",
+            scales_scores="scale_attn_weights",
+            unknown={"add_cross_attention": False, "scale_attn_by_inverse_layer_idx": False},
+        ),
     ),
     Family(
         model_types=("opt",),
@@ -248,6 +280,13 @@ FAMILIES: tuple[Family, ...] = (
         feed_forward_norm="final_layer_norm",
         norms_first="do_layer_norm_before",
         ties=True,
+        decoder=DecoderFacts(
+            final_norm="decoder.final_layer_norm",
+            epsilon=1e-5,
+            activation="activation_function",
+            projections=("decoder.project_in", "decoder.project_out"),
+            without_final_norm="_remove_final_layer_norm",
+        ),
     ),
     Family(
         model_types=("gpt_neox",),
@@ -268,6 +307,11 @@ FAMILIES: tuple[Family, ...] = (
         fused=Fused("attention.query_key_value", interleaved=True),
         head="embed_out",
         rotary={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+        decoder=DecoderFacts(
+            final_norm="final_layer_norm",
+            epsilon="layer_norm_eps",
+            parallel="use_parallel_residual",
+        ),
     ),
     Family(
         model_types=("phi",),
@@ -288,6 +332,13 @@ FAMILIES: tuple[Family, ...] = (
             "rope_theta": "rope_theta",
             "partial_rotary_factor": "partial_rotary_factor",
         },
+        decoder=DecoderFacts(
+            final_norm="final_layernorm",
+            epsilon="layer_norm_eps",
+            parallel=True,
+            shared_norm="input_layernorm",
+            head_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        ),
     ),
 )
 

@@ -1,0 +1,114 @@
+"""What one decoder computes between its linears: its family's facts and its settings, in numbers and
+full names. Where a setting asks for something that is not written down there, there is none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.families import find_family
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How a model's norms are computed."""
+
+    root_mean_square: bool
+    epsilon: float
+    offset: float
+    """What is added to a stored weight."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What one decoder computes; names are full."""
+
+    norms: Norms
+    norms_first: bool
+    """Norms stand before what reads them, not after the sum with what was read."""
+    attention_norms: tuple[str, ...]
+    """By layer."""
+    feed_forward_norms: tuple[str, ...]
+    """By layer; where attention and feed-forward share one, the same again."""
+    head_norms: tuple[tuple[str, str], ...]
+    """By layer, of queries and keys; none where there are none."""
+    final_norm: str | None
+    parallel: bool
+    activation: str
+    windows: tuple[int | None, ...]
+    """By layer, how many tokens a token sees, itself included; None: all before it."""
+    scales_scores: bool
+    embedding_scale: float | None
+    project_in: str | None
+    project_out: str | None
+    takes_positions: bool
+
+
+def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
+    """What a decoder computes; None for other models, and for settings unknown here.
+
+    Args:
+        config: the contents of config.json, in the words of transformers 4.
+    """
+    family = find_family(anatomy.model_type)  # the anatomy's leaves out norms that nothing reads
+    facts = family.decoder
+    if facts is None or anatomy.head is None:
+        return None
+    if any(config.get(name, value) != value for name, value in facts.unknown.items()):
+        return None
+    epsilon = facts.epsilon if isinstance(facts.epsilon, float) else config.get(facts.epsilon)
+    activation = config.get(facts.activation)
+    if epsilon is None or not isinstance(activation, str):
+        return None
+    blocks = anatomy.blocks
+    base = blocks[0].name.removesuffix(f"{family.layers}.0")
+
+    def inside(path: str | None) -> tuple[str, ...]:
+        return tuple(f"{block.name}.{path}" for block in blocks) if path else ()
+
+    def held(path: str | None) -> str | None:
+        name = f"{base}{path}"
+        return name if path and f"{name}.weight" in anatomy.shapes else None
+
+    norms_first = family.norms_first is None or bool(config.get(family.norms_first, True))
+    # With the norms after the sums, the last layer's is the last.
+    ends = norms_first and not (facts.without_final_norm and config.get(facts.without_final_norm))
+    attention_norms = inside(family.attention_norm or facts.shared_norm)
+    query, key = (inside(path) for path in facts.head_norms or (None, None))
+    normed = bool(query) and f"{query[0]}.weight" in anatomy.shapes
+    project_in, project_out = facts.projections or (None, None)
+    return Decoder(
+        norms=Norms(facts.root_mean_square, float(epsilon), family.norm_offset),
+        norms_first=norms_first,
+        attention_norms=attention_norms,
+        feed_forward_norms=inside(family.feed_forward_norm) or attention_norms,
+        head_norms=tuple(zip(query, key, strict=True)) if normed else (),
+        final_norm=f"{base}{facts.final_norm}" if ends else None,
+        parallel=_is_set(config, facts.parallel),
+        activation=activation,
+        windows=_windows(config, facts.windows, len(blocks)),
+        scales_scores=facts.scales_scores is None or bool(config.get(facts.scales_scores, True)),
+        embedding_scale=anatomy.hidden_size**0.5 if facts.scales_embeddings else None,
+        project_in=held(project_in),
+        project_out=held(project_out),
+        takes_positions=facts.takes_positions,
+    )
+
+
+def _is_set(config: Mapping[str, Any], fact: str | bool) -> bool:
+    return bool(config.get(fact, True)) if isinstance(fact, str) else fact
+
+
+def _windows(config: Mapping[str, Any], kind: str | None, layers: int) -> tuple[int | None, ...]:
+    """Each layer's window, as transformers reads it off the settings."""
+    window = config.get("sliding_window")
+    if kind is None or not window or not config.get("use_sliding_window", True):
+        return (None,) * layers
+    if kind == "every layer":
+        return (window,) * layers
+    types = config.get("layer_types")
+    if not types:
+        first = config.get("max_window_layers", 0)
+        types = ["sliding_attention" if layer >= first else "" for layer in range(layers)]
+    return tuple(window if each == "sliding_attention" else None for each in types)
