@@ -19,6 +19,7 @@ lowering.
 import numpy as np
 from onnx import TensorProto
 
+from edgeprune.export.graph import CONTRIB, Graph
 from edgeprune.export.rewrite.attention_parts import (
     MASKED,
     AttentionParts,
@@ -29,7 +30,6 @@ from edgeprune.export.rewrite.attention_parts import (
     query_start,
     rotary_parts,
 )
-from edgeprune.export.rewrite.graph import CONTRIB, Graph
 from edgeprune.model.anatomy import Anatomy
 
 
@@ -79,9 +79,7 @@ def _is_mask(graph: Graph, tensor: str) -> bool:
     nodes = graph.ancestors(tensor)
     read = {name for node in nodes for name in node.input}
     weights = [name for name in read if name in graph.initializers]
-    return "attention_mask" in read and all(
-        np.prod(graph.initializers[name].dims) <= 64 for name in weights
-    )
+    return "attention_mask" in read and all(graph.is_small(name) for name in weights)
 
 
 def _padding_mask(graph: Graph) -> str:

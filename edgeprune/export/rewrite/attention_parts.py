@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from onnx import NodeProto
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import LinearNodes, find_linears
 from edgeprune.model.anatomy import Anatomy, Attention
 from edgeprune.runtime.session import PAST

@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import Entry, Format
-from edgeprune.export.rewrite.graph import Graph, attribute
+from edgeprune.export.graph import Graph, attribute
 
 TOGETHER = {"query", "key", "value"}
 """Roles of linears that become one product if they read the same tensor."""

@@ -10,10 +10,10 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say, track
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import GROUPED, SPARSE, Entry, Format
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.attention import lay_out_attention
 from edgeprune.export.rewrite.constants import fold_constants
 from edgeprune.export.rewrite.embeddings import lower_embeddings
-from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
