@@ -56,17 +56,28 @@ class Positions:
         if window not in self._masks:
             modules, graph = self._modules, self._graph
             path = "/mask" if window is None else f"/mask_{window}"
-            keys, queries = self._numbers()
-            queries = graph.add("Unsqueeze", [queries, modules.integers(1)], f"{path}/Column")
-            seen = graph.add("LessOrEqual", [keys, queries], f"{path}/Causal")
+            seen = self._seen()
             if window is not None:
+                keys, queries = self._numbers()
                 first = graph.add("Sub", [queries, modules.integer(window)], f"{path}/Before")
-                near = graph.add("Greater", [keys, first], f"{path}/Near")
+                near = graph.add("Greater", [keys, self._column(first)], f"{path}/Near")
                 seen = graph.add("And", [seen, near], f"{path}/Within")
-            seen = graph.add("And", [self._real(), seen], f"{path}/Seen")
             values = [modules.number(0.0), modules.number(MASKED)]
             self._masks[window] = graph.add("Where", [seen, *values], path)
         return self._masks[window]
+
+    def _seen(self) -> str:
+        """Which tokens another sees without a window (B,1,S,T)."""
+        if "seen" not in self._made:
+            keys, queries = self._numbers()
+            before = self._graph.add(
+                "LessOrEqual", [keys, self._column(queries)], "/seen/NotAfter"
+            )
+            self._made["seen"] = self._graph.add("And", [self._real(), before], "/seen")
+        return self._made["seen"]
+
+    def _column(self, numbers: str) -> str:
+        return self._graph.add("Unsqueeze", [numbers, self._modules.integers(1)], f"{numbers}/Column")
 
     def _real(self) -> str:
         """Which tokens are no padding (B,1,1,T)."""
