@@ -39,6 +39,50 @@ class ExpertPaths:
 
 
 @dataclass(frozen=True)
+class DistanceBias:
+    """What is added to the scores of two tokens by their distance: near ones have a row of the
+    table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section 2.1),
+    half of them for tokens before and half for those after. A column for each original head."""
+
+    table: str
+    buckets: int
+    furthest: int
+    """The distance from which on all share the last row."""
+
+
+HeadLayers = tuple[tuple[str, str | None], ...]
+"""Linears one after the other, each with the activation after it."""
+
+
+@dataclass(frozen=True)
+class EncoderFunction:
+    """What an encoder computes with its parts, where that does not follow from their names: with
+    this its graph is written from its tensors. Norms follow the additions."""
+
+    norms: tuple[str, str]
+    """The norms after the attention and after the feed-forward, relative to a layer."""
+    label_head: HeadLayers
+    """From the state of a text's first token to a logit for each label; paths are relative to the
+    base model or, where it has no such part, to the whole."""
+    token_head: HeadLayers = (("classifier", None),)
+    """The same from the state of every token."""
+    embedding_norm: str = "embeddings.LayerNorm"
+    projection: str | None = None
+    """A linear after the embeddings where these are narrower than the layers."""
+    reads_token_types: bool = False
+    """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
+    activation: str = "hidden_act"
+    """The setting that names the feed-forward's."""
+    epsilon: str | None = "layer_norm_eps"
+    """The setting of the norms' epsilon, 1e-12 where there is none."""
+    distance_bias: DistanceBias | None = None
+    written: Mapping[str, Any] = field(
+        default_factory=lambda: {"position_embedding_type": "absolute", "is_decoder": False}
+    )
+    """Settings of which only these values are known here; they may be missing."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Where one family of architectures keeps its parts; paths are relative to a layer."""
 
@@ -94,10 +138,20 @@ class Family:
     experts: ExpertPaths | None = None
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
+    encoder: EncoderFunction | None = None
+    """By which a graph is written; None: it is traced."""
+
+
+_BERT_FUNCTION = EncoderFunction(
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    label_head=(("pooler.dense", "tanh"), ("classifier", None)),
+    reads_token_types=True,
+)
+_DENSE_HEAD = (("classifier.dense", "tanh"), ("classifier.out_proj", None))
 
 
 _BERT = Family(
-    model_types=("bert", "electra"),
+    model_types=("bert",),
     layers="encoder.layer",
     query="attention.self.query",
     key="attention.self.key",
@@ -113,6 +167,7 @@ _BERT = Family(
         "token_type": "embeddings.token_type_embeddings",
     },
     unread_pooler="pooler",
+    encoder=_BERT_FUNCTION,
 )
 
 
@@ -141,9 +196,19 @@ FAMILIES: tuple[Family, ...] = (
     _BERT,
     replace(
         _BERT,
+        model_types=("electra",),
+        encoder=replace(
+            _BERT_FUNCTION,
+            label_head=(("classifier.dense", "gelu"), ("classifier.out_proj", None)),
+            projection="embeddings_project",
+        ),
+    ),
+    replace(
+        _BERT,
         model_types=("roberta", "xlm-roberta"),
         position_offset=2,
         padded_positions=True,
+        encoder=replace(_BERT_FUNCTION, label_head=_DENSE_HEAD, reads_token_types=False),
     ),
     Family(
         model_types=("distilbert",),
@@ -160,6 +225,12 @@ FAMILIES: tuple[Family, ...] = (
             "word": "embeddings.word_embeddings",
             "position": "embeddings.position_embeddings",
         },
+        encoder=EncoderFunction(
+            norms=("sa_layer_norm", "output_layer_norm"),
+            label_head=(("pre_classifier", "relu"), ("classifier", None)),
+            activation="activation",
+            epsilon=None,
+        ),
     ),
     Family(
         model_types=("mpnet",),
@@ -179,6 +250,11 @@ FAMILIES: tuple[Family, ...] = (
         head_bias=("attention", "position_bias"),
         unread_pooler="pooler",
         position_offset=2,
+        encoder=EncoderFunction(
+            norms=("attention.LayerNorm", "output.LayerNorm"),
+            label_head=_DENSE_HEAD,
+            distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
+        ),
     ),
     replace(_LLAMA, in_gguf=True),
     replace(_LLAMA, model_types=("gemma",), norm_offset=1.0, ties=True),
@@ -351,11 +427,16 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
+    return _setting(config, "max_position_embeddings", 512) - position_offset(config)
+
+
+def position_offset(config: Mapping[str, Any]) -> int:
+    """The row of the position table that a text's first token reads; where that is not 0, padding
+    has the id before it and its own row."""
     family = find_family(str(config.get("model_type", "")))
-    offset = family.position_offset
     if family.padded_positions and config.get("pad_token_id") is not None:
-        offset = config["pad_token_id"] + 1
-    return _setting(config, "max_position_embeddings", 512) - offset
+        return int(config["pad_token_id"]) + 1
+    return family.position_offset
 
 
 def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
