@@ -1,4 +1,4 @@
-"""What one decoder computes between its linears: its family's facts and its settings, in numbers and
+"""What one decoder computes between its linears: its family's function and its settings, in numbers and
 full names. Where a setting asks for something that is not written down there, there is none.
 """
 
@@ -52,17 +52,18 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         config: the contents of config.json, in the words of transformers 4.
     """
     family = find_family(anatomy.model_type)  # the anatomy's leaves out norms that nothing reads
-    facts = family.decoder
-    if facts is None or anatomy.head is None:
+    function = family.decoder
+    if function is None or anatomy.head is None:
         return None
-    if any(config.get(name, value) != value for name, value in facts.unknown.items()):
+    if any(config.get(name, value) != value for name, value in function.written.items()):
         return None
-    epsilon = facts.epsilon if isinstance(facts.epsilon, float) else config.get(facts.epsilon)
-    activation = config.get(facts.activation)
+    epsilon = (
+        function.epsilon if isinstance(function.epsilon, float) else config.get(function.epsilon)
+    )
+    activation = config.get(function.activation)
     if epsilon is None or not isinstance(activation, str):
         return None
-    blocks = anatomy.blocks
-    base = blocks[0].name.removesuffix(f"{family.layers}.0")
+    blocks, base = anatomy.blocks, anatomy.prefix
 
     def inside(path: str | None) -> tuple[str, ...]:
         return tuple(f"{block.name}.{path}" for block in blocks) if path else ()
@@ -73,26 +74,29 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
 
     norms_first = family.norms_first is None or bool(config.get(family.norms_first, True))
     # With the norms after the sums, the last layer's is the last.
-    ends = norms_first and not (facts.without_final_norm and config.get(facts.without_final_norm))
-    attention_norms = inside(family.attention_norm or facts.shared_norm)
-    query, key = (inside(path) for path in facts.head_norms or (None, None))
+    ends = norms_first and not (
+        function.without_final_norm and config.get(function.without_final_norm)
+    )
+    attention_norms = inside(family.attention_norm or function.shared_norm)
+    query, key = (inside(path) for path in function.head_norms or (None, None))
     normed = bool(query) and f"{query[0]}.weight" in anatomy.shapes
-    project_in, project_out = facts.projections or (None, None)
+    project_in, project_out = function.projections or (None, None)
     return Decoder(
-        norms=Norms(facts.root_mean_square, float(epsilon), family.norm_offset),
+        norms=Norms(function.root_mean_square, float(epsilon), family.norm_offset),
         norms_first=norms_first,
         attention_norms=attention_norms,
         feed_forward_norms=inside(family.feed_forward_norm) or attention_norms,
         head_norms=tuple(zip(query, key, strict=True)) if normed else (),
-        final_norm=f"{base}{facts.final_norm}" if ends else None,
-        parallel=_is_set(config, facts.parallel),
+        final_norm=f"{base}{function.final_norm}" if ends else None,
+        parallel=_is_set(config, function.parallel),
         activation=activation,
-        windows=_windows(config, facts.windows, len(blocks)),
-        scales_scores=facts.scales_scores is None or bool(config.get(facts.scales_scores, True)),
-        embedding_scale=anatomy.hidden_size**0.5 if facts.scales_embeddings else None,
+        windows=_windows(config, function.windows, len(blocks)),
+        scales_scores=function.scales_scores is None
+        or bool(config.get(function.scales_scores, True)),
+        embedding_scale=anatomy.hidden_size**0.5 if function.scales_embeddings else None,
         project_in=held(project_in),
         project_out=held(project_out),
-        takes_positions=facts.takes_positions,
+        takes_positions=function.takes_positions,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.decoder_facts import DecoderFacts
+from edgeprune.model.decoder_function import DecoderFunction
 
 Shape = tuple[int, ...]
 
@@ -39,6 +39,50 @@ class ExpertPaths:
     """The linear whose logistic value scales what that one answers."""
     normalized: str | None = None
     """The setting by which a token's chosen weights sum to 1; None where they always do."""
+
+
+@dataclass(frozen=True)
+class DistanceBias:
+    """What is added to the scores of two tokens by their distance: near ones have a row of the
+    table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section 2.1),
+    half of them for tokens before and half for those after. A column for each original head."""
+
+    table: str
+    buckets: int
+    furthest: int
+    """The distance from which on all share the last row."""
+
+
+HeadLayers = tuple[tuple[str, str | None], ...]
+"""Linears one after the other, each with the activation after it."""
+
+
+@dataclass(frozen=True)
+class EncoderFunction:
+    """What an encoder computes with its parts, where that does not follow from their names: with
+    this its graph is written from its tensors. Norms follow the additions."""
+
+    norms: tuple[str, str]
+    """The norms after the attention and after the feed-forward, relative to a layer."""
+    label_head: HeadLayers
+    """From the state of a text's first token to a logit for each label; paths are relative to the
+    base model or, where it has no such part, to the whole."""
+    token_head: HeadLayers = (("classifier", None),)
+    """The same from the state of every token."""
+    embedding_norm: str = "embeddings.LayerNorm"
+    projection: str | None = None
+    """A linear after the embeddings where these are narrower than the layers."""
+    reads_token_types: bool = False
+    """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
+    activation: str = "hidden_act"
+    """The setting that names the feed-forward's."""
+    epsilon: str | None = "layer_norm_eps"
+    """The setting of the norms' epsilon, 1e-12 where there is none."""
+    distance_bias: DistanceBias | None = None
+    written: Mapping[str, Any] = field(
+        default_factory=lambda: {"position_embedding_type": "absolute", "is_decoder": False}
+    )
+    """Settings of which only these values are known here; they may be missing."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +141,22 @@ class Family:
     experts: ExpertPaths | None = None
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
-    decoder: DecoderFacts | None = None
-    """What its decoders compute between their linears; None where that is not written down."""
+    encoder: EncoderFunction | None = None
+    """By which a graph is written; None: it is traced."""
+    decoder: DecoderFunction | None = None
+    """The same of a decoder."""
+
+
+_BERT_FUNCTION = EncoderFunction(
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    label_head=(("pooler.dense", "tanh"), ("classifier", None)),
+    reads_token_types=True,
+)
+_DENSE_HEAD = (("classifier.dense", "tanh"), ("classifier.out_proj", None))
 
 
 _BERT = Family(
-    model_types=("bert", "electra"),
+    model_types=("bert",),
     layers="encoder.layer",
     query="attention.self.query",
     key="attention.self.key",
@@ -118,10 +172,11 @@ _BERT = Family(
         "token_type": "embeddings.token_type_embeddings",
     },
     unread_pooler="pooler",
+    encoder=_BERT_FUNCTION,
 )
 
 
-_LLAMA_DECODER = DecoderFacts(
+_LLAMA_FUNCTION = DecoderFunction(
     final_norm="norm",
     epsilon="rms_norm_eps",
     root_mean_square=True,
@@ -145,19 +200,29 @@ _LLAMA = Family(
     attention_norm="input_layernorm",
     feed_forward_norm="post_attention_layernorm",
     rotary={"rope_theta": "rope_theta"},
-    decoder=_LLAMA_DECODER,
+    decoder=_LLAMA_FUNCTION,
 )
-_EVERY_LAYER = replace(_LLAMA_DECODER, windows="every layer")
-_BY_LAYER_TYPE = replace(_LLAMA_DECODER, windows="by layer type")
+_EVERY_LAYER = replace(_LLAMA_FUNCTION, windows="every layer")
+_BY_LAYER_TYPE = replace(_LLAMA_FUNCTION, windows="by layer type")
 
 
 FAMILIES: tuple[Family, ...] = (
     _BERT,
     replace(
         _BERT,
+        model_types=("electra",),
+        encoder=replace(
+            _BERT_FUNCTION,
+            label_head=(("classifier.dense", "gelu"), ("classifier.out_proj", None)),
+            projection="embeddings_project",
+        ),
+    ),
+    replace(
+        _BERT,
         model_types=("roberta", "xlm-roberta"),
         position_offset=2,
         padded_positions=True,
+        encoder=replace(_BERT_FUNCTION, label_head=_DENSE_HEAD, reads_token_types=False),
     ),
     Family(
         model_types=("distilbert",),
@@ -174,6 +239,12 @@ FAMILIES: tuple[Family, ...] = (
             "word": "embeddings.word_embeddings",
             "position": "embeddings.position_embeddings",
         },
+        encoder=EncoderFunction(
+            norms=("sa_layer_norm", "output_layer_norm"),
+            label_head=(("pre_classifier", "relu"), ("classifier", None)),
+            activation="activation",
+            epsilon=None,
+        ),
     ),
     Family(
         model_types=("mpnet",),
@@ -193,6 +264,11 @@ FAMILIES: tuple[Family, ...] = (
         head_bias=("attention", "position_bias"),
         unread_pooler="pooler",
         position_offset=2,
+        encoder=EncoderFunction(
+            norms=("attention.LayerNorm", "output.LayerNorm"),
+            label_head=_DENSE_HEAD,
+            distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
+        ),
     ),
     replace(_LLAMA, in_gguf=True),
     replace(_LLAMA, model_types=("mistral",), in_gguf=True, decoder=_EVERY_LAYER),
@@ -202,7 +278,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("gemma",),
         norm_offset=1.0,
         ties=True,
-        decoder=replace(_LLAMA_DECODER, scales_embeddings=True, takes_positions=False),
+        decoder=replace(_LLAMA_FUNCTION, scales_embeddings=True, takes_positions=False),
     ),
     replace(
         _LLAMA,
@@ -253,12 +329,12 @@ FAMILIES: tuple[Family, ...] = (
         depth_scaled="scale_attn_by_inverse_layer_idx",
         transposed=True,
         ties=True,
-        decoder=DecoderFacts(
+        decoder=DecoderFunction(
             final_norm="ln_f",
             epsilon="layer_norm_epsilon",
             activation="activation_function",
             scales_scores="scale_attn_weights",
-            unknown={"add_cross_attention": False, "scale_attn_by_inverse_layer_idx": False},
+            written={"add_cross_attention": False, "scale_attn_by_inverse_layer_idx": False},
         ),
     ),
     Family(
@@ -280,7 +356,7 @@ FAMILIES: tuple[Family, ...] = (
         feed_forward_norm="final_layer_norm",
         norms_first="do_layer_norm_before",
         ties=True,
-        decoder=DecoderFacts(
+        decoder=DecoderFunction(
             final_norm="decoder.final_layer_norm",
             epsilon=1e-5,
             activation="activation_function",
@@ -307,7 +383,7 @@ FAMILIES: tuple[Family, ...] = (
         fused=Fused("attention.query_key_value", interleaved=True),
         head="embed_out",
         rotary={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
-        decoder=DecoderFacts(
+        decoder=DecoderFunction(
             final_norm="final_layer_norm",
             epsilon="layer_norm_eps",
             parallel="use_parallel_residual",
@@ -332,7 +408,7 @@ FAMILIES: tuple[Family, ...] = (
             "rope_theta": "rope_theta",
             "partial_rotary_factor": "partial_rotary_factor",
         },
-        decoder=DecoderFacts(
+        decoder=DecoderFunction(
             final_norm="final_layernorm",
             epsilon="layer_norm_eps",
             parallel=True,
@@ -402,11 +478,16 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
+    return _setting(config, "max_position_embeddings", 512) - position_offset(config)
+
+
+def position_offset(config: Mapping[str, Any]) -> int:
+    """The row of the position table that a text's first token reads; where that is not 0, padding
+    has the id before it and its own row."""
     family = find_family(str(config.get("model_type", "")))
-    offset = family.position_offset
     if family.padded_positions and config.get("pad_token_id") is not None:
-        offset = config["pad_token_id"] + 1
-    return _setting(config, "max_position_embeddings", 512) - offset
+        return int(config["pad_token_id"]) + 1
+    return family.position_offset
 
 
 def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:

@@ -20,14 +20,15 @@ tokens now, T with the cache, D the head size, G query heads per key-value head)
 import math
 from dataclasses import dataclass
 
-from edgeprune.export.emit.modules import Modules, path
+from edgeprune.export.attention_nodes import join_heads
+from edgeprune.export.emit.decoder_writer import DecoderWriter
+from edgeprune.export.emit.writer import path_of
 from edgeprune.export.emit.positions import Positions
 from edgeprune.export.graph import CONTRIB
+from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.model.anatomy import FUSED_HEADS, Anatomy, Attention, Block
 from edgeprune.model.decoders import Decoder
 from edgeprune.runtime.session import PAST, PRESENT
-
-OPERATOR = "GroupQueryAttention"
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ class CausalAttention:
 
     def __init__(
         self,
-        modules: Modules,
+        writer: DecoderWriter,
         positions: Positions,
         decoder: Decoder,
         rotary: Rotary | None,
         fused: bool,
     ) -> None:
-        self._modules, self._graph = modules, modules.graph
+        self._writer, self._graph = writer, writer.graph
         self._positions, self._decoder = positions, decoder
         self._rotary, self._fused = rotary, fused
 
@@ -67,18 +68,18 @@ class CausalAttention:
         """A layer's attention to normed states (B,S,W), after its output projection."""
         attention = block.attention
         projected = [
-            self._modules.linear(hidden, name)
+            self._writer.linear(hidden, name)
             for name in (attention.query, attention.key, attention.value)
         ]
         mask = self._positions.mask(self._decoder.windows[block.index])
         attend = self._in_one if self._fused else self._laid_out
-        return self._modules.linear(attend(block, projected, mask), attention.output)
+        return self._writer.linear(attend(block, projected, mask), attention.output)
 
     def _in_one(self, block: Block, projected: list[str], mask: str) -> str:
         attention, graph = block.attention, self._graph
-        rotary, place = self._rotary, path(block.attention.module)
+        rotary, place = self._rotary, path_of(block.attention.module)
         assert rotary is not None
-        joined = self._modules.integers(0, 0, -1)
+        joined = self._writer.integers(0, 0, -1)
         rows = [
             graph.add("Reshape", [normed, joined], f"{place}/{role}/Joined")
             if (normed := self._normed(block, tensor, role)) is not None
@@ -101,8 +102,8 @@ class CausalAttention:
         )
 
     def _laid_out(self, block: Block, projected: list[str], mask: str) -> str:
-        attention, graph, modules = block.attention, self._graph, self._modules
-        place = path(attention.module)
+        attention, graph, writer = block.attention, self._graph, self._writer
+        place = path_of(attention.module)
         past, present = _caches(block)
         query, key, value = (
             self._heads_first(block, tensor, role)
@@ -114,12 +115,12 @@ class CausalAttention:
             ("key", "value"), past, (key, value), present, strict=True
         ):
             graph.add("Concat", [old, new], f"{place}/{role}/Cache", outputs=[whole], axis=2)
-        groups = modules.integers(0, attention.num_key_value_heads, -1, 0)
-        heads = modules.integers(0, attention.num_heads, -1, 0)
+        groups = writer.integers(0, attention.num_key_value_heads, -1, 0)
+        heads = writer.integers(0, attention.num_heads, -1, 0)
         stacked = graph.add("Reshape", [query, groups], f"{place}/query/Rows")
         columns = graph.add("Transpose", [present[0]], f"{place}/key/Turned", perm=[0, 1, 3, 2])
         scores = graph.add("MatMul", [stacked, columns], f"{place}/Scores")
-        scale = modules.number(self._scale(attention))
+        scale = writer.number(self._scale(attention))
         scores = graph.add("Mul", [scores, scale], f"{place}/Scaled")
         scores = graph.add("Reshape", [scores, heads], f"{place}/ScoresByHead")
         scores = graph.add("Add", [scores, mask], f"{place}/Masked")
@@ -127,14 +128,12 @@ class CausalAttention:
         weights = graph.add("Reshape", [weights, groups], f"{place}/WeightsByGroup")
         context = graph.add("MatMul", [weights, present[1]], f"{place}/Context")
         context = graph.add("Reshape", [context, heads], f"{place}/ContextByHead")
-        context = graph.add("Transpose", [context], f"{place}/TokensFirst", perm=[0, 2, 1, 3])
-        width = modules.integers(0, 0, attention.num_heads * attention.head_dim)
-        return graph.add("Reshape", [context, width], f"{place}/Merged")
+        return join_heads(graph, place, attention, context)
 
     def _split(self, block: Block, tensor: str, role: str) -> str:
         """(B,S,H*D) -> (B,S,H,D)."""
-        heads = self._modules.integers(0, 0, -1, block.attention.head_dim)
-        name = f"{path(block.attention.module)}/{role}/Heads"
+        heads = self._writer.integers(0, 0, -1, block.attention.head_dim)
+        name = f"{path_of(block.attention.module)}/{role}/Heads"
         return self._graph.add("Reshape", [tensor, heads], name)
 
     def _normed(self, block: Block, tensor: str, role: str) -> str | None:
@@ -144,17 +143,17 @@ class CausalAttention:
         query, key = self._decoder.head_norms[block.index]
         split = self._split(block, tensor, role)
         name = query if role == "query" else key
-        return self._modules.norm(split, name, self._decoder.norms, block.attention.head_dim)
+        return self._writer.normed(split, name, self._decoder.norms, block.attention.head_dim)
 
     def _heads_first(self, block: Block, tensor: str, role: str) -> str:
         """(B,S,H*D) -> (B,H,S,D), normed where the model does that."""
         split = self._normed(block, tensor, role) or self._split(block, tensor, role)
-        name = f"{path(block.attention.module)}/{role}/HeadsFirst"
+        name = f"{path_of(block.attention.module)}/{role}/HeadsFirst"
         return self._graph.add("Transpose", [split], name, perm=[0, 2, 1, 3])
 
     def _turned(self, tensor: str, place: str, head_dim: int) -> str:
         """Heads (B,H,S,D) turned by their position; as they are where the model turns none."""
-        graph, modules, rotary = self._graph, self._modules, self._rotary
+        graph, writer, rotary = self._graph, self._writer, self._rotary
         if rotary is None:
             return tensor
         angles = [self._positions.ids(), rotary.cosines, rotary.sines]
@@ -162,8 +161,8 @@ class CausalAttention:
             return graph.add(
                 "RotaryEmbedding", [tensor, *angles], f"{place}/Rotary", domain=CONTRIB
             )
-        first, end = modules.integers(0), modules.integers(head_dim)
-        width, axis = modules.integers(rotary.width), modules.integers(-1)
+        first, end = writer.integers(0), writer.integers(head_dim)
+        width, axis = writer.integers(rotary.width), writer.integers(-1)
         start = graph.add("Slice", [tensor, first, width, axis], f"{place}/Start")
         rest = graph.add("Slice", [tensor, width, end, axis], f"{place}/Rest")
         turned = graph.add("RotaryEmbedding", [start, *angles], f"{place}/Rotary", domain=CONTRIB)

@@ -12,102 +12,93 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
+from edgeprune.export.emit.activations import ACTIVATIONS
 from edgeprune.export.emit.causal_attention import CausalAttention, Rotary, can_fuse
+from edgeprune.export.emit.decoder_writer import DecoderWriter
 from edgeprune.export.emit.feed_forward import FeedForwards
-from edgeprune.export.emit.modules import ACTIVATIONS, Modules, path
 from edgeprune.export.emit.positions import Positions
 from edgeprune.export.emit.rotary import rotary_tables, rotary_width
 from edgeprune.export.emit.weights import Weights
-from edgeprune.export.graph import CONTRIB, Graph
+from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, path_of
+from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
 from edgeprune.model.decoders import Decoder, read_decoder
 from edgeprune.runtime.cache import KEPT_LOGITS, SHARED_CACHE
 from edgeprune.runtime.session import PAST, PRESENT
 
-_OPSET, _IR_VERSION = 17, 8
 _END = np.iinfo(np.int64).max
 # Names of open sizes, as the hub has them.
-_BATCH, _TOKENS, _PAST = "batch_size", "sequence_length", "past_sequence_length"
-_TOTAL = f"{_PAST} + {_TOKENS}"
+_PAST = "past_sequence_length"
+_TOTAL = f"{_PAST} + {TOKENS}"
 
 
-def emit_decoder(config: Mapping[str, Any], anatomy: Anatomy, weights: Weights) -> Graph | None:
+def emit_decoder(
+    anatomy: Anatomy, config: Mapping[str, Any], weights: Weights, plain_sums: bool
+) -> Graph | None:
     """The graph of a decoder in float32; None where what it computes is not written down.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
         weights: the tensors that the anatomy describes.
+        plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
     """
     decoder = read_decoder(config, anatomy)
     if decoder is None or decoder.activation not in ACTIVATIONS:
         return None
-    family = anatomy.family
-    tables = None
-    if family.rotary:
-        head_dim = anatomy.blocks[0].attention.head_dim
-        tables = rotary_tables(config, family, head_dim)
-        if tables is None:
-            return None
-    graph = _empty(anatomy, decoder)
-    modules = Modules(graph, weights)
+    tables = rotary_tables(config, anatomy) if anatomy.family.rotary else ()
+    if tables is None:
+        return None
+    writer = _begun(anatomy, decoder, weights, plain_sums)
     rotary = None
-    if tables is not None:
-        names = [
-            graph.add_constant(f"/rotary/{name}", table)
+    if tables:
+        cosines, sines = (
+            writer.constant(f"/rotary/{name}", table)
             for name, table in zip(("cosines", "sines"), tables, strict=True)
-        ]
-        rotary = Rotary(*names, rotary_width(config, family, head_dim))
+        )
+        rotary = Rotary(cosines, sines, rotary_width(config, anatomy))
     fused = can_fuse(anatomy, rotary)
     if fused:
-        graph.metadata[SHARED_CACHE] = "yes"
-    positions = Positions(modules, decoder.takes_positions)
+        writer.graph.metadata[SHARED_CACHE] = "yes"
+    positions = Positions(writer, decoder.takes_positions)
+    experts = anatomy.family.experts
     layers = _Layers(
-        modules,
+        writer,
         decoder,
         anatomy.hidden_size,
-        CausalAttention(modules, positions, decoder, rotary, fused),
-        FeedForwards(modules, decoder.activation, family.experts and family.experts.shared_gate),
+        CausalAttention(writer, positions, decoder, rotary, fused),
+        FeedForwards(writer, decoder.activation, experts.shared_gate if experts else None),
     )
-    hidden = _embedded(modules, positions, anatomy, decoder)
+    hidden = _embedded(writer, positions, anatomy, decoder)
     for block in anatomy.blocks:
         hidden = layers.add(hidden, block)
-    _add_head(modules, anatomy, decoder, hidden)
-    graph.sweep()
-    return graph
+    _add_head(writer, anatomy, decoder, hidden)
+    return writer.graph
 
 
-def _empty(anatomy: Anatomy, decoder: Decoder) -> Graph:
+def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: bool) -> DecoderWriter:
     """A graph of inputs and outputs, named as the hub's."""
 
-    def tokens(name: str, size: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.INT64, [_BATCH, size])
-
-    def caches(prefix: str, size: str) -> list[onnx.ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info(
-                f"{prefix}{block.index}.{part}",
-                TensorProto.FLOAT,
-                [_BATCH, block.attention.num_key_value_heads, size, block.attention.head_dim],
+    def caches(prefix: str, length: str) -> dict[str, Sizes]:
+        return {
+            f"{prefix}{block.index}.{part}": (
+                BATCH,
+                block.attention.num_key_value_heads,
+                length,
+                block.attention.head_dim,
             )
             for block in anatomy.blocks
             for part in ("key", "value")
-        ]
+        }
 
     assert anatomy.head is not None
-    inputs = [tokens("input_ids", _TOKENS), tokens("attention_mask", _TOTAL)]
-    inputs += [tokens("position_ids", _TOKENS)] if decoder.takes_positions else []
-    vocabulary = anatomy.shape(anatomy.head)[0]
-    logits = helper.make_tensor_value_info(
-        "logits", TensorProto.FLOAT, [_BATCH, _TOKENS, vocabulary]
+    inputs: dict[str, Sizes] = {"input_ids": (BATCH, TOKENS), "attention_mask": (BATCH, _TOTAL)}
+    if decoder.takes_positions:
+        inputs["position_ids"] = (BATCH, TOKENS)
+    logits = {"logits": (BATCH, TOKENS, anatomy.shape(anatomy.head)[0])}
+    return DecoderWriter(
+        weights, inputs, caches(PAST, _PAST), logits | caches(PRESENT, _TOTAL), plain_sums
     )
-    graph = helper.make_graph(
-        [], "main_graph", [*inputs, *caches(PAST, _PAST)], [logits, *caches(PRESENT, _TOTAL)]
-    )
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB, 1)]
-    return Graph(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION))
 
 
 class _Layers:
@@ -115,18 +106,18 @@ class _Layers:
 
     def __init__(
         self,
-        modules: Modules,
+        writer: DecoderWriter,
         decoder: Decoder,
         width: int,
         attention: CausalAttention,
         feed_forward: FeedForwards,
     ) -> None:
-        self._modules, self._decoder, self._width = modules, decoder, width
+        self._writer, self._decoder, self._width = writer, decoder, width
         self._attention, self._feed_forward = attention, feed_forward
 
     def add(self, hidden: str, block: Block) -> str:
         """A layer's answer to states (B,S,W)."""
-        decoder, place = self._decoder, path(block.name)
+        decoder, place = self._decoder, path_of(block.name)
         first, second = (
             norms[block.index] for norms in (decoder.attention_norms, decoder.feed_forward_norms)
         )
@@ -135,61 +126,58 @@ class _Layers:
             attended = self._attention.add(normed, block)
             normed = normed if second == first else self._norm(hidden, second)
             fed = self._feed_forward.add(normed, block)
-            both = self._sum(fed, attended, f"{place}/Add")
-            return self._sum(both, hidden, f"{place}/Add_1")
+            both = self._writer.graph.add("Add", [fed, attended], f"{place}/Add")
+            return self._writer.sum(both, hidden, f"{place}/Add_1")
         for norm, part, name in (
             (first, self._attention, f"{place}/Add"),
             (second, self._feed_forward, f"{place}/Add_1"),
         ):
             if decoder.norms_first:
-                hidden = self._sum(hidden, part.add(self._norm(hidden, norm), block), name)
+                hidden = self._writer.sum(hidden, part.add(self._norm(hidden, norm), block), name)
             else:
-                hidden = self._norm(self._sum(hidden, part.add(hidden, block), name), norm)
+                hidden = self._norm(self._writer.sum(hidden, part.add(hidden, block), name), norm)
         return hidden
 
-    def _sum(self, left: str, right: str, name: str) -> str:
-        return self._modules.graph.add("Add", [left, right], name)
-
     def _norm(self, hidden: str, name: str) -> str:
-        return self._modules.norm(hidden, name, self._decoder.norms, self._width)
+        return self._writer.normed(hidden, name, self._decoder.norms, self._width)
 
 
-def _embedded(modules: Modules, positions: Positions, anatomy: Anatomy, decoder: Decoder) -> str:
+def _embedded(
+    writer: DecoderWriter, positions: Positions, anatomy: Anatomy, decoder: Decoder
+) -> str:
     """The states (B,S,W) that enter the first layer."""
-    graph, tables = modules.graph, anatomy.embeddings
-    hidden = modules.embedding("input_ids", tables["word"])
-    base = path(tables["word"]).rpartition("/")[0]
+    graph, tables = writer.graph, anatomy.embeddings
+    hidden = writer.rows(tables["word"], "input_ids")
+    base = path_of(tables["word"]).rpartition("/")[0]
     if decoder.embedding_scale is not None:
-        hidden = graph.add("Mul", [hidden, modules.number(decoder.embedding_scale)], f"{base}/Mul")
+        hidden = graph.add("Mul", [hidden, writer.number(decoder.embedding_scale)], f"{base}/Mul")
     if decoder.project_in is not None:
-        hidden = modules.linear(hidden, decoder.project_in)
+        hidden = writer.linear(hidden, decoder.project_in)
     if "position" in tables:
         places = positions.ids()
         if offset := anatomy.family.position_rows:
-            name = f"{path(tables['position'])}/Add"
-            places = graph.add("Add", [places, modules.integer(offset)], name)
-        hidden = graph.add(
-            "Add", [hidden, modules.embedding(places, tables["position"])], f"{base}/Add"
-        )
+            name = f"{path_of(tables['position'])}/Add"
+            places = graph.add("Add", [places, writer.integer(offset)], name)
+        # The sum that the first layer's norm reads.
+        hidden = writer.sum(hidden, writer.rows(tables["position"], places), f"{base}/Add")
     return hidden
 
 
-def _add_head(modules: Modules, anatomy: Anatomy, decoder: Decoder, hidden: str) -> None:
+def _add_head(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> None:
     """The logits of the last tokens, as many as num_logits_to_keep says; 0, its default, is all."""
-    graph = modules.graph
+    graph = writer.graph
     if decoder.final_norm is not None:
-        hidden = modules.norm(hidden, decoder.final_norm, decoder.norms, anatomy.hidden_size)
+        hidden = writer.normed(hidden, decoder.final_norm, decoder.norms, anatomy.hidden_size)
     if decoder.project_out is not None:
-        hidden = modules.linear(hidden, decoder.project_out)
+        hidden = writer.linear(hidden, decoder.project_out)
     kept, place = graph.add_option(KEPT_LOGITS, np.array(0, np.int64)), "/last_logits"
     negative = graph.add("Neg", [kept], f"{place}/Neg")
-    start = graph.add("Unsqueeze", [negative, modules.integers(0)], f"{place}/Unsqueeze")
-    inputs = [hidden, start, modules.integers(_END), modules.integers(1)]
+    start = graph.add("Unsqueeze", [negative, writer.integers(0)], f"{place}/Unsqueeze")
+    inputs = [hidden, start, writer.integers(_END), writer.integers(1)]
     last = graph.add("Slice", inputs, f"{place}/Slice")
     assert anatomy.head is not None
     if anatomy.tied_embeddings:
-        logits = modules.tied(last, anatomy.head, anatomy.embeddings["word"])
+        logits = writer.tied(last, anatomy.head, anatomy.embeddings["word"])
     else:
-        logits = modules.linear(last, anatomy.head)
-    graph.producers[logits].output[0] = "logits"
-    graph.index()
+        logits = writer.linear(last, anatomy.head)
+    graph.replace_uses("logits", logits)

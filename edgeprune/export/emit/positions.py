@@ -7,19 +7,16 @@ off attention_mask (B,T) and input_ids (B,S).
 import numpy as np
 from onnx import TensorProto
 
-from edgeprune.export.emit.modules import Modules
-
-MASKED = float(np.finfo(np.float32).min)
-"""The most negative float; minus infinity would turn the padded rows of a left-padded batch into
-NaN."""
+from edgeprune.export.attention_nodes import MASKED
+from edgeprune.export.emit.decoder_writer import DecoderWriter
 
 
 class Positions:
     """Nodes about positions, each added once it is asked for."""
 
-    def __init__(self, modules: Modules, given: bool) -> None:
+    def __init__(self, writer: DecoderWriter, given: bool) -> None:
         """`given`: position_ids are an input; otherwise tokens count on from the cache."""
-        self._modules, self._graph = modules, modules.graph
+        self._writer, self._graph = writer, writer.graph
         self._given = given
         self._masks: dict[int | None, str] = {}
         self._made: dict[str, str] = {}
@@ -38,9 +35,7 @@ class Positions:
         """GroupQueryAttention's: tokens minus one of each row (B,), and all tokens (1,), int32."""
         if "last" not in self._made:
             graph, path = self._graph, "/attention"
-            total = graph.add(
-                "Cast", [self._total()], f"{path}/total_int32", to=TensorProto.INT32
-            )
+            total = graph.add("Cast", [self._total()], f"{path}/total_int32", to=TensorProto.INT32)
             one = graph.add_constant(f"{path}/one", np.array([1], np.int32))
             last = graph.add("Sub", [total, one], f"{path}/last")
             rows = graph.add("Shape", ["input_ids"], f"{path}/batch", start=0, end=1)
@@ -52,17 +47,18 @@ class Positions:
         """What is added to scores (B,1,S,T): 0 where a token sees another, else MASKED.
 
         It sees those before it and itself that are not padding, with a window the last so many.
+        MASKED is no infinity, which would turn the padded rows of a left-padded batch into NaN.
         """
         if window not in self._masks:
-            modules, graph = self._modules, self._graph
+            writer, graph = self._writer, self._graph
             path = "/mask" if window is None else f"/mask_{window}"
             seen = self._seen()
             if window is not None:
                 keys, queries = self._numbers()
-                first = graph.add("Sub", [queries, modules.integer(window)], f"{path}/Before")
+                first = graph.add("Sub", [queries, writer.integer(window)], f"{path}/Before")
                 near = graph.add("Greater", [keys, self._column(first)], f"{path}/Near")
                 seen = graph.add("And", [seen, near], f"{path}/Within")
-            values = [modules.number(0.0), modules.number(MASKED)]
+            values = [writer.number(0.0), writer.number(MASKED)]
             self._masks[window] = graph.add("Where", [seen, *values], path)
         return self._masks[window]
 
@@ -70,20 +66,20 @@ class Positions:
         """Which tokens another sees without a window (B,1,S,T)."""
         if "seen" not in self._made:
             keys, queries = self._numbers()
-            before = self._graph.add(
-                "LessOrEqual", [keys, self._column(queries)], "/seen/NotAfter"
-            )
+            before = self._graph.add("LessOrEqual", [keys, self._column(queries)], "/seen/NotAfter")
             self._made["seen"] = self._graph.add("And", [self._real(), before], "/seen")
         return self._made["seen"]
 
     def _column(self, numbers: str) -> str:
-        return self._graph.add("Unsqueeze", [numbers, self._modules.integers(1)], f"{numbers}/Column")
+        return self._graph.add(
+            "Unsqueeze", [numbers, self._writer.integers(1)], f"{numbers}/Column"
+        )
 
     def _real(self) -> str:
         """Which tokens are no padding (B,1,1,T)."""
         if "real" not in self._made:
             real = self._graph.add("Cast", ["attention_mask"], "/real/Cast", to=TensorProto.BOOL)
-            axes = self._modules.integers(1, 2)
+            axes = self._writer.integers(1, 2)
             self._made["real"] = self._graph.add("Unsqueeze", [real, axes], "/real")
         return self._made["real"]
 
@@ -91,7 +87,7 @@ class Positions:
         """0 to T - 1, and T - S to T - 1."""
         if "known" not in self._made:
             graph, path = self._graph, "/numbers"
-            zero, one = self._modules.integer(0), self._modules.integer(1)
+            zero, one = self._writer.integer(0), self._writer.integer(1)
             total = graph.add("Squeeze", [self._total()], f"{path}/total")
             new = graph.add("Shape", ["input_ids"], f"{path}/Shape", start=1, end=2)
             new = graph.add("Squeeze", [new], f"{path}/count")

@@ -20,36 +20,37 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.model.families import Family, max_positions
+from edgeprune.model.anatomy import Anatomy
 
 Rotation = tuple[np.ndarray, float]
 """Frequencies (D/2,), and the factor on cosines and sines."""
 
 
-def rotary_width(config: Mapping[str, Any], family: Family, head_dim: int) -> int:
+def rotary_width(config: Mapping[str, Any], anatomy: Anatomy) -> int:
     """How many of a head's first values are turned."""
-    share = family.rotary.get("partial_rotary_factor")
-    return int(head_dim * float(config.get(share, 1.0))) if share else head_dim
+    share, size = (
+        anatomy.family.rotary.get("partial_rotary_factor"),
+        anatomy.blocks[0].attention.head_dim,
+    )
+    return int(size * float(config.get(share, 1.0))) if share else size
 
 
-def rotary_tables(
-    config: Mapping[str, Any], family: Family, head_dim: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+def rotary_tables(config: Mapping[str, Any], anatomy: Anatomy) -> tuple[np.ndarray, ...] | None:
     """Cosines and sines (positions, D/2), float32, of D turned values; None for an unknown kind.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
-        head_dim: values of a head, of which `rotary_width` are turned.
+        anatomy: of a family with rotary positions.
     """
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in _KINDS:
         return None
-    positions, width = max_positions(config), rotary_width(config, family, head_dim)
-    theta = float(config.get(family.rotary["rope_theta"], 10_000.0))
+    positions, width = anatomy.max_positions, rotary_width(config, anatomy)
+    theta = float(config.get(anatomy.family.rotary["rope_theta"], 10_000.0))
     frequencies, factor = _KINDS[kind](theta, width, scaling, positions)
     angles = _single(np.arange(positions)[:, None] * _single(frequencies))
-    return tuple((turn(angles) * factor).astype(np.float32) for turn in (np.cos, np.sin))  # type: ignore[return-value]
+    return tuple((turn(angles) * factor).astype(np.float32) for turn in (np.cos, np.sin))
 
 
 def _single(values: np.ndarray) -> np.ndarray:

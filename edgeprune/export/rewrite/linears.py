@@ -46,7 +46,11 @@ def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
     found = {}
     for node in graph.nodes:
         name = wanted.get(module_path(node))
-        if name and node.op_type in ("MatMul", "Gemm") and _table(graph, node) in graph.initializers:
+        if (
+            name
+            and node.op_type in ("MatMul", "Gemm")
+            and _table(graph, node) in graph.initializers
+        ):
             found[name] = _describe(graph, name, node)
     return found
 

@@ -1,4 +1,4 @@
-"""What the decoders of a family compute between their linears, by the names of its settings."""
+"""What the decoders of a family compute, where that does not follow from where their parts are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class DecoderFacts:
-    """What the decoders of a family compute; paths are relative to the base model or to a layer."""
+class DecoderFunction:
+    """What a decoder computes with its parts, by the names of its family's settings; with this its
+    graph is written from its tensors. Paths are relative to the base model, or to a layer."""
 
     final_norm: str
     """The norm before the head."""
@@ -37,5 +38,5 @@ class DecoderFacts:
     """Linears after the embeddings and before the head, where the model's files hold them."""
     without_final_norm: str | None = None
     """The setting by which the norm before the head is left out."""
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-    """Settings, each with the only value under which all of this holds."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of which only these values are known here; they may be missing."""
