@@ -27,16 +27,15 @@ class DecoderFunction:
     """The layers in which a token sees only the last `sliding_window` tokens, where that is set."""
     scales_embeddings: bool = False
     """Embeddings of tokens are multiplied by the root of their width."""
-    scales_scores: str | None = None
-    """The setting by which scores are divided by the root of a head's size; None: they always are.
-    """
+    scales_scores: str | bool = True
+    """Whether scores are divided by the root of a head's size, or the setting for it."""
     takes_positions: bool = True
     """Whether a graph has position_ids among its inputs, as the hub's has."""
     shared_norm: str | None = None
     """A norm that attention and feed-forward both read, where there is one for both."""
     projections: tuple[str, str] | None = None
     """Linears after the embeddings and before the head, where the model's files hold them."""
-    without_final_norm: str | None = None
-    """The setting by which the norm before the head is left out."""
+    without_final_norm: str | bool = False
+    """Whether the norm before the head is left out, or the setting for it."""
     written: Mapping[str, Any] = field(default_factory=dict)
     """Settings of which only these values are known here; they may be missing."""

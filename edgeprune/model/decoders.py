@@ -1,5 +1,5 @@
-"""What one decoder computes between its linears: its family's function and its settings, in numbers and
-full names. Where a setting asks for something that is not written down there, there is none.
+"""What one decoder computes with its parts: its family's function in the numbers and names of one
+model. There is none where a setting asks for what is not written down.
 """
 
 from collections.abc import Mapping
@@ -57,9 +57,8 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         return None
     if any(config.get(name, value) != value for name, value in function.written.items()):
         return None
-    epsilon = (
-        function.epsilon if isinstance(function.epsilon, float) else config.get(function.epsilon)
-    )
+    stated = function.epsilon
+    epsilon = config.get(stated) if isinstance(stated, str) else stated
     activation = config.get(function.activation)
     if epsilon is None or not isinstance(activation, str):
         return None
@@ -72,11 +71,9 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         name = f"{base}{path}"
         return name if path and f"{name}.weight" in anatomy.shapes else None
 
-    norms_first = family.norms_first is None or bool(config.get(family.norms_first, True))
-    # With the norms after the sums, the last layer's is the last.
-    ends = norms_first and not (
-        function.without_final_norm and config.get(function.without_final_norm)
-    )
+    norms_first = _is_set(config, family.norms_first or True, True)
+    # Where norms follow the sums, the last layer's is the last.
+    ends = norms_first and not _is_set(config, function.without_final_norm, False)
     attention_norms = inside(family.attention_norm or function.shared_norm)
     query, key = (inside(path) for path in function.head_norms or (None, None))
     normed = bool(query) and f"{query[0]}.weight" in anatomy.shapes
@@ -88,11 +85,10 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         feed_forward_norms=inside(family.feed_forward_norm) or attention_norms,
         head_norms=tuple(zip(query, key, strict=True)) if normed else (),
         final_norm=f"{base}{function.final_norm}" if ends else None,
-        parallel=_is_set(config, function.parallel),
+        parallel=_is_set(config, function.parallel, True),
         activation=activation,
         windows=_windows(config, function.windows, len(blocks)),
-        scales_scores=function.scales_scores is None
-        or bool(config.get(function.scales_scores, True)),
+        scales_scores=_is_set(config, function.scales_scores, True),
         embedding_scale=anatomy.hidden_size**0.5 if function.scales_embeddings else None,
         project_in=held(project_in),
         project_out=held(project_out),
@@ -100,8 +96,9 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
     )
 
 
-def _is_set(config: Mapping[str, Any], fact: str | bool) -> bool:
-    return bool(config.get(fact, True)) if isinstance(fact, str) else fact
+def _is_set(config: Mapping[str, Any], fact: str | bool, default: bool) -> bool:
+    """A fact that may be a setting's name."""
+    return bool(config.get(fact, default)) if isinstance(fact, str) else fact
 
 
 def _windows(config: Mapping[str, Any], kind: str | None, layers: int) -> tuple[int | None, ...]:

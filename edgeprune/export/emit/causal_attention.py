@@ -2,15 +2,15 @@
 
     q, k, v ─> GroupQueryAttention (rotary embedding, cache, product, softmax, product) ─> o
 
-Each node has its layer's own head counts. If a client binds past and present to one buffer, a token's
-key and value are written directly into that. A token's position is then its index in the cache,
+Each node has its layer's own head counts. If a client binds past and present to one buffer, a
+token's key and value are written directly into that. A token's position is its index in the cache,
 whatever position_ids say: in a prompt the operator reads only the first row's (ONNX Runtime 1.31),
 which is wrong for rows with different padding on the left. Attention depends only on differences of
-positions, so results of such rows are the same; only position_ids with gaps would mean something else.
+positions, so results of such rows are the same; only position_ids with gaps mean something else.
 
 The operator takes heads of a multiple of 16 values that are turned as a whole. All others are laid
-out, the query heads that share a key-value head stacked as rows, so that no key or value is copied (S
-tokens now, T with the cache, D the head size, G query heads per key-value head):
+out, the query heads that share a key-value head stacked as rows, so that no key or value is copied
+(S tokens now, T with the cache, D the head size, G query heads per key-value head):
 
     q (B,S,H*D) -> (B,H,S,D) ─> rotary ─> (B,Hkv,G*S,D) \
     k (B,S,Hkv*D) -> (B,Hkv,S,D) ─> rotary ─> appended -> (B,Hkv,D,T)  > scores + mask -> softmax
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 from edgeprune.export.attention_nodes import join_heads
 from edgeprune.export.emit.decoder_writer import DecoderWriter
-from edgeprune.export.emit.writer import path_of
 from edgeprune.export.emit.positions import Positions
+from edgeprune.export.emit.writer import path_of
 from edgeprune.export.graph import CONTRIB
 from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.model.anatomy import FUSED_HEADS, Anatomy, Attention, Block

@@ -1,11 +1,11 @@
 """A decoder's graph from what it is made of: its anatomy, what it computes, and its tensors.
 
-Nothing is traced and no weight is read here; a tensor is read when the graph is written. The graph is
-the one that the passes of rewriting would make of a trace: attention with its cache as one operator or
-laid out, only the asked last tokens' logits, a table that embedding and head share stored once. Layers
-may differ in heads and channels; every count is read off the tensors' shapes.
+Nothing is traced, and a tensor is read when the graph is written. The form is that which the
+rewriting leaves of a trace: attention with its cache as one operator or laid out, logits of the
+asked last tokens only; and a table that embedding and head share is stored once. Layers may differ:
+every count is read off the shapes.
 
-    input_ids ─> embedding (+ positions) ─> layer 0 ... layer n ─> norm ─> last tokens ─> head ─> logits
+    ids ─> embedding (+ positions) ─> layer 0 ... layer n ─> norm ─> last tokens ─> head ─> logits
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What decoders have beyond other models: norms of two kinds, numbers of many sizes, a shared table."""
+"""What decoders have beyond other models: norms of two kinds, and a head that shares a table."""
 
 from collections.abc import Mapping
 
@@ -46,8 +46,8 @@ class DecoderWriter(Writer):
         return self.graph.add(self._sum, [left, right], name)
 
     def tied(self, x: str, module: str, table: str) -> str:
-        """A linear that reads the table of an embedding (outputs, inputs), which is stored once: the
-        runtime turns it when it loads the file."""
+        """A linear that reads the table of an embedding (outputs, inputs), which is stored once:
+        the runtime turns it when it loads the file."""
         path = path_of(module)
         columns = self.graph.add("Transpose", [self.weight(f"{table}.weight")], f"{path}/Columns")
         return self.biased(self.graph.add("MatMul", [x, columns], f"{path}/MatMul"), module)

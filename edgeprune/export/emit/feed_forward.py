@@ -1,16 +1,16 @@
 """A layer's feed-forward: one for all tokens, or a mixture of experts.
 
-In a mixture every token is given to a few experts. Its copies are sorted by expert, each expert gets
-its own rows as one matrix, and what they answer goes back to the tokens (N tokens, k experts each, W
-wide):
+In a mixture every token is given to a few experts. Its copies are sorted by expert, each expert
+gets its own rows as one matrix, and what they answer goes back to the tokens (N tokens, k experts
+each, W wide):
 
     x (N,W) ─> router ─> the k largest of its softmax: experts (N,k), shares (N,k)
     copies (N*k,W), sorted by expert ─> Split ─> expert 0, expert 1, ... ─> joined, in the old order
     shares (N,1,k) x answers (N,k,W) ─> (N,W)
 
-So an expert multiplies the rows that chose it and nothing else, and none of it is a loop; one that no
-token chose multiplies a matrix without rows. That is faster than gathering and scattering expert by
-expert, most with many experts, and than giving every expert all tokens (benchmarks/README.md,
+So an expert multiplies the rows that chose it and nothing else, and none of it is a loop; one that
+no token chose multiplies a matrix without rows. That is faster than gathering and scattering expert
+by expert, most with many experts, and than giving every expert all tokens (benchmarks/README.md,
 "experts").
 """
 

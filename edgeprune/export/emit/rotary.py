@@ -1,7 +1,7 @@
 """Tables of rotary positions: the cosines and sines of every angle that a model turns heads by.
 
-A pair of a head's values at place i of D/2 is turned by position * f_i (RoPE, Su et al., 2021). Kinds
-differ in the frequencies f and in a factor on cosines and sines:
+A pair of a head's values at place i of D/2 is turned by position * f_i (RoPE, Su et al., 2021).
+Kinds differ in the frequencies f and in a factor on cosines and sines:
 
     default  f_i = theta^(-2i/D)
     linear   f / factor: positions are interpolated (Chen et al., 2023)
@@ -10,8 +10,8 @@ differ in the frequencies f and in a factor on cosines and sines:
     yarn     the same by the number of turns within the trained length (Peng et al., 2023)
     longrope f divided by a stored factor each (Ding et al., 2024), those of the trained length
 
-Closed forms in float64, rounded to float32 where transformers does: at position 8,000 the last bit of
-a frequency or an angle is worth 0.0005, and a model has learnt with the angles that it was given.
+Closed forms in float64, rounded to float32 where transformers does: at position 8,000 the last bit
+of a frequency or an angle is worth 0.0005, and a model learnt with the angles that it was given.
 """
 
 import math
@@ -115,7 +115,7 @@ def _yarn_factor(scaling: Mapping[str, Any]) -> float:
 
 
 def _longrope(theta: float, width: int, scaling: Mapping[str, Any], positions: int) -> Rotation:
-    # Texts beyond the trained length have other factors, and such models are refused (model/rope.py).
+    # Texts beyond the trained length have other factors; model/rope.py refuses such models.
     factor, stated = scaling.get("factor") or 1.0, scaling.get("attention_factor")
     if stated is None:
         stated = math.sqrt(1 + math.log(factor) / math.log(positions)) if factor > 1 else 1.0
