@@ -10,15 +10,15 @@ from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.assets import SIZES
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.tasks import TASKS
-from edgeprune.targets import Target
 
 
-def emitted(folder: Path, target: Target) -> Graph | None:
+def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
     """The float32 graph of the model that a stage left in `folder`, in the form that the rewriting
     goes on with; None where it has to be traced.
 
     Args:
-        target: decides the form of what its runtime would fuse to its harm.
+        plain_sums: write the additions that a norm reads in the form that the runtime does not
+            fuse with it, for a target to which that does harm.
     """
     checkpoint = open_checkpoint(str(folder))
     anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
@@ -32,7 +32,7 @@ def emitted(folder: Path, target: Target) -> Graph | None:
         Weights(checkpoint.files),
         task,
         kept_heads=_kept_heads(folder, anatomy),
-        plain_sums=target.skip_layer_norm_harmful,
+        plain_sums=plain_sums,
     )
 
 
