@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from results_file import add_result, ratio_text, read_results
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.quantized_cache import cache_bytes, quantize_cache
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings

@@ -22,7 +22,7 @@ from edgeprune.base.progress import track
 from edgeprune.compress.quantize.layers import LayerValues, round_nearest
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import Entry, Format, Plan, in_format
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.measure.bench.machine import machine_facts

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edgeprune.compress.context import Context
 from edgeprune.export.client_files import ONNX, copy_client_files
+from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.record import Exported
 from edgeprune.export.trace import export_onnx, export_plain
 from edgeprune.model.store import load_model
@@ -16,7 +17,12 @@ def original(context: Context, source: Path, target: Path, settings: None) -> Ex
 
 
 def export(context: Context, source: Path, target: Path, settings: None) -> Exported:
-    """Write the model's graph in float32, as a folder that a client runs."""
+    """Write the model's graph in float32, as a folder that a client runs: emitted where its family
+    is known well enough, else traced."""
     copy_client_files(context, source, target)
-    path = export_onnx(load_model(source), target / ONNX)
+    graph, path = emitted(source), target / ONNX / "model.onnx"
+    if graph is None:
+        export_onnx(load_model(source), path.parent)
+    else:
+        graph.save(path)
     return Exported(bytes=path.stat().st_size)

@@ -136,6 +136,12 @@ class Anatomy:
     shapes: Mapping[str, Shape] = field(repr=False)
 
     @property
+    def prefix(self) -> str:
+        """What the names of the base model's parts begin with, as "bert.", where a head is beside
+        it."""
+        return self.blocks[0].name.removesuffix(f"{self.family.layers}.0")
+
+    @property
     def causal(self) -> bool:
         """Whether a token sees only those before it."""
         return self.family.causal

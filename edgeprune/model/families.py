@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
+from edgeprune.model.decoder_function import DecoderFunction
 
 Shape = tuple[int, ...]
 
@@ -37,8 +38,54 @@ class ExpertPaths:
     inputs), and their down projections in another; loading takes them apart."""
     shared: str | None = None
     """A feed-forward beside the experts that reads every token."""
+    shared_gate: str | None = None
+    """The linear whose logistic value scales what that one answers."""
     normalized: str | None = None
     """The setting by which a token's chosen weights sum to 1; None where they always do."""
+
+
+@dataclass(frozen=True)
+class DistanceBias:
+    """What is added to the scores of two tokens by their distance: near ones have a row of the
+    table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section 2.1),
+    half of them for tokens before and half for those after. A column for each original head."""
+
+    table: str
+    buckets: int
+    furthest: int
+    """The distance from which on all share the last row."""
+
+
+HeadLayers = tuple[tuple[str, str | None], ...]
+"""Linears one after the other, each with the activation after it."""
+
+
+@dataclass(frozen=True)
+class EncoderFunction:
+    """What an encoder computes with its parts, where that does not follow from their names: with
+    this its graph is written from its tensors. Norms follow the additions."""
+
+    norms: tuple[str, str]
+    """The norms after the attention and after the feed-forward, relative to a layer."""
+    label_head: HeadLayers
+    """From the state of a text's first token to a logit for each label; paths are relative to the
+    base model or, where it has no such part, to the whole."""
+    token_head: HeadLayers = (("classifier", None),)
+    """The same from the state of every token."""
+    embedding_norm: str = "embeddings.LayerNorm"
+    projection: str | None = None
+    """A linear after the embeddings where these are narrower than the layers."""
+    reads_token_types: bool = False
+    """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
+    activation: str = "hidden_act"
+    """The setting that names the feed-forward's."""
+    epsilon: str | None = "layer_norm_eps"
+    """The setting of the norms' epsilon, 1e-12 where there is none."""
+    distance_bias: DistanceBias | None = None
+    written: Mapping[str, Any] = field(
+        default_factory=lambda: {"position_embedding_type": "absolute", "is_decoder": False}
+    )
+    """Settings of which only these values are known here; they may be missing."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +147,22 @@ class Family:
     in_files: Mapping[str, str] = field(default_factory=dict)
     """Parts of the names of tensors in a model's files, and what they are called once it is read.
     """
+    encoder: EncoderFunction | None = None
+    """By which a graph is written; None: it is traced."""
+    decoder: DecoderFunction | None = None
+    """The same of a decoder."""
+
+
+_BERT_FUNCTION = EncoderFunction(
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    label_head=(("pooler.dense", "tanh"), ("classifier", None)),
+    reads_token_types=True,
+)
+_DENSE_HEAD = (("classifier.dense", "tanh"), ("classifier.out_proj", None))
 
 
 _BERT = Family(
-    model_types=("bert", "electra"),
+    model_types=("bert",),
     layers="encoder.layer",
     query="attention.self.query",
     key="attention.self.key",
@@ -119,11 +178,18 @@ _BERT = Family(
         "token_type": "embeddings.token_type_embeddings",
     },
     unread_pooler="pooler",
+    encoder=_BERT_FUNCTION,
 )
 
 
+_LLAMA_FUNCTION = DecoderFunction(
+    final_norm="norm",
+    epsilon="rms_norm_eps",
+    root_mean_square=True,
+    head_norms=("self_attn.q_norm", "self_attn.k_norm"),
+)
 _LLAMA = Family(
-    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    model_types=("llama",),
     causal=True,
     has_cache=True,
     layers="layers",
@@ -140,7 +206,10 @@ _LLAMA = Family(
     attention_norm="input_layernorm",
     feed_forward_norm="post_attention_layernorm",
     rotary={"rope_theta": "rope_theta"},
+    decoder=_LLAMA_FUNCTION,
 )
+_EVERY_LAYER = replace(_LLAMA_FUNCTION, windows="every layer")
+_BY_LAYER_TYPE = replace(_LLAMA_FUNCTION, windows="by layer type")
 
 
 _EXPERTS = ExpertPaths(
@@ -158,9 +227,19 @@ FAMILIES: tuple[Family, ...] = (
     _BERT,
     replace(
         _BERT,
+        model_types=("electra",),
+        encoder=replace(
+            _BERT_FUNCTION,
+            label_head=(("classifier.dense", "gelu"), ("classifier.out_proj", None)),
+            projection="embeddings_project",
+        ),
+    ),
+    replace(
+        _BERT,
         model_types=("roberta", "xlm-roberta"),
         position_offset=2,
         padded_positions=True,
+        encoder=replace(_BERT_FUNCTION, label_head=_DENSE_HEAD, reads_token_types=False),
     ),
     Family(
         model_types=("distilbert",),
@@ -177,6 +256,12 @@ FAMILIES: tuple[Family, ...] = (
             "word": "embeddings.word_embeddings",
             "position": "embeddings.position_embeddings",
         },
+        encoder=EncoderFunction(
+            norms=("sa_layer_norm", "output_layer_norm"),
+            label_head=(("pre_classifier", "relu"), ("classifier", None)),
+            activation="activation",
+            epsilon=None,
+        ),
     ),
     Family(
         model_types=("mpnet",),
@@ -196,12 +281,26 @@ FAMILIES: tuple[Family, ...] = (
         head_bias=("attention", "position_bias"),
         unread_pooler="pooler",
         position_offset=2,
+        encoder=EncoderFunction(
+            norms=("attention.LayerNorm", "output.LayerNorm"),
+            label_head=_DENSE_HEAD,
+            distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
+        ),
     ),
     replace(_LLAMA, in_gguf=True),
-    replace(_LLAMA, model_types=("gemma",), norm_offset=1.0, ties=True),
+    replace(_LLAMA, model_types=("mistral",), in_gguf=True, decoder=_EVERY_LAYER),
+    replace(_LLAMA, model_types=("qwen2", "qwen3"), in_gguf=True, decoder=_BY_LAYER_TYPE),
+    replace(
+        _LLAMA,
+        model_types=("gemma",),
+        norm_offset=1.0,
+        ties=True,
+        decoder=replace(_LLAMA_FUNCTION, scales_embeddings=True, takes_positions=False),
+    ),
     replace(
         _LLAMA,
         model_types=("mixtral",),
+        decoder=_EVERY_LAYER,
         experts=_EXPERTS,
         in_files={
             ".block_sparse_moe.": ".mlp.",
@@ -213,7 +312,13 @@ FAMILIES: tuple[Family, ...] = (
     replace(
         _LLAMA,
         model_types=("qwen2_moe", "qwen3_moe"),
-        experts=replace(_EXPERTS, shared="mlp.shared_expert", normalized="norm_topk_prob"),
+        decoder=_EVERY_LAYER,
+        experts=replace(
+            _EXPERTS,
+            shared="mlp.shared_expert",
+            shared_gate="mlp.shared_expert_gate",
+            normalized="norm_topk_prob",
+        ),
     ),
     Family(
         model_types=("gpt2",),
@@ -235,6 +340,13 @@ FAMILIES: tuple[Family, ...] = (
         depth_scaled="scale_attn_by_inverse_layer_idx",
         transposed=True,
         ties=True,
+        decoder=DecoderFunction(
+            final_norm="ln_f",
+            epsilon="layer_norm_epsilon",
+            activation="activation_function",
+            scales_scores="scale_attn_weights",
+            written={"add_cross_attention": False, "scale_attn_by_inverse_layer_idx": False},
+        ),
     ),
     Family(
         model_types=("opt",),
@@ -255,6 +367,13 @@ FAMILIES: tuple[Family, ...] = (
         feed_forward_norm="final_layer_norm",
         norms_first="do_layer_norm_before",
         ties=True,
+        decoder=DecoderFunction(
+            final_norm="decoder.final_layer_norm",
+            epsilon=1e-5,
+            activation="activation_function",
+            projections=("decoder.project_in", "decoder.project_out"),
+            without_final_norm="_remove_final_layer_norm",
+        ),
     ),
     Family(
         model_types=("gpt_neox",),
@@ -275,6 +394,11 @@ FAMILIES: tuple[Family, ...] = (
         fused=Fused("attention.query_key_value", interleaved=True),
         in_files={"embed_out.": "lm_head."},
         rotary={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+        decoder=DecoderFunction(
+            final_norm="final_layer_norm",
+            epsilon="layer_norm_eps",
+            parallel="use_parallel_residual",
+        ),
     ),
     Family(
         model_types=("phi",),
@@ -295,6 +419,13 @@ FAMILIES: tuple[Family, ...] = (
             "rope_theta": "rope_theta",
             "partial_rotary_factor": "partial_rotary_factor",
         },
+        decoder=DecoderFunction(
+            final_norm="final_layernorm",
+            epsilon="layer_norm_eps",
+            parallel=True,
+            shared_norm="input_layernorm",
+            head_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        ),
     ),
 )
 
@@ -358,11 +489,16 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
+    return _setting(config, "max_position_embeddings", 512) - position_offset(config)
+
+
+def position_offset(config: Mapping[str, Any]) -> int:
+    """The row of the position table that a text's first token reads; where that is not 0, padding
+    has the id before it and its own row."""
     family = find_family(str(config.get("model_type", "")))
-    offset = family.position_offset
     if family.padded_positions and config.get("pad_token_id") is not None:
-        offset = config["pad_token_id"] + 1
-    return _setting(config, "max_position_embeddings", 512) - offset
+        return int(config["pad_token_id"]) + 1
+    return family.position_offset
 
 
 def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:

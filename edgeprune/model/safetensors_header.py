@@ -18,7 +18,8 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Shape, dtype and bytes of each tensor of a safetensors file, in the file's order.
+    """Shape, dtype, bytes and place in the file of each tensor of a safetensors file, in the file's
+    order.
 
     Only the header is read: 8 bytes that say its length, little-endian, and then JSON.
 
@@ -39,6 +40,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
                     "shape": [int(n) for n in entry["shape"]],
                     "dtype": str(entry["dtype"]),
                     "bytes": int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+                    "offset": 8 + length + int(entry["data_offsets"][0]),
                 }
                 for name, entry in header.items()
                 if name != "__metadata__"

@@ -17,8 +17,8 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.embeddings import lower_embeddings
-from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.verify import run_graph

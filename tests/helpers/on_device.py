@@ -21,6 +21,7 @@ HEAVY = (
     "accelerate",
     "datasets",
     "matplotlib",
+    "onnx_ir",
 )
 
 

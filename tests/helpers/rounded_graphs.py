@@ -15,7 +15,7 @@ import torch
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import Entry
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.verify import complete_feed
 from edgeprune.model.model import Model
 

@@ -12,7 +12,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
+from edgeprune.export.tensors import to_proto
 
 _GRID = np.linspace(-8, 8, 257, dtype=np.float32)
 _TOLERANCE = 2e-6
@@ -82,8 +83,7 @@ def _own_nodes(graph: Graph, start: str) -> list[NodeProto]:
 
 
 def _is_number(graph: Graph, name: str) -> bool:
-    value = graph.constant(name)
-    return value is not None and value.size == 1
+    return graph.is_small(name, 1)
 
 
 def _read_outside(graph: Graph, name: str, nodes: list[NodeProto]) -> bool:
@@ -98,7 +98,11 @@ def _evaluate(graph: Graph, start: str, end: str, nodes: list[NodeProto]) -> np.
         "activation",
         [helper.make_tensor_value_info(start, TensorProto.FLOAT, _GRID.shape)],
         [helper.make_tensor_value_info(end, TensorProto.FLOAT, None)],
-        [graph.initializers[name] for name in read if name in graph.initializers],
+        [
+            to_proto(name, graph.initializers[name])
+            for name in sorted(read)
+            if name in graph.initializers
+        ],
     )
     model = helper.make_model(body, opset_imports=graph.opsets)
     [values] = ReferenceEvaluator(model).run([end], {start: _GRID})

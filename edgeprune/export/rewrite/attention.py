@@ -4,23 +4,24 @@ Most of the tracer's nodes between the projections are arithmetic on sizes: abou
 encoder layer and 150 per decoder layer. They become (S tokens now, T with the cache, D the head
 size):
 
-    encoder  q (B,S,H*D) -> (B,H,S,D) \
-             k (B,S,H*D) -> (B,H,D,S)  > product * 1/sqrt(D) + mask -> softmax -> product with v
-             v (B,S,H*D) -> (B,H,S,D) /                             -> (B,S,H*D)
+    encoder  as attention_nodes.py has it
 
     decoder  the same, the rotary embedding as one operator, and the query heads that share a
              key-value head stacked as rows, (B,Hkv,G*S,D), so that no key or value is copied.
 
-A fused MultiHeadAttention is no faster on a CPU (benchmarks/README.md, "fused encoder attention"),
-and any client runs the standard operators. Products of q, k and v are merged later, by the INT8
-lowering.
+Products of q, k and v are merged later, by the INT8 lowering.
 """
 
 import numpy as np
-from onnx import TensorProto
 
+from edgeprune.export.attention_nodes import (
+    attend,
+    join_heads,
+    padding_mask,
+    scaled_scores,
+)
+from edgeprune.export.graph import CONTRIB, Graph
 from edgeprune.export.rewrite.attention_parts import (
-    MASKED,
     AttentionParts,
     causal_mask,
     find_attention,
@@ -29,7 +30,6 @@ from edgeprune.export.rewrite.attention_parts import (
     query_start,
     rotary_parts,
 )
-from edgeprune.export.rewrite.graph import CONTRIB, Graph
 from edgeprune.model.anatomy import Anatomy
 
 
@@ -45,33 +45,11 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
     return len(anatomy.blocks)
 
 
-def _scores(graph: Graph, parts: AttentionParts, query: str, key: str) -> str:
-    product = graph.add("MatMul", [query, key], f"{parts.path}/Scores")
-    scale = graph.add_constant(f"{parts.path}/scale", parts.scale)
-    return graph.add("Mul", [product, scale], f"{parts.path}/Scaled")
-
-
-def _merge(graph: Graph, parts: AttentionParts, context: str) -> None:
-    """(B,H,S,D) -> (B,S,H*D), read by the output projection."""
-    attention = parts.attention
-    tokens = graph.add("Transpose", [context], f"{parts.path}/TokensFirst", perm=[0, 2, 1, 3])
-    width = attention.num_heads * attention.head_dim
-    shape = graph.add_constant(f"{parts.path}/width", np.array([0, 0, width], np.int64))
-    merged = graph.add("Reshape", [tokens, shape], f"{parts.path}/Merged")
-    graph.replace_uses(parts.result, merged)
-
-
 def _bidirectional(graph: Graph, parts: AttentionParts) -> None:
-    query = parts.heads(graph, parts.query, "query", [0, 2, 1, 3])
-    key = parts.heads(graph, parts.key, "key", [0, 2, 3, 1])
-    value = parts.heads(graph, parts.value, "value", [0, 2, 1, 3])
-    scores = _scores(graph, parts, query, key)
-    for place, tensor in enumerate(parts.added):
-        mask = _padding_mask(graph) if _is_mask(graph, tensor) else tensor
-        scores = graph.add("Add", [scores, mask], f"{parts.path}/Masked_{place}")
-    weights = graph.add("Softmax", [scores], f"{parts.path}/Weights", axis=-1)
-    context = graph.add("MatMul", [weights, value], f"{parts.path}/Context")
-    _merge(graph, parts, context)
+    added = [padding_mask(graph) if _is_mask(graph, each) else each for each in parts.added]
+    projections = (parts.query, parts.key, parts.value)
+    merged = attend(graph, parts.path, parts.attention, projections, added)
+    graph.replace_uses(parts.result, merged)
 
 
 def _is_mask(graph: Graph, tensor: str) -> bool:
@@ -79,23 +57,7 @@ def _is_mask(graph: Graph, tensor: str) -> bool:
     nodes = graph.ancestors(tensor)
     read = {name for node in nodes for name in node.input}
     weights = [name for name in read if name in graph.initializers]
-    return "attention_mask" in read and all(
-        np.prod(graph.initializers[name].dims) <= 64 for name in weights
-    )
-
-
-def _padding_mask(graph: Graph) -> str:
-    """(B,S) of ones and zeros -> (B,1,1,S) of zeros and the most negative float."""
-    mask = "/attention_mask/Mul_output_0"
-    if mask in graph.producers:
-        return mask
-    axes = graph.add_constant("/attention_mask/axes", np.array([1, 2], np.int64))
-    rows = graph.add("Unsqueeze", ["attention_mask", axes], "/attention_mask/Unsqueeze")
-    kept = graph.add("Cast", [rows], "/attention_mask/Cast", to=TensorProto.FLOAT)
-    one = graph.add_constant("/attention_mask/one", np.array(1, np.float32))
-    gone = graph.add("Sub", [one, kept], "/attention_mask/Sub")
-    low = graph.add_constant("/attention_mask/low", np.array(MASKED, np.float32))
-    return graph.add("Mul", [gone, low], "/attention_mask/Mul")
+    return "attention_mask" in read and all(graph.is_small(name) for name in weights)
 
 
 def _causal(graph: Graph, parts: AttentionParts) -> None:
@@ -122,7 +84,7 @@ def _causal(graph: Graph, parts: AttentionParts) -> None:
     )
     stacked = graph.add("Reshape", [query, rows], f"{parts.path}/query/Rows")
     turned = graph.add("Transpose", [keys.output[0]], f"{parts.path}/key/Turned", perm=[0, 1, 3, 2])
-    scores = _scores(graph, parts, stacked, turned)
+    scores = scaled_scores(graph, parts.path, attention.head_dim, stacked, turned)
     scores = graph.add("Reshape", [scores, heads], f"{parts.path}/ScoresByHead")
     for place, tensor in enumerate(parts.added):
         mask = causal_mask(graph, tensor)
@@ -131,7 +93,7 @@ def _causal(graph: Graph, parts: AttentionParts) -> None:
     weights = graph.add("Reshape", [weights, rows], f"{parts.path}/WeightsByGroup")
     context = graph.add("MatMul", [weights, values.output[0]], f"{parts.path}/Context")
     context = graph.add("Reshape", [context, heads], f"{parts.path}/ContextByHead")
-    _merge(graph, parts, context)
+    graph.replace_uses(parts.result, join_heads(graph, parts.path, attention, context))
 
 
 def _rotary_tables(graph: Graph, cos: str, sin: str, head_dim: int) -> tuple[str, str, str]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from onnx import NodeProto
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.attention_nodes import MASKED, split_heads
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import LinearNodes, find_linears
 from edgeprune.model.anatomy import Anatomy, Attention
 from edgeprune.runtime.session import PAST
 
-MASKED = float(np.finfo(np.float32).min)
 _ROLES = ("query", "key", "value")
 
 
@@ -56,7 +56,7 @@ class AttentionParts:
 
     def heads(self, graph: Graph, tensor: str, role: str, perm: list[int]) -> str:
         """A projection's output split into heads."""
-        return _heads(graph, self.path, self.attention.head_dim, tensor, role, perm)
+        return split_heads(graph, self.path, self.attention.head_dim, tensor, role, perm)
 
     @property
     def scale(self) -> np.ndarray:
@@ -85,13 +85,6 @@ def depends(graph: Graph, name: str, on: str) -> bool:
     return name == on or any(on in node.input for node in graph.ancestors(name, [on, *made.input]))
 
 
-def _heads(graph: Graph, path: str, head_dim: int, tensor: str, role: str, perm: list[int]) -> str:
-    """(B,S,H*D) -> (B,S,H,D), transposed."""
-    shape = graph.add_constant(f"{path}/heads", np.array([0, 0, -1, head_dim], np.int64))
-    split = graph.add("Reshape", [tensor, shape], f"{path}/{role}/Heads")
-    return graph.add("Transpose", [split], f"{path}/{role}/HeadsFirst", perm=perm)
-
-
 def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes]) -> None:
     """Separate query, key and value where one projection computes all three.
 
@@ -108,7 +101,7 @@ def _unfuse(graph: Graph, attention: Attention, linears: dict[str, LinearNodes])
     for role, tensor, third in zip(_ROLES, tensors, thirds, strict=True):
         own = tensor
         if tensor not in joined[0].input:
-            own = _heads(graph, path, attention.head_dim, tensor, role, [0, 2, 1, 3])
+            own = split_heads(graph, path, attention.head_dim, tensor, role, [0, 2, 1, 3])
         graph.replace_uses(third, own)
 
 

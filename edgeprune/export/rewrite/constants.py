@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
-from edgeprune.export.rewrite.graph import Graph, attribute
+from edgeprune.export.graph import Graph, attribute
+from edgeprune.export.tensors import to_proto
 
 # Folding must not turn a small constant into a large one.
 _MAX_FOLDED_ELEMENTS = 4096
@@ -89,8 +90,8 @@ def _fold_nodes(graph: Graph) -> int:
     for node in graph.nodes:
         if node.domain or node.op_type in _NEVER or set(node.output) & set(graph.outputs):
             continue
-        values = [graph.constant(name) for name in node.input if name]
-        if not values or any(v is None or v.size > _MAX_FOLDED_ELEMENTS for v in values):
+        read = [name for name in node.input if name]
+        if not read or not all(graph.is_small(name, _MAX_FOLDED_ELEMENTS) for name in read):
             continue
         results = ReferenceEvaluator(_single(node, graph)).run(None, {})
         if any(np.size(result) > _MAX_FOLDED_ELEMENTS for result in results):
@@ -108,7 +109,7 @@ def _single(node: NodeProto, graph: Graph) -> onnx.ModelProto:
         "constant",
         [],
         [onnx.ValueInfoProto(name=name) for name in node.output],
-        [graph.initializers[name] for name in node.input if name],
+        [to_proto(name, graph.initializers[name]) for name in node.input if name],
     )
     return helper.make_model(body, opset_imports=graph.opsets)
 
@@ -132,5 +133,5 @@ def _types(graph: Graph) -> dict[str, int]:
     inferred = shape_inference.infer_shapes(graph.outline())
     values = [*inferred.graph.value_info, *inferred.graph.input]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types |= {name: tensor.data_type for name, tensor in graph.initializers.items()}
+    types |= {name: tensor.dtype.value for name, tensor in graph.initializers.items()}
     return {name: kind for name, kind in types.items() if kind != TensorProto.UNDEFINED}

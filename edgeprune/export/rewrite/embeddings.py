@@ -9,7 +9,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from edgeprune.compress.quantize.model import Quantized
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.int8 import tied_codes
 from edgeprune.export.rewrite.linears import find_embeddings
 

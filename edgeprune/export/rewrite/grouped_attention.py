@@ -23,6 +23,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper
 
+from edgeprune.export.graph import CONTRIB, Graph
 from edgeprune.export.rewrite.attention_parts import (
     AttentionParts,
     causal_mask,
@@ -32,7 +33,7 @@ from edgeprune.export.rewrite.attention_parts import (
     query_start,
     rotary_parts,
 )
-from edgeprune.export.rewrite.graph import CONTRIB, Graph
+from edgeprune.export.tensors import to_proto
 from edgeprune.model.anatomy import FUSED_HEADS, Anatomy
 from edgeprune.runtime.cache import SHARED_CACHE
 from edgeprune.runtime.session import PAST
@@ -203,7 +204,7 @@ def _evaluate(graph: Graph, tensor: str, positions: int) -> np.ndarray:
             "angles",
             [helper.make_tensor_value_info("position_ids", TensorProto.INT64, [1, positions])],
             [helper.make_empty_tensor_value_info(tensor)],
-            [graph.initializers[name] for name in _stored(graph, read)],
+            [to_proto(name, graph.initializers[name]) for name in _stored(graph, read)],
         ),
         opset_imports=graph.opsets,
         ir_version=graph.ir_version,

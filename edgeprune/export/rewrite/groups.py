@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import GROUPED, Entry
-from edgeprune.export.rewrite.graph import CONTRIB, Graph
+from edgeprune.export.graph import CONTRIB, Graph
 from edgeprune.export.rewrite.linears import (
     TOGETHER,
     LinearNodes,

@@ -34,7 +34,7 @@ from onnx import TensorProto
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import Entry
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import (
     TOGETHER,
     LinearNodes,

@@ -9,7 +9,7 @@ Its default of 0 means all, so that other clients get the same as from a plain e
 
 import numpy as np
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import find_linears
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.runtime.cache import KEPT_LOGITS

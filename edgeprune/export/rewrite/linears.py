@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import Entry, Format
-from edgeprune.export.rewrite.graph import Graph, attribute
+from edgeprune.export.graph import Graph, attribute
 
 TOGETHER = {"query", "key", "value"}
 """Roles of linears that become one product if they read the same tensor."""
@@ -46,9 +46,21 @@ def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
     found = {}
     for node in graph.nodes:
         name = wanted.get(module_path(node))
-        if name and node.op_type in ("MatMul", "Gemm") and node.input[1] in graph.initializers:
+        if (
+            name
+            and node.op_type in ("MatMul", "Gemm")
+            and _table(graph, node) in graph.initializers
+        ):
             found[name] = _describe(graph, name, node)
     return found
+
+
+def _table(graph: Graph, product: NodeProto) -> str:
+    """The tensor of a product's weight; where it is turned before it is read, the one that is
+    stored."""
+    maker = graph.producers.get(product.input[1])
+    turned = maker is not None and maker.op_type == "Transpose"
+    return maker.input[0] if maker is not None and turned else product.input[1]
 
 
 def _paths(names: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
@@ -64,21 +76,31 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
         transposed = bool(attribute(node, "transB", 0))
         output = node.output[0]
         return LinearNodes(name, node, None, node.input[0], output, node.input[1], transposed, bias)
-    for reader in graph.consumers.get(node.output[0], []):
-        others = [i for i in reader.input if i != node.output[0]]
-        path = module_path(node).removesuffix("MatMul")
+    table = _table(graph, node)
+    bias_node = _bias_node(graph, node)
+    bias = output = None
+    if bias_node is not None:
+        [bias] = [name for name in bias_node.input if name != node.output[0]]
+        output = bias_node.output[0]
+    return LinearNodes(
+        name,
+        node,
+        bias_node,
+        node.input[0],
+        output or node.output[0],
+        table,
+        table != node.input[1],
+        bias,
+    )
+
+
+def _bias_node(graph: Graph, product: NodeProto) -> NodeProto | None:
+    """The node that adds a product's bias."""
+    path = module_path(product).removesuffix("MatMul")
+    for reader in graph.consumers.get(product.output[0], []):
         if reader.op_type == "Add" and module_path(reader) == f"{path}Add":
-            return LinearNodes(
-                name,
-                node,
-                reader,
-                node.input[0],
-                reader.output[0],
-                node.input[1],
-                False,
-                others[0],
-            )
-    return LinearNodes(name, node, None, node.input[0], node.output[0], node.input[1], False, None)
+            return reader
+    return None
 
 
 def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:

@@ -6,7 +6,7 @@
 The operator accepts q, k and v concatenated as its query; splitting them first copies each.
 """
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import OPERATOR
 
 

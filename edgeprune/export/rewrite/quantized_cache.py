@@ -26,7 +26,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from edgeprune.base.progress import track
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.export.rewrite.verify import Feed, Outputs, run_graph
 from edgeprune.runtime.logits import kl_divergence
@@ -90,9 +90,10 @@ def float_cache(graph: Graph) -> int:
     nodes = [node for node in _attention(graph) if len(node.input) > _SCALES]
     for node in nodes:
         for place in _CACHES:
-            scale = graph.initializers[f"{node.input[place]}.scale"]
+            shape = graph.shape(f"{node.input[place]}.scale")
+            assert shape is not None
             for name in _both(node.input[place]):
-                graph.retype(name, TensorProto.FLOAT, scale.dims[-1])
+                graph.retype(name, TensorProto.FLOAT, shape[-1])
         del node.input[_SCALES:]
         kept = [entry for entry in node.attribute if entry.name not in {*_ATTRIBUTES, _WIDTH}]
         del node.attribute[:]

@@ -8,7 +8,7 @@ speed in any session.
 
 from onnx import NodeProto
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 
 _NORMS = {"LayerNormalization", "SimplifiedLayerNormalization"}
 # An RMS norm that the runtime has not fused yet begins with a square of the same tensor.

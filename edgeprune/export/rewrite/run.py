@@ -1,4 +1,8 @@
-"""Rewrite an exported graph for the target: pass after pass, each compared with its input."""
+"""Rewrite a graph for the target: pass after pass, each compared with its input.
+
+A graph is traced, or emitted in the form that the first passes would leave of a trace, and then
+compared with what torch answers.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -10,10 +14,10 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say, track
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import GROUPED, SPARSE, Entry, Format
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.attention import lay_out_attention
 from edgeprune.export.rewrite.constants import fold_constants
 from edgeprune.export.rewrite.embeddings import lower_embeddings
-from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
@@ -23,7 +27,13 @@ from edgeprune.export.rewrite.quantized_cache import quantize_cache
 from edgeprune.export.rewrite.residual import residuals_as_sums
 from edgeprune.export.rewrite.seams import seam_drift
 from edgeprune.export.rewrite.sparse import lower_sparse_linears
-from edgeprune.export.rewrite.verify import Feed, largest_drift, mean_drift, run_graph
+from edgeprune.export.rewrite.verify import (
+    Feed,
+    Outputs,
+    largest_drift,
+    mean_drift,
+    run_graph,
+)
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.targets import Target
 
@@ -32,12 +42,24 @@ _ORDER_OF_SUMS = 5e-3
 "seams")."""
 _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, or on some processors not."""
+_EMITTED = 1e-4
+"""What an emitted graph and torch may differ by, as large as what folding a trace may do. Float32
+sums in another order gave 5e-6 at most (benchmarks/README.md, "emit")."""
 _CACHE_ROUNDING = 0.5
 """Drift of the outputs by a cache in integers; beyond it the model needs more bits."""
 
 
 class RewriteError(Exception):
-    """A lowering that the plan needs differs from the plan; nothing may be shipped."""
+    """A graph differs from its model, or a lowering from the plan; nothing may be shipped."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A graph that was not traced but written, and what it must answer."""
+
+    graph: Graph
+    reference: Outputs
+    """The torch model's outputs on the batches."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +102,29 @@ class PassReport:
         return asdict(self)
 
 
-def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) -> list[Pass]:
-    """The passes for a model, in order."""
+def passes_for(
+    anatomy: Anatomy, quantized: Quantized | None, target: Target, emitted: bool = False
+) -> list[Pass]:
+    """The passes for a model, in order; an emitted graph needs fewer."""
+    passes = [] if emitted else _traced_passes(anatomy, target)
+    if quantized is not None and quantized.plan.quantized:
+        passes += [
+            Pass(
+                "int8 embeddings",
+                lambda graph: lower_embeddings(graph, quantized),
+                1e-3,
+                required=True,
+            ),
+        ]
+        formats = {entry.format for entry in quantized.plan}
+        passes += [step for step in _lowerings(quantized) if formats & set(step.lowers)]
+        if anatomy.has_cache:
+            passes.append(Pass("pack attention", pack_attention, 1e-3))
+    return passes
+
+
+def _traced_passes(anatomy: Anatomy, target: Target) -> list[Pass]:
+    """The passes that give a trace the form that is lowered."""
     passes = [Pass("fold constants", fold_constants, 1e-4)]
     if anatomy.has_cache:
         passes.append(Pass("fuse attention", lambda graph: fuse_attention(graph, anatomy), 1e-3))
@@ -97,19 +140,6 @@ def passes_for(anatomy: Anatomy, quantized: Quantized | None, target: Target) ->
     )
     if target.skip_layer_norm_harmful:
         passes.append(Pass("residuals as sums", residuals_as_sums, 1e-3))
-    if quantized is not None and quantized.plan.quantized:
-        passes += [
-            Pass(
-                "int8 embeddings",
-                lambda graph: lower_embeddings(graph, quantized),
-                1e-3,
-                required=True,
-            ),
-        ]
-        formats = {entry.format for entry in quantized.plan}
-        passes += [step for step in _lowerings(quantized) if formats & set(step.lowers)]
-        if anatomy.has_cache:
-            passes.append(Pass("pack attention", pack_attention, 1e-3))
     return passes
 
 
@@ -142,7 +172,7 @@ def _lowerings(quantized: Quantized) -> list[Pass]:
 
 
 def rewrite(
-    source: Path,
+    source: Path | Emitted,
     output: Path,
     anatomy: Anatomy,
     quantized: Quantized | None,
@@ -150,9 +180,10 @@ def rewrite(
     target: Target,
     cache_bits: float | None = None,
 ) -> list[PassReport]:
-    """Rewrite the graph at `source` into `output`.
+    """Rewrite a graph into `output`.
 
     Args:
+        source: the file of a traced graph, or an emitted one.
         quantized: the plan and its values; None leaves every weight as it is.
         batches: real text as input_ids and attention_mask, to check each pass on.
         cache_bits: bits of a decoder's key-value cache, see quantized_cache.py; None leaves it in
@@ -164,11 +195,14 @@ def rewrite(
     Raises:
         UserError: a lowering that the plan needs is not possible on this model's graph, or a cache
             in integers moves its outputs too far.
-        RewriteError: a lowering differs from the plan.
+        RewriteError: an emitted graph answers otherwise than torch, or a lowering differs from the
+            plan.
     """
-    graph = Graph.load(source)
+    emitted = source if isinstance(source, Emitted) else None
+    graph = Graph.load(source) if isinstance(source, Path) else source.graph
     before = run_graph(graph, batches)
-    passes = passes_for(anatomy, quantized, target)
+    reports = [_as_torch(emitted, before)] if emitted else []
+    passes = passes_for(anatomy, quantized, target, emitted is not None)
     if cache_bits is not None:  # last: later passes would see a cache of integers
         passes.append(
             Pass(
@@ -179,7 +213,6 @@ def rewrite(
                 quantizes=True,
             )
         )
-    reports: list[PassReport] = []
     plain: Graph | None = None
     lowered: set[Format] = set()
     for step in track(passes, "rewrite", len(passes)):
@@ -225,6 +258,17 @@ def rewrite(
         )
     graph.save(output)
     return reports
+
+
+def _as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
+    """The report of an emission, which must answer as torch does."""
+    drift, nodes = largest_drift(emitted.reference, answers), len(emitted.graph.nodes)
+    if drift > _EMITTED:
+        raise RewriteError(
+            f"the emitted graph differs by {drift:.3g} from what torch answers, beyond the "
+            f"tolerance of {_EMITTED:g}"
+        )
+    return PassReport("emit", nodes, nodes, drift, _EMITTED, kept=True)
 
 
 def _at_seams(

@@ -16,7 +16,7 @@ import torch
 
 from edgeprune.compress.quantize.plan import Entry
 from edgeprune.compress.quantize.rounding import round_input
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import find_linears
 from edgeprune.export.rewrite.verify import (
     Feed,
@@ -63,16 +63,16 @@ def seam_drift(
         forced.add_input(given)
     forced.index()
     worst = 0.0
-    with opened(forced) as reference, opened(exposed, kernels) as session:
-        for batch in batches:
-            for feed, got in calls(session, batch):
-                inputs = {
-                    given: round_input(torch.from_numpy(got[seams[seam]]), entry).numpy()
-                    for given, (seam, entry) in rounded.items()
-                }
-                wanted = without_padding(outputs_of(reference, {**feed, **inputs}), feed)
-                made = without_padding(_named(got, seams), feed)
-                worst = max(worst, mean_drift([wanted], [made]))
+    reference, session = opened(forced), opened(exposed, kernels)
+    for batch in batches:
+        for feed, got in calls(session, batch):
+            inputs = {
+                given: round_input(torch.from_numpy(got[seams[seam]]), entry).numpy()
+                for given, (seam, entry) in rounded.items()
+            }
+            wanted = without_padding(outputs_of(reference, {**feed, **inputs}), feed)
+            made = without_padding(_named(got, seams), feed)
+            worst = max(worst, mean_drift([wanted], [made]))
     return worst
 
 

@@ -15,12 +15,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, numpy_helper
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import SPARSE, Entry
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.activation import find_activation
-from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.int8 import quantize_tensor, quantize_tokens
 from edgeprune.export.rewrite.linears import (
     TOGETHER,
@@ -92,7 +92,8 @@ def _lower(
         epilogue=ending.epilogue,
         other=ending.other,
     )
-    graph.initializers |= {tensor.name: tensor for tensor in initializers}
+    for tensor in initializers:
+        graph.add_constant(tensor.name, numpy_helper.to_array(tensor))
     result = graph.insert(node)
     if len(linears) == 1:
         graph.replace_uses(ending.output, result)

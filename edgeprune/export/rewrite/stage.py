@@ -5,16 +5,23 @@ from pathlib import Path
 from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.client_files import ONNX, copy_client_files
+from edgeprune.export.emit.emitted import emitted
+from edgeprune.export.emit.reference import torch_outputs
 from edgeprune.export.rewrite.record import Pass, Rewritten
-from edgeprune.export.rewrite.run import rewrite
+from edgeprune.export.rewrite.run import Emitted, rewrite
 from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.store import load_model
 
 # Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
 _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
 
 
 def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
-    """Rewrite the graph in `source`; write it with tokenizer and configuration into `target`."""
+    """Rewrite the model's graph; write it with tokenizer and configuration into `target`.
+
+    A traced graph is read from `source`; an emitted one is written anew, as its weights are then
+    read from the model's files where they are needed.
+    """
     plan = context.folders.get("quantize")
     quantized, asked = Quantized.load(plan) if plan else None, context.settings.get("quantize")
     batches = []
@@ -24,8 +31,10 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
         batches.append({name: values[:rows] for name, values in feed.items()})
     copy_client_files(context, context.model, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
+    graph = emitted(context.model, context.target.skip_layer_norm_harmful)
+    start = source / ONNX / "model.onnx"
     reports = rewrite(
-        source / ONNX / "model.onnx",
+        Emitted(graph, torch_outputs(load_model(context.model), batches)) if graph else start,
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,

@@ -1,14 +1,11 @@
 """Run a graph in ONNX Runtime and compare it with another on the same batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime as ort
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.kernels import register
 from edgeprune.runtime.session import PAST, PRESENT, input_types
 
@@ -26,20 +23,18 @@ def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> O
     Args:
         kernels: run sparse linears by the operator library, not by their functions.
     """
-    with opened(graph, kernels) as session:
-        return [_merged(calls(session, batch)) for batch in batches]
+    session = opened(graph, kernels)
+    return [_merged(calls(session, batch)) for batch in batches]
 
 
-@contextmanager
-def opened(graph: Graph, kernels: bool = False) -> Iterator[ort.InferenceSession]:
+def opened(graph: Graph, kernels: bool = False) -> ort.InferenceSession:
     """A session with default options, without or with the operator library."""
-    with TemporaryDirectory(prefix="edgeprune-") as folder:
-        path = graph.save(Path(folder) / "model.onnx")[0]
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if kernels:
-            register(options)
-        yield ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if kernels:
+        register(options)
+    path = graph.save_for_session()
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def calls(session: ort.InferenceSession, batch: Feed) -> Iterator[tuple[Feed, Feed]]:

@@ -26,7 +26,7 @@ def measure_cache(
         scratch: a folder in which the other may stand for a while.
     """
     # The passes need the build install, and a dry run on a device imports this file.
-    from edgeprune.export.rewrite.graph import Graph
+    from edgeprune.export.graph import Graph
     from edgeprune.export.rewrite.quantized_cache import cache_bytes, float_cache
 
     graph = Graph.load(source / "onnx" / "model.onnx")

@@ -20,7 +20,7 @@ from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.recover.settings import RecoverSettings
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.export.trace import export_onnx

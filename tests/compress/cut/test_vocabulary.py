@@ -30,7 +30,7 @@ from edgeprune.compress.cut.vocabulary import (
     kept_rows,
     trim_model,
 )
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.export.trace import export_onnx
 from edgeprune.model.checkpoint import open_checkpoint

@@ -9,7 +9,7 @@ from tiny_models import make_batch, make_model
 from edgeprune.compress.quantize.activations import choose_range, input_codes
 from edgeprune.compress.quantize.model import Quantized, quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.trace import export_onnx
 from edgeprune.targets import find

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import OPERATOR, fuse_attention
 from edgeprune.export.rewrite.run import PassReport, rewrite
 from edgeprune.export.rewrite.verify import complete_feed, largest_drift, run_graph

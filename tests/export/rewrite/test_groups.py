@@ -7,8 +7,8 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite import groups
-from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.export.rewrite.groups import lower_groups, pack_bits
 from edgeprune.export.rewrite.run import rewrite

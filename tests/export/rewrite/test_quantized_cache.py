@@ -12,8 +12,8 @@ import transformers
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
 from edgeprune.base.errors import UserError
+from edgeprune.export.graph import Graph, attribute
 from edgeprune.export.rewrite import quantized_cache
-from edgeprune.export.rewrite.graph import Graph, attribute
 from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.export.rewrite.quantized_cache import (
     cache_bytes,

@@ -15,9 +15,9 @@ from tiny_models import DECODERS, ENCODERS, make_batch, make_model
 from edgeprune.base.errors import UserError
 from edgeprune.compress.quantize.model import Quantized, quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.attention import lay_out_attention
 from edgeprune.export.rewrite.constants import fold_constants
-from edgeprune.export.rewrite.graph import Graph
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.residual import residuals_as_sums
 from edgeprune.export.rewrite.run import PassReport, RewriteError, rewrite

@@ -19,8 +19,8 @@ from edgeprune.compress.prune.patterns import Blocks
 from edgeprune.compress.quantize.model import Quantized, quantize_model
 from edgeprune.compress.quantize.plan import SPARSE
 from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.export.graph import Graph, attribute
 from edgeprune.export.rewrite.activation import find_activation
-from edgeprune.export.rewrite.graph import Graph, attribute
 from edgeprune.export.rewrite.run import PassReport, rewrite
 from edgeprune.export.rewrite.verify import mean_drift, run_graph
 from edgeprune.export.trace import export_onnx

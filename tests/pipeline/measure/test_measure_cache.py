@@ -7,7 +7,7 @@ import pytest
 from speeds import make_speed
 from tiny_models import make_batch, make_model
 
-from edgeprune.export.rewrite.graph import Graph
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.export.trace import export_onnx

@@ -1,5 +1,6 @@
 """An ONNX graph to search and change, indexed by producers and readers of tensors."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,33 +8,42 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+import onnx_ir as ir
+from onnx import NodeProto, TensorProto, helper
 
+from edgeprune.export.tensors import Shelf, bytes_of, to_proto, write_model
 from edgeprune.kernels.node import add_functions
 
 CONTRIB = "com.microsoft"
-# Beyond this a protobuf cannot hold the weights, which then go to a separate file.
-_PROTOBUF_LIMIT = 1_900_000_000
 _SMALL_ELEMENTS = 64
 
 
 class Graph:
-    """A model's graph with its indexes. Passes change it in place; `model()` gives the result."""
+    """A model's graph with its indexes. Passes change it in place; `save` and `model` give the
+    result.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    Stored tensors are onnx-ir's, each read when it is asked for.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path = Path()) -> None:
+        """`folder`: where the files lie that hold some of its tensors."""
         self._model = _header(model)
         self.nodes: list[NodeProto] = list(model.graph.node)
-        self.initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
+        self.initializers: dict[str, ir.TensorProtocol] = {
+            tensor.name: ir.serde.deserialize_tensor(tensor, folder)
+            for tensor in model.graph.initializer
+        }
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._replaced: dict[str, str] = {}
+        self._shelf = Shelf()
         self.index()
 
     @classmethod
     def load(cls, path: Path) -> "Graph":
-        """Read a model and its external data."""
-        return cls(onnx.load(str(path)))
+        """Read a model; tensors in files beside it are read when they are asked for."""
+        return cls(onnx.load(str(path), load_external_data=False), path.parent)
 
     def snapshot(self) -> "Graph":
         """A copy to return to. The weights are shared, because no pass changes one in place."""
@@ -44,6 +54,7 @@ class Graph:
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin.metadata = dict(self.metadata)
         twin._replaced = dict(self._replaced)
+        twin._shelf = self._shelf
         twin.index()
         return twin
 
@@ -66,20 +77,37 @@ class Graph:
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of an initializer; None for a computed tensor or an input."""
-        tensor = None if name in self.inputs else self.initializers.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        tensor = self._stored(name)
+        return None if tensor is None else tensor.numpy()
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of an initializer, whose value is not read; None as above."""
+        tensor = self._stored(name)
+        return None if tensor is None else tuple(tensor.shape.numpy())
+
+    def _stored(self, name: str) -> ir.TensorProtocol | None:
+        return None if name in self.inputs else self.initializers.get(name)
+
+    def is_small(self, name: str, elements: int = _SMALL_ELEMENTS) -> bool:
+        """Whether a tensor is an initializer of so few elements."""
+        shape = self.shape(name)
+        return shape is not None and math.prod(shape) <= elements
 
     def add_constant(self, name: str, value: np.ndarray) -> str:
-        """Store a tensor under a name, which must not already hold another value."""
-        self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        """Store an array under a name, which must not already hold another value."""
+        return self.add_tensor(name, ir.Tensor(np.asarray(value, order="C"), name=name))
+
+    def add_tensor(self, name: str, tensor: ir.TensorProtocol) -> str:
+        """Store a tensor, which may be lazy, under a name, as above."""
+        self.initializers[name] = tensor
         return name
 
     def add_option(self, name: str, default: np.ndarray) -> str:
         """Add an optional input, which has a default value."""
-        tensor = numpy_helper.from_array(np.asarray(default, order="C"), name)
-        self.initializers[name] = tensor
+        self.add_constant(name, default)
         self.inputs.append(name)
-        value = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
+        tensor = self.initializers[name]
+        value = helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
         self._model.graph.input.append(value)
         return name
 
@@ -231,11 +259,18 @@ class Graph:
         self.nodes = order
 
     def model(self) -> onnx.ModelProto:
-        """The graph as a model: sorted, with the operator sets and functions that it uses."""
+        """The graph as a model in memory, with its tensors."""
+        model = self._bare_model()
+        stored = (to_proto(name, tensor) for name, tensor in self.initializers.items())
+        model.graph.initializer.extend(stored)
+        return model
+
+    def _bare_model(self) -> onnx.ModelProto:
+        """The model without its tensors: sorted, with the operator sets and functions that it
+        uses."""
         self.sort()
         model = _header(self._model)
         model.graph.node.extend(self.nodes)
-        model.graph.initializer.extend(self.initializers.values())
         add_functions(model)
         for place in reversed(range(len(model.graph.output))):
             if model.graph.output[place].name not in self.outputs:
@@ -247,22 +282,16 @@ class Graph:
         return model
 
     def save(self, path: Path) -> list[Path]:
-        """Write the model, with a separate file of weights beyond 2 GB; return the files."""
-        model = self.model()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.with_name(path.name + "_data")
-        data.unlink(missing_ok=True)
-        if self.bytes() < _PROTOBUF_LIMIT:
-            onnx.save(model, str(path))
-            return [path]
-        onnx.save(
-            model,
-            str(path),
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location=data.name,
-        )
-        return [path, data]
+        """Write the model, with a separate file of weights beyond 2 GB; return the files. One
+        tensor at a time is in memory."""
+        return write_model(self._bare_model(), self.initializers, path)
+
+    def save_for_session(self) -> Path:
+        """Write the model for a session that begins before it is asked for the next, here or of a
+        snapshot. Its large tensors move to a temporary file, where all these sessions read them.
+        """
+        self._shelf.put(self.initializers)
+        return self._shelf.write(self._bare_model(), self.initializers)
 
     def outline(self) -> onnx.ModelProto:
         """The graph with large weights as inputs: enough for shape inference."""
@@ -278,11 +307,13 @@ class Graph:
             # Only the type: the tracer's shape of an output is a claim, not a proof.
             value = outline.graph.output.add(name=output.name)
             value.type.tensor_type.elem_type = output.type.tensor_type.elem_type
-        for tensor in self.initializers.values():
-            if int(np.prod(tensor.dims)) <= _SMALL_ELEMENTS:
-                outline.graph.initializer.append(tensor)
+        for name, tensor in self.initializers.items():
+            if tensor.size <= _SMALL_ELEMENTS:
+                outline.graph.initializer.append(to_proto(name, tensor))
             else:
-                value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                value = helper.make_tensor_value_info(
+                    name, tensor.dtype.value, tensor.shape.numpy()
+                )
                 outline.graph.input.append(value)
         return outline
 
@@ -298,7 +329,7 @@ class Graph:
 
     def bytes(self) -> int:
         """Bytes of all stored tensors."""
-        return sum(len(t.raw_data) or t.ByteSize() for t in self.initializers.values())
+        return bytes_of(self.initializers)
 
 
 def _header(model: onnx.ModelProto) -> onnx.ModelProto:

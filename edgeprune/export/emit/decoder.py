@@ -1,0 +1,183 @@
+"""A decoder's graph from what it is made of: its anatomy, what it computes, and its tensors.
+
+Nothing is traced, and a tensor is read when the graph is written. The form is that which the
+rewriting leaves of a trace: attention with its cache as one operator or laid out, logits of the
+asked last tokens only; and a table that embedding and head share is stored once. Layers may differ:
+every count is read off the shapes.
+
+    ids ─> embedding (+ positions) ─> layer 0 ... layer n ─> norm ─> last tokens ─> head ─> logits
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgeprune.export.emit.activations import ACTIVATIONS
+from edgeprune.export.emit.causal_attention import CausalAttention, Rotary, can_fuse
+from edgeprune.export.emit.decoder_writer import DecoderWriter
+from edgeprune.export.emit.feed_forward import FeedForwards
+from edgeprune.export.emit.positions import Positions
+from edgeprune.export.emit.rotary import rotary_tables, rotary_width
+from edgeprune.export.emit.weights import Weights
+from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, path_of
+from edgeprune.export.graph import Graph
+from edgeprune.model.anatomy import Anatomy, Block
+from edgeprune.model.decoders import Decoder, read_decoder
+from edgeprune.runtime.cache import KEPT_LOGITS, SHARED_CACHE
+from edgeprune.runtime.session import PAST, PRESENT
+
+_END = np.iinfo(np.int64).max
+# Names of open sizes, as the hub has them.
+_PAST = "past_sequence_length"
+_TOTAL = f"{_PAST} + {TOKENS}"
+
+
+def emit_decoder(
+    anatomy: Anatomy, config: Mapping[str, Any], weights: Weights, plain_sums: bool
+) -> Graph | None:
+    """The graph of a decoder in float32; None where what it computes is not written down.
+
+    Args:
+        config: the contents of config.json, in the words of transformers 4.
+        weights: the tensors that the anatomy describes.
+        plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
+    """
+    decoder = read_decoder(config, anatomy)
+    if decoder is None or decoder.activation not in ACTIVATIONS:
+        return None
+    tables = rotary_tables(config, anatomy) if anatomy.family.rotary else ()
+    if tables is None:
+        return None
+    writer = _begun(anatomy, decoder, weights, plain_sums)
+    rotary = None
+    if tables:
+        cosines, sines = (
+            writer.constant(f"/rotary/{name}", table)
+            for name, table in zip(("cosines", "sines"), tables, strict=True)
+        )
+        rotary = Rotary(cosines, sines, rotary_width(config, anatomy))
+    fused = can_fuse(anatomy, rotary)
+    if fused:
+        writer.graph.metadata[SHARED_CACHE] = "yes"
+    positions = Positions(writer, decoder.takes_positions)
+    experts = anatomy.family.experts
+    layers = _Layers(
+        writer,
+        decoder,
+        anatomy.hidden_size,
+        CausalAttention(writer, positions, decoder, rotary, fused),
+        FeedForwards(writer, decoder.activation, experts.shared_gate if experts else None),
+    )
+    hidden = _embedded(writer, positions, anatomy, decoder)
+    for block in anatomy.blocks:
+        hidden = layers.add(hidden, block)
+    _add_head(writer, anatomy, decoder, hidden)
+    return writer.graph
+
+
+def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: bool) -> DecoderWriter:
+    """A graph of inputs and outputs, named as the hub's."""
+
+    def caches(prefix: str, length: str) -> dict[str, Sizes]:
+        return {
+            f"{prefix}{block.index}.{part}": (
+                BATCH,
+                block.attention.num_key_value_heads,
+                length,
+                block.attention.head_dim,
+            )
+            for block in anatomy.blocks
+            for part in ("key", "value")
+        }
+
+    assert anatomy.head is not None
+    inputs: dict[str, Sizes] = {"input_ids": (BATCH, TOKENS), "attention_mask": (BATCH, _TOTAL)}
+    if decoder.takes_positions:
+        inputs["position_ids"] = (BATCH, TOKENS)
+    logits = {"logits": (BATCH, TOKENS, anatomy.shape(anatomy.head)[0])}
+    return DecoderWriter(
+        weights, inputs, caches(PAST, _PAST), logits | caches(PRESENT, _TOTAL), plain_sums
+    )
+
+
+class _Layers:
+    """Adds layers to a graph: norms, attention, feed-forward and the sums between them."""
+
+    def __init__(
+        self,
+        writer: DecoderWriter,
+        decoder: Decoder,
+        width: int,
+        attention: CausalAttention,
+        feed_forward: FeedForwards,
+    ) -> None:
+        self._writer, self._decoder, self._width = writer, decoder, width
+        self._attention, self._feed_forward = attention, feed_forward
+
+    def add(self, hidden: str, block: Block) -> str:
+        """A layer's answer to states (B,S,W)."""
+        decoder, place = self._decoder, path_of(block.name)
+        first, second = (
+            norms[block.index] for norms in (decoder.attention_norms, decoder.feed_forward_norms)
+        )
+        if decoder.parallel:
+            normed = self._norm(hidden, first)
+            attended = self._attention.add(normed, block)
+            normed = normed if second == first else self._norm(hidden, second)
+            fed = self._feed_forward.add(normed, block)
+            both = self._writer.graph.add("Add", [fed, attended], f"{place}/Add")
+            return self._writer.sum(both, hidden, f"{place}/Add_1")
+        for norm, part, name in (
+            (first, self._attention, f"{place}/Add"),
+            (second, self._feed_forward, f"{place}/Add_1"),
+        ):
+            if decoder.norms_first:
+                hidden = self._writer.sum(hidden, part.add(self._norm(hidden, norm), block), name)
+            else:
+                hidden = self._norm(self._writer.sum(hidden, part.add(hidden, block), name), norm)
+        return hidden
+
+    def _norm(self, hidden: str, name: str) -> str:
+        return self._writer.normed(hidden, name, self._decoder.norms, self._width)
+
+
+def _embedded(
+    writer: DecoderWriter, positions: Positions, anatomy: Anatomy, decoder: Decoder
+) -> str:
+    """The states (B,S,W) that enter the first layer."""
+    graph, tables = writer.graph, anatomy.embeddings
+    hidden = writer.rows(tables["word"], "input_ids")
+    base = path_of(tables["word"]).rpartition("/")[0]
+    if decoder.embedding_scale is not None:
+        hidden = graph.add("Mul", [hidden, writer.number(decoder.embedding_scale)], f"{base}/Mul")
+    if decoder.project_in is not None:
+        hidden = writer.linear(hidden, decoder.project_in)
+    if "position" in tables:
+        places = positions.ids()
+        if offset := anatomy.family.position_rows:
+            name = f"{path_of(tables['position'])}/Add"
+            places = graph.add("Add", [places, writer.integer(offset)], name)
+        # The sum that the first layer's norm reads.
+        hidden = writer.sum(hidden, writer.rows(tables["position"], places), f"{base}/Add")
+    return hidden
+
+
+def _add_head(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> None:
+    """The logits of the last tokens, as many as num_logits_to_keep says; 0, its default, is all."""
+    graph = writer.graph
+    if decoder.final_norm is not None:
+        hidden = writer.normed(hidden, decoder.final_norm, decoder.norms, anatomy.hidden_size)
+    if decoder.project_out is not None:
+        hidden = writer.linear(hidden, decoder.project_out)
+    kept, place = graph.add_option(KEPT_LOGITS, np.array(0, np.int64)), "/last_logits"
+    negative = graph.add("Neg", [kept], f"{place}/Neg")
+    start = graph.add("Unsqueeze", [negative, writer.integers(0)], f"{place}/Unsqueeze")
+    inputs = [hidden, start, writer.integers(_END), writer.integers(1)]
+    last = graph.add("Slice", inputs, f"{place}/Slice")
+    assert anatomy.head is not None
+    if anatomy.tied_embeddings:
+        logits = writer.tied(last, anatomy.head, anatomy.embeddings["word"])
+    else:
+        logits = writer.linear(last, anatomy.head)
+    graph.replace_uses("logits", logits)

@@ -1,0 +1,182 @@
+"""Write an encoder's graph from what its family says of it and from its tensors.
+
+    ids ─> embeddings ─> norm ─> layers ─> last_hidden_state
+                                   │
+                                   └─> the first token, or each ─> linears of the head ─> logits
+
+    layer   x ─> attention ─> + x ─> norm ─> up ─> activation ─> down ─> + ─> norm
+
+The form is that which the rewriting leaves of a trace. Layers may differ: every count is read off
+the shapes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from edgeprune.export.attention_nodes import attend, padding_mask
+from edgeprune.export.emit.activations import ACTIVATIONS
+from edgeprune.export.emit.distance_bias import DistanceBiases
+from edgeprune.export.emit.weights import Weights
+from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, Writer, path_of
+from edgeprune.export.graph import Graph
+from edgeprune.model.anatomy import Anatomy, Block
+from edgeprune.model.families import EncoderFunction, HeadLayers, position_offset
+from edgeprune.model.tasks import Task
+
+_EPSILON = 1e-12
+
+
+def writes_encoder(function: EncoderFunction, config: Mapping[str, Any], task: Task) -> bool:
+    """Whether a model with these settings, and with a task's head, can be written."""
+    return (
+        all(config.get(name, value) == value for name, value in function.written.items())
+        and config.get(function.activation) in ACTIVATIONS
+        and (task.head is None or (task.head == "labels" and task.logits_axes in (2, 3)))
+    )
+
+
+@dataclass
+class _Encoder:
+    """One encoder while it is written."""
+
+    writer: Writer
+    function: EncoderFunction
+    anatomy: Anatomy
+    config: Mapping[str, Any]
+    sum: str
+    """The operator of a residual addition."""
+
+    @property
+    def graph(self) -> Graph:
+        return self.writer.graph
+
+    def norm(self, x: str, module: str) -> str:
+        setting = self.function.epsilon
+        return self.writer.norm(x, module, self.config[setting] if setting else _EPSILON)
+
+    def embedded(self) -> str:
+        """The first layer's input (B,S,W)."""
+        tables, prefix = self.anatomy.embeddings, self.anatomy.prefix
+        x = self.writer.rows(tables["word"], "input_ids")
+        added = {"token_type": self.token_types, "position": self.positions}
+        present = [role for role in added if role in tables]
+        for place, role in enumerate(present):
+            rows = self.writer.rows(tables[role], added[role]())
+            # The sum that a norm reads is a residual's, to the runtime.
+            operator = self.sum if role == present[-1] else "Add"
+            path = path_of(f"{prefix}embeddings")
+            x = self.graph.add(operator, [x, rows], f"{path}/Add_{place}")
+        x = self.norm(x, prefix + self.function.embedding_norm)
+        projection = f"{prefix}{self.function.projection}"
+        return self.writer.linear(x, projection) if self.has(projection) else x
+
+    def has(self, module: str) -> bool:
+        return f"{module}.weight" in self.writer.weights
+
+    def token_types(self) -> str:
+        """Of each token the row of its text's kind (B,S), or of all the first (1,1)."""
+        if self.function.reads_token_types:
+            return "token_type_ids"
+        return self.writer.constant("/token_types", np.zeros((1, 1), np.int64))
+
+    def positions(self) -> str:
+        """Of each token the row of its position: (1,S), or (B,S) where padding has its own."""
+        offset = position_offset(self.config)
+        if offset == 0:
+            table = f"{self.anatomy.embeddings['position']}.weight"
+            return counted(self.writer, "/positions", self.writer.weights.shapes[table][0])
+        padding = self.writer.constant("/positions/padding", np.array(offset - 1))
+        axis = self.writer.constant("/positions/axis", np.array(1))
+        padded = self.graph.add("Equal", ["input_ids", padding], "/positions/Equal")
+        kept = self.graph.add("Not", [padded], "/positions/Not")
+        kept = self.graph.add("Cast", [kept], "/positions/Cast", to=TensorProto.INT64)
+        numbers = self.graph.add("CumSum", [kept, axis], "/positions/CumSum")
+        numbers = self.graph.add("Mul", [numbers, kept], "/positions/Mul")
+        return self.graph.add("Add", [numbers, padding], "/positions/Add")
+
+    def layer(self, x: str, block: Block, added: Sequence[str]) -> str:
+        """One layer (B,S,W); `added` to its scores."""
+        attention, part = block.attention, block.feed_forward
+        norms = [f"{block.name}.{norm}" for norm in self.function.norms]
+        linear, path = self.writer.linear, path_of(block.name)
+        query, key, value = (
+            linear(x, name) for name in (attention.query, attention.key, attention.value)
+        )
+        context = attend(
+            self.graph, path_of(attention.module), attention, (query, key, value), added
+        )
+        x = self.residual(linear(context, attention.output), x, f"{path}/attention/Add")
+        x = self.norm(x, norms[0])
+        activation = self.config[self.function.activation]
+        hidden = ACTIVATIONS[activation](self.graph, linear(x, part.up), f"{path}/activation")
+        x = self.residual(linear(hidden, part.down), x, f"{path}/feed_forward/Add")
+        return self.norm(x, norms[1])
+
+    def residual(self, update: str, x: str, name: str) -> str:
+        return self.graph.add(self.sum, [update, x], name)
+
+    def head(self, x: str, layers: HeadLayers) -> str:
+        """The linears of a head, one after the other."""
+        for path, activation in layers:
+            inside = f"{self.anatomy.prefix}{path}"
+            module = inside if self.has(inside) else path
+            x = self.writer.linear(x, module)
+            if activation:
+                x = ACTIVATIONS[activation](self.graph, x, f"{path_of(module)}/activation")
+        return x
+
+
+def counted(writer: Writer, path: str, most: int) -> str:
+    """0, 1, 2... for the tokens of a text (1,S); of no more than `most` there are numbers."""
+    numbers = writer.constant(f"{path}/numbers", np.arange(most)[None])
+    start, axis = writer.constant(f"{path}/start", [0]), writer.constant(f"{path}/axis", [1])
+    length = writer.graph.add("Shape", ["input_ids"], f"{path}/length", start=1, end=2)
+    return writer.graph.add("Slice", [numbers, start, length, axis], f"{path}/Slice")
+
+
+def emit_encoder(
+    anatomy: Anatomy,
+    function: EncoderFunction,
+    config: Mapping[str, Any],
+    weights: Weights,
+    task: Task,
+    kept_heads: Sequence[Sequence[int]],
+    plain_sums: bool,
+) -> Graph:
+    """The graph of an encoder, of which `writes_encoder`.
+
+    Args:
+        task: decides what it answers: the states of all tokens, or logits of the whole text's
+            labels (B,L), or of every token's (B,S,L).
+        kept_heads: for every layer which of the original heads are left, in order.
+        plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
+    """
+    token_types = function.reads_token_types and "token_type" in anatomy.embeddings
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
+    layers = {2: function.label_head, 3: function.token_head}.get(task.logits_axes, ())
+    output, shape = _answer(anatomy, weights, layers, task.logits_axes)
+    writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), {output: shape})
+    encoder = _Encoder(writer, function, anatomy, config, "Sum" if plain_sums else "Add")
+    x = encoder.embedded()
+    mask = padding_mask(encoder.graph)
+    bias = function.distance_bias
+    biases = bias and DistanceBiases(writer, bias, anatomy, mask)
+    for block, heads in zip(anatomy.blocks, kept_heads, strict=True):
+        x = encoder.layer(x, block, [biases.of(heads) if biases else mask])
+    if task.logits_axes == 2:
+        first = writer.constant("/first", np.array(0))
+        x = encoder.graph.add("Gather", [x, first], "/first_token", axis=1)
+    encoder.graph.replace_uses(output, encoder.head(x, layers))
+    return encoder.graph
+
+
+def _answer(anatomy: Anatomy, weights: Weights, layers: HeadLayers, axes: int) -> tuple[str, Sizes]:
+    """The name and the sizes of what the graph answers."""
+    if not layers:
+        return "last_hidden_state", (BATCH, TOKENS, anatomy.hidden_size)
+    [labels, _] = weights.shapes[f"{layers[-1][0]}.weight"]
+    return "logits", (BATCH, *((TOKENS,) if axes == 3 else ()), labels)

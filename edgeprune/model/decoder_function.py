@@ -1,0 +1,41 @@
+"""What the decoders of a family compute, where that does not follow from where their parts are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class DecoderFunction:
+    """What a decoder computes with its parts, by the names of its family's settings; with this its
+    graph is written from its tensors. Paths are relative to the base model, or to a layer."""
+
+    final_norm: str
+    """The norm before the head."""
+    epsilon: str | float
+    """The setting for what a norm adds to the variance, or its value where no setting says it."""
+    root_mean_square: bool = False
+    """Norms divide by the root mean square and add nothing; otherwise they are layer norms."""
+    activation: str = "hidden_act"
+    """The setting for the activation's name."""
+    head_norms: tuple[str, str] | None = None
+    """Norms of every head's queries and keys, in a layer, where the model's files hold them."""
+    parallel: str | bool = False
+    """Whether attention and feed-forward read the same states side by side, or the setting for
+    it."""
+    windows: Literal["every layer", "by layer type"] | None = None
+    """The layers in which a token sees only the last `sliding_window` tokens, where that is set."""
+    scales_embeddings: bool = False
+    """Embeddings of tokens are multiplied by the root of their width."""
+    scales_scores: str | bool = True
+    """Whether scores are divided by the root of a head's size, or the setting for it."""
+    takes_positions: bool = True
+    """Whether a graph has position_ids among its inputs, as the hub's has."""
+    shared_norm: str | None = None
+    """A norm that attention and feed-forward both read, where there is one for both."""
+    projections: tuple[str, str] | None = None
+    """Linears after the embeddings and before the head, where the model's files hold them."""
+    without_final_norm: str | bool = False
+    """Whether the norm before the head is left out, or the setting for it."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of which only these values are known here; they may be missing."""
