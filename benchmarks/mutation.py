@@ -194,6 +194,9 @@ class Trial:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         module = importlib.import_module(self.file.removesuffix(".py").replace("/", "."))
         calls = self._calls(session)
+        if self._killed(session, module, Mutant(0, "", "", ast.parse(self.source)), calls):
+            print(f"{self.file}: a forked process fails without any fault", flush=True)
+            os._exit(1)
         found = mutants(self.source)
         for number, mutant in enumerate(found, start=1):
             self.count += 1
@@ -252,7 +255,6 @@ class Trial:
         try:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (int(used + _LONGEST),) * 2)
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             plant(module, mutant.tree)
             for item in items:
                 soft = math.ceil(time.process_time() + 2 + 4 * calls[item][0])
@@ -284,6 +286,8 @@ def main() -> None:
     )
     options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--hypothesis-profile=mutation"]
     options += ["-o", "addopts=--import-mode=importlib"]
+    # Hypothesis is loaded here already, for its profile; of the tests, warnings are errors.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     files = {name: entry for name, entry in kept.get("files", {}).items() if name in TARGETS}
     for file in given.files:
