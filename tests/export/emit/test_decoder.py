@@ -13,7 +13,7 @@ import transformers
 from padded_prompts import by_graph, decoded, largest_difference
 from safetensors.torch import load_file, save_file
 from tiny_models import DECODERS, FUSED_DECODERS, MIXTURES, ODD_DECODERS, make_model
-from transformers.modeling_utils import no_init_weights
+from transformers.initialization import no_init_weights
 
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.cut.vocabulary import trim_model
