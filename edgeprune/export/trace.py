@@ -159,9 +159,7 @@ def _generating(model: Model) -> _Face:
     def call(*values: Tensor) -> tuple[Tensor, ...]:
         texts, past = values[: len(named)], values[len(named) :]
         cache = _cache(past)
-        answer = original(
-            **dict(zip(named, texts, strict=True)), past_key_values=cache, use_cache=True
-        )
+        answer = original(**dict(zip(named, texts, strict=True)), cache=cache, use_cache=True)
         present = [part for layer in cache.layers for part in (layer.keys, layer.values)]
         return (getattr(answer, task.output), *present)
 

@@ -90,7 +90,7 @@ def _front(record: Record, name: str, base: str | None, sentences: bool) -> str:
         if "quantize" in stages:
             content["base_model_relation"] = "quantized"
     content |= {
-        "library_name": "sentence-transformers" if sentences else "optimum",
+        "library_name": "sentence-transformers" if sentences else "transformers.js",
         "pipeline_tag": task,
         "tags": _tags(record, stages),
         "model-index": [{"name": name, "results": _results(record, task)}],

@@ -1,4 +1,4 @@
-"""A decoder's key-value cache, by the input and output names of optimum's exports.
+"""A decoder's key-value cache, by the hub's names of a graph's inputs and outputs.
 
 past_key_values.N.key and .value go in, [batch, kv_heads, past, head_dim]; present.N.key and .value
 come out with the new tokens appended. They remain the runtime's own tensors from step to step, so

@@ -9,7 +9,7 @@ from tiny_builds import model_folder
 from tiny_models import DECODERS, ENCODERS, MIXTURES, make_batch, make_model
 
 from edgeprune.base.errors import UserError
-from edgeprune.export.rewrite.verify import complete_feed
+from edgeprune.export.rewrite.verify import calls, complete_feed, without_padding
 from edgeprune.export.trace import export_onnx, export_plain
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
@@ -65,10 +65,60 @@ def test_decoder_with_cache_equals_torch(family, tmp_path):
     assert np.abs(got - expected[:, 7:]).max() < 1e-4
 
 
-def test_what_optimum_cannot_export_is_a_sentence(tmp_path):
-    model = make_model("phi-grouped", tmp_path / "hf")  # optimum's cache has a head per query head
-    with pytest.raises(UserError, match="optimum cannot export this model to ONNX: Sizes"):
+def test_what_cannot_be_traced_is_a_sentence(tmp_path):
+    model = make_model("bert", tmp_path / "hf")
+    model.module.embeddings.register_forward_hook(lambda module, given, hidden: hidden.bincount())
+    with pytest.raises(UserError, match=r"BertModel cannot be traced .+bincount"):
         export_onnx(model, tmp_path / "onnx")
+
+
+@pytest.mark.parametrize("family", ["bert", "classifier", "roberta", "mpnet"])
+def test_the_newer_tracer_reads_the_same(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    session = _session(export_onnx(model, tmp_path / "onnx", dynamo=True))
+    for rows, tokens in ((1, 3), (4, 40)):
+        batch = make_batch(rows, tokens)
+        with torch.no_grad():
+            expected = model.module(**batch)[0].numpy()
+        feed = complete_feed(session, {name: value.numpy() for name, value in batch.items()})
+        got = session.run(None, feed)[0]
+        kept = slice(None) if family == "classifier" else batch["attention_mask"].numpy() == 1
+        assert np.abs(got[kept] - expected[kept]).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral-fused"])
+def test_the_newer_tracer_generates_the_same(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    older, newer = (
+        _session(export_onnx(model, tmp_path / str(dynamo), dynamo=dynamo))
+        for dynamo in (False, True)
+    )
+    for side in ("get_inputs", "get_outputs"):
+        named = [[value.name for value in getattr(each, side)()] for each in (older, newer)]
+        assert named[0] == named[1]
+    batch = {name: value.numpy() for name, value in make_batch().items()}
+    for (feed, expected), (_, got) in zip(calls(older, batch), calls(newer, batch), strict=True):
+        wanted, made = (without_padding(values, feed) for values in (expected, got))
+        for name, values in wanted.items():
+            np.testing.assert_allclose(made[name], values, atol=1e-4)
+
+
+def test_a_module_is_left_as_it_was(tmp_path):
+    model = make_model("llama", tmp_path / "hf")
+    before = model.module.config._attn_implementation, model.module.forward
+    export_onnx(model, tmp_path / "onnx")
+    assert (model.module.config._attn_implementation, model.module.forward) == before
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mistral-fused"])
+def test_our_attention_traces_less_than_a_plain_trace(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    plain, ours = (
+        onnx.load(export_onnx(model, tmp_path / str(plain), plain)) for plain in (True, False)
+    )
+    assert len(ours.graph.node) < len(plain.graph.node)
+    operators = {node.op_type for node in ours.graph.node}
+    assert not operators & {"IsNaN", "Sqrt", "GatherND"}
 
 
 def test_batch_and_length_stay_dynamic(tmp_path):

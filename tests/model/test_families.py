@@ -188,7 +188,7 @@ def test_query_heads_leave_and_key_value_heads_stay(family, tmp_path):
     attention = model.anatomy.blocks[0].attention
     assert (attention.num_heads, attention.num_key_value_heads) == (2, 2)
     assert model.config["num_key_value_heads"] == 2
-    cache = model.module(make_batch()["input_ids"], use_cache=True).past_key_values
+    cache = model.module(make_batch()["input_ids"], use_cache=True).cache
     assert {layer.keys.shape[1] for layer in cache.layers} == {2}
     with pytest.raises(UserError, match="equally many"):
         keep_heads(model, 1, [0, 1, 2])

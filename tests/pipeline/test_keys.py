@@ -112,7 +112,6 @@ def test_a_new_import_counts_wherever_it_stands(before, package):
     ("library", "changed"),
     [
         ("onnxruntime", {"rewrite", "measure"}),
-        ("optimum", {"original", "export", "measure"}),
         ("torch", ALL),
         ("click", set()),
     ],
@@ -129,7 +128,7 @@ def test_another_version_of_a_library_runs_what_imports_it(library, changed, bef
 
 def test_what_made_it_is_told_with_versions():
     told = keys.versions(keys.reads("edgeprune.pipeline.measure.stage:run").libraries)
-    for name in ("torch", "transformers", "onnxruntime", "onnx", "numpy", "tokenizers", "optimum"):
+    for name in ("torch", "transformers", "onnxruntime", "onnx", "numpy", "tokenizers"):
         assert told[name] == importlib.metadata.version(name)
     assert told["python"].startswith("3.")
 

@@ -65,7 +65,7 @@ def test_the_hub_reads_it(bundle: Bundle, card: ModelCard) -> None:
     encoder = bundle.task == "feature-extraction"
     found = card.data.to_dict()
     assert found["pipeline_tag"] == ("sentence-similarity" if encoder else bundle.task)
-    assert found["library_name"] == ("sentence-transformers" if encoder else "optimum")
+    assert found["library_name"] == ("sentence-transformers" if encoder else "transformers.js")
     assert {"onnx", "edgeprune", "int8", bundle.task} <= set(found["tags"])
     assert "pruned" not in found["tags"]
     assert "base_model" not in found  # a folder of this machine is nobody's base

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from other_python import in_clients, needs_clients
 from sentence_encoder import make_sentence_encoder
 from tiny_builds import recipe_file, sentence_lines, text_file
 
@@ -56,27 +57,39 @@ def test_the_layout_is_the_hubs(bundle):
     }
 
 
-def test_optimum_gets_the_same(bundle, ours):
-    from optimum.onnxruntime import ORTModelForFeatureExtraction
-    from transformers import AutoTokenizer
-
-    model = ORTModelForFeatureExtraction.from_pretrained(bundle)
-    tokenizer = AutoTokenizer.from_pretrained(bundle)
-    for text, expected in zip(TEXTS, ours, strict=True):
-        inputs = tokenizer(text, return_tensors="pt")
-        hidden = model(**inputs).last_hidden_state[0].numpy()
-        mean = hidden.mean(0)
-        np.testing.assert_allclose(mean / np.linalg.norm(mean), expected, atol=1e-5)
+OPTIMUM = """
+from optimum.onnxruntime import ORTModelForFeatureExtraction
+from transformers import AutoTokenizer
+folder, texts = given
+model = ORTModelForFeatureExtraction.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+hidden = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in texts]
+print(json.dumps([each.mean(0).tolist() for each in hidden]))
+"""
 
 
-def test_sentence_transformers_gets_the_same(bundle, ours):
-    from sentence_transformers import SentenceTransformer
+@needs_clients
+def test_optimum_gets_the_same(bundle, ours, tmp_path):
+    means = np.array(in_clients(tmp_path / "run.py", OPTIMUM, str(bundle), TEXTS))
+    found = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, ours, atol=1e-5)
 
-    options = {"provider": "CPUExecutionProvider", "file_name": "onnx/model.onnx"}
-    model = SentenceTransformer(
-        str(bundle), backend="onnx", device="cpu", model_kwargs=options, local_files_only=True
-    )
-    np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), ours, atol=1e-5)
+
+SENTENCE_TRANSFORMERS = """
+from sentence_transformers import SentenceTransformer
+folder, texts = given
+options = {"provider": "CPUExecutionProvider", "file_name": "onnx/model.onnx"}
+model = SentenceTransformer(
+    folder, backend="onnx", device="cpu", model_kwargs=options, local_files_only=True
+)
+print(json.dumps(model.encode(texts, batch_size=1).tolist()))
+"""
+
+
+@needs_clients
+def test_sentence_transformers_gets_the_same(bundle, ours, tmp_path):
+    found = in_clients(tmp_path / "run.py", SENTENCE_TRANSFORMERS, str(bundle), TEXTS)
+    np.testing.assert_allclose(found, ours, atol=1e-5)
 
 
 ALONE = """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from other_python import in_clients, needs_clients
 from tiny_models import make_batch, make_model
 
 from edgeprune.export.rewrite.run import rewrite
@@ -47,23 +48,24 @@ def folder(request, tmp_path_factory, prompts) -> tuple[Path, list[list[int]]]:
     return place, expected.tolist()
 
 
-def test_optimum_generates_the_same(folder, prompts):
-    from optimum.onnxruntime import ORTModelForCausalLM
+OPTIMUM = """
+import torch
+from optimum.onnxruntime import ORTModelForCausalLM
+folder, prompts, steps, bound = given
+model = ORTModelForCausalLM.from_pretrained(folder, use_io_binding=bound)
+inputs = {name: torch.tensor(values) for name, values in prompts.items()}
+print(json.dumps(model.generate(**inputs, max_new_tokens=steps, do_sample=False).tolist()))
+"""
 
+
+@needs_clients
+@pytest.mark.parametrize("bound", [False, True], ids=["", "outputs bound"])
+def test_optimum_generates_the_same(bound, folder, prompts, tmp_path):
+    """With bound outputs, it lays out each beforehand, from the sizes that a plain export has."""
     place, expected = folder
-    model = ORTModelForCausalLM.from_pretrained(place, use_io_binding=False)
-    got = model.generate(**prompts, max_new_tokens=STEPS, do_sample=False)
-    assert got.tolist() == expected
-
-
-def test_optimum_with_bound_outputs_generates_the_same(folder, prompts):
-    """It lays out every output beforehand, from the sizes that a plain export has."""
-    from optimum.onnxruntime import ORTModelForCausalLM
-
-    place, expected = folder
-    model = ORTModelForCausalLM.from_pretrained(place, use_io_binding=True)
-    got = model.generate(**prompts, max_new_tokens=STEPS, do_sample=False)
-    assert got.tolist() == expected
+    given = {name: values.tolist() for name, values in prompts.items()}
+    found = in_clients(tmp_path / "run.py", OPTIMUM, str(place), given, STEPS, bound)
+    assert found == expected
 
 
 SCRIPT = """

@@ -32,7 +32,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say_once
-from edgeprune.base.quiet import quiet
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.runtime import cache
 from edgeprune.runtime.embed import Embedder, normalize
@@ -412,10 +411,10 @@ def test_a_tokenizer_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_greedy_text_is_transformers_own(tmp_path: Path) -> None:
-    """A random Llama with grouped queries, exported by optimum, against generate() in torch."""
+    """A random Llama with grouped queries, exported plainly, against generate() in torch."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    exporters = pytest.importorskip("optimum.exporters.onnx")
+    trace = pytest.importorskip("edgeprune.export.trace")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(VOCABULARY),
@@ -436,10 +435,7 @@ def test_greedy_text_is_transformers_own(tmp_path: Path) -> None:
     decoder_folder(tmp_path / "assets")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (torch_folder / name).write_bytes((tmp_path / "assets" / name).read_bytes())
-    with quiet():
-        exporters.main_export(
-            str(torch_folder), folder, task="text-generation-with-past", do_validation=False
-        )
+    trace.export_plain(torch_folder, folder)
     ours = runtime.load(folder, threads=1)
     assert isinstance(ours, Generator)
     for prompt in ([1], [4, 5, 6], [9, 9, 8, 7, 5, 4]):

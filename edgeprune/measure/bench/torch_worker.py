@@ -52,10 +52,10 @@ class TorchWorker:
         with self.torch.inference_mode():
             context = self._ids(request["batch"], request["context"])
             # The cache grows in place.
-            cache = self.module(input_ids=context, use_cache=True).past_key_values
+            cache = self.module(input_ids=context, use_cache=True).cache
 
             def call() -> None:
-                self.module(input_ids=next(step), past_key_values=cache, use_cache=True)
+                self.module(input_ids=next(step), cache=cache, use_cache=True)
 
             call()
             return timed(call, request["steps"])

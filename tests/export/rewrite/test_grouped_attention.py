@@ -1,4 +1,4 @@
-"""The fused attention and its cache, with optimum's plain export as the reference."""
+"""The fused attention and its cache, with the plain export as the reference."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -107,7 +107,7 @@ def rounded_logits(folder: Path, graph: Graph, tokens: np.ndarray) -> np.ndarray
     """What transformers says with such a cache, all tokens at once."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     cache = RoundingCache(graph)
-    return model(torch.from_numpy(tokens), past_key_values=cache, use_cache=True).logits.numpy()
+    return model(torch.from_numpy(tokens), cache=cache, use_cache=True).logits.numpy()
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ def test_torch_decodes_token_by_token_on_its_cache(tmp_path: Path) -> None:
     seen, forward = [], worker.module.forward
 
     def watched(*args: Any, **inputs: Any) -> Any:
-        past = inputs.get("past_key_values")
+        past = inputs.get("cache")
         seen.append((tuple(inputs["input_ids"].shape), past.get_seq_length() if past else 0))
         return forward(*args, **inputs)
 
