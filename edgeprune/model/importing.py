@@ -31,7 +31,9 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
 
     auto = getattr(transformers, TASKS[checkpoint.task].loader)
     check_fits(checkpoint)
-    weights = _unpacked() if checkpoint.gguf else {"use_safetensors": True}
+    weights: dict[str, Any] = {"use_safetensors": True}
+    if checkpoint.gguf:  # whose weights it may keep packed
+        weights = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     try:
         loaded, found = _from_pretrained(
             auto, checkpoint, dtype=torch.float32, output_loading_info=True, **weights
@@ -65,15 +67,6 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
     return model
-
-
-def _unpacked() -> dict[str, Any]:
-    """What asks for a GGUF file's weights as numbers; later versions may keep them packed."""
-    import transformers
-
-    if not hasattr(transformers, "GgufConfig"):
-        return {}
-    return {"quantization_config": transformers.GgufConfig(dequantize=True)}
 
 
 def _from_pretrained(auto: Any, checkpoint: Checkpoint, **options: Any) -> Any:
