@@ -161,6 +161,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
         config["pad_token_id"] = None  # as the first Llamas wrote it
     check_types(config, file)
+    if config.get("per_layer_config"):
+        raise UserError(
+            f"{file}: per_layer_config states settings layer by layer, which no type of model that "
+            "is read here has."
+        )
     family = find_family(config.get("model_type", ""))
     config = without_rope_parameters(config, family, file)
     check_types(config, file)

@@ -54,7 +54,7 @@ class Mixture(nn.Module):
     """A mixture of experts, with its router and its experts as linears.
 
     Every token is given to those that its router likes best, and where there is a shared expert to
-    that one too. An expert reads first the tokens that chose it first, then those that did second.
+    that one too. An expert reads its tokens in the order of the text.
     """
 
     def __init__(self, stacked: Any) -> None:
@@ -77,13 +77,14 @@ class Mixture(nn.Module):
         weights, chosen = self.gate(flat).float().softmax(-1).topk(self.active, -1)
         if self.normalized:
             weights = weights / weights.sum(-1, keepdim=True)
-        answer, by_place = torch.zeros_like(flat), chosen.T
+        answer = torch.zeros_like(flat)
         for number, expert in enumerate(self.experts):
-            places, tokens = torch.where(by_place == number)
+            mine = chosen == number
+            tokens, _ = torch.where(mine)
             # A traced graph has every expert, whatever the traced tokens chose.
             if torch.jit.is_tracing() or len(tokens):
-                scaled = expert(flat[tokens]) * weights[tokens, places, None]
-                answer = answer.index_add(0, tokens, scaled.to(answer.dtype))
+                scaled = (expert(flat[tokens]) * weights[mine][:, None]).to(answer.dtype)
+                answer = answer.index_put((tokens,), scaled, accumulate=True)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             answer = answer + self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)
         return answer.view_as(hidden)

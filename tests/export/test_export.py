@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from tiny_builds import model_folder
-from tiny_models import DECODERS, ENCODERS, VOCABULARY, make_batch, make_model
+from tiny_models import DECODERS, ENCODERS, MIXTURES, VOCABULARY, make_batch, make_model
 
 from edgeprune.base.errors import UserError
 from edgeprune.export.attention import attention, our_attention
@@ -43,9 +43,9 @@ def test_encoder_equals_torch(family, tmp_path):
     assert np.abs(got[kept] - expected[kept]).max() < 1e-4
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", [*DECODERS, "phi-grouped", *MIXTURES])
 def test_decoder_with_cache_equals_torch(family, tmp_path):
-    model = make_model(family, tmp_path / "hf")
+    model = make_model(family, tmp_path / "hf", unequal=family not in MIXTURES)
     session = _session(export_onnx(model, tmp_path / "onnx"))
     tokens = make_batch(rows=2)["input_ids"]
     with torch.no_grad():

@@ -86,6 +86,12 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
         ("llama", {"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling: input should be"),
         ("llama", {"tie_word_embeddings": False}, "it has no lm_head.weight"),
         ("llama", {"tie_word_embeddings": "absent"}, "it has no lm_head.weight"),
+        (
+            "llama",
+            {"num_key_value_heads": [2, 1]},
+            "num_key_value_heads: input should be a valid in",
+        ),
+        ("llama", {"per_layer_config": {"0": {"num_key_value_heads": 1}}}, "layer by layer, which"),
         ("qwen2_moe", {"num_experts": 8}, "num_experts 8, and its weights hold 4"),
         ("classifier", {"id2label": {"0": "a", "2": "b", "5": "c"}}, "the labels 0 to 2"),
         ("classifier", {"id2label": {str(n): "x" for n in range(4)}}, "names 4 labels"),

@@ -191,6 +191,9 @@ def test_what_is_written_again_is_what_clients_read(saved, tmp_path):
     assert "rope_parameters" not in config
     assert config["rope_theta"] == 500_000.0
     assert config["rope_scaling"]["rope_type"] == "llama3"
+    # The newer version reads the same from these words.
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path / "again")
+    assert theirs.rope_parameters == version_5("llama3")["rope_parameters"]
     again = load_model(tmp_path / "again")
     torch.testing.assert_close(logits(again.module, 200), logits(model.module, 200), rtol=0, atol=0)
 

@@ -119,8 +119,7 @@ def _watch(
     def score(number: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             weights, chosen = routed[part.router]
-            # An expert is given first the tokens that chose it first, then those that did second.
-            scores[number].add(args[0], output, weights.T[(chosen == number).T])
+            scores[number].add(args[0], output, weights[chosen == number])
 
         return hook
 
