@@ -2,10 +2,10 @@
 
     python benchmarks/export.py [--only NAME]...
 
-Tiny models with random weights, made from transformers' configurations: two or three layers, other
-sizes than any default. Each is traced as a build does it, plainly as its original is, and by
-torch.export where `--dynamo` asks for it. A graph is right where every value at an attended token
-is within 1e-4 of torch's, for other batches and lengths than were traced:
+Tiny models with random weights, made from transformers' configurations, of two or three layers.
+Each is traced as a build does it and plainly, as its original is; by torch.export where `--way
+dynamo` asks for it. A graph is right where every value at an attended token is within 1e-4 of
+torch's, for other batches and lengths than were traced:
 
 - texts: four batches, padded on the right;
 - decoders: a prompt from an empty cache, padded on the left, then steps of 1, 2 and 1 tokens, for
@@ -14,8 +14,8 @@ is within 1e-4 of torch's, for other batches and lengths than were traced:
 - images and pairs of images and texts: batches of one and of three.
 
 One line of JSON a kind and way in benchmarks/results/export.jsonl; what is there is not run again.
-Kinds that a build does not take (encoder-decoders, images, heads that it does not run) are traced by
-the same function.
+Kinds that a build does not take (encoder-decoders, images, heads that it does not run) are traced
+by the same function.
 """
 
 import argparse
@@ -64,7 +64,7 @@ Run = Callable[[Feed], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph to be traced, by name and face."""
+    """A graph that is traced."""
 
     name: str
     face: Face
@@ -132,10 +132,13 @@ def decoder_graphs(module: nn.Module) -> Sequence[Graph]:
     return [Graph("model", generating(module, "logits", decoder_layers(module)))]
 
 
-def decoder_check(
-    module: nn.Module, runs: Mapping[str, Run]
-) -> Iterator[tuple[Tensor, Tensor]]:
+def decoder_check(module: nn.Module, runs: Mapping[str, Run]) -> Iterator[tuple[Tensor, Tensor]]:
     """A padded prompt, then steps of several sizes, against the whole text in one call."""
+    layers = decoder_layers(module)
+    before, after = (
+        [name for place, layer in enumerate(layers) for name in layer.names(place, after=later)]
+        for later in (False, True)
+    )
     for rows in (3, 1):
         lengths = [9, 1, 2, 1]
         mask = torch.ones(rows, sum(lengths), dtype=torch.int64)
@@ -144,28 +147,19 @@ def decoder_check(
         ids, positions = _ids(mask), (mask.cumsum(1) - 1).clamp(min=0)
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         whole = module(**given, use_cache=False).logits
-        feed = {}
-        for layer, part in enumerate(decoder_layers(module)):
-            for name in part.names(layer, after=False):
-                empty = part.traced()[:1].expand(rows, *part.traced().shape[1:])
-                feed[name] = empty[:, :, :0] if isinstance(part, Attended) else empty
+        empty = [layer.traced() for layer in layers for _ in layer.names(0, after=False)]
+        cache = {
+            name: torch.zeros(rows, *each.shape[1:])[:, :, : 0 if each.ndim == 4 else None]
+            for name, each in zip(before, empty, strict=True)
+        }
         start = 0
         for length in lengths:
-            end = start + length
-            now = slice(start, end)
-            made = runs["model"](
-                feed
-                | {"input_ids": ids[:, now], "position_ids": positions[:, now]}
-                | {"attention_mask": mask[:, :end]}
-            )
+            now, start = slice(start, start + length), start + length
+            here = {"input_ids": ids[:, now], "position_ids": positions[:, now]}
+            made = runs["model"]({**cache, **here, "attention_mask": mask[:, :start]})
             seen = mask[:, now].bool()
             yield whole[:, now][seen], made["logits"][seen]
-            feed = {
-                name: made[after]
-                for layer, part in enumerate(decoder_layers(module))
-                for name, after in zip(part.names(layer, False), part.names(layer, True))
-            }
-            start = end
+            cache = {old: made[new] for old, new in zip(before, after, strict=True)}
 
 
 # Encoder-decoders ------------------------------------------------------------------------------
@@ -593,15 +587,14 @@ def make(kind: Kind) -> nn.Module:
                 parameter.normal_(std=0.2)
             elif "norm" in name.lower():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    config = module.config
-    if config.model_type in known_model_types():  # as a build reads it
-        make_plain(module, find_family(config.model_type), config.num_attention_heads)
     return module
 
 
 def measure(kind: Kind, plain: bool, dynamo: bool, folder: Path) -> dict[str, Any]:
     """Trace a kind's graphs and compare them."""
     module, nodes, runs = make(kind), 0, {}
+    if (name := module.config.model_type) in known_model_types():  # as a build reads it
+        make_plain(module, find_family(name), module.config.num_attention_heads)
     begin = time.process_time()
     for graph in kind.graphs(module):
         path = folder / f"{graph.name}.onnx"
@@ -611,10 +604,13 @@ def measure(kind: Kind, plain: bool, dynamo: bool, folder: Path) -> dict[str, An
         runs[graph.name] = _opened(path)
     seconds = time.process_time() - begin
     with torch.no_grad():
-        errors = [float((a - b).abs().max()) for a, b in kind.check(module, runs)]
-    return {"nodes": nodes, "cpu_seconds": round(seconds, 2), "compared": len(errors)} | {
+        errors = [float((a - b).abs().max()) for a, b in kind.check(make(kind), runs)]
+    return {
+        "nodes": nodes,
+        "cpu_seconds": round(seconds, 2),
+        "compared": len(errors),
         "largest_error": max(errors),
-        "right": bool(max(errors) < TOLERANCE),
+        "right": max(errors) < TOLERANCE,
     }
 
 

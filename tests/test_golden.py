@@ -42,13 +42,8 @@ WIDTH = 100
 
 # operators -------------------------------------------------------------------------------------
 
-UNEXPORTED = ("mixtral", "qwen2_moe", "phi-grouped")
 FAMILIES = tuple(
-    family
-    for family in dict.fromkeys(
-        (*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES)
-    )
-    if family not in UNEXPORTED
+    dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES))
 )
 PLAIN = {"massive_activations": "none"}
 FORMATS: dict[str, dict[str, Any] | None] = {

@@ -1,6 +1,6 @@
 """Attention and its mask as few traced nodes, given to transformers under a name of ours."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,24 +12,26 @@ _OURS = "edgeprune"
 
 @contextmanager
 def our_attention(module: nn.Module) -> Iterator[None]:
-    """A module that attends by this file's functions for the time of a `with`, where its
-    architecture lets attention be chosen, and as transformers writes it out elsewhere."""
+    """A module that attends by this file's functions for the time of a `with`; where an
+    architecture has an attention of its own, the masks alone are ours."""
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
     AttentionInterface.register(_OURS, attention)
     AttentionMaskInterface.register(_OURS, additive_mask)
-    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
-    before = [(each, each._attn_implementation) for each in configs.values()]
-    try:
-        module.set_attn_implementation(_OURS)  # type: ignore[operator]
-    except ValueError:
-        module.set_attn_implementation("eager")  # type: ignore[operator]
+    parts = [part for part in module.modules() if hasattr(part, "config")]
+    before = [part.config._attn_implementation for part in parts]
+    _choose(parts, [_OURS] * len(parts))
     try:
         yield
     finally:
-        for config, name in before:
-            config._attn_implementation_internal = name
+        _choose(parts, before)
+
+
+def _choose(parts: Sequence[nn.Module], names: Sequence[str]) -> None:
+    """Outer parts come first, whose configurations hand their choice on to the inner ones'."""
+    for part, name in zip(parts, names, strict=True):
+        part.config._attn_implementation = name  # type: ignore[union-attr]
 
 
 def additive_mask(
@@ -43,24 +45,29 @@ def additive_mask(
     dtype: torch.dtype = torch.float32,
     **others: Any,
 ) -> Tensor:
-    """What is added to attention's scores, (batch, 1, queries, keys): zero where a query sees a
-    key, the most negative float elsewhere. Never left out, as transformers' own may be for a text
+    """What is added to attention's scores, (batch, 1, queries or 1, keys): zero where a query sees
+    a key, the most negative float elsewhere. Never left out, as transformers' own may be for a text
     without padding, for that would hold for the traced text alone.
 
     Args:
         mask_function: (row, head, query, key) -> whether it is seen, of indices that broadcast.
         attention_mask: (batch, keys), false at padding.
     """
+    from transformers.masking_utils import bidirectional_mask_function
+
+    low, zero = torch.finfo(dtype).min, torch.zeros((), dtype=dtype)
+    unpadded = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    if mask_function is bidirectional_mask_function and unpadded is not None:
+        return torch.where(unpadded, zero, low)
     queries = (torch.arange(q_length) + q_offset)[None, None, :, None]
     keys = (torch.arange(kv_length) + kv_offset)[None, None, None, :]
     rows = torch.arange(batch_size)[:, None, None, None]
     seen = torch.ones((), dtype=torch.bool)
     if mask_function is not None:
         seen = mask_function(rows, torch.zeros(1, 1, 1, 1, dtype=torch.int64), queries, keys)
-    if attention_mask is not None:
-        seen = seen & attention_mask.bool()[:, None, None, :]
-    seen = seen.expand(batch_size, 1, q_length, kv_length)
-    return torch.where(seen, torch.zeros((), dtype=dtype), torch.finfo(dtype).min)
+    if unpadded is not None:
+        seen = seen & unpadded
+    return torch.where(seen.expand(batch_size, 1, q_length, kv_length), zero, low)
 
 
 def attention(
@@ -72,13 +79,19 @@ def attention(
     scaling: float | None = None,
     softcap: float | None = None,
     position_bias: Tensor | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """softmax(query key^T scaling + mask) value, (batch, queries, heads, head size).
 
     query: (batch, heads, queries, head size); key and value may have fewer heads, each of which
     several query heads then read.
+
+    Raises:
+        NotImplementedError: there are sinks (`s_aux`).
     """
+    if s_aux is not None:
+        raise NotImplementedError("its attention has sinks, which are not written out")
     groups = int(query.shape[1]) // int(key.shape[1])
     if groups > 1:
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))

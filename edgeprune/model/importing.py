@@ -31,7 +31,9 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
 
     auto = getattr(transformers, TASKS[checkpoint.task].loader)
     check_fits(checkpoint)
-    weights = {} if checkpoint.gguf else {"use_safetensors": True}
+    weights: dict[str, Any] = {"use_safetensors": True}
+    if checkpoint.gguf:  # whose weights it may keep packed
+        weights = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     try:
         loaded, found = _from_pretrained(
             auto, checkpoint, dtype=torch.float32, output_loading_info=True, **weights
@@ -44,6 +46,11 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         raise UserError(
             f"{checkpoint.name} could not be read: {reason} (see whether its config.json is right)"
         ) from error
+    if getattr(loaded, "is_quantized", False) and not checkpoint.gguf:
+        raise UserError(
+            f"{checkpoint.name} has quantized weights (quantization_config in its config.json), "
+            "which are not read: give the model as it was before, or as a GGUF file."
+        )
     config = json.loads(loaded.config.to_json_string(use_diff=False))
     family = find_family(config["model_type"])
     config = without_rope_parameters(config, family, checkpoint.folder / "config.json")

@@ -69,7 +69,8 @@ class Model:
 
 
 def wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
-    model = Model(module.float().eval(), config, folder, [], [], [])
+    nn.Module.float(module)  # transformers' own refuses where a file's weights were quantized
+    model = Model(module.eval(), config, folder, [], [], [])
     for block in model.anatomy.blocks:
         model.layers.append(block.index)
         model.heads.append(list(range(block.attention.num_heads)))

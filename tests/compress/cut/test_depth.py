@@ -76,7 +76,7 @@ def test_scores_divided_by_depth_stay_so_when_layers_before_leave(tmp_path):
     for dropped in ([], [0, 2]):
         blocks = [theirs.transformer.h[layer] for layer in dropped]
         for block in blocks:
-            block.forward = lambda hidden, *_others, **_named: (hidden,)
+            block.forward = lambda hidden, *_others, **_named: hidden
         keep_layers(model, [layer for layer in range(LAYERS) if layer not in dropped])
         save_model(model, tmp_path / "cut")
         with torch.no_grad():
