@@ -26,6 +26,8 @@ def round_input(values: Tensor, entry: Entry) -> Tensor:
     if entry.input_scale is not None and entry.input_zero_point is not None:
         fixed = torch.tensor(entry.input_scale), torch.tensor(entry.input_zero_point)
         return _unsigned(values, *fixed)
+    if values.numel() == 0:  # an expert that no token chose
+        return values
     low, high = values.min().clamp(max=0.0), values.max().clamp(min=0.0)
     scale = (high - low) / _LEVELS
     if float(scale) == 0.0:
