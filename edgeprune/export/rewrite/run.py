@@ -266,7 +266,7 @@ def rewrite(
 def _as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
     """The report of an emission, which must answer as torch does."""
     # As a whole: where a massive activation is cancelled, a single value of SmolLM2's trace is 7e-4
-    # from torch as well. Torch's answers come last, as a decoder's graph has its cache among its own.
+    # from torch as well. Torch comes last, as a decoder's graph has its cache among its answers.
     drift, nodes = mean_drift(answers, emitted.reference), len(emitted.graph.nodes)
     if drift > _EMITTED:
         raise RewriteError(
