@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from edgeprune.base.files import read_json
+from edgeprune.export.emit.decoder import emit_decoder
 from edgeprune.export.emit.encoder import emit_encoder, writes_encoder
 from edgeprune.export.emit.weights import Weights
 from edgeprune.export.graph import Graph
@@ -22,6 +23,9 @@ def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
     """
     checkpoint = open_checkpoint(str(folder))
     anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
+    if anatomy.head is not None:
+        weights = Weights(checkpoint.files)
+        return emit_decoder(anatomy, checkpoint.config, weights, plain_sums)
     function = anatomy.family.encoder
     if function is None or not writes_encoder(function, checkpoint.config, task):
         return None

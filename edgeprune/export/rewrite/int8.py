@@ -169,6 +169,13 @@ def quantize_tokens(graph: Graph, tensor: str, path: str) -> tuple[str, str, str
     axis = -1
     magnitude = graph.add("Abs", [tensor], f"{path}/Abs")
     largest = graph.add("ReduceMax", [magnitude], f"{path}/Largest", axes=[axis], keepdims=1)
+    if _may_lack_rows(graph, tensor):
+        # ONNX Runtime 1.31 leaves the last axis of a tensor without rows as it was.
+        ends = [
+            graph.add_constant(f"{path}/{name}", np.array([value], np.int64))
+            for name, value in (("first", 0), ("second", 1), ("last_axis", axis))
+        ]
+        largest = graph.add("Slice", [largest, *ends], f"{path}/LargestColumn")
     step = graph.add_constant(f"{path}/step", np.array(1 / 127, np.float32))
     least = graph.add_constant(f"{path}/least", np.array(1e-12, np.float32))
     scales = graph.add("Mul", [largest, step], f"{path}/TokenScales")
@@ -178,3 +185,14 @@ def quantize_tokens(graph: Graph, tensor: str, path: str) -> tuple[str, str, str
     zero = graph.add_constant(f"{path}/zero_point", np.array(_ZERO_POINT, np.uint8))
     codes = graph.add("QuantizeLinear", [levels, one, zero], f"{path}/Quantize")
     return codes, zero, scales
+
+
+def _may_lack_rows(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor has the rows that were given to one expert of a mixture: a piece of a split
+    whose sizes are computed, or made of one."""
+    node = graph.producers.get(tensor)
+    while node is not None:
+        if node.op_type == "Split":
+            return node.input[1] not in graph.initializers
+        node = graph.producers.get(node.input[0])
+    return False

@@ -1,14 +1,16 @@
 """The rewrite stage: lower the plan and rewrite the graph into a bundle's folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
-from edgeprune.export.emit.reference import torch_outputs
+from edgeprune.export.emit.reference import padded_prompts, torch_outputs
 from edgeprune.export.rewrite.record import Pass, Rewritten
 from edgeprune.export.rewrite.run import Emitted, rewrite
+from edgeprune.export.rewrite.verify import Feed
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model
 
@@ -31,10 +33,8 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
         batches.append({name: values[:rows] for name, values in feed.items()})
     copy_client_files(context, context.model, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
-    graph = emitted(context.model, context.target.skip_layer_norm_harmful)
-    start = source / ONNX / "model.onnx"
     reports = rewrite(
-        Emitted(graph, torch_outputs(load_model(context.model), batches)) if graph else start,
+        _emitted(context, batches) or source / ONNX / "model.onnx",
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,
@@ -43,3 +43,14 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
         asked.cache_bits if asked else None,
     )
     return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])
+
+
+def _emitted(context: Context, batches: Sequence[Feed]) -> Emitted | None:
+    """The model's graph and what torch answers; None where it was traced."""
+    assert context.model is not None
+    graph = emitted(context.model, context.target.skip_layer_norm_harmful)
+    if graph is None:
+        return None
+    model = load_model(context.model)
+    prompts = padded_prompts(batches) if model.anatomy.head else []
+    return Emitted(graph, torch_outputs(model, [*batches, *prompts]), prompts)

@@ -17,7 +17,7 @@ def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> O
     """A graph's outputs by name on each batch, in a session with default options.
 
     The batches need only input_ids and attention_mask; the graph's other inputs are added: token
-    types of zero, positions that count the attended tokens, an empty cache. A decoder then gets one
+    types of zero, positions, an empty cache. A decoder then gets one
     more token with the resulting cache; its logits are in "next_logits".
 
     Args:
@@ -66,12 +66,18 @@ def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
     following = {
         "input_ids": feed["input_ids"][:, :1],
         "attention_mask": mask,
-        "position_ids": np.full((rows, 1), mask.shape[1] - 1),
+        "position_ids": positions(mask)[:, -1:],
     }
     return {
         name: outputs[name.replace(PAST, PRESENT, 1)] if name.startswith(PAST) else following[name]
         for name in feed
     }
+
+
+def positions(mask: np.ndarray) -> np.ndarray:
+    """Each token's position, in rows padded on either side: the tokens before it, less the padding
+    in front of all."""
+    return np.maximum(np.arange(mask.shape[1])[None] - mask.argmax(axis=1)[:, None], 0)
 
 
 def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
@@ -100,7 +106,7 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
         "input_ids": tokens,
         "attention_mask": mask,
         "token_type_ids": np.zeros_like(tokens),
-        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+        "position_ids": positions(mask),
         **batch,
     }
     feed, types = {}, input_types(session)

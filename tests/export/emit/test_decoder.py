@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.cut.vocabulary import trim_model
 from edgeprune.export.emit.decoder import emit_decoder
+from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.weights import Weights
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import OPERATOR
@@ -32,15 +33,9 @@ ALL = (*DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES)
 BOUND = 2e-5
 
 
-def emit(folder: Path, plain_sums: bool = False) -> Graph | None:
-    checkpoint = open_checkpoint(str(folder))
-    weights = Weights(checkpoint.files)
-    return emit_decoder(checkpoint.anatomy, checkpoint.config, weights, plain_sums)
-
-
-def emitted(model: Model, folder: Path) -> Graph:
+def emit(model: Model, folder: Path) -> Graph:
     save_model(model, folder)
-    graph = emit(folder)
+    graph = emitted(folder)
     assert graph is not None
     return graph
 
@@ -63,7 +58,7 @@ def build(tmp_path_factory):
         if family not in done:
             folder = tmp_path_factory.mktemp(family)
             model = make_model(family, folder / "hf", unequal=family not in MIXTURES)
-            graph = emitted(model, folder / "stage")
+            graph = emit(model, folder / "stage")
             done[family] = model, graph, session_of(graph)
         return done[family]
 
@@ -131,7 +126,7 @@ def test_dropped_layers_and_a_trimmed_vocabulary(family, tmp_path):
     model = make_model(family, tmp_path / "hf", unequal=False, layers=3)
     keep_layers(model, [0, 2])
     trim_model(model, list(range(90)))
-    graph = emitted(model, tmp_path / "stage")
+    graph = emit(model, tmp_path / "stage")
     batch = decoded("left", 3)
     batch = replace(batch, tokens=batch.tokens % 90)
     assert largest_difference(model, session_of(graph), batch) < BOUND
@@ -153,7 +148,7 @@ def test_a_layer_that_is_left_keeps_its_window(tmp_path):
     config = transformers.Qwen2Config(use_sliding_window=True, sliding_window=6, **settings)
     model = saved(transformers.Qwen2ForCausalLM(config), tmp_path / "hf")
     keep_layers(model, [0, 2])
-    graph = emitted(model, tmp_path / "stage")
+    graph = emit(model, tmp_path / "stage")
     masks = [node.input[10] for node in graph.nodes if node.op_type == OPERATOR]
     assert masks == ["/mask_output_0", "/mask_6_output_0"]
     assert largest_difference(model, session_of(graph), decoded("left", 3)) < BOUND
@@ -169,9 +164,9 @@ def test_a_checkpoint_in_bfloat16_is_read_as_it_is(family, tmp_path):
     model = import_checkpoint(open_checkpoint(str(tmp_path / "hf")))
     if model.anatomy.family.fused:  # which only loading takes apart
         save_model(model, tmp_path / "stage")
-        graph = emit(tmp_path / "stage")
+        graph = emitted(tmp_path / "stage")
     else:
-        graph = emit(tmp_path / "hf")
+        graph = emitted(tmp_path / "hf")
     assert graph is not None
     assert largest_difference(model, session_of(graph), decoded("left", 3)) < BOUND
 
@@ -210,7 +205,7 @@ def test_whole_heads_whose_positions_are_counted_from_the_cache_are_one_node(tmp
     """Fusing a trace does not see through such positions."""
     config = transformers.GemmaConfig(head_dim=16, **tiny_models._LLAMA)
     model = saved(transformers.GemmaForCausalLM(config), tmp_path / "hf")
-    graph = emitted(model, tmp_path / "stage")
+    graph = emit(model, tmp_path / "stage")
     assert sum(node.op_type == OPERATOR for node in graph.nodes) == 2
     for side in ("left", "right"):
         assert largest_difference(model, session_of(graph), decoded(side, 3)) < BOUND
@@ -221,7 +216,7 @@ def test_scores_that_are_not_scaled(tmp_path):
     config._attn_implementation = "eager"  # the fused one scales whatever is said
     model = saved(transformers.GPT2LMHeadModel(config), tmp_path / "hf")
     model.module.set_attn_implementation("eager")
-    graph = emitted(model, tmp_path / "stage")
+    graph = emit(model, tmp_path / "stage")
     assert largest_difference(model, session_of(graph), decoded("left", 2)) < BOUND
 
 
@@ -231,5 +226,5 @@ def test_norms_without_weights(tmp_path):
     with no_init_weights():  # which fails on such norms
         module = transformers.OPTForCausalLM(config)
     model = saved(module.tie_weights() or module, tmp_path / "hf")
-    graph = emitted(model, tmp_path / "stage")
+    graph = emit(model, tmp_path / "stage")
     assert largest_difference(model, session_of(graph), decoded("left", 2)) < BOUND

@@ -1,0 +1,176 @@
+"""Emitted decoders go through the passes that traced ones go through, to the same operators."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sparse_models import library_for_tests
+from tiny_models import DECODERS, FUSED_DECODERS, MIXTURES, make_batch, make_model
+
+from edgeprune.compress.quantize.model import Quantized, quantize_model
+from edgeprune.compress.quantize.settings import QuantizeSettings
+from edgeprune.export.emit.emitted import emitted
+from edgeprune.export.emit.reference import padded_prompts, torch_outputs
+from edgeprune.export.graph import Graph
+from edgeprune.export.rewrite.run import Emitted, RewriteError, rewrite
+from edgeprune.export.trace import export_onnx
+from edgeprune.kernels import library
+from edgeprune.model.model import Model
+from edgeprune.model.store import save_model
+from edgeprune.runtime.cache import Decoder
+from edgeprune.runtime.session import open_session
+from edgeprune.targets import find
+
+torch.set_num_threads(1)
+VNNI = replace(find("x86-avx512-vnni"), name="unmeasured")
+BATCH = make_batch(rows=2)
+FEED = {name: value.numpy() for name, value in BATCH.items()}
+FORMATS = {
+    "int8": QuantizeSettings(massive_activations="none"),
+    "a scale per token": QuantizeSettings(activations="token"),
+    "static": QuantizeSettings(activations="static", massive_activations="none"),
+    "int4": QuantizeSettings(weights="int4", symmetric=False),
+    "head in float": QuantizeSettings(massive_activations="none", head=False, embeddings=False),
+}
+# What computes. The nodes about sizes, positions and masks are fewer than a tracer's.
+OPERATORS = (
+    *("MatMulInteger", "MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeLinear"),
+    *("QuantizeLinear", "GroupQueryAttention", "RotaryEmbedding", "LayerNormalization"),
+    *("Softmax", "Split", "Sigmoid", "Relu", "Tanh", "SparseLinearInt8Add"),
+    *("SparseLinearInt8SiluMul", "SparseLinearInt8"),
+)
+
+
+def operators(graph: Graph) -> Counter[str]:
+    return Counter(node.op_type for node in graph.nodes)
+
+
+def emission(model: Model, folder) -> Emitted:
+    save_model(model, folder)
+    graph = emitted(folder, plain_sums=True)
+    assert graph is not None
+    prompts = padded_prompts([FEED])
+    return Emitted(graph, torch_outputs(model, [FEED, *prompts]), prompts)
+
+
+def lowered(
+    model: Model, quantized: Quantized | None, folder, cache_bits: float | None = None
+) -> Graph:
+    """The graph of the model after every pass, none of which is undone."""
+    path = folder / "emitted.onnx"
+    source = emission(model, folder / "stage")
+    reports = rewrite(source, path, model.anatomy, quantized, [FEED], VNNI, cache_bits)
+    assert all(report.kept for report in reports)
+    assert reports[0].name == "emit"
+    return Graph.load(path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("family", [*DECODERS, *FUSED_DECODERS])
+def test_lowered_to_the_same_operators_as_a_trace(family, kind, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    quantized = quantize_model(model, [BATCH], FORMATS[kind], VNNI)
+    own = operators(lowered(model, quantized, tmp_path))
+    traced = tmp_path / "traced.onnx"
+    rewrite(export_onnx(model, tmp_path), traced, model.anatomy, quantized, [FEED], VNNI)
+    theirs = operators(Graph.load(traced))
+    assert {name: own[name] for name in OPERATORS} == {name: theirs[name] for name in OPERATORS}
+    assert sum(own.values()) < 0.85 * sum(theirs.values())
+
+
+@pytest.mark.parametrize("kind", ["int8", "a scale per token", "static", "int4"])
+@pytest.mark.parametrize("family", MIXTURES)
+def test_mixtures_of_experts_end_in_integers(family, kind, tmp_path):
+    model = make_model(family, tmp_path / "hf", unequal=False)
+    quantized = quantize_model(model, [BATCH], FORMATS[kind], VNNI)
+    graph = lowered(model, quantized, tmp_path)
+    counts = operators(graph)
+    linears = len(model.anatomy.linears())
+    merged = 2 * len(model.anatomy.blocks)  # q, k and v are one product
+    products = sum(
+        counts[name] for name in ("MatMulInteger", "MatMulNBits", "MatMulIntegerToFloat")
+    )
+    assert products == linears - merged
+    # One row: most experts get none.
+    session = open_session(tmp_path / "emitted.onnx", threads=1)
+    logits = Decoder(session).start().feed(FEED["input_ids"][:1, :1])
+    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("family", FUSED_DECODERS)
+def test_a_cache_of_eight_bits(family, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    graph = lowered(model, None, tmp_path, cache_bits=8.0)
+    caches = [node for node in graph.nodes if node.op_type == "GroupQueryAttention"]
+    assert [node.input[12:] for node in caches] == [
+        [f"past_key_values.{layer}.{part}.scale" for part in ("key", "value")] for layer in range(2)
+    ]
+
+
+def test_sparse_linears_are_those_of_a_trace(tmp_path, monkeypatch, tmp_path_factory):
+    built = library_for_tests(tmp_path_factory.mktemp("library"))
+    monkeypatch.setattr(library, "LIBRARY", built)
+    model = make_model("llama", tmp_path / "hf", unequal=False)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in model.anatomy.block_linears():
+            weight = model.linear(name).weight
+            kept = torch.rand(
+                -(-weight.shape[0] // 16), -(-weight.shape[1] // 4), generator=generator
+            )
+            kept = (kept > 0.9).repeat_interleave(16, 0).repeat_interleave(4, 1)
+            weight.mul_(kept[: weight.shape[0], : weight.shape[1]])
+    settings = QuantizeSettings(massive_activations="none")
+    quantized = quantize_model(model, [BATCH], settings, VNNI)
+    assert any(entry.format == "sparse-4x16" for entry in quantized.plan)
+    own = operators(lowered(model, quantized, tmp_path))
+    traced = tmp_path / "traced.onnx"
+    rewrite(export_onnx(model, tmp_path), traced, model.anatomy, quantized, [FEED], VNNI)
+    theirs = operators(Graph.load(traced))
+    sparse = {name for name in theirs if name.startswith("SparseLinear")}
+    assert sparse
+    assert {name: own[name] for name in sparse} == {name: theirs[name] for name in sparse}
+
+
+@pytest.mark.parametrize("family", ["llama-fused", "gpt2", "mixtral"])
+def test_a_graph_that_answers_otherwise_is_refused(family, tmp_path):
+    model = make_model(family, tmp_path / "hf", unequal=False)
+    source = emission(model, tmp_path / "stage")
+    for name in [name for name in source.graph.initializers if name.startswith("/number/1e-")]:
+        source.graph.add_constant(name, np.array(2e-3, np.float32))  # a norm's epsilon
+    for node in source.graph.nodes:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 2e-3
+    with pytest.raises(RewriteError, match="the emitted graph differs by"):
+        rewrite(source, tmp_path / "o.onnx", model.anatomy, None, [FEED], VNNI)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_prompts_are_padded_on_either_side():
+    right, left = padded_prompts([FEED])
+    for prompt in (right, left):
+        lengths = prompt["attention_mask"].sum(axis=1)
+        assert len(set(lengths)) == len(lengths)
+        assert lengths.max() < prompt["attention_mask"].shape[1]
+    for row, mask in enumerate(right["attention_mask"]):
+        count = mask.sum()
+        np.testing.assert_array_equal(mask[:count], 1)
+        np.testing.assert_array_equal(left["attention_mask"][row, -count:], 1)
+        np.testing.assert_array_equal(
+            right["input_ids"][row, :count], left["input_ids"][row, -count:]
+        )
+
+
+def test_a_graph_that_ignores_padding_in_front_is_refused(tmp_path):
+    """The batches themselves have none."""
+    model = make_model("llama", tmp_path / "hf", unequal=False)
+    source = emission(model, tmp_path / "stage")
+    [real] = [node for node in source.graph.nodes if node.name == "/real/Cast"]
+    shape = source.graph.add("Shape", ["attention_mask"], "/test/Shape")
+    real.input[0] = source.graph.add("Expand", ["/integer/1", shape], "/test/Whole")
+    source.graph.index()
+    with pytest.raises(RewriteError, match="the emitted graph differs by"):
+        rewrite(source, tmp_path / "o.onnx", model.anatomy, None, [FEED], VNNI)
