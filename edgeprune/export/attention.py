@@ -1,6 +1,6 @@
 """Attention and its mask as few traced nodes, given to transformers under a name of ours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,19 +19,16 @@ def our_attention(module: nn.Module) -> Iterator[None]:
 
     AttentionInterface.register(_OURS, attention)
     AttentionMaskInterface.register(_OURS, additive_mask)
-    parts = [part for part in module.modules() if hasattr(part, "config")]
-    before = [part.config._attn_implementation for part in parts]
-    _choose(parts, [_OURS] * len(parts))
+    # Outer ones first, for they hand their choice on to the inner ones.
+    configs: list[Any] = [part.config for part in module.modules() if hasattr(part, "config")]
+    before = [config._attn_implementation for config in configs]
     try:
+        for config in configs:
+            config._attn_implementation = _OURS
         yield
     finally:
-        _choose(parts, before)
-
-
-def _choose(parts: Sequence[nn.Module], names: Sequence[str]) -> None:
-    """Outer parts come first, whose configurations hand their choice on to the inner ones'."""
-    for part, name in zip(parts, names, strict=True):
-        part.config._attn_implementation = name  # type: ignore[union-attr]
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
 
 
 def additive_mask(

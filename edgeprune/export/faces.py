@@ -146,8 +146,9 @@ def cache_of(layers: Sequence[Attended | Convolved], past: Sequence[Tensor]) -> 
         def update_conv_state(
             self, conv_states: Tensor, state_idx: int = 0, *others: Any, **options: Any
         ) -> Tensor:
-            whole = torch.cat([self.conv_states[state_idx], conv_states], -1)
-            self.conv_states[state_idx] = whole[..., -self.conv_kernel_size[state_idx] :]
+            before: Any = self.conv_states[state_idx]
+            whole = torch.cat([before, conv_states], -1)
+            self.conv_states[state_idx] = whole[..., -before.shape[-1] :]
             return whole
 
     cache, rest = DynamicCache(), iter(past)

@@ -8,17 +8,6 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.template_process import SHARED, TemplateFailure
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
-# Tokens that a template may use by name, as in transformers.
-_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-    "additional_special_tokens",
-)
 
 Message = Mapping[str, Any]
 
@@ -77,9 +66,15 @@ def apply_chat_template(bundle: Bundle, messages: Sequence[Message]) -> str:
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The special tokens of tokenizer_config.json, by name."""
+    """The special tokens of tokenizer_config.json, by name: those that every tokenizer has and, as
+    versions 5 and 4 of transformers write them, a model's own beside them or in a place apart."""
     more = config.get("extra_special_tokens")
-    named = {name: config.get(name) for name in _TOKENS}
+    named = {
+        name: token
+        for name, token in config.items()
+        if name.endswith("_token") and isinstance(token, str | dict)
+    }
+    named["additional_special_tokens"] = config.get("additional_special_tokens")
     named |= more if isinstance(more, dict) else {}
     return {name: _content(token) for name, token in named.items() if token}
 

@@ -115,7 +115,7 @@ def test_text_is_read_in_lower_case_where_the_encoder_says_so(kind, tmp_path):
     assert kind == "wordpiece" or plain.encode("PLAY").ids != plain.encode("play").ids
 
 
-def test_settings_of_transformers_5_are_said_for_version_4(tmp_path):
+def test_settings_of_transformers_5_are_said_so_that_both_versions_read_them(tmp_path):
     source = model_folder(tmp_path / "model")
     written = {
         "backend": "tokenizers",
@@ -129,7 +129,11 @@ def test_settings_of_transformers_5_are_said_for_version_4(tmp_path):
     copy_assets(tmp_path / "bundle", tmp_path / "again")
     for folder in ("bundle", "again"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / folder)
-        assert tokenizer.additional_special_tokens == ["[CLS]", "w001"]
+        assert tokenizer.extra_special_tokens == ["[CLS]", "w001"]
+        settings = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert settings["additional_special_tokens"] == ["[CLS]", "w001"]
+        assert "extra_special_tokens" not in settings
         assert tokenizer.pad_token_id == 0
 
 

@@ -90,8 +90,8 @@ class RoundingCache(transformers.DynamicCache):
         super().__init__()
         self.graph = graph
 
-    def update(self, keys, values, layer, arguments=None):
-        parts = super().update(keys, values, layer, arguments)
+    def update(self, keys, values, layer, **others):
+        parts = super().update(keys, values, layer, **others)
         kept = []
         for part, tensor in zip(("key", "value"), parts, strict=True):
             name = f"past_key_values.{layer}.{part}"
