@@ -95,7 +95,7 @@ class Trial:
     def logits(self, window: Tensor, change: Callable[[Part, Tensor], Tensor]) -> Tensor:
         """Log-probabilities of a window [tokens, vocabulary]."""
         cache = Watched(change)
-        found = self.model.module(window[None], past_key_values=cache, use_cache=True)
+        found = self.model.module(window[None], cache=cache, use_cache=True)
         return found.logits[0].log_softmax(-1)
 
     def score(

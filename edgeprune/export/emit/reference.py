@@ -61,9 +61,9 @@ def _continued(model: Model, batch: Feed) -> dict[str, np.ndarray]:
             input_ids=torch.from_numpy(fed),
             attention_mask=torch.from_numpy(seen),
             position_ids=torch.from_numpy(places),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        cache = answer.past_key_values
+        cache = answer.cache
         logits.append(answer.logits.numpy())
     return {"logits": logits[0], "next_logits": logits[1]}

@@ -1,5 +1,8 @@
 """Tables of rotary positions beside transformers' own angles."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny_models
@@ -11,7 +14,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.rotary import rotary_tables
 from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.families import find_family
 from edgeprune.model.importing import import_checkpoint
+from edgeprune.model.rope import without_rope_parameters
 from edgeprune.model.store import save_model
 from edgeprune.runtime.session import open_session
 
@@ -54,6 +59,11 @@ def config_of(kind: str, theta: float = 10_000.0) -> transformers.LlamaConfig:
     return transformers.LlamaConfig(rope_theta=theta, rope_scaling=KINDS[kind], **settings)
 
 
+def stated(config: transformers.LlamaConfig) -> dict[str, Any]:
+    """As a checkpoint is read."""
+    return without_rope_parameters(config.to_dict(), find_family("llama"), Path("config.json"))
+
+
 @pytest.fixture(scope="module")
 def anatomy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
@@ -66,7 +76,7 @@ def anatomy(tmp_path_factory):
 def test_tables_are_the_angles_of_transformers(kind, theta, anatomy):
     config = config_of(kind, theta)
     expected = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(LONGEST)[None])
-    tables = rotary_tables(config.to_dict(), anatomy)
+    tables = rotary_tables(stated(config), anatomy)
     for table, whole in zip(tables, expected, strict=True):
         assert table.shape == (LONGEST, HEAD // 2)
         # Both halves of a head have the same angles. A last bit of a frequency is 1e-7 of an angle.
@@ -76,7 +86,7 @@ def test_tables_are_the_angles_of_transformers(kind, theta, anatomy):
 
 
 def test_a_kind_that_is_not_known_has_no_tables(anatomy):
-    config = config_of("default").to_dict() | {"rope_scaling": {"rope_type": "proportional"}}
+    config = stated(config_of("default")) | {"rope_scaling": {"rope_type": "proportional"}}
     assert rotary_tables(config, anatomy) is None
 
 
