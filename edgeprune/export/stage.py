@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from edgeprune.base.errors import UserError
+from edgeprune.base.progress import say
 from edgeprune.compress.context import Context
 from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
@@ -11,8 +13,18 @@ from edgeprune.model.store import load_model
 
 
 def original(context: Context, source: Path, target: Path, settings: None) -> Exported:
-    """Export the untouched model plainly to float32 ONNX: the reference of every comparison."""
-    path = export_plain(context.folders["load"], target)
+    """Export the untouched model plainly to float32 ONNX: the reference of every comparison. It is
+    what others would run, so it is traced; what nobody else can trace is emitted."""
+    folder, path = context.folders["load"], target / ONNX / "model.onnx"
+    try:
+        export_plain(folder, target)
+    except UserError as error:
+        graph = emitted(folder)
+        if graph is None:
+            raise
+        say(f"  The original is compared with in the form of the result: {error}")
+        copy_client_files(context, folder, target)
+        graph.save(path)
     return Exported(bytes=path.stat().st_size)
 
 
