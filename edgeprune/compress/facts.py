@@ -73,16 +73,20 @@ class Facts:
         """The same, and smaller by something that cannot be counted yet."""
         return replace(self, smaller=(*self.smaller, by))
 
-    def refuse_mixture(self, stage: str) -> None:
+    def refuse_mixture(self, stage: str, setting: str = "") -> None:
         """Refuse a mixture of experts in a stage that knows one feed-forward a layer.
+
+        Args:
+            setting: under which alone the stage does.
 
         Raises:
             UserError: the model is one.
         """
         if any(block.experts for block in self.checkpoint.anatomy.blocks):
+            which = f"{setting} of the {stage} stage" if setting else f"the {stage} stage"
             raise UserError(
-                f"{self.checkpoint.name} is made of mixtures of experts, which the {stage} stage "
-                "does not take; leave it out and use cut.experts, cut.channels or cut.layers."
+                f"{self.checkpoint.name} is made of mixtures of experts, which {which} does not "
+                "take; leave it out and use cut.experts, cut.channels or cut.layers."
             )
 
     def refuse_whole_groups(self) -> None:

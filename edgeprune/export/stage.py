@@ -11,7 +11,8 @@ from edgeprune.model.store import load_model
 
 
 def original(context: Context, source: Path, target: Path, settings: None) -> Exported:
-    """Export the untouched model plainly to float32 ONNX: the reference of every comparison."""
+    """Export the untouched model plainly to float32 ONNX: the reference of every comparison. It is
+    what others would run, so it is traced."""
     path = export_plain(context.folders["load"], target)
     return Exported(bytes=path.stat().st_size)
 

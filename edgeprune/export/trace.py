@@ -29,6 +29,7 @@ from edgeprune.export.attention import our_attention
 from edgeprune.export.faces import Attended, Face, generating, reading
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.families import find_family
 from edgeprune.model.importing import import_tokenizer
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model
@@ -79,7 +80,8 @@ def face_of(model: Model) -> Face:
         parts = [block.attention for block in model.anatomy.blocks]
         layers = [Attended(part.num_key_value_heads, part.head_dim) for part in parts]
         return generating(module, task.output, layers)
-    typed = model.config.get("type_vocab_size", 0) > 1
+    function = find_family(str(model.config["model_type"])).encoder
+    typed = function is not None and function.reads_token_types
     return reading(module, task.output, one_a_text=task.logits_axes == 2, typed=typed)
 
 

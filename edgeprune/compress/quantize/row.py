@@ -22,7 +22,10 @@ _SPARSE_BLOCKS = {
 
 
 def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
-    facts.refuse_mixture("quantize")
+    if settings.method == "gptq":
+        facts.refuse_mixture("quantize", "method: gptq")
+    if settings.weights == "mixed":
+        facts.refuse_mixture("quantize", "weights: mixed")
     _refuse_idle(settings, facts)
     _refuse_budget(settings, facts)
 

@@ -9,9 +9,7 @@ each, W wide):
     shares (N,1,k) x answers (N,k,W) ─> (N,W)
 
 So an expert multiplies the rows that chose it and nothing else, and none of it is a loop; one that
-no token chose multiplies a matrix without rows. That is faster than gathering and scattering expert
-by expert, most with many experts, and than giving every expert all tokens (benchmarks/README.md,
-"experts").
+no token chose multiplies a matrix without rows.
 """
 
 import numpy as np

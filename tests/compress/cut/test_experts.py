@@ -236,8 +236,12 @@ def test_what_does_not_take_mixtures_says_so(tmp_path):
         input_groups(model.anatomy.blocks[0])
     settings = TextSettings(data=str(text_file(tmp_path / "text.txt")))
     text = open_text(settings, "windows", 0)
-    refused = {"prune": {}, "sparsify": {"pattern": "4x16"}, "quantize": {}}
+    refused = {
+        "prune": {},
+        "sparsify": {"pattern": "4x16"},
+        "quantize": {"weights": "int4", "method": "gptq"},
+    }
     for stage, settings in refused.items():
         recipe = validate({stage: settings, "cut": {}}, "here")
-        with pytest.raises(UserError, match=f"which the {stage} stage does not take"):
+        with pytest.raises(UserError, match=f"the {stage} stage does not take"):
             check(recipe, build_of(recipe, open_checkpoint(str(tmp_path / "hf")), text).context)
