@@ -44,7 +44,7 @@ _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, or on some processors not."""
 _EMITTED = 1e-4
 """What an emitted graph and torch may differ by, as large as what folding a trace may do. Float32
-sums in another order gave 5e-6 at most (benchmarks/README.md, "emit")."""
+sums in another order give about 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
 _CACHE_ROUNDING = 0.5
 """Drift of the outputs by a cache in integers; beyond it the model needs more bits."""
 
