@@ -43,8 +43,8 @@ _ORDER_OF_SUMS = 5e-3
 _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, or on some processors not."""
 _EMITTED = 1e-4
-"""What an emitted graph and torch may differ by. Float32 sums in another order gave 4e-5 at most
-(benchmarks/README.md, "emit")."""
+"""What an emitted graph and torch may differ by, as large as what folding a trace may do. Float32
+sums in another order give 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
 _CACHE_ROUNDING = 0.5
 """Drift of the outputs by a cache in integers; beyond it the model needs more bits."""
 
