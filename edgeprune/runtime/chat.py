@@ -69,7 +69,7 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
     """The special tokens of tokenizer_config.json, by name: those that every tokenizer has and, as
     versions 5 and 4 of transformers write them, a model's own beside them or in a place apart."""
     more = config.get("extra_special_tokens")
-    named = {
+    named: dict[str, Any] = {
         name: token
         for name, token in config.items()
         if name.endswith("_token") and isinstance(token, str | dict)
