@@ -5,6 +5,7 @@ from pathlib import Path
 from edgeprune.compress.context import Context
 from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
+from edgeprune.export.exported_model import write_export_manifest
 from edgeprune.export.record import Exported
 from edgeprune.export.trace import export_onnx, export_plain
 from edgeprune.model.store import load_model
@@ -14,6 +15,7 @@ def original(context: Context, source: Path, target: Path, settings: None) -> Ex
     """Export the untouched model plainly to float32 ONNX: the reference of every comparison. It is
     what others would run, so it is traced."""
     path = export_plain(context.folders["load"], target)
+    write_export_manifest(target, context.checkpoint)
     return Exported(bytes=path.stat().st_size)
 
 

@@ -32,6 +32,8 @@ class Task:
     """The class of transformers that reads a model."""
     output: str
     """What a graph of it gives: the field of the module's answer, and the output's name."""
+    answer: str
+    """The class of that answer; a graph with a cache answers by a dictionary."""
     reads: Literal["sentences", "labelled", "windows"]
     """How text becomes what it learns from: sentences, texts with a label, windows of tokens."""
     columns: tuple[str, ...]
@@ -79,6 +81,7 @@ _ROWS = (
         classes=(),
         loader="AutoModel",
         output="last_hidden_state",
+        answer="transformers.modeling_outputs.BaseModelOutput",
         reads="sentences",
         columns=("text",),
         objective="edgeprune.compress.objectives.embedding",
@@ -100,6 +103,7 @@ _ROWS = (
         classes=("ForSequenceClassification",),
         loader="AutoModelForSequenceClassification",
         output="logits",
+        answer="transformers.modeling_outputs.SequenceClassifierOutput",
         reads="labelled",
         columns=("text", "label"),
         objective="edgeprune.compress.objectives.classification",
@@ -122,6 +126,7 @@ _ROWS = (
         classes=("ForCausalLM", "LMHeadModel"),
         loader="AutoModelForCausalLM",
         output="logits",
+        answer="builtins.dict",
         reads="windows",
         columns=("text",),
         objective="edgeprune.compress.objectives.generation",

@@ -113,7 +113,8 @@ def _write(
     shutil.rmtree(assets, ignore_errors=True)
     try:
         with telling_of_a_full_disk(folder):
-            shutil.copytree(built, assets, ignore=shutil.ignore_patterns("onnx", RECORD))
+            graph = shutil.ignore_patterns("model.onnx", "model.onnx_data", RECORD)
+            shutil.copytree(built, assets, ignore=graph)
             return write_bundle(folder, built / "onnx", assets, manifest, card)
     finally:
         shutil.rmtree(assets, ignore_errors=True)

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from other_python import in_clients, needs_clients
 from sentence_encoder import make_sentence_encoder
 from tiny_builds import recipe_file, sentence_lines, text_file
+from transformers import AutoTokenizer
+from transformers.exporters import ExportedModel
 
 from edgeprune.cli import main
 from edgeprune.runtime.bundle import Bundle
@@ -49,8 +51,10 @@ def test_the_layout_is_the_hubs(bundle):
         "1_Pooling/config.json",
         "config.json",
         "edgeprune.json",
+        "export.json",
         "modules.json",
         "onnx/model.onnx",
+        "onnx/model.onnx.data",
         "sentence_bert_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -90,6 +94,15 @@ print(json.dumps(model.encode(texts, batch_size=1).tolist()))
 def test_sentence_transformers_gets_the_same(bundle, ours, tmp_path):
     found = in_clients(tmp_path / "run.py", SENTENCE_TRANSFORMERS, str(bundle), TEXTS)
     np.testing.assert_allclose(found, ours, atol=1e-5)
+
+
+def test_transformers_gets_the_same(bundle, ours):
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    model = ExportedModel.from_pretrained(bundle)
+    for text, expected in zip(TEXTS, ours, strict=True):
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=True)
+        mean = model(**inputs).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(mean / mean.norm(), expected, atol=1e-5)
 
 
 ALONE = """

@@ -8,6 +8,7 @@ from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.reference import padded_prompts, torch_outputs
+from edgeprune.export.exported_model import write_export_manifest
 from edgeprune.export.rewrite.record import Pass, Rewritten
 from edgeprune.export.rewrite.run import Emitted, rewrite
 from edgeprune.export.rewrite.verify import Feed
@@ -42,6 +43,7 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
         context.target,
         asked.cache_bits if asked else None,
     )
+    write_export_manifest(target, context.checkpoint)
     return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])
 
 

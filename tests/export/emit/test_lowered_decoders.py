@@ -104,7 +104,7 @@ def test_mixtures_of_experts_end_in_integers(family, kind, tmp_path):
     assert np.isfinite(logits).all()
 
 
-def test_a_mixture_that_nothing_traces_is_built_to_its_end(tmp_path):
+def test_a_mixture_is_built_to_its_end(tmp_path):
     """Cut, emitted, in INT8, measured beside its original, and run."""
     recipe = """
 name: mixture
@@ -118,9 +118,6 @@ measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
     file = recipe_file(tmp_path / "r.yaml", recipe)
     built = CliRunner().invoke(main, ["build", str(file), *map(str, given)])
     assert built.exit_code == 0, built.output
-    assert "The original is compared with in the form of the result" in " ".join(
-        built.output.split()
-    )
     bundle = Bundle.open(tmp_path / "out/bundle")
     [stage] = [stage for stage in bundle.manifest["stages"] if stage["name"] == "rewrite"]
     assert [step["name"] for step in stage["passes"]][:2] == ["emit", "int8 embeddings"]
