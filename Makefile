@@ -38,7 +38,8 @@ CLIENTS := .venv-clients
 NODE := build/node
 test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
 	EDGEPRUNE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python EDGEPRUNE_NODE=$(NODE) \
-		$(PYTEST) tests/runtime/test_clients.py tests/runtime/test_decoder_clients.py
+		$(PYTEST) tests/runtime/test_clients.py tests/runtime/test_decoder_clients.py \
+		tests/report/test_card.py
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow

@@ -32,7 +32,9 @@ from edgeprune.cli import main
 from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.export.rewrite.run import rewrite
+from edgeprune.export.rewrite.stage import emitted_graph
 from edgeprune.export.trace import export_onnx
+from edgeprune.model.store import save_model
 from edgeprune.pipeline import terminal
 from edgeprune.pipeline.recipe import shipped
 from edgeprune.runtime.bundle import Bundle
@@ -85,8 +87,10 @@ def operators(family: str, formats: dict[str, Any], folder: Path) -> dict[str, d
                 quantized = quantize_model(model, [batch], settings, find(target))
             path = place / "rewritten.onnx"
             bits = settings.cache_bits if settings else None
-            raw = export_onnx(model, place)
-            rewrite(raw, path, model.anatomy, quantized, [feed], find(target), bits)
+            save_model(model, place / "stage")
+            start = emitted_graph(place / "stage", find(target), [feed])
+            start = start or export_onnx(model, place)
+            rewrite(start, path, model.anatomy, quantized, [feed], find(target), bits)
             graph = onnx.load(path, load_external_data=False).graph
             found[f"{family}, {name}, {target}"] = dict(
                 sorted(Counter(_kind(node) for node in graph.node).items())

@@ -67,7 +67,7 @@ def model_card(bundle: Bundle) -> str:
         "files": [
             {"name": name, **entry}
             for name, entry in manifest["files"].items()
-            if name.startswith("onnx/")
+            if name.startswith("onnx/") and entry["bytes"]
         ],
         "use": TASKS[record.task].card,
         "sentence_transformers": sentences,

@@ -14,12 +14,9 @@ import numpy as np
 import onnxruntime
 
 from edgeprune.base.errors import UserError
-from edgeprune.runtime.session import PAST, PRESENT, input_types, running, token_inputs
+from edgeprune.runtime.names import KEPT_LOGITS, PAST, PRESENT, SHARED_CACHE
+from edgeprune.runtime.session import input_types, running, token_inputs
 
-SHARED_CACHE = "edgeprune.shared_cache"
-"""An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
-KEPT_LOGITS = "num_logits_to_keep"
-"""An optional input: the number of last tokens whose logits are wanted; 0 for all."""
 # Spare tokens of a shared buffer, beyond those that it is created for.
 _ROOM = 256
 

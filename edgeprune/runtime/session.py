@@ -15,10 +15,9 @@ import onnxruntime
 from edgeprune import kernels
 from edgeprune.base.errors import ModelFault, UserError
 from edgeprune.kernels.formats import DOMAIN
+from edgeprune.runtime.names import PAST
 from edgeprune.runtime.onnx_file import read_outline
 
-PAST, PRESENT = "past_key_values.", "present."
-"""Prefixes of a decoder's cache, among its inputs and its outputs."""
 _FATAL_ONLY = 4  # errors are raised anyway
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,

@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from edgeprune.runtime.cache import SHARED_CACHE
+from edgeprune.runtime.names import SHARED_CACHE
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "a", "mat", "far", "away"]
 VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS]

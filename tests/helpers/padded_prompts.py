@@ -8,7 +8,7 @@ import torch
 from tiny_models import VOCABULARY
 
 from edgeprune.model.model import Model
-from edgeprune.runtime.session import PAST, PRESENT
+from edgeprune.runtime.names import PAST, PRESENT
 
 PADDING = 1
 

@@ -25,10 +25,9 @@ from edgeprune.export.emit.decoder_writer import DecoderWriter
 from edgeprune.export.emit.positions import Positions
 from edgeprune.export.emit.writer import path_of
 from edgeprune.export.graph import CONTRIB
-from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.model.anatomy import FUSED_HEADS, Anatomy, Attention, Block
 from edgeprune.model.decoders import Decoder
-from edgeprune.runtime.session import PAST, PRESENT
+from edgeprune.runtime.names import FUSED_ATTENTION, PAST, PRESENT
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,12 @@ class CausalAttention:
             for role, tensor in zip(("query", "key", "value"), projected, strict=True)
         ]
         past, present = _caches(block)
-        output = f"{place}/{OPERATOR}_output_0"
+        output = f"{place}/{FUSED_ATTENTION}_output_0"
         tables = [rotary.cosines, rotary.sines]
         return graph.add(
-            OPERATOR,
+            FUSED_ATTENTION,
             [*rows, *past, *self._positions.lengths(), *tables, "", mask],
-            f"{place}/{OPERATOR}",
+            f"{place}/{FUSED_ATTENTION}",
             outputs=[output, *present],
             domain=CONTRIB,
             num_heads=attention.num_heads,

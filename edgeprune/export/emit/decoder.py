@@ -24,8 +24,7 @@ from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, path_of
 from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
 from edgeprune.model.decoders import Decoder, read_decoder
-from edgeprune.runtime.cache import KEPT_LOGITS, SHARED_CACHE
-from edgeprune.runtime.session import PAST, PRESENT
+from edgeprune.runtime.names import KEPT_LOGITS, PAST, PRESENT, SHARED_CACHE
 
 _END = np.iinfo(np.int64).max
 # Names of open sizes, as the hub has them.

@@ -10,7 +10,7 @@ from edgeprune.export.attention_nodes import MASKED, split_heads
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import LinearNodes, find_linears
 from edgeprune.model.anatomy import Anatomy, Attention
-from edgeprune.runtime.session import PAST
+from edgeprune.runtime.names import PAST
 
 _ROLES = ("query", "key", "value")
 

@@ -35,10 +35,8 @@ from edgeprune.export.rewrite.attention_parts import (
 )
 from edgeprune.export.tensors import to_proto
 from edgeprune.model.anatomy import FUSED_HEADS, Anatomy
-from edgeprune.runtime.cache import SHARED_CACHE
-from edgeprune.runtime.session import PAST
+from edgeprune.runtime.names import FUSED_ATTENTION, PAST, SHARED_CACHE
 
-OPERATOR = "GroupQueryAttention"
 _PATH = "/attention"
 
 
@@ -85,11 +83,11 @@ def _fuse(
     past = [keys.input[0], values.input[0]]
     present = [keys.output[0], values.output[0]]
     graph.remove([keys, values])
-    output = f"{parts.path}/{OPERATOR}_output_0"
+    output = f"{parts.path}/{FUSED_ATTENTION}_output_0"
     graph.add(
-        OPERATOR,
+        FUSED_ATTENTION,
         [query, key, value, *past, *lengths, *tables.of(cos, sin), "", mask],
-        f"{parts.path}/{OPERATOR}",
+        f"{parts.path}/{FUSED_ATTENTION}",
         outputs=[output, *present],
         domain=CONTRIB,
         num_heads=attention.num_heads,
@@ -133,7 +131,7 @@ def _sizes_without_cache(graph: Graph) -> None:
     caches = [name for name in graph.inputs if name.startswith(PAST)]
     for cache in caches:
         for reader in list(graph.consumers[cache]):
-            if reader.op_type == OPERATOR:
+            if reader.op_type == FUSED_ATTENTION:
                 continue
             sizes = graph.consumers[reader.output[0]] if reader.op_type == "Shape" else []
             if reader.op_type != "Shape" or reader.attribute:

@@ -12,7 +12,7 @@ import numpy as np
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import find_linears
 from edgeprune.model.anatomy import Anatomy
-from edgeprune.runtime.cache import KEPT_LOGITS
+from edgeprune.runtime.names import KEPT_LOGITS
 
 _END = np.iinfo(np.int64).max
 

@@ -7,14 +7,14 @@ The operator accepts q, k and v concatenated as its query; splitting them first 
 """
 
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.grouped_attention import OPERATOR
+from edgeprune.runtime.names import FUSED_ATTENTION
 
 
 def pack_attention(graph: Graph) -> int:
     """Remove every Split that feeds nothing but a fused attention; return how many."""
     packed = 0
     for node in graph.nodes:
-        if node.op_type != OPERATOR:
+        if node.op_type != FUSED_ATTENTION:
             continue
         split = graph.producers.get(node.input[0])
         if (

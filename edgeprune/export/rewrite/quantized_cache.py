@@ -27,10 +27,9 @@ from onnx import NodeProto, TensorProto, helper
 
 from edgeprune.base.progress import track
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.export.rewrite.verify import Feed, Outputs, run_graph
 from edgeprune.runtime.logits import kl_divergence
-from edgeprune.runtime.session import PAST, PRESENT
+from edgeprune.runtime.names import FUSED_ATTENTION, PAST, PRESENT
 
 _TYPES = {8: TensorProto.INT8, 4: TensorProto.UINT8}
 _ATTRIBUTES = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
@@ -153,7 +152,7 @@ def _divergence(reference: Outputs, found: Outputs, batches: Sequence[Feed]) -> 
 
 
 def _attention(graph: Graph) -> list[NodeProto]:
-    nodes = [node for node in graph.nodes if node.op_type == OPERATOR]
+    nodes = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
     if not nodes:
         raise ValueError("the attention is not fused, and only the fused one has such a cache")
     return nodes

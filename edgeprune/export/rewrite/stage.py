@@ -14,6 +14,7 @@ from edgeprune.export.rewrite.run import Emitted, rewrite
 from edgeprune.export.rewrite.verify import Feed
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model
+from edgeprune.targets import Target
 
 # Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
 _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
@@ -35,7 +36,7 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
     copy_client_files(context, context.model, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
     reports = rewrite(
-        _emitted(context, batches) or source / ONNX / "model.onnx",
+        emitted_graph(context.model, context.target, batches) or source / ONNX / "model.onnx",
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,
@@ -47,12 +48,12 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
     return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])
 
 
-def _emitted(context: Context, batches: Sequence[Feed]) -> Emitted | None:
-    """The model's graph and what torch answers; None where it was traced."""
-    assert context.model is not None
-    graph = emitted(context.model, context.target.skip_layer_norm_harmful)
+def emitted_graph(folder: Path, target: Target, batches: Sequence[Feed]) -> Emitted | None:
+    """The graph of the model in `folder` and what torch answers on the batches; None where it has
+    to be traced."""
+    graph = emitted(folder, target.skip_layer_norm_harmful)
     if graph is None:
         return None
-    model = load_model(context.model)
+    model = load_model(folder)
     prompts = padded_prompts(batches) if model.anatomy.head else []
     return Emitted(graph, torch_outputs(model, [*batches, *prompts]), prompts)

@@ -7,7 +7,8 @@ import onnxruntime as ort
 
 from edgeprune.export.graph import Graph
 from edgeprune.kernels import register
-from edgeprune.runtime.session import PAST, PRESENT, input_types
+from edgeprune.runtime.names import PAST, PRESENT
+from edgeprune.runtime.session import input_types
 
 Feed = Mapping[str, np.ndarray]
 Outputs = list[Feed]

@@ -10,8 +10,9 @@ from edgeprune.kernels.library import system_facts
 from edgeprune.measure.works import WORKS, Work
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.names import PAST
 from edgeprune.runtime.onnx_file import Outline
-from edgeprune.runtime.session import PAST, uses_kernels
+from edgeprune.runtime.session import uses_kernels
 
 # The runtime's scalar kernel behind these fusions can be slower than what it replaces.
 SLOW_FUSIONS = ("SkipLayerNormFusion", "EmbedLayerNormFusion")

@@ -21,12 +21,11 @@ from edgeprune.export.emit.decoder import emit_decoder
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.weights import Weights
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import save_model
-from edgeprune.runtime.cache import SHARED_CACHE
+from edgeprune.runtime.names import FUSED_ATTENTION, SHARED_CACHE
 
 torch.set_num_threads(1)
 ALL = (*DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES)
@@ -98,7 +97,7 @@ def test_the_graph_is_valid_and_named_as_the_hub_names_it(family, build):
 @pytest.mark.parametrize("family", [*FUSED_DECODERS, "llama"])
 def test_heads_that_the_operator_takes_are_one_node(family, build):
     model, graph, _ = build(family)
-    nodes = [node for node in graph.nodes if node.op_type == OPERATOR]
+    nodes = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
     counts = [{a.name: a.i for a in node.attribute} for node in nodes]
     heads = [(count["num_heads"], count["kv_num_heads"]) for count in counts]
     expected = [
@@ -149,7 +148,7 @@ def test_a_layer_that_is_left_keeps_its_window(tmp_path):
     model = saved(transformers.Qwen2ForCausalLM(config), tmp_path / "hf")
     keep_layers(model, [0, 2])
     graph = emit(model, tmp_path / "stage")
-    masks = [node.input[10] for node in graph.nodes if node.op_type == OPERATOR]
+    masks = [node.input[10] for node in graph.nodes if node.op_type == FUSED_ATTENTION]
     assert masks == ["/mask_output_0", "/mask_6_output_0"]
     assert largest_difference(model, session_of(graph), decoded("left", 3)) < BOUND
 
@@ -206,7 +205,7 @@ def test_whole_heads_whose_positions_are_counted_from_the_cache_are_one_node(tmp
     config = transformers.GemmaConfig(head_dim=16, **tiny_models._LLAMA)
     model = saved(transformers.GemmaForCausalLM(config), tmp_path / "hf")
     graph = emit(model, tmp_path / "stage")
-    assert sum(node.op_type == OPERATOR for node in graph.nodes) == 2
+    assert sum(node.op_type == FUSED_ATTENTION for node in graph.nodes) == 2
     for side in ("left", "right"):
         assert largest_difference(model, session_of(graph), decoded(side, 3)) < BOUND
 

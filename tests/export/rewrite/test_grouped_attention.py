@@ -11,7 +11,7 @@ import torch
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.grouped_attention import OPERATOR, fuse_attention
+from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.run import PassReport, rewrite
 from edgeprune.export.rewrite.verify import complete_feed, largest_drift, run_graph
 from edgeprune.export.trace import export_onnx
@@ -19,6 +19,7 @@ from edgeprune.model.model import Model
 from edgeprune.runtime import cache
 from edgeprune.runtime.bundle import oldest_onnxruntime
 from edgeprune.runtime.cache import Decoder
+from edgeprune.runtime.names import FUSED_ATTENTION
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
 
@@ -76,7 +77,7 @@ def test_every_layer_is_one_operator_with_its_own_heads(family, build):
     assert all(report.kept for report in built.reports)
     assert "lay out attention" not in [report.name for report in built.reports]
     graph = Graph.load(built.fused)
-    fused = [node for node in graph.nodes if node.op_type == OPERATOR]
+    fused = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
     counts = [{a.name: a.i for a in node.attribute} for node in fused]
     assert [(c["num_heads"], c["kv_num_heads"]) for c in counts] == [(2, 2), (4, 2)]
     assert not {"Softmax", "Concat"} & {

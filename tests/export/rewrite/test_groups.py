@@ -9,11 +9,11 @@ from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite import groups
-from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.export.rewrite.groups import lower_groups, pack_bits
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.rewrite.verify import largest_drift, mean_drift, run_graph
 from edgeprune.export.trace import export_onnx
+from edgeprune.runtime.names import FUSED_ATTENTION
 from edgeprune.targets import find
 
 torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def test_packed_weights_are_the_planned_values(
     assert lower_groups(graph, quantized) == len(planned) >= 12
     assert largest_drift(before, run_graph(graph, [BATCH])) < 1e-4
     # q, k and v are one product.
-    merged = sum(node.op_type == groups.OPERATOR for node in graph.nodes)
+    merged = sum(node.op_type == groups.FUSED_ATTENTION for node in graph.nodes)
     assert merged == len(planned) - 2 * 2
 
 
@@ -66,7 +66,7 @@ def test_a_decoder_in_int4_is_near_its_values(family, tmp_path):
     graph = Graph.load(tmp_path / "out.onnx")
     drift = mean_drift(run_graph(Graph.load(path), [BATCH]), run_graph(graph, [BATCH]))
     assert 0 < drift < 0.05  # activations of 8 bits; the weights' own error is in both
-    fused = [node for node in graph.nodes if node.op_type == OPERATOR]
+    fused = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
     packed = [node for node in fused if list(node.input[1:3]) == ["", ""]]
     report = next(report for report in reports if report.name == "pack attention")
     assert report.kept

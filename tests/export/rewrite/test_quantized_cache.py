@@ -14,7 +14,6 @@ from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 from edgeprune.base.errors import UserError
 from edgeprune.export.graph import Graph, attribute
 from edgeprune.export.rewrite import quantized_cache
-from edgeprune.export.rewrite.grouped_attention import OPERATOR
 from edgeprune.export.rewrite.quantized_cache import (
     cache_bytes,
     float_cache,
@@ -30,6 +29,7 @@ from edgeprune.pipeline.measure.cache import pays_from
 from edgeprune.runtime import cache
 from edgeprune.runtime.bundle import oldest_onnxruntime
 from edgeprune.runtime.cache import Decoder
+from edgeprune.runtime.names import FUSED_ATTENTION
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.targets import find
 
@@ -220,7 +220,7 @@ def test_the_layers_that_lose_least_get_four_bits(bits, few, fused, monkeypatch)
     monkeypatch.setattr(quantized_cache, "layer_costs", lambda *_: [0.2, 0.1])
     graph = Graph.load(fused["llama-fused"])
     quantize_cache(graph, [BATCH], bits)
-    nodes = sorted((n for n in graph.nodes if n.op_type == OPERATOR), key=lambda n: n.name)
+    nodes = sorted((n for n in graph.nodes if n.op_type == FUSED_ATTENTION), key=lambda n: n.name)
     widths = [attribute(node, "kv_cache_bit_width") for node in nodes]
     assert widths == {0: [8, 8], 1: [8, 4], 2: [4, 4]}[few]
     assert np.mean(widths) <= bits

@@ -1,0 +1,10 @@
+"""Names of a graph by which what writes it and what runs it agree; the hub's where it has any."""
+
+PAST, PRESENT = "past_key_values.", "present."
+"""Prefixes of a decoder's cache, among its inputs and its outputs."""
+SHARED_CACHE = "edgeprune.shared_cache"
+"""An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
+KEPT_LOGITS = "num_logits_to_keep"
+"""An optional input: the number of last tokens whose logits are wanted; 0 for all."""
+FUSED_ATTENTION = "GroupQueryAttention"
+"""The runtime's operator that attends and writes the cache."""
