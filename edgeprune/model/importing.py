@@ -128,6 +128,12 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
             f"{checkpoint.name} has no tokenizer that could be read ({error}); "
             "save the model with a tokenizer.json beside it."
         ) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # Where a tokenizer's files are missing, transformers makes one that knows no word.
+        raise UserError(
+            f"{checkpoint.name} has no tokenizer that could be read (its files are missing); "
+            "save the model with a tokenizer.json beside it."
+        )
     if not tokenizer.is_fast:
         raise UserError(
             f"{checkpoint.name} has only a tokenizer written in Python; "

@@ -243,7 +243,17 @@ def test_paths_are_a_tracers():
 # Rewriting -------------------------------------------------------------------------------------
 
 _SIZES = {
-    *("Shape", "Gather", "Slice", "Unsqueeze", "Concat", "Reshape", "Expand", "ConstantOfShape"),
+    *(
+        "Shape",
+        "Gather",
+        "GatherElements",
+        "Slice",
+        "Unsqueeze",
+        "Concat",
+        "Reshape",
+        "Expand",
+        "ConstantOfShape",
+    ),
     *("Cast", "Equal", "Not", "CumSum", "Where", "Range", "Sub", "Add", "Mul", "Sum", "Neg", "Abs"),
     *("Less", "Log", "Div", "Min", "Transpose", "Gemm", "MatMul", "Squeeze"),
 }

@@ -53,7 +53,7 @@ def test_packed_weights_are_the_planned_values(
     assert lower_groups(graph, quantized) == len(planned) >= 12
     assert largest_drift(before, run_graph(graph, [BATCH])) < 1e-4
     # q, k and v are one product.
-    merged = sum(node.op_type == groups.FUSED_ATTENTION for node in graph.nodes)
+    merged = sum(node.op_type == groups.OPERATOR for node in graph.nodes)
     assert merged == len(planned) - 2 * 2
 
 
