@@ -22,8 +22,7 @@ from edgeprune.model.families import (
 from edgeprune.model.tasks import Head, task_of
 
 FUSED_HEADS = 16
-"""A head must have a multiple of so many values for the runtime's operator to take the attention
-as one."""
+"""Of how many values a head must be a multiple for the runtime's operator to attend."""
 
 
 @dataclass(frozen=True)

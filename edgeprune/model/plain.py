@@ -79,11 +79,11 @@ class Mixture(nn.Module):
             weights = weights / weights.sum(-1, keepdim=True)
         answer = torch.zeros_like(flat)
         for number, expert in enumerate(self.experts):
-            mine = chosen == number
-            tokens, _ = torch.where(mine)
+            choice = chosen == number
+            tokens, _ = torch.where(choice)
             # A traced graph has every expert, whatever the traced tokens chose.
             if torch.jit.is_tracing() or len(tokens):
-                scaled = (expert(flat[tokens]) * weights[mine][:, None]).to(answer.dtype)
+                scaled = (expert(flat[tokens]) * weights[choice][:, None]).to(answer.dtype)
                 answer = answer.index_put((tokens,), scaled, accumulate=True)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             answer = answer + self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)

@@ -28,7 +28,7 @@ class Method:
 @dataclass(frozen=True)
 class Subject:
     """A model of the comparison. measure: the key of its quality in a row. shown: a template for
-    `mine` and the `original`'s. sign: -1 where more is better."""
+    `result` and the `original`'s. sign: -1 where more is better."""
 
     name: str
     measure: str
@@ -38,9 +38,9 @@ class Subject:
 
 SUBJECTS = {
     "SmolLM2": Subject(
-        "SmolLM2-135M", "perplexity", "perplexity {mine:.1f} (original {original:.1f})", 1
+        "SmolLM2-135M", "perplexity", "perplexity {result:.1f} (original {original:.1f})", 1
     ),
-    "MiniLM": Subject("MiniLM-L6", "cosine", "cosine {mine:.3f} to the original", -1),
+    "MiniLM": Subject("MiniLM-L6", "cosine", "cosine {result:.3f} to the original", -1),
 }
 """A model's name in the comparison -> what is read of its rows; STS-B hardly tells them apart."""
 
@@ -152,16 +152,16 @@ def _judged(
     def loss(row: Mapping[str, float]) -> float:
         return subject.sign * row[subject.measure]
 
-    mine, original = rows[cell], rows["original"]
-    shown = subject.shown.format(mine=mine[subject.measure], original=original[subject.measure])
-    figures = f"{subject.name}, {cell}: {shown} in {_time(mine)}"
+    result, original = rows[cell], rows["original"]
+    shown = subject.shown.format(result=result[subject.measure], original=original[subject.measure])
+    figures = f"{subject.name}, {cell}: {shown} in {_time(result)}"
     others = {
         name: rows[other.cell]
         for name, other in group.items()
         if name != value and other.cell and other.cell in rows
     }
-    better = [name for name, row in others.items() if loss(row) < loss(mine)]
-    quicker = [name for name in better if _work(others[name]) <= _work(mine)]
+    better = [name for name, row in others.items() if loss(row) < loss(result)]
+    quicker = [name for name in better if _work(others[name]) <= _work(result)]
     if quicker:
         best = min(quicker, key=lambda name: loss(others[name]))
         return f"{figures}: {best} loses less in no more time."
@@ -169,7 +169,7 @@ def _judged(
         soonest = min(better, key=lambda name: _work(others[name]))
         return f"{figures}: the least loss short of {soonest}'s {_time(others[soonest])}."
     for name, row in others.items():
-        if loss(row) == loss(mine) and _work(row) < _work(mine):
+        if loss(row) == loss(result) and _work(row) < _work(result):
             return f"{figures}: {name} loses as little in less time."
     return f"{figures}: the least loss of all." if others else f"{figures}."
 

@@ -49,8 +49,9 @@ class Built:
             f"{WORKS[work].several}{faster(Known(*ratio)).text}"
             for work, ratio in self.speed.items()
         ]
-        what, its, mine = self.quality
-        return f"{listed(speed)}, {what} {number(its)} to {number(mine)}, {self.megabytes:.1f} MB"
+        what, original, result = self.quality
+        change = f"{what} {number(original)} to {number(result)}"
+        return f"{listed(speed)}, {change}, {self.megabytes:.1f} MB"
 
     @property
     def took(self) -> str:

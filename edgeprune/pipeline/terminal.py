@@ -71,8 +71,8 @@ def show_outcome(outcome: Outcome) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for row in comparison(record):
-        its = Cell(row.result.text) if row.change.text else row.result
-        table.add_row(row.what, row.original.text, _shown(its), _shown(row.change))
+        value = Cell(row.result.text) if row.change.text else row.result
+        table.add_row(row.what, row.original.text, _shown(value), _shown(row.change))
     _console.print(table)
     for line in (conditions(record), " ".join(meaning(record))):
         if line:

@@ -50,14 +50,14 @@ def _table(records: Sequence[BuildRecord]) -> Section:
     rows: list[list[str | Cell]] = []
     for record, score in zip(records, scores, strict=True):
         known = [ratio(record.speed.measures[work].ratio) for work in works]
-        mine = record.speed.candidate
+        result = record.speed.candidate
         seconds = sum(stage.get("seconds", 0) for stage in record.content["stages"])
         rows.append(
             [
                 record.name,
                 *map(times, known),
-                f"{(mine.model_bytes or 0) / 1e6:.1f}",
-                f"{(mine.peak_memory_bytes or 0) / 1e6:.0f}",
+                f"{(result.model_bytes or 0) / 1e6:.1f}",
+                f"{(result.peak_memory_bytes or 0) / 1e6:.0f}",
                 _quality(score, alone=len(words) == 1),
                 *([_change(score)] if paired else []),
                 f"{seconds / 60:.1f}",

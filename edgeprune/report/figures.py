@@ -48,7 +48,7 @@ class Row:
 def comparison(record: BuildRecord) -> list[Row]:
     """Original beside result: speed with intervals, bytes, memory, quality."""
     speed = record.speed
-    mine, its = speed.candidate, speed.baseline
+    result, original = speed.candidate, speed.baseline
     rows = []
     for work, found in speed.measures.items():
         name = WORK.get(work, work)
@@ -63,7 +63,7 @@ def comparison(record: BuildRecord) -> list[Row]:
         of = "" if WORKS[work].alone else f"{name}, "
         rows.append(Row(f"{of}{unit} a second", *rates))
     for key, what in (("model_bytes", "graph and data"), ("peak_memory_bytes", "peak memory")):
-        rows.append(_smaller(what, getattr(its, key), getattr(mine, key)))
+        rows.append(_smaller(what, getattr(original, key), getattr(result, key)))
     for quality in record.quality:
         rows += _quality_rows(quality)
     if record.measured.batching:
@@ -134,15 +134,15 @@ def speed_tone(found: Known) -> Tone:
     return "better" if low > 1 else "worse" if high < 1 else ""
 
 
-def smaller(its: float, mine: float) -> Cell:
+def smaller(original: float, result: float) -> Cell:
     """How many times smaller, or larger, bytes became."""
-    factor = max(its, mine) / min(its, mine)
+    factor = max(original, result) / min(original, result)
     if factor < _SAME_SIZE:
         return Cell("as large")
     shown = f"{factor:.1f}" if factor >= 1.05 else f"{factor:.2f}"
     return (
         Cell(f"{shown}x smaller", tone="better")
-        if mine < its
+        if result < original
         else Cell(f"{shown}x larger", tone="worse")
     )
 
@@ -165,8 +165,8 @@ def _median(side: Times) -> Cell:
     return Cell(found, _range(low, high, ".2f"))
 
 
-def _smaller(what: str, its: float, mine: float) -> Row:
-    return Row(what, Cell(size(its)), Cell(size(mine)), smaller(its, mine))
+def _smaller(what: str, original: float, result: float) -> Row:
+    return Row(what, Cell(size(original)), Cell(size(result)), smaller(original, result))
 
 
 def _quality_rows(quality: Evaluation) -> list[Row]:

@@ -12,7 +12,7 @@ from edgeprune.measure.bench.record import Speed, read_speed
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.report.records import BuildRecord, read_content
 
-_REMEDY = "measure it anew with --json"
+_REMEDY = "measure it again with --json"
 
 
 @dataclass(frozen=True)

@@ -60,28 +60,28 @@ def _point(record: BuildRecord, model: Other, kind: Kind, work: Work) -> Point:
     return Point(model.name, kind, speed, quality, megabytes, " and ".join(reasons))
 
 
-def _unlike_quality(ours: Evaluation, theirs: Evaluation) -> str:
+def _unlike_quality(own: Evaluation, other: Evaluation) -> str:
     """Why two quality measures cannot be compared; nothing where they can."""
-    wanted, found = Quality.of(ours), Quality.of(theirs)
+    wanted, found = Quality.of(own), Quality.of(other)
     if (found.measure, found.key) != (wanted.measure, wanted.key):
         return f"its quality was measured by {found.measure}, not {wanted.measure}"
-    same = ours.conditions == theirs.conditions
+    same = own.conditions == other.conditions
     if wanted.original and found.original:  # the original scores alike on the same rows
         same = same and isclose(wanted.original.value, found.original.value, rel_tol=1e-6)
     return "" if same else f"its {found.measure} was measured on other data"
 
 
-def _unlike_speed(ours: Comparison, theirs: Speed, work: Work) -> str:
+def _unlike_speed(own: Comparison, other: Speed, work: Work) -> str:
     """Why two benchmarks' ratios cannot be compared; nothing where they can."""
-    if theirs.baseline is None:
+    if other.baseline is None:
         return "it was timed alone, not beside the original"
-    if work not in theirs.measures:
+    if work not in other.measures:
         return f"it was not timed at {work}"
-    if theirs.baseline.model_bytes != ours.baseline.model_bytes:
+    if other.baseline.model_bytes != own.baseline.model_bytes:
         return "it was timed beside another model than the original"
     for key in ("tokens", "batch", "threads"):
-        if getattr(theirs.settings, key) != getattr(ours.settings, key):
-            return f"it was timed at {getattr(theirs.settings, key)} {key}"
-    if theirs.machine.processor != ours.machine.processor:
-        return f"it was timed on {theirs.machine.processor}"
+        if getattr(other.settings, key) != getattr(own.settings, key):
+            return f"it was timed at {getattr(other.settings, key)} {key}"
+    if other.machine.processor != own.machine.processor:
+        return f"it was timed on {other.machine.processor}"
     return ""

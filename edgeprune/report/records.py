@@ -18,7 +18,7 @@ from edgeprune.report.schema import Content
 from edgeprune.runtime.bundle import MANIFEST
 
 REPORT = "report.json"
-_REMEDY = "copy the build again, or build anew"
+_REMEDY = "copy the build again, or build it again"
 # What a measure that compares with the original says of the original itself.
 _IDEAL = {"mean_cosine": 1.0, "kl_nats_per_token": 0.0}
 

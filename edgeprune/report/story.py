@@ -35,15 +35,17 @@ def tiles(record: BuildRecord) -> list[Tile]:
     for work in record.works:
         times = speed.measures[work]
         found = faster(ratio(times.ratio))
-        its, mine = times.baseline.median_ms, times.candidate.median_ms
+        original, result = times.baseline.median_ms, times.candidate.median_ms
         what = WORKS[work].speed
         figure, word = re.split(", | ", found.text, maxsplit=1)
-        details = [f"95 %: {found.interval}", f"{its:.2f} to {mine:.2f} ms"]
+        details = [f"95 %: {found.interval}", f"{original:.2f} to {result:.2f} ms"]
         shown.append(Tile(figure, what, details, word, found.tone))
     for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
-        its, mine = getattr(speed.baseline, key), getattr(speed.candidate, key)
-        change = smaller(its, mine)
-        shown.append(Tile(size(mine), what, [f"from {size(its)}", change.text], tone=change.tone))
+        original, result = getattr(speed.baseline, key), getattr(speed.candidate, key)
+        change = smaller(original, result)
+        shown.append(
+            Tile(size(result), what, [f"from {size(original)}", change.text], tone=change.tone)
+        )
     quality = Quality.of(record.main_quality)
     main, details = cell(quality.value), ["to the original"]
     if quality.difference and quality.original:

@@ -207,7 +207,7 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _write_assets(folder: Path, tokenizer: dict[str, Any], kept: Sequence[int]) -> None:
-    """Write the trimmed tokenizer, and every id in the settings beside it anew.
+    """Write the trimmed tokenizer, and every id in the settings beside it again.
 
     Raises:
         UserError: the tokenizer, read again, gives a token another id than its row's.

@@ -23,7 +23,7 @@ _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
 def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
     """Rewrite the model's graph; write it with tokenizer and configuration into `target`.
 
-    A traced graph is read from `source`; an emitted one is written anew, as its weights are then
+    A traced graph is read from `source`; an emitted one is written here, as its weights are then
     read from the model's files where they are needed.
     """
     plan = context.folders.get("quantize")

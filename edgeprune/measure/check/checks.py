@@ -32,95 +32,97 @@ _MOST_PATIENCE = 100
 _NOTHING = 1e-9
 
 
-def refuse_another_model(ours: Identity, theirs: Identity) -> None:
+def refuse_another_model(candidate: Identity, baseline: Identity) -> None:
     """Refuse a baseline that nothing can be said against.
 
     Raises:
         UserError: the two do different tasks, or were made from different models.
     """
-    if ours.task != theirs.task:
+    if candidate.task != baseline.task:
         raise UserError(
-            f"The baseline {theirs.name} is of another model: it does {theirs.task}, and "
-            f"{ours.name} does {ours.task}."
+            f"The baseline {baseline.name} is of another model: it does {baseline.task}, and "
+            f"{candidate.name} does {candidate.task}."
         )
-    if ours.source and theirs.source and ours.source != theirs.source:
+    if candidate.source and baseline.source and candidate.source != baseline.source:
         raise UserError(
-            f"The baseline {theirs.name} is of another model: it was made from one with the hash "
-            f"{theirs.source[:12]}, and {ours.name} from {ours.source[:12]} (edgeprune.json, "
-            f"source): compare bundles of one model."
+            f"The baseline {baseline.name} is of another model: it was made from one with the hash "
+            f"{baseline.source[:12]}, and {candidate.name} from {candidate.source[:12]} "
+            "(edgeprune.json, source): compare bundles of one model."
         )
 
 
-def refuse_other_quality(ours: Quality | None, theirs: Figures) -> None:
+def refuse_other_quality(candidate: Quality | None, baseline: Figures) -> None:
     """Refuse a saved baseline without the quality that was asked for.
 
     Raises:
         UserError: the baseline has none, or one of another task or of other data.
     """
-    if ours is None:
+    if candidate is None:
         return
-    saved = theirs.quality
-    if saved is None or saved.task != ours.task:
-        why = f"has no {ours.task} saved"
-    elif saved.digest != ours.digest:
+    saved = baseline.quality
+    if saved is None or saved.task != candidate.task:
+        why = f"has no {candidate.task} saved"
+    elif saved.digest != candidate.digest:
         why = f"was measured on other data ({saved.data}) or with another --limit or --original"
     else:
         return
     raise UserError(
-        f"The baseline {theirs.name} {why}: save it anew with the same --task, --data and --limit, "
-        f"or name its bundle."
+        f"The baseline {baseline.name} {why}: save it again with the same --task, --data and "
+        "--limit, or name its bundle."
     )
 
 
-def same_source(ours: Identity, theirs: Identity) -> Check:
+def same_source(candidate: Identity, baseline: Identity) -> Check:
     """Whether both were made from one model; `refuse_another_model` has refused where not."""
-    if ours.source and theirs.source:
+    if candidate.source and baseline.source:
         return Check(
-            name="source model", verdict="pass", sentence=f"both were made from {ours.source[:12]}"
+            name="source model",
+            verdict="pass",
+            sentence=f"both were made from {candidate.source[:12]}",
         )
-    nameless = " and ".join(side.name for side in (ours, theirs) if not side.source)
+    nameless = " and ".join(side.name for side in (candidate, baseline) if not side.source)
     return skipped("source model", f"{nameless} does not say what model it was made from")
 
 
-def size(ours: Figures, theirs: Figures, limits: Limits) -> Check:
+def size(candidate: Figures, baseline: Figures, limits: Limits) -> Check:
     """Bytes of model.onnx and its external data."""
-    sizes = (ours.model_bytes, theirs.model_bytes)
+    sizes = (candidate.model_bytes, baseline.model_bytes)
     return _grown("graph and data", "bytes", sizes, limits, "max_size")
 
 
-def memory(ours: Figures, theirs: Figures, limits: Limits) -> Check:
+def memory(candidate: Figures, baseline: Figures, limits: Limits) -> Check:
     """Peak resident memory of a process that loads and runs the model."""
-    if differing := differing_conditions(ours, theirs):
-        return skipped("peak memory", _elsewhere(ours, theirs, differing))
-    peaks = (ours.peak_memory_bytes, theirs.peak_memory_bytes)
+    if differing := differing_conditions(candidate, baseline):
+        return skipped("peak memory", _elsewhere(candidate, baseline, differing))
+    peaks = (candidate.peak_memory_bytes, baseline.peak_memory_bytes)
     return _grown("peak memory", "bytes", peaks, limits, "max_memory")
 
 
-def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
+def operators(candidate: Figures, baseline: Figures, limits: Limits) -> list[Check]:
     """Operators of the graph that the runtime runs, and those that it fused.
 
     A fusion is lost where fused operators became fewer while some other kind became more: that a
     layer left makes both fewer, and is none.
     """
     names = ("operators", "fused operators")
-    if ours.operators is None or theirs.operators is None:
+    if candidate.operators is None or baseline.operators is None:
         return [skipped(name, "the saved result does not count them") for name in names]
-    if differing := differing_conditions(ours, theirs, ("onnxruntime", "architecture")):
-        return [skipped(name, _elsewhere(ours, theirs, differing)) for name in names]
-    mine, its = ours.operators.run, theirs.operators.run
-    totals = (sum(mine.values()), sum(its.values()))
+    if differing := differing_conditions(candidate, baseline, ("onnxruntime", "architecture")):
+        return [skipped(name, _elsewhere(candidate, baseline, differing)) for name in names]
+    result, saved_result = candidate.operators.run, baseline.operators.run
+    totals = (sum(result.values()), sum(saved_result.values()))
     total = _grown(names[0], "operators", totals, limits, "max_operators")
-    fused = _introduced(ours.operators) | _introduced(theirs.operators)
-    counts = [sum(side.get(kind, 0) for kind in fused) for side in (mine, its)]
+    fused = _introduced(candidate.operators) | _introduced(baseline.operators)
+    counts = [sum(side.get(kind, 0) for kind in fused) for side in (result, saved_result)]
     grown = {
-        kind: mine[kind] - its.get(kind, 0)
-        for kind in sorted(mine.keys() - fused)
-        if mine[kind] > its.get(kind, 0)
+        kind: result[kind] - saved_result.get(kind, 0)
+        for kind in sorted(result.keys() - fused)
+        if result[kind] > saved_result.get(kind, 0)
     }
     lost = {
-        kind: its[kind] - mine.get(kind, 0)
+        kind: saved_result[kind] - result.get(kind, 0)
         for kind in sorted(fused)
-        if its.get(kind, 0) > mine.get(kind, 0)
+        if saved_result.get(kind, 0) > result.get(kind, 0)
     }
     failed = counts[0] < counts[1] and bool(grown)
     sentence = (
@@ -144,8 +146,8 @@ def operators(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
 
 
 def paired_speed(
-    ours: Figures,
-    theirs: Figures,
+    candidate: Figures,
+    baseline: Figures,
     ratios: Mapping[Work, Ratio],
     limits: Limits,
     time_limit: float,
@@ -159,83 +161,91 @@ def paired_speed(
     checks = []
     for kind, ratio in ratios.items():
         interval = (1 / ratio.high, 1 / ratio.value, 1 / ratio.low)
-        quotient = ours.speed[kind].median_ms / theirs.speed[kind].median_ms
-        check = _timed(kind, ours, theirs, interval, limits).model_copy(
+        quotient = candidate.speed[kind].median_ms / baseline.speed[kind].median_ms
+        check = _timed(kind, candidate, baseline, interval, limits).model_copy(
             update={"pairs": ratio.pairs, "note": _medians_note(quotient, interval)}
         )
         checks.append(_with_advice(check, time_limit) if check.verdict == "undecided" else check)
     return checks
 
 
-def saved_speed(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
+def saved_speed(candidate: Figures, baseline: Figures, limits: Limits) -> list[Check]:
     """Time of a call against a saved one: only where machine and work are the same.
 
     The two runs' errors are independent, so the widths of their intervals add as squares, of
     logarithms. What changed on the machine between the runs is in no interval.
     """
     checks = []
-    differing = differing_conditions(ours, theirs)
-    for kind, mine in ours.speed.items():
-        its = theirs.speed.get(kind)
-        if differing or its is None or its.interval_ms is None or mine.interval_ms is None:
-            why = _elsewhere(ours, theirs, differing) if differing else "it was not saved"
+    differing = differing_conditions(candidate, baseline)
+    for kind, result in candidate.speed.items():
+        saved_result = baseline.speed.get(kind)
+        if (
+            differing
+            or saved_result is None
+            or saved_result.interval_ms is None
+            or result.interval_ms is None
+        ):
+            why = _elsewhere(candidate, baseline, differing) if differing else "it was not saved"
             checks.append(skipped(WORKS[kind].latency, why))
             continue
-        ratio = mine.median_ms / its.median_ms
+        ratio = result.median_ms / saved_result.median_ms
         down = math.hypot(
-            math.log(mine.median_ms / mine.interval_ms[0]),
-            math.log(its.interval_ms[1] / its.median_ms),
+            math.log(result.median_ms / result.interval_ms[0]),
+            math.log(saved_result.interval_ms[1] / saved_result.median_ms),
         )
         up = math.hypot(
-            math.log(mine.interval_ms[1] / mine.median_ms),
-            math.log(its.median_ms / its.interval_ms[0]),
+            math.log(result.interval_ms[1] / result.median_ms),
+            math.log(saved_result.median_ms / saved_result.interval_ms[0]),
         )
         interval = (ratio * math.exp(-down), ratio, ratio * math.exp(up))
-        check = _timed(kind, ours, theirs, interval, limits)
+        check = _timed(kind, candidate, baseline, interval, limits)
         if check.verdict == "undecided":
             check = _extended(check, "name the baseline's bundle, to measure both at once")
         checks.append(check)
     return checks
 
 
-def quality(ours: Figures, theirs: Figures, limits: Limits) -> Check:
+def quality(candidate: Figures, baseline: Figures, limits: Limits) -> Check:
     """The measure that was asked for; `refuse_other_quality` has refused a baseline without it."""
-    if ours.quality is None or theirs.quality is None:
+    if candidate.quality is None or baseline.quality is None:
         return skipped("quality", "give --task and --data")
-    return _scored(f"{ours.quality.task} quality", ours.quality, theirs.quality, limits)
+    return _scored(f"{candidate.quality.task} quality", candidate.quality, baseline.quality, limits)
 
 
-def as_built(ours: Figures, theirs: Figures, limits: Limits) -> list[Check]:
+def as_built(candidate: Figures, baseline: Figures, limits: Limits) -> list[Check]:
     """Parity with the original on held-out text, as each build measured and its manifest tells."""
     name = "parity as built"
-    if not ours.as_built or not theirs.as_built:
-        nameless = " and ".join(side.name for side in (ours, theirs) if not side.as_built)
+    if not candidate.as_built or not baseline.as_built:
+        nameless = " and ".join(side.name for side in (candidate, baseline) if not side.as_built)
         return [skipped(name, f"no build of edgeprune measured {nameless}")]
-    before = {(each.task, each.digest): each for each in theirs.as_built}
+    before = {(each.task, each.digest): each for each in baseline.as_built}
     pairs = [
         (each, before[each.task, each.digest])
-        for each in ours.as_built
+        for each in candidate.as_built
         if (each.task, each.digest) in before
     ]
     if not pairs:
         return [skipped(name, "the two were built with different text")]
-    return [_scored(f"{mine.task} as built", mine, its, limits) for mine, its in pairs]
+    return [
+        _scored(f"{result.task} as built", result, saved_result, limits)
+        for result, saved_result in pairs
+    ]
 
 
 def _grown(
     name: str, unit: str, counts: tuple[float, float], limits: Limits, setting: str
 ) -> Check:
     """A figure of which less is better, and that repeats: the candidate's and the baseline's."""
-    ours, theirs = counts
+    candidate, baseline = counts
     limit = getattr(limits, setting)
-    change = 100 * (ours / theirs - 1)
+    change = 100 * (candidate / baseline - 1)
     return Check(
         name=name,
         verdict="fail" if change > limit else "pass",
         sentence=_allowed(f"{change:+.1f} %", limit, setting),
         unit=unit,
-        baseline=theirs,
-        candidate=ours,
+        baseline=baseline,
+        candidate=candidate,
         change=change,
         limit=limit,
     )
@@ -243,8 +253,8 @@ def _grown(
 
 def _timed(
     kind: Work,
-    ours: Figures,
-    theirs: Figures,
+    candidate: Figures,
+    baseline: Figures,
     interval: tuple[float, float, float],
     limits: Limits,
 ) -> Check:
@@ -257,8 +267,8 @@ def _timed(
         verdict=verdict,
         sentence=sentence,
         unit="ms",
-        baseline=theirs.speed[kind].median_ms,
-        candidate=ours.speed[kind].median_ms,
+        baseline=baseline.speed[kind].median_ms,
+        candidate=candidate.speed[kind].median_ms,
         change=change,
         interval=(low, high),
         limit=limit,
@@ -292,13 +302,17 @@ def _with_advice(check: Check, time_limit: float) -> Check:
     )
 
 
-def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
-    key, scale = headline(ours)
+def _scored(name: str, candidate: Quality, baseline: Quality, limits: Limits) -> Check:
+    key, scale = headline(candidate)
     relative = scale.points is None
-    if key not in theirs.values or (relative and theirs.values[key] <= 0):
-        raise UserError(f"The baseline's {theirs.task} gives no {key}: save it anew.")
-    mine, its = ours.values[key], theirs.values[key]
-    change = 100 * (mine / its - 1) if scale.points is None else scale.points * (mine - its)
+    if key not in baseline.values or (relative and baseline.values[key] <= 0):
+        raise UserError(f"The baseline's {baseline.task} gives no {key}: save it again.")
+    result, saved_result = candidate.values[key], baseline.values[key]
+    change = (
+        100 * (result / saved_result - 1)
+        if scale.points is None
+        else scale.points * (result - saved_result)
+    )
     lost = -change if scale.higher_is_better else change
     limit = -limits.max_drop if scale.higher_is_better else limits.max_drop
     unit = "%" if relative else "points"
@@ -307,12 +321,12 @@ def _scored(name: str, ours: Quality, theirs: Quality, limits: Limits) -> Check:
         name=name,
         verdict="fail" if lost > limits.max_drop + _NOTHING else "pass",
         sentence=f"{key.replace('_', ' ')} {allowed}",
-        baseline=its,
-        candidate=mine,
+        baseline=saved_result,
+        candidate=result,
         change=change,
         limit=limit,
         relative=relative,
-        note=ours.sample,
+        note=candidate.sample,
     )
 
 
@@ -330,15 +344,18 @@ def _listed(counts: Mapping[str, int], sign: str) -> str:
     return ", ".join(f"{sign}{count} {kind}" for kind, count in counts.items())
 
 
-def _elsewhere(ours: Figures, theirs: Figures, differing: Sequence[str]) -> str:
+def _elsewhere(candidate: Figures, baseline: Figures, differing: Sequence[str]) -> str:
     """Why figures of two runs cannot be compared."""
     found = []
     for name in differing:
-        mine, its = getattr(ours.conditions, name), getattr(theirs.conditions, name)
+        result, saved_result = (
+            getattr(candidate.conditions, name),
+            getattr(baseline.conditions, name),
+        )
         if name == "flags":  # a long list of instruction sets
             found.append("other instruction sets")
         else:
-            found.append(f"{name.replace('_', ' ')} {its} then, {mine} now")
+            found.append(f"{name.replace('_', ' ')} {saved_result} then, {result} now")
     return f"the saved result is of another machine or other work ({'; '.join(found)})"
 
 

@@ -195,7 +195,9 @@ def read_figures(path: Path) -> Figures:
         ) from None
 
 
-def differing_conditions(ours: Figures, theirs: Figures, names: tuple[str, ...] = ()) -> list[str]:
+def differing_conditions(
+    candidate: Figures, baseline: Figures, names: tuple[str, ...] = ()
+) -> list[str]:
     """What differs between two runs that must agree for speed and memory to be compared.
 
     `names` limits it to some facts.
@@ -203,7 +205,7 @@ def differing_conditions(ours: Figures, theirs: Figures, names: tuple[str, ...] 
     return [
         name
         for name in names or (*COMPARABLE, *_WORK)
-        if getattr(ours.conditions, name) != getattr(theirs.conditions, name)
+        if getattr(candidate.conditions, name) != getattr(baseline.conditions, name)
     ]
 
 

@@ -122,40 +122,49 @@ def check(
         }
     )
     with ExitStack() as stack:
-        ours = _whole(stack, candidate)
+        opened = _whole(stack, candidate)
         if against is None:
-            quality = measure_quality(task, ours, None)
-            mine, disturbed = _alone(ours, candidate, settings, quality)
-            return Outcome(mine, None, [], limits, disturbed)
+            quality = measure_quality(task, opened, None)
+            figures, disturbed = _alone(opened, candidate, settings, quality)
+            return Outcome(figures, None, [], limits, disturbed)
         if _is_saved(against):
-            its = read_figures(Path(against))
-            checks.refuse_another_model(identify(ours, candidate), its.identity)
-            quality = measure_quality(task, ours, None)
-            checks.refuse_other_quality(quality, its)
-            mine, disturbed = _alone(ours, candidate, settings, quality)
-            speed = checks.saved_speed(mine, its, limits)
+            baseline_figures = read_figures(Path(against))
+            checks.refuse_another_model(identify(opened, candidate), baseline_figures.identity)
+            quality = measure_quality(task, opened, None)
+            checks.refuse_other_quality(quality, baseline_figures)
+            figures, disturbed = _alone(opened, candidate, settings, quality)
+            speed = checks.saved_speed(figures, baseline_figures, limits)
         else:
-            theirs = _whole(stack, against)
-            checks.refuse_another_model(identify(ours, candidate), identify(theirs, against))
+            opened_baseline = _whole(stack, against)
+            checks.refuse_another_model(
+                identify(opened, candidate), identify(opened_baseline, against)
+            )
             # Quality first: what is wrong with its data is told before minutes of timing.
-            qualities = [measure_quality(task, bundle, theirs) for bundle in (ours, theirs)]
-            result = compare(ours, theirs, settings)
-            result = _look_at_memory_again(result, ours, theirs, settings, limits)
-            mine = figures_of(ours, name_of(candidate), result, "candidate", qualities[0])
-            its = figures_of(theirs, name_of(against), result, "baseline", qualities[1])
+            qualities = [
+                measure_quality(task, bundle, opened_baseline)
+                for bundle in (opened, opened_baseline)
+            ]
+            result = compare(opened, opened_baseline, settings)
+            result = _look_at_memory_again(result, opened, opened_baseline, settings, limits)
+            figures = figures_of(opened, name_of(candidate), result, "candidate", qualities[0])
+            baseline_figures = figures_of(
+                opened_baseline, name_of(against), result, "baseline", qualities[1]
+            )
             disturbed = _disturbed(result)
             ratios = {work: found.ratio for work, found in result.measures.items()}
-            speed = checks.paired_speed(mine, its, ratios, limits, settings.time_limit)
+            speed = checks.paired_speed(
+                figures, baseline_figures, ratios, limits, settings.time_limit
+            )
     found = [
-        checks.same_source(mine.identity, its.identity),
-        checks.size(mine, its, limits),
-        *checks.operators(mine, its, limits),
-        checks.memory(mine, its, limits),
+        checks.same_source(figures.identity, baseline_figures.identity),
+        checks.size(figures, baseline_figures, limits),
+        *checks.operators(figures, baseline_figures, limits),
+        checks.memory(figures, baseline_figures, limits),
         *speed,
-        *checks.as_built(mine, its, limits),
-        checks.quality(mine, its, limits),
+        *checks.as_built(figures, baseline_figures, limits),
+        checks.quality(figures, baseline_figures, limits),
     ]
-    return Outcome(mine, its, found, limits, disturbed)
+    return Outcome(figures, baseline_figures, found, limits, disturbed)
 
 
 def save(figures: Figures, file: Path) -> None:
@@ -195,20 +204,20 @@ def _disturbed(result: Speed) -> Sequence[str]:
 
 def _look_at_memory_again(
     result: Comparison,
-    ours: Bundle,
-    theirs: Bundle,
+    opened: Bundle,
+    opened_baseline: Bundle,
     settings: BenchSettings,
     limits: Limits,
 ) -> Comparison:
     """The same with peak memory measured in two more processes of each side, where the first pair
     would fail."""
-    mine, its = (side.peak_memory_bytes for side in (result.candidate, result.baseline))
-    if mine is None or its is None or mine <= its * (1 + limits.max_memory / 100):
+    peak, allowed = (side.peak_memory_bytes for side in (result.candidate, result.baseline))
+    if peak is None or allowed is None or peak <= allowed * (1 + limits.max_memory / 100):
         return result
     return result.model_copy(
         update={
-            "candidate": _least_memory(result.candidate, ours, settings),
-            "baseline": _least_memory(result.baseline, theirs, settings),
+            "candidate": _least_memory(result.candidate, opened, settings),
+            "baseline": _least_memory(result.baseline, opened_baseline, settings),
         }
     )
 

@@ -144,7 +144,7 @@ def evaluate(
     if not str(data).strip():
         raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
     source = Data(data, limit, group, fields)
-    theirs = None
+    original = None
     with ExitStack() as stack:
         models = [
             _fitting(stack.enter_context(open_model(place)), task, measure)
@@ -154,34 +154,34 @@ def evaluate(
         if measure.per_token:
             _check_tokens(task, models)
         if measure.against_original:
-            ours = _checked(function(*models, source, **options), task, models[0])
+            candidate = _checked(function(*models, source, **options), task, models[0])
         else:
-            ours, *others = [
+            candidate, *others = [
                 _checked(function(model, source, **options), task, model) for model in models
             ]
-            theirs = others[0] if others else None
+            original = others[0] if others else None
     more: dict[str, Any] = {}
     if against is not None:
         more["against"] = name_of(against)
     if source.sample:
         more["sample"] = source.sample
     if group is not None:
-        groups = by_group(ours, theirs)
+        groups = by_group(candidate, original)
         more |= {"group": group, "groups": groups}
         more["worst"] = worst({name: each.values for name, each in groups.items()})
-        if theirs is not None:
+        if original is not None:
             losses = {name: each.difference for name, each in groups.items()}
             more["largest_loss"] = worst(losses)
     if keep_rows:
-        more["rows"] = {"bundle": _listed(ours)}
-        if theirs is not None:
-            more["rows"]["original"] = _listed(theirs)
+        more["rows"] = {"bundle": _listed(candidate)}
+        if original is not None:
+            more["rows"]["original"] = _listed(original)
     return Evaluation(
         task=task,
         data=source.place,
         bundle=name_of(bundle),
-        conditions=ours.conditions,
-        **summary(ours, theirs).to_json(),
+        conditions=candidate.conditions,
+        **summary(candidate, original).to_json(),
         **more,
     )
 

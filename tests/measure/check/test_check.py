@@ -475,7 +475,7 @@ def test_parity_on_other_text_is_not_compared() -> None:
 )
 def test_quality_that_was_asked_for_is_saved_or_refused(saved, words) -> None:
     ours = figures(quality=scored("sts", spearman=1.0)).quality
-    with pytest.raises(UserError, match="save it anew with the same --task") as refused:
+    with pytest.raises(UserError, match="save it again with the same --task") as refused:
         checks.refuse_other_quality(ours, figures(quality=saved))
     assert words in str(refused.value)
     checks.refuse_other_quality(ours, figures(quality=scored("sts", spearman=9.0)))
@@ -495,7 +495,7 @@ def test_a_saved_result_without_the_quality_is_refused_before_anything_is_timed(
             *("--task", "cosine", "--data", texts, "--original", bundle),
         )
     )
-    assert "has no cosine saved: save it anew with the same --task" in sentence
+    assert "has no cosine saved: save it again with the same --task" in sentence
 
 
 @pytest.mark.parametrize(
