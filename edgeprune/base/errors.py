@@ -15,3 +15,12 @@ class ModelFault(UserError):
 
 class RequirementMissed(Exception):
     """A stated requirement was measured and missed; the command line exits with code 1."""
+
+
+_MOST = 400
+
+
+def reason(error: BaseException) -> str:
+    """A library's error in one line of 400 characters at most, to end a sentence of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MOST else f"{text[:_MOST]}..."

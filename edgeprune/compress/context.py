@@ -37,10 +37,18 @@ class Context:
     """What each stage did, by its name."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Where each stage's output is, by its name."""
-    model: Path = Path()
-    """The folder of the last stage that wrote a torch model."""
-    reference: Path = Path()
-    """The folder of the uncompressed model, with the tokens that the build goes on with."""
+    given: dict[str, Path] = field(default_factory=dict)
+    """The folders of the latest "reference" and "model"; see `Stage.gives`."""
+
+    @property
+    def model(self) -> Path:
+        """The folder of the last stage that wrote a torch model."""
+        return self.given["model"]
+
+    @property
+    def reference(self) -> Path:
+        """The folder of the uncompressed model, with the tokens that the build goes on with."""
+        return self.given["reference"]
 
     @functools.cached_property
     def original(self) -> "Model":

@@ -98,7 +98,6 @@ class Facts:
         anatomy = self.checkpoint.anatomy
         if anatomy.shared_key_value_heads and all(count == 1 for count in anatomy.head_units):
             raise UserError(
-                "This model gives every query head a key-value head of its own, so none of its "
-                "heads can leave while clients size the cache from the configuration; take "
-                "channels instead."
+                "This decoder has multi-head attention: every query head has its own key-value "
+                "head, and those stay, so its heads cannot be cut: cut channels instead."
             )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.base.errors import UserError
+from edgeprune.base.errors import UserError, reason
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -40,8 +40,7 @@ def register(options: "onnxruntime.SessionOptions") -> None:
     try:
         options.register_custom_ops_library(str(LIBRARY))
     except Exception as error:  # the runtime's own errors share no base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"ONNX Runtime cannot load {LIBRARY}: {reason}") from error
+        raise UserError(f"ONNX Runtime cannot load {LIBRARY}: {reason(error)}") from error
 
 
 def system_facts() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.base.errors import UserError
+from edgeprune.base.errors import UserError, reason
 from edgeprune.base.files import leaves_folder, read_json
 from edgeprune.base.install import install
 from edgeprune.model.anatomy import Anatomy, describe
@@ -196,9 +196,8 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{name!r} is no folder here and could not be fetched from the hub: {reason}"
+            f"{name!r} is no folder here and could not be fetched from the hub: {reason(error)}"
         ) from None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from edgeprune.base.errors import UserError
+from edgeprune.base.errors import UserError, reason
 from edgeprune.base.quiet import quiet
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import INDEX, Checkpoint
@@ -42,9 +42,9 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         with quiet(), torch.no_grad():  # some settings are read only now
             loaded.eval()(input_ids=ones, attention_mask=ones)
     except Exception as error:  # what is raised for odd settings depends on the architecture
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
-            f"{checkpoint.name} could not be read: {reason} (see whether its config.json is right)"
+            f"{checkpoint.name} could not be read: {reason(error)} "
+            "(see whether its config.json is right)"
         ) from error
     if getattr(loaded, "is_quantized", False) and not checkpoint.gguf:
         raise UserError(

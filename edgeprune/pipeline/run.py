@@ -76,9 +76,7 @@ def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool)
         if stage.gives:
             source, key = folder, own
         if stage.gives in ("reference", "model"):
-            context.model = folder
-        if stage.gives == "reference":
-            context.reference = folder
+            context.given |= {stage.gives: folder, "model": folder}
         forget_others(place, stage.name, folder)
     return done
 

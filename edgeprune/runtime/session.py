@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune import kernels
-from edgeprune.base.errors import ModelFault, UserError
+from edgeprune.base.errors import ModelFault, UserError, reason
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.names import PAST
 from edgeprune.runtime.onnx_file import read_outline
@@ -83,8 +83,7 @@ def open_session(
             disabled_optimizers=list(disabled_optimizers),
         )
     except Exception as error:  # the runtime's own errors share no base class
-        reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
-        raise UserError(f"ONNX Runtime cannot open {model_path}: {reason}") from error
+        raise UserError(f"ONNX Runtime cannot open {model_path}: {reason(error)}") from error
 
 
 @contextlib.contextmanager

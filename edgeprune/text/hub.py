@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.base.errors import UserError
+from edgeprune.base.errors import UserError, reason
 from edgeprune.base.install import install
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def load_hub(name: str, splits: Sequence[str]) -> tuple[str, "Dataset"]:
             rows = load_dataset(repository, configuration, split=split)
             return ":".join([repository, *rest[:-1], split]), rows
     except Exception as error:  # the library raises whatever its backends do
-        reason = " ".join(str(error).split()) or repr(error)
         raise UserError(
-            f"There is no file {name!r}, and it could not be loaded as a dataset: {reason}"
+            f"There is no file {name!r}, and it could not be loaded as a dataset: {reason(error)}"
         ) from None
     raise UserError(
         f"The dataset {repository} has the splits {', '.join(offered)}: name one of them, "

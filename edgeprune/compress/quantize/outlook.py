@@ -57,7 +57,7 @@ def look_ahead(context: Context, settings: QuantizeSettings) -> list[str]:
     Raises:
         UserError: the model cannot be read, or INT8 would spoil its outputs.
     """
-    if context.folders:
+    if context.given:
         return look(context, load_model(context.reference), settings).lines()
     with TemporaryDirectory(prefix="edgeprune-") as name:
         folder = Path(name)
@@ -67,7 +67,9 @@ def look_ahead(context: Context, settings: QuantizeSettings) -> list[str]:
         # Clusters of the model's own embeddings are for the build.
         drawn = context.text.settings.model_copy(update={"sampler": "random"})
         text = replace(context.text, settings=drawn)
-        return look(replace(context, text=text, reference=folder), model, settings).lines()
+        return look(
+            replace(context, text=text, given={"reference": folder}), model, settings
+        ).lines()
 
 
 def look(context: Context, model: Model, asked: QuantizeSettings) -> Outlook:
