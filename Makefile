@@ -95,7 +95,9 @@ $(CLIENTS)/.made: constraints-clients.txt
 	touch $@
 
 $(NODE)/.made:
-	npm install --silent --prefix $(NODE) @huggingface/transformers@4
+	# Without what is for graphics cards, which its runtime fetches from a place of its own.
+	ONNXRUNTIME_NODE_INSTALL=skip \
+		npm install --silent --prefix $(NODE) @huggingface/transformers@4
 	touch $@
 
 clean:
