@@ -11,6 +11,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.measure.bench.record import Speed, read_speed
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.report.records import BuildRecord, read_content
+from edgeprune.runtime.bundle import MANIFEST, graph_sha256
 
 _REMEDY = "measure it again with --json"
 
@@ -22,14 +23,23 @@ class Other:
     name: str
     speeds: list[Speed] = field(default_factory=list)
     qualities: list[Evaluation] = field(default_factory=list)
+    graph: str | None = None
+    """The SHA-256 of its graph, where it was recorded."""
 
 
 def joined(
     record: BuildRecord, folder: Path, others: Iterable[Other]
 ) -> tuple[BuildRecord, list[Other]]:
     """The record with what was measured of its own bundle later, and the others."""
-    bundles = {(folder / "bundle").resolve(), folder.resolve()}
-    own = [other for other in others if Path(other.name).resolve() in bundles]
+    bundles = (folder / "bundle", folder)
+    manifests = [place / MANIFEST for place in bundles]
+    graphs = {graph_sha256(read_content(file)) for file in manifests if file.is_file()}
+    places = {place.resolve() for place in bundles}
+    own = [
+        other
+        for other in others
+        if Path(other.name).resolve() in places or (other.graph and other.graph in graphs)
+    ]
     later = replace(
         record,
         later_speeds=tuple(found for other in own for found in other.speeds),
@@ -51,13 +61,15 @@ def read_others(files: Iterable[Path]) -> list[Other]:
         if "values" in content and content.get("bundle") is not None:
             quality = Evaluation.from_json(content, file, _REMEDY)
             name = str(quality.bundle)
-            found.setdefault(name, Other(name)).qualities.append(quality)
+            found.setdefault(name, Other(name, graph=quality.graph)).qualities.append(quality)
         elif "measures" in content or "sweep" in content:
             points = content.get("sweep", [content])
             for point in points if isinstance(points, list) else [points]:
                 speed = read_speed(point, file, _REMEDY)
                 name = speed.candidate.name
-                found.setdefault(name, Other(name)).speeds.append(speed)
+                found.setdefault(name, Other(name, graph=speed.candidate.graph)).speeds.append(
+                    speed
+                )
         else:
             raise UserError(
                 f"{file} is no result that a report can show: give what `edgeprune bench` or "

@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +95,11 @@ class Bundle:
                 )
         bundle.data_paths  # noqa: B018  (finds the model and checks where its data lies)
         return bundle
+
+    @property
+    def graph_sha256(self) -> str | None:
+        """The graph's hash as the manifest states it; None without a manifest."""
+        return graph_sha256(self.manifest)
 
     def verify(self) -> None:
         """Compare the folder with its manifest, if it has one: each listed file has its SHA-256,
@@ -382,6 +387,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path} does not list its files with their bytes and SHA-256.")
     return manifest
+
+
+def graph_sha256(manifest: Mapping[str, Any]) -> str | None:
+    """The hash of a bundle's graph, by which it is known wherever it lies."""
+    listed: str | None = manifest.get("files", {}).get(_MODEL_PLACES[0], {}).get("sha256")
+    return listed
 
 
 def _listed_file(folder: Path, name: str) -> Path:

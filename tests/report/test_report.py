@@ -635,14 +635,19 @@ def test_what_cannot_be_compared_is_told_apart(
     assert at[peer[0]].speed is None or at[peer[0]].quality is None
 
 
+@pytest.mark.parametrize("known", ["by its place", "by its graph"])
 def test_what_was_measured_of_the_bundle_later_joins_its_own_figures(
-    built: Path, copy: Path, tmp_path: Path
+    known: str, built: Path, copy: Path, tmp_path: Path
 ) -> None:
     change(copy, lambda stages: stages["measure"]["speed"].pop("profile"))
     shutil.copytree(built / "bundle", copy / "bundle")
     found = json.loads((built / "report.json").read_text())["stages"][-1]
     speed = found["speed"]
-    speed["candidate"]["name"] = str(copy / "bundle")
+    if known == "by its place":
+        speed["candidate"] |= {"name": str(copy / "bundle"), "graph": None}
+    else:  # as it was called in another folder
+        speed["candidate"]["name"] = "some/bundle"
+        speed["candidate"]["graph"] = Bundle.open(copy / "bundle").graph_sha256
     speed["settings"]["tokens"] = 48
     (tmp_path / "profile.json").write_text(json.dumps(speed))
     assert run("report", copy, tmp_path / "profile.json").exit_code == 0

@@ -220,6 +220,7 @@ class _Run:
             model_bytes=bytes_of(subject.files),
             peak_memory_bytes=self._memory[min(place, 1)],
             load_seconds=self._loads[place],
+            graph=subject.graph,
             **more,
         )
 

@@ -73,6 +73,8 @@ class Side(Record):
     """None where a foreign program does not tell it."""
     load_seconds: float | None = None
     compressed_bytes: Count | None = None
+    graph: str | None = None
+    """A bundle's: the SHA-256 of its graph."""
     variants_ms: dict[str, float] | None = None
     """Of a baseline: the median of the first kind of work by what fusions were on."""
 

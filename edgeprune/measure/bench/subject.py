@@ -48,6 +48,8 @@ class Subject:
     """Whether it is float in ONNX Runtime, so that the runtime's fusions matter."""
     notes: tuple[str, ...] = ()
     """Sentences on how it is run, for the reader of the result."""
+    graph: str | None = None
+    """A bundle's: the SHA-256 of its graph."""
 
     @classmethod
     def of(cls, bundle: Bundle, name: str | None = None) -> "Subject":
@@ -69,6 +71,7 @@ class Subject:
             max_length=bundle.max_length,
             fusable=is_float(outline),
             notes=kernels_note(bundle.model_path),
+            graph=bundle.graph_sha256,
         )
 
     @property

@@ -116,6 +116,8 @@ class Evaluation(Record):
     task: str
     data: str
     bundle: str | None = None
+    graph: str | None = None
+    """The SHA-256 of its graph, where it has a manifest."""
     against: str | None = None
     conditions: dict[str, int]
     """What was counted."""
