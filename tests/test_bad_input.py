@@ -321,11 +321,11 @@ def test_a_wrong_recipe_or_setting(arguments, words, out):
         ("bert", ["cut.heads=0.4", "cut.minimum_heads=2"], "every layer keeps at least 2"),
         ("bert", ["prune.head_sparsity=0.9"], "prune: 7 of 8 heads should go, and 6 can"),
         ("llama", ["prune.head_sparsity=0.75"], "prune: 3 of 4 heads should go, and 2 can"),
-        ("llama-ungrouped", [], "key-value head of its own"),
+        ("llama-ungrouped", [], "has its own key-value head"),
         (
             "llama-ungrouped",
             ["prune.pattern=channels", "cut.heads=0.5"],
-            "key-value head of its own",
+            "has its own key-value head",
         ),
         ("bert", ["measure.task=sts"], "measure.task needs measure.data"),
         ("bert", ["measure.task=sts", "measure.data=no.jsonl"], "there is no file no.jsonl"),

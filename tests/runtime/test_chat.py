@@ -368,7 +368,7 @@ def test_it_is_told_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert found["TZ"] == "UTC+1"
 
 
-# Renders, says which process did, and does what follows.
+# Renders, says which process did, and once that was looked at does what follows.
 RENDERING = """
 import os, sys, time
 from edgeprune.runtime.template_process import SHARED
@@ -376,15 +376,20 @@ def pid():
     assert SHARED.render("{{ x }}", {"x": "hi"}) == "hi"
     return SHARED.process.pid
 print(pid(), flush=True)
+sys.stdin.readline()
 """
 
 
 @contextlib.contextmanager
 def rendering(then: str, **options: Any) -> Any:
     command = [sys.executable, "-c", RENDERING + then]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, **options)
     try:
-        yield process, psutil.Process(int(process.stdout.readline()))
+        worker = psutil.Process(int(process.stdout.readline()))
+        process.stdin.write("\n")
+        process.stdin.close()
+        yield process, worker
     finally:
         process.kill()
         process.wait()
