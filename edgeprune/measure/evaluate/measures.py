@@ -160,7 +160,9 @@ def evaluate(
                 _checked(function(model, source, **options), task, model) for model in models
             ]
             original = others[0] if others else None
-    more: dict[str, Any] = {"graph": models[0].graph_sha256}
+    more: dict[str, Any] = {}
+    if models[0].graph_sha256 is not None:
+        more["graph"] = models[0].graph_sha256
     if against is not None:
         more["against"] = name_of(against)
     if source.sample:
