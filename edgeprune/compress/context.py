@@ -33,6 +33,8 @@ class Context:
     output: Path
     seed: int = 0
     """The seed of everything random."""
+    streamed: bool = False
+    """Whether the model's weights stay on disk."""
     results: dict[str, Record] = field(default_factory=dict)
     """What each stage did, by its name."""
     folders: dict[str, Path] = field(default_factory=dict)

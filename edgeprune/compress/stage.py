@@ -57,6 +57,11 @@ class Stage:
     by which what comes of it is judged."""
     always: bool = False
     """Whether it runs in every build, not only where the recipe has its section."""
+    whole: Callable[[Any], str] | None = None
+    """The setting for which it needs the whole model in memory, empty where none does; None: the
+    stage needs it."""
+    compares: bool = False
+    """Whether it looks at the original as a whole, and is left out where that is streamed."""
     trains: bool = False
     """Whether it may take hours, so that what refuses without its result is asked before it."""
     refuse: Callable[[Any, Facts], None] = _nothing
@@ -78,6 +83,13 @@ class Stage:
     """Digests of what its result depends on beside its input, settings, code and target."""
     asks: Callable[[Task], Iterable[str]] = _no_lines
     """Code that it finds through the task's row: modules, or "module:function"."""
+
+    def needs_whole(self, settings: Any) -> str:
+        """What needs the whole model in memory, by its name in a recipe; empty where nothing does.
+        """
+        if self.compares:
+            return ""
+        return self.name if self.whole is None else self.whole(settings)
 
     def load(self) -> Callable[..., Any]:
         """The function that `run` names.

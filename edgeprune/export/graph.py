@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from edgeprune.export.tensors import Shelf, bytes_of, to_proto, write_model
 from edgeprune.kernels.node import add_functions
 
 CONTRIB = "com.microsoft"
+BEGIN = "begin"
+"""The input of a part of a graph."""
 _SMALL_ELEMENTS = 64
 
 
@@ -36,6 +38,8 @@ class Graph:
         self.inputs = [value.name for value in model.graph.input]
         self.outputs = [value.name for value in model.graph.output]
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self.stations: list[str] = []
+        """The states that enter each layer, and those that leave the last, where it was emitted."""
         self._replaced: dict[str, str] = {}
         self._shelf = Shelf()
         self.index()
@@ -53,9 +57,34 @@ class Graph:
         twin.initializers = dict(self.initializers)
         twin.inputs, twin.outputs = list(self.inputs), list(self.outputs)
         twin.metadata = dict(self.metadata)
+        twin.stations = list(self.stations)
         twin._replaced = dict(self._replaced)
         twin._shelf = self._shelf
         twin.index()
+        return twin
+
+    def part(self, begin: str | None, ends: Sequence[str]) -> "Graph":
+        """A copy of the nodes by which the tensors `ends` follow from `begin`, which becomes the
+        input BEGIN, and from the graph's inputs; weights are shared."""
+        twin = self.snapshot()
+        twin._shelf = Shelf()
+        twin.nodes = twin.ancestors_of(ends, [begin] if begin else [])
+        for node in twin.nodes:
+            for place, name in enumerate(node.input):
+                if name == begin:
+                    node.input[place] = BEGIN
+        twin.index()
+        read = {name for node in twin.nodes for name in node.input}
+        kept = [value for value in self._model.graph.input if value.name in read]
+        del twin._model.graph.input[:]
+        twin._model.graph.input.extend(kept)
+        twin.inputs = [value.name for value in kept]
+        if begin:
+            twin.add_input(BEGIN)
+        twin.outputs = [name for name in self.outputs if name in ends]
+        for name in ends:
+            twin.add_output(name)
+        twin.sweep()
         return twin
 
     def index(self) -> None:
@@ -101,6 +130,21 @@ class Graph:
         """Store a tensor, which may be lazy, under a name, as above."""
         self.initializers[name] = tensor
         return name
+
+    def add_made(
+        self, name: str, dtype: str, shape: Sequence[int], make: Callable[[], np.ndarray]
+    ) -> str:
+        """Store an array under a name, as above, that is made each time it is written.
+
+        Args:
+            dtype, shape: of what `make` returns, the first as numpy calls it.
+        """
+
+        def made() -> ir.Tensor:
+            return ir.Tensor(np.ascontiguousarray(make()), name=name)
+
+        kind = ir.DataType.from_numpy(np.dtype(dtype))
+        return self.add_tensor(name, ir.LazyTensor(made, kind, ir.Shape(shape), name=name))
 
     def add_option(self, name: str, default: np.ndarray) -> str:
         """Add an optional input, which has a default value."""
@@ -221,7 +265,11 @@ class Graph:
 
     def ancestors(self, name: str, stop: Iterable[str] = ()) -> list[NodeProto]:
         """Every node that a tensor is computed from, without going past the tensors in `stop`."""
-        barrier, found, todo = set(stop), [], [name]
+        return self.ancestors_of([name], stop)
+
+    def ancestors_of(self, names: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
+        """The same of several tensors."""
+        barrier, found, todo = set(stop), [], list(names)
         seen: set[int] = set()
         while todo:
             tensor = todo.pop()

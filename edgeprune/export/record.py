@@ -8,3 +8,5 @@ class Exported(Record):
     """The size of a graph in float32."""
 
     bytes: Count
+    written: bool = True
+    """Whether it was written as a file, which that of a streamed model is not."""

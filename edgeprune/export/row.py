@@ -6,7 +6,8 @@ from edgeprune.export.record import Exported
 
 
 def _told(did: Exported) -> list[str]:
-    return [f"plain float32 ONNX of {size(did.bytes)}"]
+    left = "" if did.written else ", which was not written"
+    return [f"plain float32 ONNX of {size(did.bytes)}{left}"]
 
 
 ORIGINAL = Stage(
@@ -15,9 +16,16 @@ ORIGINAL = Stage(
     Exported,
     gives=None,
     always=True,
+    compares=True,
     would=lambda settings, facts: ["exported plainly to float32 ONNX, as the reference"],
     told=_told,
 )
 EXPORT = Stage(
-    "export", "edgeprune.export.stage:export", Exported, gives="graph", always=True, told=_told
+    "export",
+    "edgeprune.export.stage:export",
+    Exported,
+    gives="graph",
+    always=True,
+    whole=lambda settings: "",
+    told=_told,
 )

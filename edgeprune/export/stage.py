@@ -26,6 +26,8 @@ def export(context: Context, source: Path, target: Path, settings: None) -> Expo
     graph, path = emitted(source), target / ONNX / "model.onnx"
     if graph is None:
         export_onnx(load_model(source), path.parent)
+    elif context.streamed:  # too large to be written in float32
+        return Exported(bytes=graph.bytes(), written=False)
     else:
         graph.save(path)
     return Exported(bytes=path.stat().st_size)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from edgeprune.base.files import read_json
 from edgeprune.model.checkpoint import INDEX
+from edgeprune.model.tensor_files import TENSORS
 from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clients
 
 SIZES = "sizes.json"
 _ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
-_NOT_ASSETS = (INDEX, SIZES)
+_NOT_ASSETS = (INDEX, SIZES, TENSORS)
 
 
 def copy_assets(source: Path, target: Path) -> None:

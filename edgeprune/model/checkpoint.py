@@ -19,6 +19,7 @@ from edgeprune.model.families import Shape
 from edgeprune.model.gguf import read_gguf
 from edgeprune.model.safetensors_header import read_header
 from edgeprune.model.tasks import task_of
+from edgeprune.model.tensor_files import TENSORS, TensorFiles
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -38,6 +39,8 @@ class Checkpoint:
     files: tuple[Path, ...]
     """The files that hold the weights."""
     gguf: Path | None = None
+    streamed: bool = False
+    """A folder of a streamed model, which lists where its tensors lie."""
 
     @property
     def anatomy(self) -> Anatomy:
@@ -48,6 +51,10 @@ class Checkpoint:
     def task(self) -> str:
         """The name of what the model is for, read off its architecture's class."""
         return task_of(self.config).name
+
+    def tensors(self, kind: type[TensorFiles] = TensorFiles) -> Any:
+        """The tensors by the names that they have in the files, or in the list of them."""
+        return kind.listed(self.folder) if self.streamed else kind.of(self.files)
 
     @property
     def assets(self) -> Path:
@@ -83,6 +90,10 @@ def open_checkpoint(name: str) -> Checkpoint:
     if folder.is_file() or not config_file.exists():
         return _open_gguf(name, folder)
     _refuse_adapter(folder)
+    if (folder / TENSORS).exists():
+        tensors = TensorFiles.listed(folder)
+        config, listed = read_config(folder), tuple(tensors.files)
+        return Checkpoint(name, folder, config, tensors.shapes, listed, streamed=True)
     index = _weight_map(folder)
     files = _weights(folder, set(index.values()))
     shapes: dict[str, Shape] = {}

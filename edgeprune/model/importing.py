@@ -2,23 +2,28 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from edgeprune.base.errors import UserError, reason
+from edgeprune.base.progress import track
 from edgeprune.base.quiet import quiet
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import INDEX, Checkpoint
-from edgeprune.model.families import find_family, num_heads
+from edgeprune.model.families import Family, find_family, num_heads
 from edgeprune.model.fits import check_fits
 from edgeprune.model.model import Model, wrap
 from edgeprune.model.plain import fold_depth_scales, make_plain
 from edgeprune.model.rope import without_rope_parameters
 from edgeprune.model.shapes import without_unread_pooler
+from edgeprune.model.streamed import StreamedWeights
 from edgeprune.model.tasks import TASKS, task_of
+from edgeprune.model.tensor_files import TensorFiles
 
 
 def import_checkpoint(checkpoint: Checkpoint) -> Model:
@@ -51,22 +56,90 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
             f"{checkpoint.name} has quantized weights (quantization_config in its config.json), "
             "which are not read: give the model as it was before, or as a GGUF file."
         )
-    config = json.loads(loaded.config.to_json_string(use_diff=False))
+    config = _settings(loaded, checkpoint)
     family = find_family(config["model_type"])
-    config = without_rope_parameters(config, family, checkpoint.folder / "config.json")
-    config["architectures"] = [type(loaded).__name__]
-    config.pop("_name_or_path", None)  # where this machine has it
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
-    # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
-    for name in ("quantization_config", "_name_or_path"):
-        config.pop(name, None)
     make_plain(loaded, family, num_heads(config))
     model = wrap(without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
     for name, tensor in model.module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
+            raise _not_finite(checkpoint, name)
     return model
+
+
+def stream_checkpoint(checkpoint: Checkpoint) -> Model:
+    """A model whose weights stay in the user's files and are read when they are needed.
+
+    Raises:
+        UserError: transformers does not know its settings, a weight is missing, has another shape
+            or is not a finite number.
+    """
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    check_fits(checkpoint)
+    auto = getattr(transformers, TASKS[checkpoint.task].loader)
+    try:
+        stated = _from_pretrained(transformers.AutoConfig, checkpoint)
+        with quiet(), no_init_weights():  # memory that nobody writes to is not taken
+            module = auto._model_mapping[type(stated)](stated)
+        config = _settings(module, checkpoint)
+        family = find_family(config["model_type"])
+        model = wrap(module, config, checkpoint.assets)
+        wanted = {name: tuple(each.shape) for name, each in module.state_dict().items()}
+        head = {f"{model.anatomy.head}.weight"} if model.anatomy.tied_embeddings else set()
+        tensors = _named_by(family, module, checkpoint.tensors(), wanted.keys() - head)
+        shapes = tensors.shapes
+        wrong = [name for name in wanted.keys() - head if shapes.get(name) != wanted[name]]
+        _check_whole(checkpoint, config, wrong)
+        shared = {str(model.anatomy.head): model.anatomy.embeddings["word"]} if head else {}
+        model.streamed = StreamedWeights(module, tensors, shared)
+        ones = torch.ones(1, 2, dtype=torch.long)
+        with quiet(), torch.no_grad():
+            model.run({"input_ids": ones, "attention_mask": ones})
+    except UserError:
+        raise
+    except Exception as error:  # as above
+        raise UserError(
+            f"{checkpoint.name} could not be read: {reason(error)} "
+            "(see whether its config.json is right)"
+        ) from error
+    for name in track(list(tensors), "reading weights", len(tensors)):
+        if not np.isfinite(tensors.read(name)).all():
+            raise _not_finite(checkpoint, name)
+    return model
+
+
+def _named_by(
+    family: Family, module: Any, tensors: TensorFiles, names: Iterable[str]
+) -> TensorFiles:
+    """The tensors in files under the names that a module has for them."""
+    called = {}
+    for stored in tensors:
+        name = stored
+        for part, plain in family.in_files.items():
+            name = name.replace(part, plain)
+        called[name] = tensors.place(stored)
+    base = f"{module.base_model_prefix}."
+    found = {name: called.get(name) or called.get(name.removeprefix(base)) for name in names}
+    return TensorFiles({name: place for name, place in found.items() if place is not None})
+
+
+def _settings(module: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """A module's configuration in the words of transformers 4."""
+    config = json.loads(module.config.to_json_string(use_diff=False))
+    family = find_family(config["model_type"])
+    config = without_rope_parameters(config, family, checkpoint.folder / "config.json")
+    config["architectures"] = [type(module).__name__]
+    # A checkpoint that was 4-bit on disk is float32 from here on, wherever this machine has it.
+    for name in ("quantization_config", "_name_or_path"):
+        config.pop(name, None)
+    return config
+
+
+def _not_finite(checkpoint: Checkpoint, name: str) -> UserError:
+    return UserError(f"{checkpoint.name} has NaN or infinity in {name}; nothing was built.")
 
 
 def _from_pretrained(auto: Any, checkpoint: Checkpoint, **options: Any) -> Any:

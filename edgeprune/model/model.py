@@ -1,6 +1,7 @@
 """Load and save torch models, whose layers may differ in size."""
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from edgeprune.model.anatomy import Anatomy, describe
 from edgeprune.model.families import find_family
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.pooling import Pooling, read_pooling
+from edgeprune.model.streamed import StreamedWeights
 from edgeprune.model.tasks import task_of
 
 
@@ -29,6 +31,13 @@ class Model:
     heads: list[list[int]]
     channels: list[list[int]]
     layers: list[int]
+    streamed: StreamedWeights | None = None
+    """Where it is too large for memory: the weights of its linears, read when they are needed."""
+
+    def opened(self, path: str) -> AbstractContextManager[None]:
+        """The weights of the modules at and below a path, in memory and to be changed, for a
+        `with`; of a model that is not streamed they always are."""
+        return self.streamed.opened(path) if self.streamed else nullcontext()
 
     @property
     def anatomy(self) -> Anatomy:

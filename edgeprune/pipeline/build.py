@@ -11,6 +11,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.checks import check
 from edgeprune.pipeline.keep import check_output
 from edgeprune.pipeline.recipe import Recipe
+from edgeprune.pipeline.streaming import is_streamed
 from edgeprune.targets import find
 from edgeprune.text.labels import label_names
 from edgeprune.text.text import open_text
@@ -25,8 +26,10 @@ class Build:
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages that run, in order."""
-        return self.recipe.stages
+        """The stages that run, in order: of a streamed model none that looks at the original as a
+        whole."""
+        streamed = self.context.streamed
+        return [stage for stage in self.recipe.stages if not (streamed and stage.compares)]
 
 
 def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Path | None) -> Build:
@@ -53,7 +56,8 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     further = recipe.vocabulary.data if recipe.vocabulary else ()
     text = open_text(recipe.text, task.reads, recipe.seed, labels, further)
     folder = output or Path("build") / recipe.name
-    context = Context(checkpoint, text, target, recipe.settings, folder, recipe.seed)
+    streamed = is_streamed(recipe, checkpoint)
+    context = Context(checkpoint, text, target, recipe.settings, folder, recipe.seed, streamed=streamed)
     check(recipe, context)
     check_output(folder)
     return Build(recipe, context)

@@ -38,13 +38,28 @@ def check(recipe: Recipe, context: Context) -> None:
             f"text.max_tokens is {recipe.text.max_tokens}, and {checkpoint.name} takes at most "
             f"{longest} tokens."
         )
-    _check_required(recipe, checkpoint)
+    if context.streamed:
+        _refuse_required(recipe)
+    else:
+        _check_required(recipe, checkpoint)
     facts = Facts.of(checkpoint, text, context.target, context.settings)
     for stage in recipe.stages:
         settings = context.settings.get(stage.name)
+        if context.streamed and stage.compares:
+            continue
         stage.refuse(settings, facts)
         facts = stage.leaves(settings, facts)
     _check_text(checkpoint, text)
+
+
+def _refuse_required(recipe: Recipe) -> None:
+    """Nothing can be required of what is not measured."""
+    asked = [name for name, value in recipe.require.model_dump().items() if value is not None]
+    if asked:
+        raise UserError(
+            f"require.{asked[0]} cannot be judged where the model is streamed, since the original "
+            "is then not measured: leave it out, or set load.streamed to false."
+        )
 
 
 def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:

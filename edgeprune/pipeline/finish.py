@@ -26,13 +26,21 @@ from edgeprune.runtime.bundle import Bundle, write_bundle
 from edgeprune.runtime.onnx_file import read_outline
 
 
+NOT_MEASURED = (
+    "The weights of the original were streamed, so that it was not measured beside this bundle: "
+    "`edgeprune bench` and `edgeprune evaluate` measure the bundle alone."
+)
+"""What the manifest of a streamed model's bundle says under "not_measured"."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a build left behind."""
 
     bundle: Path
-    original: Path
-    report: Path
+    original: Path | None
+    """None, as the report's page, where the original was streamed."""
+    report: Path | None
     missed: list[str]
 
 
@@ -47,6 +55,9 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
         "max_length": max_positions(context.checkpoint.config),
     }
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
+    if context.streamed:
+        bundle = _write(context.output / "bundle", assets, {**manifest, "not_measured": NOT_MEASURED})
+        return Outcome(bundle.folder, None, None, [])
     bundle = _write(context.output / "bundle", assets, manifest, model_card)
     about = {name: facts[name] for name in ("source", "made_with")}
     plain = {**shared, **about, "stages": [], "recipe": {"name": "original"}}

@@ -8,7 +8,7 @@ from rich.text import Text
 from edgeprune.base.console import Terminal
 from edgeprune.base.words import size
 from edgeprune.pipeline.build import Build
-from edgeprune.pipeline.finish import Outcome
+from edgeprune.pipeline.finish import NOT_MEASURED, Outcome
 from edgeprune.pipeline.keep import MARK
 from edgeprune.pipeline.preview import expected, outlook
 from edgeprune.report.figures import Cell, comparison, conditions
@@ -52,7 +52,11 @@ def show_preview(build: Build, every: bool = False) -> None:
 
 def show_outcome(outcome: Outcome) -> None:
     """What was made and whether it is what was required; original against result; what is where."""
-    folder = outcome.report.parent
+    folder = outcome.bundle.parent
+    if outcome.report is None:
+        _console.print(NOT_MEASURED)
+        _show_places(folder, ("bundle", outcome.bundle))
+        return
     record = open_record(folder)
     result, judged = made(record), requirements(record)
     _console.print(result.title, style="bold", soft_wrap=True)
@@ -77,16 +81,15 @@ def show_outcome(outcome: Outcome) -> None:
     for line in (conditions(record), " ".join(meaning(record))):
         if line:
             _console.print(line, style="dim")
+    places = (("bundle", outcome.bundle), ("original", outcome.original), ("report", outcome.report))
+    _show_places(folder, *places)
+
+
+def _show_places(folder: Path, *places: tuple[str, Path | None]) -> None:
+    """What is where in an output folder."""
     stages = folder / MARK
-    for what, place in (
-        ("bundle", str(outcome.bundle)),
-        ("original", str(outcome.original)),
-        ("report", str(outcome.report)),
-        (
-            MARK,
-            f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will",
-        ),
-    ):
+    kept = f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will"
+    for what, place in (*places, (MARK, kept)):
         _console.print(f"{what:<9} {place}", soft_wrap=True)
 
 

@@ -173,23 +173,25 @@ class Walk:
     def advance(self, block: Block) -> None:
         """Replace the hidden states by what `block`, as it is now, makes of them."""
         replay, self._replay = self._replay, None
-        if replay:
-            replay.finalize_attention()
-        for index in range(len(self.hidden)):
-            with replay.reuse_cached(index) if replay else nullcontext():
-                self.hidden[index] = self._run(block, index)
+        with self.model.opened(block.name):
+            if replay:
+                replay.finalize_attention()
+            for index in range(len(self.hidden)):
+                with replay.reuse_cached(index) if replay else nullcontext():
+                    self.hidden[index] = self._run(block, index)
 
     def _collect(self, block: Block, linear: str, add: Callable[[Tensor, int], None]) -> None:
         """Give `add` what a linear reads of every batch, [real tokens, in], and its number."""
         self._replay = replay = self._replay or Replay(self.model, block)
-        replay.collect(linear)
-        for index, mask in enumerate(self.masks):
+        with self.model.opened(block.name):
+            replay.collect(linear)
+            for index, mask in enumerate(self.masks):
 
-            def take(x: Tensor, mask: Tensor = mask, index: int = index) -> None:
-                add(unpadded(x, mask), index)
+                def take(x: Tensor, mask: Tensor = mask, index: int = index) -> None:
+                    add(unpadded(x, mask), index)
 
-            with replay.stop_at(linear, index, take):
-                self._run(block, index)
+                with replay.stop_at(linear, index, take):
+                    self._run(block, index)
 
     def _run(self, block: Block, index: int) -> Tensor:
         others, named = self._arguments[index][block.index]

@@ -11,3 +11,5 @@ class Loaded(Record):
     heads: list[Count] = MISSING
     """Of every layer, as are the channels."""
     channels: list[Count] = MISSING
+    streamed: bool = False
+    """Its weights stayed on disk."""

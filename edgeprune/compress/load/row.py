@@ -2,11 +2,12 @@
 
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.load.record import Loaded
+from edgeprune.compress.load.settings import LoadSettings
 from edgeprune.compress.stage import Stage
 from edgeprune.model.units import heads, parameters
 
 
-def _would(settings: None, facts: Facts) -> list[str]:
+def _would(settings: LoadSettings, facts: Facts) -> list[str]:
     checkpoint, anatomy = facts.checkpoint, facts.anatomy
     return [
         f"{checkpoint.name}: {anatomy.model_type}, {checkpoint.task}, "
@@ -18,15 +19,20 @@ def _would(settings: None, facts: Facts) -> list[str]:
 
 
 def _told(did: Loaded) -> list[str]:
-    return [f"{did.parameters:,} parameters in float32"]
+    how = "read from their files when they are needed" if did.streamed else "in float32"
+    return [f"{did.parameters:,} parameters {how}"]
 
 
 LOAD = Stage(
     "load",
     "edgeprune.compress.load.stage:run",
     Loaded,
+    settings=LoadSettings,
+    default=LoadSettings,
+    description="How the model is read.",
     gives="reference",
     always=True,
+    whole=lambda settings: "",
     would=_would,
     told=_told,
 )

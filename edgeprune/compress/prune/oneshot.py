@@ -42,7 +42,7 @@ def run(
     context: Context, source: Path, target: Path, settings: LayerwiseSettings
 ) -> dict[str, Any]:
     """Prune the model in `source` in one shot; write it with its masks into `target`."""
-    model = load_model(source)
+    model = load_model(source, changes=target)
     batches = context.calibration(settings.samples, settings.allocate.sequences_per_batch)
     walk = Walk(model, batches)
     counts = allocate(model, walk, settings.pattern, settings.sparsity, settings.allocate)
@@ -79,7 +79,8 @@ def prune_layers(
         counts: units that go, for every linear of the blocks.
 
     Returns:
-        Masks [out, in] of what is kept, and what became of each linear, by name.
+        Masks [out, in] of what is kept, and what became of each linear, by name. Of a streamed
+        model, whose masks would be a quarter of it, there are none: what is not zero is kept.
 
     Raises:
         UserError: inputs or corrected weights are not finite.
@@ -88,20 +89,22 @@ def prune_layers(
     results: dict[str, LayerResult] = {}
     blocks = model.anatomy.blocks
     for block in track(blocks, "pruning layers", len(blocks)):
-        for names in input_groups(block):
-            gram = walk.inputs(block, names[0]).gram
-            for name in names:
-                weight = model.linear(name).weight
-                pruned = solve(weight.detach(), gram, pattern, counts[name])
-                if not bool(torch.isfinite(pruned.weight).all()):
-                    raise UserError(
-                        f"{name} would be corrected to values that are not finite: "
-                        "raise prune.damping or prune.samples."
-                    )
-                error = relative_error(weight, pruned.weight, gram)
-                removed = int((~pruned.kept).sum())
-                results[name] = LayerResult(removed, weight.numel(), error)
-                masks[name] = pruned.kept
-                weight.copy_(pruned.weight)
-        walk.advance(block)
+        with model.opened(block.name):
+            for names in input_groups(block):
+                gram = walk.inputs(block, names[0]).gram
+                for name in names:
+                    weight = model.linear(name).weight
+                    pruned = solve(weight.detach(), gram, pattern, counts[name])
+                    if not bool(torch.isfinite(pruned.weight).all()):
+                        raise UserError(
+                            f"{name} would be corrected to values that are not finite: "
+                            "raise prune.damping or prune.samples."
+                        )
+                    error = relative_error(weight, pruned.weight, gram)
+                    removed = int((~pruned.kept).sum())
+                    results[name] = LayerResult(removed, weight.numel(), error)
+                    if model.streamed is None:
+                        masks[name] = pruned.kept
+                    weight.copy_(pruned.weight)
+            walk.advance(block)
     return masks, results

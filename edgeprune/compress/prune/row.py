@@ -1,6 +1,6 @@
 """The rows of the two stages that prune: `prune` before the cut and `sparsify` after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,7 @@ from edgeprune.base.budget import most_removable
 from edgeprune.base.errors import UserError
 from edgeprune.compress.facts import Facts, Removed
 from edgeprune.compress.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
-from edgeprune.compress.prune.oneshot_settings import OneShotSettings
+from edgeprune.compress.prune.oneshot_settings import LayerwiseSettings, OneShotSettings
 from edgeprune.compress.prune.record import Pruned
 from edgeprune.compress.prune.settings import PruneSettings
 from edgeprune.compress.prune.train_settings import PruneStageSettings
@@ -114,6 +114,20 @@ def _told(did: Pruned) -> list[str]:
     return lines
 
 
+def _whole(stage: str) -> Callable[[AnyPruneSettings], str]:
+    """What of a prune stage needs the whole model: all but the same share of each linear, or one by
+    its depth, which go layer by layer."""
+
+    def needs(settings: AnyPruneSettings) -> str:
+        if not isinstance(settings, LayerwiseSettings):
+            return f"{stage}.method: {settings.method}"
+        if settings.allocate.by not in ("uniform", "depth"):
+            return f"{stage}.allocate: {settings.allocate.by}"
+        return ""
+
+    return needs
+
+
 def _agree_prune(settings: AnyPruneSettings, others: Mapping[str, Any]) -> None:
     cut = others.get("cut")
     if settings.gated and cut is None:
@@ -150,6 +164,7 @@ PRUNE = Stage(
     default=METHODS[DEFAULT_METHOD].settings,
     methods=_CLASSES,
     description="Pruning, by the method that `method` names.",
+    whole=_whole("prune"),
     trains=True,
     refuse=_refuse_prune,
     agree=_agree_prune,
@@ -166,6 +181,7 @@ SPARSIFY = Stage(
     default=METHODS[DEFAULT_METHOD].settings,
     methods=_CLASSES,
     description="Pruning of weights after the cut, in blocks that run fast.",
+    whole=_whole("sparsify"),
     trains=True,
     refuse=_refuse_sparsify,
     agree=_agree_sparsify,

@@ -74,11 +74,11 @@ def round_layers(
     by_inputs = set(model.anatomy.block_linears()) if settings.method == "gptq" else set()
     for name, entry in planned.items():
         if name not in by_inputs:
-            weight = _weight(model, name)
             method = hqq if settings.method == "hqq" else round_nearest
-            with naming(name):
+            with naming(name), model.opened(name):
+                weight = _weight(model, name)
                 rounded = method(weight, entry.scheme, settings.clip)
-            weight.copy_(rounded.dequantize())
+                weight.copy_(rounded.dequantize())
             yield entry, LayerValues(rounded)
     if by_inputs & planned.keys():
         yield from _round_blocks(model, planned, batches, settings, masks)
@@ -94,27 +94,28 @@ def _round_blocks(
     walk = Walk(model, batches)
     blocks = model.anatomy.blocks
     for block in track(blocks, "rounding layers", len(blocks)):
-        for names in input_groups(block):
-            wanted = [name for name in names if name in planned]
-            gram = walk.inputs(block, names[0]).gram if wanted else torch.zeros(0)
-            for name in wanted:
-                weight, entry = _weight(model, name), planned[name]
-                before = weight.clone()
-                # A sparse format was chosen by the zeros that are there, masked or not.
-                kept = before != 0 if entry.format in SPARSE else masks.get(name)
-                with naming(name):
-                    rounded = gptq(
-                        before,
-                        gram,
-                        entry.scheme,
-                        settings.clip,
-                        kept,
-                        settings.damping,
-                        settings.act_order,
-                    )
-                weight.copy_(rounded.dequantize())
-                yield entry, LayerValues(rounded, relative_error(before, weight, gram))
-        walk.advance(block)
+        with model.opened(block.name):
+            for names in input_groups(block):
+                wanted = [name for name in names if name in planned]
+                gram = walk.inputs(block, names[0]).gram if wanted else torch.zeros(0)
+                for name in wanted:
+                    weight, entry = _weight(model, name), planned[name]
+                    before = weight.clone()
+                    # A sparse format was chosen by the zeros that are there, masked or not.
+                    kept = before != 0 if entry.format in SPARSE else masks.get(name)
+                    with naming(name):
+                        rounded = gptq(
+                            before,
+                            gram,
+                            entry.scheme,
+                            settings.clip,
+                            kept,
+                            settings.damping,
+                            settings.act_order,
+                        )
+                    weight.copy_(rounded.dequantize())
+                    yield entry, LayerValues(rounded, relative_error(before, weight, gram))
+            walk.advance(block)
 
 
 def _weight(model: Model, name: str) -> Tensor:

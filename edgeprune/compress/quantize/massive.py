@@ -87,7 +87,8 @@ def treat(
         )
     alpha = settings.smooth
     # Groups of weights take a token's activations in groups too: no range calls for smoothing.
-    if alpha is None and massive and how in ("auto", "smooth"):
+    # A streamed model's weights are rounded as they lie in its files.
+    if alpha is None and massive and how in ("auto", "smooth") and model.streamed is None:
         per_tensor = settings.weights in ("int8", "mixed")
         alpha = _ALPHA if per_tensor and smoothable(model.anatomy) else None
     smoothed = fold_smoothing(model, ranges, alpha) if alpha is not None else []

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,17 @@ from edgeprune.compress.quantize.mixed import choose_formats
 from edgeprune.compress.quantize.plan import Entry, Format, Plan, plan_formats
 from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.compress.quantize.sparse import choose_sparse
+from edgeprune.compress.quantize.value_files import ValueFiles
+from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
+from edgeprune.model.tensor_files import CODES, SCALES, ZERO_POINTS, Place
 from edgeprune.targets import Target
 
 PLAN = "plan.json"
 VALUES = "quantized.safetensors"
+VALUES_APART = "quantized"
+"""The folder with a file for each tensor, of a streamed model."""
 
 
 @dataclass
@@ -32,9 +37,9 @@ class Quantized:
     with scales (rows, groups) and zero points (rows, groups) where the entry has groups."""
 
     plan: Plan
-    codes: dict[str, Tensor] = field(default_factory=dict)
-    scales: dict[str, Tensor] = field(default_factory=dict)
-    zero_points: dict[str, Tensor] = field(default_factory=dict)
+    codes: dict[str, Tensor] | ValueFiles = field(default_factory=dict)
+    scales: dict[str, Tensor] | ValueFiles = field(default_factory=dict)
+    zero_points: dict[str, Tensor] | ValueFiles = field(default_factory=dict)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     """Per name the largest and the relative rounding error of the weights, and of a linear that
     was rounded by its inputs, ||(W' - W) X|| / ||W X|| on the calibration text."""
@@ -55,17 +60,42 @@ class Quantized:
             return codes.float() * scales[:, None]
         return dequantize_groups(codes, scales, self.zero_points[name], group)
 
+    @property
+    def _parts(self) -> dict[str, dict[str, Tensor] | ValueFiles]:
+        return {CODES: self.codes, SCALES: self.scales, ZERO_POINTS: self.zero_points}
+
     def store(self, entry: Entry, values: LayerValues) -> None:
         """Store a tensor's codes and errors."""
         rounded = values.rounded
-        self.codes[entry.name], self.scales[entry.name] = rounded.codes, rounded.scales
+        made = {CODES: rounded.codes, SCALES: rounded.scales}
         if isinstance(rounded, Grouped):
-            self.zero_points[entry.name] = rounded.zero_points
+            made[ZERO_POINTS] = rounded.zero_points
+        if isinstance(self.codes, ValueFiles):
+            self.codes.write(entry.name, made)
+        for part, tensors in self._parts.items():
+            if isinstance(tensors, dict) and part in made:
+                tensors[entry.name] = made[part]
         self.errors[entry.name] = values.errors
 
     def share(self, entry: Entry, source: str) -> None:
         """Give a tied head the codes of the embedding `source`."""
-        self.codes[entry.name], self.scales[entry.name] = self.codes[source], self.scales[source]
+        for tensors in (self.codes, self.scales):
+            if isinstance(tensors, ValueFiles):
+                tensors.share(entry.name, source)
+            else:
+                tensors[entry.name] = tensors[source]
+
+    def keep_in(self, folder: Path) -> None:
+        """Have the values in files below a folder, and in memory only where they are asked for."""
+        place = folder / VALUES_APART
+        self.codes, self.scales = ValueFiles(place, CODES), ValueFiles(place, SCALES)
+        self.zero_points = ValueFiles(place, ZERO_POINTS)
+
+    def of(self, anatomy: Anatomy) -> "Quantized":
+        """The part of a plan that is of a model's tensors; values are shared."""
+        names = anatomy.linears().keys() | set(anatomy.embeddings.values())
+        entries = tuple(entry for entry in self.plan if entry.name in names)
+        return replace(self, plan=Plan(entries))
 
     def summary(self) -> dict[str, Any]:
         """The plan and its errors, as plain data for the manifest."""
@@ -82,12 +112,13 @@ class Quantized:
         """Write plan.json and quantized.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PLAN).write_text(json.dumps(self.summary(), indent=1))
+        if isinstance(self.codes, ValueFiles):
+            return  # written one by one
         # A tied head shares its embedding's values and is not written again.
         own = [entry.name for entry in self.plan.quantized if entry.tied_to is None]
-        parts = {"codes": self.codes, "scales": self.scales, "zero_points": self.zero_points}
         tensors = {
             f"{name}.{part}": values[name].contiguous()
-            for part, values in parts.items()
+            for part, values in self._parts.items()
             for name in own
             if name in values
         }
@@ -105,10 +136,12 @@ class Quantized:
             activation_drift=summary["activation_drift"],
             costs=summary["costs"],
         )
-        parts = {"codes": result.codes, "scales": result.scales, "zero_points": result.zero_points}
-        for key, tensor in load_file(folder / VALUES).items():
-            name, part = key.rsplit(".", 1)
-            parts[part][name] = tensor
+        if (folder / VALUES_APART).is_dir():
+            result.keep_in(folder)
+        else:
+            for key, tensor in load_file(folder / VALUES).items():
+                name, part = key.rsplit(".", 1)
+                result._parts[part][name] = tensor  # type: ignore[index]
         for entry in result.plan.quantized:
             if entry.tied_to is not None:
                 result.share(entry, entry.tied_to)
@@ -149,6 +182,7 @@ def quantize_model(
     target: Target,
     masks: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    folder: Path | None = None,
 ) -> Quantized:
     """Plan and compute a model's codes; the module is left with exactly the values of those.
 
@@ -157,6 +191,7 @@ def quantize_model(
         target: the processor: it says how many bits an INT8 weight may take.
         masks: by linear, where a weight is kept; removed ones stay zero.
         seed: of what sensitivities are estimated by.
+        folder: where a streamed model's values are kept, since they are too many for memory.
 
     Raises:
         UserError: a weight is not finite, or a budget of mixed precision cannot be met.
@@ -175,8 +210,13 @@ def quantize_model(
         activation_drift=drift,
         costs=costs,
     )
+    if model.streamed is not None and folder is not None:
+        result.keep_in(folder)
     for entry, values in round_layers(model, plan, batches, settings, masks or {}):
         result.store(entry, values)
+        if isinstance(result.codes, ValueFiles) and model.streamed is not None:
+            place = Place(result.codes.file(entry.name), integers=True, group=entry.group)
+            model.streamed.tensors.put(f"{entry.name}.weight", place)
     for entry in plan.quantized:
         if entry.tied_to is not None:
             result.share(entry, entry.tied_to)

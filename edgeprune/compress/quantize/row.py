@@ -165,6 +165,25 @@ def _leaves(settings: QuantizeSettings, facts: Facts) -> Facts:
     return after
 
 
+_NEED_WHOLE = {
+    "weights": ("mixed",),
+    "activations": ("static",),
+    "massive_activations": ("smooth",),
+}
+"""Settings by which outputs of the whole model are compared, or weights changed before they are
+rounded."""
+
+
+def _whole(settings: QuantizeSettings) -> str:
+    """What needs the whole model in memory."""
+    given = settings.model_dump()
+    for name, values in _NEED_WHOLE.items():
+        if given[name] in values:
+            return f"quantize.{name}: {given[name]}"
+    named = (name for name in ("smooth", "cache_bits") if given[name] is not None)
+    return next((f"quantize.{name}" for name in named), "")
+
+
 def _told(did: Quantized) -> list[str]:
     formats = Counter(entry.format for entry in did.plan.entries)
     return [", ".join(f"{many(n, 'tensor')} in {kind}" for kind, n in formats.most_common())]
@@ -177,6 +196,7 @@ QUANTIZE = Stage(
     settings=QuantizeSettings,
     default=QuantizeSettings,
     description="INT8 and INT4 weights.",
+    whole=_whole,
     refuse=_refuse,
     would=_would,
     leaves=_leaves,

@@ -28,9 +28,10 @@ def choose_sparse(model: Model, settings: QuantizeSettings, target: Target) -> d
     rows = settings.tokens * settings.batch
     chosen = {}
     for name in model.anatomy.block_linears():
-        weight = model.linear(name).weight.detach()
+        with model.opened(name):
+            weight = model.linear(name).weight.detach()
+            shares = {form.name: empty_share(weight, form) for form in _INT8}
         outputs, inputs = weight.shape
-        shares = {form.name: empty_share(weight, form) for form in _INT8}
         empty = {n: share for n, share in shares.items() if share or settings.sparse == "whole"}
         choice = target.break_even.choose(empty, inputs, outputs, rows)
         if choice is not None:

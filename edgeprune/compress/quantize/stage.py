@@ -20,7 +20,7 @@ def run(context: Context, source: Path, target: Path, settings: QuantizeSettings
     model = load_model(source)
     batches = [tensors(batch) for batch in context.calibration(settings.calibration_samples)]
     masks = load_masks(source)
-    result = quantize_model(model, batches, settings, context.target, masks, context.seed)
+    result = quantize_model(model, batches, settings, context.target, masks, context.seed, target)
     refuse_drift(result.activation_drift, settings)
     save_model(model, target)
     result.save(target)

@@ -69,8 +69,10 @@ def emit_decoder(
         FeedForwards(writer, decoder.activation, experts.shared_gate if experts else None),
     )
     hidden = _embedded(writer, positions, anatomy, decoder)
+    writer.graph.stations = [hidden]
     for block in anatomy.blocks:
         hidden = layers.add(hidden, block)
+        writer.graph.stations.append(hidden)
     _add_head(writer, anatomy, decoder, hidden)
     return writer.graph
 

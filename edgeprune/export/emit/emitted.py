@@ -24,7 +24,7 @@ def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
     checkpoint = open_checkpoint(str(folder))
     anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
     if anatomy.head is not None:
-        weights = Weights(checkpoint.files)
+        weights = checkpoint.tensors(Weights)
         return emit_decoder(anatomy, checkpoint.config, weights, plain_sums)
     function = anatomy.family.encoder
     if function is None or not writes_encoder(function, checkpoint.config, task):
@@ -33,7 +33,7 @@ def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
         anatomy,
         function,
         checkpoint.config,
-        Weights(checkpoint.files),
+        checkpoint.tensors(Weights),
         task,
         kept_heads=_kept_heads(folder, anatomy),
         plain_sums=plain_sums,

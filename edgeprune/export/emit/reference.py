@@ -5,6 +5,8 @@ asked by rewrite/verify.py; and some short prompts more that are padded, on eith
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +47,47 @@ def torch_outputs(model: Model, batches: Sequence[Feed]) -> Outputs:
 def _called(model: Model, batch: Feed) -> dict[str, np.ndarray]:
     answer = model.run({name: torch.from_numpy(values) for name, values in batch.items()})
     return {name: value.numpy() for name, value in answer.items() if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class States:
+    """What a decoder computes of one batch, and then of each row's first token again, on the cache.
+    """
+
+    batch: Feed
+    prompt: list[np.ndarray]
+    """The states that enter each layer, and those that leave the last [texts, tokens, width]."""
+    following: list[np.ndarray]
+    """The same of one more token [texts, 1, width]."""
+    logits: np.ndarray
+    """[texts, tokens, words] of the batch."""
+
+
+@torch.no_grad()
+def states(model: Model, batches: Sequence[Feed]) -> list[States]:
+    """A decoder's states between its layers on each batch."""
+    blocks = model.block_modules()
+    seen: list[np.ndarray] = []
+
+    def enter(_module: Any, args: tuple[Any, ...]) -> None:
+        seen.append(args[0].numpy().copy())
+
+    def leave(_module: Any, _args: Any, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output).numpy().copy())
+
+    handles = [block.register_forward_pre_hook(enter) for block in blocks]
+    handles.append(blocks[-1].register_forward_hook(leave))
+    found = []
+    try:
+        for batch in batches:
+            logits = _continued(model, batch)["logits"]
+            half = len(blocks) + 1
+            found.append(States(batch, seen[:half], seen[half:], logits))
+            seen.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @torch.no_grad()

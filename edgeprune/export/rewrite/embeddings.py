@@ -48,7 +48,8 @@ def _verify(graph: Graph, gather: NodeProto, name: str, quantized: Quantized) ->
 
 
 def _gather_rows(graph: Graph, tokens: str, name: str, path: str, quantized: Quantized) -> str:
-    codes = graph.add_constant(f"{name}.codes", quantized.codes[name].numpy())
+    shape = quantized.plan[name].shape
+    codes = graph.add_made(f"{name}.codes", "int8", shape, lambda: quantized.codes[name].numpy())
     return graph.add("Gather", [codes, tokens], f"{path}/Codes", axis=0)
 
 

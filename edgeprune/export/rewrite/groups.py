@@ -9,9 +9,10 @@ are then split.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import GROUPED, Entry
@@ -51,10 +52,12 @@ def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -
     path = merged_path(linears)
     entries = [quantized.plan[linear.name] for linear in linears]
     first = entries[0]
-    group = first.group or 0
+    group = first.group or first.shape[1]
+    rows, columns = sum(entry.shape[0] for entry in entries), first.shape[1]
+    packed = (rows, -(-columns // group), group * first.bits // 8)
     inputs = [
         linears[0].input,
-        graph.add_constant(f"{path}/codes", _codes(entries, quantized)),
+        graph.add_made(f"{path}/codes", "uint8", packed, lambda: _codes(entries, quantized)),
         graph.add_constant(f"{path}/scales", _joined(entries, quantized.scales).reshape(-1)),
     ]
     if not first.symmetric:
@@ -92,7 +95,7 @@ def _codes(entries: Sequence[Entry], quantized: Quantized) -> np.ndarray:
     return pack_bits(groups, first.bits)
 
 
-def _joined(entries: Sequence[Entry], values: dict) -> np.ndarray:
+def _joined(entries: Sequence[Entry], values: Mapping[str, Tensor]) -> np.ndarray:
     return np.concatenate([values[entry.name].numpy() for entry in entries])
 
 

@@ -106,15 +106,23 @@ def _codes(graph: Graph, linears: list[LinearNodes], quantized: Quantized, path:
     tied = quantized.plan[first].tied_to
     if tied is not None:
         return tied_codes(graph, tied, quantized)
-    columns = [quantized.codes[linear.name].numpy().T for linear in linears]
-    return graph.add_constant(f"{path}/codes", np.concatenate(columns, axis=1))
+    names = [linear.name for linear in linears]
+    shapes = [quantized.plan[name].shape for name in names]
+
+    def columns() -> np.ndarray:
+        return np.concatenate([quantized.codes[name].numpy().T for name in names], axis=1)
+
+    sizes = (shapes[0][1], sum(outputs for outputs, _ in shapes))
+    return graph.add_made(f"{path}/codes", "int8", sizes, columns)
 
 
 def tied_codes(graph: Graph, embedding: str, quantized: Quantized) -> str:
     """The one copy of an embedding's codes that its head shares, as (width, rows)."""
     name = f"{embedding}.codes"
     if name not in graph.initializers:
-        graph.add_constant(name, quantized.codes[embedding].numpy().T)
+        rows, width = quantized.plan[embedding].shape
+        table = (width, rows)
+        graph.add_made(name, "int8", table, lambda: quantized.codes[embedding].numpy().T)
     return name
 
 

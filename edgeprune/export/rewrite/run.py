@@ -42,7 +42,7 @@ _ORDER_OF_SUMS = 5e-3
 "seams")."""
 _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, or on some processors not."""
-_EMITTED = 1e-4
+EMITTED = 1e-4
 """What an emitted graph and torch may differ by, as large as what folding a trace may do. Float32
 sums in another order give 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
 _CACHE_ROUNDING = 0.5
@@ -228,7 +228,7 @@ def rewrite(
             if step.lowers and quantized is not None:
                 plain, lowered = plain or saved, lowered | set(step.lowers)
                 entries = [entry for entry in quantized.plan if entry.format in lowered]
-                drift = _at_seams(plain, graph, entries, batches, step.kernels)
+                drift = at_seams(plain, graph, entries, batches, step.kernels)
                 rounding = mean_drift(before, after)
             else:
                 drift = (mean_drift if step.quantizes else largest_drift)(before, after)
@@ -268,15 +268,15 @@ def _as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
     # As a whole: where a massive activation is cancelled, a single value of SmolLM2's trace is 7e-4
     # from torch as well. Torch comes last, as a decoder's graph has its cache among its answers.
     drift, nodes = mean_drift(answers, emitted.reference), len(emitted.graph.nodes)
-    if drift > _EMITTED:
+    if drift > EMITTED:
         raise RewriteError(
             f"the emitted graph differs by {drift:.3g} from what torch answers, beyond the "
-            f"tolerance of {_EMITTED:g}"
+            f"tolerance of {EMITTED:g}"
         )
-    return PassReport("emit", nodes, nodes, drift, _EMITTED, kept=True)
+    return PassReport("emit", nodes, nodes, drift, EMITTED, kept=True)
 
 
-def _at_seams(
+def at_seams(
     plain: Graph,
     graph: Graph,
     entries: Sequence[Entry],

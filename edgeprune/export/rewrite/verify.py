@@ -12,6 +12,8 @@ from edgeprune.runtime.session import input_types
 
 Feed = Mapping[str, np.ndarray]
 Outputs = list[Feed]
+NEXT = "next."
+"""Before the name of an input: its value for a decoder's next token."""
 
 
 def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> Outputs:
@@ -44,7 +46,7 @@ def calls(session: ort.InferenceSession, batch: Feed) -> Iterator[tuple[Feed, Fe
     values = outputs_of(session, feed)
     yield feed, values
     if any(name.startswith(PRESENT) for name in values):
-        following = _next_feed(feed, without_padding(values, feed))
+        following = _next_feed(feed, without_padding(values, feed), batch)
         yield following, outputs_of(session, following)
 
 
@@ -57,17 +59,24 @@ def outputs_of(session: ort.InferenceSession, feed: Feed) -> dict[str, np.ndarra
 def _merged(made: Iterator[tuple[Feed, Feed]]) -> Feed:
     """The outputs of a batch's calls, merged."""
     first, *following = [without_padding(values, feed) for feed, values in made]
-    return {**first, "next_logits": following[0]["logits"]} if following else first
+    return first | {
+        f"next_{name}": value
+        for outputs in following
+        for name, value in outputs.items()
+        if not name.startswith(PRESENT)
+    }
 
 
-def _next_feed(feed: Feed, outputs: Feed) -> dict[str, np.ndarray]:
-    """The inputs after a decoder's batch: each row's first token again, with the cache so far."""
+def _next_feed(feed: Feed, outputs: Feed, batch: Feed) -> dict[str, np.ndarray]:
+    """The inputs after a decoder's batch: each row's first token again, with the cache so far, and
+    what the batch has for it under NEXT."""
     rows = len(feed["input_ids"])
     mask = np.concatenate([feed["attention_mask"], np.ones((rows, 1), np.int64)], axis=1)
     following = {
         "input_ids": feed["input_ids"][:, :1],
         "attention_mask": mask,
         "position_ids": positions(mask)[:, -1:],
+        **{name.removeprefix(NEXT): batch[name] for name in batch if name.startswith(NEXT)},
     }
     return {
         name: outputs[name.replace(PAST, PRESENT, 1)] if name.startswith(PAST) else following[name]
@@ -82,7 +91,10 @@ def positions(mask: np.ndarray) -> np.ndarray:
 
 
 def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
-    """Outputs with zeros at padded tokens, whose values are meaningless and may be NaN."""
+    """Outputs with zeros at padded tokens, whose values are meaningless and may be NaN; as they are
+    where no mask was read."""
+    if "attention_mask" not in feed:
+        return dict(values)
     mask = feed["attention_mask"]
     padded = mask == 0
     cleaned = {}

@@ -96,6 +96,7 @@ MEASURE = Stage(
     description="Speed, memory and quality.",
     gives=None,
     always=True,
+    compares=True,
     refuse=_refuse,
     would=_would,
     reads=_reads,

@@ -195,7 +195,7 @@ def test_what_is_not_written_down_is_not_emitted(family, tmp_path):
     save_model(model, tmp_path)
     checkpoint = open_checkpoint(str(tmp_path))
     config = checkpoint.config | UNKNOWN[family]
-    weights = Weights(checkpoint.files)
+    weights = checkpoint.tensors(Weights)
     assert emit_decoder(checkpoint.anatomy, checkpoint.config, weights, False) is not None
     assert emit_decoder(checkpoint.anatomy, config, weights, False) is None
 

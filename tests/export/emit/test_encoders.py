@@ -158,7 +158,7 @@ def test_a_head_for_every_token(family, architecture, tmp_path, monkeypatch):
         anatomy,
         anatomy.family.encoder,
         checkpoint.config,
-        Weights(checkpoint.files),
+        checkpoint.tensors(Weights),
         replace(TASKS["text-classification"], logits_axes=3),
         [range(4)] * 2,
         plain_sums=False,

@@ -29,7 +29,7 @@ def weights(tmp_path):
     files = [tmp_path / f"{place}.safetensors" for place in range(2)]
     for file, half in zip(files, halves, strict=True):
         save_file(half, file)
-    return Weights(files)
+    return Weights.of(files)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32", "float64", "vector"])
