@@ -15,8 +15,8 @@ from edgeprune.export.tensors import Shelf, bytes_of, to_proto, write_model
 from edgeprune.kernels.node import add_functions
 
 CONTRIB = "com.microsoft"
-BEGIN = "begin"
-"""The input of a part of a graph."""
+BEGIN, END = "begin", "end"
+"""The input and the output of a part of a graph."""
 _SMALL_ELEMENTS = 64
 
 
@@ -63,27 +63,32 @@ class Graph:
         twin.index()
         return twin
 
-    def part(self, begin: str | None, ends: Sequence[str]) -> "Graph":
-        """A copy of the nodes by which the tensors `ends` follow from `begin`, which becomes the
-        input BEGIN, and from the graph's inputs; weights are shared."""
+    def part(self, begin: str | None, end: str, kept: Iterable[str] = ()) -> "Graph":
+        """A copy of the nodes by which a tensor follows from another, which becomes the input
+        BEGIN, and from the graph's inputs; weights are shared.
+
+        Args:
+            end: becomes the output END where it is none of the graph's.
+            kept: outputs of the graph that the part has, too.
+        """
         twin = self.snapshot()
         twin._shelf = Shelf()
-        twin.nodes = twin.ancestors_of(ends, [begin] if begin else [])
+        twin.nodes = twin.ancestors_of([end, *kept], [begin] if begin else [])
+        called = {begin: BEGIN, end: end if end in self.outputs else END}
         for node in twin.nodes:
-            for place, name in enumerate(node.input):
-                if name == begin:
-                    node.input[place] = BEGIN
+            for names in (node.input, node.output):
+                for place, name in enumerate(names):
+                    names[place] = called.get(name, name)
         twin.index()
         read = {name for node in twin.nodes for name in node.input}
-        kept = [value for value in self._model.graph.input if value.name in read]
+        given = [value for value in self._model.graph.input if value.name in read]
         del twin._model.graph.input[:]
-        twin._model.graph.input.extend(kept)
-        twin.inputs = [value.name for value in kept]
+        twin._model.graph.input.extend(given)
+        twin.inputs = [value.name for value in given]
         if begin:
             twin.add_input(BEGIN)
-        twin.outputs = [name for name in self.outputs if name in ends]
-        for name in ends:
-            twin.add_output(name)
+        twin.outputs = [name for name in self.outputs if name == end or name in kept]
+        twin.add_output(called[end])
         twin.sweep()
         return twin
 

@@ -33,6 +33,7 @@ LOAD = Stage(
     gives="reference",
     always=True,
     whole=lambda settings: "",
+    reads=lambda settings, context: [f"streamed: {context.streamed}"],
     would=_would,
     told=_told,
 )

@@ -5,9 +5,10 @@ blocks, so that each linear is rounded for inputs that come from rounded linears
 outside the blocks (embeddings, heads) is rounded to nearest there too, the embeddings first.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,40 @@ class LayerValues:
         return found if self.output_error is None else {**found, "output": self.output_error}
 
 
+_AT_A_TIME = 8_000_000
+"""Weights that are rounded at a time: rows know nothing of each other, and a fit to them takes
+several times their memory."""
+
+
 def round_nearest(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Rounded | Grouped:
     """Round a weight to nearest, by rows or by groups."""
-    if scheme.group is None:
-        return round_rows(weight, scheme.bits, clip)
-    return round_groups(weight, scheme.bits, scheme.group, scheme.symmetric, clip)
+
+    def rounded(rows: Tensor) -> Rounded | Grouped:
+        if scheme.group is None:
+            return round_rows(rows, scheme.bits, clip)
+        return round_groups(rows, scheme.bits, scheme.group, scheme.symmetric, clip)
+
+    parts = [rounded(rows) for rows in weight.split(max(1, _AT_A_TIME // weight.shape[1]))]
+    return parts[0] if len(parts) == 1 else joined(weight, parts)
+
+
+def joined(weight: Tensor, parts: Sequence[Rounded | Grouped]) -> Rounded | Grouped:
+    """A weight whose rows were rounded in parts."""
+    rows = weight.split([len(part.codes) for part in parts])
+    norms = [float(each.norm()) for each in rows]
+    errors = (part.relative_error * norm for part, norm in zip(parts, norms, strict=True))
+    named = ("codes", "scales", "zero_points")
+    tensors = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in named
+        if hasattr(parts[0], name)
+    }
+    return replace(
+        parts[0],
+        **tensors,
+        largest_error=max(part.largest_error for part in parts),
+        relative_error=math.hypot(*errors) / (math.hypot(*norms) or 1.0),
+    )
 
 
 @torch.no_grad()
@@ -60,7 +90,8 @@ def round_layers(
     settings: QuantizeSettings,
     masks: Mapping[str, Tensor],
 ) -> Iterator[tuple[Entry, LayerValues]]:
-    """Round every planned tensor in place and yield its codes; a tied head has none of its own.
+    """Round every planned tensor in place and yield its codes; a tied head has none of its own. What
+    is rounded of a streamed model, but by GPTQ, is to be read from its codes from then on.
 
     Args:
         batches: calibration text, which GPTQ reads.
@@ -78,7 +109,8 @@ def round_layers(
             with naming(name), model.opened(name):
                 weight = _weight(model, name)
                 rounded = method(weight, entry.scheme, settings.clip)
-                weight.copy_(rounded.dequantize())
+                if model.streamed is None:
+                    weight.copy_(rounded.dequantize())
             yield entry, LayerValues(rounded)
     if by_inputs & planned.keys():
         yield from _round_blocks(model, planned, batches, settings, masks)

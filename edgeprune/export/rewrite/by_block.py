@@ -18,13 +18,12 @@ import numpy as np
 from edgeprune.base.progress import track
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.emit.reference import States
-from edgeprune.export.graph import BEGIN, Graph
+from edgeprune.export.graph import BEGIN, END, Graph
 from edgeprune.export.rewrite.linears import find_linears
 from edgeprune.export.rewrite.run import EMITTED, Pass, PassReport, RewriteError, at_seams, passes_for
 from edgeprune.export.rewrite.verify import (
     NEXT,
     Feed,
-    Outputs,
     calls,
     largest_drift,
     mean_drift,
@@ -54,7 +53,7 @@ class _Part:
         caches = []
         if self.reads is not None and self.writes is not None:
             caches = [f"{PRESENT}{self.reads}.{part}" for part in ("key", "value")]
-        return graph.part(begin, [end, *caches])
+        return graph.part(begin, end, caches)
 
     def feeds(self, seen: Sequence[States]) -> list[Feed]:
         """What the part is given of each batch."""
@@ -109,7 +108,7 @@ def rewrite_by_block(
             old, new, feeds = part.of(before), part.of(graph), part.feeds(seen)
             if _alike(old, new):
                 continue
-            answers = run_graph(old, feeds), _as_named(run_graph(new, feeds), new, old)
+            answers = run_graph(old, feeds), run_graph(new, feeds)
             if not step.lowers or quantized is None:
                 compare = mean_drift if step.quantizes else largest_drift
                 drift = max(drift, compare(*answers))
@@ -156,7 +155,7 @@ def _as_torch(graph: Graph, parts: Sequence[_Part], seen: Sequence[States]) -> P
 def _beside_torch(part: _Part, graph: Graph, seen: Sequence[States]) -> Iterator[float]:
     """||a - b|| / ||b - x|| of each call, where torch makes b of x: what a layer adds to its states
     is compared, which may be much smaller than these."""
-    end = _LOGITS if part.writes is None else graph.stations[part.writes]
+    end = _LOGITS if part.writes is None else END
     session = opened(part.of(graph))
     for feed, each in zip(part.feeds(seen), seen, strict=True):
         for number, (given, made) in enumerate(calls(session, feed)):
@@ -168,13 +167,6 @@ def _beside_torch(part: _Part, graph: Graph, seen: Sequence[States]) -> Iterator
             values = without_padding(values, given)
             off = float(np.linalg.norm(values["got"] - values["wanted"]))
             yield off / max(float(np.linalg.norm(values["added"])), 1e-12)
-
-
-def _as_named(answers: Outputs, own: Graph, other: Graph) -> Outputs:
-    """What a part answers, under the names that the same part of another graph has for it."""
-    names = dict(zip(own.outputs, other.outputs, strict=True))
-    names |= {f"next_{name}": f"next_{called}" for name, called in names.items()}
-    return [{names[name]: value for name, value in each.items()} for each in answers]
 
 
 def _alike(old: Graph, new: Graph) -> bool:
