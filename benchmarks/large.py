@@ -1,14 +1,14 @@
 """Build models that are larger than memory: memory, disk and time of the whole command.
 
     python benchmarks/large.py make 1b|7b FOLDER --tokenizer FOLDER
-    python benchmarks/large.py build 1b-int8|7b-int4|... --model FOLDER --text FILE [--work build/large]
+    python benchmarks/large.py build 1b-int8|7b-int4|... --model FOLDER --text FILE
 
-`make` writes a Llama of random weights in bfloat16, a file a layer, of the sizes of Llama 3.2 1B or
-Llama 2 7B and with the vocabulary of a tokenizer's folder. `build` runs `edgeprune build` on it with
-`load.streamed=true` and reads memory as the kernel counts it, of the process and of all that it
-starts: its own and what it maps of files, at most. An interrupted build goes on when it is called
-again; memory and time are then of the rest, and the line says so. A line of JSON for each build goes
-to benchmarks/results/large.jsonl.
+`make` writes a Llama of random weights in bfloat16, a file a layer, of the sizes of Llama 3.2 1B
+or Llama 2 7B and with the vocabulary of a tokenizer's folder. `build` runs `edgeprune build` on it
+with `load.streamed=true` and reads memory as the kernel counts it: the process's own and what it
+maps of files, at most. An interrupted build goes on when it is called again; memory and time are
+then of the rest, and the line says so. A line of JSON for each build goes to
+benchmarks/results/large.jsonl.
 """
 
 import argparse

@@ -85,8 +85,7 @@ class Stage:
     """Code that it finds through the task's row: modules, or "module:function"."""
 
     def needs_whole(self, settings: Any) -> str:
-        """What needs the whole model in memory, by its name in a recipe; empty where nothing does.
-        """
+        """The setting that needs the whole model in memory, by its name; empty: none does."""
         if self.compares:
             return ""
         return self.name if self.whole is None else self.whole(settings)

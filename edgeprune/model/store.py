@@ -25,7 +25,7 @@ from edgeprune.model.tensor_files import TENSORS, Place, TensorFiles
 MASKS = "masks.safetensors"
 
 
-def save_model(model: Model, folder: Path, masks: dict[str, torch.Tensor] | None = None) -> None:
+def save_model(model: Model, folder: Path, masks: Mapping[str, torch.Tensor] | None = None) -> None:
     """Save a model, its tokenizer and what its layers kept, so that `load_model` reads it again.
 
     Args:
@@ -64,9 +64,7 @@ def _save_streamed(model: Model, streamed: StreamedWeights, folder: Path) -> Non
     streamed.tensors.write_list(folder, folder.parent)
 
 
-def load_model(
-    folder: Path, attention: str | None = None, changes: Path | None = None
-) -> Model:
+def load_model(folder: Path, attention: str | None = None, changes: Path | None = None) -> Model:
     """Load what `save_model` wrote: each layer is built in the size that its tensors have.
 
     Args:

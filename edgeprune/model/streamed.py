@@ -3,10 +3,10 @@
     with model.opened(block.name):      # the weights of a block, in float32
         ...                             # run it often, change its weights
 
-Outside of a `with`, each linear and embedding reads its weights from disk whenever it is called, so
-that whatever runs the model works as on any other. Changes in a `with` are kept: what was changed is
-written in the type in which the model's files have it. Other weights must not be changed, and a
-change is noticed. Norms and biases of other modules are small, and always there.
+Outside of a `with`, each linear and embedding reads its weights from disk whenever it is called,
+so that whatever runs the model works as on any other. Changes in a `with` are kept: what was
+changed is written in the type in which the model's files have it. Other weights must not be
+changed, and a change is noticed. Norms and biases of other modules are small, and always there.
 """
 
 from collections.abc import Iterator
@@ -95,7 +95,8 @@ class StreamedWeights:
         self._open[path] = self._open.get(path, 0) + 1
         if self._open[path] > 1:
             return
-        leaf, read = self._leaves[path], {}
+        leaf = self._leaves[path]
+        read: dict[str, tuple[Tensor, int]] = {}
         for name, placeholder in list(leaf._parameters.items()):
             if placeholder is not None:
                 values = _owned(self.tensors, self._stored(path, name))

@@ -164,7 +164,9 @@ class TensorFiles:
         if place.group is None:
             return codes.astype(np.float32) * scales[:, None]
         zeros = np.asarray(header[ZERO_POINTS].read(_INTEGERS))
-        wide = (np.repeat(each, place.group, axis=1)[:, : codes.shape[1]] for each in (zeros, scales))
+        wide = (
+            np.repeat(each, place.group, axis=1)[:, : codes.shape[1]] for each in (zeros, scales)
+        )
         zero, scale = wide
         values = codes.astype(np.float32)
         values -= zero

@@ -57,7 +57,9 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     text = open_text(recipe.text, task.reads, recipe.seed, labels, further)
     folder = output or Path("build") / recipe.name
     streamed = is_streamed(recipe, checkpoint)
-    context = Context(checkpoint, text, target, recipe.settings, folder, recipe.seed, streamed=streamed)
+    context = Context(
+        checkpoint, text, target, recipe.settings, folder, recipe.seed, streamed=streamed
+    )
     check(recipe, context)
     check_output(folder)
     return Build(recipe, context)

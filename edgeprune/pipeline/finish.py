@@ -25,7 +25,6 @@ from edgeprune.report.write import write_report
 from edgeprune.runtime.bundle import Bundle, write_bundle
 from edgeprune.runtime.onnx_file import read_outline
 
-
 NOT_MEASURED = (
     "The weights of the original were streamed, so that it was not measured beside this bundle: "
     "`edgeprune bench` and `edgeprune evaluate` measure the bundle alone."
@@ -56,7 +55,9 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
     }
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
     if context.streamed:
-        bundle = _write(context.output / "bundle", assets, {**manifest, "not_measured": NOT_MEASURED})
+        bundle = _write(
+            context.output / "bundle", assets, {**manifest, "not_measured": NOT_MEASURED}
+        )
         return Outcome(bundle.folder, None, None, [])
     bundle = _write(context.output / "bundle", assets, manifest, model_card)
     about = {name: facts[name] for name in ("source", "made_with")}

@@ -81,7 +81,11 @@ def show_outcome(outcome: Outcome) -> None:
     for line in (conditions(record), " ".join(meaning(record))):
         if line:
             _console.print(line, style="dim")
-    places = (("bundle", outcome.bundle), ("original", outcome.original), ("report", outcome.report))
+    places = (
+        ("bundle", outcome.bundle),
+        ("original", outcome.original),
+        ("report", outcome.report),
+    )
     _show_places(folder, *places)
 
 

@@ -1,6 +1,6 @@
 """The cut stage: what pruning emptied leaves the shapes; more leaves in one shot where asked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:
             _KEEP[kind](model, layer, positions.nonzero().flatten().tolist())
 
 
-def _apply_masks(model: Model, masks: dict[str, Tensor]) -> list[str]:
+def _apply_masks(model: Model, masks: Mapping[str, Tensor]) -> list[str]:
     """Cut what gate masks emptied; the names of linears that keep a weight mask are returned."""
     for kind in (CHANNELS, HEADS):
         for layer in range(len(model.anatomy.blocks)):

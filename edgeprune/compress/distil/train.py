@@ -37,7 +37,7 @@ class Watcher(Protocol):
 class HeldMasks:
     """Keeps pruned weights exactly zero while the rest is trained."""
 
-    def __init__(self, model: Model, masks: dict[str, Tensor]) -> None:
+    def __init__(self, model: Model, masks: Mapping[str, Tensor]) -> None:
         self._held = [(model.linear(name).weight, mask.bool()) for name, mask in masks.items()]
 
     def observe(self, probed: Gradients) -> bool:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def joined(weight: Tensor, parts: Sequence[Rounded | Grouped]) -> Rounded | Grou
     norms = [float(each.norm()) for each in rows]
     errors = (part.relative_error * norm for part, norm in zip(parts, norms, strict=True))
     named = ("codes", "scales", "zero_points")
-    tensors = {
+    tensors: dict[str, Any] = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in named
         if hasattr(parts[0], name)
@@ -90,8 +91,8 @@ def round_layers(
     settings: QuantizeSettings,
     masks: Mapping[str, Tensor],
 ) -> Iterator[tuple[Entry, LayerValues]]:
-    """Round every planned tensor in place and yield its codes; a tied head has none of its own. What
-    is rounded of a streamed model, but by GPTQ, is to be read from its codes from then on.
+    """Round every planned tensor in place and yield its codes; a tied head has none of its own.
+    What is rounded of a streamed model is to be read from its codes from then on.
 
     Args:
         batches: calibration text, which GPTQ reads.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from edgeprune.compress.quantize.plan import Entry, Format, Plan, plan_formats
 from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.compress.quantize.sparse import choose_sparse
 from edgeprune.compress.quantize.value_files import ValueFiles
-from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 from edgeprune.model.tensor_files import CODES, SCALES, ZERO_POINTS, Place
@@ -90,12 +89,6 @@ class Quantized:
         place = folder / VALUES_APART
         self.codes, self.scales = ValueFiles(place, CODES), ValueFiles(place, SCALES)
         self.zero_points = ValueFiles(place, ZERO_POINTS)
-
-    def of(self, anatomy: Anatomy) -> "Quantized":
-        """The part of a plan that is of a model's tensors; values are shared."""
-        names = anatomy.linears().keys() | set(anatomy.embeddings.values())
-        entries = tuple(entry for entry in self.plan if entry.name in names)
-        return replace(self, plan=Plan(entries))
 
     def summary(self) -> dict[str, Any]:
         """The plan and its errors, as plain data for the manifest."""

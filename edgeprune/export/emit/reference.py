@@ -51,8 +51,7 @@ def _called(model: Model, batch: Feed) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class States:
-    """What a decoder computes of one batch, and then of each row's first token again, on the cache.
-    """
+    """A decoder's states on one batch, and then on each row's first token again, on the cache."""
 
     batch: Feed
     prompt: list[np.ndarray]

@@ -1,12 +1,12 @@
 """Rewrite the graph of a model that is too large to be run as a whole, and compare it part by part.
 
-    ids ─> [embeddings] ─> states ─> [layer 0] ─> states ─> ... ─> [layer n] ─> states ─> [head] ─> logits
+    ids ─> [embeddings] ─> states ─> [layer 0] ─> ... ─> [layer n] ─> states ─> [head] ─> logits
 
 A part is cut out of the graph that ships, with its cache. The emitted part is given torch's states
-and must answer with torch's next ones, for a batch and for one token more; after each pass, the part
-is compared with the same part before it, as rewrite/run.py compares whole graphs. So each part is
-right wherever it stands; that parts are joined right, the rewriting of two layers as a whole shows
-(stage.py).
+and must answer with torch's next ones, for a batch and for one token more; after each pass, it is
+compared with the same part before it, as rewrite/run.py compares whole graphs. So each part is
+right wherever it stands; that parts are joined right, the first two layers show, which are
+compared with torch as a whole (stage.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,14 @@ from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.emit.reference import States
 from edgeprune.export.graph import BEGIN, END, Graph
 from edgeprune.export.rewrite.linears import find_linears
-from edgeprune.export.rewrite.run import EMITTED, Pass, PassReport, RewriteError, at_seams, passes_for
+from edgeprune.export.rewrite.run import (
+    EMITTED,
+    Pass,
+    PassReport,
+    RewriteError,
+    at_seams,
+    passes_for,
+)
 from edgeprune.export.rewrite.verify import (
     NEXT,
     Feed,
@@ -161,8 +168,9 @@ def _beside_torch(part: _Part, graph: Graph, seen: Sequence[States]) -> Iterator
         for number, (given, made) in enumerate(calls(session, feed)):
             states = (each.prompt, each.following)[number]
             wanted = each.logits if part.writes is None else states[part.writes]
-            between = part.reads is not None and part.writes is not None
-            added = wanted - states[part.reads] if between else wanted
+            added = wanted
+            if part.reads is not None and part.writes is not None:
+                added = wanted - states[part.reads]
             values = {"got": made[end], "wanted": wanted, "added": added}
             values = without_padding(values, given)
             off = float(np.linalg.norm(values["got"] - values["wanted"]))

@@ -203,7 +203,7 @@ def rewrite(
     emitted = source if isinstance(source, Emitted) else None
     graph = Graph.load(source) if isinstance(source, Path) else source.graph
     before = run_graph(graph, [*batches, *(emitted.prompts if emitted else ())])
-    reports = [_as_torch(emitted, before)] if emitted else []
+    reports = [as_torch(emitted, before)] if emitted else []
     before = before[: len(batches)]
     passes = passes_for(anatomy, quantized, target, emitted is not None)
     if cache_bits is not None:  # last: later passes would see a cache of integers
@@ -263,7 +263,7 @@ def rewrite(
     return reports
 
 
-def _as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
+def as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
     """The report of an emission, which must answer as torch does."""
     # As a whole: where a massive activation is cancelled, a single value of SmolLM2's trace is 7e-4
     # from torch as well. Torch comes last, as a decoder's graph has its cache among its answers.

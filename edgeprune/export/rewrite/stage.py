@@ -12,15 +12,15 @@ from edgeprune.export.emit.reference import padded_prompts, states, torch_output
 from edgeprune.export.exported_model import write_export_manifest
 from edgeprune.export.rewrite.by_block import rewrite_by_block
 from edgeprune.export.rewrite.record import Pass, Rewritten
-from edgeprune.export.rewrite.run import Emitted, PassReport, rewrite
-from edgeprune.export.rewrite.verify import Feed
+from edgeprune.export.rewrite.run import Emitted, PassReport, as_torch, rewrite
+from edgeprune.export.rewrite.verify import Feed, run_graph
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model, write_layers
 from edgeprune.targets import Target
 
 # Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
 _CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
-# Layers of a streamed model that are rewritten and compared as a whole.
+# Layers of a streamed model that are compared as a whole.
 _WHOLE_LAYERS = 2
 
 
@@ -69,16 +69,13 @@ def _rewrite_whole(
 def _rewrite_streamed(
     context: Context, target: Path, quantized: Quantized | None, batches: Sequence[Feed]
 ) -> list[PassReport]:
-    """Rewrite two layers of the model as a whole, then all of it part by part."""
+    """Compare two layers of the model with torch as a whole, rewrite all of it part by part."""
     feeds = [{name: values[:1] for name, values in batch.items()} for batch in batches]
     with TemporaryDirectory(prefix="edgeprune-", dir=target) as scratch:
-        folder = Path(scratch)
-        write_layers(context.model, folder, _WHOLE_LAYERS)
-        few = emitted_graph(folder, context.target, feeds)
+        write_layers(context.model, Path(scratch), _WHOLE_LAYERS)
+        few = emitted_graph(Path(scratch), context.target, feeds)
         assert few is not None
-        anatomy = open_checkpoint(str(folder)).anatomy
-        part = quantized.of(anatomy) if quantized else None
-        rewrite(few, folder / "model.onnx", anatomy, part, feeds, context.target)
+        as_torch(few, run_graph(few.graph, [*feeds, *few.prompts]))
     graph = emitted(context.model, context.target.skip_layer_norm_harmful)
     assert graph is not None
     model = load_model(context.model)
