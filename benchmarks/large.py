@@ -44,7 +44,10 @@ SIZES = {
 }
 TEXT = "text: {max_tokens: %d, batch_tokens: 1024, held_out_samples: 8}\n"
 INT8 = "quantize: {activations: token, massive_activations: none, calibration_samples: 4}\n"
-INT4 = "quantize: {weights: int4, symmetric: false, method: %s, calibration_samples: 16}\n"
+INT4 = (
+    "quantize: {weights: int4, symmetric: false, method: %s, massive_activations: none, "
+    "calibration_samples: 16}\n"
+)
 PRUNED = "prune: {method: %s, sparsity: 0.5, samples: 16}\n"
 BUILDS = {
     "1b-int8": TEXT % 128 + INT8,
