@@ -33,6 +33,8 @@ RECIPES = {
     "wanda": "prune: {method: wanda, sparsity: 0.5, samples: 4}\n" + INT4 % "method: gptq",
     "sparsegpt": 'prune: {method: sparsegpt, pattern: "2:4", sparsity: 0.5, samples: 4}\n'
     + ROUNDED,
+    "channels": "cut: {channels: 0.25, score: flap, compensate: true, samples: 8}\n" + ROUNDED,
+    "heads": "cut: {heads: 0.5, channels: 0.25, score: magnitude}\n" + ROUNDED,
     "blocks": "prune: {method: magnitude, pattern: 4x16, sparsity: 0.5, samples: 4}\n"
     + "quantize: {activations: token, massive_activations: none, sparse: whole}\n",
 }

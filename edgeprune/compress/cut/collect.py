@@ -73,7 +73,11 @@ def _activations(make: Callable[[Gate, nn.Linear], Any]) -> Callable[..., dict[s
     ) -> dict[str, Tensor]:
         scorers = {gate.name: make(gate, model.linear(gate.name)) for gate in gates}
         _feed(scorers, model, gates, batches)
-        return {name: scorer.finish(model.linear(name).weight) for name, scorer in scorers.items()}
+        found = {}
+        for name, scorer in scorers.items():
+            with model.opened(name):
+                found[name] = scorer.finish(model.linear(name).weight)
+        return found
 
     return score
 
@@ -89,7 +93,12 @@ def _feed(
 def _magnitude(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
 ) -> dict[str, Tensor]:
-    return {gate.name: _weight_norms(model, gate) for gate in gates}
+    found, blocks = {}, model.anatomy.blocks
+    for gate in gates:
+        inside = next(block.name for block in blocks if gate.name in block.linears())
+        with model.opened(inside):
+            found[gate.name] = _weight_norms(model, gate)
+    return found
 
 
 def _weight_norms(model: Model, gate: Gate) -> Tensor:

@@ -19,6 +19,7 @@ from edgeprune.compress.calibrate.walk import InputStatistics, Walk
 from edgeprune.compress.cut.collect import means
 from edgeprune.compress.cut.surgery import keep_channels
 from edgeprune.compress.maths.obs import damped, least_squares
+from edgeprune.model.anatomy import Block
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 
@@ -43,8 +44,9 @@ def keep_means(model: Model, kind: str, kept: Sequence[Tensor], batches: Sequenc
         linear = model.linear(gate.name)
         positions = mask if gate.groups is None else mask[gate.groups]
         gone = ~positions.repeat_interleave(gate.unit_size)
-        shift = linear.weight[:, gone].double() @ found[gate.name][gone]
-        linear.bias.add_(shift.to(linear.bias.dtype))
+        with model.opened(gate.name):
+            shift = linear.weight[:, gone].double() @ found[gate.name][gone]
+            linear.bias.add_(shift.to(linear.bias.dtype))
 
 
 @torch.no_grad()
@@ -59,23 +61,27 @@ def cut_channels(
     walk = Walk(model, batches)
     blocks = model.anatomy.blocks
     for block, mask in track(zip(blocks, kept, strict=True), "compensating", len(blocks)):
-        down = model.linear(block.feed_forward.down)
-        keep = mask.bool()
-        if not bool(keep.all()):
-            # By a fork: what comes before is cut, too.
-            weigh = functools.partial(norm_weights, down.weight, down.bias)
-            inputs = walk.fork().inputs(block, block.feed_forward.down, weigh)
-            weight, bias = compensated(down.weight, down.bias, inputs, keep, damping)
-            if not bool(torch.isfinite(weight).all()):
-                raise UserError(
-                    f"{block.feed_forward.down} would be corrected to values that are not finite: "
-                    "raise cut.samples."
-                )
-            keep_channels(model, block.index, keep.nonzero().flatten().tolist())
-            down.weight.copy_(weight)
-            if bias is not None:
-                down.bias.copy_(bias)
-        walk.advance(block)
+        with model.opened(block.name):
+            if not bool(mask.all()):
+                _cut_block(model, walk, block, mask.bool(), damping)
+            walk.advance(block)
+
+
+def _cut_block(model: Model, walk: Walk, block: Block, keep: Tensor, damping: float) -> None:
+    down = model.linear(block.feed_forward.down)
+    # By a fork: what comes before is cut, too.
+    weigh = functools.partial(norm_weights, down.weight, down.bias)
+    inputs = walk.fork().inputs(block, block.feed_forward.down, weigh)
+    weight, bias = compensated(down.weight, down.bias, inputs, keep, damping)
+    if not bool(torch.isfinite(weight).all()):
+        raise UserError(
+            f"{block.feed_forward.down} would be corrected to values that are not finite: "
+            "raise cut.samples."
+        )
+    keep_channels(model, block.index, keep.nonzero().flatten().tolist())
+    down.weight.copy_(weight)
+    if bias is not None:
+        down.bias.copy_(bias)
 
 
 def norm_weights(weight: Tensor, bias: Tensor | None, rows: Tensor, entered: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from edgeprune.base.budget import apportion
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import many
 from edgeprune.compress.cut.record import Cut
-from edgeprune.compress.cut.settings import CutSettings
+from edgeprune.compress.cut.settings import COMPARABLE, CutSettings
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.stage import Stage, objective
 from edgeprune.model.anatomy import Anatomy
@@ -63,6 +63,15 @@ def _refuse_units(
             f"cut.{kind} is {share:g}, which would keep {keep} of {total} in "
             f"{left} layers, and every layer keeps at least {minimum}: ask for less."
         )
+
+
+def _whole(settings: CutSettings) -> str:
+    """What needs the whole model in memory: layers that leave, and scores that take gradients."""
+    for name in ("layers", "experts"):
+        if getattr(settings, name):
+            return f"cut.{name}"
+    scored = settings.channels or settings.heads
+    return f"cut.score: {settings.score}" if scored and settings.score in COMPARABLE else ""
 
 
 def _would(settings: CutSettings, facts: Facts) -> list[str]:
@@ -155,6 +164,7 @@ CUT = Stage(
     settings=CutSettings,
     default=CutSettings,
     description="Removal from the shapes.",
+    whole=_whole,
     trains=True,
     refuse=_refuse,
     would=_would,

@@ -11,7 +11,7 @@ _KEPT_ENDS = {"taylor": (4, 2), "search": (1, 0)}
 """Layers at the start and end that stay by default: Taylor+'s rule; and what reads embeddings."""
 _LAYER_SAMPLES = {"linearity": 256}
 """Sequences that score layers by default, where that is not 32: a linear map has many entries."""
-_COMPARABLE = ("fisher", "taylor")
+COMPARABLE = ("fisher", "taylor")
 """Scores of units that have one scale over all layers."""
 
 
@@ -101,10 +101,10 @@ class CutSettings(Settings):
 
     @model_validator(mode="after")
     def _one_threshold_has_one_scale(self) -> Self:
-        if self.policy == "global" and self.score not in _COMPARABLE:
+        if self.policy == "global" and self.score not in COMPARABLE:
             raise ValueError(
                 f"{self.score} scores differ in scale from layer to layer, so one threshold over "
-                f"all is arbitrary: leave policy out, or score by {' or '.join(_COMPARABLE)}"
+                f"all is arbitrary: leave policy out, or score by {' or '.join(COMPARABLE)}"
             )
         return self
 
@@ -138,4 +138,4 @@ class CutSettings(Settings):
         """The policy that auto stands for."""
         if self.policy != "auto":
             return self.policy
-        return "global" if self.score in _COMPARABLE else "uniform"
+        return "global" if self.score in COMPARABLE else "uniform"

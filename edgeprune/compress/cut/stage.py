@@ -28,8 +28,8 @@ _KEEP = {CHANNELS: keep_channels, HEADS: keep_heads}
 
 def run(context: Context, source: Path, target: Path, settings: CutSettings) -> Cut:
     """Cut the model in `source`; write the smaller one into `target`."""
-    model, masks = load_model(source), load_masks(source)
-    weights = _apply_masks(model, masks)
+    model = load_model(source, changes=target)
+    weights = [] if model.streamed else _apply_masks(model, load_masks(source))
     chosen: dict[str, Any] = {}
     if count := settings.layers_to_drop(len(model.layers)):
         names = _linear_names(model)
@@ -139,12 +139,15 @@ def cut(
 def remove_masked(model: Model, kind: str, kept: list[Tensor]) -> None:
     """Cut the units that `kept` [units] marks False out of every layer."""
     blocks = model.anatomy.blocks
+    if kind == CHANNELS:  # a mixture has a feed-forward for each of its experts
+        blocks = tuple(block for block in blocks for _ in block.feed_forwards)
     for layer, mask in enumerate(kept):
         positions = mask.bool()
         if kind == HEADS and model.anatomy.shared_key_value_heads:
             positions = positions[head_groups(blocks[layer])]
         if not bool(positions.all()):
-            _KEEP[kind](model, layer, positions.nonzero().flatten().tolist())
+            with model.opened(blocks[layer].name):
+                _KEEP[kind](model, layer, positions.nonzero().flatten().tolist())
 
 
 def _apply_masks(model: Model, masks: Mapping[str, Tensor]) -> list[str]:
