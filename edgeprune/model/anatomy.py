@@ -15,9 +15,10 @@ from edgeprune.model.families import (
     Family,
     Shape,
     find_family,
+    head_dim,
     hidden_size,
     max_positions,
-    num_heads,
+    query_rows,
 )
 from edgeprune.model.tasks import Head, task_of
 
@@ -205,9 +206,8 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     family = find_family(model_type)
     if family.norms_first and not config.get(family.norms_first, True):
         family = replace(family, attention_norm=None, feed_forward_norm=None)
-    shapes = _plain(family, shapes)
+    shapes = _plain(family, config, shapes)
     prefix = _base_prefix(family, shapes)
-    head_dim = config.get("head_dim") or hidden_size(config) // num_heads(config)
     blocks = []
     for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
         layer = f"{prefix}{family.layers}.{index}"
@@ -216,7 +216,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
             Block(
                 index=index,
                 name=layer,
-                attention=_attention(family, layer, shapes, int(head_dim)),
+                attention=_attention(family, layer, shapes, head_dim(config)),
                 feed_forwards=_feed_forwards(family, layer, shapes, experts),
                 experts=experts,
             )
@@ -243,7 +243,9 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     )
 
 
-def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+def _plain(
+    family: Family, config: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Mapping[str, Shape]:
     """Names and shapes as they are once a model was read, and fused, stacked and transposed weights
     were made plain linears."""
     plain: dict[str, Shape] = {}
@@ -251,24 +253,30 @@ def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
         for part, called in family.in_files.items():
             name = name.replace(part, called)
         plain[name] = shape
-    return _unstacked(family, _unfused(family, plain))
+    return _unstacked(family, _unfused(family, query_rows(config), plain))
 
 
-def _unfused(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    fused = family.fused
-    if fused is None or not any(name.endswith(f".{fused.path}.weight") for name in shapes):
+def _unfused(family: Family, queries: int, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    stored = [
+        fused
+        for fused in family.fused
+        if any(name.endswith(f".{fused.path}.weight") for name in shapes)
+    ]
+    if not stored:
         return shapes
-    turned = (fused.path, family.output, family.up, family.down) if family.transposed else ()
+    paths = [fused.path for fused in stored]
+    turned = (*paths, family.output, family.up, family.down) if family.transposed else ()
     plain: dict[str, Shape] = {}
     for name, shape in shapes.items():
         path, _, kind = name.rpartition(".")
         if kind == "weight" and path.endswith(tuple(f".{part}" for part in turned)):
             shape = shape[::-1]
-        if path.endswith(f".{fused.path}") and kind in ("weight", "bias"):
-            third = (*(rows // 3 for rows in shape[:1]), *shape[1:])
-            plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
-        else:
+        fused = next((each for each in stored if path.endswith(f".{each.path}")), None)
+        if fused is None or kind not in ("weight", "bias") or not shape:
             plain[name] = shape
+            continue
+        for part, rows in fused.sizes(shape[0], queries).items():
+            plain[f"{path}.{part}.{kind}"] = (rows, *shape[1:])
     return plain
 
 

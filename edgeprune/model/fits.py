@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import stated
+from edgeprune.model.families import BY_LAYER, stated
 from edgeprune.model.pooling import read_pooling
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
@@ -35,6 +35,7 @@ def check_fits(checkpoint: Checkpoint) -> None:
                 f"{checkpoint.name} is not whole: config.json says {key} {value:,}, and its "
                 f"weights hold {found:,}."
             )
+    _check_lists(checkpoint)
     _check_padding(checkpoint)
     _check_head(checkpoint)
     if TASKS[checkpoint.task].pools:
@@ -55,6 +56,18 @@ def _sizes(anatomy: Anatomy) -> Iterator[tuple[str, int]]:
             yield "num_experts", block.experts.count
         else:
             yield "intermediate_size", block.feed_forward.channels
+
+
+def _check_lists(checkpoint: Checkpoint) -> None:
+    """Whether what is stated layer by layer is stated of every layer."""
+    layers = len(checkpoint.anatomy.blocks)
+    for setting in BY_LAYER:
+        count = len(checkpoint.config.get(setting) or range(layers))
+        if count < layers:
+            raise UserError(
+                f"{checkpoint.name} is not whole: config.json says {setting} of {count:,} layers, "
+                f"and its weights hold {layers:,}."
+            )
 
 
 def _check_padding(checkpoint: Checkpoint) -> None:

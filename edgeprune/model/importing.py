@@ -12,7 +12,7 @@ from edgeprune.base.errors import UserError, reason
 from edgeprune.base.quiet import quiet
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import INDEX, Checkpoint
-from edgeprune.model.families import find_family, num_heads
+from edgeprune.model.families import find_family
 from edgeprune.model.fits import check_fits
 from edgeprune.model.model import Model, wrap
 from edgeprune.model.plain import fold_depth_scales, make_plain
@@ -60,7 +60,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     # A checkpoint that was 4-bit on disk is float32 from here on, wherever it lay.
     for name in ("quantization_config", "_name_or_path"):
         config.pop(name, None)
-    make_plain(loaded, family, num_heads(config))
+    make_plain(loaded, family, config)
     model = wrap(without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
     for name, tensor in model.module.state_dict().items():

@@ -12,7 +12,7 @@ from edgeprune.model.anatomy import describe
 from edgeprune.model.assets import SIZES, copy_assets
 from edgeprune.model.checkpoint import WEIGHTS, open_checkpoint
 from edgeprune.model.config import read_config
-from edgeprune.model.families import find_family, num_heads
+from edgeprune.model.families import find_family
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.plain import make_plain
@@ -65,7 +65,7 @@ def load_model(folder: Path, attention: str | None = None) -> Model:
     with no_init_weights():
         module = architecture(settings)
     module = without_unread_pooler(module, config)
-    make_plain(module, find_family(config["model_type"]), num_heads(config))
+    make_plain(module, find_family(config["model_type"]), config)
     tensors = load_file(folder / WEIGHTS)
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)

@@ -25,8 +25,8 @@ from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 
-GROUPED = (*DECODERS[:6], "phi-grouped", "llama-biased")
-FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS)))
+GROUPED = (*DECODERS[:6], *DECODERS[-2:], "granite", "phi-grouped", "phi3-partial", "llama-biased")
+FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, "granite", *ODD_DECODERS)))
 
 # Kept units per layer. Layers end with different sizes; a decoder's heads are slots of its groups.
 CHANNELS_KEPT = ([0, 2, 3, 5, 8, 13, 21, 34, 39], list(range(1, 40, 2)))

@@ -82,6 +82,7 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
         ("llama", {"num_key_value_heads": 3}, "4 attention heads cannot share 3 key-value heads"),
         ("llama", {"num_key_value_heads": 4}, "num_key_value_heads 4, and its weights hold 2"),
         ("llama", {"head_dim": 16}, "num_attention_heads 4, and its weights hold 2"),
+        ("llama", {"layer_types": ["full_attention"]}, "says layer_types of 1 layers, and its"),
         ("llama", {"rope_theta": 0}, "rope_theta: input should be greater than 0"),
         ("llama", {"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling: input should be"),
         ("llama", {"tie_word_embeddings": False}, "it has no lm_head.weight"),
