@@ -56,6 +56,23 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """A short convolution in place of a layer's attention: full module names of its linears, and
+    what it keeps of the tokens before."""
+
+    input: str
+    output: str
+    channels: int
+    taps: int
+    """Tokens that one reads, itself included, and columns of the cache."""
+    norm: str | None = None
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role, in the order of the data."""
+        return {self.input: "input", self.output: "output"}
+
+
+@dataclass(frozen=True)
 class FeedForward:
     """One layer's feed-forward: full module names of its linears, and its channel count."""
 
@@ -94,9 +111,24 @@ class Block:
 
     index: int
     name: str
-    attention: Attention
+    mixer: Attention | Convolution
+    """What lets its tokens read others."""
     feed_forwards: tuple[FeedForward, ...]
     experts: Experts | None = None
+
+    @property
+    def attention(self) -> Attention:
+        """The attention of a layer that attends.
+
+        Raises:
+            UserError: the layer has a short convolution.
+        """
+        if isinstance(self.mixer, Convolution):
+            raise UserError(
+                f"{self.name} is a short convolution, which this does not do: such models are "
+                "quantized, exported and run."
+            )
+        return self.mixer
 
     @property
     def feed_forward(self) -> FeedForward:
@@ -114,7 +146,7 @@ class Block:
 
     def linears(self) -> dict[str, str]:
         """Full module name -> role of every linear but a router, in the order of the data."""
-        linears = self.attention.linears()
+        linears = self.mixer.linears()
         for part in self.feed_forwards:
             linears |= part.linears()
         return linears
@@ -142,6 +174,17 @@ class Anatomy:
         return self.blocks[0].name.removesuffix(f"{self.family.layers}.0")
 
     @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attention of every layer that attends, in order."""
+        mixers = (block.mixer for block in self.blocks)
+        return tuple(mixer for mixer in mixers if isinstance(mixer, Attention))
+
+    @property
+    def attends(self) -> bool:
+        """Whether every layer does; the others have short convolutions."""
+        return len(self.attentions) == len(self.blocks)
+
+    @property
     def causal(self) -> bool:
         """Whether a token sees only those before it."""
         return self.family.causal
@@ -155,14 +198,13 @@ class Anatomy:
     def shared_key_value_heads(self) -> bool:
         """Whether query heads leave one of every key-value head's at a time, and key-value heads
         stay: several read one, or clients size a cache by the configuration."""
-        return self.has_cache or any(block.attention.heads_per_group > 1 for block in self.blocks)
+        return self.has_cache or any(part.heads_per_group > 1 for part in self.attentions)
 
     @property
     def head_units(self) -> list[int]:
-        """In each layer, the heads that can leave one by one."""
+        """In each layer that attends, the heads that can leave one by one."""
         shared = self.shared_key_value_heads
-        parts = (block.attention for block in self.blocks)
-        return [part.heads_per_group if shared else part.num_heads for part in parts]
+        return [part.heads_per_group if shared else part.num_heads for part in self.attentions]
 
     @property
     def head(self) -> str | None:
@@ -216,7 +258,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
             Block(
                 index=index,
                 name=layer,
-                attention=_attention(family, layer, shapes, head_dim(config)),
+                mixer=_mixer(family, layer, shapes, head_dim(config)),
                 feed_forwards=_feed_forwards(family, layer, shapes, experts),
                 experts=experts,
             )
@@ -302,6 +344,24 @@ def _unstacked(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shap
     return plain
 
 
+def _mixer(
+    family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int
+) -> Attention | Convolution:
+    paths = family.convolution
+    kernel = shapes.get(f"{layer}.{paths.kernel}.weight") if paths else None
+    if paths is None or kernel is None:
+        return _attention(family, layer, shapes, head_dim)
+    if len(kernel) != 3:
+        raise UserError(f"{layer}.{paths.kernel}.weight does not hold taps of channels.")
+    return Convolution(
+        input=f"{layer}.{paths.input}",
+        output=f"{layer}.{paths.output}",
+        channels=kernel[0],
+        taps=kernel[-1],
+        norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
+    )
+
+
 def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Attention:
     query, key = f"{layer}.{family.query}", f"{layer}.{family.key}"
     return Attention(
@@ -367,8 +427,9 @@ def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
 
 
 def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
+    first = [family.query, *([family.convolution.input] if family.convolution else [])]
     for prefix in _BASE_PREFIXES:
-        if f"{prefix}{family.layers}.0.{family.query}.weight" in shapes:
+        if any(f"{prefix}{family.layers}.0.{path}.weight" in shapes for path in first):
             return prefix
     raise UserError(
         f"The model's files hold no layer named {family.layers}.0.{family.query}; "

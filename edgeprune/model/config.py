@@ -87,6 +87,7 @@ class ModelConfig(_Checked):
     use_sliding_window: bool | None = None
     layer_types: list[str] | None = None
     no_rope_layers: list[int] | None = None
+    conv_L_cache: _Count | None = None
     embedding_multiplier: _Positive | None = None
     attention_multiplier: _Positive | None = None
     residual_multiplier: _Positive | None = None

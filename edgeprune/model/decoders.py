@@ -77,7 +77,8 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
     blocks, base = anatomy.blocks, anatomy.prefix
 
     def number(setting: str | None) -> float | None:
-        return float(config.get(setting, 1.0)) if setting else None
+        stated = config.get(setting) if setting else None
+        return float(1 if stated is None else stated) if setting else None
 
     def inside(path: str | None) -> tuple[str, ...]:
         return tuple(f"{block.name}.{path}" for block in blocks) if path else ()

@@ -54,6 +54,17 @@ class ExpertPaths:
 
 
 @dataclass(frozen=True)
+class ConvolutionPaths:
+    """Where a layer that has a short convolution in place of attention keeps its parts."""
+
+    input: str
+    """The linear before it, of two gates and what is convolved."""
+    kernel: str
+    """Its taps of every channel (channels, 1, taps)."""
+    output: str
+
+
+@dataclass(frozen=True)
 class DistanceBias:
     """What is added to the scores of two tokens by their distance: near ones have a row of the
     table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section 2.1),
@@ -155,6 +166,11 @@ class Family:
     norm_offset: float = 0.0
     """What a norm adds to its stored weight."""
     experts: ExpertPaths | None = None
+    convolution: ConvolutionPaths | None = None
+    """Of the layers that do not attend, where the family has such."""
+    rounds_channels: str | None = None
+    """The setting by which feed-forwards are not as wide as the configuration says, but as wide as
+    transformers makes of that; true where it is missing."""
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
     in_files: Mapping[str, str] = field(default_factory=dict)
@@ -368,6 +384,20 @@ FAMILIES: tuple[Family, ...] = (
             normalized="norm_topk_prob",
         ),
     ),
+    replace(
+        _LLAMA,
+        model_types=("lfm2",),
+        output="self_attn.out_proj",
+        gate="feed_forward.w1",
+        up="feed_forward.w3",
+        down="feed_forward.w2",
+        attention_norm="operator_norm",
+        feed_forward_norm="ffn_norm",
+        convolution=ConvolutionPaths("conv.in_proj", "conv.conv", "conv.out_proj"),
+        rounds_channels="block_auto_adjust_ff_dim",
+        ties=True,
+        decoder=None,
+    ),
     Family(
         model_types=("gpt2",),
         causal=True,
@@ -496,6 +526,7 @@ _SETTINGS = {
 }
 """The names that families give to one setting."""
 TRAINED_LENGTH = "original_max_position_embeddings"
+"""The setting for the length that a model was trained on before its positions were stretched."""
 BY_LAYER = ("layer_types", "no_rope_layers")
 """Settings that are lists with an entry for each layer."""
 

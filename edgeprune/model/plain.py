@@ -94,11 +94,17 @@ class Mixture(nn.Module):
 
 @torch.no_grad()
 def make_plain(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
-    """Give a model of `family` plain linears in place of fused, stacked and transposed weights.
+    """Give a model of `family` plain linears in place of fused, stacked and transposed weights, and
+    one set of angles for positions where longrope has two: those of texts that are taken (see
+    `families.short_length`).
 
     Args:
         config: the contents of its config.json.
     """
+    rotary: Any
+    for rotary in module.modules():
+        if getattr(rotary, "rope_type", None) == "longrope":  # by which it looks for longer texts
+            rotary.rope_type = "default"
     if family.experts is not None:
         for name, part in list(module.named_modules()):
             if name.endswith(f".{family.experts.module}") and hasattr(part, "experts"):

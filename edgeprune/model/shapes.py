@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeprune.model.anatomy import Attention
 from edgeprune.model.families import find_family
 from edgeprune.model.model import Model
 from edgeprune.model.tasks import task_of
@@ -24,7 +25,9 @@ def set_head_attributes(model: Model) -> None:
     """Make every layer's attention agree with the heads that it has left."""
     anatomy = model.anatomy
     for block, heads in zip(anatomy.blocks, model.heads, strict=True):
-        attention = block.attention
+        attention = block.mixer
+        if not isinstance(attention, Attention):
+            continue
         counts = {
             "heads": attention.num_heads,
             "width": attention.num_heads * attention.head_dim,

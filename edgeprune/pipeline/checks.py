@@ -48,6 +48,8 @@ def check(recipe: Recipe, context: Context) -> None:
     facts = Facts.of(checkpoint, text, context.target, context.settings)
     for stage in recipe.stages:
         settings = context.settings.get(stage.name)
+        if stage.attends:
+            facts.refuse_convolutions(stage.name)
         stage.refuse(settings, facts)
         facts = stage.leaves(settings, facts)
     _check_text(checkpoint, text)

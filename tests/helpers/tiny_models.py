@@ -71,6 +71,7 @@ ODD_DECODERS = (
         "phi3-partial",
     ),
 )
+HYBRIDS = ("lfm2",)
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
 
 
@@ -181,6 +182,14 @@ def _new(family: str, layers: int) -> nn.Module:
         ),
         "granite": lambda: t.GraniteForCausalLM(t.GraniteConfig(**_GRANITE, **tied, **llama)),
         "granite-fused": lambda: t.GraniteForCausalLM(t.GraniteConfig(**_GRANITE, **fused)),
+        "lfm2": lambda: t.Lfm2ForCausalLM(
+            t.Lfm2Config(
+                layer_types=["full_attention" if n % 2 else "conv" for n in range(layers)],
+                block_auto_adjust_ff_dim=False,
+                **_IDS,
+                **llama,
+            )
+        ),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**gpt2)),
         "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **opt)),
         "opt-norms-after": lambda: t.OPTForCausalLM(

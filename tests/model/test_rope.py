@@ -112,7 +112,7 @@ def test_angles_are_those_of_the_closed_form(kind, words, saved, tmp_path):
 @pytest.mark.parametrize(
     "family",
     [
-        *("mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "granite"),
+        *("mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "granite", "lfm2"),
         *("mixtral", "qwen2_moe", "qwen3_moe"),
     ],
 )

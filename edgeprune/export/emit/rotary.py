@@ -45,7 +45,8 @@ def rotary_tables(config: Mapping[str, Any], anatomy: Anatomy) -> tuple[np.ndarr
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in _KINDS:
         return None
-    longest, width = int(config["max_position_embeddings"]), rotary_width(config, anatomy)
+    longest = int(config.get("max_position_embeddings") or anatomy.max_positions)
+    width = rotary_width(config, anatomy)
     theta = float(config.get(anatomy.family.rotary["rope_theta"], 10_000.0))
     scaling = {**scaling, TRAINED_LENGTH: trained_length(config) or longest}
     frequencies, factor = _KINDS[kind](theta, width, scaling, longest)

@@ -42,6 +42,7 @@ FAMILY_NAMES = (
     *CLASSIFIERS,
     *DECODERS,
     "granite",
+    "lfm2",
     *ODD_DECODERS,
     *FUSED_DECODERS,
     *MIXTURES,
