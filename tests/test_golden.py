@@ -20,6 +20,7 @@ from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 from tiny_models import (
     CLASSIFIERS,
     DECODERS,
+    EMITTED_DECODERS,
     ENCODERS,
     FUSED_DECODERS,
     MIXTURES,
@@ -45,7 +46,12 @@ WIDTH = 100
 # operators -------------------------------------------------------------------------------------
 
 FAMILIES = tuple(
-    dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES))
+    dict.fromkeys(
+        (
+            *(*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS),
+            *(*EMITTED_DECODERS, *ODD_DECODERS, *MIXTURES),
+        )
+    )
 )
 PLAIN = {"massive_activations": "none"}
 FORMATS: dict[str, dict[str, Any] | None] = {

@@ -89,6 +89,22 @@ class Facts:
                 "take; leave it out and use cut.experts, cut.channels or cut.layers."
             )
 
+    def refuse_convolutions(self, stage: str, setting: str = "") -> None:
+        """Refuse a model with short convolutions in a stage that knows layers that attend alone.
+
+        Args:
+            setting: under which alone the stage does.
+
+        Raises:
+            UserError: the model has some.
+        """
+        if not self.checkpoint.anatomy.attends:
+            which = f"{setting} of the {stage} stage" if setting else f"the {stage} stage"
+            raise UserError(
+                f"{self.checkpoint.name} has layers of short convolutions, which {which} does not "
+                "take; leave it out: such a model is quantized, exported and run."
+            )
+
     def refuse_whole_groups(self) -> None:
         """Refuse to take heads from a model none of whose heads can leave.
 

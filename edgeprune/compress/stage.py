@@ -66,6 +66,8 @@ class Stage:
     """Whether it may take hours, so that what refuses without its result is asked before it."""
     refuse: Callable[[Any, Facts], None] = _nothing
     """Raises a UserError for settings that cannot be carried out on this model."""
+    attends: bool = False
+    """Whether it takes models alone of which every layer attends."""
     agree: Callable[[Any, Mapping[str, Any]], None] = _nothing
     """Raises a ValueError for settings that contradict those of other stages, given by name."""
     would: Callable[[Any, Facts], list[str]] = _no_lines

@@ -26,7 +26,8 @@ from torch import nn
 from edgeprune.base.errors import UserError
 from edgeprune.base.quiet import quiet
 from edgeprune.export.attention import our_attention
-from edgeprune.export.faces import Attended, Face, generating, reading
+from edgeprune.export.faces import Attended, Convolved, Face, generating, reading
+from edgeprune.model.anatomy import Convolution
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.families import find_family
@@ -77,8 +78,12 @@ def face_of(model: Model) -> Face:
     """What a model's graph takes and gives, as its task wants it."""
     task, module = TASKS[model.task], model.module
     if task.generates:
-        parts = [block.attention for block in model.anatomy.blocks]
-        layers = [Attended(part.num_key_value_heads, part.head_dim) for part in parts]
+        layers = [
+            Convolved(mixer.channels, mixer.taps)
+            if isinstance(mixer, Convolution)
+            else Attended(mixer.num_key_value_heads, mixer.head_dim)
+            for mixer in (block.mixer for block in model.anatomy.blocks)
+        ]
         return generating(module, task.output, layers)
     function = find_family(str(model.config["model_type"])).encoder
     typed = function is not None and function.reads_token_types

@@ -15,9 +15,10 @@ from edgeprune.model.families import (
     Family,
     Shape,
     find_family,
+    head_dim,
     hidden_size,
     max_positions,
-    num_heads,
+    query_rows,
 )
 from edgeprune.model.tasks import Head, task_of
 
@@ -52,6 +53,23 @@ class Attention:
             self.value: "value",
             self.output: "output",
         }
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A short convolution in place of a layer's attention: full module names of its linears, and
+    what it keeps of the tokens before."""
+
+    input: str
+    output: str
+    channels: int
+    taps: int
+    """Tokens that one reads, itself included, and columns of the cache."""
+    norm: str | None = None
+
+    def linears(self) -> dict[str, str]:
+        """Full module name -> role, in the order of the data."""
+        return {self.input: "input", self.output: "output"}
 
 
 @dataclass(frozen=True)
@@ -93,9 +111,24 @@ class Block:
 
     index: int
     name: str
-    attention: Attention
+    mixer: Attention | Convolution
+    """What lets its tokens read others."""
     feed_forwards: tuple[FeedForward, ...]
     experts: Experts | None = None
+
+    @property
+    def attention(self) -> Attention:
+        """The attention of a layer that attends.
+
+        Raises:
+            UserError: the layer has a short convolution.
+        """
+        if isinstance(self.mixer, Convolution):
+            raise UserError(
+                f"{self.name} is a short convolution, which this does not do: such models are "
+                "quantized, exported and run."
+            )
+        return self.mixer
 
     @property
     def feed_forward(self) -> FeedForward:
@@ -113,7 +146,7 @@ class Block:
 
     def linears(self) -> dict[str, str]:
         """Full module name -> role of every linear but a router, in the order of the data."""
-        linears = self.attention.linears()
+        linears = self.mixer.linears()
         for part in self.feed_forwards:
             linears |= part.linears()
         return linears
@@ -141,6 +174,17 @@ class Anatomy:
         return self.blocks[0].name.removesuffix(f"{self.family.layers}.0")
 
     @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attention of every layer that attends, in order."""
+        mixers = (block.mixer for block in self.blocks)
+        return tuple(mixer for mixer in mixers if isinstance(mixer, Attention))
+
+    @property
+    def attends(self) -> bool:
+        """Whether every layer does; the others have short convolutions."""
+        return len(self.attentions) == len(self.blocks)
+
+    @property
     def causal(self) -> bool:
         """Whether a token sees only those before it."""
         return self.family.causal
@@ -154,14 +198,13 @@ class Anatomy:
     def shared_key_value_heads(self) -> bool:
         """Whether query heads leave one of every key-value head's at a time, and key-value heads
         stay: several read one, or clients size a cache by the configuration."""
-        return self.has_cache or any(block.attention.heads_per_group > 1 for block in self.blocks)
+        return self.has_cache or any(part.heads_per_group > 1 for part in self.attentions)
 
     @property
     def head_units(self) -> list[int]:
-        """In each layer, the heads that can leave one by one."""
+        """In each layer that attends, the heads that can leave one by one."""
         shared = self.shared_key_value_heads
-        parts = (block.attention for block in self.blocks)
-        return [part.heads_per_group if shared else part.num_heads for part in parts]
+        return [part.heads_per_group if shared else part.num_heads for part in self.attentions]
 
     @property
     def head(self) -> str | None:
@@ -205,9 +248,8 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     family = find_family(model_type)
     if family.norms_first and not config.get(family.norms_first, True):
         family = replace(family, attention_norm=None, feed_forward_norm=None)
-    shapes = _plain(family, shapes)
+    shapes = _plain(family, config, shapes)
     prefix = _base_prefix(family, shapes)
-    head_dim = config.get("head_dim") or hidden_size(config) // num_heads(config)
     blocks = []
     for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
         layer = f"{prefix}{family.layers}.{index}"
@@ -216,7 +258,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
             Block(
                 index=index,
                 name=layer,
-                attention=_attention(family, layer, shapes, int(head_dim)),
+                mixer=_mixer(family, layer, shapes, head_dim(config)),
                 feed_forwards=_feed_forwards(family, layer, shapes, experts),
                 experts=experts,
             )
@@ -243,7 +285,9 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     )
 
 
-def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+def _plain(
+    family: Family, config: Mapping[str, Any], shapes: Mapping[str, Shape]
+) -> Mapping[str, Shape]:
     """Names and shapes as they are once a model was read, and fused, stacked and transposed weights
     were made plain linears."""
     plain: dict[str, Shape] = {}
@@ -251,24 +295,30 @@ def _plain(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
         for part, called in family.in_files.items():
             name = name.replace(part, called)
         plain[name] = shape
-    return _unstacked(family, _unfused(family, plain))
+    return _unstacked(family, _unfused(family, query_rows(config), plain))
 
 
-def _unfused(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    fused = family.fused
-    if fused is None or not any(name.endswith(f".{fused.path}.weight") for name in shapes):
+def _unfused(family: Family, queries: int, shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    stored = [
+        fused
+        for fused in family.fused
+        if any(name.endswith(f".{fused.path}.weight") for name in shapes)
+    ]
+    if not stored:
         return shapes
-    turned = (fused.path, family.output, family.up, family.down) if family.transposed else ()
+    paths = [fused.path for fused in stored]
+    turned = (*paths, family.output, family.up, family.down) if family.transposed else ()
     plain: dict[str, Shape] = {}
     for name, shape in shapes.items():
         path, _, kind = name.rpartition(".")
         if kind == "weight" and path.endswith(tuple(f".{part}" for part in turned)):
             shape = shape[::-1]
-        if path.endswith(f".{fused.path}") and kind in ("weight", "bias"):
-            third = (*(rows // 3 for rows in shape[:1]), *shape[1:])
-            plain |= {f"{path}.{part}.{kind}": third for part in ("query", "key", "value")}
-        else:
+        fused = next((each for each in stored if path.endswith(f".{each.path}")), None)
+        if fused is None or kind not in ("weight", "bias") or not shape:
             plain[name] = shape
+            continue
+        for part, rows in fused.sizes(shape[0], queries).items():
+            plain[f"{path}.{part}.{kind}"] = (rows, *shape[1:])
     return plain
 
 
@@ -292,6 +342,24 @@ def _unstacked(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shap
             for part, rows in parts.items():
                 plain[f"{path}.{number}.{part}.weight"] = (rows, shape[2])
     return plain
+
+
+def _mixer(
+    family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int
+) -> Attention | Convolution:
+    paths = family.convolution
+    kernel = shapes.get(f"{layer}.{paths.kernel}.weight") if paths else None
+    if paths is None or kernel is None:
+        return _attention(family, layer, shapes, head_dim)
+    if len(kernel) != 3:
+        raise UserError(f"{layer}.{paths.kernel}.weight does not hold taps of channels.")
+    return Convolution(
+        input=f"{layer}.{paths.input}",
+        output=f"{layer}.{paths.output}",
+        channels=kernel[0],
+        taps=kernel[-1],
+        norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
+    )
 
 
 def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Attention:
@@ -359,8 +427,9 @@ def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
 
 
 def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
+    first = [family.query, *([family.convolution.input] if family.convolution else [])]
     for prefix in _BASE_PREFIXES:
-        if f"{prefix}{family.layers}.0.{family.query}.weight" in shapes:
+        if any(f"{prefix}{family.layers}.0.{path}.weight" in shapes for path in first):
             return prefix
     raise UserError(
         f"The model's files hold no layer named {family.layers}.0.{family.query}; "

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import load_json, read_json
-from edgeprune.model.families import find_family, stated
-from edgeprune.model.rope import check_rope, without_rope_parameters
+from edgeprune.model.families import find_family, known_model_types, stated
+from edgeprune.model.rope import check_rope, named_longrope, without_rope_parameters
 
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Token = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -38,6 +38,9 @@ class RopeScaling(_Checked):
     type: _Rope = "default"
     factor: _Positive = 1.0
     original_max_position_embeddings: _Count | None = None
+    short_factor: list[_Positive] | None = None
+    long_factor: list[_Positive] | None = None
+    attention_factor: _Positive | None = None
 
 
 class ModelConfig(_Checked):
@@ -79,8 +82,16 @@ class ModelConfig(_Checked):
     rotary_pct: _Share | None = None
     rope_scaling: RopeScaling | None = None
     rope_parameters: dict[str, Any] | None = None
+    original_max_position_embeddings: _Count | None = None
     sliding_window: _Window | None = None
+    use_sliding_window: bool | None = None
     layer_types: list[str] | None = None
+    no_rope_layers: list[int] | None = None
+    conv_L_cache: _Count | None = None
+    embedding_multiplier: _Positive | None = None
+    attention_multiplier: _Positive | None = None
+    residual_multiplier: _Positive | None = None
+    logits_scaling: _Positive | None = None
     scale_attn_by_inverse_layer_idx: bool | None = None
     # Norms and activations.
     hidden_act: str | None = None
@@ -132,7 +143,7 @@ def check_types(config: dict[str, Any], file: Path) -> None:
 
 def refuse_code(folder: Path) -> None:
     """Refuse a folder whose settings name code of its own (`auto_map`), which would define what
-    the model is and is never run.
+    the model is and is never run, and say whether the model can do without.
 
     Raises:
         UserError: naming the file and the code.
@@ -142,10 +153,18 @@ def refuse_code(folder: Path) -> None:
         if isinstance(settings, dict) and settings.get("auto_map"):
             raise UserError(
                 f"{folder / name} names code to be run with the model (auto_map: "
-                f"{settings['auto_map']!r:.120}), and a model's code is never run: if "
-                "transformers has the architecture itself, remove auto_map; else this model cannot "
-                "be used."
+                f"{settings['auto_map']!r:.120}), and a model's code is never run: "
+                f"{_without_code(folder)}."
             )
+
+
+def _without_code(folder: Path) -> str:
+    file = folder / "config.json"
+    config = load_json(file) if file.is_file() else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind in known_model_types():
+        return f"remove auto_map, for models of type {kind} are known here without it"
+    return "this model cannot be used, for its type is not among those that are known here"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -160,6 +179,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(file)
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
         config["pad_token_id"] = None  # as the first Llamas wrote it
+    named_longrope(config)
     check_types(config, file)
     if config.get("per_layer_config"):
         raise UserError(
@@ -169,5 +189,5 @@ def read_config(folder: Path) -> dict[str, Any]:
     family = find_family(config.get("model_type", ""))
     config = without_rope_parameters(config, family, file)
     check_types(config, file)
-    check_rope(config, file)
+    check_rope(config, family, file)
     return config

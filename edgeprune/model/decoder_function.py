@@ -27,8 +27,18 @@ class DecoderFunction:
     """The layers in which a token sees only the last `sliding_window` tokens, where that is set."""
     scales_embeddings: bool = False
     """Embeddings of tokens are multiplied by the root of their width."""
+    embedding_factor: str | None = None
+    """The setting for what embeddings of tokens are multiplied by."""
     scales_scores: str | bool = True
     """Whether scores are divided by the root of a head's size, or the setting for it."""
+    score_factor: str | None = None
+    """The setting for what scores are multiplied by in place of that."""
+    sum_factor: str | None = None
+    """The setting for what attention and feed-forward are multiplied by before they are added."""
+    logit_divisor: str | None = None
+    """The setting for what logits are divided by."""
+    turned_layers: str | None = None
+    """The setting that says of each layer, by 1 or 0, whether positions turn its heads."""
     takes_positions: bool = True
     """Whether a graph has position_ids among its inputs, as the hub's has."""
     shared_norm: str | None = None

@@ -38,11 +38,21 @@ class Decoder:
     activation: str
     windows: tuple[int | None, ...]
     """By layer, how many tokens a token sees, itself included; None: all before it."""
+    turned: tuple[bool, ...]
+    """By layer, whether positions turn the heads, where they turn any."""
     scales_scores: bool
+    score_factor: float | None
+    """What scores are multiplied by; None: the usual, if they are scaled."""
     embedding_scale: float | None
+    sum_factor: float | None
+    """What attention and feed-forward are multiplied by before they are added."""
+    logit_divisor: float | None
     project_in: str | None
     project_out: str | None
     takes_positions: bool
+
+
+_TYPES = "layer_types"
 
 
 def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
@@ -62,7 +72,13 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
     activation = config.get(function.activation)
     if epsilon is None or not isinstance(activation, str):
         return None
+    if function.turned_layers and not (config.get(function.turned_layers) and config.get(_TYPES)):
+        return None
     blocks, base = anatomy.blocks, anatomy.prefix
+
+    def number(setting: str | None) -> float | None:
+        stated = config.get(setting) if setting else None
+        return float(1 if stated is None else stated) if setting else None
 
     def inside(path: str | None) -> tuple[str, ...]:
         return tuple(f"{block.name}.{path}" for block in blocks) if path else ()
@@ -88,8 +104,16 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         parallel=_is_set(config, function.parallel, True),
         activation=activation,
         windows=_windows(config, function.windows, len(blocks)),
+        turned=_turned(config, function.turned_layers, len(blocks)),
         scales_scores=_is_set(config, function.scales_scores, True),
-        embedding_scale=anatomy.hidden_size**0.5 if function.scales_embeddings else None,
+        score_factor=number(function.score_factor),
+        embedding_scale=(
+            anatomy.hidden_size**0.5
+            if function.scales_embeddings
+            else number(function.embedding_factor)
+        ),
+        sum_factor=number(function.sum_factor),
+        logit_divisor=number(function.logit_divisor),
         project_in=held(project_in),
         project_out=held(project_out),
         takes_positions=function.takes_positions,
@@ -101,6 +125,10 @@ def _is_set(config: Mapping[str, Any], fact: str | bool, default: bool) -> bool:
     return bool(config.get(fact, default)) if isinstance(fact, str) else fact
 
 
+def _turned(config: Mapping[str, Any], setting: str | None, layers: int) -> tuple[bool, ...]:
+    return tuple(map(bool, config[setting][:layers])) if setting else (True,) * layers
+
+
 def _windows(config: Mapping[str, Any], kind: str | None, layers: int) -> tuple[int | None, ...]:
     """Each layer's window, as transformers reads it off the settings."""
     window = config.get("sliding_window")
@@ -108,7 +136,7 @@ def _windows(config: Mapping[str, Any], kind: str | None, layers: int) -> tuple[
         return (None,) * layers
     if kind == "every layer":
         return (window,) * layers
-    types = config.get("layer_types")
+    types = config.get(_TYPES)
     if not types:
         first = config.get("max_window_layers", 0)
         types = ["sliding_attention" if layer >= first else "" for layer in range(layers)]

@@ -12,13 +12,22 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Fused:
-    """Query, key and value stored as one weight, which loading takes apart into linears of their
-    own: `query`, `key` and `value` below its path."""
+    """Linears of one input stored as one weight, which loading takes apart into linears of their
+    own, below its path."""
 
     path: str
-    interleaved: bool
+    parts: tuple[str, ...] = ("query", "key", "value")
+    """In the order of their rows."""
+    interleaved: bool = False
     """Rows are (query, key, value) of head 0, of head 1...; not all queries, all keys, all values.
     """
+
+    def sizes(self, rows: int, query_rows: int) -> dict[str, int]:
+        """How many of a weight's rows each part has: the query those that the configuration says,
+        the others equally many."""
+        first = query_rows if "query" in self.parts else rows // len(self.parts)
+        rest = (rows - first) // (len(self.parts) - 1)
+        return {part: rest if place else first for place, part in enumerate(self.parts)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,17 @@ class ExpertPaths:
     """The linear whose logistic value scales what that one answers."""
     normalized: str | None = None
     """The setting by which a token's chosen weights sum to 1; None where they always do."""
+
+
+@dataclass(frozen=True)
+class ConvolutionPaths:
+    """Where a layer that has a short convolution in place of attention keeps its parts."""
+
+    input: str
+    """The linear before it, of two gates and what is convolved."""
+    kernel: str
+    """Its taps of every channel (channels, 1, taps)."""
+    output: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,8 @@ class Family:
     attention: str
     """The module that holds the head counts of `head_attributes`."""
     head_attributes: Mapping[str, Literal["heads", "width", "groups"]]
-    """Attributes to set when heads leave: head count, heads x head size, or heads per key head."""
+    """Attributes to set when heads leave: head count, heads x head size, or heads per key head; of
+    an attention's config, such as it reads itself."""
     embeddings: Mapping[str, str]
     causal: bool = False
     """Whether a token sees only those before it."""
@@ -125,13 +146,16 @@ class Family:
     position_rows: int = 0
     """Rows of the position table beyond max_position_embeddings."""
     rotary: Mapping[str, str] = field(default_factory=dict)
-    """Settings of rotary positions, rope_theta and perhaps partial_rotary_factor, by the names
-    that the family gives them; none where it has no such positions."""
+    """Settings of rotary positions by the names that the family gives them: rope_theta, and
+    partial_rotary_factor and original_max_position_embeddings where these stand outside
+    rope_scaling; none where it has no such positions."""
+    turned_share: float = 1.0
+    """The share of a head that they turn where the configuration does not say."""
     ties: bool = False
     """Whether embeddings and a decoder's head are one where the configuration does not say."""
     in_gguf: bool = False
     """Whether GGUF files of the family can be read."""
-    fused: Fused | None = None
+    fused: tuple[Fused, ...] = ()
     depth_scaled: str | None = None
     """The setting by which layer i, from 0, divides its attention scores by i + 1; loading folds
     that into the queries."""
@@ -142,6 +166,11 @@ class Family:
     norm_offset: float = 0.0
     """What a norm adds to its stored weight."""
     experts: ExpertPaths | None = None
+    convolution: ConvolutionPaths | None = None
+    """Of the layers that do not attend, where the family has such."""
+    rounds_channels: str | None = None
+    """The setting by which feed-forwards are not as wide as the configuration says, but as wide as
+    transformers makes of that; true where it is missing."""
     head: str = "lm_head"
     """The linear that yields a decoder's logits."""
     in_files: Mapping[str, str] = field(default_factory=dict)
@@ -299,6 +328,41 @@ FAMILIES: tuple[Family, ...] = (
     ),
     replace(
         _LLAMA,
+        model_types=("phi3",),
+        query="self_attn.qkv_proj.query",
+        key="self_attn.qkv_proj.key",
+        value="self_attn.qkv_proj.value",
+        gate="mlp.gate_up_proj.gate",
+        up="mlp.gate_up_proj.up",
+        fused=(Fused("self_attn.qkv_proj"), Fused("mlp.gate_up_proj", ("gate", "up"))),
+        # By it a layer tells its queries from its keys.
+        head_attributes={"num_key_value_groups": "groups", "config.num_attention_heads": "heads"},
+        rotary={
+            "rope_theta": "rope_theta",
+            "partial_rotary_factor": "partial_rotary_factor",
+            "original_max_position_embeddings": "original_max_position_embeddings",
+        },
+        decoder=_EVERY_LAYER,
+    ),
+    replace(
+        _LLAMA,
+        model_types=("smollm3",),
+        ties=True,
+        decoder=replace(_BY_LAYER_TYPE, turned_layers="no_rope_layers"),
+    ),
+    replace(
+        _LLAMA,
+        model_types=("granite",),
+        decoder=replace(
+            _LLAMA_FUNCTION,
+            embedding_factor="embedding_multiplier",
+            score_factor="attention_multiplier",
+            sum_factor="residual_multiplier",
+            logit_divisor="logits_scaling",
+        ),
+    ),
+    replace(
+        _LLAMA,
         model_types=("mixtral",),
         decoder=_EVERY_LAYER,
         experts=_EXPERTS,
@@ -320,6 +384,20 @@ FAMILIES: tuple[Family, ...] = (
             normalized="norm_topk_prob",
         ),
     ),
+    replace(
+        _LLAMA,
+        model_types=("lfm2",),
+        output="self_attn.out_proj",
+        gate="feed_forward.w1",
+        up="feed_forward.w3",
+        down="feed_forward.w2",
+        attention_norm="operator_norm",
+        feed_forward_norm="ffn_norm",
+        convolution=ConvolutionPaths("conv.in_proj", "conv.conv", "conv.out_proj"),
+        rounds_channels="block_auto_adjust_ff_dim",
+        ties=True,
+        decoder=None,
+    ),
     Family(
         model_types=("gpt2",),
         causal=True,
@@ -336,7 +414,7 @@ FAMILIES: tuple[Family, ...] = (
         embeddings={"word": "wte", "position": "wpe"},
         attention_norm="ln_1",
         feed_forward_norm="ln_2",
-        fused=Fused("attn.c_attn", interleaved=False),
+        fused=(Fused("attn.c_attn"),),
         depth_scaled="scale_attn_by_inverse_layer_idx",
         transposed=True,
         ties=True,
@@ -391,9 +469,10 @@ FAMILIES: tuple[Family, ...] = (
         embeddings={"word": "embed_in"},
         attention_norm="input_layernorm",
         feed_forward_norm="post_attention_layernorm",
-        fused=Fused("attention.query_key_value", interleaved=True),
+        fused=(Fused("attention.query_key_value", interleaved=True),),
         in_files={"embed_out.": "lm_head."},
         rotary={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+        turned_share=0.25,
         decoder=DecoderFunction(
             final_norm="final_layer_norm",
             epsilon="layer_norm_eps",
@@ -419,6 +498,7 @@ FAMILIES: tuple[Family, ...] = (
             "rope_theta": "rope_theta",
             "partial_rotary_factor": "partial_rotary_factor",
         },
+        turned_share=0.5,
         decoder=DecoderFunction(
             final_norm="final_layernorm",
             epsilon="layer_norm_eps",
@@ -445,6 +525,10 @@ _SETTINGS = {
     "intermediate_size": ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner"),
 }
 """The names that families give to one setting."""
+TRAINED_LENGTH = "original_max_position_embeddings"
+"""The setting for the length that a model was trained on before its positions were stretched."""
+BY_LAYER = ("layer_types", "no_rope_layers")
+"""Settings that are lists with an entry for each layer."""
 
 
 def known_model_types() -> list[str]:
@@ -482,6 +566,16 @@ def num_heads(config: Mapping[str, Any]) -> int:
     return _setting(config, "num_attention_heads")
 
 
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Values of a head."""
+    return int(config.get("head_dim") or hidden_size(config) // num_heads(config))
+
+
+def query_rows(config: Mapping[str, Any]) -> int:
+    """Values of all heads of a layer before anything was cut."""
+    return num_heads(config) * head_dim(config)
+
+
 def hidden_size(config: Mapping[str, Any]) -> int:
     """Width of the residual stream."""
     return _setting(config, "hidden_size")
@@ -489,7 +583,22 @@ def hidden_size(config: Mapping[str, Any]) -> int:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """The longest sequence that the model takes, in tokens."""
-    return _setting(config, "max_position_embeddings", 512) - position_offset(config)
+    longest = _setting(config, "max_position_embeddings", 512) - position_offset(config)
+    return min(longest, short_length(config) or longest)
+
+
+def trained_length(config: Mapping[str, Any]) -> int | None:
+    """The length that a model was trained on before its positions were stretched, if stated."""
+    stretched = config.get("rope_scaling") or {}
+    return config.get(TRAINED_LENGTH) or stretched.get(TRAINED_LENGTH)
+
+
+def short_length(config: Mapping[str, Any]) -> int | None:
+    """The tokens up to which longrope's short factors turn a text's positions, where longer texts
+    have others; a graph holds one set of angles, so that these are the longest that are taken."""
+    stretched = config.get("rope_scaling") or {}
+    kind = stretched.get("rope_type", stretched.get("type"))
+    return trained_length(config) if kind == "longrope" else None
 
 
 def position_offset(config: Mapping[str, Any]) -> int:
@@ -505,8 +614,9 @@ def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any
     """What a configuration says otherwise once only the layers `kept` are left."""
     counts = [name for name in _SETTINGS["num_hidden_layers"] if name in config]
     changed: dict[str, Any] = dict.fromkeys(counts, len(kept))
-    if config.get("layer_types"):
-        changed["layer_types"] = [config["layer_types"][layer] for layer in kept]
+    for name in BY_LAYER:
+        if config.get(name):
+            changed[name] = [config[name][layer] for layer in kept]
     if step := config.get("decoder_sparse_step"):  # one in so many layers has experts
         dense = set(config.get("mlp_only_layers") or ())
         dense |= {layer for layer in kept if (layer + 1) % step}

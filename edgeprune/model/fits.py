@@ -5,9 +5,9 @@ on what does not, and the graph of a model that reads beyond a table fails at th
 from collections.abc import Callable, Iterator
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import stated
+from edgeprune.model.families import BY_LAYER, stated
 from edgeprune.model.pooling import read_pooling
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
@@ -23,8 +23,7 @@ def check_fits(checkpoint: Checkpoint) -> None:
     Raises:
         UserError: naming the setting, what it says and what the weights hold.
     """
-    anatomy = checkpoint.anatomy
-    for setting, found in _sizes(anatomy):
+    for setting, found in _sizes(checkpoint):
         key, value = stated(checkpoint.config, setting)
         if value is None and setting == "num_key_value_heads":
             key, value = stated(checkpoint.config, "num_attention_heads")
@@ -35,26 +34,46 @@ def check_fits(checkpoint: Checkpoint) -> None:
                 f"{checkpoint.name} is not whole: config.json says {key} {value:,}, and its "
                 f"weights hold {found:,}."
             )
+    _check_lists(checkpoint)
     _check_padding(checkpoint)
     _check_head(checkpoint)
     if TASKS[checkpoint.task].pools:
         read_pooling(checkpoint.folder)
 
 
-def _sizes(anatomy: Anatomy) -> Iterator[tuple[str, int]]:
+def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:
     """Settings, and what the weights have of each."""
+    anatomy = checkpoint.anatomy
+    rounds = anatomy.family.rounds_channels
+    rounded = rounds is not None and checkpoint.config.get(rounds, True)
     yield "num_hidden_layers", len(anatomy.blocks)
     yield "vocab_size", anatomy.shape(anatomy.embeddings["word"])[0]
     if table := anatomy.embeddings.get("position"):
         yield "max_position_embeddings", anatomy.shape(table)[0] - anatomy.family.position_rows
+    for attention in anatomy.attentions:
+        yield "hidden_size", anatomy.shape(attention.query)[1]
+        yield "num_attention_heads", attention.num_heads
+        yield "num_key_value_heads", attention.num_key_value_heads
     for block in anatomy.blocks:
-        yield "hidden_size", anatomy.shape(block.attention.query)[1]
-        yield "num_attention_heads", block.attention.num_heads
-        yield "num_key_value_heads", block.attention.num_key_value_heads
+        if isinstance(block.mixer, Convolution):
+            yield "hidden_size", block.mixer.channels
+            yield "conv_L_cache", block.mixer.taps
         if block.experts is not None:
             yield "num_experts", block.experts.count
-        else:
+        elif not rounded:
             yield "intermediate_size", block.feed_forward.channels
+
+
+def _check_lists(checkpoint: Checkpoint) -> None:
+    """Whether what is stated layer by layer is stated of every layer."""
+    layers = len(checkpoint.anatomy.blocks)
+    for setting in BY_LAYER:
+        count = len(checkpoint.config.get(setting) or range(layers))
+        if count < layers:
+            raise UserError(
+                f"{checkpoint.name} is not whole: config.json says {setting} of {count:,} layers, "
+                f"and its weights hold {layers:,}."
+            )
 
 
 def _check_padding(checkpoint: Checkpoint) -> None:

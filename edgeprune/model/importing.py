@@ -15,7 +15,7 @@ from edgeprune.base.progress import track
 from edgeprune.base.quiet import quiet
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import INDEX, Checkpoint
-from edgeprune.model.families import Family, find_family, num_heads
+from edgeprune.model.families import Family, find_family
 from edgeprune.model.fits import check_fits
 from edgeprune.model.model import Model, wrap
 from edgeprune.model.plain import fold_depth_scales, make_plain
@@ -59,7 +59,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
     config = _settings(loaded, checkpoint)
     family = find_family(config["model_type"])
     _check_whole(checkpoint, config, [*found["missing_keys"], *found["mismatched_keys"]])
-    make_plain(loaded, family, num_heads(config))
+    make_plain(loaded, family, config)
     model = wrap(without_unread_pooler(loaded, config), config, checkpoint.assets)
     fold_depth_scales(model.module, model.anatomy, model.config)
     for name, tensor in model.module.state_dict().items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune.model.anatomy import Anatomy, describe
+from edgeprune.model.anatomy import Anatomy, Attention, describe
 from edgeprune.model.families import find_family
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.pooling import Pooling, read_pooling
@@ -82,6 +82,8 @@ def wrap(module: nn.Module, config: dict[str, Any], folder: Path) -> Model:
     model = Model(module.eval(), config, folder, [], [], [])
     for block in model.anatomy.blocks:
         model.layers.append(block.index)
-        model.heads.append(list(range(block.attention.num_heads)))
+        mixer = block.mixer
+        heads = mixer.num_heads if isinstance(mixer, Attention) else 0
+        model.heads.append(list(range(heads)))
         model.channels += [list(range(part.channels)) for part in block.feed_forwards]
     return model

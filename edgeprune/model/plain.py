@@ -5,27 +5,29 @@ and value, and three for an expert; so a model's layers are brought into that fo
 loaded. The function stays the same.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.model.anatomy import Anatomy
-from edgeprune.model.families import Family
+from edgeprune.model.families import Family, Fused, num_heads, query_rows
 
 
-class QueryKeyValue(nn.Module):
-    """Three linears that answer as the fused one that they were."""
+class Joined(nn.Module):
+    """Linears of one input that answer as the fused one that they were."""
 
-    def __init__(self, parts: list[nn.Linear], heads: int | None) -> None:
+    def __init__(self, parts: Mapping[str, nn.Linear], heads: int | None) -> None:
         """`heads`: how many their answers are interleaved by; None where they follow whole."""
         super().__init__()
-        self.query, self.key, self.value = parts
+        for name, part in parts.items():
+            self.add_module(name, part)
         self.heads = heads
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., width] to [..., 3 * width]; interleaved, to [..., heads, 3 * head size]."""
-        parts = [self.query(hidden), self.key(hidden), self.value(hidden)]
+        """[..., width] to [..., outputs of all]; interleaved, to [..., heads, 3 * head size]."""
+        parts = [part(hidden) for part in self.children()]
         if self.heads is not None:
             parts = [part.unflatten(-1, (self.heads, -1)) for part in parts]
         return torch.cat(parts, -1)
@@ -91,36 +93,47 @@ class Mixture(nn.Module):
 
 
 @torch.no_grad()
-def make_plain(module: nn.Module, family: Family, heads: int) -> None:
-    """Give a model of `family` plain linears in place of fused, stacked and transposed weights.
+def make_plain(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
+    """Give a model of `family` plain linears in place of fused, stacked and transposed weights, and
+    one set of angles for positions where longrope has two: those of texts that are taken (see
+    `families.short_length`).
 
     Args:
-        heads: attention heads of a layer.
+        config: the contents of its config.json.
     """
+    rotary: Any
+    for rotary in module.modules():
+        if getattr(rotary, "rope_type", None) == "longrope":  # by which it looks for longer texts
+            rotary.rope_type = "default"
     if family.experts is not None:
         for name, part in list(module.named_modules()):
             if name.endswith(f".{family.experts.module}") and hasattr(part, "experts"):
                 module.set_submodule(name, Mixture(part))
-    fused = family.fused
-    if fused is None:
-        return
-    places = (fused.path, family.output, family.up, family.down)
+    fused = {each.path: each for each in family.fused}
+    turned = (family.output, family.up, family.down) if family.transposed else ()
     for name, part in list(module.named_modules()):
-        path = next((path for path in places if name.endswith(f".{path}")), None)
+        path = next((path for path in (*fused, *turned) if name.endswith(f".{path}")), None)
         if path is None:
             continue
-        weight, bias = part.weight, part.bias
-        if family.transposed:
-            weight = weight.T
-        if path == fused.path:
-            groups = (heads, 3) if fused.interleaved else (1, 3)
-            weights = weight.unflatten(0, (*groups, -1)).unbind(1)
-            biases = bias.unflatten(0, (*groups, -1)).unbind(1) if bias is not None else [None] * 3
-            linears = [_linear(w.flatten(0, 1), b) for w, b in zip(weights, biases, strict=True)]
-            plain: nn.Module = QueryKeyValue(linears, heads if fused.interleaved else None)
+        weight = part.weight.T if family.transposed else part.weight
+        if path in fused:
+            module.set_submodule(name, _apart(fused[path], weight, part.bias, config))
         else:
-            plain = _linear(weight, bias)
-        module.set_submodule(name, plain)
+            module.set_submodule(name, _linear(weight, part.bias))
+
+
+def _apart(fused: Fused, weight: Tensor, bias: Tensor | None, config: Mapping[str, Any]) -> Joined:
+    sizes = fused.sizes(len(weight), query_rows(config))
+    heads = num_heads(config) if fused.interleaved else 1
+
+    def split(rows: Tensor) -> list[Tensor]:
+        parts = rows.unflatten(0, (heads, -1)).split([n // heads for n in sizes.values()], dim=1)
+        return [part.flatten(0, 1) for part in parts]
+
+    biases = [None] * len(sizes) if bias is None else split(bias)
+    linears = [_linear(*each) for each in zip(split(weight), biases, strict=True)]
+    parts = dict(zip(sizes, linears, strict=True))
+    return Joined(parts, heads if fused.interleaved else None)
 
 
 @torch.no_grad()

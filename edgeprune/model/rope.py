@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.families import Family
+from edgeprune.model.families import TRAINED_LENGTH, Family, trained_length
 
-_BY_LENGTH = ("dynamic", "longrope")
-"""Kinds whose angles change once a text is longer than those that the model was trained on."""
+
+def named_longrope(config: dict[str, Any]) -> None:
+    """Give longrope its name where the first Phi-3s call it su or yarn; no other has such factors.
+
+    Of its two names for a kind, transformers 4 reads the older alone in a Phi-3.
+    """
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, dict) and "short_factor" in scaling:
+        kept = {name: value for name, value in scaling.items() if name not in ("type", "rope_type")}
+        config["rope_scaling"] = {"type": "longrope", **kept}
 
 
 def without_rope_parameters(
@@ -36,7 +44,8 @@ def without_rope_parameters(
             "type of model is not known to have."
         )
     scaling = dict(kinds[0])
-    for name in ("rope_theta", "partial_rotary_factor"):
+    outside = {"rope_theta", "partial_rotary_factor", *family.rotary}
+    for name in sorted(outside):
         value = scaling.pop(name, None)
         if name in family.rotary and value is not None:
             _say(config, family.rotary[name], value, f"rope_parameters.{name}", file)
@@ -47,6 +56,7 @@ def without_rope_parameters(
             )
     default = _named(scaling)["rope_type"] == "default"
     _say(config, "rope_scaling", None if default else scaling, "rope_parameters", file)
+    named_longrope(config)
     return config
 
 
@@ -83,22 +93,32 @@ def _named(scaling: Mapping[str, Any]) -> dict[str, Any]:
 
 def turns_whole_heads(config: Mapping[str, Any], family: Family) -> bool:
     """Whether positions are rotary and turn all of a head's values."""
-    share = family.rotary.get("partial_rotary_factor")
-    return bool(family.rotary) and (share is None or config.get(share) == 1)
+    return bool(family.rotary) and turned_share(config, family) == 1
 
 
-def check_rope(config: Mapping[str, Any], file: Path) -> None:
-    """Refuse rotary positions that change with a text's length: an exported graph holds one set.
+def turned_share(config: Mapping[str, Any], family: Family) -> float:
+    """The share of a head's values that are turned, its first ones."""
+    value = config.get(family.rotary.get("partial_rotary_factor", ""))
+    return family.turned_share if value is None else float(value)
+
+
+def check_rope(config: Mapping[str, Any], family: Family, file: Path) -> None:
+    """Refuse rotary positions whose angles cannot be told from the configuration, or change with a
+    text's length, since an exported graph holds one set; see also `families.short_length`.
 
     Raises:
-        UserError: naming the file, the kind, and the length from which on it differs.
+        UserError: naming the file, and the kind.
     """
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     longest = config.get("max_position_embeddings")
-    key = "original_max_position_embeddings"
-    trained = scaling.get(key) or config.get(key) or longest
-    if kind in _BY_LENGTH and longest and trained < longest:
+    if kind == "longrope" and TRAINED_LENGTH in family.rotary and not trained_length(config):
+        raise UserError(
+            f"{file} has longrope positions and does not say {TRAINED_LENGTH}: add the number of "
+            "tokens that the model was trained on before them."
+        )
+    trained = trained_length(config) or longest
+    if kind == "dynamic" and longest and trained < longest:
         raise UserError(
             f"{file}: rope_type {kind} turns positions by other angles once a text has more than "
             f"{trained:,} tokens, and a graph holds one set of them: such a model cannot be built."

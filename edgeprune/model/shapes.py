@@ -1,10 +1,12 @@
 """New shapes for a module's linears, and its attributes that speak of them."""
 
+import copy
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgeprune.model.anatomy import Attention
 from edgeprune.model.families import find_family
 from edgeprune.model.model import Model
 from edgeprune.model.tasks import task_of
@@ -23,7 +25,9 @@ def set_head_attributes(model: Model) -> None:
     """Make every layer's attention agree with the heads that it has left."""
     anatomy = model.anatomy
     for block, heads in zip(anatomy.blocks, model.heads, strict=True):
-        attention = block.attention
+        attention = block.mixer
+        if not isinstance(attention, Attention):
+            continue
         counts = {
             "heads": attention.num_heads,
             "width": attention.num_heads * attention.head_dim,
@@ -31,10 +35,20 @@ def set_head_attributes(model: Model) -> None:
         }
         module = model.module.get_submodule(attention.module)
         for attribute, meaning in anatomy.family.head_attributes.items():
-            setattr(module, attribute, counts[meaning])
+            _set_own(module, attribute, counts[meaning])
         if anatomy.family.head_bias:
             path, keyword = anatomy.family.head_bias
             _select_head_bias(model.module.get_submodule(f"{block.name}.{path}"), keyword, heads)
+
+
+def _set_own(module: Any, attribute: str, value: int) -> None:
+    """Set an attribute, or one of an object that layers share, of which this one gets a copy."""
+    shared, _, name = attribute.rpartition(".")
+    if shared:
+        own = copy.copy(getattr(module, shared))
+        setattr(module, shared, own)
+        module = own
+    setattr(module, name, value)
 
 
 def without_unread_pooler(module: nn.Module, config: dict[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from edgeprune.model.anatomy import describe
 from edgeprune.model.assets import SIZES, copy_assets
 from edgeprune.model.checkpoint import WEIGHTS, open_checkpoint
 from edgeprune.model.config import read_config
-from edgeprune.model.families import find_family, num_heads, with_layers
+from edgeprune.model.families import find_family, with_layers
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.plain import make_plain
@@ -89,7 +89,7 @@ def load_model(folder: Path, attention: str | None = None, changes: Path | None 
     module = without_unread_pooler(module, config)
     if (folder / TENSORS).exists():
         return _load_streamed(module, config, folder, changes)
-    make_plain(module, find_family(config["model_type"]), num_heads(config))
+    make_plain(module, find_family(config["model_type"]), config)
     tensors = load_file(folder / WEIGHTS)
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)

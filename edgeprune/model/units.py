@@ -10,7 +10,7 @@ def channels(anatomy: Anatomy) -> list[int]:
 
 def heads(anatomy: Anatomy) -> int:
     """Query heads of all layers."""
-    return sum(block.attention.num_heads for block in anatomy.blocks)
+    return sum(part.num_heads for part in anatomy.attentions)
 
 
 def block_weights(anatomy: Anatomy) -> int:

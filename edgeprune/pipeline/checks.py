@@ -8,7 +8,7 @@ from edgeprune.compress.context import Context
 from edgeprune.compress.facts import Facts
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import max_positions
+from edgeprune.model.families import max_positions, short_length
 from edgeprune.model.fits import check_fits
 from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
@@ -32,7 +32,13 @@ def check(recipe: Recipe, context: Context) -> None:
             f"Warning: {', '.join(checkpoint.strays)} in {checkpoint.folder} is not read: the "
             f"model is what {' and '.join(file.name for file in checkpoint.files)} hold."
         )
-    longest = max_positions(checkpoint.config)
+    longest, config = max_positions(checkpoint.config), checkpoint.config
+    if longest == short_length(config) != config.get("max_position_embeddings"):
+        say(
+            f"Warning: {checkpoint.name} turns positions by other angles once a text has more than "
+            f"{longest:,} tokens (rope_scaling of longrope), and a graph holds one set of them: "
+            "what is built takes no longer texts."
+        )
     if recipe.text.max_tokens > longest:
         raise UserError(
             f"text.max_tokens is {recipe.text.max_tokens}, and {checkpoint.name} takes at most "
@@ -47,6 +53,8 @@ def check(recipe: Recipe, context: Context) -> None:
         settings = context.settings.get(stage.name)
         if context.streamed and stage.compares:
             continue
+        if stage.attends:
+            facts.refuse_convolutions(stage.name)
         stage.refuse(settings, facts)
         facts = stage.leaves(settings, facts)
     _check_text(checkpoint, text)

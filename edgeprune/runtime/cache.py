@@ -1,10 +1,11 @@
 """A decoder's key-value cache, by the hub's names of a graph's inputs and outputs.
 
 past_key_values.N.key and .value go in, [batch, kv_heads, past, head_dim]; present.N.key and .value
-come out with the new tokens appended. They remain the runtime's own tensors from step to step, so
-nothing is copied through Python. If the graph allows past and present to share one buffer, they do:
-a token's rows are written in place, into a buffer with spare room. This module imports little,
-because it is used where memory is measured.
+come out with the new tokens appended. Where layers have short convolutions, past_conv.N goes in,
+[batch, channels, taps], and present_conv.N comes out. They remain the runtime's own tensors from
+step to step, so nothing is copied through Python. If the graph allows past and present to share one
+buffer, they do: a token's rows are written in place, into a buffer with spare room. This module
+imports little, because it is used where memory is measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,14 @@ import numpy as np
 import onnxruntime
 
 from edgeprune.base.errors import UserError
-from edgeprune.runtime.names import KEPT_LOGITS, PAST, PRESENT, SHARED_CACHE
+from edgeprune.runtime.names import (
+    KEPT_LOGITS,
+    PAST,
+    PAST_CONVOLVED,
+    SHARED_CACHE,
+    is_past,
+    present_of,
+)
 from edgeprune.runtime.session import input_types, running, token_inputs
 
 # Spare tokens of a shared buffer, beyond those that it is created for.
@@ -33,8 +41,8 @@ class Decoder:
         self.session = session
         self.types = input_types(session)
         outputs = [node.name for node in session.get_outputs()]
-        self.past = [name for name in self.types if name.startswith(PAST)]
-        present = [name.replace(PAST, PRESENT, 1) for name in self.past]
+        self.past = [name for name in self.types if is_past(name)]
+        present = [present_of(name) for name in self.past]
         if "logits" not in outputs or not set(present) <= set(outputs):
             raise UserError(f"The decoder gives no logits or no cache, but {', '.join(outputs)}.")
         self.outputs = ["logits", *present]
@@ -42,6 +50,11 @@ class Decoder:
             node.name: _cache_shape(node.shape, config or {})
             for node in session.get_inputs()
             if node.name.startswith(PAST)
+        }
+        self.convolved = {
+            node.name: node.shape[1:]
+            for node in session.get_inputs()
+            if node.name.startswith(PAST_CONVOLVED)
         }
         metadata = session.get_modelmeta().custom_metadata_map
         self.shared = bool(self.past) and SHARED_CACHE in metadata
@@ -109,7 +122,7 @@ class Decoding:
             binding.bind_ortvalue_input(name, value)
         for name, buffer in self._cache.items():
             binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace(PAST, PRESENT, 1), buffer)
+            binding.bind_ortvalue_output(present_of(name), buffer)
         binding.bind_output("logits")
         self._decoder.session.run_with_iobinding(binding)
         return binding.get_outputs()[-1].numpy()
@@ -128,6 +141,9 @@ class Decoding:
             if start is not None:
                 buffer[:, :, : self.length] = start[name].numpy()[:, :, : self.length]
             buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)
+        for name, sizes in self._decoder.convolved.items():
+            empty = np.zeros((self._batch, *sizes), self._decoder.types[name])
+            buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
         return buffers
 
 

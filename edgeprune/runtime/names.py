@@ -1,7 +1,32 @@
 """Names of a graph by which what writes it and what runs it agree; the hub's where it has any."""
 
+from collections.abc import Sequence
+
 PAST, PRESENT = "past_key_values.", "present."
-"""Prefixes of a decoder's cache, among its inputs and its outputs."""
+"""Prefixes of a decoder's keys and values, among its inputs and its outputs."""
+PAST_CONVOLVED, PRESENT_CONVOLVED = "past_conv.", "present_conv."
+"""The same of what its short convolutions keep, of one size whatever came before."""
+
+
+def is_past(name: str) -> bool:
+    """Whether an input is a part of a decoder's cache."""
+    return name.startswith((PAST, PAST_CONVOLVED))
+
+
+def empty_cache(shape: Sequence[int | str], rows: int) -> tuple[int, ...]:
+    """The shape of an input of the cache before the first token, from that in the graph: keys and
+    values [rows, heads, tokens, size], or columns of a convolution [rows, channels, taps]."""
+    _, *inner = shape
+    return (rows, *(size if isinstance(size, int) else 0 for size in inner))
+
+
+def present_of(past: str) -> str:
+    """The output that becomes an input of the next call."""
+    kinds = {PAST: PRESENT, PAST_CONVOLVED: PRESENT_CONVOLVED}
+    [before] = [prefix for prefix in kinds if past.startswith(prefix)]
+    return kinds[before] + past.removeprefix(before)
+
+
 SHARED_CACHE = "edgeprune.shared_cache"
 """An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
 KEPT_LOGITS = "num_logits_to_keep"

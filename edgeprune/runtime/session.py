@@ -15,7 +15,7 @@ import onnxruntime
 from edgeprune import kernels
 from edgeprune.base.errors import ModelFault, UserError, reason
 from edgeprune.kernels.formats import DOMAIN
-from edgeprune.runtime.names import PAST
+from edgeprune.runtime.names import is_past
 from edgeprune.runtime.onnx_file import read_outline
 
 _FATAL_ONLY = 4  # errors are raised anyway
@@ -152,7 +152,7 @@ def token_inputs(
         elif name == "position_ids":
             positions = np.arange(past, past + ids.shape[1])
             inputs[name] = np.broadcast_to(positions, ids.shape).astype(dtype)
-        elif not name.startswith(PAST):
+        elif not is_past(name):
             raise UserError(
                 f"The model's graph has an input {name!r} that edgeprune cannot fill: it runs "
                 f"text encoders, classifiers and decoders with a key-value cache."

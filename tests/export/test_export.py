@@ -43,7 +43,7 @@ def test_encoder_equals_torch(family, tmp_path):
     assert np.abs(got[kept] - expected[kept]).max() < 1e-4
 
 
-@pytest.mark.parametrize("family", [*DECODERS, "phi-grouped", *MIXTURES])
+@pytest.mark.parametrize("family", [*DECODERS, "phi-grouped", "phi3-partial", "granite", *MIXTURES])
 def test_decoder_with_cache_equals_torch(family, tmp_path):
     model = make_model(family, tmp_path / "hf", unequal=family not in MIXTURES)
     session = _session(export_onnx(model, tmp_path / "onnx"))

@@ -8,7 +8,7 @@ import torch
 from tiny_models import VOCABULARY
 
 from edgeprune.model.model import Model
-from edgeprune.runtime.names import PAST, PRESENT
+from edgeprune.runtime.names import empty_cache, is_past, present_of
 
 PADDING = 1
 
@@ -65,9 +65,9 @@ def by_graph(session: ort.InferenceSession, batch: Decoded) -> np.ndarray:
     """The same, call by call on the cache."""
     names = [output.name for output in session.get_outputs()]
     cache = {
-        value.name: np.zeros((len(batch.tokens), value.shape[1], 0, value.shape[3]), np.float32)
+        value.name: np.zeros(empty_cache(value.shape, len(batch.tokens)), np.float32)
         for value in session.get_inputs()
-        if value.name.startswith(PAST)
+        if is_past(value.name)
     }
     inputs = {value.name for value in session.get_inputs()}
     logits = []
@@ -79,7 +79,7 @@ def by_graph(session: ort.InferenceSession, batch: Decoded) -> np.ndarray:
         }
         feed = {name: value for name, value in feed.items() if name in inputs}
         results = dict(zip(names, session.run(names, feed | cache), strict=True))
-        cache = {name: results[name.replace(PAST, PRESENT, 1)] for name in cache}
+        cache = {name: results[present_of(name)] for name in cache}
         logits.append(results["logits"])
     return np.concatenate(logits, axis=1)
 

@@ -23,6 +23,14 @@ _BERT = {
 _LLAMA = {**_BERT, "num_key_value_heads": 2}
 # Heads of 16, as the runtime's fused attention wants them, and a window shorter than a text.
 _FUSED = {**_LLAMA, "hidden_size": 64, "tie_word_embeddings": True}
+_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+}
+_TRAINED = {"original_max_position_embeddings": 48}
 _GPT2 = {
     "vocab_size": VOCABULARY,
     "n_embd": 32,
@@ -47,9 +55,11 @@ CLASSIFIERS = tuple(
 ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
 DECODERS = (
     *("llama", "mistral", "qwen2", "qwen3", "untied"),
-    *("gemma", "gpt2", "opt", "gpt_neox", "phi"),
+    *("gemma", "gpt2", "opt", "gpt_neox", "phi", "phi3", "smollm3"),
 )
 FUSED_DECODERS = ("llama-fused", "mistral-fused", "qwen2-fused", "qwen3-fused")
+# Whose attention is fused where their graph is emitted, and left as it is in a trace.
+EMITTED_DECODERS = ("phi3-fused", "smollm3-fused", "granite-fused", "granite")
 ODD_DECODERS = (
     *(
         "llama-biased",
@@ -58,9 +68,22 @@ ODD_DECODERS = (
         "gpt_neox-in-turn",
         "phi-normed",
         "phi-grouped",
+        "phi3-partial",
     ),
 )
+HYBRIDS = ("lfm2",)
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
+
+
+def _longrope(share: float, pairs: int) -> dict[str, object]:
+    """Positions that turn a share of a head, so many pairs of values, and otherwise beyond 48."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": share,
+        "short_factor": [1.0 + 0.1 * pair for pair in range(pairs)],
+        "long_factor": [3.0] * pairs,
+    }
 
 
 def _new(family: str, layers: int) -> nn.Module:
@@ -138,6 +161,35 @@ def _new(family: str, layers: int) -> nn.Module:
             )
         ),
         "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(head_dim=8, **llama)),
+        "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(sliding_window=6, **_IDS, **llama)),
+        "phi3-partial": lambda: t.Phi3ForCausalLM(
+            t.Phi3Config(rope_parameters=_longrope(0.75, 3), **_TRAINED, **_IDS, **llama)
+        ),
+        "phi3-fused": lambda: t.Phi3ForCausalLM(
+            t.Phi3Config(rope_parameters=_longrope(1.0, 8), **_TRAINED, **_IDS, **fused)
+        ),
+        "smollm3": lambda: t.SmolLM3ForCausalLM(
+            t.SmolLM3Config(no_rope_layer_interval=2, **_IDS, **tied, **llama)
+        ),
+        "smollm3-fused": lambda: t.SmolLM3ForCausalLM(
+            t.SmolLM3Config(
+                no_rope_layer_interval=2,
+                use_sliding_window=True,
+                sliding_window=6,
+                **_IDS,
+                **fused,
+            )
+        ),
+        "granite": lambda: t.GraniteForCausalLM(t.GraniteConfig(**_GRANITE, **tied, **llama)),
+        "granite-fused": lambda: t.GraniteForCausalLM(t.GraniteConfig(**_GRANITE, **fused)),
+        "lfm2": lambda: t.Lfm2ForCausalLM(
+            t.Lfm2Config(
+                layer_types=["full_attention" if n % 2 else "conv" for n in range(layers)],
+                block_auto_adjust_ff_dim=False,
+                **_IDS,
+                **llama,
+            )
+        ),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**gpt2)),
         "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **opt)),
         "opt-norms-after": lambda: t.OPTForCausalLM(

@@ -7,6 +7,7 @@ from tiny_models import (
     CLASSIFIERS,
     DECODERS,
     ENCODERS,
+    HYBRIDS,
     MIXTURES,
     ODD_DECODERS,
     make_batch,
@@ -25,8 +26,17 @@ from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 
-GROUPED = (*DECODERS[:6], "phi-grouped", "llama-biased")
-FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS)))
+GROUPED = (
+    *DECODERS[:6],
+    "phi3",
+    "smollm3",
+    "granite",
+    "phi-grouped",
+    "phi3-partial",
+    "llama-biased",
+)
+FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, "granite", *ODD_DECODERS)))
+TESTED = (*FAMILY_NAMES, *HYBRIDS, *MIXTURES)
 
 # Kept units per layer. Layers end with different sizes; a decoder's heads are slots of its groups.
 CHANNELS_KEPT = ([0, 2, 3, 5, 8, 13, 21, 34, 39], list(range(1, 40, 2)))
@@ -84,7 +94,7 @@ def cut_model(family: str, folder, batch: dict[str, Tensor]) -> tuple[Model, Ten
 
 
 def test_every_known_family_is_tested():
-    tested = {"xlm-roberta" if name == "roberta" else name for name in (*FAMILY_NAMES, *MIXTURES)}
+    tested = {"xlm-roberta" if name == "roberta" else name for name in TESTED}
     assert set(known_model_types()) - {"roberta"} <= tested
     assert len(known_model_types()) == len(set(known_model_types()))
 
@@ -127,7 +137,7 @@ def test_a_checkpoint_is_described_as_its_module(family, tmp_path):
         assert tuple(linear.weight.shape) == seen.shape(name), role
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", [*FAMILY_NAMES, *HYBRIDS])
 def test_import_is_the_model_that_transformers_saved(family, tmp_path):
     make_model(family, tmp_path, unequal=False)
     batch = make_batch()

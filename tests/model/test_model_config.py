@@ -24,7 +24,10 @@ from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.safetensors_header import read_header
 from edgeprune.runtime.bundle import Bundle
 
-FAMILIES = ("bert", "roberta", "classifier", "llama", "gpt2", "qwen2_moe")
+FAMILIES = (
+    *("bert", "roberta", "classifier", "llama", "gpt2", "qwen2_moe"),
+    *("phi3-partial", "smollm3", "granite", "lfm2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,7 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
         ("llama", {"num_key_value_heads": 3}, "4 attention heads cannot share 3 key-value heads"),
         ("llama", {"num_key_value_heads": 4}, "num_key_value_heads 4, and its weights hold 2"),
         ("llama", {"head_dim": 16}, "num_attention_heads 4, and its weights hold 2"),
+        ("llama", {"layer_types": ["full_attention"]}, "says layer_types of 1 layers, and its"),
         ("llama", {"rope_theta": 0}, "rope_theta: input should be greater than 0"),
         ("llama", {"rope_scaling": {"rope_type": "proportional"}}, "rope_scaling: input should be"),
         ("llama", {"tie_word_embeddings": False}, "it has no lm_head.weight"),
@@ -92,6 +96,16 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
             "num_key_value_heads: input should be a valid in",
         ),
         ("llama", {"per_layer_config": {"0": {"num_key_value_heads": 1}}}, "layer by layer, which"),
+        ("phi3-partial", {"num_key_value_heads": 4}, "num_key_value_heads 4, and its weights hold"),
+        (
+            "phi3-partial",
+            {"intermediate_size": 80},
+            "intermediate_size 80, and its weights hold 40",
+        ),
+        ("smollm3", {"no_rope_layers": [1]}, "says no_rope_layers of 1 layers, and its weights"),
+        ("granite", {"residual_multiplier": "1"}, "residual_multiplier: input should be a valid"),
+        ("lfm2", {"intermediate_size": 96}, "intermediate_size 96, and its weights hold 40"),
+        ("lfm2", {"conv_L_cache": 4}, "conv_L_cache 4, and its weights hold 3"),
         ("qwen2_moe", {"num_experts": 8}, "num_experts 8, and its weights hold 4"),
         ("classifier", {"id2label": {"0": "a", "2": "b", "5": "c"}}, "the labels 0 to 2"),
         ("classifier", {"id2label": {str(n): "x" for n in range(4)}}, "names 4 labels"),
@@ -103,6 +117,28 @@ def test_a_setting_that_cannot_be_right(family, settings, words, made, tmp_path)
     code, said = dry_run(made, model, family)
     assert code == 2
     assert words in " ".join(said.split())
+
+
+def test_longrope_takes_the_texts_that_its_short_factors_are_for(made, tmp_path):
+    family = "phi3-partial"
+    rope = json.loads((made / family / "config.json").read_text())["rope_parameters"]
+    code, said = dry_run(made, made / family, family)
+    assert code == 0
+    assert "has more than 48 tokens (rope_scaling of longrope)" in " ".join(said.split())
+    assert "takes no longer texts" in said
+
+    def trained(length: int) -> dict[str, Any]:
+        key = "original_max_position_embeddings"
+        return {key: length, "rope_parameters": rope | {key: length}}
+
+    model = changed(made, family, tmp_path / "short", **trained(8))
+    code, said = dry_run(made, model, family)
+    assert code == 2
+    assert "text.max_tokens is 16, and" in said
+    assert "takes at most 8 tokens" in said
+    # Nothing is said where nothing is lost.
+    model = changed(made, family, tmp_path / "whole", **trained(96))
+    assert "longrope" not in dry_run(made, model, family)[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -92,7 +92,17 @@ def test_settings_that_name_code_are_refused_before_anything_is_loaded(file, mad
     for options in ([], ["--dry-run"]):
         said = refused(made, *options)
         assert said.startswith(f"{made / 'model' / file} names code to be run with the model")
-        assert "remove auto_map" in said
+        kind = json.loads((made / "model/config.json").read_text())["model_type"]
+        assert f"remove auto_map, for models of type {kind} are known here without it" in said
+
+
+def test_a_model_that_is_nothing_without_its_code_is_told_so(made):
+    name_code(made / "model", "config.json")
+    file = made / "model/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "planted"}))
+    said = refused(made, "--dry-run")
+    assert "auto_map" in said
+    assert said.endswith("cannot be used, for its type is not among those that are known here.")
 
 
 def test_a_module_of_code_for_embeddings_is_refused(made):

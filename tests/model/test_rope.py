@@ -13,6 +13,7 @@ import transformers
 from tiny_models import _LLAMA
 
 from edgeprune.base.errors import UserError
+from edgeprune.export.emit.rotary import rotary_tables
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.store import load_model, save_model
@@ -109,7 +110,11 @@ def test_angles_are_those_of_the_closed_form(kind, words, saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "family", ["mistral", "qwen2", "qwen3", "gemma", "mixtral", "qwen2_moe", "qwen3_moe"]
+    "family",
+    [
+        *("mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "granite", "lfm2"),
+        *("mixtral", "qwen2_moe", "qwen3_moe"),
+    ],
 )
 def test_every_family_of_llamas_kind_reads_both_versions_words(family, tmp_path):
     """And an angle that is not stated is not made up: theirs has a base of its own."""
@@ -119,6 +124,7 @@ def test_every_family_of_llamas_kind_reads_both_versions_words(family, tmp_path)
         **sizes,
         initializer_range=0.4,
         sliding_window=None,
+        pad_token_id=0,
         num_local_experts=2,
         num_experts=2,
         num_experts_per_tok=1,
@@ -215,7 +221,6 @@ def test_layers_of_one_kind_are_the_model(saved, tmp_path):
         ({"rope_type": "proportional", "rope_theta": 1e4}, "rope_scaling: input should be"),
         ({"rope_type": "default", "rope_theta": "1e4"}, "rope_theta: input should be a valid num"),
         ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({**KINDS["longrope"], **_STRETCHED, "rope_type": "longrope"}, "more than 64 tokens"),
         ({**_STRETCHED, "rope_type": "dynamic"}, "more than 64 tokens"),
         ({"full_attention": {"rope_type": "default"}, "sliding_attention": None}, "differ between"),
     ],
@@ -225,6 +230,73 @@ def test_positions_that_cannot_be_built(rope, words, saved, tmp_path):
         open_checkpoint(str(written(saved, tmp_path / "new", rope_parameters=rope)))
     assert words in str(error.value)
     assert str(error.value).count("config.json: ") == 1
+
+
+_SHORT = {"short_factor": [1.5, 1.2, 1.0], "long_factor": [3.0] * 3}
+_TRAINED = {"original_max_position_embeddings": 224}
+
+
+@pytest.fixture(scope="module")
+def phi(tmp_path_factory) -> Path:
+    """A random Phi-3 for 1,024 tokens, trained on 224, with three quarters of a head turned."""
+    torch.manual_seed(0)
+    config = transformers.Phi3Config(
+        **{**_LLAMA, "max_position_embeddings": 1024},
+        rope_parameters={"rope_type": "longrope", "partial_rotary_factor": 0.75, **_SHORT},
+        initializer_range=0.4,
+        pad_token_id=0,
+        **_TRAINED,
+    )
+    folder = tmp_path_factory.mktemp("phi3")
+    transformers.Phi3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_longrope_of_either_version_answers_the_same_up_to_its_trained_length(phi, tmp_path):
+    old = {"partial_rotary_factor": 0.75, "rope_theta": 10_000.0, **_TRAINED}
+    new = {"partial_rotary_factor": 0.75, "rope_theta": 10_000.0, "rope_type": "longrope"}
+    words: dict[str, dict[str, Any]] = {
+        "old": {**old, "rope_scaling": {"type": "longrope", **_SHORT}},
+        "first": {**old, "rope_scaling": {"type": "su", **_SHORT}},
+        "new": {**_TRAINED, "rope_parameters": {**new, **_SHORT}},
+        "inside": {"rope_parameters": {**new, **_SHORT, **_TRAINED}},
+    }
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(phi).eval()
+    for name, settings in words.items():
+        folder = written(phi, tmp_path / name, **{**dict.fromkeys(_TRAINED), **settings})
+        checkpoint = open_checkpoint(str(folder))
+        assert checkpoint.anatomy.max_positions == 224
+        mine = import_checkpoint(checkpoint)
+        # As the older version takes it: three settings, and none by another name.
+        assert mine.config["rope_scaling"] == {"type": "longrope", **_SHORT}
+        assert (mine.config["max_position_embeddings"], mine.anatomy.max_positions) == (1024, 224)
+        for tokens in (8, 200, 224):
+            # Products apart may sum in another order than fused ones.
+            expected = logits(theirs, tokens)
+            torch.testing.assert_close(logits(mine.module, tokens), expected, rtol=0, atol=1e-4)
+        save_model(mine, tmp_path / "again")
+        again = load_model(tmp_path / "again")
+        same, got = logits(mine.module, 200), logits(again.module, 200)
+        torch.testing.assert_close(got, same, rtol=0, atol=0)
+
+
+def test_an_emitted_longrope_ends_with_its_trained_length(phi, tmp_path):
+    model = import_checkpoint(open_checkpoint(str(phi)))
+    save_model(model, tmp_path)
+    cosines, sines = rotary_tables(model.config, model.anatomy) or ()
+    assert cosines.shape == sines.shape == (224, 3)
+    steps = 10_000.0 ** (-np.arange(0, 6, 2) / 6) / np.array(_SHORT["short_factor"])
+    factor = np.sqrt(1 + np.log(1024 / 224) / np.log(224))
+    angles = np.arange(224)[:, None] * steps
+    np.testing.assert_allclose(cosines, factor * np.cos(angles), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(sines, factor * np.sin(angles), rtol=0, atol=2e-5)
+
+
+def test_a_longrope_that_does_not_say_what_it_was_trained_on(phi, tmp_path):
+    scaling = {"rope_scaling": {"type": "longrope", **_SHORT}}
+    folder = written(phi, tmp_path / "new", **dict.fromkeys(_TRAINED), **scaling)
+    with pytest.raises(UserError, match="does not say original_max_position_embeddings: add"):
+        open_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize(

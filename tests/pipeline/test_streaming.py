@@ -44,7 +44,7 @@ RECIPES = {
 def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streaming")
     text_file(folder / "text.txt")
-    for family in ("llama", "untied", "qwen3", "mistral"):
+    for family in ("llama", "untied", "qwen3", "mistral", "smollm3", "granite"):
         model_folder(folder / family, family)
     return folder
 
@@ -68,7 +68,7 @@ def test_a_streamed_build_makes_the_same_graph(name, places):
     assert graphs[0] == graphs[1]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "smollm3", "granite"])
 def test_so_it_does_of_other_families(family, places):
     graphs = [
         (build(places, family, RECIPES["gptq"], streamed) / "bundle/onnx/model.onnx").read_bytes()

@@ -161,6 +161,7 @@ CUT = Stage(
     "cut",
     "edgeprune.compress.cut.stage:run",
     Cut,
+    attends=True,
     settings=CutSettings,
     default=CutSettings,
     description="Removal from the shapes.",

@@ -24,8 +24,10 @@ _SPARSE_BLOCKS = {
 def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
     if settings.method == "gptq":
         facts.refuse_mixture("quantize", "method: gptq")
+        facts.refuse_convolutions("quantize", "method: gptq")
     if settings.weights == "mixed":
         facts.refuse_mixture("quantize", "weights: mixed")
+        facts.refuse_convolutions("quantize", "weights: mixed")
     _refuse_idle(settings, facts)
     _refuse_budget(settings, facts)
 
@@ -39,8 +41,10 @@ def _refuse_idle(settings: QuantizeSettings, facts: Facts) -> None:
     )
     plan = plan_formats(anatomy, settings)
     per_tensor = any(entry.format == "int8" for entry in plan)
-    fused = turns_whole_heads(checkpoint.config, anatomy.family) and not any(
-        block.attention.head_dim % FUSED_HEADS for block in anatomy.blocks
+    fused = (
+        anatomy.attends
+        and turns_whole_heads(checkpoint.config, anatomy.family)
+        and not any(part.head_dim % FUSED_HEADS for part in anatomy.attentions)
     )
     rules = {
         "cache_bits": (

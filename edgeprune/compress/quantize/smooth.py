@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.compress.calibrate.watch import watch_inputs
-from edgeprune.model.anatomy import Anatomy, Block
+from edgeprune.model.anatomy import Anatomy, Attention, Block
 from edgeprune.model.forward import Inputs
 from edgeprune.model.model import Model
 
@@ -122,7 +122,9 @@ def _fold_down(
 def _fold_output(
     model: Model, block: Block, ranges: dict[str, InputRange], alpha: float
 ) -> list[str]:
-    part = block.attention
+    part = block.mixer
+    if not isinstance(part, Attention):
+        return []
     seen = ranges[part.output]
     # Query heads of a group read one value head: its channels take one scale for all of them.
     shape = (part.num_key_value_heads, part.heads_per_group, part.head_dim)
@@ -136,10 +138,10 @@ def _fold_norms(
     model: Model, block: Block, ranges: dict[str, InputRange], alpha: float
 ) -> list[str]:
     smoothed: list[str] = []
-    attention, feed_forward = block.attention, block.feed_forward
+    mixer, feed_forward = block.mixer, block.feed_forward
     first = [feed_forward.gate] if feed_forward.gate else []
     for path, readers in (
-        (attention.norm, [attention.query, attention.key, attention.value]),
+        (mixer.norm, [name for name in mixer.linears() if name != mixer.output]),
         (feed_forward.norm, [*first, feed_forward.up]),
     ):
         if path is None:

@@ -26,6 +26,7 @@ RECOVER = Stage(
     "recover",
     "edgeprune.compress.recover.stage:run",
     Recovered,
+    attends=True,
     settings=RecoverSettings,
     default=RecoverSettings,
     description="Recovery by distillation.",

@@ -87,7 +87,8 @@ class CausalAttention:
         ]
         past, present = _caches(block)
         output = f"{place}/{FUSED_ATTENTION}_output_0"
-        tables = [rotary.cosines, rotary.sines]
+        turned = self._decoder.turned[block.index]
+        tables = [rotary.cosines, rotary.sines] if turned else ["", ""]
         return graph.add(
             FUSED_ATTENTION,
             [*rows, *past, *self._positions.lengths(), *tables, "", mask],
@@ -97,7 +98,7 @@ class CausalAttention:
             num_heads=attention.num_heads,
             kv_num_heads=attention.num_key_value_heads,
             scale=self._scale(attention),
-            do_rotary=1,
+            do_rotary=int(turned),
         )
 
     def _laid_out(self, block: Block, projected: list[str], mask: str) -> str:
@@ -108,8 +109,9 @@ class CausalAttention:
             self._heads_first(block, tensor, role)
             for role, tensor in zip(("query", "key", "value"), projected, strict=True)
         )
-        query = self._turned(query, f"{place}/query", attention.head_dim)
-        key = self._turned(key, f"{place}/key", attention.head_dim)
+        if self._decoder.turned[block.index]:
+            query = self._turned(query, f"{place}/query", attention.head_dim)
+            key = self._turned(key, f"{place}/key", attention.head_dim)
         for role, old, new, whole in zip(
             ("key", "value"), past, (key, value), present, strict=True
         ):
@@ -169,7 +171,10 @@ class CausalAttention:
 
     def _scale(self, attention: Attention) -> float:
         """The factor of the scores."""
-        return 1 / math.sqrt(attention.head_dim) if self._decoder.scales_scores else 1.0
+        decoder = self._decoder
+        if decoder.score_factor is not None:
+            return decoder.score_factor
+        return 1 / math.sqrt(attention.head_dim) if decoder.scales_scores else 1.0
 
 
 def _caches(block: Block) -> tuple[list[str], list[str]]:

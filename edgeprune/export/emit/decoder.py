@@ -128,16 +128,22 @@ class _Layers:
             normed = normed if second == first else self._norm(hidden, second)
             fed = self._feed_forward.add(normed, block)
             both = self._writer.graph.add("Add", [fed, attended], f"{place}/Add")
+            both = self._scaled(both, f"{place}/Add")
             return self._writer.sum(both, hidden, f"{place}/Add_1")
         for norm, part, name in (
             (first, self._attention, f"{place}/Add"),
             (second, self._feed_forward, f"{place}/Add_1"),
         ):
             if decoder.norms_first:
-                hidden = self._writer.sum(hidden, part.add(self._norm(hidden, norm), block), name)
+                answer = self._scaled(part.add(self._norm(hidden, norm), block), name)
+                hidden = self._writer.sum(hidden, answer, name)
             else:
-                hidden = self._norm(self._writer.sum(hidden, part.add(hidden, block), name), norm)
+                answer = self._scaled(part.add(hidden, block), name)
+                hidden = self._norm(self._writer.sum(hidden, answer, name), norm)
         return hidden
+
+    def _scaled(self, answer: str, name: str) -> str:
+        return self._writer.scaled(answer, self._decoder.sum_factor, f"{name}/Scaled")
 
     def _norm(self, hidden: str, name: str) -> str:
         return self._writer.normed(hidden, name, self._decoder.norms, self._width)
@@ -150,8 +156,7 @@ def _embedded(
     graph, tables = writer.graph, anatomy.embeddings
     hidden = writer.rows(tables["word"], "input_ids")
     base = path_of(tables["word"]).rpartition("/")[0]
-    if decoder.embedding_scale is not None:
-        hidden = graph.add("Mul", [hidden, writer.number(decoder.embedding_scale)], f"{base}/Mul")
+    hidden = writer.scaled(hidden, decoder.embedding_scale, f"{base}/Mul")
     if decoder.project_in is not None:
         hidden = writer.linear(hidden, decoder.project_in)
     if "position" in tables:
@@ -176,6 +181,8 @@ def _add_head(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden:
     start = graph.add("Unsqueeze", [negative, writer.integers(0)], f"{place}/Unsqueeze")
     inputs = [hidden, start, writer.integers(_END), writer.integers(1)]
     last = graph.add("Slice", inputs, f"{place}/Slice")
+    if decoder.logit_divisor is not None:
+        last = writer.scaled(last, 1 / decoder.logit_divisor, f"{place}/Scaled")
     assert anatomy.head is not None
     if anatomy.tied_embeddings:
         logits = writer.tied(last, anatomy.head, anatomy.embeddings["word"])

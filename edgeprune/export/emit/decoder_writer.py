@@ -45,6 +45,12 @@ class DecoderWriter(Writer):
         """An addition that a norm reads."""
         return self.graph.add(self._sum, [left, right], name)
 
+    def scaled(self, x: str, factor: float | None, name: str) -> str:
+        """A tensor times a number; itself where there is none, or 1."""
+        if factor is None or factor == 1:
+            return x
+        return self.graph.add("Mul", [x, self.number(factor)], name)
+
     def tied(self, x: str, module: str, table: str) -> str:
         """A linear that reads the table of an embedding (outputs, inputs), which is stored once:
         the runtime turns it when it loads the file."""

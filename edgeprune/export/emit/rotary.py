@@ -8,7 +8,8 @@ Kinds differ in the frequencies f and in a factor on cosines and sines:
     dynamic  as default up to the length that the model was trained on, and no graph goes further
     llama3   long waves are interpolated, short ones are left, the ones between are mixed
     yarn     the same by the number of turns within the trained length (Peng et al., 2023)
-    longrope f divided by a stored factor each (Ding et al., 2024), those of the trained length
+    longrope f divided by a stored factor each (Ding et al., 2024): the short ones, which hold up to
+             the length that the model was trained on, and no graph goes further
 
 Closed forms in float64, rounded to float32 where transformers does: at position 8,000 the last bit
 of a frequency or an angle is worth 0.0005, and a model learnt with the angles that it was given.
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.families import TRAINED_LENGTH, trained_length
+from edgeprune.model.rope import turned_share
 
 Rotation = tuple[np.ndarray, float]
 """Frequencies (D/2,), and the factor on cosines and sines."""
@@ -28,11 +31,7 @@ Rotation = tuple[np.ndarray, float]
 
 def rotary_width(config: Mapping[str, Any], anatomy: Anatomy) -> int:
     """How many of a head's first values are turned."""
-    share, size = (
-        anatomy.family.rotary.get("partial_rotary_factor"),
-        anatomy.blocks[0].attention.head_dim,
-    )
-    return int(size * float(config.get(share, 1.0))) if share else size
+    return int(anatomy.blocks[0].attention.head_dim * turned_share(config, anatomy.family))
 
 
 def rotary_tables(config: Mapping[str, Any], anatomy: Anatomy) -> tuple[np.ndarray, ...] | None:
@@ -46,10 +45,12 @@ def rotary_tables(config: Mapping[str, Any], anatomy: Anatomy) -> tuple[np.ndarr
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in _KINDS:
         return None
-    positions, width = anatomy.max_positions, rotary_width(config, anatomy)
+    longest = int(config.get("max_position_embeddings") or anatomy.max_positions)
+    width = rotary_width(config, anatomy)
     theta = float(config.get(anatomy.family.rotary["rope_theta"], 10_000.0))
-    frequencies, factor = _KINDS[kind](theta, width, scaling, positions)
-    angles = _single(np.arange(positions)[:, None] * _single(frequencies))
+    scaling = {**scaling, TRAINED_LENGTH: trained_length(config) or longest}
+    frequencies, factor = _KINDS[kind](theta, width, scaling, longest)
+    angles = _single(np.arange(anatomy.max_positions)[:, None] * _single(frequencies))
     return tuple((turn(angles) * factor).astype(np.float32) for turn in (np.cos, np.sin))
 
 
@@ -67,25 +68,25 @@ def _plain(theta: float, width: int) -> np.ndarray:
     return _single(1 / _waves(theta, width))
 
 
-def _default(theta: float, width: int, scaling: Mapping[str, Any], positions: int) -> Rotation:
+def _default(theta: float, width: int, scaling: Mapping[str, Any], longest: int) -> Rotation:
     return _plain(theta, width), 1.0
 
 
-def _linear(theta: float, width: int, scaling: Mapping[str, Any], positions: int) -> Rotation:
+def _linear(theta: float, width: int, scaling: Mapping[str, Any], longest: int) -> Rotation:
     return _plain(theta, width) / scaling["factor"], 1.0
 
 
-def _llama3(theta: float, width: int, scaling: Mapping[str, Any], positions: int) -> Rotation:
-    plain, trained = _plain(theta, width), scaling["original_max_position_embeddings"]
+def _llama3(theta: float, width: int, scaling: Mapping[str, Any], longest: int) -> Rotation:
+    plain, trained = _plain(theta, width), scaling[TRAINED_LENGTH]
     few, many = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = trained * plain / (2 * np.pi)
     kept = np.clip((turns - few) / (many - few), 0, 1)
     return kept * plain + (1 - kept) * plain / scaling["factor"], 1.0
 
 
-def _yarn(theta: float, width: int, scaling: Mapping[str, Any], positions: int) -> Rotation:
+def _yarn(theta: float, width: int, scaling: Mapping[str, Any], longest: int) -> Rotation:
     plain, factor = _plain(theta, width), scaling["factor"]
-    trained = scaling.get("original_max_position_embeddings") or positions
+    trained = scaling[TRAINED_LENGTH]
 
     def place(turns: float) -> float:
         """Of the pair that turns so often within the trained length."""
@@ -114,11 +115,11 @@ def _yarn_factor(scaling: Mapping[str, Any]) -> float:
     return size(above) / size(below) if above and below else size(1)
 
 
-def _longrope(theta: float, width: int, scaling: Mapping[str, Any], positions: int) -> Rotation:
-    # Texts beyond the trained length have other factors; model/rope.py refuses such models.
-    factor, stated = scaling.get("factor") or 1.0, scaling.get("attention_factor")
+def _longrope(theta: float, width: int, scaling: Mapping[str, Any], longest: int) -> Rotation:
+    trained, stated = scaling[TRAINED_LENGTH], scaling.get("attention_factor")
+    factor = scaling.get("factor") or longest / trained
     if stated is None:
-        stated = math.sqrt(1 + math.log(factor) / math.log(positions)) if factor > 1 else 1.0
+        stated = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
     stretch = _single(np.asarray(scaling["short_factor"]))
     return 1 / _single(stretch * _waves(theta, width)), float(stated)
 

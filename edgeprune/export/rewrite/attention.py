@@ -34,7 +34,7 @@ from edgeprune.model.anatomy import Anatomy
 
 
 def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
-    """Rewrite the attention of every block; return how many.
+    """Rewrite the attention of every block that attends; return how many.
 
     Raises:
         ValueError: a block's attention is not in the graph as expected.
@@ -42,7 +42,7 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
     for parts in find_attention(graph, anatomy):
         (_causal if anatomy.causal else _bidirectional)(graph, parts)
     graph.sweep()
-    return len(anatomy.blocks)
+    return len(anatomy.attentions)
 
 
 def _bidirectional(graph: Graph, parts: AttentionParts) -> None:

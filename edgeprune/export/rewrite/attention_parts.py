@@ -65,13 +65,19 @@ class AttentionParts:
 
 
 def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
-    """The attention of every block, in order; the graph may change between two of them.
+    """The attention of every block that attends, in order; the graph may change between two.
 
     Raises:
-        ValueError: a block's attention is not in the graph as expected.
+        ValueError: a block's attention is not in the graph as expected, or its scores are scaled by
+            a setting.
     """
+    decoder = anatomy.family.decoder
+    if decoder is not None and decoder.score_factor is not None:
+        raise ValueError(f"scores are scaled by {decoder.score_factor}, which only emitting knows")
     linears = find_linears(graph, list(anatomy.block_linears()))
     for block in anatomy.blocks:
+        if not isinstance(block.mixer, Attention):
+            continue
         missing = [name for name in block.attention.linears() if name not in linears]
         if missing:
             raise ValueError(f"the graph has no product named for {missing[0]}")

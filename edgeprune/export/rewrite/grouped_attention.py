@@ -47,6 +47,8 @@ def fuse_attention(graph: Graph, anatomy: Anatomy) -> int:
         ValueError: a block's attention is not in the graph as expected, or the operator cannot
             compute it.
     """
+    if not anatomy.attends:
+        raise ValueError("short convolutions have caches that no operator writes in place")
     tables = _RotaryTables(graph, anatomy.max_positions)
     lengths = _lengths(graph)
     for parts in find_attention(graph, anatomy):

@@ -7,7 +7,7 @@ import onnxruntime as ort
 
 from edgeprune.export.graph import Graph
 from edgeprune.kernels import register
-from edgeprune.runtime.names import PAST, PRESENT
+from edgeprune.runtime.names import PRESENT, empty_cache, is_past, present_of
 from edgeprune.runtime.session import input_types
 
 Feed = Mapping[str, np.ndarray]
@@ -78,10 +78,7 @@ def _next_feed(feed: Feed, outputs: Feed, batch: Feed) -> dict[str, np.ndarray]:
         "position_ids": positions(mask)[:, -1:],
         **{name.removeprefix(NEXT): batch[name] for name in batch if name.startswith(NEXT)},
     }
-    return {
-        name: outputs[name.replace(PAST, PRESENT, 1)] if name.startswith(PAST) else following[name]
-        for name in feed
-    }
+    return {name: outputs[present_of(name)] if is_past(name) else following[name] for name in feed}
 
 
 def positions(mask: np.ndarray) -> np.ndarray:
@@ -126,9 +123,8 @@ def complete_feed(session: ort.InferenceSession, batch: Feed) -> dict[str, np.nd
     for value in session.get_inputs():
         if value.name in known:
             feed[value.name] = np.asarray(known[value.name])
-        elif value.name.startswith(PAST):
-            _, heads, _, width = value.shape
-            feed[value.name] = np.zeros((len(tokens), heads, 0, width), types[value.name])
+        elif is_past(value.name):
+            feed[value.name] = np.zeros(empty_cache(value.shape, len(tokens)), types[value.name])
         else:
             raise ValueError(f"the graph has an unknown input {value.name}")
     return feed

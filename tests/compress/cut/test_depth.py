@@ -34,7 +34,7 @@ from edgeprune.text.batches import Batch
 LAYERS = 4
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, "granite", "smollm3-fused"])
 def test_a_dropped_layer_is_passed_by(family, tmp_path):
     model, batch = make_model(family, tmp_path / "hf", False, layers=LAYERS), make_batch()
     real = batch["attention_mask"] == 1

@@ -37,7 +37,16 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model, save_model
 from edgeprune.text.corpus import Corpus
 
-FAMILY_NAMES = (*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS, *FUSED_DECODERS, *MIXTURES)
+FAMILY_NAMES = (
+    *ENCODERS,
+    *CLASSIFIERS,
+    *DECODERS,
+    "granite",
+    "lfm2",
+    *ODD_DECODERS,
+    *FUSED_DECODERS,
+    *MIXTURES,
+)
 # The first ids, of special tokens, and two of three of the others.
 KEPT = [token for token in range(VOCABULARY) if token < 5 or token % 3]
 

@@ -12,7 +12,14 @@ import torch
 import transformers
 from padded_prompts import by_graph, decoded, largest_difference
 from safetensors.torch import load_file, save_file
-from tiny_models import DECODERS, FUSED_DECODERS, MIXTURES, ODD_DECODERS, make_model
+from tiny_models import (
+    DECODERS,
+    EMITTED_DECODERS,
+    FUSED_DECODERS,
+    MIXTURES,
+    ODD_DECODERS,
+    make_model,
+)
 from transformers.initialization import no_init_weights
 
 from edgeprune.compress.cut.surgery import keep_layers
@@ -28,7 +35,8 @@ from edgeprune.model.store import save_model
 from edgeprune.runtime.names import FUSED_ATTENTION, SHARED_CACHE
 
 torch.set_num_threads(1)
-ALL = (*DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES)
+FUSED = (*FUSED_DECODERS, *EMITTED_DECODERS[:3])
+ALL = (*DECODERS, *FUSED_DECODERS, *EMITTED_DECODERS, *ODD_DECODERS, *MIXTURES)
 BOUND = 2e-5
 
 
@@ -94,7 +102,7 @@ def test_the_graph_is_valid_and_named_as_the_hub_names_it(family, build):
     ]
 
 
-@pytest.mark.parametrize("family", [*FUSED_DECODERS, "llama"])
+@pytest.mark.parametrize("family", [*FUSED, "llama"])
 def test_heads_that_the_operator_takes_are_one_node(family, build):
     model, graph, _ = build(family)
     nodes = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
@@ -104,8 +112,8 @@ def test_heads_that_the_operator_takes_are_one_node(family, build):
         (block.attention.num_heads, block.attention.num_key_value_heads)
         for block in model.anatomy.blocks
     ]
-    assert heads == (expected if family in FUSED_DECODERS else [])
-    assert (SHARED_CACHE in graph.metadata) == (family in FUSED_DECODERS)
+    assert heads == (expected if family in FUSED else [])
+    assert (SHARED_CACHE in graph.metadata) == (family in FUSED)
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-fused", "gemma", "gpt2", "opt", "mixtral"])
@@ -120,7 +128,7 @@ def test_a_shared_table_is_stored_once(family, build):
     assert len(stored) == (1 if model.anatomy.tied_embeddings else 2)
 
 
-@pytest.mark.parametrize("family", ["llama-fused", "gpt2", "opt"])
+@pytest.mark.parametrize("family", ["llama-fused", "gpt2", "opt", "phi3-partial", "granite"])
 def test_dropped_layers_and_a_trimmed_vocabulary(family, tmp_path):
     model = make_model(family, tmp_path / "hf", unequal=False, layers=3)
     keep_layers(model, [0, 2])
@@ -170,6 +178,21 @@ def test_a_checkpoint_in_bfloat16_is_read_as_it_is(family, tmp_path):
     assert largest_difference(model, session_of(graph), decoded("left", 3)) < BOUND
 
 
+def test_a_layer_that_is_left_keeps_whether_positions_turn_it(tmp_path):
+    settings = {**tiny_models._FUSED, **tiny_models._IDS, "num_hidden_layers": 4}
+    windows = {"use_sliding_window": True, "sliding_window": 6}
+    config = transformers.SmolLM3Config(no_rope_layers=[0, 1, 1, 0], **windows, **settings)
+    model = saved(transformers.SmolLM3ForCausalLM(config), tmp_path / "hf")
+    keep_layers(model, [1, 3])
+    assert model.config["no_rope_layers"] == [1, 0]
+    graph = emit(model, tmp_path / "stage")
+    nodes = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
+    turned = [entry.i for node in nodes for entry in node.attribute if entry.name == "do_rotary"]
+    assert turned == [1, 0]
+    assert [node.input[10] for node in nodes] == ["/mask_output_0", "/mask_6_output_0"]
+    assert largest_difference(model, session_of(graph), decoded("left", 3)) < BOUND
+
+
 def test_a_window_is_a_window(build):
     """The control: the same weights without one answer otherwise once a text is longer."""
     _, graph, session = build("mistral-fused")
@@ -186,6 +209,7 @@ UNKNOWN = {
     "llama": {"hidden_act": "mish"},
     "llama-fused": {"rope_scaling": {"rope_type": "proportional", "factor": 2.0}},
     "gpt2": {"scale_attn_by_inverse_layer_idx": True},
+    "smollm3": {"no_rope_layers": None},
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from sparse_models import library_for_tests
 from tiny_builds import model_folder, recipe_file, text_file
-from tiny_models import DECODERS, FUSED_DECODERS, MIXTURES, make_batch, make_model
+from tiny_models import DECODERS, EMITTED_DECODERS, FUSED_DECODERS, MIXTURES, make_batch, make_model
 
 from edgeprune.cli import main
 from edgeprune.compress.quantize.model import Quantized, quantize_model
@@ -85,6 +85,19 @@ def test_lowered_to_the_same_operators_as_a_trace(family, kind, tmp_path):
     assert sum(own.values()) < sum(theirs.values())
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("family", EMITTED_DECODERS)
+def test_decoders_whose_trace_is_not_fused_end_in_integers(family, kind, tmp_path):
+    model = make_model(family, tmp_path / "hf")
+    counts = operators(
+        lowered(model, quantize_model(model, [BATCH], FORMATS[kind], VNNI), tmp_path)
+    )
+    merged = 2 * len(model.anatomy.blocks)  # q, k and v are one product
+    products = counts["MatMulInteger"] + counts["MatMulNBits"]
+    assert products == len(model.anatomy.linears()) - merged
+    assert counts["GroupQueryAttention"] == (2 if family in EMITTED_DECODERS[:3] else 0)
+
+
 @pytest.mark.parametrize("kind", ["int8", "a scale per token", "static", "int4"])
 @pytest.mark.parametrize("family", MIXTURES)
 def test_mixtures_of_experts_end_in_integers(family, kind, tmp_path):
@@ -125,7 +138,7 @@ measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
     assert 0 < len(tokens) <= 5
 
 
-@pytest.mark.parametrize("family", FUSED_DECODERS)
+@pytest.mark.parametrize("family", [*FUSED_DECODERS, *EMITTED_DECODERS[:3]])
 def test_a_cache_of_eight_bits(family, tmp_path):
     model = make_model(family, tmp_path / "hf")
     graph = lowered(model, None, tmp_path, cache_bits=8.0)
