@@ -22,18 +22,13 @@ from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.last_logits import choose_logits
+from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.packed_attention import pack_attention
 from edgeprune.export.rewrite.quantized_cache import quantize_cache
 from edgeprune.export.rewrite.residual import residuals_as_sums
 from edgeprune.export.rewrite.seams import seam_drift
 from edgeprune.export.rewrite.sparse import lower_sparse_linears
-from edgeprune.export.rewrite.verify import (
-    Feed,
-    Outputs,
-    largest_drift,
-    mean_drift,
-    run_graph,
-)
+from edgeprune.export.rewrite.verify import largest_drift, mean_drift, run_graph
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.targets import Target
 
@@ -181,6 +176,7 @@ def rewrite(
     batches: Sequence[Feed],
     target: Target,
     cache_bits: float | None = None,
+    cache_batches: Sequence[Feed] | None = None,
 ) -> list[PassReport]:
     """Rewrite a graph into `output`.
 
@@ -190,6 +186,7 @@ def rewrite(
         batches: real text as input_ids and attention_mask, to check each pass on.
         cache_bits: bits of a decoder's key-value cache, see quantized_cache.py; None leaves it in
             float32.
+        cache_batches: more text, from which such a cache's scales are taken; None: the batches.
 
     Returns:
         A report of every pass, including undone ones.
@@ -210,7 +207,7 @@ def rewrite(
         passes.append(
             Pass(
                 "quantize cache",
-                lambda graph: quantize_cache(graph, batches, cache_bits),
+                lambda graph: quantize_cache(graph, cache_batches or batches, cache_bits),
                 _CACHE_ROUNDING,
                 required=True,
                 quantizes=True,

@@ -3,21 +3,28 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.reference import padded_prompts, torch_outputs
 from edgeprune.export.exported_model import write_export_manifest
+from edgeprune.export.rewrite.outputs import Feed
 from edgeprune.export.rewrite.record import Pass, Rewritten
 from edgeprune.export.rewrite.run import Emitted, rewrite
-from edgeprune.export.rewrite.verify import Feed
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model
 from edgeprune.targets import Target
+from edgeprune.text.batches import Batch
 
-# Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
-_CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
+_CHECKED_TOKENS = 256
+"""Of each of two batches that every pass is compared on."""
+_CACHED_TOKENS = 512
+"""Of each of two batches that a quantized cache's scales are taken from."""
+_SHORT = 32
+"""Tokens of a text in the batch of many."""
 
 
 def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
@@ -28,11 +35,8 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
     """
     plan = context.folders.get("quantize")
     quantized, asked = Quantized.load(plan) if plan else None, context.settings.get("quantize")
-    batches = []
-    for batch in context.some(_CHECKED_BATCHES):
-        rows = max(1, _CHECKED_TOKENS // batch.input_ids.shape[1])
-        feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        batches.append({name: values[:rows] for name, values in feed.items()})
+    texts = context.some(2)
+    batches = checked(texts)
     copy_client_files(context, context.model, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
     reports = rewrite(
@@ -43,9 +47,27 @@ def run(context: Context, source: Path, target: Path, settings: None) -> Rewritt
         batches,
         context.target,
         asked.cache_bits if asked else None,
+        [_rows(batch.inputs, _CACHED_TOKENS) for batch in texts],
     )
     write_export_manifest(target, context.checkpoint)
     return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])
+
+
+def checked(batches: Sequence[Batch]) -> list[Feed]:
+    """What every pass is compared on: whole texts of the first batch, at least one; and of the
+    second the beginnings of many, shorter from row to row, so that there is padding."""
+    whole, many = batches
+    short = _rows({name: value[:, :_SHORT] for name, value in many.inputs.items()}, _CHECKED_TOKENS)
+    count, length = short["input_ids"].shape
+    left = length - np.arange(count) * length // (count + 1)
+    mask = short["attention_mask"] * (np.arange(length) < left[:, None])
+    return [_rows(whole.inputs, _CHECKED_TOKENS), {**short, "attention_mask": mask}]
+
+
+def _rows(feed: Feed, tokens: int) -> Feed:
+    """A batch's first texts, of so many tokens together; at least one."""
+    rows = max(1, tokens // feed["input_ids"].shape[1])
+    return {name: values[:rows] for name, values in feed.items()}
 
 
 def emitted_graph(folder: Path, target: Target, batches: Sequence[Feed]) -> Emitted | None:
