@@ -7,7 +7,7 @@ compared with what torch answers.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeprune import kernels
 from edgeprune.base.errors import UserError
@@ -50,13 +50,16 @@ class RewriteError(Exception):
 
 @dataclass(frozen=True)
 class Emitted:
-    """A graph that was not traced but written, and what it must answer."""
+    """A graph that our tracer did not write, and what it must answer."""
 
     graph: Graph
     reference: Outputs
     """The torch model's outputs on the batches, then on `prompts`."""
     prompts: Sequence[Feed] = ()
     """Batches more on which the two are compared."""
+    by: Literal["emit", "optimum"] = "emit"
+    """What wrote it: an emitter, in the form that the first passes would leave of a trace, or
+    optimum's exporter, which traces."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,8 @@ def rewrite(
         A report of every pass, including undone ones.
 
     Raises:
-        UserError: a lowering that the plan needs is not possible on this model's graph, or a cache
-            in integers moves its outputs too far.
+        UserError: a lowering that the plan needs is not possible on this model's graph, a cache in
+            integers moves its outputs too far, or optimum's graph answers otherwise than torch.
         RewriteError: an emitted graph answers otherwise than torch, or a lowering differs from the
             plan.
     """
@@ -202,7 +205,8 @@ def rewrite(
     before = run_graph(graph, [*batches, *(emitted.prompts if emitted else ())])
     reports = [_as_torch(emitted, before)] if emitted else []
     before = before[: len(batches)]
-    passes = passes_for(anatomy, quantized, target, emitted is not None)
+    written = emitted is not None and emitted.by == "emit"
+    passes = passes_for(anatomy, quantized, target, written)
     if cache_bits is not None:  # last: later passes would see a cache of integers
         passes.append(
             Pass(
@@ -261,16 +265,22 @@ def rewrite(
 
 
 def _as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
-    """The report of an emission, which must answer as torch does."""
+    """The report of what wrote a graph, which must answer as torch does."""
     # As a whole: where a massive activation is cancelled, a single value of SmolLM2's trace is 7e-4
     # from torch as well. Torch comes last, as a decoder's graph has its cache among its answers.
     drift, nodes = mean_drift(answers, emitted.reference), len(emitted.graph.nodes)
+    if drift > _EMITTED and emitted.by == "optimum":
+        raise UserError(
+            f"The graph that optimum's exporter wrote differs by {drift:.3g} from what torch "
+            f"answers, beyond the tolerance of {_EMITTED:g}: leave export.by out, and the graph is "
+            "written here."
+        )
     if drift > _EMITTED:
         raise RewriteError(
             f"the emitted graph differs by {drift:.3g} from what torch answers, beyond the "
             f"tolerance of {_EMITTED:g}"
         )
-    return PassReport("emit", nodes, nodes, drift, _EMITTED, kept=True)
+    return PassReport(emitted.by, nodes, nodes, drift, _EMITTED, kept=True)
 
 
 def _at_seams(

@@ -11,7 +11,8 @@ from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.reference import padded_prompts, torch_outputs
 from edgeprune.export.exported_model import write_export_manifest
-from edgeprune.export.rewrite.outputs import Feed
+from edgeprune.export.graph import Graph
+from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.record import Pass, Rewritten
 from edgeprune.export.rewrite.run import Emitted, rewrite
 from edgeprune.model.checkpoint import open_checkpoint
@@ -30,17 +31,20 @@ _SHORT = 32
 def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
     """Rewrite the model's graph; write it with tokenizer and configuration into `target`.
 
-    A traced graph is read from `source`; an emitted one is written here, as its weights are then
-    read from the model's files where they are needed.
+    A traced graph is read from `source`, and so is optimum's; an emitted one is written here, as
+    its weights are then read from the model's files where they are needed.
     """
     plan = context.folders.get("quantize")
     quantized, asked = Quantized.load(plan) if plan else None, context.settings.get("quantize")
     texts = context.some(2)
     batches = checked(texts)
+    traced, asks_optimum = source / ONNX / "model.onnx", context.settings["export"].by == "optimum"
     copy_client_files(context, context.model, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
     reports = rewrite(
-        emitted_graph(context.model, context.target, batches) or source / ONNX / "model.onnx",
+        optimum_graph(traced, context.model, batches)
+        if asks_optimum
+        else emitted_graph(context.model, context.target, batches) or traced,
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,
@@ -76,6 +80,16 @@ def emitted_graph(folder: Path, target: Target, batches: Sequence[Feed]) -> Emit
     graph = emitted(folder, target.skip_layer_norm_harmful)
     if graph is None:
         return None
+    return Emitted(graph, *_answered(folder, batches))
+
+
+def optimum_graph(file: Path, folder: Path, batches: Sequence[Feed]) -> Emitted:
+    """The graph that optimum's exporter wrote of the model in `folder`, to be compared likewise."""
+    return Emitted(Graph.load(file), *_answered(folder, batches), by="optimum")
+
+
+def _answered(folder: Path, batches: Sequence[Feed]) -> tuple[Outputs, list[Feed]]:
+    """What torch answers on the batches and then on a decoder's padded prompts; and those."""
     model = load_model(folder)
     prompts = padded_prompts(batches) if model.anatomy.head else []
-    return Emitted(graph, torch_outputs(model, [*batches, *prompts]), prompts)
+    return torch_outputs(model, [*batches, *prompts]), prompts
