@@ -112,7 +112,7 @@ def build(way: str, work: Path, batches: list[Feed]) -> None:
     if way == "traced":
         start = export_onnx(load_model(stage), file(work, way, "float32").parent)
     else:
-        written(emitted(stage, target.skip_layer_norm_harmful)).save(file(work, way, "float32"))
+        written(emitted(stage)).save(file(work, way, "float32"))
         start = written(emitted_graph(stage, target, batches))
     rewrite(start, file(work, way, "int8"), anatomy, quantized, batches, target)
 
