@@ -1,7 +1,8 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
 # make test   install with test tools and run the suite, in random order on every core
 # make coverage   the suite again, to count the lines and branches that it runs
-# make test-clients  optimum, sentence-transformers 5 and transformers.js open what was built
+# make test-clients  optimum, sentence-transformers 5 and transformers.js open what was built, and
+#                    optimum's exporter writes what is built on
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
 # make mutation   plant small faults into the numerics and count those that the tests notice
@@ -39,7 +40,7 @@ NODE := build/node
 test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
 	EDGEPRUNE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python EDGEPRUNE_NODE=$(NODE) \
 		$(PYTEST) tests/runtime/test_clients.py tests/runtime/test_decoder_clients.py \
-		tests/report/test_card.py
+		tests/report/test_card.py tests/export/test_optimum.py
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow

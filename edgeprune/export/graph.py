@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx import NodeProto, TensorProto, helper
 
-from edgeprune.export.tensors import Shelf, bytes_of, to_proto, write_model
+from edgeprune.export.tensors import Shelf, bytes_of, to_proto, values_of, write_model
 from edgeprune.kernels.node import add_functions
 
 CONTRIB = "com.microsoft"
@@ -112,7 +112,7 @@ class Graph:
     def constant(self, name: str) -> np.ndarray | None:
         """The value of an initializer; None for a computed tensor or an input."""
         tensor = self._stored(name)
-        return None if tensor is None else tensor.numpy()
+        return None if tensor is None else values_of(tensor)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of an initializer, whose value is not read; None as above."""

@@ -4,6 +4,7 @@ A tensor is onnx-ir's: an array, a lazy one that is read from its source on dema
 file. Whatever it is, writing holds one tensor in memory, and not the model.
 """
 
+import copy
 import shutil
 import tempfile
 import weakref
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto
@@ -25,6 +27,13 @@ _PAGE = 4096
 _SMALL_BYTES = 4096
 # Fields of ONNX's messages that hold other messages or bytes, by their numbers in onnx.proto.
 _GRAPH, _INITIALIZER, _RAW_DATA = (field << 3 | 2 for field in (7, 5, 9))
+
+
+def values_of(tensor: ir.TensorProtocol) -> np.ndarray:
+    """A tensor's values, in memory as long as this array is: onnx-ir's own would stay mapped as
+    long as the tensor."""
+    read = copy.copy(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+    return np.asarray(read.numpy())
 
 
 def to_proto(name: str, tensor: ir.TensorProtocol) -> TensorProto:

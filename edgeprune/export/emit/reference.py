@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeprune.export.rewrite.verify import Feed, Outputs, positions, without_padding
+from edgeprune.export.rewrite.outputs import Feed, Kept, Outputs
+from edgeprune.export.rewrite.verify import positions, without_padding
 from edgeprune.model.model import Model
 
 _PADDED_ROWS, _PADDED_TOKENS = 3, 24
@@ -40,7 +41,7 @@ def torch_outputs(model: Model, batches: Sequence[Feed]) -> Outputs:
         batches: input_ids and attention_mask.
     """
     answer = _continued if model.anatomy.head else _called
-    return [without_padding(answer(model, batch), batch) for batch in batches]
+    return [Kept(without_padding(answer(model, batch), batch)) for batch in batches]
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from edgeprune.base.progress import track
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.verify import Feed, Outputs, run_graph
+from edgeprune.export.rewrite.outputs import Feed, Outputs
+from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.runtime.logits import kl_divergence
 from edgeprune.runtime.names import FUSED_ATTENTION, PAST, PRESENT
 

@@ -7,7 +7,7 @@ compared with what torch answers.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeprune import kernels
 from edgeprune.base.errors import UserError
@@ -22,18 +22,13 @@ from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.last_logits import choose_logits
+from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.packed_attention import pack_attention
 from edgeprune.export.rewrite.quantized_cache import quantize_cache
 from edgeprune.export.rewrite.residual import residuals_as_sums
 from edgeprune.export.rewrite.seams import seam_drift
 from edgeprune.export.rewrite.sparse import lower_sparse_linears
-from edgeprune.export.rewrite.verify import (
-    Feed,
-    Outputs,
-    largest_drift,
-    mean_drift,
-    run_graph,
-)
+from edgeprune.export.rewrite.verify import largest_drift, mean_drift, run_graph
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.targets import Target
 
@@ -55,13 +50,16 @@ class RewriteError(Exception):
 
 @dataclass(frozen=True)
 class Emitted:
-    """A graph that was not traced but written, and what it must answer."""
+    """A graph that our tracer did not write, and what it must answer."""
 
     graph: Graph
     reference: Outputs
     """The torch model's outputs on the batches, then on `prompts`."""
     prompts: Sequence[Feed] = ()
     """Batches more on which the two are compared."""
+    by: Literal["emit", "optimum"] = "emit"
+    """What wrote it: an emitter, in the form that the first passes would leave of a trace, or
+    optimum's exporter, which traces."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +179,7 @@ def rewrite(
     batches: Sequence[Feed],
     target: Target,
     cache_bits: float | None = None,
+    cache_batches: Sequence[Feed] | None = None,
 ) -> list[PassReport]:
     """Rewrite a graph into `output`.
 
@@ -190,13 +189,14 @@ def rewrite(
         batches: real text as input_ids and attention_mask, to check each pass on.
         cache_bits: bits of a decoder's key-value cache, see quantized_cache.py; None leaves it in
             float32.
+        cache_batches: more text, from which such a cache's scales are taken; None: the batches.
 
     Returns:
         A report of every pass, including undone ones.
 
     Raises:
-        UserError: a lowering that the plan needs is not possible on this model's graph, or a cache
-            in integers moves its outputs too far.
+        UserError: a lowering that the plan needs is not possible on this model's graph, a cache in
+            integers moves its outputs too far, or optimum's graph answers otherwise than torch.
         RewriteError: an emitted graph answers otherwise than torch, or a lowering differs from the
             plan.
     """
@@ -205,12 +205,13 @@ def rewrite(
     before = run_graph(graph, [*batches, *(emitted.prompts if emitted else ())])
     reports = [as_torch(emitted, before)] if emitted else []
     before = before[: len(batches)]
-    passes = passes_for(anatomy, quantized, target, emitted is not None)
+    written = emitted is not None and emitted.by == "emit"
+    passes = passes_for(anatomy, quantized, target, written)
     if cache_bits is not None:  # last: later passes would see a cache of integers
         passes.append(
             Pass(
                 "quantize cache",
-                lambda graph: quantize_cache(graph, batches, cache_bits),
+                lambda graph: quantize_cache(graph, cache_batches or batches, cache_bits),
                 _CACHE_ROUNDING,
                 required=True,
                 quantizes=True,
@@ -264,16 +265,22 @@ def rewrite(
 
 
 def as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
-    """The report of an emission, which must answer as torch does."""
+    """The report of what wrote a graph, which must answer as torch does."""
     # As a whole: where a massive activation is cancelled, a single value of SmolLM2's trace is 7e-4
     # from torch as well. Torch comes last, as a decoder's graph has its cache among its answers.
     drift, nodes = mean_drift(answers, emitted.reference), len(emitted.graph.nodes)
+    if drift > EMITTED and emitted.by == "optimum":
+        raise UserError(
+            f"The graph that optimum's exporter wrote differs by {drift:.3g} from what torch "
+            f"answers, beyond the tolerance of {EMITTED:g}: leave export.by out, and the graph is "
+            "written here."
+        )
     if drift > EMITTED:
         raise RewriteError(
             f"the emitted graph differs by {drift:.3g} from what torch answers, beyond the "
             f"tolerance of {EMITTED:g}"
         )
-    return PassReport("emit", nodes, nodes, drift, EMITTED, kept=True)
+    return PassReport(emitted.by, nodes, nodes, drift, EMITTED, kept=True)
 
 
 def at_seams(

@@ -9,17 +9,17 @@ every seam the float graph is given the lowered graph's value, rounded as planne
 next seams and the outputs, it must compute what the lowered graph did, up to the order of sums.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
+from edgeprune.base.memory import trim
 from edgeprune.compress.quantize.plan import Entry
 from edgeprune.compress.quantize.rounding import round_input
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import find_linears
+from edgeprune.export.rewrite.outputs import Feed, Kept
 from edgeprune.export.rewrite.verify import (
-    Feed,
     calls,
     mean_drift,
     opened,
@@ -62,22 +62,25 @@ def seam_drift(
     for given in rounded:
         forced.add_input(given)
     forced.index()
-    worst = 0.0
-    reference, session = opened(forced), opened(exposed, kernels)
-    for batch in batches:
-        for feed, got in calls(session, batch):
-            inputs = {
-                given: round_input(torch.from_numpy(got[seams[seam]]), entry).numpy()
-                for given, (seam, entry) in rounded.items()
-            }
-            wanted = without_padding(outputs_of(reference, {**feed, **inputs}), feed)
-            made = without_padding(_named(got, seams), feed)
-            worst = max(worst, mean_drift([wanted], [made]))
+    answers = _made(exposed, batches, kernels)
+    worst, reference = 0.0, opened(forced)
+    for feed, got in answers:
+        inputs = {
+            given: round_input(torch.from_numpy(got[seams[seam]]), entry).numpy()
+            for given, (seam, entry) in rounded.items()
+        }
+        trim()  # what reading and rounding took
+        wanted = outputs_of(reference, {**feed, **inputs})
+        del inputs
+        for name, value in wanted.items():  # one at a time, for they are large
+            made = got[seams.get(name, name)]
+            before, after = ([without_padding({name: each}, feed)] for each in (value, made))
+            worst = max(worst, mean_drift(before, after))
     return worst
 
 
-def _named(values: Mapping[str, np.ndarray], seams: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """A lowered graph's outputs under the float graph's names."""
-    inner = set(seams.values())
-    outputs = {name: value for name, value in values.items() if name not in inner}
-    return outputs | {plain: values[name] for plain, name in seams.items()}
+def _made(graph: Graph, batches: Sequence[Feed], kernels: bool) -> list[tuple[Kept, Kept]]:
+    """(inputs, outputs) of every call. The session ends here, before another one takes memory: the
+    inputs of a second call are outputs of the first, and would keep what the session had."""
+    session = opened(graph, kernels)
+    return [(Kept(feed), Kept(got)) for batch in batches for feed, got in calls(session, batch)]

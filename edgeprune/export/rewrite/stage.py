@@ -4,45 +4,51 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from edgeprune.compress.context import Context
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.export.client_files import ONNX, copy_client_files
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.reference import padded_prompts, states, torch_outputs
 from edgeprune.export.exported_model import write_export_manifest
+from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.by_block import rewrite_by_block
+from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.record import Pass, Rewritten
 from edgeprune.export.rewrite.run import Emitted, PassReport, as_torch, rewrite
-from edgeprune.export.rewrite.verify import Feed, run_graph
+from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model, write_layers
 from edgeprune.targets import Target
+from edgeprune.text.batches import Batch
 
-# Few texts to compare each pass on: a decoder's logits take 0.2 MB and more per token.
-_CHECKED_BATCHES, _CHECKED_TOKENS = 2, 512
-# Layers of a streamed model that are compared as a whole.
+_CHECKED_TOKENS = 256
+"""Of each of two batches that every pass is compared on."""
+_CACHED_TOKENS = 512
+"""Of each of two batches that a quantized cache's scales are taken from."""
+_SHORT = 32
+"""Tokens of a text in the batch of many."""
 _WHOLE_LAYERS = 2
+"""Layers of a streamed model that are compared as a whole."""
 
 
 def run(context: Context, source: Path, target: Path, settings: None) -> Rewritten:
     """Rewrite the model's graph; write it with tokenizer and configuration into `target`.
 
-    A traced graph is read from `source`; an emitted one is written here, as its weights are then
-    read from the model's files where they are needed.
+    A traced graph is read from `source`, and so is optimum's; an emitted one is written here, as
+    its weights are then read from the model's files where they are needed.
     """
     plan = context.folders.get("quantize")
     quantized = Quantized.load(plan) if plan else None
-    batches = []
-    for batch in context.some(_CHECKED_BATCHES):
-        rows = max(1, _CHECKED_TOKENS // batch.input_ids.shape[1])
-        feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        batches.append({name: values[:rows] for name, values in feed.items()})
+    texts = context.some(2)
+    batches = checked(texts)
     copy_client_files(context, context.model, target)
     (target / ONNX).mkdir(parents=True, exist_ok=True)
     if context.streamed:
         reports = _rewrite_streamed(context, target, quantized, batches)
     else:
-        reports = _rewrite_whole(context, source, target, quantized, batches)
+        reports = _rewrite_whole(context, source, target, quantized, texts)
     write_export_manifest(target, context.checkpoint)
     return Rewritten(passes=[Pass.from_values(report.to_json()) for report in reports])
 
@@ -52,17 +58,24 @@ def _rewrite_whole(
     source: Path,
     target: Path,
     quantized: Quantized | None,
-    batches: Sequence[Feed],
+    texts: Sequence[Batch],
 ) -> list[PassReport]:
-    asked = context.settings.get("quantize")
+    traced, batches = source / ONNX / "model.onnx", checked(texts)
+    asked, asks_optimum = (
+        context.settings.get("quantize"),
+        context.settings["export"].by == "optimum",
+    )
     return rewrite(
-        emitted_graph(context.model, context.target, batches) or source / ONNX / "model.onnx",
+        optimum_graph(traced, context.model, batches)
+        if asks_optimum
+        else emitted_graph(context.model, context.target, batches) or traced,
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,
         batches,
         context.target,
         asked.cache_bits if asked else None,
+        [_rows(batch.inputs, _CACHED_TOKENS) for batch in texts],
     )
 
 
@@ -86,12 +99,39 @@ def _rewrite_streamed(
     return rewrite_by_block(graph, path, anatomy, quantized, seen, context.target)
 
 
+def checked(batches: Sequence[Batch]) -> list[Feed]:
+    """What every pass is compared on: whole texts of the first batch, at least one; and of the
+    second the beginnings of many, shorter from row to row, so that there is padding."""
+    whole, many = batches
+    short = _rows({name: value[:, :_SHORT] for name, value in many.inputs.items()}, _CHECKED_TOKENS)
+    count, length = short["input_ids"].shape
+    left = length - np.arange(count) * length // (count + 1)
+    mask = short["attention_mask"] * (np.arange(length) < left[:, None])
+    return [_rows(whole.inputs, _CHECKED_TOKENS), {**short, "attention_mask": mask}]
+
+
+def _rows(feed: Feed, tokens: int) -> Feed:
+    """A batch's first texts, of so many tokens together; at least one."""
+    rows = max(1, tokens // feed["input_ids"].shape[1])
+    return {name: values[:rows] for name, values in feed.items()}
+
+
 def emitted_graph(folder: Path, target: Target, batches: Sequence[Feed]) -> Emitted | None:
     """The graph of the model in `folder` and what torch answers on the batches; None where it has
     to be traced."""
     graph = emitted(folder, target.skip_layer_norm_harmful)
     if graph is None:
         return None
+    return Emitted(graph, *_answered(folder, batches))
+
+
+def optimum_graph(file: Path, folder: Path, batches: Sequence[Feed]) -> Emitted:
+    """The graph that optimum's exporter wrote of the model in `folder`, to be compared likewise."""
+    return Emitted(Graph.load(file), *_answered(folder, batches), by="optimum")
+
+
+def _answered(folder: Path, batches: Sequence[Feed]) -> tuple[Outputs, list[Feed]]:
+    """What torch answers on the batches and then on a decoder's padded prompts; and those."""
     model = load_model(folder)
     prompts = padded_prompts(batches) if model.anatomy.head else []
-    return Emitted(graph, torch_outputs(model, [*batches, *prompts]), prompts)
+    return torch_outputs(model, [*batches, *prompts]), prompts

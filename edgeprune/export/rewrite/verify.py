@@ -1,17 +1,17 @@
 """Run a graph in ONNX Runtime and compare it with another on the same batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnxruntime as ort
 
+from edgeprune.base.memory import trim
 from edgeprune.export.graph import Graph
+from edgeprune.export.rewrite.outputs import Difference, Feed, Kept, Outputs
 from edgeprune.kernels import register
 from edgeprune.runtime.names import PRESENT, empty_cache, is_past, present_of
 from edgeprune.runtime.session import input_types
 
-Feed = Mapping[str, np.ndarray]
-Outputs = list[Feed]
 NEXT = "next."
 """Before the name of an input: its value for a decoder's next token."""
 
@@ -27,11 +27,12 @@ def run_graph(graph: Graph, batches: Sequence[Feed], kernels: bool = False) -> O
         kernels: run sparse linears by the operator library, not by their functions.
     """
     session = opened(graph, kernels)
-    return [_merged(calls(session, batch)) for batch in batches]
+    return [Kept(_merged(calls(session, batch))) for batch in batches]
 
 
 def opened(graph: Graph, kernels: bool = False) -> ort.InferenceSession:
     """A session with default options, without or with the operator library."""
+    trim()  # what sessions before this one, or torch, held
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if kernels:
@@ -93,14 +94,12 @@ def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
     if "attention_mask" not in feed:
         return dict(values)
     mask = feed["attention_mask"]
-    padded = mask == 0
-    cleaned = {}
-    for name, value in values.items():
+    padded, cleaned = mask == 0, dict(values)
+    for name, value in values.items() if padded.any() else ():
         if value.ndim == 3 and value.shape[:2] == mask.shape:
-            value = np.where(padded[:, :, None], 0, value)
+            cleaned[name] = np.where(padded[:, :, None], 0, value)
         elif value.ndim == 4 and (value.shape[0], value.shape[2]) == mask.shape:
-            value = np.where(padded[:, None, :, None], 0, value)
-        cleaned[name] = value
+            cleaned[name] = np.where(padded[:, None, :, None], 0, value)
     return cleaned
 
 
@@ -136,14 +135,13 @@ def largest_drift(before: Outputs, after: Outputs) -> float:
     Outputs that the second graph dropped, or returns as integers (a quantized cache, whose effect
     the next logits show), are left out; NaN counts as infinite.
     """
-    worst = 0.0
-    for old, new in zip(before, after, strict=True):
-        for name in _comparable(new):
-            scale = float(np.sqrt(np.mean(np.square(old[name], dtype=np.float64))))
-            difference = float(np.max(np.abs(old[name] - new[name]), initial=0.0))
-            drift = difference / max(scale, 1e-12)
-            worst = max(worst, drift if np.isfinite(drift) else np.inf)
-    return worst
+    return max(
+        (
+            _finite(found.largest, found.size / max(count, 1) ** 0.5)
+            for found, count in _differences(before, after)
+        ),
+        default=0.0,
+    )
 
 
 def mean_drift(before: Outputs, after: Outputs) -> float:
@@ -151,14 +149,18 @@ def mean_drift(before: Outputs, after: Outputs) -> float:
 
     Outputs are left out as above.
     """
-    worst = 0.0
+    found = (_finite(found.apart, found.size) for found, _ in _differences(before, after))
+    return max(found, default=0.0)
+
+
+def _differences(before: Outputs, after: Outputs) -> Iterator[tuple[Difference, int]]:
+    """Of each output in floating point, with the number of its values."""
     for old, new in zip(before, after, strict=True):
-        for name in _comparable(new):
-            scale = float(np.linalg.norm(old[name].astype(np.float64)))
-            drift = float(np.linalg.norm(old[name] - new[name])) / max(scale, 1e-12)
-            worst = max(worst, drift if np.isfinite(drift) else np.inf)
-    return worst
+        for name, value in new.items():
+            if np.issubdtype(value.dtype, np.floating):
+                yield Difference.of(old[name], value), value.size
 
 
-def _comparable(outputs: Mapping[str, np.ndarray]) -> list[str]:
-    return [name for name, value in outputs.items() if np.issubdtype(value.dtype, np.floating)]
+def _finite(difference: float, scale: float) -> float:
+    drift = difference / max(scale, 1e-12)
+    return drift if np.isfinite(drift) else np.inf

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from edgeprune.compress.context import Context
+from edgeprune.export.settings import ExportSettings
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.record import MeasuredStage
@@ -48,7 +49,7 @@ def measure_stages(
         try:
             if name != EXPORT:
                 folder = scratch / name
-                export(context, context.folders[name], folder, None)
+                export(context, context.folders[name], folder, ExportSettings())
             found.append(
                 MeasuredStage(
                     name=name,
