@@ -9,6 +9,7 @@ from tiny_models import (
     ENCODERS,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     make_batch,
     make_model,
 )
@@ -26,7 +27,9 @@ from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 
 GROUPED = (*DECODERS[:6], "phi-grouped", "llama-biased")
-FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS)))
+FAMILY_NAMES = tuple(
+    dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS, *POST_NORMED))
+)
 
 # Kept units per layer. Layers end with different sizes; a decoder's heads are slots of its groups.
 CHANNELS_KEPT = ([0, 2, 3, 5, 8, 13, 21, 34, 39], list(range(1, 40, 2)))
@@ -65,7 +68,7 @@ def close(gates: list[Gate], masks: list[Tensor]) -> None:
 
 def kinds_of(model: Model) -> tuple[str, ...]:
     attention = model.anatomy.blocks[0].attention
-    fixed = model.anatomy.causal and attention.heads_per_group == 1
+    fixed = model.anatomy.causal and (attention.heads_per_group == 1 or model.anatomy.heads_stay)
     return (CHANNELS,) if fixed else (CHANNELS, HEADS)
 
 
@@ -96,7 +99,7 @@ def test_cut_equals_masked_and_loads_again(family, tmp_path):
     whole = answer(import_checkpoint(open_checkpoint(str(tmp_path / "hf"))), batch)
     assert (masked - whole).abs().max() > 1e-3  # the gates did something
     got = answer(model, batch)
-    assert (got - masked).abs().max() < 2e-6 * masked.abs().max()
+    assert (got - masked).abs().max() < 4e-6 * masked.abs().max()
 
     save_model(model, tmp_path / "cut")
     again = load_model(tmp_path / "cut")

@@ -35,19 +35,24 @@ def rotary_width(config: Mapping[str, Any], anatomy: Anatomy) -> int:
     return int(size * float(config.get(share, 1.0))) if share else size
 
 
-def rotary_tables(config: Mapping[str, Any], anatomy: Anatomy) -> tuple[np.ndarray, ...] | None:
+def rotary_tables(
+    config: Mapping[str, Any], anatomy: Anatomy, window: bool = False
+) -> tuple[np.ndarray, ...] | None:
     """Cosines and sines (positions, D/2), float32, of D turned values; None for an unknown kind.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
         anatomy: of a family with rotary positions.
+        window: those of layers with a window, where these have a base of their own; positions in
+            them are not stretched.
     """
-    scaling = config.get("rope_scaling") or {}
+    scaling = {} if window else config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in _KINDS:
         return None
     positions, width = anatomy.max_positions, rotary_width(config, anatomy)
-    theta = float(config.get(anatomy.family.rotary["rope_theta"], 10_000.0))
+    name = anatomy.family.rotary["window_theta" if window else "rope_theta"]
+    theta = float(config.get(name, 10_000.0))
     frequencies, factor = _KINDS[kind](theta, width, scaling, positions)
     angles = _single(np.arange(positions)[:, None] * _single(frequencies))
     return tuple((turn(angles) * factor).astype(np.float32) for turn in (np.cos, np.sin))

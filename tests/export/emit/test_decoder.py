@@ -12,7 +12,15 @@ import torch
 import transformers
 from padded_prompts import by_graph, decoded, largest_difference
 from safetensors.torch import load_file, save_file
-from tiny_models import DECODERS, FUSED_DECODERS, MIXTURES, ODD_DECODERS, make_model
+from tiny_models import (
+    DECODERS,
+    FUSED_DECODERS,
+    FUSED_POST_NORMED,
+    MIXTURES,
+    ODD_DECODERS,
+    POST_NORMED,
+    make_model,
+)
 from transformers.initialization import no_init_weights
 
 from edgeprune.compress.cut.surgery import keep_layers
@@ -28,7 +36,8 @@ from edgeprune.model.store import save_model
 from edgeprune.runtime.names import FUSED_ATTENTION, SHARED_CACHE
 
 torch.set_num_threads(1)
-ALL = (*DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES)
+FUSED = (*FUSED_DECODERS, *FUSED_POST_NORMED)
+ALL = (*DECODERS, *POST_NORMED, *FUSED, *ODD_DECODERS, *MIXTURES)
 BOUND = 2e-5
 
 
@@ -94,7 +103,7 @@ def test_the_graph_is_valid_and_named_as_the_hub_names_it(family, build):
     ]
 
 
-@pytest.mark.parametrize("family", [*FUSED_DECODERS, "llama"])
+@pytest.mark.parametrize("family", [*FUSED, "llama"])
 def test_heads_that_the_operator_takes_are_one_node(family, build):
     model, graph, _ = build(family)
     nodes = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
@@ -104,8 +113,8 @@ def test_heads_that_the_operator_takes_are_one_node(family, build):
         (block.attention.num_heads, block.attention.num_key_value_heads)
         for block in model.anatomy.blocks
     ]
-    assert heads == (expected if family in FUSED_DECODERS else [])
-    assert (SHARED_CACHE in graph.metadata) == (family in FUSED_DECODERS)
+    assert heads == (expected if family in FUSED else [])
+    assert (SHARED_CACHE in graph.metadata) == (family in FUSED)
 
 
 @pytest.mark.parametrize("family", ["llama", "llama-fused", "gemma", "gpt2", "opt", "mixtral"])
