@@ -22,8 +22,10 @@ from tiny_models import (
     DECODERS,
     ENCODERS,
     FUSED_DECODERS,
+    FUSED_POST_NORMED,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     make_batch,
     make_model,
 )
@@ -45,7 +47,12 @@ WIDTH = 100
 # operators -------------------------------------------------------------------------------------
 
 FAMILIES = tuple(
-    dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES))
+    dict.fromkeys(
+        (
+            *(*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES),
+            *(*POST_NORMED, *FUSED_POST_NORMED, "gemma3_text-encoder"),
+        )
+    )
 )
 PLAIN = {"massive_activations": "none"}
 FORMATS: dict[str, dict[str, Any] | None] = {

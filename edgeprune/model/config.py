@@ -174,6 +174,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             "is read here has."
         )
     family = find_family(config.get("model_type", ""))
+    for name in family.unheeded:
+        if config.get(name) is not None:
+            raise UserError(
+                f"{file}: {name} is {config[name]}, which transformers leaves out by default in "
+                "this type of model, so that it is not known what the model is: set it to null if "
+                "it was trained without."
+            )
     config = with_assumed(without_rope_parameters(config, family, file), family)
     check_types(config, file)
     check_rope(config, file)

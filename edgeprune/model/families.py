@@ -133,6 +133,8 @@ class Family:
     window_pattern: tuple[str | None, int] | None = None
     """Where layer_types are not stated, one in so many layers has no window: the setting for how
     many, if there is one, and its default."""
+    unheeded: tuple[str, ...] = ()
+    """Settings that change a model's function and that transformers' own attention leaves out."""
     bidirectional: str | None = None
     """The setting by which a token sees those after it too; such a model embeds, and keeps no
     cache."""
@@ -342,6 +344,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("gemma3_text",),
         rotary={"rope_theta": "rope_theta", "window_theta": "rope_local_base_freq"},
         window_pattern=("sliding_window_pattern", 6),
+        unheeded=("attn_logit_softcapping",),
         bidirectional="use_bidirectional_attention",
         assumed={
             **_GEMMA2.assumed,

@@ -33,7 +33,7 @@ _GEMMA2 = {
 _GEMMA3 = {
     "sliding_window": 6,
     "query_pre_attn_scalar": 11,
-    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window_pattern": 2,
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
         "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from prospects import facts_of
 from tiny_models import (
     CLASSIFIERS,
     DECODERS,
@@ -25,6 +26,7 @@ from edgeprune.model.families import known_model_types
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
+from edgeprune.pipeline.recipe import validate
 
 GROUPED = (*DECODERS[:6], "phi-grouped", "llama-biased")
 FAMILY_NAMES = tuple(
@@ -219,6 +221,16 @@ def test_ungrouped_decoders_say_why_their_heads_stay(tmp_path):
         model = make_model(family, tmp_path / family, unequal=False)
         with pytest.raises(UserError, match="equally many for each"):
             keep_heads(model, 0, [0, 1])
+
+
+def test_heads_that_are_normed_together_stay(tmp_path):
+    """Without one the mean square of the others is another: the masked model is not the cut one."""
+    model = make_model("olmo2", tmp_path, unequal=False)
+    with pytest.raises(UserError, match="normed together, so that none can leave"):
+        keep_heads(model, 0, [0, 2])
+    facts = facts_of(validate({"cut": {"heads": 0.5}}, "r"), open_checkpoint(str(tmp_path)))
+    with pytest.raises(UserError, match="norms the queries of all its heads together"):
+        facts.refuse_whole_groups()
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

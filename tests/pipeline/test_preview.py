@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prospects import build_of, left_by
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
-from tiny_models import DECODERS, ENCODERS, FUSED_DECODERS, MIXTURES, ODD_DECODERS, make_model
+from tiny_models import (
+    DECODERS,
+    ENCODERS,
+    FUSED_DECODERS,
+    MIXTURES,
+    ODD_DECODERS,
+    POST_NORMED,
+    make_model,
+)
 
 from edgeprune.cli import main
 from edgeprune.model.checkpoint import Checkpoint, open_checkpoint
@@ -64,7 +72,8 @@ def test_exactly_what_is_asked_for_leaves_the_shapes(encoder, decoder, channels,
 
 
 @pytest.mark.parametrize(
-    "family", [*ENCODERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES]
+    "family",
+    [*ENCODERS, *DECODERS, *FUSED_DECODERS, *ODD_DECODERS, *MIXTURES, *POST_NORMED],
 )
 def test_every_family_has_a_title_and_a_size(family: str, tmp_path: Path) -> None:
     make_model(family, tmp_path, unequal=False)

@@ -14,6 +14,7 @@ from tiny_models import (
     FUSED_DECODERS,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     VOCABULARY,
     make_batch,
     make_model,
@@ -37,7 +38,10 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model, save_model
 from edgeprune.text.corpus import Corpus
 
-FAMILY_NAMES = (*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS, *FUSED_DECODERS, *MIXTURES)
+FAMILY_NAMES = (
+    *(*ENCODERS, *CLASSIFIERS, *DECODERS, *ODD_DECODERS, *FUSED_DECODERS, *MIXTURES),
+    *(*POST_NORMED, "gemma3_text-encoder"),
+)
 # The first ids, of special tokens, and two of three of the others.
 KEPT = [token for token in range(VOCABULARY) if token < 5 or token % 3]
 
