@@ -23,8 +23,10 @@ from tiny_models import (
     EMITTED_DECODERS,
     ENCODERS,
     FUSED_DECODERS,
+    FUSED_POST_NORMED,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     make_batch,
     make_model,
 )
@@ -50,6 +52,7 @@ FAMILIES = tuple(
         (
             *(*ENCODERS, *CLASSIFIERS, *DECODERS, *FUSED_DECODERS),
             *(*EMITTED_DECODERS, *ODD_DECODERS, *MIXTURES),
+            *(*POST_NORMED, *FUSED_POST_NORMED, "gemma3_text-encoder"),
         )
     )
 )

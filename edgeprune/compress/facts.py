@@ -109,9 +109,16 @@ class Facts:
         """Refuse to take heads from a model none of whose heads can leave.
 
         Raises:
-            UserError: every query head has a key-value head of its own that has to stay.
+            UserError: every query head has a key-value head of its own that has to stay, or all
+                are normed together.
         """
         anatomy = self.checkpoint.anatomy
+        if anatomy.heads_stay:
+            raise UserError(
+                "This decoder norms the queries of all its heads together, and without one of them "
+                "the others would be other numbers, so its heads cannot be cut: cut channels "
+                "instead."
+            )
         if anatomy.shared_key_value_heads and all(count == 1 for count in anatomy.head_units):
             raise UserError(
                 "This decoder has multi-head attention: every query head has its own key-value "

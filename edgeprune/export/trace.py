@@ -62,7 +62,8 @@ def export_onnx(model: Model, folder: Path, plain: bool = False, dynamo: bool = 
 
 def export_plain(model_folder: Path, output_folder: Path) -> Path:
     """Export a model folder untouched, as a folder that a client runs: the reference of every
-    comparison, traced with the attention that transformers chooses by itself.
+    comparison, traced with the attention that transformers chooses by itself; with ours where it
+    builds the masks by torch.vmap, of which the tracer knows nothing.
 
     Returns:
         The path of the graph, onnx/model.onnx in `output_folder`.
@@ -71,7 +72,8 @@ def export_plain(model_folder: Path, output_folder: Path) -> Path:
     copy_assets(model_folder, output_folder)
     import_tokenizer(open_checkpoint(str(model_folder)), output_folder)
     (output_folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True))
-    return export_onnx(model, output_folder / "onnx", plain=True)
+    plain = not model.anatomy.reads_both_ways
+    return export_onnx(model, output_folder / "onnx", plain)
 
 
 def face_of(model: Model) -> Face:

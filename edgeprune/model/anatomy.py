@@ -19,6 +19,7 @@ from edgeprune.model.families import (
     hidden_size,
     max_positions,
     query_rows,
+    reads_both_ways,
 )
 from edgeprune.model.tasks import Head, task_of
 
@@ -201,6 +202,18 @@ class Anatomy:
         return self.has_cache or any(part.heads_per_group > 1 for part in self.attentions)
 
     @property
+    def reads_both_ways(self) -> bool:
+        """Whether these are a decoder's layers in which a token sees those after it too."""
+        return self.family.bidirectional is not None and not self.causal
+
+    @property
+    def heads_stay(self) -> bool:
+        """Whether no head can leave: a norm over all of a token's heads together would answer
+        otherwise without it."""
+        function = self.family.decoder
+        return function is not None and function.norms_all_heads
+
+    @property
     def head_units(self) -> list[int]:
         """In each layer that attends, the heads that can leave one by one."""
         shared = self.shared_key_value_heads
@@ -248,6 +261,8 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
     family = find_family(model_type)
     if family.norms_first and not config.get(family.norms_first, True):
         family = replace(family, attention_norm=None, feed_forward_norm=None)
+    if reads_both_ways(config, family):
+        family = replace(family, causal=False, has_cache=False)
     shapes = _plain(family, config, shapes)
     prefix = _base_prefix(family, shapes)
     blocks = []

@@ -11,13 +11,15 @@ from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clien
 
 SIZES = "sizes.json"
 _ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
+_PROJECTIONS = ("*_Dense/config.json", "*_Dense/model.safetensors")
+"""The linears after a pooling, which no stage changes."""
 _NOT_ASSETS = (INDEX, SIZES, TENSORS)
 
 
 def copy_assets(source: Path, target: Path) -> None:
-    """Copy a model's tokenizer, configuration and pooling: all that is not weights. What clients
+    """Copy a model's tokenizer, configuration and pooling: all but its own weights. What clients
     of transformers 4 would not understand of the tokenizer's settings is said in their words."""
-    for pattern in _ASSETS:
+    for pattern in (*_ASSETS, *_PROJECTIONS):
         for file in source.glob(pattern):
             if file.name in _NOT_ASSETS or file.suffix == ".gguf":
                 continue

@@ -202,7 +202,8 @@ def _from_hub(name: str) -> Path:
         raise UserError(
             f"{name!r} is not a folder here, and fetching it from the hub needs {install('build')}."
         ) from None
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/*"]
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    patterns += ["*_Pooling/*", "*_Dense/*"]
     others = [f"{_ORIGINAL}/*", "consolidated*"]  # the model once more, in another layout
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))

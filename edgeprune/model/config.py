@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import load_json, read_json
-from edgeprune.model.families import find_family, known_model_types, stated
+from edgeprune.model.families import find_family, known_model_types, stated, with_assumed
 from edgeprune.model.rope import check_rope, named_longrope, without_rope_parameters
 
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -78,6 +78,7 @@ class ModelConfig(_Checked):
     # Positions and attention.
     rope_theta: _Positive | None = None
     rotary_emb_base: _Positive | None = None
+    rope_local_base_freq: _Positive | None = None
     partial_rotary_factor: _Share | None = None
     rotary_pct: _Share | None = None
     rope_scaling: RopeScaling | None = None
@@ -92,9 +93,15 @@ class ModelConfig(_Checked):
     attention_multiplier: _Positive | None = None
     residual_multiplier: _Positive | None = None
     logits_scaling: _Positive | None = None
+    sliding_window_pattern: _Count | None = None
+    use_bidirectional_attention: bool | None = None
+    query_pre_attn_scalar: _Positive | None = None
+    attn_logit_softcapping: _Positive | None = None
+    final_logit_softcapping: _Positive | None = None
     scale_attn_by_inverse_layer_idx: bool | None = None
     # Norms and activations.
     hidden_act: str | None = None
+    hidden_activation: str | None = None
     activation_function: str | None = None
     do_layer_norm_before: bool | None = None
     layer_norm_eps: _Positive | None = None
@@ -187,7 +194,14 @@ def read_config(folder: Path) -> dict[str, Any]:
             "is read here has."
         )
     family = find_family(config.get("model_type", ""))
-    config = without_rope_parameters(config, family, file)
+    for name in family.unheeded:
+        if config.get(name) is not None:
+            raise UserError(
+                f"{file}: {name} is {config[name]}, which transformers leaves out by default in "
+                "this type of model, so that it is not known what the model is: set it to null if "
+                "it was trained without."
+            )
+    config = with_assumed(without_rope_parameters(config, family, file), family)
     check_types(config, file)
     check_rope(config, family, file)
     return config

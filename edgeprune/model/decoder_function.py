@@ -20,6 +20,10 @@ class DecoderFunction:
     """The setting for the activation's name."""
     head_norms: tuple[str, str] | None = None
     """Norms of every head's queries and keys, in a layer, where the model's files hold them."""
+    norms_all_heads: bool = False
+    """Those norms are over all of a token's heads together, so that none can leave."""
+    answer_norms: tuple[str, str] | None = None
+    """Norms of what attention and feed-forward answer, before it is added to what they read."""
     parallel: str | bool = False
     """Whether attention and feed-forward read the same states side by side, or the setting for
     it."""
@@ -39,6 +43,12 @@ class DecoderFunction:
     """The setting for what logits are divided by."""
     turned_layers: str | None = None
     """The setting that says of each layer, by 1 or 0, whether positions turn its heads."""
+    score_size: str | None = None
+    """The setting by whose root scores are divided in place of a head's size."""
+    score_cap: str | None = None
+    """The setting for a bound c of scores x, which become c tanh(x / c) before the mask."""
+    logits_cap: str | None = None
+    """The setting for such a bound of the logits."""
     takes_positions: bool = True
     """Whether a graph has position_ids among its inputs, as the hub's has."""
     shared_norm: str | None = None

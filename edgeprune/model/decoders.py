@@ -28,11 +28,15 @@ class Decoder:
     norms_first: bool
     """Norms stand before what reads them, not after the sum with what was read."""
     attention_norms: tuple[str, ...]
-    """By layer."""
+    """By layer; none where attention reads the states as they are."""
     feed_forward_norms: tuple[str, ...]
     """By layer; where attention and feed-forward share one, the same again."""
+    answer_norms: tuple[tuple[str, str], ...]
+    """By layer, of what attention and feed-forward answer; none where that is added as it is."""
     head_norms: tuple[tuple[str, str], ...]
     """By layer, of queries and keys; none where there are none."""
+    norms_all_heads: bool
+    """Those norms are over all of a token's heads together."""
     final_norm: str | None
     parallel: bool
     activation: str
@@ -40,9 +44,17 @@ class Decoder:
     """By layer, how many tokens a token sees, itself included; None: all before it."""
     turned: tuple[bool, ...]
     """By layer, whether positions turn the heads, where they turn any."""
-    scales_scores: bool
     score_factor: float | None
     """What scores are multiplied by; None: the usual, if they are scaled."""
+    bidirectional: bool
+    """A token sees those after it too, with a window as many as before it."""
+    scales_scores: bool
+    score_size: float | None
+    """By whose root scores are divided; None: a head's size."""
+    score_cap: float | None
+    """The bound c of scores x that become c tanh(x / c); None: they stay."""
+    logits_cap: float | None
+    """The same of logits."""
     embedding_scale: float | None
     sum_factor: float | None
     """What attention and feed-forward are multiplied by before they are added."""
@@ -56,16 +68,20 @@ _TYPES = "layer_types"
 
 
 def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
-    """What a decoder computes; None for other models, and for settings unknown here.
+    """What a decoder computes; None for other models, and for settings unknown here. One that
+    embeds texts has no head.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
     """
     family = find_family(anatomy.model_type)  # the anatomy's leaves out norms that nothing reads
     function = family.decoder
-    if function is None or anatomy.head is None:
+    if function is None:
         return None
-    if any(config.get(name, value) != value for name, value in function.written.items()):
+    if any(
+        config.get(name) is not None and config[name] != value
+        for name, value in function.written.items()
+    ):
         return None
     stated = function.epsilon
     epsilon = config.get(stated) if isinstance(stated, str) else stated
@@ -93,20 +109,28 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
     attention_norms = inside(family.attention_norm or function.shared_norm)
     query, key = (inside(path) for path in function.head_norms or (None, None))
     normed = bool(query) and f"{query[0]}.weight" in anatomy.shapes
+    attended, fed = (inside(path) for path in function.answer_norms or (None, None))
+    bidirectional = anatomy.reads_both_ways
     project_in, project_out = function.projections or (None, None)
     return Decoder(
         norms=Norms(function.root_mean_square, float(epsilon), family.norm_offset),
         norms_first=norms_first,
         attention_norms=attention_norms,
         feed_forward_norms=inside(family.feed_forward_norm) or attention_norms,
+        answer_norms=tuple(zip(attended, fed, strict=True)),
         head_norms=tuple(zip(query, key, strict=True)) if normed else (),
+        norms_all_heads=function.norms_all_heads,
         final_norm=f"{base}{function.final_norm}" if ends else None,
         parallel=_is_set(config, function.parallel, True),
         activation=activation,
-        windows=_windows(config, function.windows, len(blocks)),
+        windows=_windows(config, function.windows, len(blocks), bidirectional),
+        bidirectional=bidirectional,
         turned=_turned(config, function.turned_layers, len(blocks)),
         scales_scores=_is_set(config, function.scales_scores, True),
         score_factor=number(function.score_factor),
+        score_size=number(function.score_size),
+        score_cap=number(function.score_cap),
+        logits_cap=number(function.logits_cap),
         embedding_scale=(
             anatomy.hidden_size**0.5
             if function.scales_embeddings
@@ -129,9 +153,14 @@ def _turned(config: Mapping[str, Any], setting: str | None, layers: int) -> tupl
     return tuple(map(bool, config[setting][:layers])) if setting else (True,) * layers
 
 
-def _windows(config: Mapping[str, Any], kind: str | None, layers: int) -> tuple[int | None, ...]:
-    """Each layer's window, as transformers reads it off the settings."""
+def _windows(
+    config: Mapping[str, Any], kind: str | None, layers: int, bidirectional: bool
+) -> tuple[int | None, ...]:
+    """Each layer's window, as transformers reads it off the settings. One that goes both ways is
+    stated by its width, and is half as far to either side."""
     window = config.get("sliding_window")
+    if window and bidirectional:
+        window = window // 2 + 1
     if kind is None or not window or not config.get("use_sliding_window", True):
         return (None,) * layers
     if kind == "every layer":

@@ -148,9 +148,20 @@ class Family:
     rotary: Mapping[str, str] = field(default_factory=dict)
     """Settings of rotary positions by the names that the family gives them: rope_theta, and
     partial_rotary_factor and original_max_position_embeddings where these stand outside
-    rope_scaling; none where it has no such positions."""
+    rope_scaling; none where it has no such positions. Where layers with a window have a base of
+    their own, its setting is window_theta."""
     turned_share: float = 1.0
     """The share of a head that they turn where the configuration does not say."""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    """What a configuration means by leaving a setting out, where that is a fact of the function."""
+    window_pattern: tuple[str | None, int] | None = None
+    """Where layer_types are not stated, one in so many layers has no window: the setting for how
+    many, if there is one, and its default."""
+    unheeded: tuple[str, ...] = ()
+    """Settings that change a model's function and that transformers' own attention leaves out."""
+    bidirectional: str | None = None
+    """The setting by which a token sees those after it too; such a model embeds, and keeps no
+    cache."""
     ties: bool = False
     """Whether embeddings and a decoder's head are one where the configuration does not say."""
     in_gguf: bool = False
@@ -241,6 +252,36 @@ _EVERY_LAYER = replace(_LLAMA_FUNCTION, windows="every layer")
 _BY_LAYER_TYPE = replace(_LLAMA_FUNCTION, windows="by layer type")
 
 
+_GEMMA2_FUNCTION = replace(
+    _BY_LAYER_TYPE,
+    scales_embeddings=True,
+    head_norms=None,
+    activation="hidden_activation",
+    answer_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+    score_size="query_pre_attn_scalar",
+    score_cap="attn_logit_softcapping",
+    logits_cap="final_logit_softcapping",
+    written={"use_bidirectional_attention": False},
+)
+_GEMMA2 = replace(
+    _LLAMA,
+    model_types=("gemma2",),
+    norm_offset=1.0,
+    ties=True,
+    feed_forward_norm="pre_feedforward_layernorm",
+    window_pattern=(None, 2),
+    assumed={
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    decoder=_GEMMA2_FUNCTION,
+)
+
+
 _EXPERTS = ExpertPaths(
     module="mlp",
     router="mlp.gate",
@@ -325,6 +366,34 @@ FAMILIES: tuple[Family, ...] = (
         norm_offset=1.0,
         ties=True,
         decoder=replace(_LLAMA_FUNCTION, scales_embeddings=True, takes_positions=False),
+    ),
+    _GEMMA2,
+    replace(
+        _GEMMA2,
+        model_types=("gemma3_text",),
+        rotary={"rope_theta": "rope_theta", "window_theta": "rope_local_base_freq"},
+        window_pattern=("sliding_window_pattern", 6),
+        unheeded=("attn_logit_softcapping",),
+        bidirectional="use_bidirectional_attention",
+        assumed={
+            **_GEMMA2.assumed,
+            "rope_theta": 1_000_000.0,
+            "rope_local_base_freq": 10_000.0,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        },
+        decoder=replace(_GEMMA2_FUNCTION, head_norms=_LLAMA_FUNCTION.head_norms, written={}),
+    ),
+    replace(
+        _LLAMA,
+        model_types=("olmo2",),
+        attention_norm=None,
+        feed_forward_norm=None,
+        decoder=replace(
+            _LLAMA_FUNCTION,
+            norms_all_heads=True,
+            answer_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+        ),
     ),
     replace(
         _LLAMA,
@@ -516,6 +585,18 @@ _BASE_PREFIXES = (
 )
 
 
+_MORE_THAN_TEXT = {
+    "gemma3": (
+        "A model of type 'gemma3' reads images beside text, which is not built here: take its text "
+        "part with transformers (whole = Gemma3ForConditionalGeneration.from_pretrained(MODEL); "
+        "part = Gemma3ForCausalLM(whole.config.text_config); part.model, part.lm_head = "
+        "whole.model.language_model, whole.lm_head; part.save_pretrained(FOLDER)), and give that "
+        "folder with the tokenizer's files in it."
+    ),
+}
+"""Why models are refused of which a part could be built, and how to come by it."""
+
+
 _SETTINGS = {
     "num_attention_heads": ("num_attention_heads", "n_heads", "n_head"),
     "hidden_size": ("hidden_size", "dim", "n_embd"),
@@ -541,9 +622,19 @@ def gguf_model_types() -> list[str]:
     return sorted(name for family in FAMILIES if family.in_gguf for name in family.model_types)
 
 
-def is_causal(model_type: str) -> bool:
+def is_causal(config: Mapping[str, Any]) -> bool:
     """Whether a token of a model sees only those before it; of unknown families it is not known."""
-    return any(family.causal for family in FAMILIES if model_type in family.model_types)
+    model_type = str(config.get("model_type"))
+    return any(
+        family.causal and not reads_both_ways(config, family)
+        for family in FAMILIES
+        if model_type in family.model_types
+    )
+
+
+def reads_both_ways(config: Mapping[str, Any], family: Family) -> bool:
+    """Whether tokens of a model see those after them too, in a family where they else do not."""
+    return bool(family.bidirectional and config.get(family.bidirectional))
 
 
 def find_family(model_type: str) -> Family:
@@ -555,6 +646,8 @@ def find_family(model_type: str) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
+    if model_type in _MORE_THAN_TEXT:
+        raise UserError(_MORE_THAN_TEXT[model_type])
     raise UserError(
         f"Models of type {model_type!r} are not known here; "
         f"these are: {', '.join(known_model_types())}."
@@ -608,6 +701,20 @@ def position_offset(config: Mapping[str, Any]) -> int:
     if family.padded_positions and config.get("pad_token_id") is not None:
         return int(config["pad_token_id"]) + 1
     return family.position_offset
+
+
+def with_assumed(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """A configuration that states what it means by what it leaves out, layer_types among it."""
+    config = {**family.assumed, **config}
+    layers = stated(config, "num_hidden_layers")[1]
+    if family.window_pattern and layers and config.get("layer_types") is None:
+        setting, default = family.window_pattern
+        step = config.get(setting, default) if setting else default
+        config["layer_types"] = [
+            "sliding_attention" if layer % step else "full_attention"
+            for layer in range(1, layers + 1)
+        ]
+    return config
 
 
 def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import BY_LAYER, stated
 from edgeprune.model.pooling import read_pooling
+from edgeprune.model.projection import read_projections
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
 
@@ -39,6 +40,7 @@ def check_fits(checkpoint: Checkpoint) -> None:
     _check_head(checkpoint)
     if TASKS[checkpoint.task].pools:
         read_pooling(checkpoint.folder)
+        read_projections(checkpoint.folder, checkpoint.anatomy.hidden_size)
 
 
 def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:

@@ -12,6 +12,7 @@ from edgeprune.model.anatomy import Anatomy, Attention, describe
 from edgeprune.model.families import find_family
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.pooling import Pooling, read_pooling
+from edgeprune.model.projection import Projection, read_projections
 from edgeprune.model.streamed import StreamedWeights
 from edgeprune.model.tasks import task_of
 
@@ -54,6 +55,11 @@ class Model:
     def pooling(self) -> Pooling:
         """How a sentence encoder pools its tokens; the mean where its folder does not say."""
         return read_pooling(self.folder) or "mean"
+
+    @functools.cached_property
+    def projections(self) -> tuple[Projection, ...]:
+        """The linears that a sentence encoder's pooled vector goes through."""
+        return read_projections(self.folder)
 
     @property
     def has_cache(self) -> bool:

@@ -14,6 +14,7 @@ from edgeprune.model.tasks import TASKS
 Pooling = Literal["mean", "cls"]
 
 _CHAINS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_DENSE = "Dense"
 _LIBRARY = "sentence_transformers."
 
 
@@ -38,6 +39,13 @@ def normalizes(folder: Path) -> bool:
     return "Normalize" in [_kind(module) for module in _modules(folder)]
 
 
+def dense_paths(folder: Path) -> list[str]:
+    """The folders of the linears between pooling and length, relative to `folder`; see
+    projection.py."""
+    modules = _modules(folder)
+    return [str(module.get("path", "")) for module in modules if _kind(module) == _DENSE]
+
+
 def _kind(module: dict[str, Any]) -> str:
     return str(module.get("type", "")).rsplit(".", 1)[-1]
 
@@ -49,16 +57,19 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not a list of modules, as sentence-transformers writes it.")
     for module in modules:
         kind = str(module.get("type", ""))
-        if _kind(module) not in _CHAINS[-1] or not kind.startswith(_LIBRARY):
+        if _kind(module) not in (*_CHAINS[-1], _DENSE) or not kind.startswith(_LIBRARY):
             raise UserError(
                 f"{path} has a {kind or 'nameless'} module, which edgeprune does not run: only "
-                "Transformer, Pooling and Normalize of sentence-transformers."
+                "Transformer, Pooling, Dense and Normalize of sentence-transformers."
             )
     kinds = [_kind(module) for module in modules]
-    if modules and kinds not in _CHAINS:
+    dense = [place for place, kind in enumerate(kinds) if kind == _DENSE]
+    rest = [kind for kind in kinds if kind != _DENSE]
+    in_between = dense == list(range(2, 2 + len(dense)))
+    if modules and (rest not in _CHAINS or not in_between):
         raise UserError(
-            f"{path} chains {', '.join(kinds)}, and edgeprune runs Transformer, Pooling and "
-            "perhaps Normalize, one of each and in this order."
+            f"{path} chains {', '.join(kinds)}, and edgeprune runs Transformer, Pooling, "
+            "perhaps some Dense and perhaps Normalize, in this order."
         )
     return modules
 

@@ -1,6 +1,7 @@
 """Rotary positions as config.json states them: transformers 5 writes all of it as
-`rope_parameters`, transformers 4 as `rope_theta`, `rope_scaling` and a setting for the share of a
-head that is turned. The house speaks, and a bundle says, the latter: transformers 5 reads both, and
+`rope_parameters`, by type of layer where these differ, transformers 4 as `rope_theta`,
+`rope_scaling`, a setting for the share of a head that is turned, and one for the base in layers
+with a window. The house speaks, and a bundle says, the latter: transformers 5 reads both, and
 older clients nothing else."""
 
 from collections.abc import Mapping
@@ -36,6 +37,11 @@ def without_rope_parameters(
     if not family.rotary or not isinstance(stated, dict) or not stated:
         return config
     del config["rope_parameters"]
+    if own := family.rotary.get("window_theta"):
+        window, stated = _by_window(stated, file)
+        if window.get("rope_theta") is not None:
+            name = "rope_parameters.sliding_attention.rope_theta"
+            _say(config, own, window["rope_theta"], name, file)
     by_layer = any(isinstance(value, dict) for value in stated.values())
     kinds = list(stated.values()) if by_layer else [stated]
     if any(kind != kinds[0] for kind in kinds):
@@ -58,6 +64,31 @@ def without_rope_parameters(
     _say(config, "rope_scaling", None if default else scaling, "rope_parameters", file)
     named_longrope(config)
     return config
+
+
+def _by_window(stated: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is said of layers with a window, and of those without.
+
+    Raises:
+        UserError: it is not said by layer, or positions in layers with a window are stretched.
+    """
+    if unknown := set(stated) - {"sliding_attention", "full_attention"}:
+        raise UserError(
+            f"{file}: rope_parameters of this type of model are those of sliding_attention and "
+            f"full_attention layers, and here is {min(unknown)}: state both."
+        )
+    window, whole = (
+        dict(stated.get(kind) or {}) for kind in ("sliding_attention", "full_attention")
+    )
+    if window.get("rope_type", "default") != "default" or window.keys() - {
+        "rope_type",
+        "rope_theta",
+    }:
+        raise UserError(
+            f"{file}: rope_parameters.sliding_attention says {window}, and in such layers this "
+            "type of model is only known to have a rope_theta."
+        )
+    return window, whole
 
 
 def _say(config: dict[str, Any], name: str, value: Any, source: str, file: Path) -> None:

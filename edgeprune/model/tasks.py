@@ -168,7 +168,7 @@ def task_of(config: Mapping[str, Any]) -> Task:
         )
     for task in _ROWS:
         if architecture.endswith(task.classes):
-            if task.generates and not is_causal(str(config.get("model_type"))):
+            if task.generates and not is_causal(config):
                 raise UserError(
                     f"{architecture} writes text with an encoder's layers, which EdgePrune does "
                     "not run."

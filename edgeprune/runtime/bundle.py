@@ -4,7 +4,7 @@
       onnx/model.onnx  (+ onnx/model.onnx_data)      the graph and, beyond 2 GB, its weights
       config.json, generation_config.json            the model, as the Hugging Face hub lays it out
       tokenizer.json, tokenizer_config.json, ...     its tokenizer
-      modules.json, 1_Pooling/config.json            how a sentence encoder pools
+      modules.json, 1_Pooling/config.json, 2_Dense/  how a sentence encoder pools
       edgeprune.json                                 the manifest
       README.md                                      the model card
 
@@ -29,6 +29,7 @@ from edgeprune.base.files import leaves_folder, load_json, read_json
 from edgeprune.base.version import __version__
 from edgeprune.model.config import check_types
 from edgeprune.model.pooling import Pooling, normalizes, read_pooling
+from edgeprune.model.projection import Projection, read_projections
 from edgeprune.model.tasks import TASKS, task_of_graph
 from edgeprune.runtime.onnx_file import Outline, read_outline
 
@@ -231,6 +232,11 @@ class Bundle:
     def pooling(self) -> Pooling | None:
         """How a sentence encoder pools its tokens; None if the folder does not say."""
         return read_pooling(self.folder)
+
+    @cached_property
+    def projections(self) -> tuple[Projection, ...]:
+        """The linears that a sentence encoder's pooled vector goes through."""
+        return read_projections(self.folder)
 
     @property
     def normalize(self) -> bool:

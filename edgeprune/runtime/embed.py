@@ -50,7 +50,11 @@ class Embedder:
         for rows, hidden, mask in run_batches(
             self.session, self.tokenizer, self._output, encoded, batch_size or self.default_batch
         ):
-            vectors = hidden if self._pooled else pool(hidden, mask, self._pooling or "mean")
+            vectors = hidden
+            if not self._pooled:
+                vectors = pool(hidden, mask, self._pooling or "mean")
+                for linear in self.bundle.projections:
+                    vectors = vectors @ linear.weight.T + linear.bias
             if self.bundle.normalize:
                 vectors = normalize(vectors)
             for row, vector in zip(rows, vectors, strict=True):

@@ -7,7 +7,15 @@ import pytest
 import torch
 import transformers
 from tiny_builds import model_folder
-from tiny_models import DECODERS, ENCODERS, MIXTURES, VOCABULARY, make_batch, make_model
+from tiny_models import (
+    DECODERS,
+    ENCODERS,
+    MIXTURES,
+    POST_NORMED,
+    VOCABULARY,
+    make_batch,
+    make_model,
+)
 
 from edgeprune.base.errors import UserError
 from edgeprune.export.attention import attention, our_attention
@@ -43,7 +51,10 @@ def test_encoder_equals_torch(family, tmp_path):
     assert np.abs(got[kept] - expected[kept]).max() < 1e-4
 
 
-@pytest.mark.parametrize("family", [*DECODERS, "phi-grouped", "phi3-partial", "granite", *MIXTURES])
+TRACED = [*DECODERS, "phi-grouped", "phi3-partial", "granite", *POST_NORMED, *MIXTURES]
+
+
+@pytest.mark.parametrize("family", TRACED)
 def test_decoder_with_cache_equals_torch(family, tmp_path):
     model = make_model(family, tmp_path / "hf", unequal=family not in MIXTURES)
     session = _session(export_onnx(model, tmp_path / "onnx"))

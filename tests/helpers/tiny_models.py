@@ -31,6 +31,22 @@ _GRANITE = {
     "logits_scaling": 2.0,
 }
 _TRAINED = {"original_max_position_embeddings": 48}
+# Caps that bend what random weights give, and a window in the first of two layers.
+_GEMMA2 = {
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 11,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 10.0,
+}
+_GEMMA3 = {
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 11,
+    "sliding_window_pattern": 2,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+    },
+}
 _GPT2 = {
     "vocab_size": VOCABULARY,
     "n_embd": 32,
@@ -72,6 +88,9 @@ ODD_DECODERS = (
     ),
 )
 HYBRIDS = ("lfm2",)
+# With norms between a layer's answer and the sum; heads of 8, then of 16 in one operator.
+POST_NORMED = ("gemma2", "gemma3_text", "olmo2")
+FUSED_POST_NORMED = tuple(f"{family}-fused" for family in POST_NORMED)
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe")
 
 
@@ -190,6 +209,26 @@ def _new(family: str, layers: int) -> nn.Module:
                 **llama,
             )
         ),
+        "gemma2": lambda: t.Gemma2ForCausalLM(t.Gemma2Config(head_dim=8, **_GEMMA2, **llama)),
+        "gemma2-fused": lambda: t.Gemma2ForCausalLM(
+            t.Gemma2Config(head_dim=16, **_GEMMA2, **fused)
+        ),
+        "gemma3_text": lambda: t.Gemma3ForCausalLM(
+            t.Gemma3TextConfig(head_dim=8, **_GEMMA3, **llama)
+        ),
+        "gemma3_text-fused": lambda: t.Gemma3ForCausalLM(
+            t.Gemma3TextConfig(head_dim=16, **_GEMMA3, **fused)
+        ),
+        "gemma3_text-encoder": lambda: t.Gemma3TextModel(
+            t.Gemma3TextConfig(
+                head_dim=8,
+                use_bidirectional_attention=True,
+                **_GEMMA3,
+                **llama,
+            )
+        ),
+        "olmo2": lambda: t.Olmo2ForCausalLM(t.Olmo2Config(**llama)),
+        "olmo2-fused": lambda: t.Olmo2ForCausalLM(t.Olmo2Config(**fused)),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**gpt2)),
         "opt": lambda: t.OPTForCausalLM(t.OPTConfig(word_embed_proj_dim=32, **opt)),
         "opt-norms-after": lambda: t.OPTForCausalLM(
@@ -231,7 +270,8 @@ def _shrink(model: Model) -> None:
     # With two key-value heads these are one query head of each; a decoder keeps its key-value
     # heads, and with them the query heads that have one of their own.
     own = attention.num_key_value_heads == attention.num_heads
-    kept = list(range(attention.num_heads)) if own and model.anatomy.head else [0, 2]
+    stay = model.anatomy.heads_stay or (own and model.anatomy.head)
+    kept = list(range(attention.num_heads)) if stay else [0, 2]
     rows = torch.cat([torch.arange(attention.head_dim) + attention.head_dim * h for h in kept])
     names = [attention.query, attention.key, attention.value] if own else [attention.query]
     for name in names:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from prospects import facts_of
 from tiny_models import (
     CLASSIFIERS,
     DECODERS,
@@ -10,6 +11,7 @@ from tiny_models import (
     HYBRIDS,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     make_batch,
     make_model,
 )
@@ -25,6 +27,7 @@ from edgeprune.model.families import known_model_types
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
+from edgeprune.pipeline.recipe import validate
 
 GROUPED = (
     *DECODERS[:6],
@@ -35,7 +38,9 @@ GROUPED = (
     "phi3-partial",
     "llama-biased",
 )
-FAMILY_NAMES = tuple(dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, "granite", *ODD_DECODERS)))
+FAMILY_NAMES = tuple(
+    dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, "granite", *ODD_DECODERS, *POST_NORMED))
+)
 TESTED = (*FAMILY_NAMES, *HYBRIDS, *MIXTURES)
 
 # Kept units per layer. Layers end with different sizes; a decoder's heads are slots of its groups.
@@ -75,7 +80,7 @@ def close(gates: list[Gate], masks: list[Tensor]) -> None:
 
 def kinds_of(model: Model) -> tuple[str, ...]:
     attention = model.anatomy.blocks[0].attention
-    fixed = model.anatomy.causal and attention.heads_per_group == 1
+    fixed = model.anatomy.causal and (attention.heads_per_group == 1 or model.anatomy.heads_stay)
     return (CHANNELS,) if fixed else (CHANNELS, HEADS)
 
 
@@ -106,7 +111,7 @@ def test_cut_equals_masked_and_loads_again(family, tmp_path):
     whole = answer(import_checkpoint(open_checkpoint(str(tmp_path / "hf"))), batch)
     assert (masked - whole).abs().max() > 1e-3  # the gates did something
     got = answer(model, batch)
-    assert (got - masked).abs().max() < 2e-6 * masked.abs().max()
+    assert (got - masked).abs().max() < 4e-6 * masked.abs().max()
 
     save_model(model, tmp_path / "cut")
     again = load_model(tmp_path / "cut")
@@ -226,6 +231,16 @@ def test_ungrouped_decoders_say_why_their_heads_stay(tmp_path):
         model = make_model(family, tmp_path / family, unequal=False)
         with pytest.raises(UserError, match="equally many for each"):
             keep_heads(model, 0, [0, 1])
+
+
+def test_heads_that_are_normed_together_stay(tmp_path):
+    """Without one the mean square of the others is another: the masked model is not the cut one."""
+    model = make_model("olmo2", tmp_path, unequal=False)
+    with pytest.raises(UserError, match="normed together, so that none can leave"):
+        keep_heads(model, 0, [0, 2])
+    facts = facts_of(validate({"cut": {"heads": 0.5}}, "r"), open_checkpoint(str(tmp_path)))
+    with pytest.raises(UserError, match="norms the queries of all its heads together"):
+        facts.refuse_whole_groups()
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -70,8 +70,8 @@ def test_what_changes_no_vector_is_taken_in_silence(files, tmp_path):
         (None, {"transformer": {"transformer_task": "fill-mask"}}, "task fill-mask"),
         (None, {"pooling": {"pooling_mode": "lasttoken"}}, "pools by ['lasttoken']"),
         (None, {"pooling": {"pooling_mode": ["mean", "max"]}}, "pools by ['mean', 'max']"),
-        (("Transformer", "Pooling", "Dense"), {}, "Dense module"),
-        (("Transformer", "Pooling", "Dense", "Normalize"), {}, "Dense module"),
+        (("Transformer", "Pooling", "LSTM"), {}, "LSTM module"),
+        (("Transformer", "Pooling", "LSTM", "Normalize"), {}, "LSTM module"),
         (("Transformer", "LayerNorm", "Pooling"), {}, "LayerNorm module"),
         (("WordEmbeddings", "Pooling"), {}, "WordEmbeddings module"),
         (("Transformer", "Normalize", "Pooling"), {}, "chains Transformer, Normalize, Pooling"),
@@ -87,10 +87,10 @@ def test_what_would_change_a_vector_is_refused(kinds, files, words, tmp_path):
 
 
 def test_the_dry_run_refuses_it(tmp_path):
-    model = encoder(model_folder(tmp_path / "model"), ("Transformer", "Pooling", "Dense"))
+    model = encoder(model_folder(tmp_path / "model"), ("Transformer", "Pooling", "LSTM"))
     result = dry_run(model, tmp_path)
     assert result.exit_code == 2
-    assert "has a sentence_transformers.models.Dense module" in result.stderr
+    assert "has a sentence_transformers.models.LSTM module" in result.stderr
 
 
 def test_vectors_are_the_librarys_where_it_lower_cases(tmp_path):

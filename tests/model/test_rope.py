@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from padded_prompts import decoded, largest_difference
 from tiny_models import _LLAMA
 
 from edgeprune.base.errors import UserError
+from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.rotary import rotary_tables
 from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.families import find_family
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.store import load_model, save_model
+from edgeprune.runtime.session import open_session
 
 _STRETCHED = {"factor": 4.0, "original_max_position_embeddings": 64}
 _BANDS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -112,7 +116,8 @@ def test_angles_are_those_of_the_closed_form(kind, words, saved, tmp_path):
 @pytest.mark.parametrize(
     "family",
     [
-        *("mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "granite", "lfm2"),
+        *("mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo2"),
+        *("phi3", "smollm3", "granite", "lfm2"),
         *("mixtral", "qwen2_moe", "qwen3_moe"),
     ],
 )
@@ -123,7 +128,7 @@ def test_every_family_of_llamas_kind_reads_both_versions_words(family, tmp_path)
     config = transformers.CONFIG_MAPPING[family](
         **sizes,
         initializer_range=0.4,
-        sliding_window=None,
+        sliding_window=64 if family == "gemma2" else None,
         pad_token_id=0,
         num_local_experts=2,
         num_experts=2,
@@ -148,6 +153,114 @@ def test_every_family_of_llamas_kind_reads_both_versions_words(family, tmp_path)
             # Experts apart may sum in another order than all in one product.
             torch.testing.assert_close(logits(mine.module, tokens), expected, rtol=0, atol=1e-4)
         assert (logits(plain.module, tokens) - expected).abs().max() > 0.01
+
+
+_WINDOW = {"sliding_window": 24, "query_pre_attn_scalar": 11}
+_BY_LAYER = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 500_000.0, "factor": 4.0},
+}
+_SAID = {
+    "new": {"rope_parameters": _BY_LAYER, "layer_types": ["sliding_attention", "full_attention"]},
+    "old": {
+        **version_4("linear", key="rope_type"),
+        "rope_local_base_freq": 300.0,
+        "sliding_window_pattern": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory) -> Path:
+    """A random model whose layers with a window turn their heads by other angles."""
+    torch.manual_seed(0)
+    sizes = {**_LLAMA, **_WINDOW, "head_dim": 8, "max_position_embeddings": 256}
+    config = transformers.Gemma3TextConfig(**sizes, **_SAID["new"], initializer_range=0.4)
+    folder = tmp_path_factory.mktemp("windowed")
+    transformers.Gemma3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def reworded(saved: Path, folder: Path, **settings: Any) -> Path:
+    """The same weights, and nothing said of layers and positions but `settings`."""
+    written(saved, folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    for name in ("layer_types", "_sliding_window_pattern", "rope_local_base_freq"):
+        config.pop(name, None)
+    file.write_text(json.dumps(config | settings))
+    return folder
+
+
+def test_positions_by_type_of_layer_in_both_versions_words(windowed, tmp_path):
+    """In torch and in the graph, which is written straight from either and from what is saved."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(windowed).eval()
+    other = _SAID["old"] | {"rope_local_base_freq": 10_000.0}
+    for name, settings, same in (*((k, v, True) for k, v in _SAID.items()), ("x", other, False)):
+        folder = reworded(windowed, tmp_path / name, **settings)
+        model = import_checkpoint(open_checkpoint(str(folder)))
+        save_model(model, tmp_path / f"{name}-again")
+        assert "rope_parameters" not in model.config
+        again = load_model(tmp_path / f"{name}-again")
+        graphs = [emitted(place) for place in (folder, tmp_path / f"{name}-again")]
+        for tokens in (8, 200):
+            expected = logits(theirs, tokens)
+            batch = decoded("right", 1, tokens)
+            found = [logits(each.module, tokens) for each in (model, again)]
+            for each in found:
+                assert bool((each - expected).abs().max() == 0) == same
+            for graph in graphs:
+                assert graph is not None
+                session = open_session(graph.save_for_session(), threads=1)
+                assert largest_difference(model, session, batch) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rope_parameters": {"rope_type": "default"}}, "and here is rope_type: state both"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "in such layers this type of model is only known to have a rope_theta",
+        ),
+        (
+            {"rope_parameters": _BY_LAYER, "rope_local_base_freq": 10.0},
+            "sliding_attention.rope_theta says 300.0, and rope_local_base_freq says 10.0",
+        ),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, which transformers"),
+    ],
+)
+def test_what_layers_with_a_window_cannot_have(settings, words, windowed, tmp_path):
+    with pytest.raises(UserError) as error:
+        open_checkpoint(str(reworded(windowed, tmp_path / "new", **settings)))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_what_is_left_out_is_what_transformers_assumes(family, tmp_path):
+    """A configuration of nothing but sizes, and seven layers: the pattern of windows shows."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 131, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 7}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32}
+    kind = transformers.CONFIG_MAPPING[family]
+    theirs = transformers.AutoModelForCausalLM.from_config(kind(**sizes)).eval()
+    theirs.save_pretrained(tmp_path)
+    bare = {**sizes, "model_type": family, "architectures": [type(theirs).__name__]}
+    bare |= {"rms_norm_eps": 1e-6}
+    (tmp_path / "config.json").write_text(json.dumps(bare))
+    checkpoint = open_checkpoint(str(tmp_path))
+    for name, value in find_family(family).assumed.items():
+        if name.startswith("rope_"):
+            layer = "full_attention" if name == "rope_theta" else "sliding_attention"
+            assert theirs.config.rope_parameters[layer]["rope_theta"] == value
+        else:
+            assert getattr(theirs.config, name) == value
+    assert checkpoint.config["layer_types"] == theirs.config.layer_types
+    graph = emitted(tmp_path)
+    assert graph is not None
+    model = import_checkpoint(checkpoint)
+    session = open_session(graph.save_for_session(), threads=1)
+    assert largest_difference(model, session, decoded("left", 2)) < 2e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)

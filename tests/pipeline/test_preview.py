@@ -17,6 +17,7 @@ from tiny_models import (
     FUSED_DECODERS,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     make_model,
 )
 
@@ -73,7 +74,10 @@ def test_exactly_what_is_asked_for_leaves_the_shapes(encoder, decoder, channels,
 
 @pytest.mark.parametrize(
     "family",
-    [*ENCODERS, *DECODERS, *FUSED_DECODERS, *EMITTED_DECODERS, *ODD_DECODERS, *MIXTURES],
+    [
+        *(*ENCODERS, *DECODERS, *FUSED_DECODERS, *EMITTED_DECODERS, *ODD_DECODERS),
+        *(*MIXTURES, *POST_NORMED),
+    ],
 )
 def test_every_family_has_a_title_and_a_size(family: str, tmp_path: Path) -> None:
     make_model(family, tmp_path, unequal=False)

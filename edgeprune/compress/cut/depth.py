@@ -17,11 +17,11 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut.linearity import Linearity
-from edgeprune.compress.cut.surgery import keep_layers, put_layers
+from edgeprune.compress.cut.surgery import keep_layers, only_layers
 from edgeprune.compress.maths.ranking import highest
 from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.model import Model
-from edgeprune.model.restored import gradients_restored, module_restored
+from edgeprune.model.restored import gradients_restored
 from edgeprune.text.batches import Batch
 
 
@@ -61,11 +61,9 @@ def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """Damage, mean over texts, when each layer alone is left out."""
     whole = _references(model, batches)
     everything = list(range(len(model.anatomy.blocks)))
-    place = model.anatomy.blocks[0].name.rpartition(".")[0]
     changes, objective = [], objective_of(model)
     for left_out in track(everything, "leaving layers out", len(everything)):
-        with module_restored(model, place):
-            put_layers(model, [layer for layer in everything if layer != left_out])
+        with only_layers(model, [layer for layer in everything if layer != left_out]):
             found = _references(model, batches)
         lost = [objective.damage(*pair) for pair in zip(found, whole, strict=True)]
         texts = sum(len(batch.input_ids) for batch in batches)

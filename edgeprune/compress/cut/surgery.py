@@ -5,7 +5,9 @@ added nothing, so taking its rows and columns away changes no output; a layer th
 on what it was given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Attention, Block, FeedForward
 from edgeprune.model.families import with_layers
 from edgeprune.model.model import Model
+from edgeprune.model.restored import module_restored
 from edgeprune.model.shapes import set_head_attributes
 
 
@@ -42,9 +45,15 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
     of them must keep equally many query heads.
 
     Raises:
-        UserError: nothing would be left, or the groups would differ in size.
+        UserError: nothing would be left, the groups would differ in size, or a norm reads all
+            heads together.
     """
     anatomy = model.anatomy
+    if anatomy.heads_stay:
+        raise UserError(
+            "The queries of all heads are normed together, so that none can leave without changing "
+            "the others: cut channels instead."
+        )
     part: Attention = anatomy.blocks[layer].attention
     index = _index(keep, layer, "attention head")
     rows = (index[:, None] * part.head_dim + torch.arange(part.head_dim)).flatten()
@@ -94,6 +103,23 @@ def channels_by_layer(model: Model, blocks: Sequence[Block]) -> list[list[list[i
     """The channels that are left, by layer and feed-forward; `blocks` as `model.channels` knows."""
     channels = iter(model.channels)
     return [[next(channels) for _ in block.feed_forwards] for block in blocks]
+
+
+@contextmanager
+def only_layers(model: Model, keep: Sequence[int]) -> Iterator[None]:
+    """A module that runs only the layers `keep` for the time of a `with`, each with the window and
+    the positions that are its own: transformers looks these up by a layer's place."""
+    config: Any = model.module.config
+    types = getattr(config, "layer_types", None)
+    with module_restored(model, model.anatomy.blocks[0].name.rpartition(".")[0]):
+        put_layers(model, keep)
+        try:
+            if types:
+                config.layer_types = [types[layer] for layer in keep]
+            yield
+        finally:
+            if types:
+                config.layer_types = types
 
 
 def put_layers(model: Model, keep: Sequence[int]) -> nn.ModuleList:

@@ -20,28 +20,36 @@ from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.model import Model
 from edgeprune.model.pooling import Pooling
+from edgeprune.model.projection import Projection
 from edgeprune.text.batches import Batch
 
 
-def embed(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
-    """Pooled, normalized sentence embeddings [sequences, width] in float32."""
+def embed(
+    output: Any, mask: Tensor, pooling: Pooling, projections: Sequence[Projection] = ()
+) -> Tensor:
+    """Pooled, projected, normalized sentence embeddings [sequences, width] in float32."""
     if pooling == "cls":
-        return functional.normalize(output.last_hidden_state[:, 0].float(), dim=-1)
-    weights = mask.unsqueeze(-1).float()
-    pooled = (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
+        pooled = output.last_hidden_state[:, 0].float()
+    else:
+        weights = mask.unsqueeze(-1).float()
+        pooled = (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
+    for linear in projections:
+        weight, bias = torch.from_numpy(linear.weight), torch.from_numpy(linear.bias)
+        pooled = functional.linear(pooled, weight.to(pooled.device), bias.to(pooled.device))
     return functional.normalize(pooled, dim=-1)
 
 
 @dataclass(frozen=True)
 class EmbeddingObjective:
-    """pooling: the model's. layers: which of the teacher's layers the student has."""
+    """pooling, projections: the model's. layers: which of the teacher's layers the student has."""
 
     pooling: Pooling
     layers: Sequence[int]
+    projections: Sequence[Projection] = ()
 
     def answer(self, output: Any, batch: Inputs) -> Tensor:
         """Unit embeddings [texts, width]."""
-        return embed(output, tensors(batch)["attention_mask"], self.pooling)
+        return embed(output, tensors(batch)["attention_mask"], self.pooling, self.projections)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """1 - cosine, summed: half the squared distance on the unit sphere."""
@@ -87,4 +95,4 @@ class EmbeddingObjective:
 
 def objective(model: Model) -> EmbeddingObjective:
     """A sentence encoder's objective."""
-    return EmbeddingObjective(model.pooling, model.layers)
+    return EmbeddingObjective(model.pooling, model.layers, model.projections)

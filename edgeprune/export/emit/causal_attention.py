@@ -40,11 +40,11 @@ class Rotary:
     """How many of a head's first values are turned."""
 
 
-def can_fuse(anatomy: Anatomy, rotary: Rotary | None) -> bool:
+def can_fuse(anatomy: Anatomy, rotary: tuple[Rotary, ...]) -> bool:
     """Whether the runtime's operator computes every layer's attention."""
-    return rotary is not None and all(
-        block.attention.head_dim % FUSED_HEADS == 0 and block.attention.head_dim == rotary.width
-        for block in anatomy.blocks
+    return bool(rotary) and all(
+        block.attention.head_dim % FUSED_HEADS == 0 and block.attention.head_dim == own.width
+        for block, own in zip(anatomy.blocks, rotary, strict=True)
     )
 
 
@@ -56,9 +56,10 @@ class CausalAttention:
         writer: DecoderWriter,
         positions: Positions,
         decoder: Decoder,
-        rotary: Rotary | None,
+        rotary: tuple[Rotary, ...],
         fused: bool,
     ) -> None:
+        """`rotary`: each layer's, none where positions are not turned."""
         self._writer, self._graph = writer, writer.graph
         self._positions, self._decoder = positions, decoder
         self._rotary, self._fused = rotary, fused
@@ -76,8 +77,8 @@ class CausalAttention:
 
     def _in_one(self, block: Block, projected: list[str], mask: str) -> str:
         attention, graph = block.attention, self._graph
-        rotary, place = self._rotary, path_of(block.attention.module)
-        assert rotary is not None
+        rotary, place = self._rotary[block.index], path_of(block.attention.module)
+        capped = {"softcap": self._decoder.score_cap} if self._decoder.score_cap else {}
         joined = self._writer.integers(0, 0, -1)
         rows = [
             graph.add("Reshape", [normed, joined], f"{place}/{role}/Joined")
@@ -99,6 +100,7 @@ class CausalAttention:
             kv_num_heads=attention.num_key_value_heads,
             scale=self._scale(attention),
             do_rotary=int(turned),
+            **capped,
         )
 
     def _laid_out(self, block: Block, projected: list[str], mask: str) -> str:
@@ -110,12 +112,15 @@ class CausalAttention:
             for role, tensor in zip(("query", "key", "value"), projected, strict=True)
         )
         if self._decoder.turned[block.index]:
-            query = self._turned(query, f"{place}/query", attention.head_dim)
-            key = self._turned(key, f"{place}/key", attention.head_dim)
-        for role, old, new, whole in zip(
-            ("key", "value"), past, (key, value), present, strict=True
-        ):
-            graph.add("Concat", [old, new], f"{place}/{role}/Cache", outputs=[whole], axis=2)
+            query = self._turned(block, query, f"{place}/query")
+            key = self._turned(block, key, f"{place}/key")
+        if self._decoder.bidirectional:
+            present = [key, value]
+        else:
+            for role, old, new, whole in zip(
+                ("key", "value"), past, (key, value), present, strict=True
+            ):
+                graph.add("Concat", [old, new], f"{place}/{role}/Cache", outputs=[whole], axis=2)
         groups = writer.integers(0, attention.num_key_value_heads, -1, 0)
         heads = writer.integers(0, attention.num_heads, -1, 0)
         stacked = graph.add("Reshape", [query, groups], f"{place}/query/Rows")
@@ -123,6 +128,7 @@ class CausalAttention:
         scores = graph.add("MatMul", [stacked, columns], f"{place}/Scores")
         scale = writer.number(self._scale(attention))
         scores = graph.add("Mul", [scores, scale], f"{place}/Scaled")
+        scores = writer.bounded(scores, self._decoder.score_cap, f"{place}/Scores")
         scores = graph.add("Reshape", [scores, heads], f"{place}/ScoresByHead")
         scores = graph.add("Add", [scores, mask], f"{place}/Masked")
         weights = graph.add("Softmax", [scores], f"{place}/Weights", axis=-1)
@@ -139,12 +145,16 @@ class CausalAttention:
 
     def _normed(self, block: Block, tensor: str, role: str) -> str | None:
         """Normed heads (B,S,H,D) of queries or keys; None where the model norms none."""
-        if not self._decoder.head_norms or role == "value":
+        decoder, attention = self._decoder, block.attention
+        if not decoder.head_norms or role == "value":
             return None
-        query, key = self._decoder.head_norms[block.index]
-        split = self._split(block, tensor, role)
+        query, key = decoder.head_norms[block.index]
         name = query if role == "query" else key
-        return self._writer.normed(split, name, self._decoder.norms, block.attention.head_dim)
+        if decoder.norms_all_heads:
+            width, _ = self._writer.weights.shapes[f"{getattr(attention, role)}.weight"]
+            return self._split(block, self._writer.normed(tensor, name, decoder.norms, width), role)
+        split = self._split(block, tensor, role)
+        return self._writer.normed(split, name, decoder.norms, attention.head_dim)
 
     def _heads_first(self, block: Block, tensor: str, role: str) -> str:
         """(B,S,H*D) -> (B,H,S,D), normed where the model does that."""
@@ -152,11 +162,12 @@ class CausalAttention:
         name = f"{path_of(block.attention.module)}/{role}/HeadsFirst"
         return self._graph.add("Transpose", [split], name, perm=[0, 2, 1, 3])
 
-    def _turned(self, tensor: str, place: str, head_dim: int) -> str:
+    def _turned(self, block: Block, tensor: str, place: str) -> str:
         """Heads (B,H,S,D) turned by their position; as they are where the model turns none."""
-        graph, writer, rotary = self._graph, self._writer, self._rotary
-        if rotary is None:
+        if not self._rotary:
             return tensor
+        graph, writer, rotary = self._graph, self._writer, self._rotary[block.index]
+        head_dim = block.attention.head_dim
         angles = [self._positions.ids(), rotary.cosines, rotary.sines]
         if rotary.width == head_dim:
             return graph.add(
@@ -174,7 +185,8 @@ class CausalAttention:
         decoder = self._decoder
         if decoder.score_factor is not None:
             return decoder.score_factor
-        return 1 / math.sqrt(attention.head_dim) if decoder.scales_scores else 1.0
+        size = decoder.score_size or attention.head_dim
+        return 1 / math.sqrt(size) if decoder.scales_scores else 1.0
 
 
 def _caches(block: Block) -> tuple[list[str], list[str]]:

@@ -30,12 +30,14 @@ _END = np.iinfo(np.int64).max
 # Names of open sizes, as the hub has them.
 _PAST = "past_sequence_length"
 _TOTAL = f"{_PAST} + {TOKENS}"
+_STATES = "last_hidden_state"
 
 
 def emit_decoder(
     anatomy: Anatomy, config: Mapping[str, Any], weights: Weights, plain_sums: bool
 ) -> Graph | None:
-    """The graph of a decoder in float32; None where what it computes is not written down.
+    """The graph of a decoder in float32; None where what it computes is not written down. One whose
+    tokens see all others has no cache, and answers with the states of all tokens.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
@@ -45,21 +47,14 @@ def emit_decoder(
     decoder = read_decoder(config, anatomy)
     if decoder is None or decoder.activation not in ACTIVATIONS:
         return None
-    tables = rotary_tables(config, anatomy) if anatomy.family.rotary else ()
-    if tables is None:
-        return None
     writer = _begun(anatomy, decoder, weights, plain_sums)
-    rotary = None
-    if tables:
-        cosines, sines = (
-            writer.constant(f"/rotary/{name}", table)
-            for name, table in zip(("cosines", "sines"), tables, strict=True)
-        )
-        rotary = Rotary(cosines, sines, rotary_width(config, anatomy))
-    fused = can_fuse(anatomy, rotary)
+    rotary = _rotary(writer, config, anatomy, decoder)
+    if rotary is None:
+        return None
+    fused = not decoder.bidirectional and can_fuse(anatomy, rotary)
     if fused:
         writer.graph.metadata[SHARED_CACHE] = "yes"
-    positions = Positions(writer, decoder.takes_positions)
+    positions = Positions(writer, decoder.takes_positions, decoder.bidirectional)
     experts = anatomy.family.experts
     layers = _Layers(
         writer,
@@ -73,8 +68,30 @@ def emit_decoder(
     for block in anatomy.blocks:
         hidden = layers.add(hidden, block)
         writer.graph.stations.append(hidden)
-    _add_head(writer, anatomy, decoder, hidden)
+    _add_answer(writer, anatomy, decoder, hidden)
     return writer.graph
+
+
+def _rotary(
+    writer: DecoderWriter, config: Mapping[str, Any], anatomy: Anatomy, decoder: Decoder
+) -> tuple[Rotary, ...] | None:
+    """Each layer's rotary positions, none where a model has none; None for an unknown kind."""
+    names = anatomy.family.rotary
+    if not names:
+        return ()
+    own = "window_theta" in names
+    made: dict[bool, Rotary] = {}
+    for windowed in {own and window is not None for window in decoder.windows}:
+        tables = rotary_tables(config, anatomy, windowed)
+        if tables is None:
+            return None
+        path = "/rotary/window" if windowed else "/rotary"
+        cosines, sines = (
+            writer.constant(f"{path}/{name}", table)
+            for name, table in zip(("cosines", "sines"), tables, strict=True)
+        )
+        made[windowed] = Rotary(cosines, sines, rotary_width(config, anatomy))
+    return tuple(made[own and window is not None] for window in decoder.windows)
 
 
 def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: bool) -> DecoderWriter:
@@ -92,6 +109,10 @@ def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: boo
             for part in ("key", "value")
         }
 
+    if decoder.bidirectional:
+        texts = dict.fromkeys(("input_ids", "attention_mask"), (BATCH, TOKENS))
+        states = {_STATES: (BATCH, TOKENS, anatomy.hidden_size)}
+        return DecoderWriter(weights, texts, {}, states, plain_sums)
     assert anatomy.head is not None
     inputs: dict[str, Sizes] = {"input_ids": (BATCH, TOKENS), "attention_mask": (BATCH, _TOTAL)}
     if decoder.takes_positions:
@@ -120,8 +141,10 @@ class _Layers:
         """A layer's answer to states (B,S,W)."""
         decoder, place = self._decoder, path_of(block.name)
         first, second = (
-            norms[block.index] for norms in (decoder.attention_norms, decoder.feed_forward_norms)
+            norms[block.index] if norms else None
+            for norms in (decoder.attention_norms, decoder.feed_forward_norms)
         )
+        after = decoder.answer_norms[block.index] if decoder.answer_norms else (None, None)
         if decoder.parallel:
             normed = self._norm(hidden, first)
             attended = self._attention.add(normed, block)
@@ -130,12 +153,13 @@ class _Layers:
             both = self._writer.graph.add("Add", [fed, attended], f"{place}/Add")
             both = self._scaled(both, f"{place}/Add")
             return self._writer.sum(both, hidden, f"{place}/Add_1")
-        for norm, part, name in (
-            (first, self._attention, f"{place}/Add"),
-            (second, self._feed_forward, f"{place}/Add_1"),
+        for norm, part, last, name in (
+            (first, self._attention, after[0], f"{place}/Add"),
+            (second, self._feed_forward, after[1], f"{place}/Add_1"),
         ):
             if decoder.norms_first:
-                answer = self._scaled(part.add(self._norm(hidden, norm), block), name)
+                answer = self._norm(part.add(self._norm(hidden, norm), block), last)
+                answer = self._scaled(answer, name)
                 hidden = self._writer.sum(hidden, answer, name)
             else:
                 answer = self._scaled(part.add(hidden, block), name)
@@ -145,7 +169,10 @@ class _Layers:
     def _scaled(self, answer: str, name: str) -> str:
         return self._writer.scaled(answer, self._decoder.sum_factor, f"{name}/Scaled")
 
-    def _norm(self, hidden: str, name: str) -> str:
+    def _norm(self, hidden: str, name: str | None) -> str:
+        """Normed states; as they are where there is no norm."""
+        if name is None:
+            return hidden
         return self._writer.normed(hidden, name, self._decoder.norms, self._width)
 
 
@@ -169,13 +196,21 @@ def _embedded(
     return hidden
 
 
-def _add_head(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> None:
-    """The logits of the last tokens, as many as num_logits_to_keep says; 0, its default, is all."""
-    graph = writer.graph
+def _add_answer(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> None:
+    """The states of all tokens, or what the head makes of them."""
     if decoder.final_norm is not None:
         hidden = writer.normed(hidden, decoder.final_norm, decoder.norms, anatomy.hidden_size)
     if decoder.project_out is not None:
         hidden = writer.linear(hidden, decoder.project_out)
+    if decoder.bidirectional:
+        writer.graph.replace_uses(_STATES, hidden)
+    else:
+        writer.graph.replace_uses("logits", _logits(writer, anatomy, decoder, hidden))
+
+
+def _logits(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> str:
+    """Those of the last tokens, as many as num_logits_to_keep says; 0, its default, is all."""
+    graph = writer.graph
     kept, place = graph.add_option(KEPT_LOGITS, np.array(0, np.int64)), "/last_logits"
     negative = graph.add("Neg", [kept], f"{place}/Neg")
     start = graph.add("Unsqueeze", [negative, writer.integers(0)], f"{place}/Unsqueeze")
@@ -188,4 +223,4 @@ def _add_head(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden:
         logits = writer.tied(last, anatomy.head, anatomy.embeddings["word"])
     else:
         logits = writer.linear(last, anatomy.head)
-    graph.replace_uses("logits", logits)
+    return writer.bounded(logits, decoder.logits_cap, "/logits")

@@ -58,6 +58,14 @@ class DecoderWriter(Writer):
         columns = self.graph.add("Transpose", [self.weight(f"{table}.weight")], f"{path}/Columns")
         return self.biased(self.graph.add("MatMul", [x, columns], f"{path}/MatMul"), module)
 
+    def bounded(self, x: str, cap: float | None, path: str) -> str:
+        """cap tanh(x / cap); x where there is no cap."""
+        if cap is None:
+            return x
+        shrunk = self.graph.add("Div", [x, self.number(cap)], f"{path}/Shrunk")
+        bent = self.graph.add("Tanh", [shrunk], f"{path}/Bent")
+        return self.graph.add("Mul", [bent, self.number(cap)], f"{path}/Bounded")
+
     def normed(self, x: str, module: str, norms: Norms, width: int) -> str:
         """A norm over the last axis, which has `width` values."""
         if norms.root_mean_square:

@@ -14,10 +14,14 @@ from edgeprune.export.emit.decoder_writer import DecoderWriter
 class Positions:
     """Nodes about positions, each added once it is asked for."""
 
-    def __init__(self, writer: DecoderWriter, given: bool) -> None:
-        """`given`: position_ids are an input; otherwise tokens count on from the cache."""
+    def __init__(self, writer: DecoderWriter, given: bool, bidirectional: bool) -> None:
+        """
+        Args:
+            given: position_ids are an input; otherwise tokens count on from the cache.
+            bidirectional: tokens see those after them too, as far as those before.
+        """
         self._writer, self._graph = writer, writer.graph
-        self._given = given
+        self._given, self._bidirectional = given and not bidirectional, bidirectional
         self._masks: dict[int | None, str] = {}
         self._made: dict[str, str] = {}
 
@@ -44,7 +48,8 @@ class Positions:
         return self._made["last"], self._made["all"]
 
     def mask(self, window: int | None) -> str:
-        """What is added to scores (B,1,S,T): 0 where a token sees another, else MASKED.
+        """What is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another, else
+        MASKED.
 
         It sees those before it and itself that are not padding, with a window the last so many.
         MASKED is no infinity, which would turn the padded rows of a left-padded batch into NaN.
@@ -58,12 +63,18 @@ class Positions:
                 first = graph.add("Sub", [queries, writer.integer(window)], f"{path}/Before")
                 near = graph.add("Greater", [keys, self._column(first)], f"{path}/Near")
                 seen = graph.add("And", [seen, near], f"{path}/Within")
+                if self._bidirectional:
+                    last = graph.add("Add", [queries, writer.integer(window)], f"{path}/After")
+                    near = graph.add("Less", [keys, self._column(last)], f"{path}/NearAfter")
+                    seen = graph.add("And", [seen, near], f"{path}/WithinAfter")
             values = [writer.number(0.0), writer.number(MASKED)]
             self._masks[window] = graph.add("Where", [seen, *values], path)
         return self._masks[window]
 
     def _seen(self) -> str:
-        """Which tokens another sees without a window (B,1,S,T)."""
+        """Which tokens another sees without a window, (B,1,S,T) or (B,1,1,T)."""
+        if self._bidirectional:
+            return self._real()
         if "seen" not in self._made:
             keys, queries = self._numbers()
             before = self._graph.add("LessOrEqual", [keys, self._column(queries)], "/seen/NotAfter")

@@ -34,20 +34,25 @@ def rotary_width(config: Mapping[str, Any], anatomy: Anatomy) -> int:
     return int(anatomy.blocks[0].attention.head_dim * turned_share(config, anatomy.family))
 
 
-def rotary_tables(config: Mapping[str, Any], anatomy: Anatomy) -> tuple[np.ndarray, ...] | None:
+def rotary_tables(
+    config: Mapping[str, Any], anatomy: Anatomy, window: bool = False
+) -> tuple[np.ndarray, ...] | None:
     """Cosines and sines (positions, D/2), float32, of D turned values; None for an unknown kind.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
         anatomy: of a family with rotary positions.
+        window: those of layers with a window, where these have a base of their own; positions in
+            them are not stretched.
     """
-    scaling = config.get("rope_scaling") or {}
+    scaling = {} if window else config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in _KINDS:
         return None
     longest = int(config.get("max_position_embeddings") or anatomy.max_positions)
     width = rotary_width(config, anatomy)
-    theta = float(config.get(anatomy.family.rotary["rope_theta"], 10_000.0))
+    name = anatomy.family.rotary["window_theta" if window else "rope_theta"]
+    theta = float(config.get(name, 10_000.0))
     scaling = {**scaling, TRAINED_LENGTH: trained_length(config) or longest}
     frequencies, factor = _KINDS[kind](theta, width, scaling, longest)
     angles = _single(np.arange(anatomy.max_positions)[:, None] * _single(frequencies))

@@ -83,7 +83,10 @@ def _rewrite_streamed(
     context: Context, target: Path, quantized: Quantized | None, batches: Sequence[Feed]
 ) -> list[PassReport]:
     """Compare two layers of the model with torch as a whole, rewrite all of it part by part."""
-    feeds = [{name: values[:1] for name, values in batch.items()} for batch in batches]
+    feeds = [
+        {name: values[:rows] for name, values in batch.items()}
+        for batch, rows in zip(batches, (1, 4), strict=True)
+    ]
     with TemporaryDirectory(prefix="edgeprune-", dir=target) as scratch:
         write_layers(context.model, Path(scratch), _WHOLE_LAYERS)
         few = emitted_graph(Path(scratch), context.target, feeds)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from passing_blocks import passing_by
 from pydantic import ValidationError
-from tiny_models import DECODERS, ENCODERS, make_batch, make_model
+from tiny_models import DECODERS, ENCODERS, POST_NORMED, make_batch, make_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +34,10 @@ from edgeprune.text.batches import Batch
 LAYERS = 4
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS, "granite", "smollm3-fused"])
+EVERY = [*ENCODERS, *DECODERS, "granite", "smollm3-fused", *POST_NORMED, "gemma3_text-encoder"]
+
+
+@pytest.mark.parametrize("family", EVERY)
 def test_a_dropped_layer_is_passed_by(family, tmp_path):
     model, batch = make_model(family, tmp_path / "hf", False, layers=LAYERS), make_batch()
     real = batch["attention_mask"] == 1
@@ -122,7 +125,7 @@ def loss_of(model: Model, batch, row: int, whole: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["bert", "classifier", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "classifier", "llama", "gpt2", "gemma3_text"])
 def test_loss_is_what_leaving_one_out_costs(family, tmp_path):
     model = make_model(family, tmp_path, False, layers=3)
     batches = make_batches(model.anatomy.causal)

@@ -14,6 +14,7 @@ from tiny_models import (
     FUSED_DECODERS,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     VOCABULARY,
     make_batch,
     make_model,
@@ -46,6 +47,8 @@ FAMILY_NAMES = (
     *ODD_DECODERS,
     *FUSED_DECODERS,
     *MIXTURES,
+    *POST_NORMED,
+    "gemma3_text-encoder",
 )
 # The first ids, of special tokens, and two of three of the others.
 KEPT = [token for token in range(VOCABULARY) if token < 5 or token % 3]

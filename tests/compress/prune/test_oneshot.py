@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from tiny_models import ENCODERS, ODD_DECODERS, VOCABULARY, make_batch, make_model
+from tiny_models import ENCODERS, ODD_DECODERS, POST_NORMED, VOCABULARY, make_batch, make_model
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +39,8 @@ FAMILIES = (
     "gemma",
     "gpt2",
     *ODD_DECODERS,
+    *POST_NORMED,
+    "gemma3_text-encoder",
 )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
-from tiny_models import make_batch, make_model
+from tiny_models import POST_NORMED, make_batch, make_model
 
 from edgeprune.base.errors import UserError
 from edgeprune.compress.quantize.int8 import round_rows
@@ -111,7 +111,9 @@ def test_settings_refuse_what_they_do_not_know():
     assert all(field.description for field in QuantizeSettings.model_fields.values())
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "bert", "gemma", "gpt2", "opt", "phi"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen3", "bert", "gemma", "gpt2", "opt", "phi", *POST_NORMED]
+)
 def test_smoothing_leaves_the_function(family, tmp_path):
     model = make_model(family, tmp_path)
     batch = make_batch()
@@ -124,7 +126,7 @@ def test_smoothing_leaves_the_function(family, tmp_path):
     assert (before - after)[kept].abs().max() < 1e-4 * before[kept].abs().max()
     blocks = model.anatomy.blocks
     assert {block.attention.output for block in blocks} <= set(smoothed)
-    if family in ("llama", "qwen3", "gemma"):
+    if family in ("llama", "qwen3", "gemma", "gemma2", "gemma3_text"):
         assert set(smoothed) == set(model.anatomy.block_linears())
     seen = observe_inputs(model, [batch])
     for name in smoothed:

@@ -16,8 +16,10 @@ from tiny_models import (
     DECODERS,
     EMITTED_DECODERS,
     FUSED_DECODERS,
+    FUSED_POST_NORMED,
     MIXTURES,
     ODD_DECODERS,
+    POST_NORMED,
     make_model,
 )
 from transformers.initialization import no_init_weights
@@ -35,8 +37,11 @@ from edgeprune.model.store import save_model
 from edgeprune.runtime.names import FUSED_ATTENTION, SHARED_CACHE
 
 torch.set_num_threads(1)
-FUSED = (*FUSED_DECODERS, *EMITTED_DECODERS[:3])
-ALL = (*DECODERS, *FUSED_DECODERS, *EMITTED_DECODERS, *ODD_DECODERS, *MIXTURES)
+FUSED = (*FUSED_DECODERS, *FUSED_POST_NORMED, *EMITTED_DECODERS[:3])
+ALL = (
+    *(*DECODERS, *POST_NORMED, *FUSED_DECODERS, *FUSED_POST_NORMED),
+    *(*EMITTED_DECODERS, *ODD_DECODERS, *MIXTURES),
+)
 BOUND = 2e-5
 
 

@@ -9,7 +9,16 @@ import torch
 from click.testing import CliRunner
 from sparse_models import library_for_tests
 from tiny_builds import model_folder, recipe_file, text_file
-from tiny_models import DECODERS, EMITTED_DECODERS, FUSED_DECODERS, MIXTURES, make_batch, make_model
+from tiny_models import (
+    DECODERS,
+    EMITTED_DECODERS,
+    FUSED_DECODERS,
+    FUSED_POST_NORMED,
+    MIXTURES,
+    POST_NORMED,
+    make_batch,
+    make_model,
+)
 
 from edgeprune.cli import main
 from edgeprune.compress.quantize.model import Quantized, quantize_model
@@ -98,6 +107,21 @@ def test_decoders_whose_trace_is_not_fused_end_in_integers(family, kind, tmp_pat
     assert counts["GroupQueryAttention"] == (2 if family in EMITTED_DECODERS[:3] else 0)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("family", [*POST_NORMED, *FUSED_POST_NORMED, "gemma3_text-encoder"])
+def test_norms_of_answers_end_in_integers(family, kind, tmp_path):
+    """Every linear, and their attention as it was emitted; from a trace it is not told."""
+    model = make_model(family, tmp_path / "hf")
+    quantized = quantize_model(model, [BATCH], FORMATS[kind], VNNI)
+    counts = operators(lowered(model, quantized, tmp_path))
+    merged = 2 * len(model.anatomy.blocks)  # q, k and v are one product
+    products = sum(
+        counts[name] for name in ("MatMulInteger", "MatMulNBits", "MatMulIntegerToFloat")
+    )
+    assert products == len(model.anatomy.linears()) - merged
+    assert counts["GroupQueryAttention"] == (2 if family in FUSED_POST_NORMED else 0)
+
+
 @pytest.mark.parametrize("kind", ["int8", "a scale per token", "static", "int4"])
 @pytest.mark.parametrize("family", MIXTURES)
 def test_mixtures_of_experts_end_in_integers(family, kind, tmp_path):
@@ -138,7 +162,7 @@ measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
     assert 0 < len(tokens) <= 5
 
 
-@pytest.mark.parametrize("family", [*FUSED_DECODERS, *EMITTED_DECODERS[:3]])
+@pytest.mark.parametrize("family", [*FUSED_DECODERS, *FUSED_POST_NORMED, *EMITTED_DECODERS[:3]])
 def test_a_cache_of_eight_bits(family, tmp_path):
     model = make_model(family, tmp_path / "hf")
     graph = lowered(model, None, tmp_path, cache_bits=8.0)
