@@ -128,9 +128,9 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         turned=_turned(config, function.turned_layers, len(blocks)),
         scales_scores=_is_set(config, function.scales_scores, True),
         score_factor=number(function.score_factor),
-        score_size=number(function.score_size),
-        score_cap=number(function.score_cap),
-        logits_cap=number(function.logits_cap),
+        score_size=_number(config, function.score_size),
+        score_cap=_number(config, function.score_cap),
+        logits_cap=_number(config, function.logits_cap),
         embedding_scale=(
             anatomy.hidden_size**0.5
             if function.scales_embeddings
@@ -147,6 +147,12 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
 def _is_set(config: Mapping[str, Any], fact: str | bool, default: bool) -> bool:
     """A fact that may be a setting's name."""
     return bool(config.get(fact, default)) if isinstance(fact, str) else fact
+
+
+def _number(config: Mapping[str, Any], setting: str | None) -> float | None:
+    """A setting's value; None where it has none."""
+    value = config.get(setting) if setting else None
+    return None if value is None else float(value)
 
 
 def _turned(config: Mapping[str, Any], setting: str | None, layers: int) -> tuple[bool, ...]:
