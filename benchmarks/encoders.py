@@ -34,8 +34,8 @@ from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.subject import SLOW_FUSIONS
 from edgeprune.measure.evaluate.sts import spearman
+from edgeprune.model.projection import unit_length
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.embed import normalize
 from edgeprune.runtime.tokenize import Tokenizer
 from edgeprune.text.files import read_rows, read_texts
 
@@ -169,7 +169,7 @@ def compare_sts(output: Path, words: list[str], data: Path, work: Path) -> dict[
     write_ids(output, texts, ids)
     subprocess.run([*words, "--embed", ids, answers], check=True)
     ours = cosines(edgeprune.runtime.load(output / "bundle").embed(texts, batch_size=1))
-    peers = cosines(normalize(np.load(answers)))
+    peers = cosines(unit_length(np.load(answers)))
 
     def statistic(chosen: np.ndarray) -> dict[str, float]:
         both = [100 * spearman(each[chosen], scores[chosen]) for each in (ours, peers)]

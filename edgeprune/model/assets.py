@@ -6,20 +6,23 @@ from pathlib import Path
 
 from edgeprune.base.files import read_json
 from edgeprune.model.checkpoint import INDEX
+from edgeprune.model.modules import WITH_WEIGHTS
 from edgeprune.model.tensor_files import TENSORS
 from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS, settings_for_clients
 
 SIZES = "sizes.json"
 _ASSETS = ("*.json", "*.txt", "*.model", "*.jinja", "*_Pooling/config.json")
-_PROJECTIONS = ("*_Dense/config.json", "*_Dense/model.safetensors")
-"""The linears after a pooling, which no stage changes."""
+_AFTER_POOLING = tuple(
+    f"*_{kind}/{name}" for kind in WITH_WEIGHTS for name in ("config.json", "model.safetensors")
+)
+"""The modules after a pooling, which no stage changes."""
 _NOT_ASSETS = (INDEX, SIZES, TENSORS)
 
 
 def copy_assets(source: Path, target: Path) -> None:
     """Copy a model's tokenizer, configuration and pooling: all but its own weights. What clients
     of transformers 4 would not understand of the tokenizer's settings is said in their words."""
-    for pattern in (*_ASSETS, *_PROJECTIONS):
+    for pattern in (*_ASSETS, *_AFTER_POOLING):
         for file in source.glob(pattern):
             if file.name in _NOT_ASSETS or file.suffix == ".gguf":
                 continue

@@ -8,10 +8,11 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import BY_LAYER, stated
-from edgeprune.model.pooling import read_pooling
-from edgeprune.model.projection import read_projections
+from edgeprune.model.pooling import Pooling, read_pooling
+from edgeprune.model.projection import read_steps
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
+from edgeprune.text.prompts import read_library
 
 _NEEDED = ("num_hidden_layers",)
 """Where it is not stated, transformers would take a number of its own, and other layers' weights
@@ -39,8 +40,10 @@ def check_fits(checkpoint: Checkpoint) -> None:
     _check_padding(checkpoint)
     _check_head(checkpoint)
     if TASKS[checkpoint.task].pools:
-        read_pooling(checkpoint.folder)
-        read_projections(checkpoint.folder, checkpoint.anatomy.hidden_size)
+        pooling = read_pooling(checkpoint.folder) or Pooling()
+        read_library(checkpoint.folder)
+        width = checkpoint.anatomy.hidden_size * len(pooling.modes)
+        read_steps(checkpoint.folder, width)
 
 
 def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:

@@ -12,9 +12,10 @@ from edgeprune.model.anatomy import Anatomy, Attention, describe
 from edgeprune.model.families import find_family
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.pooling import Pooling, read_pooling
-from edgeprune.model.projection import Projection, read_projections
+from edgeprune.model.projection import Step, read_steps
 from edgeprune.model.streamed import StreamedWeights
 from edgeprune.model.tasks import task_of
+from edgeprune.text.prompts import Library, read_library
 
 
 @dataclass
@@ -54,12 +55,17 @@ class Model:
     @functools.cached_property
     def pooling(self) -> Pooling:
         """How a sentence encoder pools its tokens; the mean where its folder does not say."""
-        return read_pooling(self.folder) or "mean"
+        return read_pooling(self.folder) or Pooling()
 
     @functools.cached_property
-    def projections(self) -> tuple[Projection, ...]:
-        """The linears that a sentence encoder's pooled vector goes through."""
-        return read_projections(self.folder)
+    def steps(self) -> tuple[Step, ...]:
+        """What a sentence encoder's pooled vector goes through."""
+        return read_steps(self.folder)
+
+    @functools.cached_property
+    def library(self) -> Library:
+        """What a sentence encoder says of its use."""
+        return read_library(self.folder)
 
     @property
     def has_cache(self) -> bool:

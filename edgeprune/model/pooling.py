@@ -1,137 +1,113 @@
-"""How a sentence encoder turns a text into one vector, as sentence-transformers writes it down.
+"""How a sentence encoder makes one vector of its tokens' states, as sentence-transformers does.
 
-What the house does not do as that library does is refused here, so that no vector is another than
-the library's.
+Every way but max is a weighted sum of a text's tokens, so that it is written down once, as the
+weights: for numpy on a device and for torch in training alike.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import leaves_folder, load_json, read_object
-from edgeprune.model.tasks import TASKS
+from edgeprune.model.modules import POOLING, Module, read_modules, settings_of
 
-Pooling = Literal["mean", "cls"]
+MAX = "max"
+# sentence-transformers' names, the older one without its ending.
+_MODES = ("mean", "cls", "lasttoken", MAX, "mean_sqrt_len_tokens", "weightedmean")
+_FLAG, _SHORT = "pooling_mode_", {"mean_sqrt_len": "mean_sqrt_len_tokens"}
+# The order in which older files' flags are joined.
+_FLAGS_IN_ORDER = ("cls", MAX, "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
-_CHAINS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-_DENSE = "Dense"
-_LIBRARY = "sentence_transformers."
+
+@dataclass(frozen=True)
+class Pooling:
+    """What is taken of a text's states."""
+
+    modes: tuple[str, ...] = ("mean",)
+    """One or several, whose vectors are joined in this order."""
+    include_prompt: bool = True
+    """Whether the tokens of a prompt take part."""
 
 
 def read_pooling(folder: Path) -> Pooling | None:
     """How the encoder in `folder` pools its tokens; None where the folder does not say.
 
     Raises:
-        UserError: it pools in a way, or has a module, that edgeprune does not run; or a prompt
-            stands before its texts, or its vectors are cut off.
+        UserError: it pools in a way, or has a module, that edgeprune does not run.
     """
-    for module in _modules(folder):
-        if _kind(module) == "Pooling":
-            _refuse_task(folder)
-            config = _pooling_config(folder, f"{module.get('path', '1_Pooling')}/config.json")
-            _refuse_prompts(folder, bool(config.get("include_prompt", True)))
-            return _mode(folder, config)
+    for module in read_modules(folder):
+        if module.kind == POOLING:
+            return _read(folder, module)
     return None
 
 
-def normalizes(folder: Path) -> bool:
-    """Whether the encoder in `folder` scales its embeddings to length 1."""
-    return "Normalize" in [_kind(module) for module in _modules(folder)]
-
-
-def dense_paths(folder: Path) -> list[str]:
-    """The folders of the linears between pooling and length, relative to `folder`; see
-    projection.py."""
-    modules = _modules(folder)
-    return [str(module.get("path", "")) for module in modules if _kind(module) == _DENSE]
-
-
-def _kind(module: dict[str, Any]) -> str:
-    return str(module.get("type", "")).rsplit(".", 1)[-1]
-
-
-def _modules(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "modules.json"
-    modules = load_json(path) if path.is_file() else []
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise UserError(f"{path} is not a list of modules, as sentence-transformers writes it.")
-    for module in modules:
-        kind = str(module.get("type", ""))
-        if _kind(module) not in (*_CHAINS[-1], _DENSE) or not kind.startswith(_LIBRARY):
-            raise UserError(
-                f"{path} has a {kind or 'nameless'} module, which edgeprune does not run: only "
-                "Transformer, Pooling, Dense and Normalize of sentence-transformers."
-            )
-    kinds = [_kind(module) for module in modules]
-    dense = [place for place, kind in enumerate(kinds) if kind == _DENSE]
-    rest = [kind for kind in kinds if kind != _DENSE]
-    in_between = dense == list(range(2, 2 + len(dense)))
-    if modules and (rest not in _CHAINS or not in_between):
-        raise UserError(
-            f"{path} chains {', '.join(kinds)}, and edgeprune runs Transformer, Pooling, "
-            "perhaps some Dense and perhaps Normalize, in this order."
-        )
-    return modules
-
-
-def _refuse_task(folder: Path) -> None:
-    path = folder / "sentence_bert_config.json"
-    task = read_object(path).get("transformer_task")
-    if task is not None and task not in [each.name for each in TASKS.values() if each.pools]:
-        raise UserError(f"{path} pools a model of the task {task}, which edgeprune does not run.")
-
-
-def _refuse_prompts(folder: Path, pooled: bool) -> None:
-    """Refuse what sentence-transformers would do to a text or vector that is not done here.
+def token_weights(mode: str, mask: np.ndarray, left_out: np.ndarray | None = None) -> np.ndarray:
+    """What each token's state is multiplied by before they are summed.
 
     Args:
-        pooled: whether a prompt's tokens take part in the pooling.
+        mode: any but max.
+        mask: 1 for each real token, [texts, tokens]; padding may stand on either side.
+        left_out: how many of each text's first real tokens take no part, [texts].
+
+    Returns:
+        [texts, tokens] float32; zeros for a text of which nothing takes part, but for the first
+        token alone (cls), which is then the row's first.
     """
-    path = folder / "config_sentence_transformers.json"
-    config = read_object(path)
-    prompts = config.get("prompts") or {}
-    if not isinstance(prompts, dict):
-        raise UserError(f"{path}: prompts must be an object of names and texts.")
-    default = config.get("default_prompt_name")
-    if default is not None and (prompt := prompts.get(str(default))):
+    taken = pooled_tokens(mask, left_out)
+    counted = np.cumsum(mask, axis=1)
+    if mode == "cls":
+        chosen = np.argmax(taken, axis=1)
+        return _one_of_each(chosen, mask.shape[1])
+    if mode == "lasttoken":
+        last = mask.shape[1] - 1 - np.argmax(taken[:, ::-1], axis=1)
+        return _one_of_each(last, mask.shape[1]) * taken
+    weights = (taken * counted if mode == "weightedmean" else taken).astype(np.float32)
+    total = np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-9))
+    scaled: np.ndarray = weights / (np.sqrt(total) if mode.startswith("mean_sqrt_len") else total)
+    return scaled
+
+
+def pooled_tokens(mask: np.ndarray, left_out: np.ndarray | None = None) -> np.ndarray:
+    """Which tokens take part, [texts, tokens] bool; arguments as above."""
+    real = mask != 0
+    if left_out is None:
+        return real
+    taken: np.ndarray = real & (np.cumsum(real, axis=1) > np.asarray(left_out)[:, None])
+    return taken
+
+
+def _one_of_each(places: np.ndarray, tokens: int) -> np.ndarray:
+    chosen: np.ndarray = (np.arange(tokens) == places[:, None]).astype(np.float32)
+    return chosen
+
+
+def _read(folder: Path, module: Module) -> Pooling:
+    config = settings_of(folder, module)
+    modes = _modes(config)
+    if not modes or not set(modes) <= set(_MODES):
         raise UserError(
-            f"{path} puts the prompt {prompt!r:.80} before every text (default_prompt_name), which "
-            "edgeprune does not: set default_prompt_name to null there, and write the prompt "
-            "before your texts."
+            f"{folder / module.path} (Pooling) pools by {list(modes)}, which edgeprune does not "
+            f"run: only {', '.join(_MODES)}, alone or several."
         )
-    if not pooled and (named := [name for name, prompt in prompts.items() if prompt]):
-        raise UserError(
-            f"The pooling of {folder} leaves out the tokens of prompts (include_prompt), which "
-            f"edgeprune does not, and {path} has a prompt for {', '.join(map(str, named))}: remove "
-            "its prompts, if you embed texts without one."
-        )
-    if config.get("truncate_dim") is not None:
-        raise UserError(
-            f"{path} cuts vectors off after {config['truncate_dim']} values (truncate_dim), which "
-            "edgeprune does not: remove it, and cut them where you use them."
-        )
+    return Pooling(modes, bool(config.get("include_prompt", True)))
 
 
-def _pooling_config(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    config = load_json(path) if not leaves_folder(name) and path.is_file() else None
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'modules.json'} names {name}, which is missing or no object.")
-    return config
-
-
-def _mode(folder: Path, config: dict[str, Any]) -> Pooling:
-    # sentence-transformers 5 writes one name (or a list), older ones a flag for each mode.
+def _modes(config: dict[str, Any]) -> tuple[str, ...]:
+    """sentence-transformers 5 writes one name or a list, older ones a flag for each mode."""
     modes = config.get("pooling_mode")
-    if modes is None:
-        flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
-        modes = [flag.removeprefix("pooling_mode_").removesuffix("_tokens") for flag in flags]
-        modes = [mode.removesuffix("_token") for mode in modes]
-    modes = [modes] if isinstance(modes, str) else modes
-    if modes == ["mean"]:
-        return "mean"
-    if modes == ["cls"]:
-        return "cls"
-    raise UserError(
-        f"{folder} pools by {modes}, which edgeprune does not run: only mean or cls alone."
-    )
+    if isinstance(modes, list):
+        return tuple(map(str, modes))
+    if modes is not None:
+        return (str(modes),)
+    flags = [
+        name.removeprefix(_FLAG) for name, on in config.items() if name.startswith(_FLAG) and on
+    ]
+    found = [_SHORT.get(name, name) for name in map(_without_ending, flags)]
+    ordered = sorted(found, key=lambda mode: (*_FLAGS_IN_ORDER, mode).index(mode))
+    return tuple(ordered) or ("mean",)
+
+
+def _without_ending(flag: str) -> str:
+    return flag.removesuffix("_tokens").removesuffix("_token")

@@ -24,6 +24,7 @@ from edgeprune.report.card import model_card
 from edgeprune.report.write import write_report
 from edgeprune.runtime.bundle import Bundle, write_bundle
 from edgeprune.runtime.onnx_file import read_outline
+from edgeprune.text.prompts import read_library
 
 NOT_MEASURED = (
     "The weights of the original were streamed, so that it was not measured beside this bundle: "
@@ -53,6 +54,8 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
         "task": context.checkpoint.task,
         "max_length": max_positions(context.checkpoint.config),
     }
+    if TASKS[context.checkpoint.task].pools:
+        shared["similarity"] = read_library(assets).similarity
     manifest = {**shared, **facts, **_kernels(assets / "onnx" / "model.onnx"), "stages": stages}
     if context.streamed:
         bundle = _write(

@@ -60,7 +60,7 @@ def assets_digest(folder: Path) -> str:
     """A hash of a model's tokenizer and settings: the small files beside its weights."""
     kinds = {".json", ".txt", ".model", ".jinja"}
     files = [file for file in folder.glob("*") if file.suffix in kinds]
-    below = [*folder.glob("*/config.json"), *folder.glob("*_Dense/*.safetensors")]
+    below = [*folder.glob("*/config.json"), *folder.glob("*_*/*.safetensors")]
     return files_digest(sorted([*files, *below]))
 
 

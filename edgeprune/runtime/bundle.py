@@ -28,10 +28,11 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, load_json, read_json
 from edgeprune.base.version import __version__
 from edgeprune.model.config import check_types
-from edgeprune.model.pooling import Pooling, normalizes, read_pooling
-from edgeprune.model.projection import Projection, read_projections
+from edgeprune.model.pooling import Pooling, read_pooling
+from edgeprune.model.projection import Step, read_steps
 from edgeprune.model.tasks import TASKS, task_of_graph
 from edgeprune.runtime.onnx_file import Outline, read_outline
+from edgeprune.text.prompts import Library, read_library
 
 MANIFEST = "edgeprune.json"
 CARD = "README.md"
@@ -221,8 +222,8 @@ class Bundle:
         sentence = self.read_json("sentence_bert_config.json") or {}
         stated = [
             self.manifest.get("max_length"),
-            sentence.get("max_seq_length"),
-            self.tokenizer_config.get("model_max_length"),
+            # The first, where it is stated, is said of the tokenizer and overrules it.
+            sentence.get("max_seq_length") or self.tokenizer_config.get("model_max_length"),
             self.config.get("max_position_embeddings"),
         ]
         known = [int(n) for n in stated if isinstance(n, int | float) and 0 < n < _NO_MAXIMUM]
@@ -234,14 +235,15 @@ class Bundle:
         return read_pooling(self.folder)
 
     @cached_property
-    def projections(self) -> tuple[Projection, ...]:
-        """The linears that a sentence encoder's pooled vector goes through."""
-        return read_projections(self.folder)
+    def steps(self) -> tuple[Step, ...]:
+        """What a sentence encoder's pooled vector goes through."""
+        return read_steps(self.folder)
 
-    @property
-    def normalize(self) -> bool:
-        """Whether a sentence encoder scales its embeddings to length 1."""
-        return normalizes(self.folder)
+    @cached_property
+    def library(self) -> Library:
+        """What a sentence encoder says of its use: prompts, how long its vectors are, and how they
+        are compared."""
+        return read_library(self.folder) if TASKS[self.task].pools else Library()
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a JSON file of the bundle; None if there is no such file."""

@@ -7,6 +7,8 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say_once
+from edgeprune.model.pooling import MAX, Pooling, pooled_tokens, token_weights
+from edgeprune.model.projection import UnitLength, apply
 from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
@@ -28,21 +30,33 @@ class Embedder:
         # Texts in a call if no batch size is given; None: as many as run fast together.
         self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         self._output, self._pooled = self._choose_output()
-        self._pooling = bundle.pooling
+        self._pooling, self._steps = bundle.pooling, bundle.steps
         if self._pooling is None and not self._pooled:
             say_once("The model does not say how to pool its tokens: taking their mean.")
-            self._pooling = "mean"
+        self._pooling = self._pooling or Pooling()
+        if self._pooled:  # by all modules, and some exporters leave out the last
+            self._steps = tuple(step for step in self._steps if isinstance(step, UnitLength))
 
-    def embed(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
+    def embed(
+        self,
+        texts: Sequence[Text],
+        batch_size: int | None = None,
+        prompt: str | None = None,
+    ) -> np.ndarray:
         """Embeddings of texts, [texts, size] float32.
 
         Without a batch size, texts of similar length run together, or one by one if the graph would
         let them change each other's scales (batches.py).
 
+        Args:
+            prompt: the name of the prompt to put before each text, of those that the model has;
+                None: its usual one, if it has one.
+
         Raises:
+            UserError: the model has no prompt of that name.
             ModelFault: the model returns NaN or infinity.
         """
-        return self.embed_tokens(self.tokenizer.encode(texts), batch_size)
+        return self.embed_tokens(self.tokenizer.encode(texts, prompt), batch_size)
 
     def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> np.ndarray:
         """`embed` for tokenized texts."""
@@ -50,13 +64,15 @@ class Embedder:
         for rows, hidden, mask in run_batches(
             self.session, self.tokenizer, self._output, encoded, batch_size or self.default_batch
         ):
-            vectors = hidden
-            if not self._pooled:
-                vectors = pool(hidden, mask, self._pooling or "mean")
-                for linear in self.bundle.projections:
-                    vectors = vectors @ linear.weight.T + linear.bias
-            if self.bundle.normalize:
-                vectors = normalize(vectors)
+            prompts = np.array([encoded[row].prompt for row in rows])
+            if not self._pooling.include_prompt and self._pooled and prompts.any():
+                raise UserError(
+                    f"{self.bundle.model_path} pools its tokens itself, and the prompt's would "
+                    "have to be left out: take a graph that gives last_hidden_state."
+                )
+            left_out = None if self._pooling.include_prompt else prompts
+            vectors = hidden if self._pooled else pool(hidden, mask, self._pooling, left_out)
+            vectors = apply(self._steps, vectors)[:, : self.bundle.library.width]
             for row, vector in zip(rows, vectors, strict=True):
                 embeddings[row] = vector
         return finite(np.asarray(embeddings, np.float32), "embeddings", self.bundle)
@@ -90,17 +106,26 @@ class Embedder:
         )
 
 
-def pool(hidden: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
+def pool(
+    hidden: np.ndarray,
+    mask: np.ndarray,
+    pooling: Pooling,
+    left_out: np.ndarray | None = None,
+) -> np.ndarray:
     """Pool hidden states [batch, tokens, size] over real tokens (mask [batch, tokens]).
 
-    `mode` is "mean", or "cls" for the first token. Returns [batch, size].
+    Args:
+        left_out: how many of each text's first tokens are not pooled, [batch]; None: none.
+
+    Returns:
+        [batch, size], or several such side by side.
     """
-    if mode == "cls":
-        return hidden[:, 0]
-    weights = mask[:, :, None].astype(hidden.dtype)
-    return (hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
-
-
-def normalize(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., size] scaled to length 1; a zero vector stays zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    parts = []
+    for mode in pooling.modes:
+        if mode == MAX:
+            taken = pooled_tokens(mask, left_out)[:, :, None]
+            parts.append(np.where(taken, hidden, -np.inf).max(axis=1))
+        else:
+            weights = token_weights(mode, mask, left_out)
+            parts.append((hidden * weights[:, :, None]).sum(axis=1))
+    return np.concatenate(parts, axis=-1)

@@ -8,6 +8,7 @@ from tokenizers import Encoding
 
 from edgeprune.base.progress import say
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.text.prompts import prompt_tokens
 from edgeprune.text.tokenizer_file import open_tokenizer
 
 Text = str | tuple[str, str]
@@ -19,26 +20,36 @@ class Tokens:
 
     ids: Sequence[int]
     type_ids: Sequence[int]
+    prompt: int = 0
+    """How many of the first are a sentence encoder's prompt, special tokens before it included."""
 
 
 class Tokenizer:
     """A bundle's tokenizer. It ignores the padding and truncation settings in tokenizer.json, which
-    belong to the model's training."""
+    belong to the model's training, and puts a sentence encoder's prompt before each text."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
+        self._library = bundle.library
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
-    def encode(self, texts: Sequence[Text]) -> list[Tokens]:
+    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """Tokens of each text with the model's special tokens. Texts beyond the model's maximum are
-        cut, and one warning counts them."""
+        cut, and one warning counts them.
+
+        Args:
+            prompt: the name of a sentence encoder's prompt; None: its usual one, if it has one.
+
+        Raises:
+            UserError: the model has no prompt of that name.
+        """
         if self.max_length is not None:
             self.rust.enable_truncation(self.max_length, direction=self._side)
         try:
-            encodings: list[Encoding] = self.rust.encode_batch(list(texts))
+            encodings, first = self._encoded(texts, prompt)
         finally:
             self.rust.no_truncation()
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
@@ -48,12 +59,22 @@ class Tokenizer:
                 whose = f"{cut} of {len(texts)} texts {'is' if cut == 1 else 'are'}"
                 cut_off = "was cut" if cut == 1 else "were cut"
             say(f"Warning: {whose} longer than the model's {self.max_length} tokens and {cut_off}.")
-        return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+        return [Tokens(encoding.ids, encoding.type_ids, first) for encoding in encodings]
 
-    def whole(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokens of each text, however long; several threads may call this at once."""
-        encodings = self.rust.encode_batch(list(texts))
-        return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+    def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+        """The same of each text, however long; several threads may call this at once."""
+        encodings, first = self._encoded(texts, prompt)
+        return [Tokens(encoding.ids, encoding.type_ids, first) for encoding in encodings]
+
+    def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
+        """Encodings, and how many of the first tokens are the prompt's."""
+        before = self._library.prompt(prompt)
+        if before:
+            texts = [
+                before + text if isinstance(text, str) else (before + text[0], text[1])
+                for text in texts
+            ]
+        return self.rust.encode_batch(list(texts)), prompt_tokens(self.rust, before)
 
     def ids(self, text: str, special_tokens: bool = True) -> list[int]:
         """All token ids of a text, however long."""

@@ -39,6 +39,9 @@ class Reader(ABC):
     seed: int
     tokenizer: Tokenizer
     pad_id: int
+    before: str = ""
+    """What stands before each text: the prompt that a sentence encoder reads without being asked.
+    """
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
         """Training batches without end: the same for the same seed and purpose, others for
@@ -92,7 +95,8 @@ class Reader(ABC):
         """Token ids with special tokens, cut at max_tokens."""
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.settings.max_tokens)
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        whole = [self.before + text for text in texts]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(whole)]
 
     @abstractmethod
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:

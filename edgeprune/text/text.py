@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.prompts import read_library
 from edgeprune.text.readers import READERS, Reader
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
@@ -80,7 +81,10 @@ class Text:
         if not file.exists():
             raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
         tokenizer, reader = open_tokenizer(file), READERS[self.reads]
-        return reader(self.train, self.held_out, self.settings, self.seed, tokenizer, pad_id)
+        before = read_library(folder).prompt() if self.reads == "sentences" else ""
+        return reader(
+            self.train, self.held_out, self.settings, self.seed, tokenizer, pad_id, before
+        )
 
     @functools.cached_property
     def _parts(self) -> tuple[Corpus, Corpus]:

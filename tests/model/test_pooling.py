@@ -9,7 +9,9 @@ import pytest
 from tiny_builds import dry_run, model_folder
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.pooling import normalizes, read_pooling
+from edgeprune.model.pooling import read_pooling
+from edgeprune.model.projection import UnitLength, read_steps
+from edgeprune.text.prompts import read_library
 
 LIBRARY = "sentence_transformers.models"
 QUERY = {"query": "query: ", "passage": ""}
@@ -46,33 +48,20 @@ def encoder(
 
 
 @pytest.mark.parametrize(
-    "files",
-    [
-        {},
-        {"library": {"prompts": {"query": "", "document": ""}, "default_prompt_name": None}},
-        {"library": {"prompts": QUERY}},  # for those who ask for it by name
-        {"library": {"prompts": QUERY, "default_prompt_name": "passage"}},
-        {"pooling": {"include_prompt": False}},
-        {"pooling": {"include_prompt": True}, "library": {"prompts": QUERY}},
-    ],
-)
-def test_what_changes_no_vector_is_taken_in_silence(files, tmp_path):
-    assert read_pooling(encoder(tmp_path, **files)) == "mean"
-
-
-@pytest.mark.parametrize(
     ("kinds", "files", "words"),
     [
-        (None, {"library": {"prompts": QUERY, "default_prompt_name": "query"}}, "'query: ' before"),
-        (None, {"library": {"prompts": QUERY}, "pooling": {"include_prompt": False}}, "for query:"),
         (None, {"library": {"prompts": ["a"]}}, "prompts must be an object"),
-        (None, {"library": {"truncate_dim": 16}}, "after 16 values (truncate_dim)"),
+        (None, {"library": {"prompts": QUERY, "default_prompt_name": "q"}}, "has none of that"),
+        (None, {"library": {"truncate_dim": "16"}}, "truncate_dim is '16'"),
+        (None, {"library": {"similarity_fn_name": "maxsim"}}, "is 'maxsim', and edgeprune"),
         (None, {"transformer": {"transformer_task": "fill-mask"}}, "task fill-mask"),
-        (None, {"pooling": {"pooling_mode": "lasttoken"}}, "pools by ['lasttoken']"),
-        (None, {"pooling": {"pooling_mode": ["mean", "max"]}}, "pools by ['mean', 'max']"),
+        (None, {"transformer": {"query_length": 32}}, "sets query_length of its Transformer"),
+        (None, {"transformer": {"module_output_name": "scores"}}, "as scores of its Transformer"),
+        (None, {"pooling": {"pooling_mode": "median"}}, "(Pooling) pools by ['median']"),
         (("Transformer", "Pooling", "LSTM"), {}, "LSTM module"),
         (("Transformer", "Pooling", "LSTM", "Normalize"), {}, "LSTM module"),
-        (("Transformer", "LayerNorm", "Pooling"), {}, "LayerNorm module"),
+        (("Transformer", "LayerNorm", "Pooling"), {}, "chains Transformer, LayerNorm, Pooling"),
+        (("Transformer", "WordWeights", "Pooling"), {}, "WordWeights module"),
         (("WordEmbeddings", "Pooling"), {}, "WordEmbeddings module"),
         (("Transformer", "Normalize", "Pooling"), {}, "chains Transformer, Normalize, Pooling"),
         (("Transformer", "Pooling", "Pooling"), {}, "chains Transformer, Pooling, Pooling"),
@@ -81,8 +70,9 @@ def test_what_changes_no_vector_is_taken_in_silence(files, tmp_path):
 )
 def test_what_would_change_a_vector_is_refused(kinds, files, words, tmp_path):
     given = {} if kinds is None else {"kinds": kinds}
+    folder = encoder(tmp_path, **given, **files)
     with pytest.raises(UserError) as error:
-        read_pooling(encoder(tmp_path, **given, **files))
+        _ = read_pooling(folder), read_library(folder)
     assert words in str(error.value)
 
 
@@ -103,7 +93,7 @@ def test_vectors_are_the_librarys_where_it_lower_cases(tmp_path):
     kinds = ("Transformer", "Pooling", "Normalize")
     told = {"max_seq_length": 64, "do_lower_case": True}
     model = encoder(model_folder(tmp_path / "model"), kinds, transformer=told)
-    assert normalizes(model)
+    assert read_steps(model) == (UnitLength(),)
     export_plain(model, tmp_path / "plain")
     texts = ["W001 w002 W003", "w004"]
     theirs = SentenceTransformer(str(model), device="cpu").encode(texts)

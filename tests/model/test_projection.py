@@ -15,7 +15,7 @@ from edgeprune.compress.objectives.embedding import objective
 from edgeprune.export.trace import export_plain
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
-from edgeprune.model.projection import read_projections
+from edgeprune.model.projection import read_steps
 from edgeprune.model.store import load_model, save_model
 from edgeprune.pipeline.keys import assets_digest
 from edgeprune.runtime.bundle import Bundle
@@ -68,7 +68,7 @@ def test_weights_in_half_precision(kind, library, tmp_path):
     file = tmp_path / "3_Dense/model.safetensors"
     tensors = {name: tensor.to(kind) for name, tensor in load_file(file).items()}
     save_file(tensors, file)
-    last = read_projections(tmp_path)[-1]
+    last = read_steps(tmp_path)[-2]
     np.testing.assert_array_equal(last.weight, tensors["linear.weight"].float().numpy())
     np.testing.assert_array_equal(last.bias, tensors["linear.bias"].float().numpy())
 
@@ -91,7 +91,7 @@ def test_other_weights_are_another_key(library, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"activation_function": "torch.nn.modules.activation.Tanh"}, "is more than a linear"),
+        ({"activation_function": "torch.nn.modules.activation.GLU"}, "is more than a linear"),
         ({"activation_function": None}, "is more than a linear"),
         ({"use_residual": True}, "use_residual True"),
         ({"module_output_name": "other"}, "from sentence_embedding to other"),
@@ -103,19 +103,19 @@ def test_what_is_not_a_linear_is_refused(settings, words, library, tmp_path):
     file = tmp_path / "2_Dense/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     with pytest.raises(UserError, match=words):
-        read_projections(tmp_path)
+        read_steps(tmp_path)
 
 
 def test_linears_of_another_width_or_place_are_refused(library, tmp_path):
     copied(library[0], tmp_path)
-    assert [p.weight.shape for p in read_projections(tmp_path, 32)] == [(48, 32), (24, 48)]
+    assert [step.weight.shape for step in read_steps(tmp_path, 32)[:2]] == [(48, 32), (24, 48)]
     with pytest.raises(UserError, match="reads vectors of 32 values, and what is before it gives"):
-        read_projections(tmp_path, 64)
+        read_steps(tmp_path, 64)
     modules = json.loads((tmp_path / "modules.json").read_text())
     (tmp_path / "modules.json").write_text(json.dumps([modules[0], modules[2], modules[1]]))
-    with pytest.raises(UserError, match="in this order"):
-        read_projections(tmp_path)
+    with pytest.raises(UserError, match="chains Transformer, Dense, Pooling"):
+        read_steps(tmp_path)
     modules[2]["path"] = "../2_Dense"
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UserError, match="no folder like 2_Dense"):
-        read_projections(tmp_path)
+        read_steps(tmp_path)

@@ -25,6 +25,8 @@ from onnx_models import (
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder
+from edgeprune.model.pooling import Pooling
+from edgeprune.model.projection import UnitLength
 from edgeprune.runtime.bundle import MANIFEST, Bundle, write_bundle
 from edgeprune.runtime.onnx_file import read_outline
 
@@ -323,16 +325,19 @@ def test_what_lies_beside_a_bundle_names_it(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"pooling_mode": "mean"}, "mean"),
-        ({"pooling_mode": ["cls"]}, "cls"),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
-        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "cls"),
-        ({"pooling_mode_max_tokens": True}, None),
-        ({"pooling_mode": ["mean", "cls"]}, None),
+        ({"pooling_mode": "mean"}, ("mean",)),
+        ({"pooling_mode": ["cls"]}, ("cls",)),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, ("mean",)),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, ("cls",)),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_max_tokens": True}, ("max", "lasttoken")),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, ("mean_sqrt_len_tokens",)),
+        ({"pooling_mode_mean_tokens": False}, ("mean",)),  # as that library has it
+        ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
+        ({"pooling_mode": "median"}, None),
     ],
 )
 def test_pooling_is_read_as_both_ages_of_sentence_transformers_write_it(
-    tmp_path: Path, config: dict[str, object], expected: str | None
+    tmp_path: Path, config: dict[str, object], expected: tuple[str, ...] | None
 ) -> None:
     folder = encoder_folder(tmp_path / "e")
     assert Bundle.open(folder).pooling is None
@@ -341,9 +346,9 @@ def test_pooling_is_read_as_both_ages_of_sentence_transformers_write_it(
     write_json(folder / "modules.json", modules)
     write_json(folder / "1_Pooling" / "config.json", config)
     opened = Bundle.open(folder)
-    assert opened.normalize
+    assert opened.steps == (UnitLength(),)
     if expected:
-        assert opened.pooling == expected
+        assert opened.pooling == Pooling(expected)
     else:
         with pytest.raises(UserError, match="does not run"):
             _ = opened.pooling

@@ -33,8 +33,9 @@ from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say_once
 from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.model.projection import unit_length
 from edgeprune.runtime import cache
-from edgeprune.runtime.embed import Embedder, normalize
+from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
@@ -135,7 +136,7 @@ def test_no_texts_give_no_embeddings(tmp_path: Path) -> None:
 
 
 def test_zero_vectors_stay_zero() -> None:
-    assert not normalize(np.zeros((2, 3))).any()
+    assert not unit_length(np.zeros((2, 3))).any()
 
 
 def test_a_classifier_gives_every_labels_probability(tmp_path: Path) -> None:

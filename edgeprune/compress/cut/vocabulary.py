@@ -63,6 +63,7 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
         counts += _counts(tokenizer, corpus, text.reads)
     used = {token for token, count in counts.items() if count >= settings.min_count}
     used |= set(count_tokens(tokenizer, _chats(source)))
+    used |= set(count_tokens(tokenizer, list(model.library.prompts.values())))
     kept = kept_rows(model, content, used)
     before = sum(parameter.numel() for parameter in model.module.parameters())
     rows = model.anatomy.shape(model.anatomy.embeddings["word"])[0]

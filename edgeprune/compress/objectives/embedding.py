@@ -6,10 +6,11 @@
 The parts of the loss are our own choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,37 +20,80 @@ from edgeprune.compress.objectives.objective import Distance
 from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.model import Model
-from edgeprune.model.pooling import Pooling
-from edgeprune.model.projection import Projection
+from edgeprune.model.pooling import MAX, Pooling, pooled_tokens, token_weights
+from edgeprune.model.projection import LayerNorm, Step, UnitLength
 from edgeprune.text.batches import Batch
+from edgeprune.text.prompts import prompt_tokens
+from edgeprune.text.tokenizer_file import open_tokenizer
 
 
 def embed(
-    output: Any, mask: Tensor, pooling: Pooling, projections: Sequence[Projection] = ()
+    output: Any,
+    mask: Tensor,
+    pooling: Pooling,
+    steps: Sequence[Step] = (),
+    left_out: int = 0,
+    width: int | None = None,
 ) -> Tensor:
-    """Pooled, projected, normalized sentence embeddings [sequences, width] in float32."""
-    if pooling == "cls":
-        pooled = output.last_hidden_state[:, 0].float()
-    else:
-        weights = mask.unsqueeze(-1).float()
-        pooled = (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
-    for linear in projections:
-        weight, bias = torch.from_numpy(linear.weight), torch.from_numpy(linear.bias)
-        pooled = functional.linear(pooled, weight.to(pooled.device), bias.to(pooled.device))
-    return functional.normalize(pooled, dim=-1)
+    """Sentence embeddings [sequences, width] in float32, of length 1.
+
+    Args:
+        left_out: the first tokens of every sequence that are not pooled.
+        width: how many values are left in the end; None: all.
+    """
+    hidden, real = output.last_hidden_state.float(), mask.cpu().numpy()
+    none = np.full(len(real), left_out)
+    parts = []
+    for mode in pooling.modes:
+        if mode == MAX:
+            taken = torch.from_numpy(pooled_tokens(real, none)).to(hidden.device)
+            parts.append(hidden.masked_fill(~taken.unsqueeze(-1), -torch.inf).amax(1))
+        else:
+            weights = torch.from_numpy(token_weights(mode, real, none)).to(hidden)
+            parts.append((hidden * weights.unsqueeze(-1)).sum(1))
+    vectors = _through(steps, torch.cat(parts, -1))
+    return functional.normalize(vectors[:, :width], dim=-1)
+
+
+def _through(steps: Sequence[Step], vectors: Tensor) -> Tensor:
+    """Pooled vectors after the steps."""
+    for step in steps:
+        if isinstance(step, UnitLength):
+            vectors = functional.normalize(vectors, dim=-1)
+            continue
+        weight = torch.from_numpy(step.weight).to(vectors)
+        bias = torch.from_numpy(step.bias).to(vectors)
+        if isinstance(step, LayerNorm):
+            vectors = functional.layer_norm(vectors, bias.shape, weight, bias, step.epsilon)
+        else:
+            vectors = _ACTIVATE[step.activation](functional.linear(vectors, weight, bias))
+    return vectors
+
+
+_ACTIVATE: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+}
 
 
 @dataclass(frozen=True)
 class EmbeddingObjective:
-    """pooling, projections: the model's. layers: which of the teacher's layers the student has."""
+    """pooling, steps, left_out, width: the model's, as `embed` takes them. layers: which of the
+    teacher's layers the student has."""
 
     pooling: Pooling
     layers: Sequence[int]
-    projections: Sequence[Projection] = ()
+    steps: Sequence[Step] = ()
+    left_out: int = 0
+    width: int | None = None
 
     def answer(self, output: Any, batch: Inputs) -> Tensor:
         """Unit embeddings [texts, width]."""
-        return embed(output, tensors(batch)["attention_mask"], self.pooling, self.projections)
+        mask = tensors(batch)["attention_mask"]
+        return embed(output, mask, self.pooling, self.steps, self.left_out, self.width)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """1 - cosine, summed: half the squared distance on the unit sphere."""
@@ -95,4 +139,7 @@ class EmbeddingObjective:
 
 def objective(model: Model) -> EmbeddingObjective:
     """A sentence encoder's objective."""
-    return EmbeddingObjective(model.pooling, model.layers, model.projections)
+    library, left_out = model.library, 0
+    if not model.pooling.include_prompt and (prompt := library.prompt()):
+        left_out = prompt_tokens(open_tokenizer(model.folder / "tokenizer.json"), prompt)
+    return EmbeddingObjective(model.pooling, model.layers, model.steps, left_out, library.width)

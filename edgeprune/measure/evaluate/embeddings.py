@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgeprune.model.projection import unit_length
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.embed import Embedder, normalize
+from edgeprune.runtime.embed import Embedder
 
 
 def unit_embeddings(
@@ -16,4 +17,4 @@ def unit_embeddings(
     Raises:
         ModelFault: the model produced NaN or infinite embeddings, which no comparison would show.
     """
-    return normalize(Embedder(bundle).embed(texts, batch_size))
+    return unit_length(Embedder(bundle).embed(texts, batch_size))

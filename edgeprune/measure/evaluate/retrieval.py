@@ -4,9 +4,12 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.evaluate.data import Data
-from edgeprune.measure.evaluate.embeddings import unit_embeddings
 from edgeprune.measure.evaluate.result import Quality, percentages
+from edgeprune.measure.evaluate.similarity import each_with_each
+from edgeprune.model.projection import unit_length
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.embed import Embedder
+from edgeprune.text.prompts import Similarity
 
 NEIGHBOURS = 10
 # Rows of the similarity matrix at a time.
@@ -14,7 +17,7 @@ _CHUNK = 512
 
 
 def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
-    """Agreement with the original on each text's nearest others by cosine, both times 100.
+    """Agreement with the original on each text's nearest others by the model's similarity, both times 100.
 
     overlap_at_10: the mean share of the original's ten nearest that are among this model's ten.
     recall_at_10: the share of texts whose nearest by the original is among this model's ten.
@@ -27,8 +30,10 @@ def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
             f"their {NEIGHBOURS} nearest: give {NEIGHBOURS + 2} or more."
         )
     texts = [row["text"] for row in rows]
-    ours = nearest(unit_embeddings(bundle, texts), NEIGHBOURS)
-    theirs = nearest(unit_embeddings(original, texts), NEIGHBOURS)
+    ours, theirs = (
+        nearest(Embedder(model).embed(texts), NEIGHBOURS, model.library.similarity)
+        for model in (bundle, original)
+    )
     scores = {
         "overlap_at_10": (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1),
         "recall_at_10": (theirs[:, :1] == ours).any(axis=1).astype(float),
@@ -36,14 +41,16 @@ def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
     return Quality(scores, percentages, {"texts": len(rows)}, data.groups(rows))
 
 
-def nearest(vectors: np.ndarray, count: int) -> np.ndarray:
-    """The `count` rows of largest product with each row of `vectors` [n, size], itself left out.
+def nearest(vectors: np.ndarray, count: int, by: Similarity = "dot") -> np.ndarray:
+    """The `count` rows that are most similar to each row of `vectors` [n, size], itself left out.
 
     Nearest first, equally near ones in their order: [n, count].
     """
     found = np.empty((len(vectors), count), np.int64)
+    if by == "cosine":  # once, not with every part of the rows
+        vectors, by = unit_length(vectors), "dot"
     for start in range(0, len(vectors), _CHUNK):
-        products = vectors[start : start + _CHUNK] @ vectors.T
+        products = each_with_each(vectors[start : start + _CHUNK], vectors, by)
         own = np.arange(len(products))
         products[own, start + own] = -np.inf
         found[start : start + _CHUNK] = np.argsort(-products, axis=1, kind="stable")[:, :count]

@@ -1,17 +1,19 @@
-"""Sentence similarity: how well cosines of embeddings order pairs as people did."""
+"""Sentence similarity: how well similarities of embeddings order pairs as people did."""
 
 import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Quality
+from edgeprune.measure.evaluate.similarity import pairwise
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.embed import Embedder, normalize
+from edgeprune.runtime.embed import Embedder
 from edgeprune.text.files import number_of, text_of
 
 
 def sts(bundle: Bundle, data: Data) -> Quality:
-    """Spearman's rank correlation, times 100, of the embeddings' cosine with the pairs' scores.
+    """Spearman's rank correlation, times 100, of the embeddings' similarity with the pairs' scores,
+    by the function that the model names: cosine, where it names none.
 
     `data` has rows with `text`, `text_pair` and `score`.
     """
@@ -21,16 +23,16 @@ def sts(bundle: Bundle, data: Data) -> Quality:
     scores = np.array([number_of(row, "score", data.place) for row in rows])
     if len(set(scores)) < 2:
         raise UserError(f"{data.place}: all scores are the same, so that no order can be compared.")
-    vectors = normalize(Embedder(bundle).embed([*left, *right]))
-    cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
-    if len(set(cosines)) < 2:
+    vectors, by = Embedder(bundle).embed([*left, *right]), bundle.library.similarity
+    similarities = pairwise(vectors[: len(rows)], vectors[len(rows) :], by)
+    if len(set(similarities)) < 2:
         raise UserError(
-            f"{bundle.folder} gives all pairs of {data.place} the same cosine, so that no order "
+            f"{bundle.folder} gives all pairs of {data.place} the same {by}, so that no order "
             "can be compared; see whether their texts are empty."
         )
     return Quality(
-        {"cosine": cosines, "score": scores},
-        lambda found: {"spearman": 100 * spearman(found["cosine"], found["score"])},
+        {by: similarities, "score": scores},
+        lambda found: {"spearman": 100 * spearman(found[by], found["score"])},
         {"pairs": len(rows)},
         data.groups(rows),
     )
