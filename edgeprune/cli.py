@@ -166,6 +166,7 @@ def main() -> None:
 @main.command()
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
+@click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--raw", is_flag=True, help="Continue plain text, without the chat template.")
 @click.option("--max-tokens", type=int, help="Maximum tokens to generate.  [default: 256]")
 @click.option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0]")
@@ -176,6 +177,7 @@ def main() -> None:
 def run(
     bundle: str,
     text: str | None,
+    prompt: str | None,
     raw: bool,
     max_tokens: int | None,
     temperature: float | None,
@@ -191,7 +193,7 @@ def run(
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    terminal.run(bundle, text, terminal.Asked(sampling, raw, as_json), threads)
+    terminal.run(bundle, text, terminal.Asked(sampling, raw, as_json, prompt), threads)
 
 
 @main.command()

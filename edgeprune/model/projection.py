@@ -1,7 +1,7 @@
 """Modules that a sentence encoder's pooled vector goes through, as sentence-transformers keeps
 them: a folder each with its settings and its weights (Dense, LayerNorm), or by name (Normalize)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -114,7 +114,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return np.asarray((1 + np.tanh(x / 2)) / 2, x.dtype)
 
 
-_ACTIVATE = {
+_ACTIVATE: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda x: x,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
@@ -156,7 +156,7 @@ def _read_norm(folder: Path, module: Module) -> LayerNorm:
     return LayerNorm(weight, bias)
 
 
-_READERS = {
+_READERS: Mapping[str, Callable[[Path, Module], Step]] = {
     "Dense": _read_dense,
     "LayerNorm": _read_norm,
     "Normalize": lambda folder, module: UnitLength(),

@@ -30,10 +30,10 @@ class Embedder:
         # Texts in a call if no batch size is given; None: as many as run fast together.
         self.default_batch = 1 if mixes_texts(bundle.model_path) else None
         self._output, self._pooled = self._choose_output()
-        self._pooling, self._steps = bundle.pooling, bundle.steps
-        if self._pooling is None and not self._pooled:
+        stated, self._steps = bundle.pooling, bundle.steps
+        if stated is None and not self._pooled:
             say_once("The model does not say how to pool its tokens: taking their mean.")
-        self._pooling = self._pooling or Pooling()
+        self._pooling = stated or Pooling()
         if self._pooled:  # by all modules, and some exporters leave out the last
             self._steps = tuple(step for step in self._steps if isinstance(step, UnitLength))
 

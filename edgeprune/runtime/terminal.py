@@ -28,6 +28,8 @@ class Asked:
     """Continue the text itself, without the model's chat template."""
     as_json: bool = False
     """Write each answer as one JSON object per line."""
+    prompt: str | None = None
+    """The name of a sentence encoder's prompt; None: its usual one."""
 
 
 def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None = None) -> None:
@@ -42,7 +44,12 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
     model = runtime.load(folder, threads)
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
-    pieces = load_function(TASKS[model.bundle.task].terminal)
+    task = TASKS[model.bundle.task]
+    if asked.prompt is not None and not task.pools:
+        raise UserError(
+            f"{folder} does {task.name}, which has no named prompts: leave out --prompt."
+        )
+    pieces = load_function(task.terminal)
     for piece in pieces(model, texts, asked):
         print(piece, end="", flush=True)
 
@@ -50,7 +57,7 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
 def answer_lines(model: Answering, texts: Iterator[str], asked: Asked) -> Iterator[str]:
     """A line for each text; lines of a pipe run in batches."""
     while batch := list(islice(texts, _LINES)):
-        answers = model.answers(model.tokenizer.encode(batch))
+        answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
         for text, answer in zip(batch, answers, strict=True):
             if asked.as_json:
                 yield _json(text=text, **model.named(answer)) + "\n"

@@ -4,7 +4,7 @@ other settings in config_sentence_transformers.json."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tokenizers import Tokenizer
 
@@ -62,7 +62,8 @@ def read_library(folder: Path) -> Library:
             f"{path}: default_prompt_name is {default!r}, and prompts has none of that name: set "
             "it to one of them, or to null."
         )
-    width, similarity = config.get("truncate_dim"), config.get("similarity_fn_name") or "cosine"
+    width = config.get("truncate_dim")
+    similarity: Any = config.get("similarity_fn_name") or "cosine"
     if width is not None and (type(width) is not int or width < 1):
         raise UserError(f"{path}: truncate_dim is {width!r}, and must be a whole number or null.")
     if similarity not in get_args(Similarity):

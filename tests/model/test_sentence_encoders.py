@@ -1,5 +1,5 @@
-"""Vectors of every setting of a sentence encoder are sentence-transformers' own: by the runtime from
-a float32 graph, and in torch, where training reads them."""
+"""Vectors of every setting of a sentence encoder are sentence-transformers' own: by the runtime
+from a float32 graph, and in torch, where training reads them."""
 
 import json
 import os
