@@ -17,8 +17,9 @@ from edgeprune.model.anatomy import Anatomy, describe
 from edgeprune.model.config import read_config
 from edgeprune.model.families import Shape
 from edgeprune.model.gguf import read_gguf
+from edgeprune.model.modules import pools
 from edgeprune.model.safetensors_header import read_header
-from edgeprune.model.tasks import task_of
+from edgeprune.model.tasks import base_class, task_of
 from edgeprune.model.tensor_files import TENSORS, TensorFiles
 
 WEIGHTS = "model.safetensors"
@@ -90,9 +91,12 @@ def open_checkpoint(name: str) -> Checkpoint:
     if folder.is_file() or not config_file.exists():
         return _open_gguf(name, folder)
     _refuse_adapter(folder)
+    config = read_config(folder)
+    if pools(folder):
+        config["architectures"] = [base_class(name) for name in config.get("architectures") or []]
     if (folder / TENSORS).exists():
         tensors = TensorFiles.listed(folder)
-        config, listed = read_config(folder), tuple(tensors.files)
+        listed = tuple(tensors.files)
         return Checkpoint(name, folder, config, tensors.shapes, listed, streamed=True)
     index = _weight_map(folder)
     files = _weights(folder, set(index.values()))
@@ -103,7 +107,7 @@ def open_checkpoint(name: str) -> Checkpoint:
         raise UserError(
             f"{folder} is not whole: {INDEX} names {lacking[0]}, and no file of it has that."
         )
-    return Checkpoint(name, folder, read_config(folder), shapes, files)
+    return Checkpoint(name, folder, config, shapes, files)
 
 
 def _safetensors(folder: Path) -> list[Path]:

@@ -46,6 +46,8 @@ class Decoder:
     """By layer, whether positions turn the heads, where they turn any."""
     score_factor: float | None
     """What scores are multiplied by; None: the usual, if they are scaled."""
+    has_cache: bool
+    """It writes text token by token; otherwise it answers with the states of all tokens."""
     bidirectional: bool
     """A token sees those after it too, with a window as many as before it."""
     scales_scores: bool
@@ -124,6 +126,7 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         parallel=_is_set(config, function.parallel, True),
         activation=activation,
         windows=_windows(config, function.windows, len(blocks), bidirectional),
+        has_cache=anatomy.head is not None,
         bidirectional=bidirectional,
         turned=_turned(config, function.turned_layers, len(blocks)),
         scales_scores=_is_set(config, function.scales_scores, True),

@@ -122,7 +122,10 @@ def _named_by(
             name = name.replace(part, plain)
         called[name] = tensors.place(stored)
     base = f"{module.base_model_prefix}."
-    found = {name: called.get(name) or called.get(name.removeprefix(base)) for name in names}
+    found = {
+        name: called.get(name) or called.get(name.removeprefix(base)) or called.get(base + name)
+        for name in names
+    }
     return TensorFiles({name: place for name, place in found.items() if place is not None})
 
 

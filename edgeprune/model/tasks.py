@@ -5,6 +5,7 @@ What a row names as "module:name" belongs to a room above and is imported on use
 other file asks a row for a fact and compares no task's name.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -175,6 +176,12 @@ def task_of(config: Mapping[str, Any]) -> Task:
                 )
             return task
     return next(task for task in _ROWS if not task.classes)
+
+
+def base_class(architecture: str) -> str:
+    """The class of the same layers without a head, which sentence-transformers reads of a model
+    whatever head its weights have."""
+    return re.sub(r"(For[A-Z]\w*|LMHeadModel)$", "Model", architecture)
 
 
 def task_of_graph(outputs: Mapping[str, int | None], architectures: str = "") -> Task | None:

@@ -46,9 +46,7 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
     task = TASKS[model.bundle.task]
     if asked.prompt is not None and not task.pools:
-        raise UserError(
-            f"{folder} does {task.name}, which has no named prompts: leave out --prompt."
-        )
+        raise UserError(f"{folder} does {task.name}, which knows no --prompt: leave it out.")
     pieces = load_function(task.terminal)
     for piece in pieces(model, texts, asked):
         print(piece, end="", flush=True)

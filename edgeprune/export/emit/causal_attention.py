@@ -114,7 +114,7 @@ class CausalAttention:
         if self._decoder.turned[block.index]:
             query = self._turned(block, query, f"{place}/query")
             key = self._turned(block, key, f"{place}/key")
-        if self._decoder.bidirectional:
+        if not self._decoder.has_cache:
             present = [key, value]
         else:
             for role, old, new, whole in zip(

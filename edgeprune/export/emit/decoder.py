@@ -36,8 +36,8 @@ _STATES = "last_hidden_state"
 def emit_decoder(
     anatomy: Anatomy, config: Mapping[str, Any], weights: Weights, plain_sums: bool
 ) -> Graph | None:
-    """The graph of a decoder in float32; None where what it computes is not written down. One whose
-    tokens see all others has no cache, and answers with the states of all tokens.
+    """The graph of a decoder in float32; None where what it computes is not written down. One that
+    embeds texts has no head and no cache, and answers with the states of all tokens.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
@@ -51,10 +51,12 @@ def emit_decoder(
     rotary = _rotary(writer, config, anatomy, decoder)
     if rotary is None:
         return None
-    fused = not decoder.bidirectional and can_fuse(anatomy, rotary)
+    fused = decoder.has_cache and can_fuse(anatomy, rotary)
     if fused:
         writer.graph.metadata[SHARED_CACHE] = "yes"
-    positions = Positions(writer, decoder.takes_positions, decoder.bidirectional)
+    positions = Positions(
+        writer, decoder.takes_positions and decoder.has_cache, decoder.bidirectional
+    )
     experts = anatomy.family.experts
     layers = _Layers(
         writer,
@@ -109,7 +111,7 @@ def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: boo
             for part in ("key", "value")
         }
 
-    if decoder.bidirectional:
+    if not decoder.has_cache:
         texts = dict.fromkeys(("input_ids", "attention_mask"), (BATCH, TOKENS))
         states = {_STATES: (BATCH, TOKENS, anatomy.hidden_size)}
         return DecoderWriter(weights, texts, {}, states, plain_sums)
@@ -202,7 +204,7 @@ def _add_answer(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidde
         hidden = writer.normed(hidden, decoder.final_norm, decoder.norms, anatomy.hidden_size)
     if decoder.project_out is not None:
         hidden = writer.linear(hidden, decoder.project_out)
-    if decoder.bidirectional:
+    if not decoder.has_cache:
         writer.graph.replace_uses(_STATES, hidden)
     else:
         writer.graph.replace_uses("logits", _logits(writer, anatomy, decoder, hidden))

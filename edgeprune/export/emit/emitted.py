@@ -23,7 +23,7 @@ def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
     """
     checkpoint = open_checkpoint(str(folder))
     anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
-    if anatomy.head is not None or (task.head is None and anatomy.reads_both_ways):
+    if anatomy.head is not None or (task.head is None and anatomy.family.decoder is not None):
         weights = checkpoint.tensors(Weights)
         return emit_decoder(anatomy, checkpoint.config, weights, plain_sums)
     function = anatomy.family.encoder

@@ -21,7 +21,7 @@ class Positions:
             bidirectional: tokens see those after them too, as far as those before.
         """
         self._writer, self._graph = writer, writer.graph
-        self._given, self._bidirectional = given and not bidirectional, bidirectional
+        self._given, self._bidirectional = given, bidirectional
         self._masks: dict[int | None, str] = {}
         self._made: dict[str, str] = {}
 

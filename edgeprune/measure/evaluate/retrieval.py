@@ -17,7 +17,9 @@ _CHUNK = 512
 
 
 def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
-    """Agreement with the original on each text's nearest others by the model's similarity, times 100.
+    """Agreement with the original on each text's nearest others, by the model's similarity.
+
+    Both are times 100.
 
     overlap_at_10: the mean share of the original's ten nearest that are among this model's ten.
     recall_at_10: the share of texts whose nearest by the original is among this model's ten.
