@@ -13,6 +13,7 @@ from edgeprune.model.projection import read_steps
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
 from edgeprune.text.prompts import read_library
+from edgeprune.text.tokenizer_file import check_ends
 
 _NEEDED = ("num_hidden_layers",)
 """Where it is not stated, transformers would take a number of its own, and other layers' weights
@@ -42,6 +43,7 @@ def check_fits(checkpoint: Checkpoint) -> None:
     if TASKS[checkpoint.task].pools:
         pooling = read_pooling(checkpoint.folder) or Pooling()
         read_library(checkpoint.folder)
+        check_ends(checkpoint.folder)
         width = checkpoint.anatomy.hidden_size * len(pooling.modes)
         read_steps(checkpoint.folder, width)
 

@@ -41,6 +41,34 @@ def open_tokenizer(file: Path) -> Tokenizer:
     return tokenizer
 
 
+def check_ends(folder: Path) -> None:
+    """Refuse a tokenizer whose settings ask for a token around each text that tokenizer.json does
+    not put there.
+
+    transformers 4 adds it, and version 5 does not, so that a text has two vectors, far apart where
+    its last token is the vector.
+
+    Raises:
+        UserError: naming the setting and the token.
+    """
+    file, settings = folder / "tokenizer.json", read_object(folder / TOKENIZER_SETTINGS)
+    asked = [kind for kind in ("bos", "eos") if settings.get(f"add_{kind}_token")]
+    if not asked or not file.is_file():
+        return
+    tokens = open_tokenizer(file).encode("a").tokens
+    for kind in asked:
+        named = settings.get(f"{kind}_token")
+        token = named.get("content") if isinstance(named, dict) else named
+        if token is not None and token != tokens[0 if kind == "bos" else -1]:
+            where = "before" if kind == "bos" else "after"
+            raise UserError(
+                f"{folder / TOKENIZER_SETTINGS} asks for {token} {where} each text "
+                f"(add_{kind}_token), and tokenizer.json puts none there, so that transformers 4 "
+                "and 5 read a text differently: let the post_processor of tokenizer.json add it, "
+                f"or set add_{kind}_token to false, as the model was trained."
+            )
+
+
 def settings_for_clients(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of tokenizer_config.json as transformers 4 and 5 both read them; version 5
     writes a name for the class, and lists of special tokens, that version 4 refuses."""

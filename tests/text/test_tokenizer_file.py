@@ -17,7 +17,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.assets import copy_assets
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.tokenize import Tokenizer
-from edgeprune.text.tokenizer_file import open_tokenizer
+from edgeprune.text.tokenizer_file import check_ends, open_tokenizer
 
 
 def panicking() -> str:
@@ -160,3 +160,30 @@ def test_a_padding_token_beyond_the_table_is_not_used(tmp_path):
     (folder / "config.json").write_text(json.dumps(stated))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[LATE]"}))
     assert Tokenizer(Bundle.open(Path(folder))).pad_id == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "template", "refused"),
+    [
+        ({"add_eos_token": True}, "$A", "asks for </s> after each text (add_eos_token)"),
+        ({"add_bos_token": True}, "$A </s>", "asks for <s> before each text (add_bos_token)"),
+        ({"add_eos_token": True, "add_bos_token": False}, "$A </s>", None),
+        ({"add_eos_token": False}, "$A </s>", None),
+        ({}, "<s> $A", None),
+    ],
+)
+def test_settings_that_ask_for_a_token_that_is_not_there(asked, template, refused, tmp_path):
+    words = {"<s>": 0, "</s>": 1, "a": 2}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a"))
+    special = [("<s>", 0), ("</s>", 1)]
+    around = tokenizers.processors.TemplateProcessing(single=template, special_tokens=special)
+    made.post_processor = around
+    made.save(str(tmp_path / "tokenizer.json"))
+    stated = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", **asked}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    if refused is None:
+        check_ends(tmp_path)
+        return
+    with pytest.raises(UserError) as error:
+        check_ends(tmp_path)
+    assert refused in str(error.value)
