@@ -167,6 +167,16 @@ def main() -> None:
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
+@click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
+@click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
+@_field_option
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    callback=_replaceable,
+    help="With --input: write the rows with their answers there.  [default: standard output]",
+)
 @click.option("--raw", is_flag=True, help="Continue plain text, without the chat template.")
 @click.option("--max-tokens", type=int, help="Maximum tokens to generate.  [default: 256]")
 @click.option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0]")
@@ -178,6 +188,10 @@ def run(
     bundle: str,
     text: str | None,
     prompt: str | None,
+    chunk: bool,
+    rows: str | None,
+    fields: tuple[str, ...],
+    output: Path | None,
     raw: bool,
     max_tokens: int | None,
     temperature: float | None,
@@ -189,11 +203,20 @@ def run(
     """Embed, classify or generate, by the bundle's task; - reads lines of standard input."""
     from edgeprune.runtime import terminal
     from edgeprune.runtime.generate import Sampling
+    from edgeprune.runtime.rows import text_rows
 
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    terminal.run(bundle, text, terminal.Asked(sampling, raw, as_json, prompt), threads)
+    asked = terminal.Asked(sampling, raw, as_json, prompt, chunk)
+    if rows is None:
+        if output or fields:
+            raise UserError("--output and --field are for a file of rows: name it with --input.")
+        terminal.run(bundle, text, asked, threads)
+        return
+    if text is not None:
+        raise UserError("Give a text or --input, not both.")
+    terminal.run_rows(bundle, text_rows(Path(rows), _own_names(fields)), output, asked, threads)
 
 
 @main.command()
@@ -396,6 +419,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
     metavar="NAME",
     help="Another name that clients use; repeatable.  [default: its own]",
 )
+@click.option("--served-name", help="OpenAI's clients' name for it.  [default: its folder's]")
 @click.option("--max-batch", type=int, help="Texts per call (dynamic INT8: 1).  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens per call.  [default: 256]")
 @click.option("--max-wait-ms", type=float, help="Wait for more texts.  [default: 0]")

@@ -1,16 +1,18 @@
 """Sentence embeddings from a bundle."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.progress import say_once
+from edgeprune.base.progress import say, say_once
 from edgeprune.model.pooling import MAX, Pooling, pooled_tokens, token_weights
-from edgeprune.model.projection import UnitLength, apply
+from edgeprune.model.projection import UnitLength, apply, unit_length
 from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.compact import Precision, compact
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
@@ -42,8 +44,11 @@ class Embedder:
         texts: Sequence[Text],
         batch_size: int | None = None,
         prompt: str | None = None,
+        chunk: bool = False,
+        precision: Precision = "float32",
     ) -> np.ndarray:
-        """Embeddings of texts, [texts, size] float32.
+        """Embeddings of texts, [texts, size] float32; in fewer bytes, as `compact` has them, by
+        another `precision`.
 
         Without a batch size, texts of similar length run together, or one by one if the graph would
         let them change each other's scales (batches.py).
@@ -51,12 +56,40 @@ class Embedder:
         Args:
             prompt: the name of the prompt to put before each text, of those that the model has;
                 None: its usual one, if it has one.
+            chunk: texts beyond the model's maximum are not cut, but embedded in parts, of which the
+                mean is taken by their numbers of tokens; one line counts them.
 
         Raises:
             UserError: the model has no prompt of that name.
             ModelFault: the model returns NaN or infinity.
         """
-        return self.embed_tokens(self.tokenizer.encode(texts, prompt), batch_size)
+        if chunk:
+            vectors = self._chunked(texts, batch_size, prompt)
+        else:
+            vectors = self.embed_tokens(self.tokenizer.encode(texts, prompt), batch_size)
+        return compact(vectors, precision)
+
+    def _chunked(
+        self, texts: Sequence[Text], batch_size: int | None, prompt: str | None
+    ) -> np.ndarray:
+        split = [self.tokenizer.parts(_alone(text), prompt) for text in texts]
+        parts = [part for found in split for part in found]
+        vectors = self.embed_tokens([part.tokens for part in parts], batch_size)
+        if long := sum(len(found) > 1 for found in split):
+            whose = "text is" if long == 1 else f"of {len(texts)} texts are"
+            say(
+                f"{long} {whose} longer than the model's {self.tokenizer.max_length} tokens, and "
+                f"embedded in parts: {len(parts):,} in all."
+            )
+        bounds = np.cumsum([0, *map(len, split)])
+        counts = np.array([max(1, part.count) for part in parts], np.float32)
+        means = [
+            np.average(vectors[start:end], axis=0, weights=counts[start:end])
+            for start, end in pairwise(bounds)
+        ]
+        units = any(isinstance(step, UnitLength) for step in self._steps)
+        joined = np.asarray(means, np.float32).reshape(len(texts), -1)
+        return unit_length(joined) if units and self.bundle.library.width is None else joined
 
     def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> np.ndarray:
         """`embed` for tokenized texts."""
@@ -104,6 +137,12 @@ class Embedder:
             f"{self.bundle.model_path} gives {', '.join(ranks)} and no last_hidden_state, "
             f"token_embeddings or sentence_embedding: it is not a text encoder."
         )
+
+
+def _alone(text: Text) -> str:
+    if isinstance(text, str):
+        return text
+    raise UserError("A pair is not embedded in parts: give one text.")
 
 
 def pool(

@@ -3,17 +3,19 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
-from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.rows import answered_rows, whole_file
+from edgeprune.text.files import Row
 
 _LINES = 32  # read ahead from a pipe to be batched
 _LONGEST_LINE = 16_000_000  # bytes
@@ -30,6 +32,8 @@ class Asked:
     """Write each answer as one JSON object per line."""
     prompt: str | None = None
     """The name of a sentence encoder's prompt; None: its usual one."""
+    chunk: bool = False
+    """Embed a text beyond the model's maximum in parts."""
 
 
 def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None = None) -> None:
@@ -44,18 +48,49 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
     model = runtime.load(folder, threads)
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
-    task = TASKS[model.bundle.task]
-    if asked.prompt is not None and not task.pools:
-        raise UserError(f"{folder} does {task.name}, which knows no --prompt: leave it out.")
-    pieces = load_function(task.terminal)
-    for piece in pieces(model, texts, asked):
+    for piece in _pieces(model, texts, asked):
         print(piece, end="", flush=True)
 
 
-def answer_lines(model: Answering, texts: Iterator[str], asked: Asked) -> Iterator[str]:
+def run_rows(
+    folder: str | Path,
+    rows: list[Row],
+    output: Path | None,
+    asked: Asked,
+    threads: int | None = None,
+) -> None:
+    """Run a bundle on the texts of rows, and write these with their answers as JSON lines, to a
+    file or to standard output.
+
+    Raises:
+        UserError: the bundle cannot be run.
+    """
+    texts = (_checked(row["text"]) for row in rows)
+    lines = _pieces(runtime.load(folder, threads), texts, replace(asked, as_json=True))
+    with nullcontext(sys.stdout) if output is None else whole_file(output) as opened:
+        for line in answered_rows(rows, lines):
+            opened.write(line)
+
+
+def _pieces(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
+    """Answers as the model's task writes them."""
+    task = TASKS[model.bundle.task]
+    for option, given in (("--prompt", asked.prompt is not None), ("--chunk", asked.chunk)):
+        if given and not task.pools:
+            raise UserError(
+                f"{model.bundle.folder} does {task.name}, which knows no {option}: leave it out."
+            )
+    pieces: Iterator[str] = load_function(task.terminal)(model, texts, asked)
+    return pieces
+
+
+def answer_lines(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
     """A line for each text; lines of a pipe run in batches."""
     while batch := list(islice(texts, _LINES)):
-        answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
+        if asked.chunk:
+            answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
+        else:
+            answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
         for text, answer in zip(batch, answers, strict=True):
             if asked.as_json:
                 yield _json(text=text, **model.named(answer)) + "\n"

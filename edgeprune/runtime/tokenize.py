@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Encoding
 
+from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.text.prompts import prompt_tokens
@@ -22,6 +23,19 @@ class Tokens:
     type_ids: Sequence[int]
     prompt: int = 0
     """How many of the first are a sentence encoder's prompt, special tokens before it included."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a text's tokens, which the model takes at once."""
+
+    tokens: Tokens
+    count: int
+    """How many of them are the text's own."""
+
+
+_PROBE = "a"
+"""A text of no special token."""
 
 
 class Tokenizer:
@@ -75,6 +89,39 @@ class Tokenizer:
                 for text in texts
             ]
         return self.rust.encode_batch(list(texts)), prompt_tokens(self.rust, before)
+
+    def parts(self, text: str, prompt: str | None = None) -> list[Part]:
+        """A text in parts of the model's maximum, each with the prompt and the special tokens that
+        a whole text has.
+
+        Raises:
+            UserError: the prompt leaves no room for text.
+        """
+        [whole] = self.whole([text], prompt)
+        if self.max_length is None or len(whole.ids) <= self.max_length:
+            return [Part(whole, len(whole.ids))]
+        lead, special = self._around()
+        before = self.rust.encode(self._library.prompt(prompt)).ids[lead : whole.prompt]
+        room = self.max_length - len(before) - special
+        if room < 1:
+            raise UserError(
+                f"The prompt and the special tokens are {self.max_length - room:,} tokens, and the "
+                f"model takes {self.max_length:,}: no text has room beside them."
+            )
+        ids = self.rust.encode(text, add_special_tokens=False).ids
+        around = self.rust.encode("").ids
+        start, end = [*around[:lead], *before], around[lead:]
+        found = []
+        for first in range(0, len(ids), room):
+            piece = ids[first : first + room]
+            joined = [*start, *piece, *end]
+            found.append(Part(Tokens(joined, [0] * len(joined), whole.prompt), len(piece)))
+        return found
+
+    def _around(self) -> tuple[int, int]:
+        """How many special tokens stand before a text, and how many around it in all."""
+        mask = self.rust.encode(_PROBE).special_tokens_mask
+        return mask.index(0), sum(mask)
 
     def ids(self, text: str, special_tokens: bool = True) -> list[int]:
         """All token ids of a text, however long."""

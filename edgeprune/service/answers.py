@@ -1,7 +1,7 @@
 """Answer requests with the model: many texts at once, or generated text as it comes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,7 @@ from edgeprune.service.settings import ServiceSettings
 from edgeprune.service.streamer import End, Streamer
 
 T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Answers(Protocol):
@@ -42,6 +43,10 @@ class Answers(Protocol):
     def close(self, seconds: float) -> None:
         """Begin to stop: nothing is answered after `seconds`."""
 
+    @property
+    def paths(self) -> Mapping[str, "Handler"]:
+        """The paths on which it answers."""
+
     async def stop(self) -> None: ...
     async def answer(self, request: Request) -> Response: ...
 
@@ -51,7 +56,8 @@ class TextAnswers:
 
     def __init__(self, model: Answering, settings: ServiceSettings, metrics: Metrics) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
-        self._name = TASKS[model.bundle.task].answers
+        task = TASKS[model.bundle.task]
+        self._name, self._path = task.answers, task.path
         self._longest = _longest(model.bundle, settings)
         # Texts that would change each other's results are batched only on request.
         asked = "max_batch" in settings.model_fields_set
@@ -70,6 +76,10 @@ class TextAnswers:
     def waiting(self) -> int:
         return self._batcher.waiting
 
+    @property
+    def paths(self) -> dict[str, Handler]:
+        return {self._path: self.answer}
+
     def warm_up(self) -> None:
         """Run the widest and the longest batch, so that the runtime allocates all its memory."""
         most, tokens = self.max_batch, self._settings.max_batch_tokens
@@ -85,19 +95,25 @@ class TextAnswers:
 
     async def answer(self, request: Request) -> Response:
         texts = parse(Texts, await read_body(request, self._settings)).texts
-        if len(texts) > self._settings.max_texts:
-            most = self._settings.max_texts
-            raise Refused(400, f"There are {len(texts)} texts; one request takes {most}.")
+        self._check_count(texts)
         encoded = await asyncio.to_thread(self._model.tokenizer.whole, texts)
+        return json_response({self._name: await self._answered(request, encoded)})
+
+    def _check_count(self, texts: Sequence[str]) -> None:
+        most = self._settings.max_texts
+        if len(texts) > most:
+            raise Refused(400, f"There are {len(texts)} texts; one request takes {most}.")
+
+    async def _answered(self, request: Request, encoded: Sequence[Tokens]) -> list[Any]:
+        """An answer for each tokenized text, in its turn."""
         for number, tokens in enumerate(encoded, start=1):
             _check_length(f"Text {number}", len(tokens.ids), self._longest)
         try:
-            answers = await within(
+            return await within(
                 self._settings.answer_seconds, request, self._batcher.answers(encoded)
             )
         except LineFull:
             raise Refused(503, "Too many texts are waiting: try again later.") from None
-        return json_response({self._name: answers})
 
     def _run(self, texts: Sequence[Tokens]) -> list[Any]:
         """One call of the model."""
@@ -114,13 +130,18 @@ class StreamedAnswers:
     def __init__(self, model: Generator, settings: ServiceSettings, metrics: Metrics) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
         self._longest = _longest(model.bundle, settings)
-        self._name = TASKS[model.bundle.task].answers
+        task = TASKS[model.bundle.task]
+        self._name, self._path = task.answers, task.path
         self._streamer = Streamer(model)
         self.close, self.stop = self._streamer.close, self._streamer.stop
 
     @property
     def waiting(self) -> int:
         return self._streamer.waiting
+
+    @property
+    def paths(self) -> dict[str, Handler]:
+        return {self._path: self.answer}
 
     def warm_up(self) -> None:
         list(self._model.generate_ids([0], Sampling(max_tokens=1)))

@@ -1,4 +1,5 @@
-"""The service's paths: /embed, /classify or /generate by the bundle's task, /health, /metrics."""
+"""The service's paths: /embed, /classify or /generate by the bundle's task, some in other
+services' forms under /v1, /health, /metrics."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +22,8 @@ from edgeprune.service.answers import Answers
 from edgeprune.service.limits import LEFT, LimitsMiddleware
 from edgeprune.service.logs import LOGGERS
 from edgeprune.service.metrics import Metrics
-from edgeprune.service.requests import PATHS, Refused
+from edgeprune.service.models import model_routes
+from edgeprune.service.requests import MODELS, PATHS, Refused
 from edgeprune.service.responses import json_response, refusal
 from edgeprune.service.settings import ServiceSettings
 
@@ -53,7 +55,7 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
     async def faulty(request: Request, error: Exception) -> Response:
         metrics.faults.inc()
         logging.getLogger(LOGGERS[0]).error("%s", error)
-        return refusal(500, str(error))
+        return refusal(500, str(error), request.url.path)
 
     async def measured(request: Request) -> Response:
         metrics.waiting.set(answers.waiting)
@@ -67,10 +69,8 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
 
     app = Starlette(
         routes=[
-            *(
-                Route(path, answers.answer if path == task.path else elsewhere, methods=["POST"])
-                for path in PATHS
-            ),
+            *(Route(path, answers.paths.get(path, elsewhere), methods=["POST"]) for path in PATHS),
+            *model_routes(model.bundle, settings),
             Route("/health", health),
             Route("/metrics", measured),
         ],
@@ -83,17 +83,17 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
 
 
 async def _refused(request: Request, error: Refused) -> Response:
-    return refusal(error.status, str(error))
+    return refusal(error.status, str(error), request.url.path, error.code)
 
 
 async def _mistaken(request: Request, error: UserError) -> Response:
-    return refusal(400, str(error))
+    return refusal(400, str(error), request.url.path)
 
 
 async def _unknown(request: Request, error: HTTPException) -> Response:
-    paths = ", ".join([*PATHS, "/health", "/metrics"])
+    paths = ", ".join([*PATHS, MODELS, "/health", "/metrics"])
     hint = "POST" if request.url.path in PATHS else paths
-    return refusal(error.status_code, f"{error.detail}: use {hint}.")
+    return refusal(error.status_code, f"{error.detail}: use {hint}.", request.url.path)
 
 
 async def _left(request: Request, error: ClientDisconnect) -> Response:
@@ -101,7 +101,8 @@ async def _left(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return refusal(500, "The model failed on this request; the service's log says more.")
+    sentence = "The model failed on this request; the service's log says more."
+    return refusal(500, sentence, request.url.path)
 
 
 _HANDLERS: dict[type[Exception], Callable[..., Awaitable[Response]]] = {

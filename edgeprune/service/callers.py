@@ -31,12 +31,14 @@ class Callers:
 
     def refused(self, scope: Scope) -> Response | None:
         """The refusal of a request; None if it may be answered."""
+        path = scope["path"]
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if b"transfer-encoding" in headers and (
             b"content-length" in headers or scope["http_version"] == "1.0"
         ):
             # The end of the body is ambiguous, so the next request must not be read.
-            response = refusal(400, "The body is chunked: it has no Content-Length, nor HTTP/1.0.")
+            sentence = "The body is chunked: it has no Content-Length, nor HTTP/1.0."
+            response = refusal(400, sentence, path)
             response.headers["Connection"] = "close"
             return response
         host = headers.get(b"host", "")
@@ -45,11 +47,13 @@ class Callers:
                 421,
                 f"{host[:_MAX_ECHO]!r} is not a name of this service: call it by its address or by "
                 "localhost, or start it with --allowed-host and this name.",
+                path,
             )
-        if scope["method"] == "POST" and scope["path"] in PATHS:
+        if scope["method"] == "POST" and path in PATHS:
             media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
             if media_type != "application/json":
-                return refusal(415, "The body must be JSON: send Content-Type: application/json.")
+                sentence = "The body must be JSON: send Content-Type: application/json."
+                return refusal(415, sentence, path)
         return None
 
     def _knows(self, host: str) -> bool:

@@ -41,7 +41,7 @@ class LimitsMiddleware:
         started = time.monotonic()
         try:
             if refused is None and self._running >= self._settings.max_concurrent:
-                refused = refusal(503, "The service is busy: try again later.")
+                refused = refusal(503, "The service is busy: try again later.", scope["path"])
             await (refused or self._admit)(scope, receive, noting)
         finally:
             self._metrics.requests.labels(scope["path"], status).inc()

@@ -7,18 +7,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.generate import Sampling
 
-PATHS = tuple(task.path for task in TASKS.values())
-"""The paths of all tasks; a bundle answers on its task's."""
+OPENAI = "/v1/"
+"""The beginning of the paths in the form of OpenAI's, whose errors have their own form too."""
+EMBEDDINGS, MODELS = f"{OPENAI}embeddings", f"{OPENAI}models"
+PATHS = (*(task.path for task in TASKS.values()), EMBEDDINGS)
+"""The paths of all tasks, and theirs in other services' forms; a bundle answers on its task's."""
 
 _MAX_ECHO = 80
 
 
 class Refused(Exception):
-    """A refusal: an HTTP `status`, and a sentence for the client."""
+    """A refusal: an HTTP `status`, a sentence for the client, and a code where OpenAI has one."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, code: str | None = None) -> None:
         super().__init__(sentence)
-        self.status = status
+        self.status, self.code = status, code
 
 
 class Stopping(Refused):

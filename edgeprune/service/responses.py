@@ -5,6 +5,8 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from edgeprune.service.requests import OPENAI
+
 _RETRY_SECONDS = 1
 
 
@@ -12,9 +14,13 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(to_json(content), status, media_type="application/json")
 
 
-def refusal(status: int, sentence: str) -> Response:
-    """`{"error": sentence}`; with Retry-After for 503."""
-    response = json_response({"error": sentence}, status)
+def refusal(status: int, sentence: str, path: str, code: str | None = None) -> Response:
+    """`{"error": sentence}`, in OpenAI's form on its paths; with Retry-After for 503."""
+    error: Any = sentence
+    if path.startswith(OPENAI):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        error = {"message": sentence, "type": kind, "param": None, "code": code}
+    response = json_response({"error": error}, status)
     if status == 503:
         response.headers["Retry-After"] = str(_RETRY_SECONDS)
     return response

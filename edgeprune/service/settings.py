@@ -20,6 +20,10 @@ class ServiceSettings(Settings):
         description="names that clients may call the service by, in addition to its addresses, "
         "localhost and the machine's own name",
     )
+    served_name: str = Field(
+        default="",
+        description="the name by which OpenAI's clients ask for the model; its folder's by default",
+    )
     threads: int | None = Field(
         default=None, ge=1, le=256, description="for the matrix products; all cores by default"
     )

@@ -443,6 +443,7 @@ def test_the_command_line_offers_every_setting_with_its_default():
     options = {option.name: option for option in serve.params if option.name != "bundle"}
     assert options.keys() == ServiceSettings.model_fields.keys()
     for name, field in ServiceSettings.model_fields.items():
-        default = {None: "all cores", (): "its own"}.get(field.default, field.default)
+        words = {None: "all cores", (): "its own", "": "its folder's"}
+        default = words.get(field.default, field.default)
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         assert options[name].help.endswith(f"[default: {shown}]"), name

@@ -60,6 +60,7 @@ _MEASURES = (
     ),
     Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True),
     Measure("retrieval", "edgeprune.measure.evaluate.retrieval:retrieval", against_original=True),
+    Measure("vectors", "edgeprune.measure.evaluate.vectors:vectors", against_original=True),
     Measure(
         "classification",
         "edgeprune.measure.evaluate.classification:classification",

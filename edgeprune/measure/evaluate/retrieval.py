@@ -9,6 +9,7 @@ from edgeprune.measure.evaluate.similarity import each_with_each
 from edgeprune.model.projection import unit_length
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.embed import Embedder
+from edgeprune.text.files import Row
 from edgeprune.text.prompts import Similarity
 
 NEIGHBOURS = 10
@@ -25,12 +26,7 @@ def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
     recall_at_10: the share of texts whose nearest by the original is among this model's ten.
     A text that comes again is left out, for its copies would be each other's neighbours.
     """
-    rows = list({row["text"]: row for row in reversed(data.texts())}.values())[::-1]
-    if len(rows) < NEIGHBOURS + 2:
-        raise UserError(
-            f"{data.place} has {len(rows)} different texts, and so few have all others among "
-            f"their {NEIGHBOURS} nearest: give {NEIGHBOURS + 2} or more."
-        )
+    rows = different_texts(data)
     texts = [row["text"] for row in rows]
     ours, theirs = (
         nearest(Embedder(model).embed(texts), NEIGHBOURS, model.library.similarity)
@@ -41,6 +37,21 @@ def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
         "recall_at_10": (theirs[:, :1] == ours).any(axis=1).astype(float),
     }
     return Quality(scores, percentages, {"texts": len(rows)}, data.groups(rows))
+
+
+def different_texts(data: Data) -> list[Row]:
+    """Rows of different texts, in order.
+
+    Raises:
+        UserError: there are so few that all are each other's neighbours.
+    """
+    rows = list({row["text"]: row for row in reversed(data.texts())}.values())[::-1]
+    if len(rows) < NEIGHBOURS + 2:
+        raise UserError(
+            f"{data.place} has {len(rows)} different texts, and so few have all others among "
+            f"their {NEIGHBOURS} nearest: give {NEIGHBOURS + 2} or more."
+        )
+    return rows
 
 
 def nearest(vectors: np.ndarray, count: int, by: Similarity = "dot") -> np.ndarray:

@@ -1,0 +1,50 @@
+"""Answers to the rows of a file, as JSON lines: each row with what the model says of its text."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeprune.text.files import Row, read_rows, read_texts, text_of
+
+
+def text_rows(path: Path, own: Mapping[str, str]) -> list[Row]:
+    """The rows of a .jsonl or .csv with a field `text`, or of a .txt, each line one.
+
+    Args:
+        own: the file's own name of a field.
+
+    Raises:
+        UserError: no such file, no such field, or one that holds no text.
+    """
+    if path.suffix not in (".jsonl", ".csv"):
+        return [{"text": text} for text in read_texts(path)]
+    rows = read_rows(path, ["text"], own)
+    for row in rows:
+        text_of(row, "text", path)
+    return rows
+
+
+def answered_rows(rows: Iterable[Row], lines: Iterable[str]) -> Iterator[str]:
+    """Rows as JSON lines, with the fields of their answers.
+
+    Args:
+        lines: the answers, a JSON object each.
+    """
+    for row, line in zip(rows, lines, strict=True):
+        whole: dict[str, Any] = row | json.loads(line)
+        yield json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Any]:
+    """A text file to write, which takes its name once it is whole, and is gone otherwise."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as opened:
+            yield opened
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""`edgeprune run` on files of rows, beside what the runtime answers to their texts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from onnx_models import classifier_folder, encoder_folder
+
+from edgeprune import runtime
+from edgeprune.cli import main
+
+ROWS = [{"id": 7, "text": "the cat"}, {"id": 8, "text": "a dog sat", "more": ["x"]}]
+
+
+def edgeprune(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["run", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return encoder_folder(tmp_path_factory.mktemp("rows") / "encoder")
+
+
+def test_rows_are_written_with_their_answers(folder, tmp_path):
+    source, target = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in ROWS))
+    assert edgeprune(folder, "--input", source, "--output", target).exit_code == 0
+    written = [json.loads(line) for line in target.read_text().splitlines()]
+    expected = runtime.load(folder).embed([str(row["text"]) for row in ROWS])
+    np.testing.assert_allclose([row.pop("embedding") for row in written], expected, rtol=1e-5)
+    assert written == ROWS
+    printed = edgeprune(folder, "--input", source)
+    assert printed.stdout == target.read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+
+
+def test_other_files_names_and_tasks(tmp_path):
+    folder = classifier_folder(tmp_path / "classifier")
+    (tmp_path / "rows.csv").write_text("sentence\nthe cat\na dog\n")
+    (tmp_path / "rows.txt").write_text("the cat\n\na dog\n")
+    found = [
+        [json.loads(line) for line in edgeprune(folder, "--input", *given).stdout.splitlines()]
+        for given in (
+            [tmp_path / "rows.csv", "--field", "text=sentence"],
+            [tmp_path / "rows.txt"],
+        )
+    ]
+    labels = [each.label for each in runtime.load(folder).classify(["the cat", "a dog"])]
+    assert [[row["label"] for row in rows] for rows in found] == [labels, labels]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--output", "out.jsonl"], "for a file of rows: name it with --input"),
+        (["the cat", "--input", "rows.csv"], "a text or --input, not both"),
+        (["--input", "rows.csv"], "no field 'text'; it has sentence"),
+        (["--input", "none.jsonl"], "There is no file none.jsonl"),
+    ],
+)
+def test_mistakes_are_told(given, words, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("sentence\nthe cat\n")
+    result = edgeprune(folder, *given)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_task_without_prompts_or_parts_says_so(tmp_path):
+    folder = classifier_folder(tmp_path / "classifier")
+    for option in (["--prompt", "query"], ["--chunk"]):
+        result = edgeprune(folder, "the cat", *option)
+        assert result.exit_code == 2
+        assert f"knows no {option[0]}: leave it out" in result.stderr
+
+
+def test_nothing_is_left_of_a_file_that_is_not_whole(folder, tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (tmp_path / "out.jsonl").write_text("before")
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "out.jsonl"))
+
+    monkeypatch.setattr("edgeprune.runtime.rows.json.dumps", failing)
+    files = (tmp_path / "rows.jsonl", tmp_path / "out.jsonl")
+    result = edgeprune(folder, "--input", files[0], "--output", files[1])
+    assert result.exit_code == 2
+    assert (tmp_path / "out.jsonl").read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 2
