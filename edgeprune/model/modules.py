@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, load_json, read_object
+from edgeprune.model.tasks import TASKS
 
 MODULES = "modules.json"
 TRANSFORMER, POOLING = "Transformer", "Pooling"
@@ -18,7 +19,7 @@ AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 WITH_WEIGHTS = ("Dense", "LayerNorm")
 """Those of them that keep weights, in a folder of their own."""
 _LIBRARY = "sentence_transformers."
-_TASK, _STATES = "feature-extraction", "token_embeddings"
+_STATES = "token_embeddings"
 _READS_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Settings of the first module that are read elsewhere, or say nothing about a text's vector.
 _KNOWN = {
@@ -100,8 +101,8 @@ def _refuse_transformer(folder: Path) -> None:
     """Refuse a first module that is called otherwise than with a text's tokens."""
     path = folder / "sentence_bert_config.json"
     config = read_object(path)
-    task = config.get("transformer_task") or _TASK
-    if task != _TASK:
+    task = config.get("transformer_task")
+    if task is not None and task not in [each.name for each in TASKS.values() if each.pools]:
         raise UserError(f"{path} pools a model of the task {task}, which edgeprune does not run.")
     reads = (config.get("modality_config") or {}).get("text", _READS_TEXT)
     writes = config.get("module_output_name") or _STATES

@@ -191,7 +191,11 @@ def task_of_graph(outputs: Mapping[str, int | None], architectures: str = "") ->
         outputs: their axes by name, None where the graph does not say.
         architectures: the classes of its configuration, where that was read.
     """
-    if any(name.startswith("present") for name in outputs):
+    pooling = next(task for task in _ROWS if task.pools)
+    cached = any(name.startswith("present") for name in outputs)
+    if cached and pooling.output in outputs and "logits" not in outputs:
+        return pooling  # some exporters leave an embedding decoder its cache
+    if cached:
         return next(task for task in _ROWS if task.generates)
     for task in _ROWS:
         named = any(ending in architectures for ending in task.classes)

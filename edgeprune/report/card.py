@@ -71,6 +71,7 @@ def model_card(bundle: Bundle) -> str:
         ],
         "use": TASKS[record.task].card,
         "sentence_transformers": sentences,
+        "prompts": ", ".join(name for name, text in bundle.library.prompts.items() if text),
         "chat": chat_template(bundle) is not None,
         "kernels": "kernels" in manifest,
         "limits": not_measured(record),

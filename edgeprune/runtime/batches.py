@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from edgeprune.runtime.names import empty_cache, is_past
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import input_types, running, token_inputs
 from edgeprune.runtime.tokenize import Tokenizer, Tokens
@@ -43,6 +44,7 @@ def run_batches(
     small, and running the longest first reaches the memory peak at once.
     """
     types = input_types(session)
+    past = {node.name: node.shape for node in session.get_inputs() if is_past(node.name)}
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")
     start = 0
     while start < len(order):
@@ -51,6 +53,8 @@ def run_batches(
         rows = order[start : start + size]
         ids, mask, type_ids = tokenizer.pad([encoded[row] for row in rows])
         feeds = token_inputs(types, ids, mask, type_ids)
+        for name, shape in past.items():  # nothing comes before a text
+            feeds[name] = np.zeros(empty_cache(shape, len(rows)), types[name])
         with running():
             [values] = session.run([output], feeds)
         yield rows, values, mask

@@ -12,7 +12,8 @@ from tiny_builds import model_folder
 from tiny_models import make_batch
 
 from edgeprune.export.emit.emitted import emitted
-from edgeprune.export.trace import export_plain
+from edgeprune.export.faces import Attended, generating
+from edgeprune.export.trace import export_plain, trace
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
@@ -75,6 +76,22 @@ def test_vectors_are_the_librarys(library, tmp_path):
             assert bundle.task == "feature-extraction"
             found = Embedder(bundle, threads=1).embed(TEXTS, batch_size=3, prompt=prompt)
             np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
+
+
+def test_a_graph_that_kept_its_cache_embeds_the_same(library, tmp_path):
+    source, theirs = library
+    model = import_checkpoint(open_checkpoint(str(source)))
+    attended = [block.attention for block in model.anatomy.blocks]
+    layers = [Attended(each.num_key_value_heads, each.head_dim) for each in attended]
+    copy_assets(source, tmp_path)
+    (tmp_path / "onnx").mkdir()
+    face = generating(model.module, "last_hidden_state", layers)
+    trace(model.module, face, tmp_path / "onnx/model.onnx", plain=True)
+    bundle = Bundle.open(tmp_path)
+    assert any(name.startswith("present.") for name in bundle.outline.outputs)
+    assert bundle.task == "feature-extraction"
+    found = Embedder(bundle, threads=1).embed(TEXTS, batch_size=3)
+    np.testing.assert_allclose(found, theirs.encode(TEXTS), rtol=0, atol=5e-6)
 
 
 def test_no_later_token_is_seen(library, tmp_path):

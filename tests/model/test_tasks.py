@@ -29,7 +29,11 @@ def test_what_a_row_names_is_there(task):
     assert set(task.works) <= set(WORKS)
     assert set(task.measures) <= set(MEASURES)
     assert set(task.build_measures.values()) <= set(BUILD_MEASURES)
-    shown = environment(str).get_template(task.card).render(sentence_transformers=True, chat=True)
+    shown = (
+        environment(str)
+        .get_template(task.card)
+        .render(sentence_transformers=True, chat=True, prompts="query")
+    )
     assert "edgeprune.load(folder)" in shown
 
 
