@@ -40,11 +40,18 @@ RECIPES = {
 }
 
 
+WALKED = (
+    *("llama", "untied", "qwen3", "mistral", "smollm3", "granite", "gemma2", "olmo2"),
+    *("phi3", "gpt2", "gpt_neox", "opt"),
+)
+ROUNDED_ALONE = ("mixtral", "qwen2_moe")
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streaming")
     text_file(folder / "text.txt")
-    for family in ("llama", "untied", "qwen3", "mistral", "smollm3", "granite"):
+    for family in (*WALKED, *ROUNDED_ALONE):
         model_folder(folder / family, family)
     return folder
 
@@ -68,10 +75,19 @@ def test_a_streamed_build_makes_the_same_graph(name, places):
     assert graphs[0] == graphs[1]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "smollm3", "granite"])
+@pytest.mark.parametrize("family", WALKED)
 def test_so_it_does_of_other_families(family, places):
     graphs = [
         (build(places, family, RECIPES["gptq"], streamed) / "bundle/onnx/model.onnx").read_bytes()
+        for streamed in ("true", "false")
+    ]
+    assert graphs[0] == graphs[1]
+
+
+@pytest.mark.parametrize("family", ROUNDED_ALONE)
+def test_so_it_does_of_what_is_stored_stacked(family, places):
+    graphs = [
+        (build(places, family, RECIPES["int4"], streamed) / "bundle/onnx/model.onnx").read_bytes()
         for streamed in ("true", "false")
     ]
     assert graphs[0] == graphs[1]
