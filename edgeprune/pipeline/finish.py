@@ -28,7 +28,7 @@ from edgeprune.runtime.onnx_file import read_outline
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build left behind."""
+    """The files of a finished build, and the requirements that it missed."""
 
     bundle: Path
     original: Path
@@ -63,7 +63,7 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
 
 
 def _published_facts(build: Build, done: Mapping[str, Done]) -> dict[str, Any]:
-    """What manifest and report say of the build, without the places of this machine."""
+    """The facts of the build for manifest and report, without the places of this machine."""
     recipe, context = build.recipe, build.context
     libraries = {
         library

@@ -18,12 +18,12 @@ _FLOATS = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
-"""How numpy calls what safetensors calls so."""
+"""The numpy type of each safetensors type."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor lies."""
+    """The place of a tensor: its file and offset, with its type and shape."""
 
     file: Path
     offset: int
