@@ -1,4 +1,4 @@
-"""What a transformer is made of, per family, as data: the one list of families.
+"""The parts of a transformer, per family, as data: the one list of families.
 
 A model is described from its configuration and the shapes of its tensors alone, so that a dry run
 or a device can do it without torch. Every other file speaks of blocks, attention and feed-forward
@@ -170,7 +170,7 @@ class Anatomy:
 
     @property
     def prefix(self) -> str:
-        """What the names of the base model's parts begin with, as "bert.", where a head is beside
+        """The prefix of the names of the base model's parts, as "bert.", where a head is beside
         it."""
         return self.blocks[0].name.removesuffix(f"{self.family.layers}.0")
 

@@ -44,7 +44,7 @@ class Checkpoint:
 
     @property
     def anatomy(self) -> Anatomy:
-        """What the model is made of."""
+        """The model's parts and sizes, read off its configuration and its tensors' shapes."""
         return describe(self.config, self.shapes)
 
     @property
@@ -58,7 +58,7 @@ class Checkpoint:
 
     @property
     def assets(self) -> Path:
-        """Where tokenizer and settings lie: the folder, or a GGUF file alone where the folder's
+        """The place of tokenizer and settings: the folder, or a GGUF file alone where the folder's
         config.json is another model's."""
         if self.gguf and (self.folder / "config.json").exists():
             return self.gguf

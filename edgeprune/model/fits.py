@@ -14,8 +14,8 @@ from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
 
 _NEEDED = ("num_hidden_layers",)
-"""Where it is not stated, transformers would take a number of its own, and other layers' weights
-would be left out."""
+"""Settings that must be stated: transformers would take a number of its own for a missing one, and
+other layers' weights would be left out."""
 
 
 def check_fits(checkpoint: Checkpoint) -> None:

@@ -42,7 +42,7 @@ class Model:
 
     @property
     def anatomy(self) -> Anatomy:
-        """What the model is made of now, read off its tensors."""
+        """The model's parts and sizes as they are now, read off its tensors."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         return describe(self.config, shapes)
 
@@ -53,7 +53,7 @@ class Model:
 
     @functools.cached_property
     def pooling(self) -> Pooling:
-        """How a sentence encoder pools its tokens; the mean where its folder does not say."""
+        """The pooling of a sentence encoder's tokens; the mean where its folder does not say."""
         return read_pooling(self.folder) or "mean"
 
     @functools.cached_property

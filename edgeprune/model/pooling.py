@@ -1,4 +1,4 @@
-"""How a sentence encoder turns a text into one vector, as sentence-transformers writes it down.
+"""Pooling of a text's tokens into one vector, as sentence-transformers writes it down.
 
 What the house does not do as that library does is refused here, so that no vector is another than
 the library's.
@@ -19,7 +19,7 @@ _LIBRARY = "sentence_transformers."
 
 
 def read_pooling(folder: Path) -> Pooling | None:
-    """How the encoder in `folder` pools its tokens; None where the folder does not say.
+    """Read the pooling of the encoder in `folder`; None where the folder does not say.
 
     Raises:
         UserError: it pools in a way, or has a module, that edgeprune does not run; or a prompt

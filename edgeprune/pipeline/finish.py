@@ -34,7 +34,7 @@ NOT_MEASURED = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build left behind."""
+    """The files of a finished build, and the requirements that it missed."""
 
     bundle: Path
     original: Path | None
@@ -75,7 +75,7 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
 
 
 def _published_facts(build: Build, done: Mapping[str, Done]) -> dict[str, Any]:
-    """What manifest and report say of the build, without the places of this machine."""
+    """The facts of the build for manifest and report, without the places of this machine."""
     recipe, context = build.recipe, build.context
     libraries = {
         library

@@ -24,7 +24,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says, for the template."""
+    """The content of a page, for the template."""
 
     title: str
     heading: str

@@ -230,7 +230,7 @@ class Bundle:
 
     @cached_property
     def pooling(self) -> Pooling | None:
-        """How a sentence encoder pools its tokens; None if the folder does not say."""
+        """The pooling of a sentence encoder's tokens; None if the folder does not say."""
         return read_pooling(self.folder)
 
     @cached_property

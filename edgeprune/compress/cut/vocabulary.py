@@ -84,7 +84,7 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[int]:
-    """How often each token is used by texts, special tokens included."""
+    """Count the uses of each token by texts, special tokens included."""
     counts: Counter[int] = Counter()
     for some in track(_parts(texts), "tokens in use", -(-len(texts) // _TEXTS_AT_A_TIME)):
         for encoding in tokenizer.encode_batch(some):
@@ -140,7 +140,7 @@ def trim_model(model: Model, kept: Sequence[int]) -> None:
 def compare_tokens(
     tokenizer: Tokenizer, trimmed: Tokenizer, kept: Sequence[int], texts: Sequence[str]
 ) -> dict[str, float]:
-    """How texts that took no part in the choice fare.
+    """Compare how texts that took no part in the choice are tokenized before and after.
 
     Returns:
         Shares between 0 and 1: `texts_same`, of texts that are the same tokens as before;
@@ -173,7 +173,7 @@ def compare_tokens(
 
 
 def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
-    """How often a corpus uses each token as a model of a kind reads it."""
+    """Count the uses of each token by a corpus, as a model of a kind reads it."""
     counts = count_tokens(tokenizer, _texts(corpus, kind))
     if kind == "sentences":
         # A sentence may begin with another token than in the midst of its text: the larger count.
@@ -182,7 +182,7 @@ def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
 
 
 def _texts(corpus: Corpus, kind: str) -> list[str]:
-    """What a model of a kind reads of a corpus."""
+    """The texts of a corpus, as a model of a kind reads them."""
     end = "\n" if kind == "windows" else ""
     return [f"{text}{end}" for text in corpus.documents]
 

@@ -50,7 +50,7 @@ def _left_by_gates(settings: AnyPruneSettings, facts: Facts) -> dict[str, Sequen
 
 
 def _leaves(settings: AnyPruneSettings, facts: Facts) -> Facts:
-    """What pruning before the cut leaves."""
+    """The facts after pruning that comes before the cut."""
     if settings.gated:
         return replace(facts, units=_left_by_gates(settings, facts))
     return _emptied(settings, facts, left=False)
@@ -64,7 +64,7 @@ def _emptied(settings: AnyPruneSettings, facts: Facts, left: bool) -> Facts:
 
 
 def pruned_noun(pattern: str, left: bool = False) -> str:
-    """What a pattern of weights empties; `left`: of those that a cut left."""
+    """The weights that a pattern empties; `left`: of those that a cut left."""
     weights = "weights that were left" if left else "weights"
     if pattern == "weights":
         return weights

@@ -1,4 +1,4 @@
-"""Where a run's tokens stand, and which of them see which: shared by all layers.
+"""The positions of a run's tokens, and which of them see which: shared by all layers.
 
 S tokens are new, T are known with them, and the cache may have room for more; so every size is read
 off attention_mask (B,T) and input_ids (B,S).
@@ -48,7 +48,7 @@ class Positions:
         return self._made["last"], self._made["all"]
 
     def mask(self, window: int | None) -> str:
-        """What is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another, else
+        """The mask that is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another, else
         MASKED.
 
         It sees those before it and itself that are not padding, with a window the last so many.

@@ -38,8 +38,8 @@ _ORDER_OF_SUMS = 5e-3
 _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, or on some processors not."""
 EMITTED = 1e-4
-"""What an emitted graph and torch may differ by, as large as what folding a trace may do. Float32
-sums in another order give 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
+"""The largest drift of an emitted graph from torch, as large as what folding a trace may do.
+Float32 sums in another order give 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
 _CACHE_ROUNDING = 0.5
 """Drift of the outputs by a cache in integers; beyond it the model needs more bits."""
 
@@ -90,12 +90,12 @@ class PassReport:
     nodes: int
     """Nodes in the graph afterwards."""
     drift: float
-    """How far the result differs from the plan."""
+    """The drift of the result from the plan."""
     tolerance: float
     kept: bool
     reason: str = ""
     rounding: float | None = None
-    """How far the planned rounding moved the outputs, as a whole."""
+    """The drift of the outputs by the planned rounding, as a whole."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data, for the manifest."""

@@ -207,7 +207,8 @@ class _Run:
         }
 
     def side(self, place: int, **more: Any) -> Side:
-        """What is known of a subject; a variant of the baseline takes the memory that it takes."""
+        """The facts of a subject; a variant of the baseline takes the memory that the baseline
+        takes."""
         subject = self._subjects[place]
         if self._settings.compressed:
             more = {"compressed_bytes": compressed_bytes(subject.files), **more}

@@ -77,7 +77,8 @@ def of_graph_file(path: Path) -> Subject:
 
 
 def embedding_rows(graph: onnx.GraphProto) -> int | None:
-    """How many rows the table has in which `input_ids` are looked up; None where none is found."""
+    """The number of rows of the table in which `input_ids` are looked up; None where none is
+    found."""
     producers = {output: node for node in graph.node for output in node.output}
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     ids = {"input_ids"}

@@ -1,4 +1,4 @@
-"""What a subject's process and the benchmark say to each other: version 1.
+"""The protocol of a subject's process and the benchmark: version 1.
 
 The benchmark starts a command for each subject and writes one JSON object a line to its standard
 input; the process answers each with one on its standard output, in order. Any program that does

@@ -198,7 +198,7 @@ class Host:
 
 @contextlib.contextmanager
 def _model_files(target: str) -> Iterator[tuple[list[tuple[Path, str]], str]]:
-    """What to copy of a model, each under a name, and the name that bench is told."""
+    """The files to copy of a model, each under a name, and the name that bench is told."""
     if target.startswith(("torch:", "command:")):
         raise UserError(f"--remote copies models, and {target} is a program of this machine.")
     path = Path(target)

@@ -1,4 +1,4 @@
-"""What can be benchmarked.
+"""The subjects that can be benchmarked.
 
 | named by | what runs |
 |---|---|

@@ -256,7 +256,7 @@ def _shares(spent: Iterable[Spent]) -> list[str]:
 
 
 def _names(ours: Side, theirs: Side | None) -> list[str]:
-    """What was run, and in what where that is not the runtime's default."""
+    """The names of what was run, and in what where that is not the runtime's default."""
     if theirs is None:
         return [f"{ours.name}{_way(ours)}"]
     return [f"candidate: {ours.name}{_way(ours)}", f"baseline:  {theirs.name}{_way(theirs)}"]

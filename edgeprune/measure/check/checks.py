@@ -283,7 +283,7 @@ def _medians_note(quotient: float, interval: tuple[float, float, float]) -> str:
 
 
 def _with_advice(check: Check, time_limit: float) -> Check:
-    """What more time would settle: an interval narrows with the square root of the pairs."""
+    """Add what more time would settle: an interval narrows with the square root of the pairs."""
     assert check.change is not None
     assert check.interval is not None
     assert check.limit is not None

@@ -44,7 +44,7 @@ class Latency(_Saved):
 
 
 class Operators(_Saved):
-    """How often each operator occurs: in the file, and in the graph that the runtime runs."""
+    """The count of each operator: in the file, and in the graph that the runtime runs."""
 
     written: dict[str, PositiveInt]
     run: dict[str, PositiveInt] = Field(min_length=1)
@@ -81,7 +81,7 @@ class _Recipe(Record):
 
 
 class _Built(Record):
-    """What a manifest tells of the build."""
+    """The facts of the build in a manifest."""
 
     stages: Many[_Stage] = ()
     text: dict[str, Any] = Field(default={})
@@ -90,7 +90,8 @@ class _Built(Record):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a model is: its name here, what it does, and the SHA-256 of what it was made from."""
+    """The identity of a model: its name here, its task, and the SHA-256 of what it was made
+    from."""
 
     name: str
     task: str
@@ -121,7 +122,7 @@ class Conditions(_Saved):
 
 
 class Figures(_Saved):
-    """What the gate knows of one model."""
+    """The figures of one model, as the gate compares them."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -141,7 +142,7 @@ class Figures(_Saved):
 
 
 def identify(bundle: Bundle, place: str | Path) -> Identity:
-    """What a bundle says that it is, before anything is measured."""
+    """The identity that a bundle states, before anything is measured."""
     source = bundle.manifest.get("source")
     sha256 = source.get("sha256") if isinstance(source, dict) else None
     return Identity(name_of(place), bundle.task, sha256 if isinstance(sha256, str) else None)
@@ -198,7 +199,8 @@ def read_figures(path: Path) -> Figures:
 def differing_conditions(
     candidate: Figures, baseline: Figures, names: tuple[str, ...] = ()
 ) -> list[str]:
-    """What differs between two runs that must agree for speed and memory to be compared.
+    """The conditions that differ between two runs, of those that speed and memory need to be the
+    same.
 
     `names` limits it to some facts.
     """
@@ -228,7 +230,7 @@ def count_operators(bundle: Bundle) -> Operators:
 
 
 def _speed_figures(result: Speed, side: SideName) -> dict[str, Any]:
-    """What a benchmark tells of one side."""
+    """The figures of one side of a benchmark."""
     about = result.sides[side]
     return {
         "task": about.task,
@@ -254,7 +256,7 @@ def _from_bench(result: dict[str, Any]) -> Figures:
 
 
 def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
-    """What the build's own measurement found on the text that it held out; none of a model that
+    """The quality that the build itself measured on the text that it held out; none of a model that
     edgeprune did not build.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How far an encoder's embeddings moved from the original's."""
+"""The cosines of an encoder's embeddings with the original's."""
 
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""What a quality measure reads: rows, texts or running text, from files or the Hugging Face hub."""
+"""The data of a quality measure: rows, texts or running text, from files or the Hugging Face
+hub."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

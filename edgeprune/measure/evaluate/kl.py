@@ -1,4 +1,4 @@
-"""How far a model's probabilities, token by token, moved from the original's."""
+"""The divergence of a model's probabilities, token by token, from the original's."""
 
 import numpy as np
 

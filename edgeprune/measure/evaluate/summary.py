@@ -13,7 +13,7 @@ from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Quality, Summary
 def summary(
     ours: Quality, theirs: Quality | None = None, rows: np.ndarray | None = None
 ) -> Summary:
-    """What the rows (all, or the chosen indices) say, of one model or of both."""
+    """Summarize the rows (all, or the chosen indices), of one model or of both."""
     chosen: dict[str, Any] = {}
     if rows is not None:
         chosen["rows"] = rows.size

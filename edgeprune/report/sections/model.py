@@ -1,4 +1,5 @@
-"""What was built: the stages, what every layer kept, and the bits of every tensor."""
+"""Sections on the model that was built: the stages, what every layer kept, and every tensor's
+bits."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from edgeprune.report.story import told
 
 
 def stages(record: BuildRecord) -> Section:
-    """What every stage did, how long it took, and how much memory the build had needed by then."""
+    """The work and the time of every stage, and the memory that the build had needed by then."""
     head = ("stage", "what it did", "seconds", "peak MB")
     listed = [
         [row["name"], row["did"], f"{row['seconds']:,.1f}", f"{row['megabytes']:,}"]

@@ -1,4 +1,4 @@
-"""How the build went: pruning update by update, training, and the passes over the graph."""
+"""Sections on the build's course: pruning update by update, training, and the graph's passes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +81,7 @@ def training(record: BuildRecord) -> Section:
 
 
 def passes(record: BuildRecord) -> Section:
-    """What each pass over the graph changed, and how far it drifted."""
+    """The changes by each pass over the graph, and its drift."""
     head = ("pass", "kept", "changed", "nodes", "drift of allowed")
     listed = [
         [
