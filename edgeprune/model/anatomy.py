@@ -113,7 +113,7 @@ class Block:
     index: int
     name: str
     mixer: Attention | Convolution
-    """What lets its tokens read others."""
+    """The part by which its tokens read others."""
     feed_forwards: tuple[FeedForward, ...]
     experts: Experts | None = None
 

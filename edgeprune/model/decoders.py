@@ -44,7 +44,7 @@ class Decoder:
     turned: tuple[bool, ...]
     """By layer, whether positions turn the heads, where they turn any."""
     score_factor: float | None
-    """What scores are multiplied by; None: the usual, if they are scaled."""
+    """The factor of scores; None: the usual, if they are scaled."""
     bidirectional: bool
     """A token sees those after it too, with a window as many as before it."""
     scales_scores: bool
@@ -56,7 +56,7 @@ class Decoder:
     """The same of logits."""
     embedding_scale: float | None
     sum_factor: float | None
-    """What attention and feed-forward are multiplied by before they are added."""
+    """The factor of what attention and feed-forward answer, before that is added."""
     logit_divisor: float | None
     project_in: str | None
     project_out: str | None

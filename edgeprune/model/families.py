@@ -23,7 +23,7 @@ class Fused:
     """
 
     def sizes(self, rows: int, query_rows: int) -> dict[str, int]:
-        """How many of a weight's rows each part has: the query those that the configuration says,
+        """The rows of a weight that each part has: the query those that the configuration says,
         the others equally many."""
         first = query_rows if "query" in self.parts else rows // len(self.parts)
         rest = (rows - first) // (len(self.parts) - 1)
@@ -55,7 +55,7 @@ class ExpertPaths:
 
 @dataclass(frozen=True)
 class ConvolutionPaths:
-    """Where a layer that has a short convolution in place of attention keeps its parts."""
+    """The parts of a layer that has a short convolution in place of attention."""
 
     input: str
     """The linear before it, of two gates and what is convolved."""
@@ -154,10 +154,10 @@ class Family:
     turned_share: float = 1.0
     """The share of a head that they turn where the configuration does not say."""
     assumed: Mapping[str, Any] = field(default_factory=dict)
-    """What a configuration means by leaving a setting out, where that is a fact of the function."""
+    """The values of settings that are left out, where they are facts of the function."""
     window_pattern: tuple[str | None, int] | None = None
-    """Where layer_types are not stated, one in so many layers has no window: the setting for how
-    many, if there is one, and its default."""
+    """The setting, if there is one, and the default of the layers of which one has no window, where
+    layer_types are not stated."""
     unheeded: tuple[str, ...] = ()
     """Settings that change a model's function and that transformers' own attention leaves out."""
     bidirectional: str | None = None

@@ -33,7 +33,7 @@ class Model:
     channels: list[list[int]]
     layers: list[int]
     streamed: StreamedWeights | None = None
-    """Where it is too large for memory: the weights of its linears, read when they are needed."""
+    """The weights of its linears, read when they are needed, where it is too large for memory."""
 
     def opened(self, path: str) -> AbstractContextManager[None]:
         """The weights of the modules at and below a path, in memory and to be changed, for a

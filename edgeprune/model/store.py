@@ -146,7 +146,7 @@ def load_masks(folder: Path) -> Mapping[str, torch.Tensor]:
 
 
 class _NotZero(Mapping[str, torch.Tensor]):
-    """Where weights are not zero, by module name."""
+    """Masks of the weights that are not zero, by module name."""
 
     def __init__(self, tensors: TensorFiles) -> None:
         self._tensors = tensors

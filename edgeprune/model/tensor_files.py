@@ -21,7 +21,7 @@ from edgeprune.model.safetensors_header import read_header
 
 TENSORS = "tensors.json"
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""How numpy reads what safetensors calls so; of BF16 the upper half of a float32."""
+"""The numpy type by which each safetensors type is read; of BF16 the upper half of a float32."""
 _INTEGERS = {"I8": np.int8, "U8": np.uint8}
 CODES, SCALES, ZERO_POINTS = "codes", "scales", "zero_points"
 """Names in the file of a tensor that is stored as integers: (rows, columns), and (rows,) or
@@ -37,7 +37,7 @@ class Part:
     turned: bool = False
     """Stored as (inputs, outputs)."""
     heads: int = 1
-    """How many times the rows of all parts follow each other."""
+    """The number of times that the rows of all parts follow each other."""
     rows: tuple[int, int] | None = None
     """First and last but one row in each of these; None: all."""
 
@@ -67,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where the values of one tensor begin in a file."""
+    """The place in a file where the values of one tensor begin."""
 
     file: Path
     offset: int
@@ -94,7 +94,7 @@ class TensorFiles:
 
     @classmethod
     def listed(cls, folder: Path) -> Self:
-        """What `write_list` wrote.
+        """Read what `write_list` wrote.
 
         Raises:
             UserError: a file that is named is gone, or was changed since.
@@ -128,7 +128,7 @@ class TensorFiles:
         self._places[name] = place
 
     def place(self, name: str) -> Place:
-        """Where a tensor lies."""
+        """The place of a tensor."""
         return self._places[name]
 
     def __contains__(self, name: str) -> bool:
@@ -220,6 +220,6 @@ def _place(listed: dict[str, Any], folder: Path) -> Place:
 
 
 def _stamp(file: Path) -> list[int]:
-    """What changes with a file's content: its bytes, and when they were last written."""
+    """The bytes of a file, and when they were last written: these change with its content."""
     found = file.stat()
     return [found.st_size, found.st_mtime_ns]

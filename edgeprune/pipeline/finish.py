@@ -29,7 +29,7 @@ NOT_MEASURED = (
     "The weights of the original were streamed, so that it was not measured beside this bundle: "
     "`edgeprune bench` and `edgeprune evaluate` measure the bundle alone."
 )
-"""What the manifest of a streamed model's bundle says under "not_measured"."""
+"""The manifest of a streamed model's bundle says this under "not_measured"."""
 
 
 @dataclass(frozen=True)

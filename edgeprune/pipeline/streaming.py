@@ -32,7 +32,7 @@ def is_streamed(recipe: Recipe, checkpoint: Checkpoint) -> bool:
 
 
 def _why_not(recipe: Recipe, checkpoint: Checkpoint) -> str:
-    """What needs the whole model; empty where nothing does."""
+    """The reason why a build needs the whole model; empty where it does not."""
     if why := _held_otherwise(checkpoint, checkpoint.anatomy):
         return why
     if recipe.text.sampler == "clusters":

@@ -91,7 +91,7 @@ def show_outcome(outcome: Outcome) -> None:
 
 
 def _show_places(folder: Path, *places: tuple[str, Path | None]) -> None:
-    """What is where in an output folder."""
+    """Print the places in an output folder."""
     stages = folder / MARK
     kept = f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will"
     for what, place in (*places, (MARK, kept)):

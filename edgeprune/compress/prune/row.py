@@ -115,8 +115,8 @@ def _told(did: Pruned) -> list[str]:
 
 
 def _whole(stage: str) -> Callable[[AnyPruneSettings], str]:
-    """What of a prune stage needs the whole model: all but the same share of each linear, or one by
-    its depth, which go layer by layer."""
+    """The setting by which a prune stage needs the whole model: any but the same share of each
+    linear, or one by its depth, which go layer by layer."""
 
     def needs(settings: AnyPruneSettings) -> str:
         if not isinstance(settings, LayerwiseSettings):

@@ -179,7 +179,7 @@ rounded."""
 
 
 def _whole(settings: QuantizeSettings) -> str:
-    """What needs the whole model in memory."""
+    """The setting that needs the whole model in memory."""
     given = settings.model_dump()
     for name, values in _NEED_WHOLE.items():
         if given[name] in values:

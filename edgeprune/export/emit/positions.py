@@ -48,8 +48,8 @@ class Positions:
         return self._made["last"], self._made["all"]
 
     def mask(self, window: int | None) -> str:
-        """The mask that is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another, else
-        MASKED.
+        """The mask that is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another,
+        else MASKED.
 
         It sees those before it and itself that are not padding, with a window the last so many.
         MASKED is no infinity, which would turn the padded rows of a left-padded batch into NaN.

@@ -58,7 +58,7 @@ class Emitted:
     prompts: Sequence[Feed] = ()
     """Batches more on which the two are compared."""
     by: Literal["emit", "optimum"] = "emit"
-    """What wrote it: an emitter, in the form that the first passes would leave of a trace, or
+    """Its writer: an emitter, in the form that the first passes would leave of a trace, or
     optimum's exporter, which traces."""
 
 

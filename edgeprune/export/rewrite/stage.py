@@ -103,7 +103,7 @@ def _rewrite_streamed(
 
 
 def checked(batches: Sequence[Batch]) -> list[Feed]:
-    """What every pass is compared on: whole texts of the first batch, at least one; and of the
+    """Batches on which every pass is compared: whole texts of the first batch, at least one; and of the
     second the beginnings of many, shorter from row to row, so that there is padding."""
     whole, many = batches
     short = _rows({name: value[:, :_SHORT] for name, value in many.inputs.items()}, _CHECKED_TOKENS)
@@ -134,7 +134,7 @@ def optimum_graph(file: Path, folder: Path, batches: Sequence[Feed]) -> Emitted:
 
 
 def _answered(folder: Path, batches: Sequence[Feed]) -> tuple[Outputs, list[Feed]]:
-    """What torch answers on the batches and then on a decoder's padded prompts; and those."""
+    """The answers of torch on the batches and then on a decoder's padded prompts; and those."""
     model = load_model(folder)
     prompts = padded_prompts(batches) if model.anatomy.head else []
     return torch_outputs(model, [*batches, *prompts]), prompts
