@@ -103,8 +103,8 @@ def _rewrite_streamed(
 
 
 def checked(batches: Sequence[Batch]) -> list[Feed]:
-    """Batches on which every pass is compared: whole texts of the first batch, at least one; and of the
-    second the beginnings of many, shorter from row to row, so that there is padding."""
+    """Batches on which every pass is compared: whole texts of the first batch, at least one, and
+    the beginnings of many of the second, shorter from row to row, so that there is padding."""
     whole, many = batches
     short = _rows({name: value[:, :_SHORT] for name, value in many.inputs.items()}, _CHECKED_TOKENS)
     count, length = short["input_ids"].shape
