@@ -16,7 +16,7 @@ from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.by_block import rewrite_by_block
 from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.record import Pass, Rewritten
-from edgeprune.export.rewrite.run import Emitted, PassReport, as_torch, rewrite
+from edgeprune.export.rewrite.run import Emitted, PassReport, Writer, as_torch, rewrite
 from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model, write_layers
@@ -61,14 +61,13 @@ def _rewrite_whole(
     texts: Sequence[Batch],
 ) -> list[PassReport]:
     traced, batches = source / ONNX / "model.onnx", checked(texts)
-    asked, asks_optimum = (
-        context.settings.get("quantize"),
-        context.settings["export"].by == "optimum",
-    )
+    asked, by = context.settings.get("quantize"), context.settings["export"].by
+    start = None if by == "optimum" else emitted_graph(context.model, context.target, batches)
     return rewrite(
-        optimum_graph(traced, context.model, batches)
-        if asks_optimum
-        else emitted_graph(context.model, context.target, batches) or traced,
+        start
+        or exported_graph(
+            traced, context.model, batches, "optimum" if by == "optimum" else "trace"
+        ),
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,
@@ -128,9 +127,9 @@ def emitted_graph(folder: Path, target: Target, batches: Sequence[Feed]) -> Emit
     return Emitted(graph, *_answered(folder, batches))
 
 
-def optimum_graph(file: Path, folder: Path, batches: Sequence[Feed]) -> Emitted:
-    """The graph that optimum's exporter wrote of the model in `folder`, to be compared likewise."""
-    return Emitted(Graph.load(file), *_answered(folder, batches), by="optimum")
+def exported_graph(file: Path, folder: Path, batches: Sequence[Feed], by: Writer) -> Emitted:
+    """The graph that an exporter wrote of the model in `folder`, to be compared likewise."""
+    return Emitted(Graph.load(file), *_answered(folder, batches), by=by)
 
 
 def _answered(folder: Path, batches: Sequence[Feed]) -> tuple[Outputs, list[Feed]]:
