@@ -178,7 +178,7 @@ def read_figures(path: Path) -> Figures:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a saved result: {error}.") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path} is not a saved result, a JSON object: {_SAVE}")
+        raise UserError(f"{path} is not a saved result (it holds no JSON object): {_SAVE}")
     version = found.get("format_version", FORMAT_VERSION)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(

@@ -194,7 +194,7 @@ def test_programs_are_compared_by_what_they_say(program: Any, tmp_path: Path) ->
     ("line", "problem"),
     [
         ("command:", "names no program"),
-        ("command:'", "no command line"),
+        ("command:'", "is not a command line"),
         ("command:/nowhere/at/all", "cannot be started: No such file"),
         ("command:cat", "speaks version None"),
         ("command:echo hello", "does not speak the protocol .* said 'hello'"),
