@@ -114,8 +114,8 @@ def _refuse_adapter(folder: Path) -> None:
     for name in _ADAPTER:
         if (folder / name).exists():
             raise UserError(
-                f"{folder} holds an adapter ({name}), which is no model and is not applied: merge "
-                "it into its model with peft's merge_and_unload(), and save that."
+                f"{folder} holds an adapter ({name}), which is not a model and is not applied: "
+                "merge it into its model with peft's merge_and_unload(), and save that."
             )
 
 
@@ -209,7 +209,7 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(
-            f"{name!r} is no folder here and could not be fetched from the hub: {reason(error)}"
+            f"{name!r} is not a folder here and could not be fetched from the hub: {reason(error)}"
         ) from None
 
 

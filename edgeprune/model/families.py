@@ -725,7 +725,7 @@ def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any
     for name in BY_LAYER:
         if config.get(name):
             changed[name] = [config[name][layer] for layer in kept]
-    if step := config.get("decoder_sparse_step"):  # one in so many layers has experts
+    if step := config.get("decoder_sparse_step"):  # every `step`-th layer has experts
         dense = set(config.get("mlp_only_layers") or ())
         dense |= {layer for layer in kept if (layer + 1) % step}
         changed["mlp_only_layers"] = [n for n, layer in enumerate(kept) if layer in dense]

@@ -85,7 +85,7 @@ def check_output(folder: Path) -> None:
         raise UserError(f"{folder} is a file; name a folder for the output.")
     if folder.is_dir() and any(folder.iterdir()) and not _is_stages(folder / MARK):
         raise UserError(
-            f"{folder} holds something that is no build of edgeprune; name another --output."
+            f"{folder} holds something other than a build of edgeprune: name another --output."
         )
     for part in _BUNDLES:
         check_replaceable(folder / part)

@@ -35,7 +35,7 @@ class Reads:
     """The code that runs when a function of ours is called."""
 
     files: tuple[Path, ...]
-    """Our code, and what is no code in its folders, such as tables."""
+    """Our code, and other files in its folders, such as tables."""
     libraries: tuple[str, ...]
     """The distributions of others that this code imports, by name."""
     targets: bool

@@ -154,16 +154,16 @@ def compare_tokens(
     old, stays = list(kept), set(kept)
     for some in track(_parts(texts), "held-out tokens", -(-len(texts) // _TEXTS_AT_A_TIME)):
         pairs = zip(tokenizer.encode_batch(some), trimmed.encode_batch(some), strict=True)
-        for text, (mine, its) in zip(some, pairs, strict=True):
-            equal = mine.ids == [old[token] for token in its.ids]
-            if not equal and stays.issuperset(mine.ids):
+        for text, (full, reduced) in zip(some, pairs, strict=True):
+            equal = full.ids == [old[token] for token in reduced.ids]
+            if not equal and stays.issuperset(full.ids):
                 raise UserError(
                     f"The trimmed tokenizer writes {text[:60]!r} with other tokens though all of "
                     "them are kept; this tokenizer cannot be trimmed: leave `vocabulary` out."
                 )
             same += equal
-            known += sum(token in stays for token in mine.ids)
-            before, after = before + len(mine.ids), after + len(its.ids)
+            known += sum(token in stays for token in full.ids)
+            before, after = before + len(full.ids), after + len(reduced.ids)
     return {
         "texts": len(texts),
         "texts_same": same / len(texts),

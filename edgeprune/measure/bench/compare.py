@@ -126,7 +126,7 @@ def peak_memory(subject: Subject, settings: BenchSettings) -> int | None:
         peak = process.ask("memory").get("peak_bytes")
     if peak is not None and not (isinstance(peak, int) and peak >= 0):
         raise UserError(
-            f"{subject.name} answered memory with {peak!r}, which is no number of bytes: see "
+            f"{subject.name} answered memory with {peak!r}, which is not a number of bytes: see "
             "edgeprune.measure.bench.protocol."
         )
     return peak

@@ -34,7 +34,7 @@ def of_graph_file(path: Path) -> Subject:
     up, gives the sizes of a cache that the graph leaves open.
 
     Raises:
-        UserError: there is no such file, it is no ONNX model, or its data is missing or lies
+        UserError: there is no such file, it is not an ONNX model, or its data is missing or lies
             outside its folder.
     """
     if not path.is_file():

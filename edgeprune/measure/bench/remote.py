@@ -98,7 +98,7 @@ class Host:
         if shutil.which("ssh") is None:
             raise UserError("--remote needs ssh, which is not installed here.")
         if not destination or destination.startswith("-"):
-            raise UserError(f"--remote {destination!r} is no host; write user@host.")
+            raise UserError(f"--remote {destination!r} is not a host: write user@host.")
         self.destination = destination
         self._sockets = tempfile.TemporaryDirectory(prefix="edgeprune-")
         # One connection for all commands, so that a password is asked for once.

@@ -74,9 +74,10 @@ def request(kind: Work, calls: int, settings: BenchSettings) -> dict[str, int]:
 
 def ratio_of(times: Sequence[Samples], baseline: int | None, settings: BenchSettings) -> Ratio:
     """The speedup of the first over the baseline; alone, its times over their median."""
-    ours = times[0].turns
-    theirs = [median(ours)] * len(ours) if baseline is None else times[baseline].turns
-    return paired_ratio(theirs, ours, settings.seed)
+    candidate = times[0].turns
+    alone = [median(candidate)] * len(candidate)
+    reference = alone if baseline is None else times[baseline].turns
+    return paired_ratio(reference, candidate, settings.seed)
 
 
 def _warm(process: Process, kind: Work, settings: BenchSettings) -> int:

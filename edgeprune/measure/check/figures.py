@@ -24,6 +24,7 @@ from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session
 
 FORMAT_VERSION = 1
+_SAVE = "save one with `edgeprune check BUNDLE --save FILE`."
 _WORK = ("batch", "tokens", "decode_steps", "threads")
 
 
@@ -177,7 +178,7 @@ def read_figures(path: Path) -> Figures:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a saved result: {error}.") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path} is no saved result: it holds no JSON object.")
+        raise UserError(f"{path} is not a saved result (it holds no JSON object): {_SAVE}")
     version = found.get("format_version", FORMAT_VERSION)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
@@ -190,10 +191,7 @@ def read_figures(path: Path) -> Figures:
         return _from_bench(found) if "measures" in found else Figures.model_validate(found)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"{path} is no saved result ({where}): save one with `edgeprune check BUNDLE --save "
-            "FILE`."
-        ) from None
+        raise UserError(f"{path} is not a saved result ({where}): {_SAVE}") from None
 
 
 def differing_conditions(

@@ -11,7 +11,7 @@ from edgeprune.measure.evaluate.result import Sample
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 
-# A hub's test labels are often hidden, and its training rows are no test.
+# A hub's test labels are often hidden, and its training rows are not a test.
 _SPLITS = ("validation", "test", "train")
 SEED = 0
 """Of the rows that a limit leaves."""

@@ -27,11 +27,11 @@ def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
             f"their {NEIGHBOURS} nearest: give {NEIGHBOURS + 2} or more."
         )
     texts = [row["text"] for row in rows]
-    ours = nearest(unit_embeddings(bundle, texts), NEIGHBOURS)
-    theirs = nearest(unit_embeddings(original, texts), NEIGHBOURS)
+    found = nearest(unit_embeddings(bundle, texts), NEIGHBOURS)
+    reference = nearest(unit_embeddings(original, texts), NEIGHBOURS)
     scores = {
-        "overlap_at_10": (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1),
-        "recall_at_10": (theirs[:, :1] == ours).any(axis=1).astype(float),
+        "overlap_at_10": (reference[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1),
+        "recall_at_10": (reference[:, :1] == found).any(axis=1).astype(float),
     }
     return Quality(scores, percentages, {"texts": len(rows)}, data.groups(rows))
 

@@ -82,14 +82,14 @@ def _describe_onnx(folder: Path) -> OnnxFolder:
 
 
 def _check_manifest(bundle: Bundle) -> None:
-    """Refuse a manifest that is no plain JSON (NaN is none), or whose stages are no list."""
+    """Refuse a manifest that is not plain JSON, as with NaN, or whose stages are not a list."""
     why = ""
     try:
         json.dumps(bundle.manifest, allow_nan=False)
     except ValueError:
         why = "it holds NaN or infinity"
     if not isinstance(bundle.manifest.get("stages", []), list):
-        why = "its stages are no list"
+        why = "its stages are not a list"
     if why:
         raise UserError(
             f"{bundle.folder / MANIFEST} is damaged: {why}; copy or build the bundle again."
