@@ -113,7 +113,7 @@ def checked(batches: Sequence[Batch]) -> list[Feed]:
 
 
 def _rows(feed: Feed, tokens: int) -> Feed:
-    """A batch's first texts, of so many tokens together; at least one."""
+    """A batch's first texts, of `tokens` tokens together; at least one."""
     rows = max(1, tokens // feed["input_ids"].shape[1])
     return {name: values[:rows] for name, values in feed.items()}
 
