@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def build(bundle: Path, folder: Path, bits: int, text: Path) -> None:
-    """Write the bundle with a cache of so many bits, and how far its steps are from the float's."""
+    """Write the bundle with a cache of `bits`, and the divergence of its steps from the float's."""
     shutil.rmtree(folder, ignore_errors=True)
     source = Bundle.open(bundle)
     ids = np.array(Tokenizer(source).ids(text.read_text(encoding="utf-8")[:400_000]))
@@ -87,12 +87,12 @@ def build(bundle: Path, folder: Path, bits: int, text: Path) -> None:
     graph.save(folder / "onnx" / "model.onnx")
     start = CALIBRATION * WINDOW
     held = ids[start : start + PROMPT + STEPS]
-    mine, its = (decode(Bundle.open(place), held) for place in (folder, bundle))
+    candidate, reference = (decode(Bundle.open(place), held) for place in (folder, bundle))
     facts = {
         "bytes_per_token": cache_bytes(graph),
         "float_bytes_per_token": whole,
-        "kl_nats_over_256_steps": float(kl_divergence(its, mine).mean()),
-        "same_top_token": float((its.argmax(1) == mine.argmax(1)).mean()),
+        "kl_nats_over_256_steps": float(kl_divergence(reference, candidate).mean()),
+        "same_top_token": float((reference.argmax(1) == candidate.argmax(1)).mean()),
     }
     (folder / "facts.json").write_text(json.dumps(facts))
 

@@ -92,7 +92,7 @@ def finetune(
         read_corpus([str(data / file)], names, fields=task.fields)
         for file in (task.train, task.dev)
     ]
-    # Longer sequences than these are cut, and a batch holds about so many tokens.
+    # Longer sequences than these are cut, and a batch holds about this many tokens.
     settings = TextSettings(max_tokens=128, batch_tokens=1536)
     reader = Text(corpora[0], "labelled", settings, seed=0).reader(source)
     train(module, reader, TrainSettings(steps=steps or task.steps, learning_rate=task.rate))

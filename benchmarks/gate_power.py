@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="an encoder's; default: build encoder-int8")
     parser.add_argument("--work", type=Path, default=Path("build") / "gate_power")
-    parser.add_argument("--runs", type=int, help="stop after so many runs, this time")
+    parser.add_argument("--runs", type=int, help="the most runs to make this time")
     parser.add_argument("--seconds", type=float, default=7.0, help="check's --time-limit")
     parser.add_argument("--calibration", type=float, default=60.0, help="seconds a measurement")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -44,8 +44,8 @@ def main() -> None:
     """Run what is not there yet, then print and draw what is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tier", type=int, choices=(0, 1), help="run the missing cells of a tier")
-    parser.add_argument("--seconds", type=float, help="begin no run after so many, this time")
-    parser.add_argument("--runs", type=int, help="stop after so many runs, this time")
+    parser.add_argument("--seconds", type=float, help="begin no run after this time")
+    parser.add_argument("--runs", type=int, help="the most runs to make this time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--jobs", type=int, default=1, help="processes for tier 0's small runs")
     parser.add_argument("--list", action="store_true", help="print what is left, run nothing")

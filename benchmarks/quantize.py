@@ -202,11 +202,11 @@ class Bench:
         weights = sum(entry.shape[0] * entry.shape[1] for entry in entries)
         errors = [quantized.errors[entry.name].get("output") for entry in entries]
         known = [error for error in errors if error is not None]
-        ours = self._embed(model)
+        embedded = self._embed(model)
         losses = {
-            name: 1 - (vectors * self.original[name]).sum(1) for name, vectors in ours.items()
+            name: 1 - (vectors * self.original[name]).sum(1) for name, vectors in embedded.items()
         }
-        left, right = np.split(ours["sts"], 2)
+        left, right = np.split(embedded["sts"], 2)
         self.known[key] = Found(
             8 * sum(entry.bytes for entry in entries) / weights,
             losses,

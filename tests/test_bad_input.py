@@ -245,7 +245,7 @@ def test_a_model_without_a_tokenizer(made, out, tmp_path):
 @pytest.mark.parametrize(
     ("option", "begin", "words"),
     [
-        ("model", "'owner/no-such' is no ", "could not be fetched from the hub"),
+        ("model", "'owner/no-such' is not a folder", "could not be fetched from the hub"),
         # Its library waits long before it gives up.
         pytest.param(
             "data",

@@ -180,7 +180,7 @@ def test_what_users_name_is_printed_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "words"),
-    [({"stages": 5}, "stages are no list"), ({"max_length": float("nan")}, "NaN or infinity")],
+    [({"stages": 5}, "stages are not a list"), ({"max_length": float("nan")}, "NaN or infinity")],
 )
 def test_a_damaged_manifest_is_not_inspected(harm: Any, words: str, tmp_path: Path) -> None:
     folder = make_bundle(tmp_path / "b", encoder_folder(tmp_path / "p"))

@@ -16,9 +16,9 @@ from edgeprune.compress.calibrate.embedding import mean_hidden
 from edgeprune.compress.calibrate.gates import CHANNELS
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut import stage
+from edgeprune.compress.cut.block_search import search_blocks
 from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
-from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.levels.settings import sequences_per_batch
@@ -217,11 +217,12 @@ def beside_original(model: Model, windows: torch.Tensor, hidden: torch.Tensor) -
     tokens, width]; the head is the model's."""
     nats, divergences, agreed = [], [], 0
     for ids, read in track(zip(windows, hidden, strict=True), "measuring", len(windows)):
-        its, ours = head_of(model)(read), model.module(ids[None], use_cache=False)
-        mine = ours.logits[0]
-        nats.append(float(functional.cross_entropy(mine[:-1], ids[1:])))
-        divergences.append(divergence_from(its[None])(ours))
-        agreed += int((mine.argmax(1) == its.argmax(1)).sum())
+        reference = head_of(model)(read)
+        output = model.module(ids[None], use_cache=False)
+        logits = output.logits[0]
+        nats.append(float(functional.cross_entropy(logits[:-1], ids[1:])))
+        divergences.append(divergence_from(reference[None])(output))
+        agreed += int((logits.argmax(1) == reference.argmax(1)).sum())
     return {
         "windows": len(windows),
         "perplexity": float(np.exp(np.mean(nats))),
@@ -244,5 +245,5 @@ def sentence_quality(
         return {"vectors": torch.from_numpy(embeddings(original, reader, texts))}
 
     known = of_original(place, f"{data / PAIRS} {len(texts)}", of_it)
-    ours, its = embeddings(model, reader, texts), known["vectors"].numpy()
-    return {"spearman": sts(ours, scores), "cosine": float((ours * its).sum(1).mean())}
+    vectors, reference = embeddings(model, reader, texts), known["vectors"].numpy()
+    return {"spearman": sts(vectors, scores), "cosine": float((vectors * reference).sum(1).mean())}

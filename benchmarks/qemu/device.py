@@ -127,10 +127,10 @@ def check_service(bundle: Path) -> None:
         assert status == 200, answer
         model = runtime.load(bundle, threads=1)
         assert isinstance(model, Embedder)
-        ours = model.embed(TEXTS, batch_size=1)
-        theirs = np.asarray(answer["embeddings"], np.float32)
-        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        cosines = (ours * theirs).sum(axis=1) / norms
+        native = model.embed(TEXTS, batch_size=1)
+        answered = np.asarray(answer["embeddings"], np.float32)
+        norms = np.linalg.norm(native, axis=1) * np.linalg.norm(answered, axis=1)
+        cosines = (native * answered).sum(axis=1) / norms
         print(f"cosines to this machine's answers: {cosines.round(5).tolist()}")
         assert cosines.min() > CLOSE
         assert ask(f"{address}/embed", b"{")[0] == 400

@@ -82,10 +82,10 @@ def beside(bundle: Path, pairs: Path, limit: int) -> dict[str, Any]:
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{bundle} does not run on ARM: {done.stderr.strip()}")
-    theirs = json.loads(done.stdout)
-    ours = evaluate(bundle, "sts", pairs, limit, keep_rows=True).to_json()
-    cosines = [np.array(found["rows"]["bundle"]["cosine"]) for found in (theirs, ours)]
-    scores = np.array(ours["rows"]["bundle"]["score"])
+    emulated = json.loads(done.stdout)
+    native = evaluate(bundle, "sts", pairs, limit, keep_rows=True).to_json()
+    cosines = [np.array(found["rows"]["bundle"]["cosine"]) for found in (emulated, native)]
+    scores = np.array(native["rows"]["bundle"]["score"])
 
     def difference(chosen: np.ndarray) -> dict[str, float]:
         arm, here = (100 * spearman(each[chosen], scores[chosen]) for each in cosines)

@@ -34,22 +34,24 @@ def interval(differences: Sequence[float]) -> Paired:
 
 
 def paired(
-    rows: Iterable[Row], ours: str, theirs: str, value: str = "metric", **where: str
+    rows: Iterable[Row], candidate: str, baseline: str, value: str = "metric", **where: str
 ) -> Paired:
-    """Interval of value(ours) - value(theirs), two budgets, over seeds.
+    """Interval of value(candidate) - value(baseline), two budgets, over seeds.
 
     where: fields that rows must have. A seed's difference is the mean over all pairs of that seed
     (such as several saliencies): seeds are what is independent.
     """
     found: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
-        if row["budget"] in (ours, theirs) and all(row[key] == v for key, v in where.items()):
+        if row["budget"] in (candidate, baseline) and all(
+            row[key] == v for key, v in where.items()
+        ):
             key = (row["seed"], row["tier"], row["variant"], row["saliency"], row["condition"])
             found.setdefault(key, {})[row["budget"]] = row[value]
     by_seed: dict[int, list[float]] = {}
     for (seed, *_), pair in found.items():
         if len(pair) == 2:
-            by_seed.setdefault(seed, []).append(pair[ours] - pair[theirs])
+            by_seed.setdefault(seed, []).append(pair[candidate] - pair[baseline])
     return interval([float(np.mean(each)) for each in by_seed.values()])
 
 

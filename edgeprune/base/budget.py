@@ -127,13 +127,13 @@ def _check_bounds(total: int, low: list[int], high: list[int]) -> None:
     for index, (bottom, top) in enumerate(zip(low, high, strict=True)):
         if bottom > top:
             raise UserError(
-                f"layer {index} must hold at least {bottom} units and at most {top}: "
-                "lower its minimum"
+                f"Layer {index} must hold at least {bottom} units and at most {top}: "
+                "lower its minimum."
             )
     if not sum(low) <= total <= sum(high):
         raise UserError(
-            f"a total of {total} units does not fit bounds that allow {sum(low)} to "
-            f"{sum(high)}: change the total or the bounds"
+            f"A total of {total} units does not fit bounds that allow {sum(low)} to {sum(high)}: "
+            "change the total or the bounds."
         )
 
 

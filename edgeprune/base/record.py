@@ -55,7 +55,7 @@ class Record(BaseModel):
             remedy: what to do about that, as a sentence's end.
 
         Raises:
-            UserError: they are no such record; the sentence names the place.
+            UserError: they are not such a record; the sentence names the place.
         """
         return check(cls, content, file, remedy)
 

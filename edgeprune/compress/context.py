@@ -1,4 +1,4 @@
-"""What a stage is given: settings, the original, the text, and where its result goes."""
+"""The context of a stage: settings, the original, the text, and where its result goes."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -36,9 +36,9 @@ class Context:
     streamed: bool = False
     """Whether the model's weights stay on disk."""
     results: dict[str, Record] = field(default_factory=dict)
-    """What each stage did, by its name."""
+    """The record of each stage, by its name."""
     folders: dict[str, Path] = field(default_factory=dict)
-    """Where each stage's output is, by its name."""
+    """The folder of each stage's output, by its name."""
     given: dict[str, Path] = field(default_factory=dict)
     """The folders of the latest "reference" and "model"; see `Stage.gives`."""
 

@@ -1,4 +1,4 @@
-"""What is known of a build before its work begins, by arithmetic on the model's shapes."""
+"""The facts of a build before its work begins, by arithmetic on the model's shapes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class Removed:
     gone: int
     total: int
     word: str = "cut"
-    """What happened to them: they were cut, leaving the shapes, or pruned, leaving zeros."""
+    """The verb of their removal: they were cut, leaving the shapes, or pruned, leaving zeros."""
 
     def __str__(self) -> str:
         share = f"{100 * self.gone / self.total:.3g} %" if self.total else "some"
@@ -50,7 +50,7 @@ class Facts:
     emptied: tuple[Removed, ...] = ()
     """Weights that become zero and stay in the shapes."""
     smaller: tuple[str, ...] = ()
-    """What else makes the model smaller, by how much only the build can tell."""
+    """Other things that make the model smaller, by how much only the build can tell."""
 
     @classmethod
     def of(

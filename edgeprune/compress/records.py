@@ -11,7 +11,7 @@ Place = Annotated[int, Field(ge=0, le=10**6)]
 """A place along an axis that is drawn."""
 Values = Annotated[dict[str, float], Field(min_length=1)]
 MISSING: Any = Field(default=None)
-"""The default of a field that earlier versions did not write; where it is written it is no null."""
+"""The default of a field that earlier versions did not write; where written it is not null."""
 
 
 class Check(Record):

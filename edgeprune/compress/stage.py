@@ -53,8 +53,8 @@ class Stage:
     description: str = ""
     """Its section in a recipe, in a sentence."""
     gives: Literal["reference", "model", "graph"] | None = "model"
-    """What it writes that later stages go on with; a reference is a model that is yet uncompressed,
-    by which what comes of it is judged."""
+    """The kind of output that later stages go on with; a reference is a model that is yet
+    uncompressed, by which what comes of it is judged."""
     always: bool = False
     """Whether it runs in every build, not only where the recipe has its section."""
     whole: Callable[[Any], str] | None = None
@@ -71,7 +71,7 @@ class Stage:
     agree: Callable[[Any, Mapping[str, Any]], None] = _nothing
     """Raises a ValueError for settings that contradict those of other stages, given by name."""
     would: Callable[[Any, Facts], list[str]] = _no_lines
-    """What it would do, in sentences."""
+    """The sentences on what it would do."""
     leaves: Callable[[Any, Facts], Facts] = _as_before
     """The facts for the stages after it."""
     told: Callable[[Any], list[str]] = _no_lines

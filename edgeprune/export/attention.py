@@ -42,9 +42,9 @@ def additive_mask(
     dtype: torch.dtype = torch.float32,
     **others: Any,
 ) -> Tensor:
-    """What is added to attention's scores, (batch, 1, queries or 1, keys): zero where a query sees
-    a key, the most negative float elsewhere. Never left out, as transformers' own may be for a text
-    without padding, for that would hold for the traced text alone.
+    """The mask that is added to attention's scores, (batch, 1, queries or 1, keys): zero where a
+    query sees a key, the most negative float elsewhere. Never left out, as transformers' own may be
+    for a text without padding, for that would hold for the traced text alone.
 
     Args:
         mask_function: (row, head, query, key) -> whether it is seen, of indices that broadcast.

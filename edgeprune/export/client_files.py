@@ -1,4 +1,4 @@
-"""What clients read beside a graph: tokenizer and configuration."""
+"""Files that clients read beside a graph: tokenizer and configuration."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What transformers' own `ExportedModel` reads beside a graph.
+"""Files that transformers' own `ExportedModel` reads beside a graph.
 
 `ExportedModel.from_pretrained(folder)` finds graph, inputs and the class of the answer in
 export.json. It asks for a file of weights beside every graph, too: where the graph holds its own,

@@ -1,4 +1,4 @@
-"""What a traced graph takes and gives, by the names that files on the hub have."""
+"""Inputs and outputs of a traced graph, by the names that files on the hub have."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ class Attended:
 
 @dataclass(frozen=True)
 class Convolved:
-    """What a layer's convolution reads of the tokens before."""
+    """The tokens before that a layer's convolution reads."""
 
     channels: int
     tokens: int
@@ -179,7 +179,7 @@ def kept(cache: Any) -> list[Tensor]:
 
 
 def parameters(module: nn.Module) -> set[str]:
-    """What a module's forward takes, by name."""
+    """The names of what a module's forward takes."""
     return set(inspect.signature(module.forward).parameters)
 
 

@@ -42,7 +42,7 @@ def open_model(target: str | Path | Bundle) -> Iterator[Bundle]:
 
 
 def name_of(target: str | Path | Bundle) -> str:
-    """What to call a model that was named by its folder, or given as a bundle."""
+    """The name of a model that was given by its folder, or as a bundle."""
     return str(target.folder if isinstance(target, Bundle) else target)
 
 

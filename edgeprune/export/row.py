@@ -46,7 +46,7 @@ def _would(settings: ExportSettings, facts: Facts) -> list[str]:
 
 
 def _traced(facts: Facts) -> list[str]:
-    """What holds for models whose graph is traced, whatever their settings say."""
+    """The stages that hold for models whose graph is traced, whatever their settings say."""
     checkpoint = facts.checkpoint
     family = checkpoint.anatomy.family
     if family.decoder or family.encoder:

@@ -8,7 +8,7 @@ from edgeprune.base.settings import Settings
 
 
 class ExportSettings(Settings):
-    """Who writes the graph that the rewriting begins with."""
+    """The exporter that writes the graph with which rewriting begins."""
 
     by: Literal["edgeprune", "optimum"] = Field(
         "edgeprune",

@@ -75,7 +75,7 @@ def write_model(model: onnx.ModelProto, tensors: Tensors, path: Path) -> list[Pa
 
 
 def _aside(path: Path) -> Path:
-    """Where a file is written before it takes its place."""
+    """The path at which a file is written before it takes its place."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -121,7 +121,7 @@ class Shelf:
         return path
 
     def _place(self, tensor: ir.TensorProtocol) -> int | None:
-        """Where in the file a tensor begins; None where it is not there."""
+        """The offset of a tensor in the file; None where it is not there."""
         if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path) == self._file:
             return tensor.offset
         return None

@@ -77,7 +77,7 @@ def export_plain(model_folder: Path, output_folder: Path) -> Path:
 
 
 def face_of(model: Model) -> Face:
-    """What a model's graph takes and gives, as its task wants it."""
+    """The inputs and outputs of a model's graph, as its task wants them."""
     task, module = TASKS[model.task], model.module
     if task.generates:
         layers = [

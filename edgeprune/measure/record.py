@@ -1,4 +1,4 @@
-"""What the measurement of a build finds: the bundle beside the original."""
+"""The record of a build's measurement: the bundle beside the original."""
 
 from typing import Annotated, Self
 
@@ -32,7 +32,8 @@ class Batching(Record):
 
 
 class Overlap(Record):
-    """How much of a text's nearest ones by the original are the result's nearest, in per cent."""
+    """The share of a text's nearest ones by the original that are the result's nearest, in per
+    cent."""
 
     overlap_at_10: float
     recall_at_10: float
@@ -66,7 +67,7 @@ class Sparse(Record):
     measured_us: float | None = None
     """Of all of them, by the runtime's profile."""
     over_stock: Ratio | None = None
-    """How many times faster the whole call is than without the library."""
+    """The speedup of the whole call over the same without the library."""
 
 
 class CacheAt(Record):

@@ -13,7 +13,8 @@ from edgeprune.measure.works import WORKS
 
 
 class Requirements(Settings):
-    """What a build must reach; where it does not, it still leaves its result, and exits with 1."""
+    """The requirements on a build; where it misses one, it still leaves its result, and exits with
+    1."""
 
     speedup: float | None = Field(
         None, gt=0, description="How many times faster than the original (prompt, for decoders)."
@@ -43,7 +44,7 @@ class Judged:
     interval: str
     met: bool
     sentence: str
-    """How it was missed, for the last line of a build that did."""
+    """A sentence on how it was missed, for the last line of a build that did."""
 
 
 def judge(measured: Measured, require: Requirements) -> list[Judged]:

@@ -25,7 +25,7 @@ class Words:
     several: str
     """Before a ratio, where a line tells several."""
     unit: str
-    """What its rate counts, each second."""
+    """The unit that its rate counts, each second."""
     alone: bool = False
     """Whether its models do no other kind, so that it need not be named."""
 

@@ -1,4 +1,4 @@
-"""What a transformer is made of, per family, as data: the one list of families.
+"""The parts of a transformer, per family, as data: the one list of families.
 
 A model is described from its configuration and the shapes of its tensors alone, so that a dry run
 or a device can do it without torch. Every other file speaks of blocks, attention and feed-forward
@@ -113,7 +113,7 @@ class Block:
     index: int
     name: str
     mixer: Attention | Convolution
-    """What lets its tokens read others."""
+    """The part by which its tokens read others."""
     feed_forwards: tuple[FeedForward, ...]
     experts: Experts | None = None
 
@@ -170,7 +170,7 @@ class Anatomy:
 
     @property
     def prefix(self) -> str:
-        """What the names of the base model's parts begin with, as "bert.", where a head is beside
+        """The prefix of the names of the base model's parts, as "bert.", where a head is beside
         it."""
         return self.blocks[0].name.removesuffix(f"{self.family.layers}.0")
 

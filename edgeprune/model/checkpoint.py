@@ -45,7 +45,7 @@ class Checkpoint:
 
     @property
     def anatomy(self) -> Anatomy:
-        """What the model is made of."""
+        """The model's parts and sizes, read off its configuration and its tensors' shapes."""
         return describe(self.config, self.shapes)
 
     @property
@@ -59,7 +59,7 @@ class Checkpoint:
 
     @property
     def assets(self) -> Path:
-        """Where tokenizer and settings lie: the folder, or a GGUF file alone where the folder's
+        """The place of tokenizer and settings: the folder, or a GGUF file alone where the folder's
         config.json is another model's."""
         if self.gguf and (self.folder / "config.json").exists():
             return self.gguf
@@ -118,8 +118,8 @@ def _refuse_adapter(folder: Path) -> None:
     for name in _ADAPTER:
         if (folder / name).exists():
             raise UserError(
-                f"{folder} holds an adapter ({name}), which is no model and is not applied: merge "
-                "it into its model with peft's merge_and_unload(), and save that."
+                f"{folder} holds an adapter ({name}), which is not a model and is not applied: "
+                "merge it into its model with peft's merge_and_unload(), and save that."
             )
 
 
@@ -213,7 +213,7 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(
-            f"{name!r} is no folder here and could not be fetched from the hub: {reason(error)}"
+            f"{name!r} is not a folder here and could not be fetched from the hub: {reason(error)}"
         ) from None
 
 

@@ -32,7 +32,7 @@ class _Checked(BaseModel):
 
 
 class RopeScaling(_Checked):
-    """How rotary positions are stretched."""
+    """The scaling of rotary positions."""
 
     rope_type: _Rope = "default"
     type: _Rope = "default"
@@ -44,7 +44,7 @@ class RopeScaling(_Checked):
 
 
 class ModelConfig(_Checked):
-    """What the house reads of a configuration; every setting may be missing."""
+    """The settings of a config.json that edgeprune reads; each of them may be missing."""
 
     model_type: str = ""
     architectures: list[str] | None = None

@@ -1,4 +1,4 @@
-"""What the decoders of a family compute, where that does not follow from where their parts are."""
+"""The function of a family's decoders, where it does not follow from the paths of their parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class DecoderFunction:
-    """What a decoder computes with its parts, by the names of its family's settings; with this its
-    graph is written from its tensors. Paths are relative to the base model, or to a layer."""
+    """The function of a decoder's parts, by the names of its family's settings; with this its graph
+    is written from its tensors. Paths are relative to the base model, or to a layer."""
 
     final_norm: str
     """The norm before the head."""

@@ -1,6 +1,5 @@
-"""What one decoder computes with its parts: its family's function in the numbers and names of one
-model. There is none where a setting asks for what is not written down.
-"""
+"""The function of one decoder's parts: its family's, in the numbers and names of one model. There
+is none where a setting asks for what is not written down."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +11,17 @@ from edgeprune.model.families import find_family
 
 @dataclass(frozen=True)
 class Norms:
-    """How a model's norms are computed."""
+    """The kind and the constants of a model's norms."""
 
     root_mean_square: bool
     epsilon: float
     offset: float
-    """What is added to a stored weight."""
+    """The number that is added to a stored weight."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """What one decoder computes; names are full."""
+    """The function of one decoder's parts; names are full."""
 
     norms: Norms
     norms_first: bool
@@ -45,7 +44,7 @@ class Decoder:
     turned: tuple[bool, ...]
     """By layer, whether positions turn the heads, where they turn any."""
     score_factor: float | None
-    """What scores are multiplied by; None: the usual, if they are scaled."""
+    """The factor of scores; None: the usual, if they are scaled."""
     has_cache: bool
     """It writes text token by token; otherwise it answers with the states of all tokens."""
     bidirectional: bool
@@ -59,7 +58,7 @@ class Decoder:
     """The same of logits."""
     embedding_scale: float | None
     sum_factor: float | None
-    """What attention and feed-forward are multiplied by before they are added."""
+    """The factor of what attention and feed-forward answer, before that is added."""
     logit_divisor: float | None
     project_in: str | None
     project_out: str | None
@@ -70,7 +69,7 @@ _TYPES = "layer_types"
 
 
 def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
-    """What a decoder computes; None for other models, and for settings unknown here. One that
+    """Read a decoder's function; None for other models, and for settings unknown here. One that
     embeds texts has no head.
 
     Args:

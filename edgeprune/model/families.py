@@ -23,7 +23,7 @@ class Fused:
     """
 
     def sizes(self, rows: int, query_rows: int) -> dict[str, int]:
-        """How many of a weight's rows each part has: the query those that the configuration says,
+        """The rows of a weight that each part has: the query those that the configuration says,
         the others equally many."""
         first = query_rows if "query" in self.parts else rows // len(self.parts)
         rest = (rows - first) // (len(self.parts) - 1)
@@ -32,10 +32,10 @@ class Fused:
 
 @dataclass(frozen=True)
 class ExpertPaths:
-    """Where a mixture-of-experts layer keeps its parts; a layer may also be dense."""
+    """Paths of a mixture-of-experts layer's parts; a layer may also be dense."""
 
     module: str
-    """What routes tokens to experts."""
+    """The module that routes tokens to experts."""
     router: str
     experts: str
     """The list of experts; `gate`, `up` and `down` are relative to each."""
@@ -43,8 +43,8 @@ class ExpertPaths:
     up: str
     down: str
     stacked: tuple[str, str]
-    """How transformers keeps all experts' gate and up projections in one tensor (experts, outputs,
-    inputs), and their down projections in another; loading takes them apart."""
+    """The tensors in which transformers stacks all experts: gate and up projections in one
+    (experts, outputs, inputs), and down projections in another; loading takes them apart."""
     shared: str | None = None
     """A feed-forward beside the experts that reads every token."""
     shared_gate: str | None = None
@@ -55,7 +55,7 @@ class ExpertPaths:
 
 @dataclass(frozen=True)
 class ConvolutionPaths:
-    """Where a layer that has a short convolution in place of attention keeps its parts."""
+    """The parts of a layer that has a short convolution in place of attention."""
 
     input: str
     """The linear before it, of two gates and what is convolved."""
@@ -66,9 +66,10 @@ class ConvolutionPaths:
 
 @dataclass(frozen=True)
 class DistanceBias:
-    """What is added to the scores of two tokens by their distance: near ones have a row of the
-    table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section 2.1),
-    half of them for tokens before and half for those after. A column for each original head."""
+    """A bias that is added to the scores of two tokens by their distance: near ones have a row of
+    the table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section
+    2.1), half of them for tokens before and half for those after. A column for each original
+    head."""
 
     table: str
     buckets: int
@@ -82,8 +83,8 @@ HeadLayers = tuple[tuple[str, str | None], ...]
 
 @dataclass(frozen=True)
 class EncoderFunction:
-    """What an encoder computes with its parts, where that does not follow from their names: with
-    this its graph is written from its tensors. Norms follow the additions."""
+    """The function of an encoder's parts, where it does not follow from their names: with this its
+    graph is written from its tensors. Norms follow the additions."""
 
     norms: tuple[str, str]
     """The norms after the attention and after the feed-forward, relative to a layer."""
@@ -110,7 +111,7 @@ class EncoderFunction:
 
 @dataclass(frozen=True)
 class Family:
-    """Where one family of architectures keeps its parts; paths are relative to a layer."""
+    """Paths of the parts in one family of architectures, relative to a layer."""
 
     model_types: tuple[str, ...]
     layers: str
@@ -153,10 +154,10 @@ class Family:
     turned_share: float = 1.0
     """The share of a head that they turn where the configuration does not say."""
     assumed: Mapping[str, Any] = field(default_factory=dict)
-    """What a configuration means by leaving a setting out, where that is a fact of the function."""
+    """The values of settings that are left out, where they are facts of the function."""
     window_pattern: tuple[str | None, int] | None = None
-    """Where layer_types are not stated, one in so many layers has no window: the setting for how
-    many, if there is one, and its default."""
+    """The setting, if there is one, and the default of the layers of which one has no window, where
+    layer_types are not stated."""
     unheeded: tuple[str, ...] = ()
     """Settings that change a model's function and that transformers' own attention leaves out."""
     bidirectional: str | None = None
@@ -175,7 +176,7 @@ class Family:
     norms_first: str | None = None
     """The setting by which norms stand before what reads them; None where they always do."""
     norm_offset: float = 0.0
-    """What a norm adds to its stored weight."""
+    """The number that a norm adds to its stored weight."""
     experts: ExpertPaths | None = None
     convolution: ConvolutionPaths | None = None
     """Of the layers that do not attend, where the family has such."""
@@ -718,13 +719,13 @@ def with_assumed(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """What a configuration says otherwise once only the layers `kept` are left."""
+    """The settings of a configuration that change once only the layers `kept` are left."""
     counts = [name for name in _SETTINGS["num_hidden_layers"] if name in config]
     changed: dict[str, Any] = dict.fromkeys(counts, len(kept))
     for name in BY_LAYER:
         if config.get(name):
             changed[name] = [config[name][layer] for layer in kept]
-    if step := config.get("decoder_sparse_step"):  # one in so many layers has experts
+    if step := config.get("decoder_sparse_step"):  # every `step`-th layer has experts
         dense = set(config.get("mlp_only_layers") or ())
         dense |= {layer for layer in kept if (layer + 1) % step}
         changed["mlp_only_layers"] = [n for n, layer in enumerate(kept) if layer in dense]
@@ -733,12 +734,12 @@ def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any
 
 
 def with_experts(config: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """What a configuration says otherwise once every mixture has `count` experts."""
+    """The settings of a configuration that change once every mixture has `count` experts."""
     return {name: count for name in _SETTINGS["num_experts"] if name in config}
 
 
 def stated(config: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """What a configuration says of a setting, under the name that its family has for it."""
+    """The family's name for a setting of a configuration, and its value; None where not stated."""
     keys = _SETTINGS.get(name, (name,))
     key = next((key for key in keys if config.get(key) is not None), keys[0])
     return key, config.get(key)

@@ -16,8 +16,8 @@ from edgeprune.text.prompts import read_library
 from edgeprune.text.tokenizer_file import check_ends
 
 _NEEDED = ("num_hidden_layers",)
-"""Where it is not stated, transformers would take a number of its own, and other layers' weights
-would be left out."""
+"""Settings that must be stated: transformers would take a number of its own for a missing one, and
+other layers' weights would be left out."""
 
 
 def check_fits(checkpoint: Checkpoint) -> None:

@@ -15,13 +15,14 @@ from edgeprune.base.progress import track
 from edgeprune.base.quiet import quiet
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import INDEX, Checkpoint
-from edgeprune.model.families import Family, find_family
+from edgeprune.model.families import find_family
 from edgeprune.model.fits import check_fits
 from edgeprune.model.model import Model, wrap
 from edgeprune.model.plain import fold_depth_scales, make_plain
 from edgeprune.model.rope import without_rope_parameters
 from edgeprune.model.shapes import without_unread_pooler
-from edgeprune.model.streamed import StreamedWeights
+from edgeprune.model.streamed import StreamedWeights, without_values
+from edgeprune.model.taken_apart import taken_apart
 from edgeprune.model.tasks import TASKS, task_of
 from edgeprune.model.tensor_files import TensorFiles
 
@@ -86,10 +87,13 @@ def stream_checkpoint(checkpoint: Checkpoint) -> Model:
             module = auto._model_mapping[type(stated)](stated)
         config = _settings(module, checkpoint)
         family = find_family(config["model_type"])
+        without_values(module)
+        make_plain(module, family, config)
         model = wrap(module, config, checkpoint.assets)
         wanted = {name: tuple(each.shape) for name, each in module.state_dict().items()}
         head = {f"{model.anatomy.head}.weight"} if model.anatomy.tied_embeddings else set()
-        tensors = _named_by(family, module, checkpoint.tensors(), wanted.keys() - head)
+        tensors = taken_apart(family, config, checkpoint.tensors())
+        tensors = _named_by(module, tensors, wanted.keys() - head)
         shapes = tensors.shapes
         wrong = [name for name in wanted.keys() - head if shapes.get(name) != wanted[name]]
         _check_whole(checkpoint, config, wrong)
@@ -111,22 +115,16 @@ def stream_checkpoint(checkpoint: Checkpoint) -> Model:
     return model
 
 
-def _named_by(
-    family: Family, module: Any, tensors: TensorFiles, names: Iterable[str]
-) -> TensorFiles:
-    """The tensors in files under the names that a module has for them."""
-    called = {}
-    for stored in tensors:
-        name = stored
-        for part, plain in family.in_files.items():
-            name = name.replace(part, plain)
-        called[name] = tensors.place(stored)
+def _named_by(module: Any, tensors: TensorFiles, names: Iterable[str]) -> TensorFiles:
+    """The tensors of these names, which a file of the base model alone has without its prefix."""
     base = f"{module.base_model_prefix}."
-    found = {
-        name: called.get(name) or called.get(name.removeprefix(base)) or called.get(base + name)
+    called = {
+        name: own
         for name in names
+        for own in (name, name.removeprefix(base), f"{base}{name}")
+        if own in tensors
     }
-    return TensorFiles({name: place for name, place in found.items() if place is not None})
+    return TensorFiles({name: tensors.place(own) for name, own in called.items()})
 
 
 def _settings(module: Any, checkpoint: Checkpoint) -> dict[str, Any]:

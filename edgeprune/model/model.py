@@ -34,7 +34,7 @@ class Model:
     channels: list[list[int]]
     layers: list[int]
     streamed: StreamedWeights | None = None
-    """Where it is too large for memory: the weights of its linears, read when they are needed."""
+    """The weights of its linears, read when they are needed, where it is too large for memory."""
 
     def opened(self, path: str) -> AbstractContextManager[None]:
         """The weights of the modules at and below a path, in memory and to be changed, for a
@@ -43,7 +43,7 @@ class Model:
 
     @property
     def anatomy(self) -> Anatomy:
-        """What the model is made of now, read off its tensors."""
+        """The model's parts and sizes as they are now, read off its tensors."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         return describe(self.config, shapes)
 
@@ -54,17 +54,17 @@ class Model:
 
     @functools.cached_property
     def pooling(self) -> Pooling:
-        """How a sentence encoder pools its tokens; the mean where its folder does not say."""
+        """The pooling of a sentence encoder's tokens; the mean where its folder does not say."""
         return read_pooling(self.folder) or Pooling()
 
     @functools.cached_property
     def steps(self) -> tuple[Step, ...]:
-        """What a sentence encoder's pooled vector goes through."""
+        """The modules that a sentence encoder's pooled vector goes through."""
         return read_steps(self.folder)
 
     @functools.cached_property
     def library(self) -> Library:
-        """What a sentence encoder says of its use."""
+        """A sentence encoder's prompts, width and similarity."""
         return read_library(self.folder)
 
     @property

@@ -1,4 +1,4 @@
-"""How a sentence encoder makes one vector of its tokens' states, as sentence-transformers does.
+"""Pooling of a text's tokens into one vector, as sentence-transformers does it.
 
 Every way but max is a weighted sum of a text's tokens, so that it is written down once, as the
 weights: for numpy on a device and for torch in training alike.
@@ -23,7 +23,7 @@ _FLAGS_IN_ORDER = ("cls", MAX, "mean", "mean_sqrt_len_tokens", "weightedmean", "
 
 @dataclass(frozen=True)
 class Pooling:
-    """What is taken of a text's states."""
+    """The parts of a text's states that make its vector."""
 
     modes: tuple[str, ...] = ("mean",)
     """One or several, whose vectors are joined in this order."""
@@ -32,7 +32,7 @@ class Pooling:
 
 
 def read_pooling(folder: Path) -> Pooling | None:
-    """How the encoder in `folder` pools its tokens; None where the folder does not say.
+    """Read the pooling of the encoder in `folder`; None where the folder does not say.
 
     Raises:
         UserError: it pools in a way, or has a module, that edgeprune does not run.
@@ -44,7 +44,7 @@ def read_pooling(folder: Path) -> Pooling | None:
 
 
 def token_weights(mode: str, mask: np.ndarray, left_out: np.ndarray | None = None) -> np.ndarray:
-    """What each token's state is multiplied by before they are summed.
+    """The factors of tokens' states before they are summed.
 
     Args:
         mode: any but max.
@@ -70,7 +70,7 @@ def token_weights(mode: str, mask: np.ndarray, left_out: np.ndarray | None = Non
 
 
 def pooled_tokens(mask: np.ndarray, left_out: np.ndarray | None = None) -> np.ndarray:
-    """Which tokens take part, [texts, tokens] bool; arguments as above."""
+    """The tokens that take part, [texts, tokens] bool; arguments as above."""
     real = mask != 0
     if left_out is None:
         return real

@@ -60,7 +60,7 @@ Step = Projection | LayerNorm | UnitLength
 
 
 def read_steps(folder: Path, width: int | None = None) -> tuple[Step, ...]:
-    """What the pooled vector of the encoder in `folder` goes through, in order.
+    """Read the modules that the pooled vector of the encoder in `folder` goes through, in order.
 
     Args:
         width: of the pooled vector, which the first has to read.

@@ -67,7 +67,7 @@ def without_rope_parameters(
 
 
 def _by_window(stated: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is said of layers with a window, and of those without.
+    """The positions stated for layers with a window, and for those without.
 
     Raises:
         UserError: it is not said by layer, or positions in layers with a window are stretched.

@@ -19,7 +19,7 @@ from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.plain import make_plain
 from edgeprune.model.shapes import resize, set_head_attributes, without_unread_pooler
-from edgeprune.model.streamed import StreamedWeights
+from edgeprune.model.streamed import StreamedWeights, without_values
 from edgeprune.model.tensor_files import TENSORS, Place, TensorFiles
 
 MASKS = "masks.safetensors"
@@ -88,8 +88,10 @@ def load_model(folder: Path, attention: str | None = None, changes: Path | None 
         module = architecture(settings)
     module = without_unread_pooler(module, config)
     if (folder / TENSORS).exists():
-        return _load_streamed(module, config, folder, changes)
+        without_values(module)
     make_plain(module, find_family(config["model_type"]), config)
+    if (folder / TENSORS).exists():
+        return _load_streamed(module, config, folder, changes)
     tensors = load_file(folder / WEIGHTS)
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
@@ -144,7 +146,7 @@ def load_masks(folder: Path) -> Mapping[str, torch.Tensor]:
 
 
 class _NotZero(Mapping[str, torch.Tensor]):
-    """Where weights are not zero, by module name."""
+    """Masks of the weights that are not zero, by module name."""
 
     def __init__(self, tensors: TensorFiles) -> None:
         self._tensors = tensors

@@ -145,6 +145,15 @@ class StreamedWeights:
         return f"{self._shared.get(path, path)}.{name}"
 
 
+def without_values(module: nn.Module) -> None:
+    """Let a module's parameters have shapes alone."""
+    for part in module.modules():
+        for name, each in list(part._parameters.items()):
+            if each is not None:
+                empty = torch.empty(each.shape, device="meta")
+                part._parameters[name] = nn.Parameter(empty, requires_grad=False)
+
+
 def _owned(tensors: TensorFiles, name: str) -> Tensor:
     """A tensor in memory of its own."""
     values = tensors.read(name)

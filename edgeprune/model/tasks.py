@@ -14,7 +14,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.families import is_causal
 
 Head = Literal["labels", "vocabulary"]
-"""What a model's head yields: a logit for each label of a text, or for each token that may follow
+"""The output of a model's head: a logit for each label of a text, or for each token that may follow
 one of the text."""
 
 
@@ -25,18 +25,18 @@ class Task:
     name: str
     """The Hugging Face hub's name, as it stands in records and manifests."""
     models: str
-    """What models of it are called in a sentence."""
+    """The noun for its models in a sentence."""
     classes: tuple[str, ...]
     """Endings of the architectures' classes that are for it; of the one without any are all that
     no other names."""
     loader: str
     """The class of transformers that reads a model."""
     output: str
-    """What a graph of it gives: the field of the module's answer, and the output's name."""
+    """The output of its graph: the field of the module's answer, and the output's name."""
     answer: str
     """The class of that answer; a graph with a cache answers by a dictionary."""
     reads: Literal["sentences", "labelled", "windows"]
-    """How text becomes what it learns from: sentences, texts with a label, windows of tokens."""
+    """The form in which it learns from text: sentences, texts with a label, windows of tokens."""
     columns: tuple[str, ...]
     """Fields of the data that it learns from."""
     objective: str
@@ -60,10 +60,10 @@ class Task:
     held_out: tuple[str, ...]
     """Those that a build asks on its held-out text, the main one first."""
     build_measures: Mapping[str, str] = field(default_factory=dict)
-    """What else a build measures: the key in its record -> a name in
+    """Further measurements of a build: the key in its record -> a name in
     edgeprune.pipeline.measure.stage."""
     head: Head | None = None
-    """What the linears outside the blocks yield; None: they are left out."""
+    """The output of the linears outside the blocks; None: they are left out."""
     logits_axes: int = 0
     """Axes of the graph's logits; 0 where it has none."""
     needs_class: bool = False

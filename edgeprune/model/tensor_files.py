@@ -21,11 +21,34 @@ from edgeprune.model.safetensors_header import read_header
 
 TENSORS = "tensors.json"
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""How numpy reads what safetensors calls so; of BF16 the upper half of a float32."""
+"""The numpy type by which each safetensors type is read; of BF16 the upper half of a float32."""
 _INTEGERS = {"I8": np.int8, "U8": np.uint8}
 CODES, SCALES, ZERO_POINTS = "codes", "scales", "zero_points"
 """Names in the file of a tensor that is stored as integers: (rows, columns), and (rows,) or
 (rows, groups)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor within one that is fused, stacked or transposed."""
+
+    number: int | None = None
+    """Along a first axis, that of a stack."""
+    turned: bool = False
+    """Stored as (inputs, outputs)."""
+    heads: int = 1
+    """The number of times that the rows of all parts follow each other."""
+    rows: tuple[int, int] | None = None
+    """First and last but one row in each of these; None: all."""
+
+    def of(self, stored: np.ndarray) -> np.ndarray:
+        """The tensor, perhaps as a view."""
+        whole = stored if self.number is None else stored[self.number]
+        whole = whole.T if self.turned else whole
+        if self.rows is None:
+            return whole
+        apart = whole.reshape(self.heads, -1, *whole.shape[1:])[:, slice(*self.rows)]
+        return apart.reshape(-1, *whole.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,8 @@ class Place:
 
     file: Path
     name: str = CODES
+    part: Part | None = None
+    """Which part of what is stored, where that is more than this tensor."""
     integers: bool = False
     """The file holds its codes, scales and, of groups, zero points."""
     group: int | None = None
@@ -42,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where the values of one tensor begin in a file."""
+    """The place in a file where the values of one tensor begin."""
 
     file: Path
     offset: int
@@ -69,7 +94,7 @@ class TensorFiles:
 
     @classmethod
     def listed(cls, folder: Path) -> Self:
-        """What `write_list` wrote.
+        """Read what `write_list` wrote.
 
         Raises:
             UserError: a file that is named is gone, or was changed since.
@@ -82,10 +107,7 @@ class TensorFiles:
                     f"{file} was removed or changed since {folder} was written, which reads it: "
                     "build again with --fresh."
                 )
-        places = {
-            name: Place(**{**place, "file": folder / place["file"]})
-            for name, place in content["tensors"].items()
-        }
+        places = {name: _place(place, folder) for name, place in content["tensors"].items()}
         return cls(places)
 
     def write_list(self, folder: Path, build: Path) -> None:
@@ -106,7 +128,7 @@ class TensorFiles:
         self._places[name] = place
 
     def place(self, name: str) -> Place:
-        """Where a tensor lies."""
+        """The place of a tensor."""
         return self._places[name]
 
     def __contains__(self, name: str) -> bool:
@@ -130,7 +152,8 @@ class TensorFiles:
 
     def shape(self, name: str) -> Shape:
         """A tensor's shape."""
-        return self._stored(name).shape
+        part, shape = self._places[name].part, self._stored(name).shape
+        return shape if part is None else part.of(np.broadcast_to(np.int8(0), shape)).shape
 
     def dtype(self, name: str) -> str:
         """The type of a tensor's values as safetensors calls it, "F32" where they are integers."""
@@ -151,6 +174,8 @@ class TensorFiles:
                 f"{', '.join(_FLOATS)}: save the model again in one of these."
             )
         values = np.asarray(stored.read(_FLOATS))
+        if place.part is not None:
+            values = np.ascontiguousarray(place.part.of(values))
         if stored.dtype == "BF16":
             wide = values.astype(np.uint32)
             return np.left_shift(wide, 16, out=wide).view(np.float32)
@@ -186,7 +211,15 @@ class TensorFiles:
         return self._headers[file]
 
 
+def _place(listed: dict[str, Any], folder: Path) -> Place:
+    """A place as `write_list` wrote it."""
+    part = listed["part"]
+    if part is not None:
+        part = Part(**{**part, "rows": part["rows"] and tuple(part["rows"])})
+    return Place(**{**listed, "file": folder / listed["file"], "part": part})
+
+
 def _stamp(file: Path) -> list[int]:
-    """What changes with a file's content: its bytes, and when they were last written."""
+    """The bytes of a file, and when they were last written: these change with its content."""
     found = file.stat()
     return [found.st_size, found.st_mtime_ns]

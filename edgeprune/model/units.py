@@ -1,4 +1,4 @@
-"""How many units a model has that can leave, and weights, counted from its anatomy."""
+"""Counts of a model's weights, and of the units that can be removed, by its anatomy."""
 
 from edgeprune.model.anatomy import Anatomy
 

@@ -113,7 +113,7 @@ def advice(measured: Measured | None = None) -> list[dict[str, str]]:
 
 
 def read(file: Path = MEASURED) -> dict[str, Any]:
-    """What `write` left; nothing where the comparison never ran."""
+    """Read what `write` left; nothing where the comparison never ran."""
     return read_object(file)
 
 

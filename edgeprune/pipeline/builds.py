@@ -1,4 +1,4 @@
-"""What the recipes that ship took and reached, where `benchmarks/recipes.py` built them: it writes
+"""Time and result of the recipes that ship, where `benchmarks/recipes.py` built them: it writes
 builds.json beside this file. Figures of one model on one machine, shown as no more than that."""
 
 import json
@@ -35,7 +35,7 @@ class Built:
     speed: dict[Work, list[float]]
     """By kind of work: the ratio to the original, and its 95 % interval's ends."""
     quality: list[Any]
-    """What was measured, the original's and the result's."""
+    """The measured value's name, the original's value and the result's."""
 
     @property
     def where(self) -> str:
@@ -67,7 +67,7 @@ def read(file: Path = MEASURED) -> dict[str, Built]:
 
 
 def built(recipe: Recipe) -> Built | None:
-    """What is known of a recipe whose stages are set as they ship."""
+    """The measured build of a recipe, if its stages are set as they ship."""
     if recipe.name not in shipped():
         return None
     as_shipped = read_recipe(recipe.name)

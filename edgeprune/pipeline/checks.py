@@ -1,4 +1,4 @@
-"""What a build can be refused for before its work begins, without torch."""
+"""Checks that refuse a build before its work begins, without torch."""
 
 from tokenizers import Tokenizer
 

@@ -30,12 +30,12 @@ NOT_MEASURED = (
     "The weights of the original were streamed, so that it was not measured beside this bundle: "
     "`edgeprune bench` and `edgeprune evaluate` measure the bundle alone."
 )
-"""What the manifest of a streamed model's bundle says under "not_measured"."""
+"""The manifest of a streamed model's bundle says this under "not_measured"."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build left behind."""
+    """The files of a finished build, and the requirements that it missed."""
 
     bundle: Path
     original: Path | None
@@ -78,7 +78,7 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
 
 
 def _published_facts(build: Build, done: Mapping[str, Done]) -> dict[str, Any]:
-    """What manifest and report say of the build, without the places of this machine."""
+    """The facts of the build for manifest and report, without the places of this machine."""
     recipe, context = build.recipe, build.context
     libraries = {
         library

@@ -1,4 +1,4 @@
-"""What stages left in an output folder: kept, locked, swept."""
+"""The results of stages in an output folder: kept, locked, swept."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ _BUNDLES = ("bundle", "original")
 
 @dataclass(frozen=True)
 class Done:
-    """What a stage recorded, and what it took."""
+    """The record of a stage, its time and the build's peak of memory."""
 
     record: Record
     seconds: float
@@ -48,7 +48,8 @@ def write_record(folder: Path, done: Done) -> None:
 
 
 def recorded(folder: Path, kind: type[Record]) -> Done | None:
-    """What a stage did in an earlier build, if all that it wrote is still there, and as long."""
+    """Read a stage's record of an earlier build; None if a file that it wrote is gone or changed
+    size."""
     try:
         found = json.loads((folder / RECORD).read_text())
         done = Done(kind.model_validate(found), found["seconds"], found["peak_megabytes"])
@@ -84,7 +85,7 @@ def check_output(folder: Path) -> None:
         raise UserError(f"{folder} is a file; name a folder for the output.")
     if folder.is_dir() and any(folder.iterdir()) and not _is_stages(folder / MARK):
         raise UserError(
-            f"{folder} holds something that is no build of edgeprune; name another --output."
+            f"{folder} holds something other than a build of edgeprune: name another --output."
         )
     for part in _BUNDLES:
         check_replaceable(folder / part)

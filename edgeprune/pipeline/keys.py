@@ -1,4 +1,4 @@
-"""What a kept stage depends on, as keys: it is taken again only where its key is the same.
+"""The keys of kept stages: one is taken again only where its key is the same.
 
 A key follows from what is read: the input and the settings, the code that the stage imports, the
 tables that lie beside that code, the versions of the libraries, the target that the formats are
@@ -32,10 +32,10 @@ _distributions = functools.cache(importlib.metadata.packages_distributions)
 
 @dataclass(frozen=True)
 class Reads:
-    """What runs when a function of ours is called."""
+    """The code that runs when a function of ours is called."""
 
     files: tuple[Path, ...]
-    """Our code, and what is no code in its folders, such as tables."""
+    """Our code, and other files in its folders, such as tables."""
     libraries: tuple[str, ...]
     """The distributions of others that this code imports, by name."""
     targets: bool
@@ -99,8 +99,8 @@ def versions(libraries: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def reads(function: str) -> Reads:
-    """What runs when a module is used, or "module:function" called, by following imports wherever
-    they stand.
+    """The code that runs when a module is used, or "module:function" called, by following imports
+    wherever they stand.
 
     Of a function's own module only those are followed that it can come by. A string that names a
     module of ours is an import of it, but for those in the rows of the tasks: what a stage finds
@@ -133,7 +133,7 @@ def reads(function: str) -> Reads:
 
 @functools.cache
 def _file(module: str) -> Path | None:
-    """Where a module of ours lies; None for those of others."""
+    """The file of a module of ours; None for those of others."""
     path = ROOT.parent.joinpath(*module.split("."))
     places = (path.with_suffix(".py"), path / "__init__.py")
     ours = path == ROOT or ROOT in path.parents
@@ -157,7 +157,7 @@ def _imports(module: str, whole: bool) -> frozenset[str]:
 
 
 def _statements(module: str) -> list[ast.stmt]:
-    """What a module of ours does when it is loaded."""
+    """The statements that run when a module of ours is loaded."""
     file = _file(module)
     assert file is not None, module
     tree = ast.parse(file.read_text(encoding="utf-8"))

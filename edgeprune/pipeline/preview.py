@@ -1,4 +1,4 @@
-"""What a build would do, in sentences, without touching anything; torch only looks at activations,
+"""The preview of a build, in sentences, without touching anything; torch only looks at activations,
 where it is installed."""
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _LOOKED_AT = 1_000_000_000
 
 @dataclass(frozen=True)
 class Expected:
-    """What would come of a build, as far as that is known before it."""
+    """The result of a build, as far as that is known before it."""
 
     made: Made
     facts: tuple[tuple[str, str], ...]
@@ -35,8 +35,8 @@ class Expected:
 
 
 def expected(build: Build, outlook: Mapping[str, Sequence[str]]) -> Expected:
-    """What would come of a recipe, a model and a text: shares and sizes by arithmetic. Times nobody
-    knows before they are measured.
+    """The expected result of a recipe, a model and a text: shares and sizes by arithmetic. Times
+    nobody knows before they are measured.
 
     Args:
         outlook: what a look at the model found, in sentences by the name of the stage.
@@ -64,7 +64,7 @@ def expected(build: Build, outlook: Mapping[str, Sequence[str]]) -> Expected:
 
 
 def outlook(build: Build) -> dict[str, list[str]]:
-    """What a look at the model finds, which takes some seconds: sentences by the stage's name.
+    """The findings of a look at the model, which takes some seconds: sentences by the stage's name.
 
     Raises:
         UserError: the model cannot be read, or its build would fail.
@@ -91,7 +91,7 @@ def _looked(stage: Stage, build: Build) -> list[str]:
 
 
 def _removed(before: Facts, after: Facts) -> list[Removed]:
-    """What a build's record would tell of what was removed."""
+    """The units that a build would remove, as its record would tell."""
     layers, count = len(before.anatomy.blocks), len(after.anatomy.blocks)
     found = [Removed("layers", layers - count, layers)] if count < layers else []
     for kind, noun in UNITS.items():
@@ -103,7 +103,7 @@ def _removed(before: Facts, after: Facts) -> list[Removed]:
 
 
 def _formats(facts: Facts) -> list[str]:
-    """What the weights would be stored in; of mixed, which are in what is not known."""
+    """The formats that the weights would be stored in; of mixed, which are in what is not known."""
     quantize = facts.settings.get("quantize")
     if quantize and quantize.weights == "mixed":
         return ["INT8", "INT4"]

@@ -34,7 +34,7 @@ ALIASES = {
 
 
 class _Head(Settings):
-    """What a recipe says of the whole build."""
+    """The settings of a recipe that concern the whole build."""
 
     name: str = Field("custom", description="What the recipe is called.")
     description: str = Field("", description="What it does, in a sentence or two.")

@@ -1,4 +1,4 @@
-"""What `edgeprune recipes` shows."""
+"""The output of `edgeprune recipes`."""
 
 from typing import Any
 

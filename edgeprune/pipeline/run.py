@@ -91,7 +91,7 @@ def _look_ahead(stages: list[Stage], context: Context) -> None:
 
 
 def first_key(context: Context) -> str:
-    """What every stage's result depends on: the model, its tokenizer and the text."""
+    """The key of what every stage's result depends on: the model, its tokenizer and the text."""
     checkpoint, text = context.checkpoint, context.text
     inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), text.digest)
     # The texts themselves are in the text's digest: where they lie does not matter.

@@ -32,7 +32,7 @@ def is_streamed(recipe: Recipe, checkpoint: Checkpoint) -> bool:
 
 
 def _why_not(recipe: Recipe, checkpoint: Checkpoint) -> str:
-    """What needs the whole model; empty where nothing does."""
+    """The reason why a build needs the whole model; empty where it does not."""
     if why := _held_otherwise(checkpoint, checkpoint.anatomy):
         return why
     if recipe.text.sampler == "clusters":
@@ -50,9 +50,7 @@ def _held_otherwise(checkpoint: Checkpoint, anatomy: Anatomy) -> str:
         return "a GGUF file is read as a whole"
     if family.decoder is None or anatomy.head is None:
         return "only decoders whose graph is emitted from their tensors can be streamed"
-    if family.fused or family.transposed or any(block.experts for block in anatomy.blocks):
-        return (
-            f"models of type {anatomy.model_type} are stored in another form than they are built "
-            "from, and cannot be streamed yet"
-        )
+    setting = family.depth_scaled
+    if setting and checkpoint.config.get(setting):
+        return f"{setting} changes weights when the model is read"
     return ""

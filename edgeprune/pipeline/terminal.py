@@ -1,4 +1,4 @@
-"""What `edgeprune build` prints: the preview of a dry run, and the result beside the original."""
+"""The output of `edgeprune build`: a dry run's preview, and the result beside the original."""
 
 from pathlib import Path
 
@@ -24,7 +24,8 @@ _WORSE = "red"
 
 
 def show_preview(build: Build, every: bool = False) -> None:
-    """What would come of it, then what each stage would do to this model; every setting after."""
+    """Print the expected result, then each stage's work on this model; with `every`, all
+    settings."""
     would = expected(build, outlook(build))
     _console.print(would.made.title, style="bold", soft_wrap=True)
     _console.print(would.made.sentence)
@@ -51,7 +52,7 @@ def show_preview(build: Build, every: bool = False) -> None:
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """What was made and whether it is what was required; original against result; what is where."""
+    """Print what was made, the requirements, original against result, and where the files lie."""
     folder = outcome.bundle.parent
     if outcome.report is None:
         _console.print(NOT_MEASURED)
@@ -90,7 +91,7 @@ def show_outcome(outcome: Outcome) -> None:
 
 
 def _show_places(folder: Path, *places: tuple[str, Path | None]) -> None:
-    """What is where in an output folder."""
+    """Print the places in an output folder."""
     stages = folder / MARK
     kept = f"{stages}, {size(_bytes(stages))}: for a later build to go on from; delete at will"
     for what, place in (*places, (MARK, kept)):

@@ -64,7 +64,7 @@ def _refuse_expansion(root: Any) -> None:
 
 
 def read_yaml(text: str | bytes, refusal: str) -> Any:
-    """What YAML text holds.
+    """Parse YAML text.
 
     Raises:
         UserError: it is not YAML, or nested too deep; `refusal` and the reason.

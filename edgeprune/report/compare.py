@@ -21,7 +21,7 @@ _NAMES = ("name", "description")
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """What to call builds: their folders' names, or whole paths where two are the same."""
+    """The names of builds: their folders' names, or whole paths where two are the same."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
@@ -158,7 +158,7 @@ def _shown_setting(settings: dict[str, Any], key: str) -> str:
 
 
 def _caution(records: Sequence[BuildRecord]) -> Section:
-    """What makes the builds hard to compare."""
+    """The differences that make the builds hard to compare."""
     asked = {
         "their originals' weights": [record.content["source"].get("sha256") for record in records],
         "the text that they learned from": [

@@ -1,4 +1,4 @@
-"""What a build's numbers say, as rows of text for the terminal, the page and the card alike."""
+"""A build's numbers, as rows of text for the terminal, the page and the card alike."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -72,7 +72,7 @@ def comparison(record: BuildRecord) -> list[Row]:
 
 
 def _batching_row(found: Batching) -> Row:
-    """What a text's neighbours do to it."""
+    """The change of a text's answer by the others of its batch."""
     what = f"a text alone and in a batch of {found.batch}"
     if found.mean_cosine is not None:
         figures = f"{found.mean_cosine:.4f}, at least {found.least_cosine:.4f}"
@@ -135,7 +135,7 @@ def speed_tone(found: Known) -> Tone:
 
 
 def smaller(original: float, result: float) -> Cell:
-    """How many times smaller, or larger, bytes became."""
+    """The factor by which bytes shrank, or grew."""
     factor = max(original, result) / min(original, result)
     if factor < _SAME_SIZE:
         return Cell("as large")

@@ -1,4 +1,4 @@
-"""What was made of which model, in a title and a sentence: of the stages that ran, and what they
+"""The title and the sentence of what was made of which model: of the stages that ran, and what they
 did. A recipe's own description is of its settings as they ship, and of no model."""
 
 import re
@@ -26,7 +26,8 @@ class Made:
     steps: int = 0
     """Of training, pruning's and recovery's."""
     formats: Sequence[str] = ()
-    """What the weights are stored in, by how many are; empty where all are float32."""
+    """The formats that weights are stored in, the most common first; empty where all are
+    float32."""
 
     @property
     def title(self) -> str:
@@ -53,7 +54,7 @@ class Made:
 
 
 def made(record: BuildRecord) -> Made:
-    """What a build's stages made of its model."""
+    """The changes that a build's stages made to its model."""
     trained = (record.stage(name).get("checks") for name in _TRAINING)
     return Made(
         model_name(record.model),
@@ -64,7 +65,7 @@ def made(record: BuildRecord) -> Made:
 
 
 def model_name(source: str) -> str:
-    """What to call a model that was named as a folder, a file, a hub id or package:NAME."""
+    """The name of a model given as a folder, a file, a hub id or package:NAME."""
     name = source.removeprefix("package:").rstrip("/").rpartition("/")[2]
     return name.removesuffix(".gguf") or source
 

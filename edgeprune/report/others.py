@@ -72,7 +72,7 @@ def read_others(files: Iterable[Path]) -> list[Other]:
                 )
         else:
             raise UserError(
-                f"{file} is no result that a report can show: give what `edgeprune bench` or "
+                f"{file} is not a result that a report can show: give what `edgeprune bench` or "
                 "`edgeprune evaluate` wrote with --json."
             )
     return list(found.values())

@@ -1,4 +1,4 @@
-"""What a build recorded, as the report reads it.
+"""The records of a build, as the report reads them.
 
 Builds of earlier versions recorded less: what is missing is told, never guessed.
 """
@@ -78,7 +78,7 @@ class Quality:
 
     @property
     def words(self) -> str:
-        """What the value is, in words."""
+        """The value's name, in words."""
         return self.key.replace("_", " ")
 
 
@@ -94,7 +94,7 @@ class BuildRecord:
     """Quality measures likewise."""
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What a stage did; empty where it did not run."""
+        """The record of a stage; empty where it did not run."""
         stages = self.content.get("stages", [])
         return next((each for each in stages if each["name"] == name), {})
 
@@ -108,12 +108,12 @@ class BuildRecord:
 
     @property
     def model(self) -> str:
-        """What the original was called."""
+        """The name of the original."""
         return self.content["source"]["model"]
 
     @cached_property
     def measured(self) -> Measured:
-        """What the build measured of itself."""
+        """The build's own measurement."""
         return Measured.model_validate(self.stage("measure"))
 
     @property
@@ -165,7 +165,7 @@ def open_record(folder: Path, name: str | None = None) -> BuildRecord:
 
 
 def ratio(found: Ratio) -> Known:
-    """How many times faster a candidate is than its baseline."""
+    """The speedup of a candidate over its baseline."""
     return Known(found.value, found.low, found.high)
 
 
@@ -180,5 +180,5 @@ def read_content(file: Path) -> dict[str, Any]:
 
 
 def data_name(data: str) -> str:
-    """What to call the data of a quality measure: a file by its name."""
+    """The name of a quality measure's data: a file's without its folder."""
     return data.rsplit("/", 1)[-1]

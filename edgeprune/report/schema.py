@@ -1,4 +1,4 @@
-"""What a report reads of records and result files, checked once where they are read.
+"""The parts of records and result files that a report reads, checked once where they are read.
 
 Only shapes and types: the content itself is passed on as it was read. What earlier versions did not
 record may be missing, and is never null.
@@ -25,7 +25,7 @@ _HOW = "sensitivity"
 
 
 class _Stage(_Read):
-    """What any stage recorded."""
+    """The fields that every stage records."""
 
     name: str
     seconds: float
@@ -36,7 +36,7 @@ RECORDS: dict[str, type[_Read]] = {
     **{stage.name: stage.record for stage in MAKING},
     "measure": Measured,
 }
-"""What each stage records, by its name."""
+"""The class of each stage's record, by its name."""
 
 
 def _by_name(record: Any) -> tuple[str, _Read]:

@@ -24,7 +24,7 @@ class Tile:
     what: str
     details: Sequence[str]
     word: str = ""
-    """What the figure says, behind it: faster, slower, worse."""
+    """The word behind the figure: faster, slower, worse."""
     tone: Tone = ""
 
 
@@ -60,7 +60,7 @@ def tiles(record: BuildRecord) -> list[Tile]:
 
 
 def requirements(record: BuildRecord) -> list[Judged]:
-    """What the recipe required, met or missed."""
+    """The recipe's requirements, met or missed."""
     asked = Requirements.model_validate(record.recipe.get("require") or {})
     return judge(record.measured, asked)
 
@@ -79,7 +79,8 @@ def verdict(judged: Sequence[Judged]) -> str:
 
 
 def meaning(record: BuildRecord) -> list[str]:
-    """What a closeness to the original's embeddings is, and is not; sentences."""
+    """The meaning of a mean cosine to the original's embeddings, and what it leaves open;
+    sentences."""
     found = {quality.task: quality for quality in record.quality}
     if "cosine" not in found:
         return []
@@ -146,7 +147,7 @@ _TOLD: dict[str, Callable[[Any], list[str]]] = {
 
 
 def not_measured(record: BuildRecord, others: Sequence[Point] = ()) -> list[str]:
-    """What a reader might take for measured and was not, each as a sentence."""
+    """The things that a reader might take for measured and were not, each as a sentence."""
     speed, measured = record.speed, record.measured
     settings, machine = speed.settings, speed.machine
     lines = [

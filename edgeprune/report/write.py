@@ -24,7 +24,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says, for the template."""
+    """The content of a page, for the template."""
 
     title: str
     heading: str
@@ -93,7 +93,7 @@ def report(places: Sequence[Path], output: Path | None = None) -> Path:
         output: where to; one build's own report.html, or report.html here for several.
 
     Raises:
-        UserError: no folder is named, one holds no build, a file is no result, or the builds do
+        UserError: no folder is named, one holds no build, a file is not a result, or the builds do
             different tasks.
     """
     check_drawable()

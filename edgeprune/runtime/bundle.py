@@ -231,18 +231,17 @@ class Bundle:
 
     @cached_property
     def pooling(self) -> Pooling | None:
-        """How a sentence encoder pools its tokens; None if the folder does not say."""
+        """The pooling of a sentence encoder's tokens; None if the folder does not say."""
         return read_pooling(self.folder)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """What a sentence encoder's pooled vector goes through."""
+        """The modules that a sentence encoder's pooled vector goes through."""
         return read_steps(self.folder)
 
     @cached_property
     def library(self) -> Library:
-        """What a sentence encoder says of its use: prompts, how long its vectors are, and how they
-        are compared."""
+        """A sentence encoder's prompts, width and similarity."""
         return read_library(self.folder) if TASKS[self.task].pools else Library()
 
     def read_json(self, name: str) -> dict[str, Any] | None:

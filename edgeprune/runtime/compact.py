@@ -7,7 +7,7 @@ import numpy as np
 from edgeprune.base.errors import UserError
 
 Precision = Literal["float32", "int8", "ubinary"]
-"""What a vector's values are stored as."""
+"""The type that a vector's values are stored as."""
 _LARGEST = 127
 
 

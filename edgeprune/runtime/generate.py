@@ -22,7 +22,7 @@ _INCOMPLETE = "\ufffd"
 
 
 class Sampling(Settings):
-    """How the next token is chosen, and when to stop."""
+    """The choice of the next token, and when to stop."""
 
     max_tokens: int = Field(default=256, ge=1, description="most tokens to generate")
     temperature: float = Field(
@@ -125,7 +125,7 @@ class Generator:
         return stream_text(self.tokenizer, self.generate_ids(prompt, sampling))
 
     def _room(self, prompt: Sequence[int], more: int = 1) -> int:
-        """How many tokens may follow the prompt."""
+        """The number of tokens that may follow the prompt."""
         if not len(prompt):
             raise UserError("The prompt is empty: give the model some text.")
         if self.bundle.max_length is None:

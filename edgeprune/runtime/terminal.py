@@ -23,7 +23,7 @@ _LONGEST_LINE = 16_000_000  # bytes
 
 @dataclass(frozen=True)
 class Asked:
-    """How answers are generated and written."""
+    """Settings by which answers are generated and written."""
 
     sampling: Sampling
     raw: bool = False

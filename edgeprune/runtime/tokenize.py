@@ -22,7 +22,7 @@ class Tokens:
     ids: Sequence[int]
     type_ids: Sequence[int]
     prompt: int = 0
-    """How many of the first are a sentence encoder's prompt, special tokens before it included."""
+    """The number of the first that are a sentence encoder's prompt and special tokens before it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Part:
 
     tokens: Tokens
     count: int
-    """How many of them are the text's own."""
+    """The number of them that are the text's own."""
 
 
 _PROBE = "a"
@@ -119,7 +119,7 @@ class Tokenizer:
         return found
 
     def _around(self) -> tuple[int, int]:
-        """How many special tokens stand before a text, and how many around it in all."""
+        """The number of special tokens before a text, and of those around it in all."""
         mask = self.rust.encode(_PROBE).special_tokens_mask
         return mask.index(0), sum(mask)
 

@@ -13,7 +13,7 @@ from edgeprune.service.requests import Stopping
 
 @dataclass(frozen=True)
 class End:
-    """How a text ended: at the model's stop token, at a limit of length or time, or because the
+    """The end of a text: at the model's stop token, at a limit of length or time, or because the
     service was stopped."""
 
     tokens: int

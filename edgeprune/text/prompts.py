@@ -12,19 +12,19 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.files import read_object
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
-"""How vectors are compared; the larger the nearer, the last two being distances with a minus."""
+"""Functions of two vectors; the larger the nearer, the last two being distances with a minus."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """What a sentence encoder says of its use."""
+    """A sentence encoder's prompts, width and similarity."""
 
     prompts: Mapping[str, str] = field(default_factory=dict)
     """By name; some are empty."""
     default: str | None = None
     """The name of the prompt that stands before a text for which none is asked."""
     width: int | None = None
-    """How many of a vector's first values are left."""
+    """The number of a vector's first values that are left."""
     similarity: Similarity = "cosine"
 
     def prompt(self, name: str | None = None) -> str:

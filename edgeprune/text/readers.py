@@ -40,8 +40,7 @@ class Reader(ABC):
     tokenizer: Tokenizer
     pad_id: int
     before: str = ""
-    """What stands before each text: the prompt that a sentence encoder reads without being asked.
-    """
+    """The text before each: the prompt that a sentence encoder reads without being asked."""
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
         """Training batches without end: the same for the same seed and purpose, others for

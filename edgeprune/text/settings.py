@@ -51,8 +51,8 @@ class TextSettings(Settings):
 
     sampler: Literal["random", "stratified", "clusters"] = Field(
         "random",
-        description="How calibration text is drawn: at random; so many of each group by its share; "
-        "or from clusters of the model's own embeddings, small ones more often (decoders: of each "
+        description="How calibration text is drawn: at random; from each group by its share; or "
+        "from clusters of the model's own embeddings, small ones more often (decoders: of each "
         "window's beginning).",
     )
     group_field: str | None = Field(

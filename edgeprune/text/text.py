@@ -41,7 +41,7 @@ class Text:
 
     @property
     def source(self) -> str:
-        """Where the corpus comes from, as the user named it."""
+        """The source of the corpus, as the user named it."""
         return self.corpus.source
 
     @functools.cached_property

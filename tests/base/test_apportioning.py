@@ -181,7 +181,7 @@ def test_bounds_that_are_not_given():
     assert apportion(3, [0, 1], lower=[1, 1]) == [1, 2]
     assert apportion(9, [1, 1, 1], upper=[9, 1, 1]) == [7, 1, 1]
     # A lower bound above the total is a bound that cannot be held, not one that is cut off.
-    with pytest.raises(UserError, match="a total of 3 units does not fit bounds that allow 5 to"):
+    with pytest.raises(UserError, match="A total of 3 units does not fit bounds that allow 5 to"):
         apportion(3, [1, 1], lower=[5, 0])
 
 
@@ -205,7 +205,7 @@ def test_callers_that_are_wrong_are_told(call, message):
 
 
 def test_the_first_layer_whose_bounds_cross_is_named():
-    with pytest.raises(UserError, match="layer 1 must hold at least 3 units and at most 2"):
+    with pytest.raises(UserError, match="Layer 1 must hold at least 3 units and at most 2"):
         apportion(5, [1, 1], upper=[2, 2], lower=[2, 3])
     assert apportion(4, [1, 1], upper=[2, 2], lower=[2, 2]) == [2, 2]
 

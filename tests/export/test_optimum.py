@@ -18,7 +18,7 @@ from edgeprune.export.graph import Graph
 from edgeprune.export.optimum_environment import VARIABLE, optimum_versions
 from edgeprune.export.optimum_exporter import export_by_optimum
 from edgeprune.export.rewrite.run import rewrite
-from edgeprune.export.rewrite.stage import optimum_graph
+from edgeprune.export.rewrite.stage import exported_graph
 from edgeprune.export.rewrite.verify import mean_drift, run_graph
 from edgeprune.export.trace import export_onnx
 from edgeprune.model.store import save_model
@@ -187,7 +187,7 @@ def test_the_exporters_graph_is_rewritten_and_answers_as_torch(environment, tmp_
     assert asked["task"] == model.task + "-with-past" * bool(model.anatomy.head)
     assert asked["model_name_or_path"] == str(stage)
     batches, output = _batches(), tmp_path / "model.onnx"
-    start = optimum_graph(written, stage, batches)
+    start = exported_graph(written, stage, batches, "optimum")
     reports = rewrite(start, output, model.anatomy, None, batches, TARGET)
     assert [report.name for report in reports][:2] == ["optimum", "fold constants"]
     found = run_graph(Graph.load(output), batches)
@@ -199,7 +199,7 @@ def test_a_graph_that_answers_otherwise_than_torch_is_refused(environment, tmp_p
     other = make_model("bert", tmp_path / "other", unequal=False)
     other.linear("encoder.layer.0.output.dense").weight.data *= 1.1
     path = export_onnx(other, tmp_path / "plain")
-    start = optimum_graph(path, stage, _batches())
+    start = exported_graph(path, stage, _batches(), "optimum")
     with pytest.raises(UserError, match=r"leave export\.by out"):
         rewrite(start, tmp_path / "out.onnx", other.anatomy, None, _batches(), TARGET)
 

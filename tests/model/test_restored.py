@@ -11,9 +11,9 @@ from tiny_models import make_batch, make_model
 from edgeprune.compress.calibrate.curvature import fisher, kfac
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS
 from edgeprune.compress.calibrate.walk import Walk
+from edgeprune.compress.cut.block_search import search_blocks
 from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.depth import layer_scores
-from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.levels.settings import Evolution
 from edgeprune.compress.prune.absorption import amplification
 from edgeprune.compress.prune.allocate import uniform_counts

@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from tiny_builds import model_folder, sentence_lines
+from without_measuring import MEASURED, leave_out_measuring
 
 from edgeprune.measure.record import Measured
 from edgeprune.pipeline import keys
@@ -256,10 +257,6 @@ def _untimed(content: Any) -> Any:
     return [_untimed(each) for each in content] if isinstance(content, list) else content
 
 
-OLD = Path(__file__).parents[1] / "fixtures" / "first_release" / "encoder" / "report.json"
-MEASURED = Measured.model_validate(json.loads(OLD.read_text(encoding="utf-8"))["stages"][-1])
-
-
 def digest_of_what_is_measured(build: Any, source: Path, target: Path, settings: Any) -> Measured:
     """In place of measuring: an old build's record, with a hash of what would be measured."""
     seen = hashlib.sha256(settings.model_dump_json(exclude={"data"}).encode())
@@ -274,12 +271,7 @@ def digest_of_what_is_measured(build: Any, source: Path, target: Path, settings:
 
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch):
-    monkeypatch.setattr("edgeprune.pipeline.measure.stage.run", digest_of_what_is_measured)
-    monkeypatch.setattr("edgeprune.pipeline.finish.missed", lambda *_: [])
-    monkeypatch.setattr("edgeprune.pipeline.finish.model_card", lambda _bundle: "A card.")
-    monkeypatch.setattr(
-        "edgeprune.pipeline.finish.write_report", lambda output, _facts: output / "report.html"
-    )
+    leave_out_measuring(monkeypatch, digest_of_what_is_measured)
 
 
 @pytest.fixture

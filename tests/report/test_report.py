@@ -399,7 +399,7 @@ def test_other_mistakes_are_told(copy: Path, tmp_path: Path) -> None:
     for arguments, sentence in (
         ([tmp_path / "nowhere"], "no folder"),
         ([copy / "report.json"], "Name the folder of a build"),
-        ([copy, tmp_path / "other.json"], "no result that a report can show"),
+        ([copy, tmp_path / "other.json"], "is not a result that a report can show"),
         ([copy, "--output", tmp_path / "none" / "x.html"], "There is no folder"),
     ):
         done = run("report", *arguments)

@@ -44,7 +44,7 @@ def drop_layers(
             "are kept and one is left: lower cut.layers, cut.keep_first or cut.keep_last."
         )
     if not bool(torch.isfinite(scores).all()):
-        raise UserError("The scores of the layers are not all finite; use another cut.layer_score.")
+        raise UserError("cut.layer_score: not all scores of the layers are finite: use another.")
     inner = highest(scores[first : total - last], free - count)
     dropped = [first + place for place in (~inner).nonzero().flatten().tolist()]
     keep_layers(model, [layer for layer in range(total) if layer not in dropped])

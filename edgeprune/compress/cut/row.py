@@ -66,7 +66,7 @@ def _refuse_units(
 
 
 def _whole(settings: CutSettings) -> str:
-    """What needs the whole model in memory: layers that leave, and scores that take gradients."""
+    """The setting that needs the whole model: layers that leave, and scores that take gradients."""
     for name in ("layers", "experts"):
         if getattr(settings, name):
             return f"cut.{name}"

@@ -178,9 +178,7 @@ def allocate(
     """Number of units that each layer keeps under `policy`; see `select`."""
     for index, layer in enumerate(scores):
         if not bool(torch.isfinite(layer).all()):
-            raise UserError(
-                f"The scores of layer {index} are not all finite: use another cut.score."
-            )
+            raise UserError(f"cut.score: not all scores of layer {index} are finite: use another.")
     layers = [layer.detach().double().cpu() for layer in scores]
     sizes = [len(layer) for layer in layers]
     if not minimum * len(sizes) <= keep_total <= sum(sizes) or minimum > min(sizes):

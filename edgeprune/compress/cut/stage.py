@@ -9,13 +9,13 @@ from torch import Tensor
 
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS, head_groups
 from edgeprune.compress.context import Context
+from edgeprune.compress.cut.block_search import search_blocks
 from edgeprune.compress.cut.collect import unit_scores
 from edgeprune.compress.cut.compensate import cut_channels, keep_means
 from edgeprune.compress.cut.depth import drop_layers, layer_scores
 from edgeprune.compress.cut.experts import drop_experts, expert_scores
 from edgeprune.compress.cut.record import Cut
 from edgeprune.compress.cut.scores import select
-from edgeprune.compress.cut.searched import search_blocks
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.cut.surgery import keep_channels, keep_heads, keep_layers
 from edgeprune.compress.levels.settings import sequences_per_batch

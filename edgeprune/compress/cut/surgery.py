@@ -29,7 +29,7 @@ def keep_channels(model: Model, layer: int, keep: Sequence[int]) -> None:
         UserError: nothing would be left.
     """
     part: FeedForward = model.anatomy.feed_forwards[layer]
-    index = _index(keep, layer, "feed-forward channel")
+    index = _index(keep, layer, "channels")
     for name in (part.gate, part.up):
         if name:
             _keep_outputs(model.linear(name), index)
@@ -55,7 +55,7 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
             "the others: cut channels instead."
         )
     part: Attention = anatomy.blocks[layer].attention
-    index = _index(keep, layer, "attention head")
+    index = _index(keep, layer, "heads")
     rows = (index[:, None] * part.head_dim + torch.arange(part.head_dim)).flatten()
     _keep_outputs(model.linear(part.query), rows)
     _keep_inputs(model.linear(part.output), rows)
@@ -68,8 +68,8 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
         )
         if not bool((per_group == per_group[0]).all()):
             raise UserError(
-                f"Layer {layer} would keep {per_group.tolist()} query heads per key-value head; "
-                "a decoder must keep equally many for each."
+                f"cut.heads would keep {per_group.tolist()} query heads per key-value head of "
+                f"layer {layer}, and a decoder keeps equally many for each: cut channels instead."
             )
     model.heads[layer] = [model.heads[layer][position] for position in index.tolist()]
     set_head_attributes(model)
@@ -82,7 +82,7 @@ def keep_layers(model: Model, keep: Sequence[int]) -> None:
         UserError: nothing would be left.
     """
     if not keep:
-        raise UserError("The model would be left without a single layer; ask for less.")
+        raise UserError("cut.layers would leave the model without a single layer: lower it.")
     order, blocks = sorted(keep), model.anatomy.blocks
     left = put_layers(model, order)
     for place, layer in enumerate(left):
@@ -131,10 +131,10 @@ def put_layers(model: Model, keep: Sequence[int]) -> nn.ModuleList:
     return left
 
 
-def _index(keep: Sequence[int], layer: int, what: str) -> torch.Tensor:
+def _index(keep: Sequence[int], layer: int, units: str) -> torch.Tensor:
     index = torch.as_tensor(sorted(keep), dtype=torch.long)
     if not len(index):
-        raise UserError(f"Layer {layer} would be left without a single {what}; ask for less.")
+        raise UserError(f"cut.{units} would leave layer {layer} without any: lower it.")
     return index
 
 

@@ -85,7 +85,7 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[int]:
-    """How often each token is used by texts, special tokens included."""
+    """Count the uses of each token by texts, special tokens included."""
     counts: Counter[int] = Counter()
     for some in track(_parts(texts), "tokens in use", -(-len(texts) // _TEXTS_AT_A_TIME)):
         for encoding in tokenizer.encode_batch(some):
@@ -141,7 +141,7 @@ def trim_model(model: Model, kept: Sequence[int]) -> None:
 def compare_tokens(
     tokenizer: Tokenizer, trimmed: Tokenizer, kept: Sequence[int], texts: Sequence[str]
 ) -> dict[str, float]:
-    """How texts that took no part in the choice fare.
+    """Compare how texts that took no part in the choice are tokenized before and after.
 
     Returns:
         Shares between 0 and 1: `texts_same`, of texts that are the same tokens as before;
@@ -155,16 +155,16 @@ def compare_tokens(
     old, stays = list(kept), set(kept)
     for some in track(_parts(texts), "held-out tokens", -(-len(texts) // _TEXTS_AT_A_TIME)):
         pairs = zip(tokenizer.encode_batch(some), trimmed.encode_batch(some), strict=True)
-        for text, (mine, its) in zip(some, pairs, strict=True):
-            equal = mine.ids == [old[token] for token in its.ids]
-            if not equal and stays.issuperset(mine.ids):
+        for text, (full, reduced) in zip(some, pairs, strict=True):
+            equal = full.ids == [old[token] for token in reduced.ids]
+            if not equal and stays.issuperset(full.ids):
                 raise UserError(
                     f"The trimmed tokenizer writes {text[:60]!r} with other tokens though all of "
                     "them are kept; this tokenizer cannot be trimmed: leave `vocabulary` out."
                 )
             same += equal
-            known += sum(token in stays for token in mine.ids)
-            before, after = before + len(mine.ids), after + len(its.ids)
+            known += sum(token in stays for token in full.ids)
+            before, after = before + len(full.ids), after + len(reduced.ids)
     return {
         "texts": len(texts),
         "texts_same": same / len(texts),
@@ -174,7 +174,7 @@ def compare_tokens(
 
 
 def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
-    """How often a corpus uses each token as a model of a kind reads it."""
+    """Count the uses of each token by a corpus, as a model of a kind reads it."""
     counts = count_tokens(tokenizer, _texts(corpus, kind))
     if kind == "sentences":
         # A sentence may begin with another token than in the midst of its text: the larger count.
@@ -183,7 +183,7 @@ def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
 
 
 def _texts(corpus: Corpus, kind: str) -> list[str]:
-    """What a model of a kind reads of a corpus."""
+    """The texts of a corpus, as a model of a kind reads them."""
     end = "\n" if kind == "windows" else ""
     return [f"{text}{end}" for text in corpus.documents]
 

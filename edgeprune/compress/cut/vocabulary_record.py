@@ -12,7 +12,7 @@ class Tokens(Record):
     """The share of texts that become the same tokens."""
     tokens_kept: float
     length: float
-    """How many times as many tokens the texts take."""
+    """The tokens that the texts take now, for one before."""
 
 
 class Trimmed(Record):

@@ -8,7 +8,7 @@ from edgeprune.base.settings import Settings
 
 
 class LoadSettings(Settings):
-    """How the user's model is read."""
+    """Reading of the user's model."""
 
     streamed: Literal["auto"] | bool = Field(
         "auto",

@@ -49,7 +49,9 @@ class MomentumVariancePruner:
         if len({prunable.name for prunable in prunables}) != len(prunables) or not prunables:
             raise ValueError("prunables need names of their own, and at least one")
         if settings.gated and settings.regrowth:
-            raise UserError("regrowth works on weights; channels and heads do not grow back")
+            raise UserError(
+                "prune.regrowth is for weights; channels and heads do not grow back: leave it out."
+            )
         self.settings = settings
         self._layers = [Layer(prunable, settings) for prunable in prunables]
         self.units = sum(layer.units for layer in self._layers)
@@ -61,8 +63,8 @@ class MomentumVariancePruner:
         room = sum(layer.limit for layer in self._layers)
         if self.goal > room:
             raise UserError(
-                f"pruning {self.goal} of {self.units} {_noun(settings)} would break "
-                f"max_layer_sparsity or leave a layer empty, which let {room} go: ask for less"
+                f"Pruning {self.goal} of {self.units} {_noun(settings)} would break "
+                f"max_layer_sparsity or empty a layer, which let {room} go: lower the sparsity."
             )
         steps = update_steps(total_steps, settings.start, settings.end, settings.updates)
         self.budget = BudgetController(settings.budget_rule(), steps, final)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.prune.settings import COLUMNS, PATTERN_HELP, parse_block, parse_n_m
+from edgeprune.compress.prune.settings import COLUMNS, WEIGHT_PATTERN_HELP, parse_block, parse_n_m
 
 
 class Pattern(Protocol):
@@ -161,7 +161,9 @@ def weight_pattern(text: str, shape: tuple[int, ...], name: str = "weight") -> P
     if text == COLUMNS:
         block = (1, shape[0])
     if not (n_m or block):
-        raise UserError(f"no such pattern of weights: {text!r}; a pattern is {PATTERN_HELP}")
+        raise UserError(f"There is no pattern of weights {text!r}: give {WEIGHT_PATTERN_HELP}.")
     if len(shape) != 2:
-        raise UserError(f"pattern {text} needs a matrix, and {name} has the shape {shape}")
+        raise UserError(
+            f"The pattern {text} needs a matrix, and {name} has the shape {shape}: give 'weights'."
+        )
     return NM(shape, *n_m) if n_m else Blocks(shape, *block)  # type: ignore[misc]

@@ -50,7 +50,7 @@ def _left_by_gates(settings: AnyPruneSettings, facts: Facts) -> dict[str, Sequen
 
 
 def _leaves(settings: AnyPruneSettings, facts: Facts) -> Facts:
-    """What pruning before the cut leaves."""
+    """The facts after pruning that comes before the cut."""
     if settings.gated:
         return replace(facts, units=_left_by_gates(settings, facts))
     return _emptied(settings, facts, left=False)
@@ -64,7 +64,7 @@ def _emptied(settings: AnyPruneSettings, facts: Facts, left: bool) -> Facts:
 
 
 def pruned_noun(pattern: str, left: bool = False) -> str:
-    """What a pattern of weights empties; `left`: of those that a cut left."""
+    """The weights that a pattern empties; `left`: of those that a cut left."""
     weights = "weights that were left" if left else "weights"
     if pattern == "weights":
         return weights
@@ -115,8 +115,8 @@ def _told(did: Pruned) -> list[str]:
 
 
 def _whole(stage: str) -> Callable[[AnyPruneSettings], str]:
-    """What of a prune stage needs the whole model: all but the same share of each linear, or one by
-    its depth, which go layer by layer."""
+    """The setting by which a prune stage needs the whole model: any but the same share of each
+    linear, or one by its depth, which go layer by layer."""
 
     def needs(settings: AnyPruneSettings) -> str:
         if not isinstance(settings, LayerwiseSettings):

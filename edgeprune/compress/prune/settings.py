@@ -172,7 +172,9 @@ class PruneSettings(PatternSettings):
         if self.start >= self.end:
             raise ValueError("start must come before end")
         if self.regrowth and self.gated:
-            raise ValueError("regrowth works on weights; channels and heads do not grow back")
+            raise ValueError(
+                "regrowth is for weights; channels and heads do not grow back: leave it out"
+            )
         for pool in self.pools() if self.pattern == "channels+heads" else (self,):
             if pool.share > self.max_layer_sparsity:
                 raise ValueError(

@@ -118,7 +118,7 @@ def _plan(settings: QuantizeSettings, facts: Facts) -> Plan:
 
 
 def _would(settings: QuantizeSettings, facts: Facts) -> list[str]:
-    """How many tensors would get which format, and their bytes."""
+    """The number of tensors that would get each format, and their bytes."""
     own = [entry for entry in _plan(settings, facts).quantized if entry.tied_to is None]
     lines = []
     for kind in dict.fromkeys(entry.format for entry in own):
@@ -179,7 +179,7 @@ rounded."""
 
 
 def _whole(settings: QuantizeSettings) -> str:
-    """What needs the whole model in memory."""
+    """The setting that needs the whole model in memory."""
     given = settings.model_dump()
     for name, values in _NEED_WHOLE.items():
         if given[name] in values:

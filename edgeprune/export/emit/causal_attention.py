@@ -37,7 +37,7 @@ class Rotary:
     cosines: str
     sines: str
     width: int
-    """How many of a head's first values are turned."""
+    """The number of a head's first values that are rotated."""
 
 
 def can_fuse(anatomy: Anatomy, rotary: tuple[Rotary, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""What decoders have beyond other models: norms of two kinds, and a head that shares a table."""
+"""Parts that only decoders have: norms of two kinds, and a head that shares a table."""
 
 from collections.abc import Mapping
 

@@ -64,7 +64,7 @@ class DistanceBiases:
         self._whole = graph.add("Transpose", [chosen], f"{_PATH}/HeadsFirst", perm=[2, 0, 1])
 
     def of(self, heads: Sequence[int]) -> str:
-        """What a layer with these of the original heads adds to its scores, (B,H,S,S)."""
+        """The bias (B,H,S,S) on the scores of a layer with these of the original heads."""
         kept = tuple(heads)
         if kept not in self._made:
             graph, path, bias = self._writer.graph, f"{_PATH}/{len(self._made)}", self._whole

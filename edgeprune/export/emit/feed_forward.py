@@ -84,7 +84,7 @@ class FeedForwards:
         return chosen, graph.add("Div", [largest, total], f"{place}/Shares")
 
     def _answers(self, tokens: str, chosen: str, block: Block, experts: Experts, width: int) -> str:
-        """What a token's experts answer (N,k,W)."""
+        """The outputs of a token's experts (N,k,W)."""
         graph, writer, place = self._graph, self._writer, path_of(experts.module)
         flat = graph.add("Reshape", [chosen, writer.integers(-1)], f"{place}/Copies")
         copies = graph.add("Shape", [flat], f"{place}/CopyCount")

@@ -1,4 +1,4 @@
-"""Where a run's tokens stand, and which of them see which: shared by all layers.
+"""The positions of a run's tokens, and which of them see which: shared by all layers.
 
 S tokens are new, T are known with them, and the cache may have room for more; so every size is read
 off attention_mask (B,T) and input_ids (B,S).
@@ -48,11 +48,11 @@ class Positions:
         return self._made["last"], self._made["all"]
 
     def mask(self, window: int | None) -> str:
-        """What is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another, else
-        MASKED.
+        """The mask that is added to scores, (B,1,S,T) or (B,1,1,T): 0 where a token sees another,
+        else MASKED.
 
-        It sees those before it and itself that are not padding, with a window the last so many.
-        MASKED is no infinity, which would turn the padded rows of a left-padded batch into NaN.
+        It sees itself and those before it that are not padding, the last `window` of them if given.
+        MASKED is not infinity, which would turn the padded rows of a left-padded batch into NaN.
         """
         if window not in self._masks:
             writer, graph = self._writer, self._graph
@@ -87,7 +87,7 @@ class Positions:
         )
 
     def _real(self) -> str:
-        """Which tokens are no padding (B,1,1,T)."""
+        """Which tokens are not padding (B,1,1,T)."""
         if "real" not in self._made:
             real = self._graph.add("Cast", ["attention_mask"], "/real/Cast", to=TensorProto.BOOL)
             axes = self._writer.integers(1, 2)

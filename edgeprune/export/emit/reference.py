@@ -1,4 +1,4 @@
-"""What torch answers on the batches that an emitted graph is compared on.
+"""Torch's answers on the batches that an emitted graph is compared on.
 
 A decoder answers a batch with the cache that it fills, then one more token on that, as the graph is
 asked by rewrite/verify.py; and some short prompts more that are padded, on either side.

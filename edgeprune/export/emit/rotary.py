@@ -30,7 +30,7 @@ Rotation = tuple[np.ndarray, float]
 
 
 def rotary_width(config: Mapping[str, Any], anatomy: Anatomy) -> int:
-    """How many of a head's first values are turned."""
+    """The number of a head's first values that are rotated."""
     return int(anatomy.blocks[0].attention.head_dim * turned_share(config, anatomy.family))
 
 

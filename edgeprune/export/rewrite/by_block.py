@@ -63,7 +63,7 @@ class _Part:
         return graph.part(begin, end, caches)
 
     def feeds(self, seen: Sequence[States]) -> list[Feed]:
-        """What the part is given of each batch."""
+        """The inputs that the part is given of each batch."""
         if self.reads is None:
             return [each.batch for each in seen]
         return [

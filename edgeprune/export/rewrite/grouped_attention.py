@@ -65,7 +65,7 @@ def _fuse(
 ) -> None:
     attention = parts.attention
     if attention.head_dim % FUSED_HEADS:
-        raise ValueError(f"heads of {attention.head_dim}: no multiple of {FUSED_HEADS}")
+        raise ValueError(f"heads of {attention.head_dim}, which is not a multiple of {FUSED_HEADS}")
     if len(parts.added) != 1:
         raise ValueError(f"{len(parts.added)} tensors are added to the scores, not one mask")
     keys, values = find_caches(graph, parts)

@@ -1,4 +1,4 @@
-"""What graphs answer: arrays that stand in a file until they are compared.
+"""Answers of graphs: arrays that stand in a file until they are compared.
 
 A decoder's logits take 0.2 to 1 MB a token, and several graphs' answers to the same texts wait for
 each other; in memory they would outweigh the model.

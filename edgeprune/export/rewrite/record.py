@@ -5,7 +5,7 @@ from edgeprune.compress.records import Count
 
 
 class Pass(Record):
-    """What one pass changed, and how far the outputs moved."""
+    """The nodes that one pass changed, and the drift of the outputs."""
 
     name: str
     changed: Count
@@ -16,7 +16,7 @@ class Pass(Record):
     kept: bool
     reason: str
     rounding: float | None = None
-    """How far the rounding that was planned moved the outputs, as a whole."""
+    """The drift of the outputs by the rounding that was planned, as a whole."""
 
 
 class Rewritten(Record):

@@ -4,7 +4,7 @@ A graph is traced, or emitted in the form that the first passes would leave of a
 compared with what torch answers.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +38,8 @@ _ORDER_OF_SUMS = 5e-3
 _OWN_ROUNDING = 0.02
 """The runtime's product in groups rounds the activations itself, or on some processors not."""
 EMITTED = 1e-4
-"""What an emitted graph and torch may differ by, as large as what folding a trace may do. Float32
-sums in another order give 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
+"""The largest drift of an emitted graph from torch, as large as what folding a trace may do.
+Float32 sums in another order give 1e-5 on MiniLM (benchmarks/README.md, "Emitted graphs")."""
 _CACHE_ROUNDING = 0.5
 """Drift of the outputs by a cache in integers; beyond it the model needs more bits."""
 
@@ -48,18 +48,22 @@ class RewriteError(Exception):
     """A graph differs from its model, or a lowering from the plan; nothing may be shipped."""
 
 
+Writer = Literal["emit", "trace", "optimum"]
+_WRITTEN: Mapping[Writer, str] = {"emit": "emitted", "trace": "traced", "optimum": "exported"}
+
+
 @dataclass(frozen=True)
 class Emitted:
-    """A graph that our tracer did not write, and what it must answer."""
+    """A graph as it was written, and what it must answer."""
 
     graph: Graph
     reference: Outputs
     """The torch model's outputs on the batches, then on `prompts`."""
     prompts: Sequence[Feed] = ()
     """Batches more on which the two are compared."""
-    by: Literal["emit", "optimum"] = "emit"
-    """What wrote it: an emitter, in the form that the first passes would leave of a trace, or
-    optimum's exporter, which traces."""
+    by: Writer = "emit"
+    """Its writer: an emitter, in the form that the first passes would leave of a trace, our tracer,
+    or optimum's exporter, which traces, too."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,12 @@ class PassReport:
     nodes: int
     """Nodes in the graph afterwards."""
     drift: float
-    """How far the result differs from the plan."""
+    """The drift of the result from the plan."""
     tolerance: float
     kept: bool
     reason: str = ""
     rounding: float | None = None
-    """How far the planned rounding moved the outputs, as a whole."""
+    """The drift of the outputs by the planned rounding, as a whole."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data, for the manifest."""
@@ -277,8 +281,8 @@ def as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
         )
     if drift > EMITTED:
         raise RewriteError(
-            f"the emitted graph differs by {drift:.3g} from what torch answers, beyond the "
-            f"tolerance of {EMITTED:g}"
+            f"the {_WRITTEN[emitted.by]} graph differs by {drift:.3g} from what torch answers, "
+            f"beyond the tolerance of {EMITTED:g}"
         )
     return PassReport(emitted.by, nodes, nodes, drift, EMITTED, kept=True)
 

@@ -16,7 +16,7 @@ from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.by_block import rewrite_by_block
 from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.record import Pass, Rewritten
-from edgeprune.export.rewrite.run import Emitted, PassReport, as_torch, rewrite
+from edgeprune.export.rewrite.run import Emitted, PassReport, Writer, as_torch, rewrite
 from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.store import load_model, write_layers
@@ -61,14 +61,13 @@ def _rewrite_whole(
     texts: Sequence[Batch],
 ) -> list[PassReport]:
     traced, batches = source / ONNX / "model.onnx", checked(texts)
-    asked, asks_optimum = (
-        context.settings.get("quantize"),
-        context.settings["export"].by == "optimum",
-    )
+    asked, by = context.settings.get("quantize"), context.settings["export"].by
+    start = None if by == "optimum" else emitted_graph(context.model, context.target, batches)
     return rewrite(
-        optimum_graph(traced, context.model, batches)
-        if asks_optimum
-        else emitted_graph(context.model, context.target, batches) or traced,
+        start
+        or exported_graph(
+            traced, context.model, batches, "optimum" if by == "optimum" else "trace"
+        ),
         target / ONNX / "model.onnx",
         open_checkpoint(str(context.model)).anatomy,
         quantized,
@@ -103,8 +102,8 @@ def _rewrite_streamed(
 
 
 def checked(batches: Sequence[Batch]) -> list[Feed]:
-    """What every pass is compared on: whole texts of the first batch, at least one; and of the
-    second the beginnings of many, shorter from row to row, so that there is padding."""
+    """Batches on which every pass is compared: whole texts of the first batch, at least one, and
+    the beginnings of many of the second, shorter from row to row, so that there is padding."""
     whole, many = batches
     short = _rows({name: value[:, :_SHORT] for name, value in many.inputs.items()}, _CHECKED_TOKENS)
     count, length = short["input_ids"].shape
@@ -114,7 +113,7 @@ def checked(batches: Sequence[Batch]) -> list[Feed]:
 
 
 def _rows(feed: Feed, tokens: int) -> Feed:
-    """A batch's first texts, of so many tokens together; at least one."""
+    """A batch's first texts, of `tokens` tokens together; at least one."""
     rows = max(1, tokens // feed["input_ids"].shape[1])
     return {name: values[:rows] for name, values in feed.items()}
 
@@ -128,13 +127,13 @@ def emitted_graph(folder: Path, target: Target, batches: Sequence[Feed]) -> Emit
     return Emitted(graph, *_answered(folder, batches))
 
 
-def optimum_graph(file: Path, folder: Path, batches: Sequence[Feed]) -> Emitted:
-    """The graph that optimum's exporter wrote of the model in `folder`, to be compared likewise."""
-    return Emitted(Graph.load(file), *_answered(folder, batches), by="optimum")
+def exported_graph(file: Path, folder: Path, batches: Sequence[Feed], by: Writer) -> Emitted:
+    """The graph that an exporter wrote of the model in `folder`, to be compared likewise."""
+    return Emitted(Graph.load(file), *_answered(folder, batches), by=by)
 
 
 def _answered(folder: Path, batches: Sequence[Feed]) -> tuple[Outputs, list[Feed]]:
-    """What torch answers on the batches and then on a decoder's padded prompts; and those."""
+    """The answers of torch on the batches and then on a decoder's padded prompts; and those."""
     model = load_model(folder)
     prompts = padded_prompts(batches) if model.anatomy.head else []
     return torch_outputs(model, [*batches, *prompts]), prompts

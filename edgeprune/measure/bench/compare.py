@@ -126,7 +126,7 @@ def peak_memory(subject: Subject, settings: BenchSettings) -> int | None:
         peak = process.ask("memory").get("peak_bytes")
     if peak is not None and not (isinstance(peak, int) and peak >= 0):
         raise UserError(
-            f"{subject.name} answered memory with {peak!r}, which is no number of bytes: see "
+            f"{subject.name} answered memory with {peak!r}, which is not a number of bytes: see "
             "edgeprune.measure.bench.protocol."
         )
     return peak
@@ -207,7 +207,8 @@ class _Run:
         }
 
     def side(self, place: int, **more: Any) -> Side:
-        """What is known of a subject; a variant of the baseline takes the memory that it takes."""
+        """The facts of a subject; a variant of the baseline takes the memory that the baseline
+        takes."""
         subject = self._subjects[place]
         if self._settings.compressed:
             more = {"compressed_bytes": compressed_bytes(subject.files), **more}

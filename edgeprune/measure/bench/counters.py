@@ -44,7 +44,7 @@ def why_missing() -> str | None:
 def count(
     subject: Subject, kind: Work, settings: BenchSettings, cores: list[int] | None
 ) -> dict[str, float]:
-    """What one call of a kind of work counts: "instructions", "cycles", or what there is of them.
+    """The counts of one call of a kind of work: "instructions", "cycles", or what there is of them.
 
     With more threads than one, those that wait for work count as well.
     """
@@ -54,7 +54,7 @@ def count(
 
 
 def per_call(counted: Callable[[int], dict[str, float]], few: int, more: int) -> dict[str, float]:
-    """What each of `more` calls adds to the counts of a process that makes `few`.
+    """The counts that each of `more` calls adds to those of a process that makes `few`.
 
     Args:
         counted: from a number of calls to the counts of a whole process that makes them.

@@ -34,7 +34,7 @@ def of_graph_file(path: Path) -> Subject:
     up, gives the sizes of a cache that the graph leaves open.
 
     Raises:
-        UserError: there is no such file, it is no ONNX model, or its data is missing or lies
+        UserError: there is no such file, it is not an ONNX model, or its data is missing or lies
             outside its folder.
     """
     if not path.is_file():
@@ -77,7 +77,8 @@ def of_graph_file(path: Path) -> Subject:
 
 
 def embedding_rows(graph: onnx.GraphProto) -> int | None:
-    """How many rows the table has in which `input_ids` are looked up; None where none is found."""
+    """The number of rows of the table in which `input_ids` are looked up; None where none is
+    found."""
     producers = {output: node for node in graph.node for output in node.output}
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     ids = {"input_ids"}

@@ -1,4 +1,4 @@
-"""What about this machine matters for a measurement."""
+"""The facts about this machine that matter for a measurement."""
 
 import os
 import platform

@@ -35,8 +35,8 @@ class CoreWatch:
         """`cores` are those in use, None for all that this process may use; `pids` the processes
         that are timed."""
         self._cores = list(cores) if cores else _allowed_cores()
-        # The asking process works only while the others wait for it: it is no disturbance.
-        self._ours = [psutil.Process(pid) for pid in (*pids, os.getpid())]
+        # The asking process works only while the others wait for it: that is not a disturbance.
+        self._timed = [psutil.Process(pid) for pid in (*pids, os.getpid())]
         self._before = self._read()
 
     def others_share(self) -> float | None:
@@ -44,8 +44,8 @@ class CoreWatch:
         now = self._read()
         if now is None or self._before is None:
             return None
-        passed, busy, ours = (b - a for a, b in zip(self._before, now, strict=True))
-        return min(1.0, max(0.0, (busy - ours) / (passed * len(self._cores))))
+        passed, busy, timed = (b - a for a, b in zip(self._before, now, strict=True))
+        return min(1.0, max(0.0, (busy - timed) / (passed * len(self._cores))))
 
     def _read(self) -> tuple[float, float, float] | None:
         """(clock, the cores' busy seconds, our own processes' seconds)."""
@@ -54,7 +54,7 @@ class CoreWatch:
             return None
         busy = sum(getattr(all_cores[core], kind, 0.0) for core in self._cores for kind in _BUSY)
         try:
-            times = [process.cpu_times() for process in self._ours]
+            times = [process.cpu_times() for process in self._timed]
         except psutil.Error:
             return None
         return time.monotonic(), busy, sum(spent.user + spent.system for spent in times)

@@ -138,7 +138,7 @@ class Conversation:
 
     @contextlib.contextmanager
     def _at_most(self, seconds: float) -> Iterator[threading.Event]:
-        """End the process after so many seconds of this context; an event that says whether."""
+        """End the process once this context has lasted `seconds`; the event says whether it did."""
         late = threading.Event()
 
         def end() -> None:

@@ -1,4 +1,4 @@
-"""Where the time of one call goes: the runtime's own profile, as shares by type of operator.
+"""The time of one call by operator: the runtime's own profile, as shares by type of operator.
 
 Profiling slows the runtime, so it has a process of its own, after everything else was timed.
 """

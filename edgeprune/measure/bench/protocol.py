@@ -1,4 +1,4 @@
-"""What a subject's process and the benchmark say to each other: version 1.
+"""The protocol of a subject's process and the benchmark: version 1.
 
 The benchmark starts a command for each subject and writes one JSON object a line to its standard
 input; the process answers each with one on its standard output, in order. Any program that does
@@ -18,9 +18,9 @@ this can be timed, as `command:PROGRAM ARGUMENTS`.
   decoder's "prompt" and, with a key-value cache, "decode"; and "profile", where the runtime tells
   the time of each operator. A process that knows its model from its own command line also says
   "files", the paths that hold the model, and "max_length", the most tokens it takes, or null.
-- load opens the model for so many threads, on those processor cores (null: on all), and answers how
-  long that took, without converting it from another format. Edgeprune's own processes are told here
-  which model, too (worker.py, torch_worker.py).
+- load opens the model on that number of threads and those cores (null: all), and answers how long
+  it took, without converting it from another format. Edgeprune's own processes are told here which
+  model, too (worker.py, torch_worker.py).
 - encoder, prompt and decode answer the seconds of each call. The process draws the token ids, from
   the seed. A prompt's call starts with an empty cache and ends when the first new token is chosen.
   Decoding fills the cache with `context` tokens and takes one step, both untimed, and then times

@@ -48,7 +48,7 @@ class Machine(Record):
 
 
 class Noise(Record):
-    """How quiet the machine was; noise.py says what both shares are."""
+    """The noise of the machine; noise.py says what both shares are."""
 
     turn_spread: float | None = None
     others_share: float | None = None
@@ -96,7 +96,7 @@ class Times(Record):
 
 
 class Ratio(Record):
-    """How many times faster the candidate is, with its 95 % interval, from `pairs` pairs."""
+    """The speedup of the candidate, with its 95 % interval, from `pairs` pairs."""
 
     value: PositiveFloat
     low: PositiveFloat
@@ -161,7 +161,7 @@ class Spent(Record):
 
 
 class Profile(Record):
-    """Where the time of one run goes: the operator that takes most first, and what the runtime, and
+    """The time of one run by operator, the one that takes most first, and what the runtime, and
     profiling itself, take between them."""
 
     run_ms: float
@@ -239,7 +239,7 @@ def known_profiles(profile: Mapping[Work, Profiles]) -> dict[Work, dict[SideName
 
 
 def read_speed(content: Any, file: Path, remedy: str) -> Speed:
-    """What `compare` or `measure` wrote.
+    """Read what `compare` or `measure` wrote.
 
     Raises:
         UserError: it is damaged.

@@ -98,7 +98,7 @@ class Host:
         if shutil.which("ssh") is None:
             raise UserError("--remote needs ssh, which is not installed here.")
         if not destination or destination.startswith("-"):
-            raise UserError(f"--remote {destination!r} is no host; write user@host.")
+            raise UserError(f"--remote {destination!r} is not a host: write user@host.")
         self.destination = destination
         self._sockets = tempfile.TemporaryDirectory(prefix="edgeprune-")
         # One connection for all commands, so that a password is asked for once.
@@ -198,7 +198,7 @@ class Host:
 
 @contextlib.contextmanager
 def _model_files(target: str) -> Iterator[tuple[list[tuple[Path, str]], str]]:
-    """What to copy of a model, each under a name, and the name that bench is told."""
+    """The files to copy of a model, each under a name, and the name that bench is told."""
     if target.startswith(("torch:", "command:")):
         raise UserError(f"--remote copies models, and {target} is a program of this machine.")
     path = Path(target)

@@ -1,4 +1,4 @@
-"""What can be benchmarked.
+"""The subjects that can be benchmarked.
 
 | named by | what runs |
 |---|---|
@@ -80,7 +80,9 @@ def _of_command(name: str, line: str) -> Subject:
     try:
         command = tuple(shlex.split(line))
     except ValueError as error:
-        raise UserError(f"{name} is no command line: {error}.") from None
+        raise UserError(
+            f"{name} is not a command line ({error}): quote it as for a shell."
+        ) from None
     if not command:
         raise UserError("command: names no program; write command:PROGRAM ARGUMENTS.")
     with Conversation(name, command) as process:

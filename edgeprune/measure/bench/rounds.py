@@ -65,17 +65,19 @@ def turn(process: Process, kind: Work, calls: int, settings: BenchSettings) -> l
 
 
 def request(kind: Work, calls: int, settings: BenchSettings) -> dict[str, int]:
-    """What a worker is asked for `calls` calls of a kind of work; of decoding, as many steps."""
+    """The request to a worker for `calls` calls of a kind of work; of decoding, for as many
+    steps."""
     if kind == "decode":
         return {"batch": settings.batch, "context": settings.tokens, "steps": calls}
     return {"batch": settings.batch, "tokens": settings.tokens, "calls": calls}
 
 
 def ratio_of(times: Sequence[Samples], baseline: int | None, settings: BenchSettings) -> Ratio:
-    """How many times faster the first is than another; alone, its times over their median."""
-    ours = times[0].turns
-    theirs = [median(ours)] * len(ours) if baseline is None else times[baseline].turns
-    return paired_ratio(theirs, ours, settings.seed)
+    """The speedup of the first over the baseline; alone, its times over their median."""
+    candidate = times[0].turns
+    alone = [median(candidate)] * len(candidate)
+    reference = alone if baseline is None else times[baseline].turns
+    return paired_ratio(reference, candidate, settings.seed)
 
 
 def _warm(process: Process, kind: Work, settings: BenchSettings) -> int:

@@ -1,4 +1,4 @@
-"""How many bytes a model takes on disk, and compressed as for a download."""
+"""The bytes that a model takes on disk, and compressed as for a download."""
 
 import functools
 import zlib

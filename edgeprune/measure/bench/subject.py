@@ -1,4 +1,4 @@
-"""What is timed: one model, and the process that runs it."""
+"""The subject of a benchmark: one model, and the process that runs it."""
 
 import sys
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ class Subject:
     kinds: tuple[Work, ...]
     """The kinds of work that it is timed at."""
     load: dict[str, Any] = field(default_factory=dict)
-    """What its process must know to load it."""
+    """The arguments by which its process loads it."""
     files: tuple[Path, ...] = ()
     task: str | None = None
     max_length: int | None = None
@@ -89,7 +89,7 @@ class Subject:
 
 
 def onnx_load(path: Path, vocabulary: int, config: dict[str, Any]) -> dict[str, Any]:
-    """What worker.py must know to load an ONNX file."""
+    """The arguments by which worker.py loads an ONNX file."""
     return {
         "model": str(path.absolute()),
         "vocabulary": vocabulary,
@@ -99,7 +99,7 @@ def onnx_load(path: Path, vocabulary: int, config: dict[str, Any]) -> dict[str, 
 
 
 def kernels_note(path: Path) -> tuple[str, ...]:
-    """What to say of a file whose sparse linears the operator library runs; nothing of others."""
+    """The note on a file whose sparse linears the operator library runs; nothing of others."""
     if not uses_kernels(path):
         return ()
     return (f"{path}: sparse linears by edgeprune.kernels, {system_facts()['chosen']}.",)

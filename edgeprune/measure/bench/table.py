@@ -37,14 +37,14 @@ def bench_table(result: Speed | Sweep) -> RenderableType:
 
 
 def _point(result: Speed) -> RenderableType:
-    settings, ours, theirs = result.settings, result.candidate, result.baseline
+    settings, candidate, baseline = result.settings, result.candidate, result.baseline
     models = list(result.sides.values())
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
-    if theirs:
+    if baseline:
         table.add_column("baseline", justify="right")
-    table.add_column("candidate" if theirs else "measured", justify="right")
-    if theirs:
+    table.add_column("candidate" if baseline else "measured", justify="right")
+    if baseline:
         table.add_column("gain", justify="right")
     for work, found in result.measures.items():
         _add_speed(table, work, found)
@@ -59,13 +59,13 @@ def _point(result: Speed) -> RenderableType:
         if not all(values):
             continue  # not asked for, or not known of a foreign program
         cells = [f"{value / unit:,.1f} {name}" for value in values]
-        gain = [_gain(values[0] / values[1], "less", "more")] if theirs else []
+        gain = [_gain(values[0] / values[1], "less", "more")] if baseline else []
         table.add_row(label, *cells, *gain)
     counted = result.counters
     if counted and not isinstance(counted, Missing):
         _add_counts(table, counted)
-    notes = _names(ours, theirs)
-    if theirs:
+    notes = _names(candidate, baseline)
+    if baseline:
         notes += [
             f"{WORKS[work].call}: {_unsettled(settings)}"
             for work, found in result.measures.items()
@@ -77,7 +77,9 @@ def _point(result: Speed) -> RenderableType:
             if (apart := found.medians_apart)
         ]
     if result.noise and result.noise.noisy:
-        notes.append(f"A noisy machine: {', and '.join(result.noise.why)}. {_noisy(bool(theirs))}")
+        notes.append(
+            f"A noisy machine: {', and '.join(result.noise.why)}. {_noisy(bool(baseline))}"
+        )
     if isinstance(counted, Missing):
         notes.append(f"No instructions and cycles: {counted.missing}.")
     profiles = result.profile or {}
@@ -99,7 +101,7 @@ def _point(result: Speed) -> RenderableType:
 def _sweep(results: Sequence[Speed]) -> RenderableType:
     """A row for each point and kind of work; what all points share stands in the title."""
     first = results[0]
-    works, theirs = list(first.measures), first.baseline
+    works, baseline = list(first.measures), first.baseline
     swept = [
         key for key in _SWEPT if len({getattr(result.settings, key) for result in results}) > 1
     ]
@@ -109,9 +111,10 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
     if len(works) > 1:
         table.add_column("work")
     unit = WORKS[works[0]].unit
-    for title in (*(["baseline"] if theirs else []), "candidate" if theirs else "ms", f"{unit}/s"):
+    sides = ["baseline", "candidate"] if baseline else ["ms"]
+    for title in (*sides, f"{unit}/s"):
         table.add_column(title, justify="right")
-    if theirs:
+    if baseline:
         table.add_column("as fast", justify="right")
     peaks = all(result.candidate.peak_memory_bytes for result in results)
     if peaks:  # a foreign program's is not known
@@ -128,10 +131,10 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
             cells += [f"{(result.candidate.peak_memory_bytes or 0) / 1e6:,.0f}"] if peaks else []
             table.add_row(*cells)
     same = [f"{key} {getattr(first.settings, key)}" for key in _SWEPT if key not in swept]
-    notes = _names(first.candidate, theirs)
+    notes = _names(first.candidate, baseline)
     if peaks:
-        notes.append(f"MB: peak memory{' of the candidate' if theirs else ''}")
-    if theirs:
+        notes.append(f"MB: peak memory{' of the candidate' if baseline else ''}")
+    if baseline:
         measured = [found for result in results for found in result.measures.values()]
         if late := sum(not found.settled for found in measured):
             notes.append(f"In {late} of {len(measured)} rows {_unsettled(first.settings)}")
@@ -141,7 +144,9 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
                 f"ratio; {MEDIANS_APART}."
             )
     if noisy := sum(bool(result.noise and result.noise.noisy) for result in results):
-        notes.append(f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(theirs))}")
+        notes.append(
+            f"A noisy machine at {noisy} of {len(results)} points. {_noisy(bool(baseline))}"
+        )
     notes.append(_machine(first))
     return Group(
         Text(", ".join([*same, "median milliseconds"]), style="bold"),
@@ -255,11 +260,14 @@ def _shares(spent: Iterable[Spent]) -> list[str]:
     return [text for each in spent for text in (f"{each.share:.1%}", f"{each.ms:.3f}")]
 
 
-def _names(ours: Side, theirs: Side | None) -> list[str]:
-    """What was run, and in what where that is not the runtime's default."""
-    if theirs is None:
-        return [f"{ours.name}{_way(ours)}"]
-    return [f"candidate: {ours.name}{_way(ours)}", f"baseline:  {theirs.name}{_way(theirs)}"]
+def _names(candidate: Side, baseline: Side | None) -> list[str]:
+    """The names of what was run, and in what where that is not the runtime's default."""
+    if baseline is None:
+        return [f"{candidate.name}{_way(candidate)}"]
+    return [
+        f"candidate: {candidate.name}{_way(candidate)}",
+        f"baseline:  {baseline.name}{_way(baseline)}",
+    ]
 
 
 def _way(model: Side) -> str:

@@ -26,7 +26,7 @@ from edgeprune.measure.works import WORKS, Work
 # An interval as wide as the distance to the limit settles it every other time, since its middle
 # moves too; one narrower by this (1.96 + 0.84 standard errors, not 1.96) does four times in five.
 _SURE = (1.96 + 0.84) / 1.96
-# More time than this many times what was spent is no advice.
+# More time than this many times what was spent is not worth advising.
 _MOST_PATIENCE = 100
 # Differences of quality below this come from adding in another order.
 _NOTHING = 1e-9
@@ -283,7 +283,7 @@ def _medians_note(quotient: float, interval: tuple[float, float, float]) -> str:
 
 
 def _with_advice(check: Check, time_limit: float) -> Check:
-    """What more time would settle: an interval narrows with the square root of the pairs."""
+    """Add what more time would settle: an interval narrows with the square root of the pairs."""
     assert check.change is not None
     assert check.interval is not None
     assert check.limit is not None

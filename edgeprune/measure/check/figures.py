@@ -24,6 +24,7 @@ from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import open_session
 
 FORMAT_VERSION = 1
+_SAVE = "save one with `edgeprune check BUNDLE --save FILE`."
 _WORK = ("batch", "tokens", "decode_steps", "threads")
 
 
@@ -44,7 +45,7 @@ class Latency(_Saved):
 
 
 class Operators(_Saved):
-    """How often each operator occurs: in the file, and in the graph that the runtime runs."""
+    """The count of each operator: in the file, and in the graph that the runtime runs."""
 
     written: dict[str, PositiveInt]
     run: dict[str, PositiveInt] = Field(min_length=1)
@@ -81,7 +82,7 @@ class _Recipe(Record):
 
 
 class _Built(Record):
-    """What a manifest tells of the build."""
+    """The facts of the build in a manifest."""
 
     stages: Many[_Stage] = ()
     text: dict[str, Any] = Field(default={})
@@ -90,7 +91,8 @@ class _Built(Record):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a model is: its name here, what it does, and the SHA-256 of what it was made from."""
+    """The identity of a model: its name here, its task, and the SHA-256 of what it was made
+    from."""
 
     name: str
     task: str
@@ -121,7 +123,7 @@ class Conditions(_Saved):
 
 
 class Figures(_Saved):
-    """What the gate knows of one model."""
+    """The figures of one model, as the gate compares them."""
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -141,7 +143,7 @@ class Figures(_Saved):
 
 
 def identify(bundle: Bundle, place: str | Path) -> Identity:
-    """What a bundle says that it is, before anything is measured."""
+    """The identity that a bundle states, before anything is measured."""
     source = bundle.manifest.get("source")
     sha256 = source.get("sha256") if isinstance(source, dict) else None
     return Identity(name_of(place), bundle.task, sha256 if isinstance(sha256, str) else None)
@@ -176,7 +178,7 @@ def read_figures(path: Path) -> Figures:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a saved result: {error}.") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path} is no saved result: it holds no JSON object.")
+        raise UserError(f"{path} is not a saved result (it holds no JSON object): {_SAVE}")
     version = found.get("format_version", FORMAT_VERSION)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
@@ -189,16 +191,14 @@ def read_figures(path: Path) -> Figures:
         return _from_bench(found) if "measures" in found else Figures.model_validate(found)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"{path} is no saved result ({where}): save one with `edgeprune check BUNDLE --save "
-            "FILE`."
-        ) from None
+        raise UserError(f"{path} is not a saved result ({where}): {_SAVE}") from None
 
 
 def differing_conditions(
     candidate: Figures, baseline: Figures, names: tuple[str, ...] = ()
 ) -> list[str]:
-    """What differs between two runs that must agree for speed and memory to be compared.
+    """The conditions that differ between two runs, of those that speed and memory need to be the
+    same.
 
     `names` limits it to some facts.
     """
@@ -228,7 +228,7 @@ def count_operators(bundle: Bundle) -> Operators:
 
 
 def _speed_figures(result: Speed, side: SideName) -> dict[str, Any]:
-    """What a benchmark tells of one side."""
+    """The figures of one side of a benchmark."""
     about = result.sides[side]
     return {
         "task": about.task,
@@ -254,7 +254,7 @@ def _from_bench(result: dict[str, Any]) -> Figures:
 
 
 def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
-    """What the build's own measurement found on the text that it held out; none of a model that
+    """The quality that the build itself measured on the text that it held out; none of a model that
     edgeprune did not build.
 
     Raises:

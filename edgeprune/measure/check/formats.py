@@ -131,7 +131,7 @@ def _cells(check: Check) -> list[str]:
 
 
 def _notes(outcome: Outcome) -> list[str]:
-    """What was compared, and whether the machine was quiet."""
+    """The models that were compared, and whether the machine was quiet."""
     notes = []
     if outcome.baseline is not None:
         notes.append(f"{outcome.candidate.name} against {outcome.baseline.name}")

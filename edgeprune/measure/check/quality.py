@@ -16,7 +16,7 @@ from edgeprune.runtime.bundle import Bundle
 
 @dataclass(frozen=True)
 class Scale:
-    """How a measure's first value counts: so many points a unit, or per cent where None."""
+    """The scale of a measure's first value: points per unit, or per cent where None."""
 
     higher_is_better: bool
     points: float | None

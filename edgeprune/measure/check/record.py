@@ -37,5 +37,5 @@ class Check(Record):
 
 
 def skipped(name: str, why: str) -> Check:
-    """What was not checked, and why."""
+    """A check that was not made, and the reason."""
     return Check(name=name, verdict="skipped", sentence=f"not checked: {why}")

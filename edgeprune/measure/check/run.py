@@ -49,14 +49,14 @@ _VERDICTS: dict[Verdict, str] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the gate measured and found."""
+    """The figures that the gate measured, and its checks."""
 
     candidate: Figures
     baseline: Figures | None
     checks: Sequence[Check]
     limits: Limits
     disturbed: Sequence[str]
-    """What was noisy about the machine while speed was measured."""
+    """The signs of a noisy machine while speed was measured."""
 
     @property
     def verdict(self) -> Verdict:

@@ -1,4 +1,4 @@
-"""What a candidate may cost before it counts as a regression."""
+"""The limits on what a candidate may cost before it counts as a regression."""
 
 from typing import Annotated
 

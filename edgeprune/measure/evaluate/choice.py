@@ -56,7 +56,7 @@ def read_items(rows: Sequence[Row], place: str) -> list[Item]:
     """The items that rows hold.
 
     Raises:
-        UserError: a row's choices are no list of texts, or its gold is none of them.
+        UserError: a row's choices are not a list of texts, or its gold is none of them.
     """
     return [_item(row, place) for row in rows]
 

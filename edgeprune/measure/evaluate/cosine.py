@@ -1,4 +1,4 @@
-"""How far an encoder's embeddings moved from the original's."""
+"""The cosines of an encoder's embeddings with the original's."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ def cosine(bundle: Bundle, original: Bundle, data: Data) -> Quality:
     """Mean cosine of each text's embedding with the original's, and the 5th percentile."""
     rows = data.texts()
     texts = [row["text"] for row in rows]
-    ours, theirs = unit_embeddings(bundle, texts), unit_embeddings(original, texts)
-    if ours.shape != theirs.shape:
+    vectors, reference = unit_embeddings(bundle, texts), unit_embeddings(original, texts)
+    if vectors.shape != reference.shape:
         raise UserError(
-            f"{bundle.folder} makes embeddings of {ours.shape[1]} numbers and {original.folder} "
-            f"of {theirs.shape[1]}: they cannot be compared."
+            f"{bundle.folder} makes embeddings of {vectors.shape[1]} numbers and {original.folder} "
+            f"of {reference.shape[1]}: they cannot be compared."
         )
-    cosines = (ours.astype(np.float64) * theirs).sum(axis=1)
+    cosines = (vectors.astype(np.float64) * reference).sum(axis=1)
     return Quality({"cosine": cosines}, _mean_and_p5, {"texts": len(texts)}, data.groups(rows))
 
 

@@ -1,4 +1,5 @@
-"""What a quality measure reads: rows, texts or running text, from files or the Hugging Face hub."""
+"""The data of a quality measure: rows, texts or running text, from files or the Hugging Face
+hub."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from edgeprune.measure.evaluate.result import Sample
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 
-# A hub's test labels are often hidden, and its training rows are no test.
+# A hub's test labels are often hidden, and its training rows are not a test.
 _SPLITS = ("validation", "test", "train")
 SEED = 0
 """Of the rows that a limit leaves."""

@@ -12,7 +12,7 @@ from edgeprune.text.files import text_of
 
 
 def generation(bundle: Bundle, data: Data) -> Quality:
-    """How often greedy decoding gives the answer, and whether choosing would have hidden it.
+    """The share of right answers by greedy decoding, and whether choosing would have hidden it.
 
     `data` has rows with `prompt` and `answer`, or multiple-choice rows (`query`, `choices`, `gold`)
     whose right choice is the answer. All values are times 100.

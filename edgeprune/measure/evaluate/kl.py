@@ -1,4 +1,4 @@
-"""How far a model's probabilities, token by token, moved from the original's."""
+"""The divergence of a model's probabilities, token by token, from the original's."""
 
 import numpy as np
 
@@ -23,11 +23,11 @@ def kl(bundle: Bundle, original: Bundle, data: Data, window: int = 512) -> Quali
     """
     kept = None if kept_tokens(original) is not None else kept_tokens(bundle)
     windows = token_windows(original if kept is None else bundle, data, window)
-    ours, theirs = runtime.load(bundle), runtime.load(original)
+    model, teacher = runtime.load(bundle), runtime.load(original)
     nats, agreed = [], []
     for ids in track(windows.ids, "divergence from the original", len(windows.ids)):
-        candidate = ours.logits(ids)
-        reference = theirs.logits(ids) if kept is None else theirs.logits(kept[ids])[:, kept]
+        candidate = model.logits(ids)
+        reference = teacher.logits(ids) if kept is None else teacher.logits(kept[ids])[:, kept]
         if reference.shape != candidate.shape:
             raise UserError(
                 f"{bundle.folder} gives {candidate.shape[-1]:,} logits a token and "

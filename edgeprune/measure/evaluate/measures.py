@@ -33,7 +33,8 @@ def _as_it_is(row: Row, name: str, place: str | Path) -> Any:
 
 @dataclass(frozen=True)
 class Measure:
-    """Where a measure's function is, and what it needs. Rows of tasks say what it fits."""
+    """A quality measure: where its function is, and what it needs. Rows of tasks say what it
+    fits."""
 
     name: str
     function: str  # "module:function" of bundle, (original,) data and options; imported on use

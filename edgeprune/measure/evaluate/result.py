@@ -1,4 +1,4 @@
-"""What a quality measure returns, and the result that is made of it."""
+"""The scores that a quality measure returns, and the result that is made of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ LOWER_IS_BETTER = frozenset(
 
 @dataclass(frozen=True)
 class Quality:
-    """What each row scored, how rows make the measured values, and what they were measured on.
+    """The scores of rows, the aggregate that makes values of them, and what they were measured on.
 
     Everything that needs rows works by this alone: the values themselves, their bootstrap
     intervals, differences to another model on the same rows, and groups.
@@ -54,7 +54,7 @@ class Quality:
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(next(iter(self.scores.values())))
 
     def values(self, rows: np.ndarray | None = None) -> dict[str, float]:
@@ -111,7 +111,7 @@ class Summary(Record):
 
 
 class Evaluation(Record):
-    """What a quality measure found of a bundle, beside the original's where it was given one."""
+    """The result of a quality measure on a bundle, beside the original's where it was given one."""
 
     task: str
     data: str
@@ -120,9 +120,9 @@ class Evaluation(Record):
     """The SHA-256 of its graph, where it has a manifest."""
     against: str | None = None
     conditions: dict[str, int]
-    """What was counted."""
+    """The counts of what was measured, such as texts, windows and tokens."""
     sample: Sample | None = None
-    """Where a limit left some of the data out."""
+    """The part of the data that was measured, where a limit left some out."""
     values: Values
     interval: dict[str, Ends] | None = None
     original: Values | None = None
@@ -136,7 +136,7 @@ class Evaluation(Record):
     largest_loss: dict[str, str] | None = None
     """The group whose difference is worst."""
     rows: dict[str, dict[str, list[Any]]] | None = None
-    """What each row scored, of "bundle" and, where it has rows of its own, "original"."""
+    """The scores of each row, of "bundle" and, where it has rows of its own, "original"."""
 
     @model_validator(mode="after")
     def _beside(self) -> Self:

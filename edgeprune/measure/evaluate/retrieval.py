@@ -28,13 +28,13 @@ def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
     """
     rows = different_texts(data)
     texts = [row["text"] for row in rows]
-    ours, theirs = (
+    found, reference = (
         nearest(Embedder(model).embed(texts), NEIGHBOURS, model.library.similarity)
         for model in (bundle, original)
     )
     scores = {
-        "overlap_at_10": (theirs[:, :, None] == ours[:, None, :]).any(axis=2).mean(axis=1),
-        "recall_at_10": (theirs[:, :1] == ours).any(axis=1).astype(float),
+        "overlap_at_10": (reference[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1),
+        "recall_at_10": (reference[:, :1] == found).any(axis=1).astype(float),
     }
     return Quality(scores, percentages, {"texts": len(rows)}, data.groups(rows))
 

@@ -1,4 +1,4 @@
-"""How near vectors are, by the function that a sentence encoder names; the larger the nearer."""
+"""Similarities of vectors, by the function that a sentence encoder names; the larger the nearer."""
 
 import numpy as np
 

@@ -11,24 +11,24 @@ from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Quality, Summary
 
 
 def summary(
-    ours: Quality, theirs: Quality | None = None, rows: np.ndarray | None = None
+    candidate: Quality, baseline: Quality | None = None, rows: np.ndarray | None = None
 ) -> Summary:
-    """What the rows (all, or the chosen indices) say, of one model or of both."""
+    """Summarize the rows (all, or the chosen indices), of one model or of both."""
     chosen: dict[str, Any] = {}
     if rows is not None:
         chosen["rows"] = rows.size
-        ours, theirs = ours.among(rows), theirs and theirs.among(rows)
-    values, everything = ours.values(), np.arange(ours.count)
-    strata = ours.scores[ours.strata] if ours.strata else None
-    interval = bootstrap(ours.values, everything, strata)
-    if theirs is None:
+        candidate, baseline = candidate.among(rows), baseline and baseline.among(rows)
+    values, everything = candidate.values(), np.arange(candidate.count)
+    strata = candidate.scores[candidate.strata] if candidate.strata else None
+    interval = bootstrap(candidate.values, everything, strata)
+    if baseline is None:
         return Summary(**chosen, values=_finite(values), interval=interval)
-    original, its = theirs.values(), theirs.values
-    paired = (
-        bootstrap(lambda drawn: _minus(ours.values(drawn), its(drawn)), everything, strata)
-        if ours.count == theirs.count
-        else {}
-    )
+    original, of_baseline = baseline.values(), baseline.values
+    paired = {}
+    if candidate.count == baseline.count:
+        paired = bootstrap(
+            lambda drawn: _minus(candidate.values(drawn), of_baseline(drawn)), everything, strata
+        )
     return Summary(
         **chosen,
         values=_finite(values),
@@ -39,11 +39,11 @@ def summary(
     )
 
 
-def by_group(ours: Quality, theirs: Quality | None = None) -> dict[str, Summary]:
+def by_group(candidate: Quality, baseline: Quality | None = None) -> dict[str, Summary]:
     """Every group's summary."""
-    labels = np.array(ours.groups)
+    labels = np.array(candidate.groups)
     return {
-        str(label): summary(ours, theirs, np.flatnonzero(labels == label))
+        str(label): summary(candidate, baseline, np.flatnonzero(labels == label))
         for label in np.unique(labels)
     }
 

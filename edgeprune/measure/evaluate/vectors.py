@@ -14,7 +14,7 @@ CANDIDATES = 4 * NEIGHBOURS
 
 
 def vectors(bundle: Bundle, original: Bundle, data: Data) -> Quality:
-    """Which share of the original's ten nearest is among this model's ten, times 100, with its
+    """The share of the original's ten nearest that is among this model's ten, times 100, with its
     vectors in float32, in INT8, in single bits, and in single bits of which forty are chosen from
     by the float32 vector of the text that asks. The original's vectors stay float32.
     """

@@ -30,7 +30,7 @@ class Windows:
 
     @property
     def conditions(self) -> dict[str, int]:
-        """How many there are, and their tokens."""
+        """The number of windows, and of tokens in each."""
         count, window = self.ids.shape
         more = {"opening_tokens": self.opening} if self.opening else {}
         return {"windows": count, "window_tokens": window, **more}

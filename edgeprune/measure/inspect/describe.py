@@ -1,4 +1,4 @@
-"""What is in a bundle, an ONNX folder, or a Hugging Face folder of safetensors."""
+"""The contents of a bundle, an ONNX folder, or a Hugging Face folder of safetensors."""
 
 import json
 import math
@@ -24,7 +24,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def describe(folder: str | Path) -> OnnxFolder | SafetensorsFolder:
-    """What a folder holds.
+    """Describe the model in a folder.
 
     Raises:
         UserError: there is no model in the folder, it is damaged, or its weights are pickled.
@@ -82,14 +82,14 @@ def _describe_onnx(folder: Path) -> OnnxFolder:
 
 
 def _check_manifest(bundle: Bundle) -> None:
-    """Refuse a manifest that is no plain JSON (NaN is none), or whose stages are no list."""
+    """Refuse a manifest that is not plain JSON, as with NaN, or whose stages are not a list."""
     why = ""
     try:
         json.dumps(bundle.manifest, allow_nan=False)
     except ValueError:
         why = "it holds NaN or infinity"
     if not isinstance(bundle.manifest.get("stages", []), list):
-        why = "its stages are no list"
+        why = "its stages are not a list"
     if why:
         raise UserError(
             f"{bundle.folder / MANIFEST} is damaged: {why}; copy or build the bundle again."
@@ -97,7 +97,7 @@ def _check_manifest(bundle: Bundle) -> None:
 
 
 def _kernels(bundle: Bundle) -> Kernels | None:
-    """Who runs the file's sparse linears here; None where it has none."""
+    """The library for the file's sparse linears here; None where it has none."""
     if DOMAIN not in bundle.outline.domains:
         return None
     facts = system_facts()

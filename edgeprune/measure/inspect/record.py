@@ -1,4 +1,4 @@
-"""What a folder with a model holds, and what this machine has."""
+"""Records of a model's folder, and of this machine."""
 
 from typing import Any, ClassVar, Literal
 
@@ -46,9 +46,9 @@ class OnnxFolder(Record):
     max_length: int | None
     opsets: dict[str, int]
     operators: dict[str, int]
-    """How often each occurs, the most common first."""
+    """The count of each, the most common first."""
     kernels: Kernels | None
-    """Who runs the file's sparse linears here; None where it has none."""
+    """The library for the file's sparse linears here; None where it has none."""
     layers: Many[Layer]
     bytes: dict[str, int]
     """By what they are of."""

@@ -21,7 +21,7 @@ def describe_system() -> System:
 
 
 def system_table(facts: System) -> RenderableType:
-    """What `describe_system` found, for people."""
+    """Show the findings of `describe_system`, for people."""
     kernels = facts.kernels
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)

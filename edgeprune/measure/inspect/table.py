@@ -1,4 +1,4 @@
-"""What a model's folder holds, as tables for people."""
+"""The contents of a model's folder, as tables for people."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from edgeprune.measure.inspect.record import Layer, OnnxFolder, SafetensorsFolde
 
 
 def inspect_table(found: OnnxFolder | SafetensorsFolder) -> RenderableType:
-    """What `describe` found, at 80 columns: layers of like name and shape share a row."""
+    """Show the findings of `describe`, at 80 columns: layers of like name and shape share a row."""
     parts: list[RenderableType] = []
     if isinstance(found, OnnxFolder):
         rows = [(layer.name, layer.shape, _stored(layer), layer.bytes) for layer in found.layers]

@@ -15,7 +15,7 @@ _DECODE_STEPS = 8
 def measure_curve(
     source: Path, original: Path, bench: BenchSettings, lengths: Sequence[int]
 ) -> list[Point]:
-    """Time a bundle and its original at so many tokens each, in half of the time that `bench` has.
+    """Time a bundle and its original at each of `lengths`, in half of the time that `bench` has.
 
     Lengths that the model does not take are left out.
     """

@@ -1,4 +1,4 @@
-"""What became of the order in which an encoder finds texts, on text that no stage trained on."""
+"""The order in which an encoder finds texts, on text that no stage trained on."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from edgeprune.measure.record import Neighbours, Overlap
 
 
 def measure_neighbours(place: Path, original: Path, held: Path) -> Neighbours:
-    """What `evaluate` finds by retrieval; nothing of texts so few that all are neighbours.
+    """Measure retrieval by `evaluate`; nothing of texts so few that all are neighbours.
 
     Args:
         held: a .txt file, a text a line.

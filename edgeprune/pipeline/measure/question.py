@@ -21,7 +21,7 @@ class Question:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, place: Path, original: Path) -> Evaluation:
-        """What `evaluate` finds."""
+        """Evaluate the bundle beside the original."""
         found = evaluate(
             place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
         )

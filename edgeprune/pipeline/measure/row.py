@@ -82,7 +82,8 @@ def _would(settings: MeasureSettings, facts: Facts) -> list[str]:
 
 
 def _reads(settings: MeasureSettings, context: Context) -> list[str]:
-    """What is timed also depends on the processor, and all of it on the original's export."""
+    """Digests of the data, of the original's export and, since speed depends on it, of the
+    processor."""
     data = [data_digest(Path(settings.data))] if settings.data else []
     return [context.folders["original"].name, processor_digest(), *data]
 

@@ -1,4 +1,4 @@
-"""What a bundle's sparse linears were predicted to take, what they take, and what they gain."""
+"""The time of a bundle's sparse linears as predicted and as measured, and their gain."""
 
 from pathlib import Path
 from typing import Any

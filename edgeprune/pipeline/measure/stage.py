@@ -29,8 +29,8 @@ BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], Record]] = {
     "predictions alone": predictions_alone,
     "neighbours": measure_neighbours,
 }
-"""What rows of tasks name: functions of the bundle's folder, the original's and the file of
-held-out text."""
+"""Measurements that rows of tasks name: functions of the bundle's folder, the original's and the
+file of held-out text."""
 
 
 def run(context: Context, source: Path, target: Path, settings: MeasureSettings) -> Measured:
@@ -68,7 +68,7 @@ def run(context: Context, source: Path, target: Path, settings: MeasureSettings)
 
 
 def _questions(context: Context, held: Path) -> list[Question]:
-    """What is asked of the bundle's quality: on held-out text, then the user's own."""
+    """The questions on the bundle's quality: on held-out text, then the user's own."""
     task, settings = context.checkpoint.task, context.settings["measure"]
     window = context.text.settings.max_tokens
     names = held_out_measures(task, "vocabulary" in context.settings)

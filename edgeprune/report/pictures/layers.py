@@ -1,4 +1,4 @@
-"""How many heads and channels every layer kept."""
+"""A picture of the heads and channels that every layer kept."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Where the time of a call goes, before and after."""
+"""A picture of the time of a call by operator, before and after."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

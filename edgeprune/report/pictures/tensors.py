@@ -17,14 +17,14 @@ _MOST_TICKS = 12
 
 @dataclass(frozen=True)
 class Place:
-    """Where a linear stands: its layer, and its row by role."""
+    """The place of a linear: its layer, and its row by role."""
 
     layer: int
     role: str
 
 
 def places(roles: Mapping[str, str], names: Iterable[str]) -> dict[str, Place]:
-    """Where each of the names stands; those outside the layers are left out.
+    """The place of each of the names; those outside the layers are left out.
 
     Args:
         roles: by linear's name, of any layers; the last part of another name is its role.

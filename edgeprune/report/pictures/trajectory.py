@@ -1,4 +1,5 @@
-"""How dynamic pruning went: budget, momentum and the unrest of the gradient, update by update."""
+"""Pictures of dynamic pruning: budget, momentum and the unrest of the gradient, update by
+update."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from edgeprune.report.others import Other
 from edgeprune.report.points import points
 from edgeprune.report.records import BuildRecord
-from edgeprune.report.sections.model import formats, layers, stages
+from edgeprune.report.sections.model import formats, layers, passes, stages
 from edgeprune.report.sections.part import Section
 from edgeprune.report.sections.sensitivity import sensitivity
 from edgeprune.report.sections.speed import latency, operators, required, result, speed_quality
-from edgeprune.report.sections.went import passes, pruning, training
+from edgeprune.report.sections.training import pruning, training
 from edgeprune.report.story import not_measured
 
 

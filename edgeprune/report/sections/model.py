@@ -1,4 +1,4 @@
-"""What was built: the stages, what every layer kept, and the bits of every tensor."""
+"""Sections on what was built: stages, layers, the bits of every tensor, passes over the graph."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from edgeprune.report.story import told
 
 
 def stages(record: BuildRecord) -> Section:
-    """What every stage did, how long it took, and how much memory the build had needed by then."""
+    """The work and the time of every stage, and the memory that the build had needed by then."""
     head = ("stage", "what it did", "seconds", "peak MB")
     listed = [
         [row["name"], row["did"], f"{row['seconds']:,.1f}", f"{row['megabytes']:,}"]
@@ -65,6 +65,23 @@ def formats(record: BuildRecord) -> Section:
     summary = _summary(entries, kinds)
     every = _every(entries, did.get("errors", {}))
     return Section("formats", title, pictures, [summary, every])
+
+
+def passes(record: BuildRecord) -> Section:
+    """The changes by each pass over the graph, and its drift."""
+    head = ("pass", "kept", "changed", "nodes", "drift of allowed")
+    listed = [
+        [
+            row["name"],
+            "yes" if row["kept"] else row["reason"],
+            f"{row['changed']:,}",
+            f"{row['nodes']:,}",
+            f"{row['drift']:.2g} of {row['tolerance']:.2g}",
+        ]
+        for row in record.stage("rewrite").get("passes", [])
+    ]
+    table = Table(head, listed, words=frozenset({0, 1}))
+    return Section("passes", "Passes over the graph", tables=[table])
 
 
 def _summary(entries: Sequence[dict[str, Any]], kinds: dict[str, str]) -> Table:

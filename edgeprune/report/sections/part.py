@@ -1,4 +1,4 @@
-"""What a page is made of: sections of pictures, tables and sentences, for the template."""
+"""The parts of a page: sections of pictures, tables and sentences, for the template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     folded: str = ""
-    """What to call it where it opens on demand; nothing for one that is always seen."""
+    """The label of a table that opens on demand; empty for one that is always seen."""
     words: frozenset[int] = frozenset({0})
     """Columns that hold words, not figures."""
 

@@ -1,4 +1,4 @@
-"""What it costs where: of rounding, of pruning, of leaving whole layers out."""
+"""Sections on the cost of rounding, of pruning, and of leaving whole layers out, by place."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from edgeprune.report.sections.part import Section, Table
 
 
 def sensitivity(record: BuildRecord) -> Section:
-    """What rounding, pruning and dropping cost each part of the model, where a stage asked."""
+    """The cost of rounding, pruning and dropping each part of the model, where a stage measured
+    it."""
     did = record.stage("quantize")
     roles = {entry["name"]: entry["role"] for entry in did.get("plan", {}).get("entries", [])}
     parts = [_costs(record, roles), _errors(did, roles)]
@@ -31,7 +32,7 @@ def sensitivity(record: BuildRecord) -> Section:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one stage can tell."""
+    """The pictures, tables and text on one stage."""
 
     pictures: Sequence[str] = ()
     tables: Sequence[Table] = ()
@@ -39,7 +40,7 @@ class _Part:
 
 
 def _costs(record: BuildRecord, roles: Mapping[str, str]) -> _Part:
-    """What the rounding of each linear was predicted, or measured, to cost."""
+    """The cost of each linear's rounding, predicted or measured."""
     costs = record.stage("quantize").get("costs")
     if not costs:
         return _Part()
@@ -57,7 +58,7 @@ def _costs(record: BuildRecord, roles: Mapping[str, str]) -> _Part:
 
 
 def _errors(did: dict[str, Any], roles: Mapping[str, str]) -> _Part:
-    """How far rounding moved each linear."""
+    """The error of each linear's rounding."""
     errors = did.get("errors", {})
     found = {linear: each.get("output", each["relative"]) for linear, each in errors.items()}
     where = places(roles, found)
@@ -69,7 +70,7 @@ def _errors(did: dict[str, Any], roles: Mapping[str, str]) -> _Part:
 
 
 def _pruned(record: BuildRecord, stage: str, roles: Mapping[str, str]) -> _Part:
-    """What one-shot pruning took from each linear, and what that did to its outputs."""
+    """The share that one-shot pruning took from each linear, and the error of its outputs."""
     layers = record.stage(stage).get("layers")
     if not layers:
         return _Part()

@@ -43,7 +43,7 @@ def result(record: BuildRecord) -> Section:
 
 
 def required(record: BuildRecord) -> Section:
-    """What the recipe required beside what was measured; empty where it required nothing."""
+    """The recipe's requirements beside what was measured; empty where it has none."""
     judged = requirements(record)
     listed: list[list[str | Cell]] = [
         [
@@ -90,7 +90,7 @@ def _point_row(point: Shown) -> list[str | Cell]:
 
 
 def latency(record: BuildRecord) -> Section:
-    """How a call's time grows with what it is given."""
+    """The growth of a call's time with the settings that were swept."""
     here = record.speed.point
     later = [speed.point for speed in record.later_speeds]
     found = [*(record.measured.curve or ()), *later, here]
@@ -127,7 +127,7 @@ def _latency_table(work: Work, key: str, line: Sequence[Point]) -> Table:
 
 
 def operators(record: BuildRecord) -> Section:
-    """Where the time of a call goes, before and after."""
+    """The time of a call by operator, before and after."""
     speeds = [record.speed, *record.later_speeds]
     profile = next((each.profile for each in speeds if each.profile), {})
     pictures, tables = [], []

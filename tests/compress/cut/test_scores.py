@@ -225,7 +225,7 @@ def test_impossible_choices_are_refused():
         select([torch.rand(4), torch.rand(4)], 1)
     with pytest.raises(UserError, match="cannot keep 9 of 8"):
         select([torch.rand(4), torch.rand(4)], 9)
-    with pytest.raises(UserError, match="layer 1 are not all finite"):
+    with pytest.raises(UserError, match="not all scores of layer 1 are finite"):
         select([torch.rand(4), torch.tensor([1.0, float("nan")])], 3)
     with pytest.raises(UserError, match="some are negative"):
         select([torch.rand(4), torch.tensor([1.0, -1.0])], 3, policy="coverage")

@@ -17,10 +17,10 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.walk import Walk
-from edgeprune.compress.cut import searched
+from edgeprune.compress.cut import block_search
 from edgeprune.compress.cut import stage as cut_stage
+from edgeprune.compress.cut.block_search import search_blocks, skippable
 from edgeprune.compress.cut.row import CUT
-from edgeprune.compress.cut.searched import search_blocks, skippable
 from edgeprune.compress.cut.settings import CutSettings
 from edgeprune.compress.levels.candidates import Candidates
 from edgeprune.compress.levels.evolution import search
@@ -430,7 +430,7 @@ def test_the_cut_stage_drops_what_the_search_finds(tmp_path, monkeypatch):
         layer_search={"evaluations": 90, "offspring": 6, "texts": 2},
     )
     file, calls = build.output / "search-layers.json", 0
-    real = searched.scorer
+    real = block_search.scorer
 
     def killing(*given):
         score = real(*given)
@@ -444,7 +444,7 @@ def test_the_cut_stage_drops_what_the_search_finds(tmp_path, monkeypatch):
 
         return count
 
-    monkeypatch.setattr(searched, "scorer", killing)
+    monkeypatch.setattr(block_search, "scorer", killing)
     with pytest.raises(KeyboardInterrupt):
         cut_stage.run(build, tmp_path / "in", tmp_path / "cut", settings)
     spent = json.loads(file.read_text())["spent"]

@@ -79,7 +79,7 @@ def test_wrong_patterns_are_refused():
         Gates(3, torch.tensor([0, 1]))
     with pytest.raises(UserError, match="needs a matrix"):
         weight_pattern("2:4", (8,), "bias")
-    with pytest.raises(UserError, match="no such pattern"):
+    with pytest.raises(UserError, match="There is no pattern of weights"):
         weight_pattern("channels", (8, 8))
 
 

@@ -1,57 +1,31 @@
 """The fused attention and its cache, with the plain export as the reference."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from rewritten_models import VNNI, rewriter
 from tiny_models import FUSED_DECODERS, VOCABULARY, make_batch, make_model
 
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.grouped_attention import fuse_attention
-from edgeprune.export.rewrite.run import PassReport, rewrite
+from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.rewrite.verify import complete_feed, largest_drift, run_graph
 from edgeprune.export.trace import export_onnx
-from edgeprune.model.model import Model
 from edgeprune.runtime import cache
 from edgeprune.runtime.bundle import oldest_onnxruntime
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.names import FUSED_ATTENTION
 from edgeprune.runtime.onnx_file import read_outline
-from edgeprune.targets import find
 
 torch.set_num_threads(1)
-VNNI = find("x86-avx512-vnni")
 STEPS = 24
-
-
-@dataclass
-class Built:
-    model: Model
-    plain: Path
-    fused: Path
-    reports: list[PassReport]
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    """Exports and rewrites each family once, in float."""
-    done: dict[str, Built] = {}
-
-    def make(family):
-        if family not in done:
-            folder = tmp_path_factory.mktemp(family)
-            model = make_model(family, folder / "hf")
-            plain, fused = export_onnx(model, folder), folder / "out.onnx"
-            batch = {name: value.numpy() for name, value in make_batch().items()}
-            reports = rewrite(plain, fused, model.anatomy, None, [batch], VNNI)
-            done[family] = Built(model, plain, fused, reports)
-        return done[family]
-
-    return make
+    return rewriter(tmp_path_factory, make_batch())
 
 
 def _session(path):
@@ -76,7 +50,7 @@ def test_every_layer_is_one_operator_with_its_own_heads(family, build):
     built = build(family)
     assert all(report.kept for report in built.reports)
     assert "lay out attention" not in [report.name for report in built.reports]
-    graph = Graph.load(built.fused)
+    graph = Graph.load(built.path)
     fused = [node for node in graph.nodes if node.op_type == FUSED_ATTENTION]
     counts = [{a.name: a.i for a in node.attribute} for node in fused]
     assert [(c["num_heads"], c["kv_num_heads"]) for c in counts] == [(2, 2), (4, 2)]
@@ -92,7 +66,7 @@ def test_decoding_in_place_equals_the_plain_export(family, rows, build, monkeypa
     monkeypatch.setattr(cache, "_ROOM", 5)  # so that the buffers grow several times
     tokens = _tokens(rows, 9 + STEPS)
     expected = _logits(built.plain, tokens)
-    decoding = Decoder(_session(built.fused)).start(rows)
+    decoding = Decoder(_session(built.path)).start(rows)
     got = [decoding.feed(tokens[:, :9])]
     buffers = set()
     for step in range(9, 9 + STEPS):
@@ -108,7 +82,7 @@ def test_a_client_that_keeps_past_and_present_apart_gets_the_same(family, build)
     built = build(family)
     tokens = _tokens(2, 7 + STEPS, seed=1)
     expected = _logits(built.plain, tokens)
-    session = _session(built.fused)
+    session = _session(built.path)
     names = [output.name for output in session.get_outputs()]
     results = session.run(None, complete_feed(session, {"input_ids": tokens[:, :7]}))
     got = [results[0]]
@@ -132,7 +106,7 @@ def test_rows_padded_on_the_left_equal_rows_alone(family, build):
     tokens, pads = _tokens(3, 12, seed=2), [0, 2, 5]
     mask = np.array([[0] * pad + [1] * (12 - pad) for pad in pads])
     batch = {"input_ids": np.where(mask == 1, tokens, 1), "attention_mask": mask}
-    [outputs] = run_graph(Graph.load(built.fused), [batch])
+    [outputs] = run_graph(Graph.load(built.path), [batch])
     for row, pad in enumerate(pads):
         alone = _logits(built.plain, tokens[row : row + 1, pad:])
         assert np.abs(outputs["logits"][row, pad:] - alone[0]).max() < 1e-4
@@ -145,7 +119,7 @@ def test_rows_padded_on_the_left_equal_rows_alone(family, build):
 def test_tokens_fed_in_pieces_and_taken_back(family, build):
     built = build(family)
     tokens, other = _tokens(1, 14, seed=3), _tokens(1, 5, seed=4)
-    decoding = Decoder(_session(built.fused)).start()
+    decoding = Decoder(_session(built.path)).start()
     decoding.feed(tokens[:, :6])
     mark = decoding.mark()
     decoding.feed(other)
@@ -159,7 +133,7 @@ def test_sequences_of_one_decoder_fed_in_turns_stay_apart(family, build, monkeyp
     built = build(family)
     monkeypatch.setattr(cache, "_ROOM", 2)
     sequences = [_tokens(1, 9 + count, seed=5 + count) for count in range(3)]
-    decoder = Decoder(_session(built.fused))
+    decoder = Decoder(_session(built.path))
     begun = [decoder.start() for _ in sequences]
     got = [[each.feed(tokens[:, :4])] for each, tokens in zip(begun, sequences, strict=True)]
     for step in range(4, 11):
@@ -174,7 +148,7 @@ def test_sequences_of_one_decoder_fed_in_turns_stay_apart(family, build, monkeyp
 def test_last_logits_alone_where_they_are_asked_for(build):
     built = build("llama-fused")
     tokens = _tokens(1, 10)
-    session = _session(built.fused)
+    session = _session(built.path)
     decoder = Decoder(session)
     everything = decoder.start().feed(tokens)
     last = decoder.start().feed(tokens, last_only=True)
@@ -184,9 +158,9 @@ def test_last_logits_alone_where_they_are_asked_for(build):
     # A client sees the inputs of the plain export, and no other.
     plain = [value.name for value in _session(built.plain).get_inputs()]
     assert [value.name for value in session.get_inputs()] == plain
-    onnx.checker.check_model(str(built.fused))
+    onnx.checker.check_model(str(built.path))
     # Tried by hand: 1.21 has no mask among the operator's inputs.
-    assert oldest_onnxruntime(read_outline(built.fused)) == "1.22.0"
+    assert oldest_onnxruntime(read_outline(built.path)) == "1.22.0"
     assert oldest_onnxruntime(read_outline(built.plain)) == "1.17.0"
 
 

@@ -1,33 +1,28 @@
 """The rewritten graph: every pass equals its input, values are the planned ones bit for bit."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
+from rewritten_models import VNNI, rewriter
 from rounded_graphs import following, run_with_codes
 from tiny_models import DECODERS, ENCODERS, make_batch, make_model
 
 from edgeprune.base.errors import UserError
-from edgeprune.compress.quantize.model import Quantized, quantize_model
+from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.attention import lay_out_attention
 from edgeprune.export.rewrite.constants import fold_constants
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.residual import residuals_as_sums
-from edgeprune.export.rewrite.run import PassReport, RewriteError, rewrite
+from edgeprune.export.rewrite.run import RewriteError, rewrite
 from edgeprune.export.rewrite.verify import largest_drift, run_graph
 from edgeprune.export.trace import export_onnx
-from edgeprune.model.model import Model
-from edgeprune.targets import find
 
 torch.set_num_threads(1)
-VNNI = find("x86-avx512-vnni")
 FAMILIES = ENCODERS + DECODERS
 # Attention and feed-forward side by side leave one sum per layer; OPT's norms read reshaped sums,
 # which the runtime does not join with a norm, all but the first.
@@ -38,34 +33,9 @@ FORMATS = QuantizeSettings(massive_activations="none")
 BATCH = make_batch(rows=1)
 
 
-@dataclass
-class Built:
-    """A model of unequal layers, quantized, its export and the rewritten graph."""
-
-    model: Model
-    quantized: Quantized
-    raw: Path
-    path: Path
-    reports: list[PassReport]
-
-
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    """Builds each family once."""
-    done: dict[str, Built] = {}
-
-    def make(family):
-        if family not in done:
-            folder = tmp_path_factory.mktemp(family)
-            model = make_model(family, folder / "hf")
-            quantized = quantize_model(model, [], FORMATS, VNNI)
-            raw, path = export_onnx(model, folder), folder / "out.onnx"
-            batches = [_numpy(BATCH)]
-            reports = rewrite(raw, path, model.anatomy, quantized, batches, VNNI)
-            done[family] = Built(model, quantized, raw, path, reports)
-        return done[family]
-
-    return make
+    return rewriter(tmp_path_factory, BATCH, FORMATS)
 
 
 def _numpy(batch):
@@ -74,7 +44,7 @@ def _numpy(batch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_float_pass_equals_its_input(family, build):
-    model, graph = build(family).model, Graph.load(build(family).raw)
+    model, graph = build(family).model, Graph.load(build(family).plain)
     batches = [_numpy(make_batch()), _numpy(make_batch(1, 5, seed=3))]
     before = run_graph(graph, batches)
     passes = {
@@ -268,7 +238,7 @@ def test_a_pass_that_drifts_is_undone(tmp_path, monkeypatch):
 
 def test_left_padding_gives_numbers(build, tmp_path):
     model = build("llama").model
-    rewrite(build("llama").raw, tmp_path / "out.onnx", model.anatomy, None, [_numpy(BATCH)], VNNI)
+    rewrite(build("llama").plain, tmp_path / "out.onnx", model.anatomy, None, [_numpy(BATCH)], VNNI)
     tokens = make_batch(rows=1)["input_ids"].numpy()
     padded = {
         "input_ids": np.concatenate([np.full((1, 3), 1), tokens], axis=1),

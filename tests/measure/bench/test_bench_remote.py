@@ -181,7 +181,7 @@ def test_what_is_missing_there_is_said(device: str, tmp_path: Path) -> None:
     assert "device has no no-such-python" in result.stderr
     result = bench(folder, "--remote", "127.0.0.2")
     assert "ssh does not reach 127.0.0.2" in result.stderr
-    assert "is no host" in bench(folder, "--remote", "-oProxyCommand=touch /tmp/x").stderr
+    assert "is not a host" in bench(folder, "--remote", "-oProxyCommand=touch /tmp/x").stderr
     assert "is a program" in bench("command:cat", "--remote", device).stderr
 
 

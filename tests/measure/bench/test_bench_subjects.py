@@ -194,7 +194,7 @@ def test_programs_are_compared_by_what_they_say(program: Any, tmp_path: Path) ->
     ("line", "problem"),
     [
         ("command:", "names no program"),
-        ("command:'", "no command line"),
+        ("command:'", "is not a command line"),
         ("command:/nowhere/at/all", "cannot be started: No such file"),
         ("command:cat", "speaks version None"),
         ("command:echo hello", "does not speak the protocol .* said 'hello'"),
@@ -215,7 +215,7 @@ def test_a_program_may_not_know_its_memory_and_must_not_invent_it(
     assert result.to_json()["candidate"]["peak_memory_bytes"] is None
     assert "peak memory" not in table_text(result)
     monkeypatch.setitem(globals(), "PROGRAM", untold.replace("None", "'much'"))
-    with pytest.raises(UserError, match="answered memory with 'much', which is no number of bytes"):
+    with pytest.raises(UserError, match="memory with 'much', which is not a number of bytes"):
         measure(program(0.001, "encoder"), QUICK)
 
 

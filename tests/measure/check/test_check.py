@@ -275,10 +275,10 @@ def figures(**changes: Any) -> Figures:
         (b"\xff", "cannot be read as a saved result"),
         (b"[" * 100_000, "cannot be read as a saved result"),
         (b"[]", "holds no JSON object"),
-        (b"{}", "is no saved result (name)"),
+        (b"{}", "is not a saved result (name)"),
         (b'{"format_version": 2}', "was saved by a newer edgeprune (format 2"),
         (b'{"sweep": []}', "holds a sweep"),
-        (b'{"measures": {}}', "is no saved result"),
+        (b'{"measures": {}}', "is not a saved result"),
         (figures(source="b" * 64).model_dump_json().encode(), "is of another model"),
         (figures(task="text-generation").model_dump_json().encode(), "is of another model"),
     ],
@@ -517,7 +517,7 @@ def test_saved_figures_that_cannot_be_are_refused(harm, tmp_path) -> None:
     whole = json.loads(figures().model_dump_json())
     file = tmp_path / "saved.json"
     file.write_text(json.dumps(whole | harm))
-    with pytest.raises(UserError, match=f"is no saved result .{next(iter(harm))}"):
+    with pytest.raises(UserError, match=f"is not a saved result .{next(iter(harm))}"):
         read_figures(file)
 
 

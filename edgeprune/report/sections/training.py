@@ -1,4 +1,4 @@
-"""How the build went: pruning update by update, training, and the passes over the graph."""
+"""Sections on training: pruning update by update, and the losses of every stage that trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -78,20 +78,3 @@ def training(record: BuildRecord) -> Section:
             ]
             tables.append(Table(head, listed, folded=f"{stage} in numbers"))
     return Section(name, title, pictures, tables)
-
-
-def passes(record: BuildRecord) -> Section:
-    """What each pass over the graph changed, and how far it drifted."""
-    head = ("pass", "kept", "changed", "nodes", "drift of allowed")
-    listed = [
-        [
-            row["name"],
-            "yes" if row["kept"] else row["reason"],
-            f"{row['changed']:,}",
-            f"{row['nodes']:,}",
-            f"{row['drift']:.2g} of {row['tolerance']:.2g}",
-        ]
-        for row in record.stage("rewrite").get("passes", [])
-    ]
-    table = Table(head, listed, words=frozenset({0, 1}))
-    return Section("passes", "Passes over the graph", tables=[table])
