@@ -24,6 +24,7 @@ from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.model.forward import tensors
 from edgeprune.model.model import Model
+from edgeprune.model.pooling import Pooling
 from edgeprune.model.store import load_model, save_model
 from edgeprune.text.batches import Batch
 
@@ -126,17 +127,23 @@ def test_divergence_is_kl_of_the_original_from_the_student(temperature):
     assert abs(float(expected - swapped)) > 1e-3
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("mode", ["mean", "cls", "max", "lasttoken"])
 @torch.no_grad()
-def test_an_embedding_does_not_see_padding(pooling, student):
+def test_an_embedding_does_not_see_padding(mode, student):
     short = Batch(np.array([[5, 6, 7]]), np.ones((1, 3), np.int64))
     long = Batch(np.array([[5, 6, 7, 1, 1]]), np.array([[1, 1, 1, 0, 0]]))
     alone, padded = (
-        embed(student.module(**tensors(b)), torch.from_numpy(b.attention_mask), pooling)
+        embed(student.module(**tensors(b)), torch.from_numpy(b.attention_mask), Pooling((mode,)))
         for b in (short, long)
     )
     hidden = student.module(**tensors(short)).last_hidden_state[0]
-    expected = hidden.mean(0) if pooling == "mean" else hidden[0]
+    ways = {
+        "mean": hidden.mean(0),
+        "cls": hidden[0],
+        "max": hidden.amax(0),
+        "lasttoken": hidden[-1],
+    }
+    expected = ways[mode]
     torch.testing.assert_close(alone[0], expected / expected.norm())
     torch.testing.assert_close(alone, padded, rtol=0, atol=1e-5)
     assert float(alone.norm()) == pytest.approx(1)
