@@ -187,6 +187,7 @@ def _compare(
 def _beside_torch(part: _Part, answers: Outputs, seen: Sequence[States]) -> Iterator[float]:
     """||a - b|| / ||b - x|| of a batch and of one token more, where torch makes b of x: what a
     layer adds to its states is compared, which may be much smaller than these."""
+    wanted: dict[str, tuple[np.ndarray, np.ndarray | None]]
     for made, each in zip(answers, seen, strict=True):
         if part.writes is None:
             wanted = {_LOGITS: (each.logits, None)}
