@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgeprune.base.memory import return_large_blocks
 from edgeprune.model.tensor_files import Place, TensorFiles
 
 _TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -43,6 +44,7 @@ class StreamedWeights:
             changes: the folder to which changed weights are written; None: they are dropped when
                 they are closed, for whoever puts their new place into `tensors`.
         """
+        return_large_blocks()
         self.tensors = tensors
         self._changes = changes
         self._shared = shared

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -11,6 +12,10 @@ from without_measuring import leave_out_measuring
 
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
+from edgeprune.export.emit.emitted import emitted
+from edgeprune.export.emit.reference import states
+from edgeprune.export.rewrite.by_block import rewrite_by_block
+from edgeprune.export.rewrite.run import RewriteError
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint, stream_checkpoint
 from edgeprune.model.store import load_model, save_model
@@ -19,6 +24,7 @@ from edgeprune.pipeline.build import prepare
 from edgeprune.pipeline.recipe import read_recipe
 from edgeprune.pipeline.run import run
 from edgeprune.runtime.bundle import MANIFEST
+from edgeprune.targets import detect
 
 TEXT = "text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}\n"
 MEASURE = "measure: {tokens: 12}\n"
@@ -199,6 +205,18 @@ def test_a_streamed_model_answers_as_the_whole_one(places):
             read(checkpoint).run(batch).logits for read in (stream_checkpoint, import_checkpoint)
         ]
     assert torch.equal(*answers)
+
+
+def test_a_layer_that_is_written_wrongly_stops_the_build(places, tmp_path):
+    save_model(stream_checkpoint(open_checkpoint(str(places / "untied"))), tmp_path)
+    model, graph = load_model(tmp_path), emitted(tmp_path)
+    ids = np.arange(12).reshape(1, 12)
+    seen = states(model, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}])
+    rewrite_by_block(graph, tmp_path / "right.onnx", model.anatomy, None, seen, detect())
+    weight = "model.layers.1.mlp.down_proj.weight.transposed"
+    graph.add_constant(weight, graph.constant(weight) * np.float32(1.001))
+    with pytest.raises(RewriteError, match=r"the pass 'emit' differs by 0.000"):
+        rewrite_by_block(graph, tmp_path / "wrong.onnx", model.anatomy, None, seen, detect())
 
 
 class TestOpening:

@@ -4,7 +4,8 @@
 
 A part is cut out of the graph that ships, with its cache. The emitted part is given torch's states
 and must answer with torch's next ones, for a batch and for one token more; after each pass, it is
-compared with the same part before it, as rewrite/run.py compares whole graphs. So each part is
+compared with the same part before it, as rewrite/run.py compares whole graphs. One part after the
+other, since its float32 weights are written for the sessions. So each part is
 right wherever it stands; that parts are joined right, the first two layers show, which are
 compared with torch as a whole (stage.py).
 """
@@ -17,9 +18,11 @@ import numpy as np
 
 from edgeprune.base.progress import track
 from edgeprune.compress.quantize.model import Quantized
+from edgeprune.compress.quantize.plan import Entry, Format
 from edgeprune.export.emit.reference import States
 from edgeprune.export.graph import BEGIN, END, Graph
 from edgeprune.export.rewrite.linears import find_linears
+from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.run import (
     EMITTED,
     Pass,
@@ -30,11 +33,8 @@ from edgeprune.export.rewrite.run import (
 )
 from edgeprune.export.rewrite.verify import (
     NEXT,
-    Feed,
-    calls,
     largest_drift,
     mean_drift,
-    opened,
     run_graph,
     without_padding,
 )
@@ -103,78 +103,110 @@ def rewrite_by_block(
     Raises:
         RewriteError: a part answers otherwise than torch, or than before a pass.
     """
+    emission = Pass("emit", lambda graph: len(graph.nodes), EMITTED)
+    steps = [emission, *passes_for(anatomy, quantized, target, emitted=True)]
+    versions, changed = [], []
+    for step in steps:
+        changed.append(step.change(graph))
+        versions.append(graph.snapshot())
+    entries = list(quantized.plan) if quantized else []
+    moves = [_Move(step) for step in steps]
     parts = parts_of(anatomy)
-    reports = [_as_torch(graph, parts, seen)]
-    plain, lowered = graph.snapshot(), set()
-    for step in passes_for(anatomy, quantized, target, emitted=True):
-        before = graph.snapshot()
-        changed = step.change(graph)
-        lowered |= set(step.lowers)
-        drift, rounding = 0.0, None
-        for part in track(parts, step.name, len(parts)):
-            old, new, feeds = part.of(before), part.of(graph), part.feeds(seen)
-            if _alike(old, new):
-                continue
-            answers = run_graph(old, feeds), run_graph(new, feeds)
-            if not step.lowers or quantized is None:
-                compare = mean_drift if step.quantizes else largest_drift
-                drift = max(drift, compare(*answers))
-                continue
-            whole = part.of(plain)
-            entries = [entry for entry in quantized.plan if entry.format in lowered]
-            inside = find_linears(whole, [entry.name for entry in entries])
-            entries = [entry for entry in entries if entry.name in inside]
-            drift = max(drift, at_seams(whole, new, entries, feeds, step.kernels))
-            rounding = max(rounding or 0.0, mean_drift(*answers))
-        if drift > step.tolerance:
-            raise RewriteError(
-                f"the pass {step.name!r} differs by {drift:.3g} from what was planned in a part of "
-                f"the model, beyond its tolerance of {step.tolerance:g}"
-            )
-        reports.append(_report(step, changed, graph, drift, rounding))
+    for part in track(parts, "comparing parts", len(parts)):
+        _compare(part, versions, entries, seen, moves)
     graph.save(output)
-    return reports
+    return [
+        move.report(count, len(version.nodes))
+        for move, count, version in zip(moves, changed, versions, strict=True)
+    ]
 
 
-def _report(
-    step: Pass, changed: int, graph: Graph, drift: float, rounding: float | None
-) -> PassReport:
-    nodes = len(graph.nodes)
-    return PassReport(step.name, changed, nodes, drift, step.tolerance, True, rounding=rounding)
+@dataclass
+class _Move:
+    """How far a pass moved the parts that were compared so far, at most."""
 
+    step: Pass
+    drift: float = 0.0
+    rounding: float | None = None
 
-def _as_torch(graph: Graph, parts: Sequence[_Part], seen: Sequence[States]) -> PassReport:
-    """The report of an emission, whose parts must answer as torch's do."""
-    worst = max(
-        drift
-        for part in track(parts, "as torch", len(parts))
-        for drift in _beside_torch(part, graph, seen)
-    )
-    if not worst <= EMITTED:
-        raise RewriteError(
-            f"a part of the emitted graph differs by {worst:.3g} from what torch answers, beyond "
-            f"the tolerance of {EMITTED:g}"
+    def saw(self, drift: float) -> None:
+        """Note a part's drift.
+
+        Raises:
+            RewriteError: it is beyond the pass's tolerance.
+        """
+        if not drift <= self.step.tolerance:
+            raise RewriteError(
+                f"the pass {self.step.name!r} differs by {drift:.3g} from what was planned in a "
+                f"part of the model, beyond its tolerance of {self.step.tolerance:g}"
+            )
+        self.drift = max(self.drift, drift)
+
+    def report(self, changed: int, nodes: int) -> PassReport:
+        """The report of the pass, once all parts were seen."""
+        step = self.step
+        return PassReport(
+            step.name, changed, nodes, self.drift, step.tolerance, True, rounding=self.rounding
         )
-    nodes = len(graph.nodes)
-    return PassReport("emit", nodes, nodes, worst, EMITTED, kept=True)
 
 
-def _beside_torch(part: _Part, graph: Graph, seen: Sequence[States]) -> Iterator[float]:
-    """||a - b|| / ||b - x|| of each call, where torch makes b of x: what a layer adds to its states
-    is compared, which may be much smaller than these."""
-    end = _LOGITS if part.writes is None else END
-    session = opened(part.of(graph))
-    for feed, each in zip(part.feeds(seen), seen, strict=True):
-        for number, (given, made) in enumerate(calls(session, feed)):
-            states = (each.prompt, each.following)[number]
-            wanted = each.logits if part.writes is None else states[part.writes]
-            added = wanted
-            if part.reads is not None and part.writes is not None:
-                added = wanted - states[part.reads]
-            values = {"got": made[end], "wanted": wanted, "added": added}
-            values = without_padding(values, given)
-            off = float(np.linalg.norm(values["got"] - values["wanted"]))
-            yield off / max(float(np.linalg.norm(values["added"])), 1e-12)
+def _compare(
+    part: _Part,
+    versions: Sequence[Graph],
+    entries: Sequence[Entry],
+    seen: Sequence[States],
+    moves: Sequence[_Move],
+) -> None:
+    """Compare one part as it was emitted with torch, and after each pass with what it was before.
+
+    Args:
+        versions: the whole graph as it was emitted, and after each pass.
+        moves: of the emission and of each pass; brought up to date.
+    """
+    plain, feeds = part.of(versions[0]), part.feeds(seen)
+    before, answers = plain, run_graph(plain, feeds)
+    for drift in _beside_torch(part, answers, seen):
+        moves[0].saw(drift)
+    lowered: set[Format] = set()
+    for version, move in zip(versions[1:], moves[1:], strict=True):
+        step, now = move.step, part.of(version)
+        lowered |= set(step.lowers)
+        if _alike(before, now):
+            continue
+        made = run_graph(now, feeds)
+        if step.lowers:
+            linears = find_linears(plain, [entry.name for entry in entries])
+            own = [each for each in entries if each.name in linears and each.format in lowered]
+            move.saw(at_seams(plain, now, own, feeds, step.kernels))
+            move.rounding = max(move.rounding or 0.0, mean_drift(answers, made))
+        else:
+            move.saw((mean_drift if step.quantizes else largest_drift)(answers, made))
+        before, answers = now, made
+
+
+def _beside_torch(part: _Part, answers: Outputs, seen: Sequence[States]) -> Iterator[float]:
+    """||a - b|| / ||b - x|| of a batch and of one token more, where torch makes b of x: what a
+    layer adds to its states is compared, which may be much smaller than these."""
+    wanted: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    for made, each in zip(answers, seen, strict=True):
+        if part.writes is None:
+            wanted = {_LOGITS: (each.logits, None)}
+        elif part.reads is None:
+            wanted = {END: (each.prompt[0], None)}
+        else:
+            wanted = {
+                name: (states[part.writes], states[part.reads])
+                for name, states in ((END, each.prompt), (f"next_{END}", each.following))
+            }
+        for name, (after, before) in wanted.items():
+            values = {
+                "off": made[name] - after,
+                "added": after if before is None else after - before,
+            }
+            if part.reads is not None and not name.startswith("next_"):
+                values = without_padding(values, each.batch)
+            off, added = (float(np.linalg.norm(values[key])) for key in ("off", "added"))
+            yield off / max(added, 1e-12)
 
 
 def _alike(old: Graph, new: Graph) -> bool:
