@@ -123,7 +123,7 @@ def rewrite_by_block(
 
 @dataclass
 class _Move:
-    """How far a pass moved the parts that were compared so far, at most."""
+    """The largest drift of a pass in the parts that were compared so far."""
 
     step: Pass
     drift: float = 0.0
