@@ -30,6 +30,7 @@ class Tokenizer:
         self.max_length = bundle.max_length
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
+        self.unknown_id = self._named(bundle, "unk_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
     def encode(self, texts: Sequence[Text]) -> list[Tokens]:
