@@ -173,7 +173,9 @@ class Tagger:
                     f"config.json names {len(self.labels)} labels."
                 )
             for place, values, real in zip(places, logits, mask, strict=True):
-                rows[place] = softmax(finite(values[: int(real.sum())], "logits", self.bundle))
+                some = finite(values[: int(real.sum())], "logits", self.bundle)
+                # In float32, where sure tokens tie as they do for transformers.
+                rows[place] = softmax(some).astype(np.float32)
         found: list[list[tuple[Encoding, np.ndarray]]] = [[] for _ in encoded]
         for (row, encoding), values in zip(windows, rows, strict=True):
             if isinstance(encoded[row], Windows):

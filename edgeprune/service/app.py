@@ -1,4 +1,4 @@
-"""The service's paths: /embed, /classify or /generate by the bundle's task, /health, /metrics."""
+"""The service's paths: /embed, /classify, /tag or /generate by its task, /health, /metrics."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
