@@ -178,6 +178,6 @@ class Tagger:
                 rows[place] = softmax(some).astype(np.float32)
         found: list[list[tuple[Encoding, np.ndarray]]] = [[] for _ in encoded]
         for (row, encoding), values in zip(windows, rows, strict=True):
-            if isinstance(encoded[row], Windows):
+            if isinstance(encoding, Encoding):
                 found[row].append((encoding, values))
         return found
