@@ -35,8 +35,8 @@ class Task:
     answer: str
     """The class of that answer; a graph with a cache answers by a dictionary."""
     reads: Literal["sentences", "labelled", "tagged", "windows"]
-    """The form in which it learns from text: sentences, texts with a label, words with a label each,
-    windows of tokens."""
+    """The form in which it learns from text: sentences, texts with a label, words with a label
+    each, windows of tokens."""
     columns: tuple[str, ...]
     """Fields of the data that it learns from."""
     objective: str
@@ -200,7 +200,7 @@ def task_of(config: Mapping[str, Any]) -> Task:
                     f"{architecture} writes text with an encoder's layers, which EdgePrune does "
                     "not run."
                 )
-            if task.sees_both_sides and is_causal(str(config.get("model_type"))):
+            if task.sees_both_sides and is_causal(config):
                 raise UserError(
                     f"{architecture} labels tokens with a decoder's layers, which EdgePrune does "
                     "not run: take one with an encoder's, such as BERT's."

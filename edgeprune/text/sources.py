@@ -13,7 +13,7 @@ from edgeprune.text.labels import label_numbers
 from edgeprune.text.tags import tagged
 
 _HUB_NAMES = {"text": ("text", "sentence", "content"), "tags": ("tags", "ner_tags")}
-"""What datasets call a field, the likeliest name first."""
+"""Names that datasets give a field, the likeliest first."""
 
 
 def read_corpus(

@@ -98,8 +98,8 @@ def test_a_configuration_without_a_class_is_of_the_bare_model():
     ],
 )
 def test_a_head_that_would_be_lost_is_refused(architecture, told):
+    family = "mistral" if architecture.startswith("Mistral") else "bert"
     with pytest.raises(UserError, match=told):
-        family = "mistral" if architecture.startswith("Mistral") else "bert"
         task_of({"architectures": [architecture], "model_type": family})
 
 
