@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.runtime.classify import Classifier
     from edgeprune.runtime.embed import Embedder
     from edgeprune.runtime.generate import Generator
+    from edgeprune.runtime.tag import Tagger
 
 __all__ = [
     "Bundle",
@@ -95,8 +96,8 @@ def build(
 
 def load(
     bundle: Union[str, Path, "Bundle"], threads: int | None = None
-) -> Union["Embedder", "Classifier", "Generator"]:
-    """Load a bundle for what its task is: it embeds, classifies or generates.
+) -> Union["Embedder", "Classifier", "Tagger", "Generator"]:
+    """Load a bundle for what its task is: it embeds, classifies, tags or generates.
 
     Args:
         bundle: a bundle's folder, or an opened `Bundle`; any folder with an ONNX model and its

@@ -280,8 +280,8 @@ def bench(
 @click.option(
     "--task",
     required=True,
-    help="sts, cosine or retrieval; classification; perplexity, kl, choice, cloze or generation; "
-    "calibration.",
+    help="sts, cosine or retrieval; classification; entities; perplexity, kl, choice, cloze or "
+    "generation; calibration.",
 )
 @click.option(
     "--data",
@@ -438,7 +438,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 )
 @click.option("--stop-seconds", type=int, help="Time for requests to end at a stop.  [default: 30]")
 def serve(bundle: str, **options: Any) -> None:
-    """Answer over HTTP: /embed, /classify or /generate by the bundle's task; /health, /metrics."""
+    """Answer over HTTP: /embed, /classify, /tag or /generate by its task; /health, /metrics."""
     from edgeprune.service.settings import ServiceSettings
 
     settings = _settings(ServiceSettings, **options)

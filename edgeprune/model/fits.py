@@ -125,7 +125,7 @@ def _check_labels(checkpoint: Checkpoint) -> None:
     if count < 2 or kind not in (None, "single_label_classification"):
         raise UserError(
             f"{checkpoint.name} is a model of {kind or 'regression'}; edgeprune takes classifiers "
-            "that give a text one of several labels."
+            "that give a text or a token one of several labels."
         )
     names = config.get("id2label")
     if names and {int(number) for number in names} != set(range(count)):

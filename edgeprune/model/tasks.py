@@ -14,8 +14,8 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.families import is_causal
 
 Head = Literal["labels", "vocabulary"]
-"""The output of a model's head: a logit for each label of a text, or for each token that may follow
-one of the text."""
+"""The output of a model's head: a logit for each label of a text or of each of its tokens, or for
+each token that may follow one of the text."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Task:
     """The output of its graph: the field of the module's answer, and the output's name."""
     answer: str
     """The class of that answer; a graph with a cache answers by a dictionary."""
-    reads: Literal["sentences", "labelled", "windows"]
-    """The form in which it learns from text: sentences, texts with a label, windows of tokens."""
+    reads: Literal["sentences", "labelled", "tagged", "windows"]
+    """The form in which it learns from text: sentences, texts with a label, words with a label
+    each, windows of tokens."""
     columns: tuple[str, ...]
     """Fields of the data that it learns from."""
     objective: str
@@ -69,6 +70,8 @@ class Task:
     needs_class: bool = False
     """Whether a graph is only known to be for it where the architecture's class says so, since
     other tasks' logits have as many axes."""
+    sees_both_sides: bool = False
+    """Whether only models of it run whose tokens see those after them too."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
     pools: bool = False
@@ -122,6 +125,30 @@ _ROWS = (
         logits_axes=2,
     ),
     Task(
+        name="token-classification",
+        models="classifiers of tokens (ForTokenClassification)",
+        classes=("ForTokenClassification",),
+        loader="AutoModelForTokenClassification",
+        output="logits",
+        answer="transformers.modeling_outputs.TokenClassifierOutput",
+        reads="tagged",
+        columns=("tokens", "tags"),
+        objective="edgeprune.compress.objectives.tagging",
+        runtime="edgeprune.runtime.tag:Tagger",
+        terminal="edgeprune.runtime.terminal:answer_lines",
+        service="edgeprune.service.answers:TextAnswers",
+        path="/tag",
+        answers="entities",
+        card="use-token-classification.md",
+        works=("encoder",),
+        measures=("entities",),
+        held_out=("entities",),
+        head="labels",
+        logits_axes=3,
+        needs_class=True,
+        sees_both_sides=True,
+    ),
+    Task(
         name="text-generation",
         models="decoders (ForCausalLM)",
         classes=("ForCausalLM", "LMHeadModel"),
@@ -150,7 +177,7 @@ _ROWS = (
 TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}
 """The tasks by name."""
 
-_REFUSED = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+_REFUSED = ("ForQuestionAnswering", "ForMultipleChoice")
 """Endings of classes whose head would be lost."""
 
 
@@ -173,6 +200,11 @@ def task_of(config: Mapping[str, Any]) -> Task:
                 raise UserError(
                     f"{architecture} writes text with an encoder's layers, which EdgePrune does "
                     "not run."
+                )
+            if task.sees_both_sides and is_causal(config):
+                raise UserError(
+                    f"{architecture} labels tokens with a decoder's layers, which EdgePrune does "
+                    "not run: take one with an encoder's, such as BERT's."
                 )
             return task
     return next(task for task in _ROWS if not task.classes)

@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     target = find(recipe.target)
     checkpoint = open_checkpoint(name)
     task = TASKS[checkpoint.task]
-    labels = label_names(checkpoint.config) if "label" in task.columns else None
+    labels = label_names(checkpoint.config) if task.head == "labels" else None
     further = recipe.vocabulary.data if recipe.vocabulary else ()
     text = open_text(recipe.text, task.reads, recipe.seed, labels, further)
     folder = output or Path("build") / recipe.name

@@ -1,4 +1,4 @@
-"""Run a bundle: embed, classify, generate. Needs only numpy, tokenizers and onnxruntime.
+"""Run a bundle: embed, classify, tag, generate. Needs only numpy, tokenizers and onnxruntime.
 
 from edgeprune import runtime
 embeddings = runtime.load("my-bundle").embed(["a text", "another"])
@@ -21,8 +21,8 @@ def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
         threads: for the matrix products; None leaves the number to ONNX Runtime: all cores.
 
     Returns:
-        An instance of the class named by its task's row: an `Embedder`, a `Classifier` or a
-        `Generator`.
+        An instance of the class named by its task's row: an `Embedder`, a `Classifier`, a
+        `Tagger` or a `Generator`.
 
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.

@@ -44,7 +44,7 @@ class Classifier:
                 f"{bundle.folder} is a {bundle.config['problem_type']} model; edgeprune runs "
                 f"classifiers with one label per text."
             )
-        self.labels = _labels(bundle)
+        self.labels = label_names_of(bundle)
 
     def classify(self, texts: Sequence[Text], batch_size: int | None = None) -> list[Prediction]:
         """The prediction for each text.
@@ -95,7 +95,12 @@ class Classifier:
         return finite(gathered, "logits", self.bundle)
 
 
-def _labels(bundle: Bundle) -> list[str]:
+def label_names_of(bundle: Bundle) -> list[str]:
+    """The names of a model's labels, in the order of their numbers.
+
+    Raises:
+        UserError: config.json does not name them all, or names one.
+    """
     names = bundle.config.get("id2label")
     if not isinstance(names, dict) or {str(key) for key in names} != {
         str(index) for index in range(len(names))

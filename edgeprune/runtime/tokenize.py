@@ -48,6 +48,7 @@ class Tokenizer:
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
         self._library = bundle.library
+        self.unknown_id = self._named(bundle, "unk_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
     def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:

@@ -1,4 +1,4 @@
-"""The service's paths: /embed, /classify or /generate by the bundle's task, some in other
+"""The service's paths: /embed, /classify, /tag or /generate by the bundle's task, some in other
 services' forms under /v1, /health, /metrics."""
 
 import logging

@@ -32,7 +32,7 @@ class Stopping(Refused):
 
 
 class Texts(BaseModel):
-    """The body of /embed and /classify."""
+    """The body of /embed, /classify and /tag."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from edgeprune.text.tags import IGNORED
 
 LENGTH_STEP = 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and mask [sequences, tokens], int64, and a label per sequence where known."""
+    """Token ids and mask [sequences, tokens], int64, and a label per sequence [sequences] or
+    token [sequences, tokens] where known."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
@@ -40,9 +44,12 @@ class Shape:
 
 
 def by_length(
-    ids: Sequence[list[int]], shape: Shape, labels: np.ndarray | None = None
+    ids: Sequence[list[int]],
+    shape: Shape,
+    labels: np.ndarray | Sequence[list[int]] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of sequences of like length, the longest first.
+    """Batches of sequences of like length, the longest first; `labels` are one of each sequence, or
+    a list of one of each token.
 
     Lengths are padded to a multiple of LENGTH_STEP and full batches of one length have equally
     many sequences: the matrix library compiles a kernel for every shape it meets, and a few
@@ -53,7 +60,7 @@ def by_length(
     while start < len(order):
         length = shape.padded(len(ids[order[start]]))
         chosen = order[start : start + max(1, shape.tokens // length)]
-        yield _pad([ids[i] for i in chosen], length, shape.pad_id, _rows(labels, chosen))
+        yield _pad([ids[i] for i in chosen], length, shape.pad_id, _rows(labels, chosen, length))
         start += len(chosen)
 
 
@@ -71,8 +78,13 @@ def text_by_text(batches: Iterable[Batch]) -> list[Batch]:
     ]
 
 
-def _rows(labels: np.ndarray | None, chosen: list[int]) -> np.ndarray | None:
-    return None if labels is None else labels[chosen]
+def _rows(labels: Any, chosen: list[int], length: int) -> np.ndarray | None:
+    if labels is None or isinstance(labels, np.ndarray):
+        return None if labels is None else labels[chosen]
+    padded = np.full((len(chosen), length), IGNORED, dtype=np.int64)
+    for row, index in enumerate(chosen):
+        padded[row, : len(labels[index])] = labels[index]
+    return padded
 
 
 def _pad(

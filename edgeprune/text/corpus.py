@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from edgeprune.text.sentences import Sentences, split_sentences
 class Corpus:
     """Documents in order, each with a label or a group where the source has them.
 
+    labels: a number each; of documents of words with a space between, a list of one of each word.
     language: the ISO 639 code of their language, where it is known.
     """
 
     source: str
     documents: list[str]
-    labels: list[int] | None = None
+    labels: list[Any] | None = None
     groups: list[str] | None = None
     language: str | None = None
 

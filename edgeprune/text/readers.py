@@ -1,8 +1,9 @@
 """Batches of a text, one reader for each form in which a task takes it.
 
-Sentences train an encoder's embeddings, labelled texts a classifier, and windows of the running
-text a decoder. All are drawn without end for training, plainly for the held-out loss, and by the
-text's sampler for calibration; the same seed gives the same batches.
+Sentences train an encoder's embeddings, labelled texts a classifier, tagged words a classifier of
+tokens, and windows of the running text a decoder. All are drawn without end for training, plainly
+for the held-out loss, and by the text's sampler for calibration; the same seed gives the same
+batches.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ from edgeprune.text.corpus import Corpus
 from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.sentences import fragment
 from edgeprune.text.settings import TextSettings
+from edgeprune.text.tags import token_labels
 
 Embed = Callable[[list[list[int]]], np.ndarray]
 """Vectors [sequences, width] of token ids."""
@@ -153,24 +155,43 @@ class LabelledReader(Reader):
     """Whole texts, each with its label."""
 
     def held_out_batches(self) -> list[Batch]:
-        limit = self.settings.held_out_samples
-        ids = self.encode(self.held_out.documents[:limit])
-        return list(by_length(ids, self._shape, _labels(self.held_out)[:limit]))
+        whole = np.arange(len(self.held_out.documents))
+        return list(self._labelled(self.held_out, whole[: self.settings.held_out_samples]))
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
-        labels, count = _labels(self.train), self._sequences_in_pool
+        count = self._sequences_in_pool
         while True:
-            order = rng.permutation(len(labels))
+            order = rng.permutation(len(self.train.documents))
             for start in range(0, len(order), count):
-                part = order[start : start + count]
-                ids = self.encode([self.train.documents[i] for i in part])
-                yield from _shuffled(by_length(ids, self._shape, labels[part]), rng)
+                yield from _shuffled(self._labelled(self.train, order[start : start + count]), rng)
+
+    def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
+        """Batches of some documents of a part with their labels."""
+        assert part.labels is not None
+        ids = self.encode([part.documents[row] for row in rows])
+        return by_length(ids, self._shape, np.array([part.labels[row] for row in rows]))
 
     def _pool(self, part: Corpus) -> list[str]:
         return part.documents
 
     def _ids(self, drawn: Sequence[str], rng: np.random.Generator) -> list[list[int]]:
         return self.encode(drawn)
+
+
+class TaggedReader(LabelledReader):
+    """Texts of words, each word with its label."""
+
+    def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
+        assert part.labels is not None
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.settings.max_tokens)
+        texts = [part.documents[row] for row in rows]
+        encodings = self.tokenizer.encode_batch(texts)
+        labels = [
+            token_labels(text, encoding.offsets, part.labels[row])
+            for text, encoding, row in zip(texts, encodings, rows, strict=True)
+        ]
+        return by_length([encoding.ids for encoding in encodings], self._shape, labels)
 
 
 class WindowReader(Reader):
@@ -212,14 +233,10 @@ class WindowReader(Reader):
 READERS: dict[str, type[Reader]] = {
     "sentences": SentenceReader,
     "labelled": LabelledReader,
+    "tagged": TaggedReader,
     "windows": WindowReader,
 }
 """By the form in which a task takes its text."""
-
-
-def _labels(part: Corpus) -> np.ndarray:
-    assert part.labels is not None
-    return np.array(part.labels)
 
 
 def _shuffled(batches: Iterator[Batch], rng: np.random.Generator) -> Iterator[Batch]:

@@ -10,6 +10,10 @@ from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 from edgeprune.text.labels import label_numbers
+from edgeprune.text.tags import tagged
+
+_HUB_NAMES = {"text": ("text", "sentence", "content"), "tags": ("tags", "ner_tags")}
+"""Names that datasets give a field, the likeliest first."""
 
 
 def read_corpus(
@@ -18,6 +22,7 @@ def read_corpus(
     group_field: str | None = None,
     fields: Mapping[str, str] | None = None,
     language: str | None = None,
+    words: bool = False,
 ) -> Corpus:
     """Read the text that a user names, one source after another.
 
@@ -27,13 +32,14 @@ def read_corpus(
         group_field: the field that names a row's group; without it each source is a group, named
             1, 2, ...
         fields: the rows' own names of the fields `text` and `label`.
+        words: read `tokens` and `tags`, a label of each word, instead of `text` and `label`.
         language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
         UserError: a source is missing, empty or not text, has pairs of texts, or lacks a field or
             a known label.
     """
-    parts = [_read_source(source, labels, group_field, fields or {}) for source in sources]
+    parts = [_read_source(source, labels, group_field, fields or {}, words) for source in sources]
     groups = [
         group
         for number, part in enumerate(parts, start=1)
@@ -53,32 +59,41 @@ def _read_source(
     labels: Sequence[str] | None,
     group_field: str | None,
     fields: Mapping[str, str],
+    words: bool,
 ) -> Corpus:
     if not source.strip():
         raise UserError(
             "A source of text is empty (unset shell variable?): name a file, a folder, "
             "package:NAME or a hub id."
         )
-    needed = [*(["label"] if labels is not None else []), *([group_field] if group_field else [])]
+    text, label = ("tokens", "tags") if words else ("text", "label")
+    needed = [*([label] if labels is not None else []), *([group_field] if group_field else [])]
     if source.startswith("package:"):
         texts = _from_package(source.removeprefix("package:"))
         for wanted in needed:
             raise UserError(
-                f"{source} has no {wanted}s; give a .jsonl file with text and {wanted}."
+                f"{source} has no {wanted.removesuffix('s')}s; give a .jsonl file with {text} and "
+                f"{wanted}."
             )
         return Corpus(source, texts)
     path = Path(source).expanduser()
     if not path.exists():
-        rows = _from_hub(source, needed, fields)
+        rows = _from_hub(source, [text, *needed], fields)
     elif not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
     else:
-        rows = read_rows(path, ["text", *needed], fields)
+        rows = read_rows(path, [text, *needed], fields)
     if any(row.get("text_pair") for row in rows):
         raise UserError(
             f"{source} has pairs, rows with a field 'text_pair', and a build reads single texts: "
             "leave the field out, or give each text a row of its own."
         )
+    if words:
+        assert labels is not None
+        rows = [row for row in rows if row["tokens"]]
+        documents, numbers = tagged(rows, labels, path)
+        groups = [str(row[group_field]) for row in rows] if group_field else None
+        return Corpus(source, documents, numbers, groups)
     if labels is None:
         rows = [row for row in rows if text_of(row, "text", path).strip()]
         if not rows:
@@ -113,12 +128,15 @@ def _from_package(package: str) -> list[str]:
     return texts
 
 
-def _from_hub(name: str, needed: Sequence[str], fields: Mapping[str, str]) -> list[Row]:
-    """Rows of a dataset's train split; its column of text may have another name."""
+def _from_hub(name: str, fields_read: Sequence[str], fields: Mapping[str, str]) -> list[Row]:
+    """Rows of a dataset's train split; its columns may have other names."""
     _, rows = load_hub(name, ["train"])
-    known = ("text", "sentence", "content")
-    own = {"text": next((each for each in known if each in rows.features), "text"), **fields}
-    wanted = [own.get(each, each) for each in ("text", *needed)]
+    own = {
+        field: next((each for each in known if each in rows.features), field)
+        for field, known in _HUB_NAMES.items()
+        if field in fields_read
+    } | dict(fields)
+    wanted = [own.get(each, each) for each in fields_read]
     if any(each not in rows.features for each in wanted):
         raise UserError(
             f"The dataset {name} has the fields {', '.join(rows.features)}; "

@@ -109,7 +109,12 @@ def open_text(
         UserError: a source is missing, empty or not text, or its rows lack a field.
     """
     corpus = read_corpus(
-        settings.data, labels, settings.group_field, settings.fields, settings.language
+        settings.data,
+        labels,
+        settings.group_field,
+        settings.fields,
+        settings.language,
+        reads == "tagged",
     )
     further = read_corpus(vocabulary) if vocabulary else None
     return Text(corpus, reads, settings, seed, further)

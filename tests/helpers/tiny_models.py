@@ -68,6 +68,10 @@ _DISTIL = {
 CLASSIFIERS = tuple(
     f"{family}-classifier" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
 )
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+TAGGERS = tuple(
+    f"{family}-tagger" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
+)
 ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
 DECODERS = (
     *("llama", "mistral", "qwen2", "qwen3", "untied"),
@@ -132,6 +136,18 @@ def _new(family: str, layers: int) -> nn.Module:
         "mpnet-classifier": lambda: t.MPNetForSequenceClassification(
             t.MPNetConfig(num_labels=3, **bert)
         ),
+        **{
+            f"{name.lower()}-tagger": lambda name=name, own=own: getattr(
+                t, f"{name}ForTokenClassification"
+            )(getattr(t, f"{name}Config")(id2label=dict(enumerate(TAGS)), **own))
+            for name, own in {
+                "Bert": bert,
+                "DistilBert": distil,
+                "Roberta": bert,
+                "Electra": {"embedding_size": 16, **bert},
+                "MPNet": bert,
+            }.items()
+        },
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **llama)),
         "mistral": lambda: t.MistralForCausalLM(
             t.MistralConfig(sliding_window=None, **tied, **llama)

@@ -56,7 +56,7 @@ def test_a_row_agrees_with_itself(task):
     assert (task.output == "logits") == (task.head is not None)
     assert task.generates == ("decode" in task.works)
     assert not (task.pools and task.head)
-    assert ("label" in task.columns) == (task.reads == "labelled")
+    assert (task.head == "labels") == (task.reads in ("labelled", "tagged"))
 
 
 def test_rows_are_told_apart():
@@ -77,6 +77,7 @@ def test_rows_are_told_apart():
         ("LlamaModel", "llama", "feature-extraction"),
         ("RobertaForSequenceClassification", "roberta", "text-classification"),
         ("LlamaForSequenceClassification", "llama", "text-classification"),
+        ("MPNetForTokenClassification", "mpnet", "token-classification"),
         ("GPT2LMHeadModel", "gpt2", "text-generation"),
         ("LlamaForCausalLM", "llama", "text-generation"),
     ],
@@ -92,16 +93,18 @@ def test_a_configuration_without_a_class_is_of_the_bare_model():
 @pytest.mark.parametrize(
     ("architecture", "told"),
     [
-        ("BertForTokenClassification", "has a head that EdgePrune does not run: it takes sentence"),
-        ("BertForQuestionAnswering", r"\(ForSequenceClassification\) and decoders \(ForCausalLM\)"),
+        ("BertForQuestionAnswering", "has a head that EdgePrune does not run: it takes sentence"),
+        ("BertForQuestionAnswering", r"\(ForTokenClassification\) and decoders \(ForCausalLM\)"),
         ("BertForMultipleChoice", "BertForMultipleChoice has a head"),
+        ("MistralForTokenClassification", "labels tokens with a decoder's layers"),
         ("RobertaForCausalLM", "writes text with an encoder's layers"),
         ("BertLMHeadModel", "writes text with an encoder's layers"),
     ],
 )
 def test_a_head_that_would_be_lost_is_refused(architecture, told):
+    family = "mistral" if architecture.startswith("Mistral") else "bert"
     with pytest.raises(UserError, match=told):
-        task_of({"architectures": [architecture], "model_type": "bert"})
+        task_of({"architectures": [architecture], "model_type": family})
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_head_that_would_be_lost_is_refused(architecture, told):
         ({"logits": 3}, "", None),
         ({"logits": None}, "", None),
         ({"logits": 3}, "GPT2LMHeadModel", "text-generation"),
-        ({"logits": 3}, "BertForTokenClassification", None),
+        ({"logits": 3}, "BertForTokenClassification", "token-classification"),
     ],
 )
 def test_a_graph_without_a_manifest_is_known_by_its_outputs(outputs, architectures, name):

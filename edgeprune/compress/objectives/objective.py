@@ -2,6 +2,7 @@
 
     embedding.py        sentence encoders: cosines, similarities in a batch, hidden states
     classification.py   classifiers: KL, labels, hidden states
+    tagging.py          classifiers of tokens: the same of every token
     generation.py       decoders: KL per token, the text's own tokens
 
 Student and teacher are a model under compression and its original. A student that still equals its

@@ -69,6 +69,13 @@ _MEASURES = (
         fields={"text": text_of, "label": _as_it_is},
         check="edgeprune.measure.evaluate.classification:check_rows",
     ),
+    Measure(
+        "entities",
+        "edgeprune.measure.evaluate.entities:entities",
+        own=True,
+        fields={"tokens": _as_it_is, "tags": _as_it_is},
+        check="edgeprune.measure.evaluate.entities:check_rows",
+    ),
     Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),
     Measure(
         "perplexity",

@@ -11,7 +11,7 @@ from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.measure.record import Measured, MeasuredStage
-from edgeprune.model.tasks import TASKS
+from edgeprune.model.tasks import TASKS, Task
 from edgeprune.pipeline.measure.batching import embeddings_alone, predictions_alone
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
@@ -91,8 +91,8 @@ def write_held_out(context: Context, folder: Path) -> Path:
     """Write the text that no stage has trained on, in the form that the measures read."""
     folder.mkdir(parents=True, exist_ok=True)
     reads, held = context.text.reads, context.text.held_out
-    if reads == "labelled":
-        return _write_labelled(held, folder / "held_out.jsonl")
+    if held.labels is not None:
+        return _write_labelled(held, folder / "held_out.jsonl", TASKS[context.checkpoint.task])
     file = folder / "held_out.txt"
     if reads == "sentences":
         file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
@@ -101,9 +101,13 @@ def write_held_out(context: Context, folder: Path) -> Path:
     return file
 
 
-def _write_labelled(held: Corpus, file: Path) -> Path:
+def _write_labelled(held: Corpus, file: Path, task: Task) -> Path:
     assert held.labels is not None
+    text, label = task.columns
     rows = list(zip(held.documents, held.labels, strict=True))[:_HELD_OUT_TEXTS]
-    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    lines = [
+        json.dumps({text: document.split(" ") if task.reads == "tagged" else document, label: true})
+        for document, true in rows
+    ]
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
