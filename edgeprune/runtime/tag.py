@@ -26,8 +26,8 @@ _SHARED = 4
 class Windows(Tokens):
     """A text's tokens in windows that a model can read; ids and segments are the first one's."""
 
-    text: str
-    encodings: tuple[Encoding, ...]
+    text: str = ""
+    encodings: tuple[Encoding, ...] = ()
 
 
 class WindowTokenizer(Tokenizer):
@@ -38,20 +38,25 @@ class WindowTokenizer(Tokenizer):
         """Tokens that a window shares with the next."""
         return (self.max_length or 0) // _SHARED
 
-    def encode(self, texts: Sequence[Text]) -> list[Tokens]:
-        """The windows of each text."""
+    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+        """The windows of each text; models that label tokens have no prompts."""
         if self.max_length is not None:
             self.rust.enable_truncation(self.max_length, stride=self.stride)
         try:
-            return self.whole(texts)
+            return self.whole(texts, prompt)
         finally:
             self.rust.no_truncation()
 
-    def whole(self, texts: Sequence[Text]) -> list[Tokens]:
+    def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """One window of each text, however long; several threads may call this at once."""
-        encodings: list[Encoding] = self.rust.encode_batch(list(texts))
+        encodings, _ = self._encoded(texts, prompt)
         return [
-            Windows(first.ids, first.type_ids, str(text), (first, *first.overflowing))
+            Windows(
+                first.ids,
+                first.type_ids,
+                text=str(text),
+                encodings=(first, *first.overflowing),
+            )
             for text, first in zip(texts, encodings, strict=True)
         ]
 
