@@ -204,7 +204,7 @@ class Anatomy:
     @property
     def reads_both_ways(self) -> bool:
         """Whether these are a decoder's layers in which a token sees those after it too."""
-        return self.family.bidirectional is not None and not self.causal
+        return self.family.decoder is not None and not self.causal
 
     @property
     def heads_stay(self) -> bool:
@@ -388,8 +388,13 @@ def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim
         num_key_value_heads=_shape(shapes, key)[0] // head_dim,
         head_dim=head_dim,
         module=f"{layer}.{family.attention}",
-        norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
+        norm=_norm(f"{layer}.{family.attention_norm}", shapes) if family.attention_norm else None,
     )
+
+
+def _norm(name: str, shapes: Mapping[str, Shape]) -> str | None:
+    """A norm, where it has weights."""
+    return name if f"{name}.weight" in shapes else None
 
 
 def _experts(
@@ -412,7 +417,9 @@ def _experts(
 def _feed_forwards(
     family: Family, layer: str, shapes: Mapping[str, Shape], experts: Experts | None
 ) -> tuple[FeedForward, ...]:
-    norm = f"{layer}.{family.feed_forward_norm}" if family.feed_forward_norm else None
+    norm = (
+        _norm(f"{layer}.{family.feed_forward_norm}", shapes) if family.feed_forward_norm else None
+    )
 
     def part(path: str, up: str, down: str, gate: str | None) -> FeedForward:
         return FeedForward(

@@ -65,10 +65,24 @@ _DISTIL = {
     "max_position_embeddings": 96,
 }
 
+# Of three layers, the first sees the whole text, the others three tokens to either side.
+_MODERN = {
+    **_BERT,
+    "local_attention": 6,
+    "pad_token_id": 1,
+    "global_rope_theta": 1000.0,
+    "local_rope_theta": 100.0,
+    "norm_bias": False,
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 2),
+}
+
 CLASSIFIERS = tuple(
-    f"{family}-classifier" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
+    f"{family}-classifier"
+    for family in ("bert", "distilbert", "roberta", "electra", "mpnet", "modernbert")
 )
-ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
+ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier", "modernbert")
+# Whose attention is left as it is in a trace.
+EMITTED_ENCODERS = ("modernbert",)
 DECODERS = (
     *("llama", "mistral", "qwen2", "qwen3", "untied"),
     *("gemma", "gpt2", "opt", "gpt_neox", "phi", "phi3", "smollm3"),
@@ -131,6 +145,14 @@ def _new(family: str, layers: int) -> nn.Module:
         ),
         "mpnet-classifier": lambda: t.MPNetForSequenceClassification(
             t.MPNetConfig(num_labels=3, **bert)
+        ),
+        "modernbert": lambda: t.ModernBertModel(t.ModernBertConfig(**{**_MODERN, **deep})),
+        "modernbert-classifier": lambda: t.ModernBertForSequenceClassification(
+            t.ModernBertConfig(
+                num_labels=3,
+                classifier_pooling="mean",
+                **{**_MODERN, **deep},
+            )
         ),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **llama)),
         "mistral": lambda: t.MistralForCausalLM(

@@ -84,6 +84,11 @@ def keep_layers(model: Model, keep: Sequence[int]) -> None:
     if not keep:
         raise UserError("The model would be left without a single layer; ask for less.")
     order, blocks = sorted(keep), model.anatomy.blocks
+    if model.anatomy.family.unnormed_first and order[0] != 0:
+        raise UserError(
+            "The first layer stays in a model of this type, for it alone has no norm before its "
+            "attention: set cut.keep_first to 1 or more."
+        )
     left = put_layers(model, order)
     for place, layer in enumerate(left):
         for part in layer.modules():

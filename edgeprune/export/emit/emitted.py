@@ -23,9 +23,9 @@ def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
     """
     checkpoint = open_checkpoint(str(folder))
     anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
-    if anatomy.head is not None or (task.head is None and anatomy.reads_both_ways):
+    if anatomy.head is not None or anatomy.reads_both_ways:
         weights = checkpoint.tensors(Weights)
-        return emit_decoder(anatomy, checkpoint.config, weights, plain_sums)
+        return emit_decoder(anatomy, checkpoint.config, weights, task, plain_sums)
     function = anatomy.family.encoder
     if function is None or not writes_encoder(function, checkpoint.config, task):
         return None
