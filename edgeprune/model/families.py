@@ -78,6 +78,22 @@ class DistanceBias:
 
 
 @dataclass(frozen=True)
+class Disentangled:
+    """Where an attention that knows distances of tokens keeps its parts, and the settings that say
+    which it has; see `edgeprune.model.distances`. The table and its norm are the base model's, the
+    linears a layer's."""
+
+    key: str
+    query: str
+    table: str = "encoder.rel_embeddings"
+    norm: str = "encoder.LayerNorm"
+    buckets: str | None = None
+    shared: str | None = None
+    """The setting by which the linears of text are those of distances too."""
+    norms: str | None = None
+
+
+@dataclass(frozen=True)
 class EncoderFunction:
     """The function of an encoder's parts, where it does not follow from their names: with this its
     graph is written from its tensors. Norms follow the additions."""
@@ -92,6 +108,8 @@ class EncoderFunction:
     embedding_norm: str = "embeddings.LayerNorm"
     projection: str | None = None
     """A linear after the embeddings where these are narrower than the layers."""
+    projects_first: bool = False
+    """That linear stands before the embeddings' norm."""
     reads_token_types: bool = False
     """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
     activation: str = "hidden_act"
@@ -133,6 +151,11 @@ class Family:
     """Norms read by nothing but the query, key and value, or the gate and up projections."""
     head_bias: tuple[str, str] | None = None
     """Module and keyword by which a layer receives a bias with one slice per original head."""
+    disentangled: Disentangled | None = None
+    optional_tables: Mapping[str, str] = field(default_factory=dict)
+    """Settings by which embeddings are left out though a file may hold their table, by role."""
+    known_only: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of which a model may have these values alone; of others nothing here is known."""
     unread_pooler: str | None = None
     """A pooler beside the encoder, which no sentence embedding reads."""
     position_offset: int = 0
@@ -200,6 +223,22 @@ _BERT_FUNCTION = EncoderFunction(
     label_head=(("pooler.dense", "tanh"), ("classifier", None)),
     reads_token_types=True,
 )
+_DEBERTA_FUNCTION = replace(
+    _BERT_FUNCTION,
+    label_head=(("pooler.dense", "pooler_hidden_act"), ("classifier", None)),
+    projection="embeddings.embed_proj",
+    projects_first=True,
+    written={},
+)
+_DEBERTA_ASSUMED = {
+    "relative_attention": False,
+    "position_biased_input": True,
+    "pooler_hidden_act": "gelu",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-7,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 0,
+}
 _MODERNBERT_HEAD = (
     ("head.dense", "classifier_activation"),
     ("head.norm", None),
@@ -363,6 +402,42 @@ FAMILIES: tuple[Family, ...] = (
             label_head=_DENSE_HEAD,
             distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
         ),
+    ),
+    replace(
+        _BERT,
+        model_types=("deberta-v2",),
+        query="attention.self.query_proj",
+        key="attention.self.key_proj",
+        value="attention.self.value_proj",
+        head_attributes={"num_attention_heads": "heads"},
+        optional_tables={"position": "position_biased_input"},
+        unread_pooler=None,
+        disentangled=Disentangled(
+            key="attention.self.pos_key_proj",
+            query="attention.self.pos_query_proj",
+            buckets="position_buckets",
+            shared="share_att_key",
+            norms="norm_rel_ebd",
+        ),
+        known_only={"relative_attention": True, "conv_kernel_size": 0},
+        assumed={**_DEBERTA_ASSUMED, "conv_kernel_size": 0},
+        encoder=_DEBERTA_FUNCTION,
+    ),
+    replace(
+        _BERT,
+        model_types=("deberta",),
+        query="attention.self.in_proj.query",
+        key="attention.self.in_proj.key",
+        value="attention.self.in_proj.value",
+        head_attributes={"num_attention_heads": "heads"},
+        fused=(Fused("attention.self.in_proj", interleaved=True),),
+        in_files={".q_bias": ".in_proj.query.bias", ".v_bias": ".in_proj.value.bias"},
+        optional_tables={"position": "position_biased_input"},
+        unread_pooler=None,
+        disentangled=Disentangled(key="attention.self.pos_proj", query="attention.self.pos_q_proj"),
+        known_only={"relative_attention": True, "talking_head": False},
+        assumed={**_DEBERTA_ASSUMED, "talking_head": False},
+        encoder=_DEBERTA_FUNCTION,
     ),
     Family(
         model_types=("modernbert",),
@@ -629,7 +704,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 _BASE_PREFIXES = (
-    *("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet."),
+    *("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet.", "deberta.", "albert."),
     *("model.", "transformer.", "gpt_neox."),
 )
 

@@ -59,6 +59,8 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
     rows = (index[:, None] * part.head_dim + torch.arange(part.head_dim)).flatten()
     _keep_outputs(model.linear(part.query), rows)
     _keep_inputs(model.linear(part.output), rows)
+    for name in part.of_distances:
+        _keep_outputs(model.linear(name), rows)
     if not anatomy.shared_key_value_heads:
         _keep_outputs(model.linear(part.key), rows)
         _keep_outputs(model.linear(part.value), rows)

@@ -146,6 +146,7 @@ def test_weights_of_a_half_are_read_as_they_are(family, tmp_path):
         ("electra", "ElectraForTokenClassification"),
         ("mpnet", "MPNetForTokenClassification"),
         ("modernbert", "ModernBertForTokenClassification"),
+        ("deberta-v2", "DebertaV2ForTokenClassification"),
     ],
 )
 def test_a_head_for_every_token(family, architecture, tmp_path, monkeypatch):
@@ -193,7 +194,8 @@ def test_every_layer_may_have_sizes_of_its_own(data):
             channels = torch.arange(data.draw(st.integers(1, 40), label="channels"))
             attention, part = block.attention, block.feed_forward
             kept = torch.cat([torch.arange(8) + 8 * head for head in heads])
-            for linear in (attention.query, attention.key, attention.value):
+            text = (attention.query, attention.key, attention.value)
+            for linear in (*text, *attention.of_distances):
                 take(model.linear(linear), kept, dim=0)
             take(model.linear(attention.output), kept, dim=1)
             for up in filter(None, (part.gate, part.up)):
@@ -229,7 +231,7 @@ def test_settings_that_are_not_known_are_left_to_the_trace(setting, value, tmp_p
 
 def test_every_family_has_an_emitter_for_what_it_is():
     assert [f.model_types[0] for f in FAMILIES if f.encoder] == [
-        *("bert", "electra", "roberta", "distilbert", "mpnet")
+        *("bert", "electra", "roberta", "distilbert", "mpnet", "deberta-v2", "deberta")
     ]
     others = [f for f in FAMILIES if not f.encoder and not f.convolution]
     assert others == [f for f in FAMILIES if f.decoder]
