@@ -17,10 +17,11 @@ from edgeprune.compress.cut.surgery import keep_heads
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.graph import Graph
 from edgeprune.export.trace import export_plain
+from edgeprune.model import importing
 from edgeprune.model.checkpoint import WEIGHTS, open_checkpoint
 from edgeprune.model.distances import read_distances
 from edgeprune.model.families import find_family
-from edgeprune.model.importing import import_checkpoint
+from edgeprune.model.importing import import_checkpoint, import_tokenizer
 from edgeprune.model.store import save_model
 from edgeprune.runtime.session import open_session
 
@@ -180,3 +181,11 @@ def test_what_is_not_known_is_refused(kind, settings, words, tmp_path):
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=words.replace("|", r"\|")):
         open_checkpoint(str(tmp_path)).anatomy  # noqa: B018
+
+
+def test_a_tokenizer_of_sentence_pieces_alone_says_what_reads_it(tmp_path, monkeypatch):
+    made("version 3", tmp_path)
+    (tmp_path / "spm.model").write_bytes(b"pieces")
+    monkeypatch.setattr(importing, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"alone \(spm.model\).* pip install sentencepiece, or"):
+        import_tokenizer(open_checkpoint(str(tmp_path)), tmp_path / "out")
