@@ -89,6 +89,7 @@ def face_of(model: Model) -> Face:
         return generating(module, task.output, layers)
     function = find_family(str(model.config["model_type"])).encoder
     typed = function is not None and function.reads_token_types
+    typed = typed and "token_type" in model.anatomy.embeddings
     return reading(module, task.output, one_a_text=task.logits_axes == 2, typed=typed)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.model.distances import Distances, read_distances
 from edgeprune.model.families import (
     _BASE_PREFIXES,
     Family,
@@ -40,6 +41,9 @@ class Attention:
     head_dim: int
     module: str
     norm: str | None = None
+    of_distances: tuple[str, ...] = ()
+    """Linears beside these that make keys or queries of distances, a row for each of a head's
+    values; they stay in float32."""
 
     @property
     def heads_per_group(self) -> int:
@@ -204,7 +208,7 @@ class Anatomy:
     @property
     def reads_both_ways(self) -> bool:
         """Whether these are a decoder's layers in which a token sees those after it too."""
-        return self.family.bidirectional is not None and not self.causal
+        return self.family.decoder is not None and not self.causal
 
     @property
     def heads_stay(self) -> bool:
@@ -265,6 +269,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         family = replace(family, causal=False, has_cache=False)
     shapes = _plain(family, config, shapes)
     prefix = _base_prefix(family, shapes)
+    distances = read_distances(config, family)
     blocks = []
     for index in range(_count_layers(f"{prefix}{family.layers}", shapes)):
         layer = f"{prefix}{family.layers}.{index}"
@@ -273,7 +278,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
             Block(
                 index=index,
                 name=layer,
-                mixer=_mixer(family, layer, shapes, head_dim(config)),
+                mixer=_mixer(family, layer, shapes, head_dim(config), distances),
                 feed_forwards=_feed_forwards(family, layer, shapes, experts),
                 experts=experts,
             )
@@ -282,6 +287,7 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         role: prefix + path
         for role, path in family.embeddings.items()
         if role == "word" or f"{prefix}{path}.weight" in shapes
+        if config.get(family.optional_tables.get(role, ""), True)
     }
     for name in (*embeddings.values(), *(name for block in blocks for name in block.linears())):
         _shape(shapes, name)
@@ -360,12 +366,16 @@ def _unstacked(family: Family, shapes: Mapping[str, Shape]) -> Mapping[str, Shap
 
 
 def _mixer(
-    family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int
+    family: Family,
+    layer: str,
+    shapes: Mapping[str, Shape],
+    head_dim: int,
+    distances: Distances | None,
 ) -> Attention | Convolution:
     paths = family.convolution
     kernel = shapes.get(f"{layer}.{paths.kernel}.weight") if paths else None
     if paths is None or kernel is None:
-        return _attention(family, layer, shapes, head_dim)
+        return _attention(family, layer, shapes, head_dim, distances)
     if len(kernel) != 3:
         raise UserError(f"{layer}.{paths.kernel}.weight does not hold taps of channels.")
     return Convolution(
@@ -377,8 +387,15 @@ def _mixer(
     )
 
 
-def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim: int) -> Attention:
+def _attention(
+    family: Family,
+    layer: str,
+    shapes: Mapping[str, Shape],
+    head_dim: int,
+    distances: Distances | None,
+) -> Attention:
     query, key = f"{layer}.{family.query}", f"{layer}.{family.key}"
+    of_distances = (distances.key, distances.query) if distances else ()
     return Attention(
         query=query,
         key=key,
@@ -388,8 +405,18 @@ def _attention(family: Family, layer: str, shapes: Mapping[str, Shape], head_dim
         num_key_value_heads=_shape(shapes, key)[0] // head_dim,
         head_dim=head_dim,
         module=f"{layer}.{family.attention}",
-        norm=f"{layer}.{family.attention_norm}" if family.attention_norm else None,
+        norm=_norm(f"{layer}.{family.attention_norm}", shapes) if family.attention_norm else None,
+        of_distances=tuple(
+            f"{layer}.{path}"
+            for path in of_distances
+            if path is not None and path not in (family.query, family.key)
+        ),
     )
+
+
+def _norm(name: str, shapes: Mapping[str, Shape]) -> str | None:
+    """A norm, where it has weights."""
+    return name if f"{name}.weight" in shapes else None
 
 
 def _experts(
@@ -412,7 +439,9 @@ def _experts(
 def _feed_forwards(
     family: Family, layer: str, shapes: Mapping[str, Shape], experts: Experts | None
 ) -> tuple[FeedForward, ...]:
-    norm = f"{layer}.{family.feed_forward_norm}" if family.feed_forward_norm else None
+    norm = (
+        _norm(f"{layer}.{family.feed_forward_norm}", shapes) if family.feed_forward_norm else None
+    )
 
     def part(path: str, up: str, down: str, gate: str | None) -> FeedForward:
         return FeedForward(
@@ -478,6 +507,7 @@ def _head_linears(
         and not name.startswith((inside, embeddings))
         and name.removesuffix(".weight") not in tables.values()
         and "relative_attention_bias" not in name
+        and not (family.disentangled and name == f"{prefix}{family.disentangled.table}.weight")
     ]
     if tied and family.head not in names:
         names.append(family.head)

@@ -203,5 +203,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             )
     config = with_assumed(without_rope_parameters(config, family, file), family)
     check_types(config, file)
+    for name, known in family.known_only.items():
+        if config.get(name) != known:
+            raise UserError(
+                f"{file}: {name} is {config.get(name)}, and of models of type "
+                f"{config['model_type']} only those are known here of which it is {known}: take "
+                "another model."
+            )
     check_rope(config, family, file)
     return config

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+HeadLayers = tuple[tuple[str, str | None], ...]
+"""Linears and norms one after the other, each with the activation after it or the setting that
+names one. Paths are relative to the base model or, where it has no such part, to the whole."""
+
 
 @dataclass(frozen=True)
 class DecoderFunction:
@@ -28,7 +32,11 @@ class DecoderFunction:
     """Whether attention and feed-forward read the same states side by side, or the setting for
     it."""
     windows: Literal["every layer", "by layer type"] | None = None
-    """The layers in which a token sees only the last `sliding_window` tokens, where that is set."""
+    """The layers in which a token sees only so many of the last tokens, where that is set."""
+    window: str = "sliding_window"
+    """The setting for how many; where tokens see those after them too, for how many in all."""
+    embedding_norm: str | None = None
+    """A norm of the states that enter the first layer."""
     scales_embeddings: bool = False
     """Embeddings of tokens are multiplied by the root of their width."""
     embedding_factor: str | None = None
@@ -57,5 +65,12 @@ class DecoderFunction:
     """Linears after the embeddings and before the head, where the model's files hold them."""
     without_final_norm: str | bool = False
     """Whether the norm before the head is left out, or the setting for it."""
+    label_head: HeadLayers = ()
+    """From a text's state to a logit for each label; none where no such head is known."""
+    token_head: HeadLayers = ()
+    """The same from the state of every token."""
+    label_pooling: str | None = None
+    """The setting by which a text's state is that of its first token (cls) or the mean of all its
+    tokens' (mean)."""
     written: Mapping[str, Any] = field(default_factory=dict)
     """Settings of which only these values are known here; they may be missing."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.decoder_function import DecoderFunction, HeadLayers
 from edgeprune.model.families import find_family
 
 
@@ -26,9 +27,9 @@ class Decoder:
     norms: Norms
     norms_first: bool
     """Norms stand before what reads them, not after the sum with what was read."""
-    attention_norms: tuple[str, ...]
+    attention_norms: tuple[str | None, ...]
     """By layer; none where attention reads the states as they are."""
-    feed_forward_norms: tuple[str, ...]
+    feed_forward_norms: tuple[str | None, ...]
     """By layer; where attention and feed-forward share one, the same again."""
     answer_norms: tuple[tuple[str, str], ...]
     """By layer, of what attention and feed-forward answer; none where that is added as it is."""
@@ -36,6 +37,7 @@ class Decoder:
     """By layer, of queries and keys; none where there are none."""
     norms_all_heads: bool
     """Those norms are over all of a token's heads together."""
+    embedding_norm: str | None
     final_norm: str | None
     parallel: bool
     activation: str
@@ -63,6 +65,10 @@ class Decoder:
     project_in: str | None
     project_out: str | None
     takes_positions: bool
+    label_head: HeadLayers
+    token_head: HeadLayers
+    label_pooling: str
+    """Whether a text's state is that of its first token (cls) or the mean of all (mean)."""
 
 
 _TYPES = "layer_types"
@@ -107,7 +113,9 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
     norms_first = _is_set(config, family.norms_first or True, True)
     # Where norms follow the sums, the last layer's is the last.
     ends = norms_first and not _is_set(config, function.without_final_norm, False)
-    attention_norms = inside(family.attention_norm or function.shared_norm)
+    attention_norms: tuple[str | None, ...] = inside(family.attention_norm or function.shared_norm)
+    if family.unnormed_first:
+        attention_norms = (None, *attention_norms[1:])
     query, key = (inside(path) for path in function.head_norms or (None, None))
     normed = bool(query) and f"{query[0]}.weight" in anatomy.shapes
     attended, fed = (inside(path) for path in function.answer_norms or (None, None))
@@ -121,10 +129,11 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         answer_norms=tuple(zip(attended, fed, strict=True)),
         head_norms=tuple(zip(query, key, strict=True)) if normed else (),
         norms_all_heads=function.norms_all_heads,
+        embedding_norm=f"{base}{function.embedding_norm}" if function.embedding_norm else None,
         final_norm=f"{base}{function.final_norm}" if ends else None,
         parallel=_is_set(config, function.parallel, True),
         activation=activation,
-        windows=_windows(config, function.windows, len(blocks), bidirectional),
+        windows=_windows(config, function, len(blocks), bidirectional),
         has_cache=anatomy.head is not None,
         bidirectional=bidirectional,
         turned=_turned(config, function.turned_layers, len(blocks)),
@@ -143,6 +152,9 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         project_in=held(project_in),
         project_out=held(project_out),
         takes_positions=function.takes_positions,
+        label_head=function.label_head,
+        token_head=function.token_head,
+        label_pooling=str(config.get(function.label_pooling or "", "cls")),
     )
 
 
@@ -162,11 +174,11 @@ def _turned(config: Mapping[str, Any], setting: str | None, layers: int) -> tupl
 
 
 def _windows(
-    config: Mapping[str, Any], kind: str | None, layers: int, bidirectional: bool
+    config: Mapping[str, Any], function: DecoderFunction, layers: int, bidirectional: bool
 ) -> tuple[int | None, ...]:
     """Each layer's window, as transformers reads it off the settings. One that goes both ways is
     stated by its width, and is half as far to either side."""
-    window = config.get("sliding_window")
+    kind, window = function.windows, config.get(function.window)
     if window and bidirectional:
         window = window // 2 + 1
     if kind is None or not window or not config.get("use_sliding_window", True):

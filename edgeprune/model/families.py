@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.decoder_function import DecoderFunction
+from edgeprune.model.decoder_function import DecoderFunction, HeadLayers
 
 Shape = tuple[int, ...]
 
@@ -77,8 +77,20 @@ class DistanceBias:
     """The distance from which on all share the last row."""
 
 
-HeadLayers = tuple[tuple[str, str | None], ...]
-"""Linears one after the other, each with the activation after it."""
+@dataclass(frozen=True)
+class Disentangled:
+    """Where an attention that knows distances of tokens keeps its parts, and the settings that say
+    which it has; see `edgeprune.model.distances`. The table and its norm are the base model's, the
+    linears a layer's."""
+
+    key: str
+    query: str
+    table: str = "encoder.rel_embeddings"
+    norm: str = "encoder.LayerNorm"
+    buckets: str | None = None
+    shared: str | None = None
+    """The setting by which the linears of text are those of distances too."""
+    norms: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class EncoderFunction:
     embedding_norm: str = "embeddings.LayerNorm"
     projection: str | None = None
     """A linear after the embeddings where these are narrower than the layers."""
+    projects_first: bool = False
+    """That linear stands before the embeddings' norm."""
     reads_token_types: bool = False
     """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
     activation: str = "hidden_act"
@@ -137,6 +151,11 @@ class Family:
     """Norms read by nothing but the query, key and value, or the gate and up projections."""
     head_bias: tuple[str, str] | None = None
     """Module and keyword by which a layer receives a bias with one slice per original head."""
+    disentangled: Disentangled | None = None
+    optional_tables: Mapping[str, str] = field(default_factory=dict)
+    """Settings by which embeddings are left out though a file may hold their table, by role."""
+    known_only: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of which a model may have these values alone; of others nothing here is known."""
     unread_pooler: str | None = None
     """A pooler beside the encoder, which no sentence embedding reads."""
     position_offset: int = 0
@@ -155,9 +174,11 @@ class Family:
     """The share of a head that they turn where the configuration does not say."""
     assumed: Mapping[str, Any] = field(default_factory=dict)
     """The values of settings that are left out, where they are facts of the function."""
-    window_pattern: tuple[str | None, int] | None = None
+    stretches: bool = True
+    """Whether rotary positions may be stretched (rope_scaling)."""
+    window_pattern: tuple[str | None, int, int] | None = None
     """The setting, if there is one, and the default of the layers of which one has no window, where
-    layer_types are not stated."""
+    layer_types are not stated; and the first such layer, from 0, or -1: the last of so many."""
     unheeded: tuple[str, ...] = ()
     """Settings that change a model's function and that transformers' own attention leaves out."""
     bidirectional: str | None = None
@@ -173,6 +194,9 @@ class Family:
     that into the queries."""
     transposed: bool = False
     """Stored weights of the layers are (inputs, outputs); loading turns them."""
+    unnormed_first: bool = False
+    """The first layer's attention reads the states as they are, which a norm after the embeddings
+    made; so that layer stays the first."""
     norms_first: str | None = None
     """The setting by which norms stand before what reads them; None where they always do."""
     norm_offset: float = 0.0
@@ -198,6 +222,27 @@ _BERT_FUNCTION = EncoderFunction(
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
     label_head=(("pooler.dense", "tanh"), ("classifier", None)),
     reads_token_types=True,
+)
+_DEBERTA_FUNCTION = replace(
+    _BERT_FUNCTION,
+    label_head=(("pooler.dense", "pooler_hidden_act"), ("classifier", None)),
+    projection="embeddings.embed_proj",
+    projects_first=True,
+    written={},
+)
+_DEBERTA_ASSUMED = {
+    "relative_attention": False,
+    "position_biased_input": True,
+    "pooler_hidden_act": "gelu",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-7,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 0,
+}
+_MODERNBERT_HEAD = (
+    ("head.dense", "classifier_activation"),
+    ("head.norm", None),
+    ("classifier", None),
 )
 _DENSE_HEAD = (("classifier.dense", "tanh"), ("classifier.out_proj", None))
 
@@ -270,7 +315,7 @@ _GEMMA2 = replace(
     norm_offset=1.0,
     ties=True,
     feed_forward_norm="pre_feedforward_layernorm",
-    window_pattern=(None, 2),
+    window_pattern=(None, 2, -1),
     assumed={
         "head_dim": 256,
         "hidden_activation": "gelu_pytorch_tanh",
@@ -358,6 +403,84 @@ FAMILIES: tuple[Family, ...] = (
             distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
         ),
     ),
+    replace(
+        _BERT,
+        model_types=("deberta-v2",),
+        query="attention.self.query_proj",
+        key="attention.self.key_proj",
+        value="attention.self.value_proj",
+        head_attributes={"num_attention_heads": "heads"},
+        optional_tables={"position": "position_biased_input"},
+        unread_pooler=None,
+        disentangled=Disentangled(
+            key="attention.self.pos_key_proj",
+            query="attention.self.pos_query_proj",
+            buckets="position_buckets",
+            shared="share_att_key",
+            norms="norm_rel_ebd",
+        ),
+        known_only={"relative_attention": True, "conv_kernel_size": 0},
+        assumed={**_DEBERTA_ASSUMED, "conv_kernel_size": 0},
+        encoder=_DEBERTA_FUNCTION,
+    ),
+    replace(
+        _BERT,
+        model_types=("deberta",),
+        query="attention.self.in_proj.query",
+        key="attention.self.in_proj.key",
+        value="attention.self.in_proj.value",
+        head_attributes={"num_attention_heads": "heads"},
+        fused=(Fused("attention.self.in_proj", interleaved=True),),
+        in_files={".q_bias": ".in_proj.query.bias", ".v_bias": ".in_proj.value.bias"},
+        optional_tables={"position": "position_biased_input"},
+        unread_pooler=None,
+        disentangled=Disentangled(key="attention.self.pos_proj", query="attention.self.pos_q_proj"),
+        known_only={"relative_attention": True, "talking_head": False},
+        assumed={**_DEBERTA_ASSUMED, "talking_head": False},
+        encoder=_DEBERTA_FUNCTION,
+    ),
+    Family(
+        model_types=("modernbert",),
+        layers="layers",
+        query="attn.Wqkv.query",
+        key="attn.Wqkv.key",
+        value="attn.Wqkv.value",
+        output="attn.Wo",
+        gate="mlp.Wi.gate",
+        up="mlp.Wi.up",
+        down="mlp.Wo",
+        attention="attn",
+        head_attributes={},
+        embeddings={"word": "embeddings.tok_embeddings"},
+        attention_norm="attn_norm",
+        feed_forward_norm="mlp_norm",
+        unnormed_first=True,
+        fused=(Fused("attn.Wqkv"), Fused("mlp.Wi", ("gate", "up"))),
+        rotary={"rope_theta": "global_rope_theta", "window_theta": "local_rope_theta"},
+        stretches=False,
+        window_pattern=("global_attn_every_n_layers", 3, 0),
+        assumed={
+            "global_rope_theta": 160_000.0,
+            "local_rope_theta": 10_000.0,
+            "local_attention": 128,
+            "norm_eps": 1e-5,
+            "hidden_activation": "gelu",
+            "classifier_activation": "gelu",
+            "classifier_pooling": "cls",
+            "pad_token_id": 50283,
+        },
+        decoder=DecoderFunction(
+            final_norm="final_norm",
+            epsilon="norm_eps",
+            activation="hidden_activation",
+            embedding_norm="embeddings.norm",
+            windows="by layer type",
+            window="local_attention",
+            label_head=_MODERNBERT_HEAD,
+            token_head=_MODERNBERT_HEAD,
+            label_pooling="classifier_pooling",
+        ),
+    ),
     replace(_LLAMA, in_gguf=True),
     replace(_LLAMA, model_types=("mistral",), in_gguf=True, decoder=_EVERY_LAYER),
     replace(_LLAMA, model_types=("qwen2", "qwen3"), in_gguf=True, decoder=_BY_LAYER_TYPE),
@@ -373,7 +496,7 @@ FAMILIES: tuple[Family, ...] = (
         _GEMMA2,
         model_types=("gemma3_text",),
         rotary={"rope_theta": "rope_theta", "window_theta": "rope_local_base_freq"},
-        window_pattern=("sliding_window_pattern", 6),
+        window_pattern=("sliding_window_pattern", 6, -1),
         unheeded=("attn_logit_softcapping",),
         bidirectional="use_bidirectional_attention",
         assumed={
@@ -581,7 +704,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 _BASE_PREFIXES = (
-    *("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet."),
+    *("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet.", "deberta.", "albert."),
     *("model.", "transformer.", "gpt_neox."),
 )
 
@@ -709,11 +832,11 @@ def with_assumed(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     config = {**family.assumed, **config}
     layers = stated(config, "num_hidden_layers")[1]
     if family.window_pattern and layers and config.get("layer_types") is None:
-        setting, default = family.window_pattern
+        setting, default, first = family.window_pattern
         step = config.get(setting, default) if setting else default
         config["layer_types"] = [
-            "sliding_attention" if layer % step else "full_attention"
-            for layer in range(1, layers + 1)
+            "sliding_attention" if (layer - first) % step else "full_attention"
+            for layer in range(layers)
         ]
     return config
 

@@ -1,6 +1,7 @@
 """A batch's way into a model, and what its tokens come out as."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,3 +27,8 @@ def unpadded(hidden: Tensor, mask: Tensor) -> Tensor:
     if bool(mask.all()):  # an expert sees some of the tokens, and not in the mask's order
         return hidden.flatten(0, -2)
     return hidden.reshape(*mask.shape, -1)[mask.bool()]
+
+
+def handed_on(hidden: Tensor, answered: Any) -> Any:
+    """Hidden states in the form of what a block answered: alone, or first of as many as that."""
+    return (hidden, *[None] * (len(answered) - 1)) if isinstance(answered, tuple) else hidden

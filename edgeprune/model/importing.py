@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -183,6 +184,10 @@ def _check_whole(checkpoint: Checkpoint, config: dict[str, Any], lacking: list[A
         )
 
 
+_SENTENCE_PIECE = {"spm.model", "spiece.model", "sentencepiece.bpe.model"}
+"""Files of SentencePiece's, by the names that families give them."""
+
+
 def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a checkpoint's tokenizer as tokenizer.json and its settings into `folder`.
 
@@ -198,6 +203,13 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     try:
         tokenizer = _from_pretrained(AutoTokenizer, checkpoint, use_fast=True, **stated)
     except Exception as error:  # what is raised where files are missing depends on the tokenizer
+        pieces = sorted(_SENTENCE_PIECE & {file.name for file in checkpoint.assets.iterdir()})
+        if pieces and find_spec("sentencepiece") is None:
+            raise UserError(
+                f"{checkpoint.name} has its tokenizer as pieces of sentences alone ({pieces[0]}), "
+                "which the package sentencepiece reads: pip install sentencepiece, or save the "
+                "model with a tokenizer.json beside it."
+            ) from error
         raise UserError(
             f"{checkpoint.name} has no tokenizer that could be read ({error}); "
             "save the model with a tokenizer.json beside it."

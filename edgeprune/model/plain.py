@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.disentangled import DisentangledAttention
+from edgeprune.model.distances import read_distances
 from edgeprune.model.families import Family, Fused, num_heads, query_rows
 
 
@@ -120,6 +122,10 @@ def make_plain(module: nn.Module, family: Family, config: Mapping[str, Any]) -> 
             module.set_submodule(name, _apart(fused[path], weight, part.bias, config))
         else:
             module.set_submodule(name, _linear(weight, part.bias))
+    if distances := read_distances(config, family):
+        for name, part in list(module.named_modules()):
+            if name.endswith(f".{family.attention}"):
+                module.set_submodule(name, DisentangledAttention(part, family, distances))
 
 
 def _apart(fused: Fused, weight: Tensor, bias: Tensor | None, config: Mapping[str, Any]) -> Joined:

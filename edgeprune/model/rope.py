@@ -143,6 +143,11 @@ def check_rope(config: Mapping[str, Any], family: Family, file: Path) -> None:
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     longest = config.get("max_position_embeddings")
+    if kind not in (None, "default") and not family.stretches:
+        raise UserError(
+            f"{file} stretches positions (rope_type {kind}), which this type of model is not known "
+            "to do: remove it."
+        )
     if kind == "longrope" and TRAINED_LENGTH in family.rotary and not trained_length(config):
         raise UserError(
             f"{file} has longrope positions and does not say {TRAINED_LENGTH}: add the number of "

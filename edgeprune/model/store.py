@@ -96,7 +96,8 @@ def load_model(folder: Path, attention: str | None = None, changes: Path | None 
     anatomy = describe(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     sizes = read_json(folder / SIZES)
     model = Model(module.float().eval(), config, folder, **sizes)
-    for name in anatomy.block_linears():
+    of_distances = [name for attention in anatomy.attentions for name in attention.of_distances]
+    for name in (*anatomy.block_linears(), *of_distances):
         resize(model.linear(name), tensors[f"{name}.weight"].shape)
     missing, unexpected = module.load_state_dict(tensors, strict=False, assign=True)
     lacking = [name for name in missing if not name.startswith(str(anatomy.head))]

@@ -65,14 +65,43 @@ _DISTIL = {
     "max_position_embeddings": 96,
 }
 
+# Of three layers, the first sees the whole text, the others three tokens to either side.
+_MODERN = {
+    **_BERT,
+    "local_attention": 6,
+    "pad_token_id": 1,
+    "global_rope_theta": 1000.0,
+    "local_rope_theta": 100.0,
+    "norm_bias": False,
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 2),
+}
+# Buckets of far distances from 4 tokens on, and all linears of text those of distances too.
+_DEBERTA = {**_BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+_DEBERTA_V3 = {
+    **_DEBERTA,
+    "position_biased_input": False,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+}
+
 CLASSIFIERS = tuple(
-    f"{family}-classifier" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
+    f"{family}-classifier"
+    for family in (
+        *("bert", "distilbert", "roberta", "electra", "mpnet"),
+        *("modernbert", "deberta-v2", "deberta"),
+    )
 )
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TAGGERS = tuple(
     f"{family}-tagger" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
 )
-ENCODERS = ("bert", "distilbert", "roberta", "electra", "mpnet", "classifier")
+ENCODERS = (
+    *("bert", "distilbert", "roberta", "electra", "mpnet", "classifier"),
+    *("modernbert", "deberta-v2", "deberta"),
+)
+# Whose attention is left as it is in a trace.
+EMITTED_ENCODERS = ("modernbert", "deberta-v2", "deberta")
 DECODERS = (
     *("llama", "mistral", "qwen2", "qwen3", "untied"),
     *("gemma", "gpt2", "opt", "gpt_neox", "phi", "phi3", "smollm3"),
@@ -148,6 +177,22 @@ def _new(family: str, layers: int) -> nn.Module:
                 "MPNet": bert,
             }.items()
         },
+        "modernbert": lambda: t.ModernBertModel(t.ModernBertConfig(**{**_MODERN, **deep})),
+        "modernbert-classifier": lambda: t.ModernBertForSequenceClassification(
+            t.ModernBertConfig(
+                num_labels=3,
+                classifier_pooling="mean",
+                **{**_MODERN, **deep},
+            )
+        ),
+        "deberta-v2": lambda: t.DebertaV2Model(t.DebertaV2Config(**{**_DEBERTA_V3, **deep})),
+        "deberta-v2-classifier": lambda: t.DebertaV2ForSequenceClassification(
+            t.DebertaV2Config(num_labels=3, type_vocab_size=2, **{**_DEBERTA, **deep})
+        ),
+        "deberta": lambda: t.DebertaModel(t.DebertaConfig(**{**_DEBERTA, **deep})),
+        "deberta-classifier": lambda: t.DebertaForSequenceClassification(
+            t.DebertaConfig(num_labels=3, position_biased_input=False, **{**_DEBERTA, **deep})
+        ),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**tied, **llama)),
         "mistral": lambda: t.MistralForCausalLM(
             t.MistralConfig(sliding_window=None, **tied, **llama)
@@ -290,7 +335,7 @@ def _shrink(model: Model) -> None:
     kept = list(range(attention.num_heads)) if stay else [0, 2]
     rows = torch.cat([torch.arange(attention.head_dim) + attention.head_dim * h for h in kept])
     names = [attention.query, attention.key, attention.value] if own else [attention.query]
-    for name in names:
+    for name in (*names, *attention.of_distances):
         _take(model.linear(name), rows, dim=0)
     _take(model.linear(attention.output), rows, dim=1)
     channels = torch.arange(23)

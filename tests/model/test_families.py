@@ -115,7 +115,9 @@ def test_cut_equals_masked_and_loads_again(family, tmp_path):
 
     save_model(model, tmp_path / "cut")
     again = load_model(tmp_path / "cut")
-    torch.testing.assert_close(answer(again, batch), got, rtol=0, atol=0)
+    # Tables of distances are multiplied, as they lie in memory.
+    atol = 2e-6 if model.anatomy.family.disentangled else 0
+    torch.testing.assert_close(answer(again, batch), got, rtol=0, atol=atol)
     assert (again.heads, again.channels) == (model.heads, model.channels)
     assert again.channels == [list(kept) for kept in CHANNELS_KEPT]
     # From the shapes in the file alone, as from the module.
@@ -156,9 +158,10 @@ def test_import_is_the_model_that_transformers_saved(family, tmp_path):
         output = auto[model.task].from_pretrained(tmp_path).eval()(**batch)[0]
     expected = output if output.ndim == 2 else output[batch["attention_mask"] == 1]
     # Three products in place of a fused one may sum in another order.
-    atol = 1e-5 if model.anatomy.family.fused else 0
+    family_of = model.anatomy.family
+    atol = 1e-5 if family_of.fused or family_of.disentangled else 0
     torch.testing.assert_close(answer(model, batch), expected, rtol=0, atol=atol)
-    expected_task = "feature-extraction" if family in ENCODERS[:5] else "text-classification"
+    expected_task = "text-classification" if "classifier" in family else "feature-extraction"
     if model.anatomy.causal:
         expected_task = "text-generation"
     assert model.task == expected_task

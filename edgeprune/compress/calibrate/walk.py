@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.replay import Replay
 from edgeprune.model.anatomy import Block
-from edgeprune.model.forward import Inputs, tensors, unpadded
+from edgeprune.model.forward import Inputs, handed_on, tensors, unpadded
 from edgeprune.model.model import Model
 from edgeprune.model.restored import forwards_restored
 
@@ -211,17 +211,17 @@ def _embed(model: Model, blocks: list[nn.Module], batch: Inputs) -> tuple[Tensor
     """
     entered: list[Tensor] = []
     arguments: list[Arguments] = []
-    tupled = False
+    first: Any = None
 
     def note(forward: Callable[..., Any], hidden: Tensor, *others: Any, **named: Any) -> Any:
-        nonlocal tupled
+        nonlocal first
         if not entered:
             entered.append(hidden)
-            tupled = isinstance(forward(hidden, *others, **named), tuple)
+            first = forward(hidden, *others, **named)
         arguments.append((others, named))
         if len(arguments) == len(blocks):
             raise _Reached  # what follows, a decoder's logits, may be the largest tensor of all
-        return (hidden,) if tupled else hidden
+        return handed_on(hidden, first)
 
     with forwards_restored(blocks):
         for block in blocks:

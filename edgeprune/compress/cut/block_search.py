@@ -14,6 +14,7 @@ from edgeprune.compress.levels.evolution import Genome, search
 from edgeprune.compress.levels.judge import report, rescored, scorer
 from edgeprune.compress.levels.settings import Evolution
 from edgeprune.compress.levels.spaces import Drops
+from edgeprune.model.forward import handed_on
 from edgeprune.model.model import Model
 from edgeprune.model.restored import forwards_restored
 from edgeprune.text.batches import Batch
@@ -64,19 +65,16 @@ def search_blocks(
 def skippable(model: Model, batch: Batch) -> Iterator[Callable[[Genome], None]]:
     """Yields a function that makes the blocks flagged 1 hand on what they are given, uncomputed."""
     modules = model.block_modules()
-    kinds: list[bool] = []
-    handle = modules[0].register_forward_hook(
-        lambda _m, _a, out: kinds.append(isinstance(out, tuple))
-    )
+    answers: list[Any] = []
+    handle = modules[0].register_forward_hook(lambda _m, _a, out: answers.append(out))
     try:
         with torch.no_grad():
             model.run(batch)
     finally:
         handle.remove()
-    tupled = kinds[0]
 
     def hand_on(hidden: Tensor, *_others: Any, **_named: Any) -> Any:
-        return (hidden,) if tupled else hidden
+        return handed_on(hidden, answers[0])
 
     def skip(genome: Genome) -> None:
         for module, gone in zip(modules, genome, strict=True):

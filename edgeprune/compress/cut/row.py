@@ -16,7 +16,7 @@ from edgeprune.model.anatomy import Anatomy
 def _refuse(settings: CutSettings, facts: Facts) -> None:
     _refuse_experts(settings, facts)
     anatomy = facts.checkpoint.anatomy
-    total, (first, last) = len(anatomy.blocks), settings.kept_ends
+    total, (first, last) = len(anatomy.blocks), settings.kept_ends(anatomy.family.unnormed_first)
     count = settings.layers_to_drop(total)
     if count > min(total - 1, max(0, total - first - last)):
         raise UserError(

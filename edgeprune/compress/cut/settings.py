@@ -44,7 +44,7 @@ class CutSettings(Settings):
         None,
         ge=0,
         description="Layers at the start that stay; none: 4 by taylor (Taylor+), 1 by search, "
-        "else 0.",
+        "else 0. Where the first layer alone has no norm, it always stays.",
     )
     keep_last: int | None = Field(
         None, ge=0, description="Layers at the end that stay; none: 2 by taylor (Taylor+), else 0."
@@ -124,12 +124,13 @@ class CutSettings(Settings):
         """The sequences that `layer_samples` stands for."""
         return self.layer_samples or _LAYER_SAMPLES.get(self.layer_score, 32)
 
-    @property
-    def kept_ends(self) -> tuple[int, int]:
-        """Layers at the start and at the end that stay."""
+    def kept_ends(self, first_stays: bool = False) -> tuple[int, int]:
+        """Layers at the start and at the end that stay; the first whatever the settings say, where
+        a model cannot do without."""
         first, last = _KEPT_ENDS.get(self.layer_score, (0, 0))
+        first = first if self.keep_first is None else self.keep_first
         return (
-            first if self.keep_first is None else self.keep_first,
+            max(first, int(first_stays)),
             last if self.keep_last is None else self.keep_last,
         )
 

@@ -65,7 +65,9 @@ def _ranked(
     """Drop the layers of the lowest scores: their positions, and a record."""
     batches = context.calibration(settings.sequences_for_layers)
     found = layer_scores(model, batches, settings.layer_score, context.seed)
-    dropped = drop_layers(model, found, count, *settings.kept_ends)
+    dropped = drop_layers(
+        model, found, count, *settings.kept_ends(model.anatomy.family.unnormed_first)
+    )
     return dropped, {"layer_scores": found.tolist()}
 
 
@@ -83,7 +85,7 @@ def _searched(
         context.held_out(),
         settings.layer_search,
         context.seed,
-        *settings.kept_ends,
+        *settings.kept_ends(model.anatomy.family.unnormed_first),
         file=file,
         key=f"{source.name} {settings.model_dump_json()}",
     )

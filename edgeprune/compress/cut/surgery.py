@@ -59,6 +59,8 @@ def keep_heads(model: Model, layer: int, keep: Sequence[int]) -> None:
     rows = (index[:, None] * part.head_dim + torch.arange(part.head_dim)).flatten()
     _keep_outputs(model.linear(part.query), rows)
     _keep_inputs(model.linear(part.output), rows)
+    for name in part.of_distances:
+        _keep_outputs(model.linear(name), rows)
     if not anatomy.shared_key_value_heads:
         _keep_outputs(model.linear(part.key), rows)
         _keep_outputs(model.linear(part.value), rows)
@@ -84,6 +86,11 @@ def keep_layers(model: Model, keep: Sequence[int]) -> None:
     if not keep:
         raise UserError("cut.layers would leave the model without a single layer: lower it.")
     order, blocks = sorted(keep), model.anatomy.blocks
+    if model.anatomy.family.unnormed_first and order[0] != 0:
+        raise UserError(
+            "The first layer stays in a model of this type, for it alone has no norm before its "
+            "attention: set cut.keep_first to 1 or more."
+        )
     left = put_layers(model, order)
     for place, layer in enumerate(left):
         for part in layer.modules():

@@ -9,6 +9,7 @@ every count is read off the shapes.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,35 +20,42 @@ from edgeprune.export.emit.decoder_writer import DecoderWriter
 from edgeprune.export.emit.feed_forward import FeedForwards
 from edgeprune.export.emit.positions import Positions
 from edgeprune.export.emit.rotary import rotary_tables, rotary_width
+from edgeprune.export.emit.text_head import STATES, answer_of, logits_of, pooled, writes_head
 from edgeprune.export.emit.weights import Weights
 from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, path_of
 from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
+from edgeprune.model.decoder_function import HeadLayers
 from edgeprune.model.decoders import Decoder, read_decoder
+from edgeprune.model.tasks import Task
 from edgeprune.runtime.names import KEPT_LOGITS, PAST, PRESENT, SHARED_CACHE
 
 _END = np.iinfo(np.int64).max
 # Names of open sizes, as the hub has them.
 _PAST = "past_sequence_length"
 _TOTAL = f"{_PAST} + {TOKENS}"
-_STATES = "last_hidden_state"
 
 
 def emit_decoder(
-    anatomy: Anatomy, config: Mapping[str, Any], weights: Weights, plain_sums: bool
+    anatomy: Anatomy, config: Mapping[str, Any], weights: Weights, task: Task, plain_sums: bool
 ) -> Graph | None:
     """The graph of a decoder in float32; None where what it computes is not written down. One that
-    embeds texts has no head and no cache, and answers with the states of all tokens.
+    keeps no cache answers with the states of all tokens or with logits of labels.
 
     Args:
         config: the contents of config.json, in the words of transformers 4.
         weights: the tensors that the anatomy describes.
+        task: what it answers.
         plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
     """
     decoder = read_decoder(config, anatomy)
     if decoder is None or decoder.activation not in ACTIVATIONS:
         return None
-    writer = _begun(anatomy, decoder, weights, plain_sums)
+    logits = decoder.token_head if task.logits_axes == 3 else decoder.label_head
+    if not decoder.has_cache and not writes_head(logits, config, decoder.label_pooling, task):
+        return None
+    head = None if decoder.has_cache else _Head(logits, config, task)
+    writer = _begun(anatomy, decoder, weights, head, plain_sums)
     rotary = _rotary(writer, config, anatomy, decoder)
     if rotary is None:
         return None
@@ -70,8 +78,17 @@ def emit_decoder(
     for block in anatomy.blocks:
         hidden = layers.add(hidden, block)
         writer.graph.stations.append(hidden)
-    _add_answer(writer, anatomy, decoder, hidden)
+    _add_answer(writer, anatomy, decoder, head, hidden)
     return writer.graph
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The head of layers that keep no cache."""
+
+    layers: HeadLayers
+    config: Mapping[str, Any]
+    task: Task
 
 
 def _rotary(
@@ -96,7 +113,9 @@ def _rotary(
     return tuple(made[own and window is not None] for window in decoder.windows)
 
 
-def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: bool) -> DecoderWriter:
+def _begun(
+    anatomy: Anatomy, decoder: Decoder, weights: Weights, head: _Head | None, plain_sums: bool
+) -> DecoderWriter:
     """A graph of inputs and outputs, named as the hub's."""
 
     def caches(prefix: str, length: str) -> dict[str, Sizes]:
@@ -111,10 +130,10 @@ def _begun(anatomy: Anatomy, decoder: Decoder, weights: Weights, plain_sums: boo
             for part in ("key", "value")
         }
 
-    if not decoder.has_cache:
+    if head is not None:
         texts = dict.fromkeys(("input_ids", "attention_mask"), (BATCH, TOKENS))
-        states = {_STATES: (BATCH, TOKENS, anatomy.hidden_size)}
-        return DecoderWriter(weights, texts, {}, states, plain_sums)
+        name, sizes = answer_of(anatomy, weights, head.layers, head.task.logits_axes)
+        return DecoderWriter(weights, texts, {}, {name: sizes}, plain_sums)
     assert anatomy.head is not None
     inputs: dict[str, Sizes] = {"input_ids": (BATCH, TOKENS), "attention_mask": (BATCH, _TOTAL)}
     if decoder.takes_positions:
@@ -195,19 +214,30 @@ def _embedded(
             places = graph.add("Add", [places, writer.integer(offset)], name)
         # The sum that the first layer's norm reads.
         hidden = writer.sum(hidden, writer.rows(tables["position"], places), f"{base}/Add")
+    if decoder.embedding_norm is not None:
+        hidden = writer.normed(hidden, decoder.embedding_norm, decoder.norms, anatomy.hidden_size)
     return hidden
 
 
-def _add_answer(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> None:
+def _add_answer(
+    writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, head: _Head | None, hidden: str
+) -> None:
     """The states of all tokens, or what the head makes of them."""
     if decoder.final_norm is not None:
         hidden = writer.normed(hidden, decoder.final_norm, decoder.norms, anatomy.hidden_size)
     if decoder.project_out is not None:
         hidden = writer.linear(hidden, decoder.project_out)
-    if not decoder.has_cache:
-        writer.graph.replace_uses(_STATES, hidden)
-    else:
+    if head is None:
         writer.graph.replace_uses("logits", _logits(writer, anatomy, decoder, hidden))
+        return
+    if head.task.logits_axes == 2:
+        hidden = pooled(writer, hidden, decoder.label_pooling)
+    if head.task.head is None:
+        writer.graph.replace_uses(STATES, hidden)
+        return
+    epsilon = decoder.norms.epsilon
+    logits = logits_of(writer, hidden, head.layers, head.config, anatomy.prefix, epsilon)
+    writer.graph.replace_uses("logits", logits)
 
 
 def _logits(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> str:

@@ -1,8 +1,6 @@
 """Write an encoder's graph from what its family says of it and from its tensors.
 
-    ids ─> embeddings ─> norm ─> layers ─> last_hidden_state
-                                   │
-                                   └─> the first token, or each ─> linears of the head ─> logits
+    ids ─> embeddings ─> norm ─> layers ─> last_hidden_state, or logits by text_head.py
 
     layer   x ─> attention ─> + x ─> norm ─> up ─> activation ─> down ─> + ─> norm
 
@@ -10,7 +8,7 @@ The form is that which the rewriting leaves of a trace. Layers may differ: every
 the shapes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +18,22 @@ from onnx import TensorProto
 from edgeprune.export.attention_nodes import attend, padding_mask
 from edgeprune.export.emit.activations import ACTIVATIONS
 from edgeprune.export.emit.distance_bias import DistanceBiases
+from edgeprune.export.emit.distance_scores import DistanceScores
+from edgeprune.export.emit.text_head import FIRST, answer_of, logits_of, pooled, writes_head
 from edgeprune.export.emit.weights import Weights
-from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, Writer, path_of
+from edgeprune.export.emit.writer import BATCH, TOKENS, Writer, path_of
 from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
-from edgeprune.model.families import EncoderFunction, HeadLayers, position_offset
+from edgeprune.model.decoder_function import HeadLayers
+from edgeprune.model.distances import read_distances
+from edgeprune.model.families import EncoderFunction, position_offset
 from edgeprune.model.tasks import Task
 
 _EPSILON = 1e-12
+Projections = tuple[str, str, str]
+"""A layer's query, key and value (B,S,H*D)."""
+Attend = Callable[[Block, Projections], str]
+"""Writes a layer's attention; gives what its output projection reads."""
 
 
 def writes_encoder(function: EncoderFunction, config: Mapping[str, Any], task: Task) -> bool:
@@ -35,8 +41,12 @@ def writes_encoder(function: EncoderFunction, config: Mapping[str, Any], task: T
     return (
         all(config.get(name, value) == value for name, value in function.written.items())
         and config.get(function.activation) in ACTIVATIONS
-        and (task.head is None or (task.head == "labels" and task.logits_axes in (2, 3)))
+        and writes_head(_head_of(function, task), config, FIRST, task)
     )
+
+
+def _head_of(function: EncoderFunction, task: Task) -> HeadLayers:
+    return function.token_head if task.logits_axes == 3 else function.label_head
 
 
 @dataclass
@@ -54,9 +64,13 @@ class _Encoder:
     def graph(self) -> Graph:
         return self.writer.graph
 
-    def norm(self, x: str, module: str) -> str:
+    @property
+    def epsilon(self) -> float:
         setting = self.function.epsilon
-        return self.writer.norm(x, module, self.config[setting] if setting else _EPSILON)
+        return float(self.config[setting]) if setting else _EPSILON
+
+    def norm(self, x: str, module: str) -> str:
+        return self.writer.norm(x, module, self.epsilon)
 
     def embedded(self) -> str:
         """The first layer's input (B,S,W)."""
@@ -70,9 +84,12 @@ class _Encoder:
             operator = self.sum if role == present[-1] else "Add"
             path = path_of(f"{prefix}embeddings")
             x = self.graph.add(operator, [x, rows], f"{path}/Add_{place}")
-        x = self.norm(x, prefix + self.function.embedding_norm)
         projection = f"{prefix}{self.function.projection}"
-        return self.writer.linear(x, projection) if self.has(projection) else x
+        projects, first = self.has(projection), self.function.projects_first
+        if projects and first:
+            x = self.writer.linear(x, projection)
+        x = self.norm(x, prefix + self.function.embedding_norm)
+        return self.writer.linear(x, projection) if projects and not first else x
 
     def has(self, module: str) -> bool:
         return f"{module}.weight" in self.writer.weights
@@ -98,17 +115,15 @@ class _Encoder:
         numbers = self.graph.add("Mul", [numbers, kept], "/positions/Mul")
         return self.graph.add("Add", [numbers, padding], "/positions/Add")
 
-    def layer(self, x: str, block: Block, added: Sequence[str]) -> str:
-        """One layer (B,S,W); `added` to its scores."""
+    def layer(self, x: str, block: Block, attend: Attend) -> str:
+        """One layer (B,S,W)."""
         attention, part = block.attention, block.feed_forward
         norms = [f"{block.name}.{norm}" for norm in self.function.norms]
         linear, path = self.writer.linear, path_of(block.name)
         query, key, value = (
             linear(x, name) for name in (attention.query, attention.key, attention.value)
         )
-        context = attend(
-            self.graph, path_of(attention.module), attention, (query, key, value), added
-        )
+        context = attend(block, (query, key, value))
         x = self.residual(linear(context, attention.output), x, f"{path}/attention/Add")
         x = self.norm(x, norms[0])
         activation = self.config[self.function.activation]
@@ -118,16 +133,6 @@ class _Encoder:
 
     def residual(self, update: str, x: str, name: str) -> str:
         return self.graph.add(self.sum, [update, x], name)
-
-    def head(self, x: str, layers: HeadLayers) -> str:
-        """The linears of a head, one after the other."""
-        for path, activation in layers:
-            inside = f"{self.anatomy.prefix}{path}"
-            module = inside if self.has(inside) else path
-            x = self.writer.linear(x, module)
-            if activation:
-                x = ACTIVATIONS[activation](self.graph, x, f"{path_of(module)}/activation")
-        return x
 
 
 def counted(writer: Writer, path: str, most: int) -> str:
@@ -157,26 +162,34 @@ def emit_encoder(
     """
     token_types = function.reads_token_types and "token_type" in anatomy.embeddings
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
-    layers = {2: function.label_head, 3: function.token_head}.get(task.logits_axes, ())
-    output, shape = _answer(anatomy, weights, layers, task.logits_axes)
+    layers = _head_of(function, task)
+    output, shape = answer_of(anatomy, weights, layers, task.logits_axes)
     writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), {output: shape})
     encoder = _Encoder(writer, function, anatomy, config, "Sum" if plain_sums else "Add")
     x = encoder.embedded()
     mask = padding_mask(encoder.graph)
-    bias = function.distance_bias
-    biases = bias and DistanceBiases(writer, bias, anatomy, mask)
-    for block, heads in zip(anatomy.blocks, kept_heads, strict=True):
-        x = encoder.layer(x, block, [biases.of(heads) if biases else mask])
+    attending = _attending(encoder, mask, kept_heads)
+    for block in anatomy.blocks:
+        x = encoder.layer(x, block, attending)
     if task.logits_axes == 2:
-        first = writer.constant("/first", np.array(0))
-        x = encoder.graph.add("Gather", [x, first], "/first_token", axis=1)
-    encoder.graph.replace_uses(output, encoder.head(x, layers))
+        x = pooled(writer, x, FIRST)
+    if task.head is not None:
+        x = logits_of(writer, x, layers, config, anatomy.prefix, encoder.epsilon)
+    encoder.graph.replace_uses(output, x)
     return encoder.graph
 
 
-def _answer(anatomy: Anatomy, weights: Weights, layers: HeadLayers, axes: int) -> tuple[str, Sizes]:
-    """The name and the sizes of what the graph answers."""
-    if not layers:
-        return "last_hidden_state", (BATCH, TOKENS, anatomy.hidden_size)
-    [labels, _] = weights.shapes[f"{layers[-1][0]}.weight"]
-    return "logits", (BATCH, *((TOKENS,) if axes == 3 else ()), labels)
+def _attending(encoder: _Encoder, mask: str, kept_heads: Sequence[Sequence[int]]) -> Attend:
+    """What writes the attention of a layer."""
+    writer, anatomy, bias = encoder.writer, encoder.anatomy, encoder.function.distance_bias
+    if distances := read_distances(encoder.config, anatomy.family):
+        scores = DistanceScores(writer, distances, anatomy, encoder.epsilon)
+        return lambda block, projections: scores.attend(block, projections, mask)
+    biases = bias and DistanceBiases(writer, bias, anatomy, mask)
+
+    def plain(block: Block, projections: Projections) -> str:
+        attention, heads = block.attention, kept_heads[block.index]
+        added = [biases.of(heads) if biases else mask]
+        return attend(writer.graph, path_of(attention.module), attention, projections, added)
+
+    return plain

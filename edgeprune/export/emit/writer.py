@@ -85,7 +85,8 @@ class Writer:
         return self.graph.add("Gather", [self.weight(f"{table}.weight"), numbers], name)
 
     def norm(self, x: str, module: str, epsilon: float) -> str:
-        """Layer normalization of the last axis."""
-        inputs = [x, self.weight(f"{module}.weight"), self.weight(f"{module}.bias")]
+        """Layer normalization of the last axis; some norms have no bias."""
+        names = [f"{module}.weight", f"{module}.bias"]
+        inputs = [x, *(self.weight(name) for name in names if name in self.weights)]
         name = f"{path_of(module)}/LayerNormalization"
         return self.graph.add("LayerNormalization", inputs, name, axis=-1, epsilon=epsilon)

@@ -69,11 +69,15 @@ def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
 
     Raises:
         ValueError: a block's attention is not in the graph as expected, or its scores are scaled by
-            a setting.
+            a setting, or masked by windows to both sides.
     """
     decoder = anatomy.family.decoder
     if decoder is not None and decoder.score_factor is not None:
         raise ValueError(f"scores are scaled by {decoder.score_factor}, which only emitting knows")
+    if anatomy.reads_both_ways:
+        raise ValueError("tokens see those after them by windows, which only emitting knows")
+    if anatomy.family.disentangled is not None:
+        raise ValueError("scores have parts by the distance of tokens, which only emitting knows")
     linears = find_linears(graph, list(anatomy.block_linears()))
     for block in anatomy.blocks:
         if not isinstance(block.mixer, Attention):

@@ -471,7 +471,7 @@ def test_a_dry_run_says_what_a_search_of_layers_spends(tmp_path):
     assert line == (
         "2 of 5 layers leave by an evop search of 1,200 evaluations, on 32 sequences of text"
     )
-    assert settings.kept_ends == (1, 0)
+    assert settings.kept_ends() == (1, 0)
     with pytest.raises(UserError, match=r"layer_search\.offsprings'; did you mean 'offspring'"):
         validate({"cut": {"layer_search": {"offsprings": 3}}}, "here")
 

@@ -34,6 +34,7 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.store import save_model
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.names import FUSED_ATTENTION, SHARED_CACHE
 
 torch.set_num_threads(1)
@@ -225,8 +226,9 @@ def test_what_is_not_written_down_is_not_emitted(family, tmp_path):
     checkpoint = open_checkpoint(str(tmp_path))
     config = checkpoint.config | UNKNOWN[family]
     weights = checkpoint.tensors(Weights)
-    assert emit_decoder(checkpoint.anatomy, checkpoint.config, weights, False) is not None
-    assert emit_decoder(checkpoint.anatomy, config, weights, False) is None
+    anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
+    assert emit_decoder(anatomy, checkpoint.config, weights, task, False) is not None
+    assert emit_decoder(anatomy, config, weights, task, False) is None
 
 
 def test_whole_heads_whose_positions_are_counted_from_the_cache_are_one_node(tmp_path):

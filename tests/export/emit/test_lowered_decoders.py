@@ -81,6 +81,9 @@ def lowered(
     return Graph.load(path)
 
 
+BOTH_WAYS = ("gemma3_text-encoder", "modernbert", "modernbert-classifier")
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("family", [*DECODERS, *FUSED_DECODERS])
 def test_lowered_to_the_same_operators_as_a_trace(family, kind, tmp_path):
@@ -108,7 +111,7 @@ def test_decoders_whose_trace_is_not_fused_end_in_integers(family, kind, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-@pytest.mark.parametrize("family", [*POST_NORMED, *FUSED_POST_NORMED, "gemma3_text-encoder"])
+@pytest.mark.parametrize("family", [*POST_NORMED, *FUSED_POST_NORMED, *BOTH_WAYS])
 def test_norms_of_answers_end_in_integers(family, kind, tmp_path):
     """Every linear, and their attention as it was emitted; from a trace it is not told."""
     model = make_model(family, tmp_path / "hf")

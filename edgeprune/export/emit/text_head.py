@@ -1,0 +1,84 @@
+"""The head of a model that reads texts: from the states of tokens to logits of labels.
+
+states (B,S,W) ─> each token's, or one of the text ─> linears and norms ─> logits
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from edgeprune.export.emit.activations import ACTIVATIONS
+from edgeprune.export.emit.weights import Weights
+from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, Writer, path_of
+from edgeprune.model.anatomy import Anatomy
+from edgeprune.model.decoder_function import HeadLayers
+from edgeprune.model.tasks import Task
+
+STATES = "last_hidden_state"
+FIRST, MEAN = "cls", "mean"
+POOLINGS = (FIRST, MEAN)
+"""A text's state: that of its first token, or the mean of all its tokens'."""
+
+
+def writes_head(layers: HeadLayers, config: Mapping[str, Any], pooling: str, task: Task) -> bool:
+    """Whether a task's answer can be written: states as they are, or logits by these layers."""
+    if task.head is None:
+        return True
+    if task.head != "labels" or not layers or task.logits_axes not in (2, 3):
+        return False
+    activations = [config.get(name, name) for _, name in layers if name]
+    known = all(name in ACTIVATIONS for name in activations)
+    return known and (pooling in POOLINGS or task.logits_axes == 3)
+
+
+def answer_of(
+    anatomy: Anatomy, weights: Weights, layers: HeadLayers, axes: int
+) -> tuple[str, Sizes]:
+    """The name and the sizes of what a graph answers: states, or logits of so many axes."""
+    if axes == 0:
+        return STATES, (BATCH, TOKENS, anatomy.hidden_size)
+    [labels, _] = weights.shapes[f"{layers[-1][0]}.weight"]
+    return "logits", (BATCH, *((TOKENS,) if axes == 3 else ()), labels)
+
+
+def pooled(writer: Writer, x: str, pooling: str) -> str:
+    """The state of each text (B,W), of states (B,S,W)."""
+    graph = writer.graph
+    if pooling == FIRST:
+        return graph.add("Gather", [x, writer.constant("/first", np.array(0))], "/first", axis=1)
+    axis, path = writer.constant("/mean/axis", [1]), "/mean"
+    mask = graph.add("Cast", ["attention_mask"], f"{path}/Cast", to=TensorProto.FLOAT)
+    count = graph.add("ReduceSum", [mask, axis], f"{path}/ReduceSum", keepdims=1)
+    row = graph.add("Unsqueeze", [mask, axis], f"{path}/Unsqueeze")
+    total = graph.add("MatMul", [row, x], f"{path}/MatMul")
+    total = graph.add("Squeeze", [total, axis], f"{path}/Squeeze")
+    return graph.add("Div", [total, count], path)
+
+
+def logits_of(
+    writer: Writer,
+    x: str,
+    layers: HeadLayers,
+    config: Mapping[str, Any],
+    prefix: str,
+    epsilon: float,
+) -> str:
+    """What the linears and norms of a head make of states, one after the other.
+
+    Args:
+        prefix: what names of the base model's parts begin with.
+        epsilon: that of the norms.
+    """
+    for path, activation in layers:
+        inside = f"{prefix}{path}"
+        module = inside if f"{inside}.weight" in writer.weights else path
+        if len(writer.weights.shapes[f"{module}.weight"]) == 1:
+            x = writer.norm(x, module, epsilon)
+        else:
+            x = writer.linear(x, module)
+        if activation:
+            name = config.get(activation, activation)
+            x = ACTIVATIONS[name](writer.graph, x, f"{path_of(module)}/activation")
+    return x
