@@ -16,6 +16,8 @@ from edgeprune.model.rope import check_rope, named_longrope, without_rope_parame
 
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Token = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+_Distances = Annotated[int, Field(ge=-1, lt=2**31)]
+"""-1, as 0, stands for what else the settings say."""
 _Window = Annotated[int, Field(ge=0, lt=2**31)]
 _Positive = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(gt=0, le=1)]
@@ -79,6 +81,8 @@ class ModelConfig(_Checked):
     rope_theta: _Positive | None = None
     rotary_emb_base: _Positive | None = None
     rope_local_base_freq: _Positive | None = None
+    global_rope_theta: _Positive | None = None
+    local_rope_theta: _Positive | None = None
     partial_rotary_factor: _Share | None = None
     rotary_pct: _Share | None = None
     rope_scaling: RopeScaling | None = None
@@ -94,6 +98,17 @@ class ModelConfig(_Checked):
     residual_multiplier: _Positive | None = None
     logits_scaling: _Positive | None = None
     sliding_window_pattern: _Count | None = None
+    local_attention: _Count | None = None
+    global_attn_every_n_layers: _Count | None = None
+    relative_attention: bool | None = None
+    position_biased_input: bool | None = None
+    pos_att_type: str | list[str] | None = None
+    max_relative_positions: _Distances | None = None
+    position_buckets: _Distances | None = None
+    share_att_key: bool | None = None
+    norm_rel_ebd: str | None = None
+    talking_head: bool | None = None
+    conv_kernel_size: _Window | None = None
     use_bidirectional_attention: bool | None = None
     query_pre_attn_scalar: _Positive | None = None
     attn_logit_softcapping: _Positive | None = None
@@ -107,6 +122,10 @@ class ModelConfig(_Checked):
     layer_norm_eps: _Positive | None = None
     layer_norm_epsilon: _Positive | None = None
     rms_norm_eps: _Positive | None = None
+    norm_eps: _Positive | None = None
+    pooler_hidden_act: str | None = None
+    classifier_activation: str | None = None
+    classifier_pooling: str | None = None
     # Tokens and labels.
     tie_word_embeddings: bool | None = None
     pad_token_id: _Token | None = None

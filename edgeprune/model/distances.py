@@ -41,7 +41,7 @@ class Distances:
 
     @property
     def products(self) -> int:
-        """How many products a score is the sum of."""
+        """Products of which a score is the sum."""
         return 1 + sum(linear is not None for linear in (self.key, self.query))
 
     def rows(self, distances: np.ndarray) -> np.ndarray:
@@ -80,9 +80,9 @@ def read_distances(config: Mapping[str, Any], family: Family) -> Distances | Non
     furthest = int(config.get("max_relative_positions") or -1)
     if furthest < 1:
         furthest = int(config["max_position_embeddings"])
-    buckets = max(0, int(config.get(paths.buckets or "", -1)))
+    buckets = max(0, int(config.get(paths.buckets or "") or 0))
     own = not (paths.shared and config.get(paths.shared))
-    norms = str(config.get(paths.norms or "", "none")).lower().split("|")
+    norms = str(config.get(paths.norms or "") or "none").lower().split("|")
     return Distances(
         table=paths.table,
         norm=paths.norm if _NORMED in [each.strip() for each in norms] else None,

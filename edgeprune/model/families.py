@@ -79,9 +79,9 @@ class DistanceBias:
 
 @dataclass(frozen=True)
 class Disentangled:
-    """Where an attention that knows distances of tokens keeps its parts, and the settings that say
-    which it has; see `edgeprune.model.distances`. The table and its norm are the base model's, the
-    linears a layer's."""
+    """The parts of an attention that knows distances of tokens, and the settings that say which it
+    has; see `edgeprune.model.distances`. The table and its norm are the base model's, the linears a
+    layer's."""
 
     key: str
     query: str

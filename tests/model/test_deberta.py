@@ -1,5 +1,6 @@
 """DeBERTa of both versions: the distances that its attention knows, beside transformers' own."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +174,15 @@ def test_a_table_of_positions_that_nothing_reads_is_no_part_of_the_model(tmp_pat
         ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size is 3"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention is False"),
         ("deberta", {"talking_head": True}, "talking_head is True"),
+        ("deberta-v2", {"position_buckets": "many"}, "position_buckets: input should be"),
         ("deberta", {"pos_att_type": "c2p|p2p"}, "p2p is not known here, but c2p and p2c are"),
     ],
 )
 def test_what_is_not_known_is_refused(kind, settings, words, tmp_path):
-    config = transformers.CONFIG_MAPPING[kind](**{**_SIZES, **settings})
+    config = transformers.CONFIG_MAPPING[kind](**_SIZES)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stated | settings))
     with pytest.raises(UserError, match=words.replace("|", r"\|")):
         open_checkpoint(str(tmp_path)).anatomy  # noqa: B018
 

@@ -107,7 +107,7 @@ class DistanceScores:
         return graph.add("Slice", taken, path)
 
     def _made(self, block: Block, linear: str, name: str) -> str:
-        """What a layer's linear makes of the table of distances (H,R,D)."""
+        """Keys or queries of distances, as a layer's linear makes them of the table (H,R,D)."""
         attention, rows = block.attention, 2 * self._distances.span
 
         def read() -> ir.Tensor:

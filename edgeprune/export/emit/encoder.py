@@ -180,7 +180,7 @@ def emit_encoder(
 
 
 def _attending(encoder: _Encoder, mask: str, kept_heads: Sequence[Sequence[int]]) -> Attend:
-    """What writes the attention of a layer."""
+    """The function that writes the attention of a layer."""
     writer, anatomy, bias = encoder.writer, encoder.anatomy, encoder.function.distance_bias
     if distances := read_distances(encoder.config, anatomy.family):
         scores = DistanceScores(writer, distances, anatomy, encoder.epsilon)

@@ -65,7 +65,7 @@ def logits_of(
     prefix: str,
     epsilon: float,
 ) -> str:
-    """What the linears and norms of a head make of states, one after the other.
+    """The logits that linears and norms of a head make of states, one after the other.
 
     Args:
         prefix: what names of the base model's parts begin with.
