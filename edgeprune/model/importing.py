@@ -203,7 +203,7 @@ def import_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     try:
         tokenizer = _from_pretrained(AutoTokenizer, checkpoint, use_fast=True, **stated)
     except Exception as error:  # what is raised where files are missing depends on the tokenizer
-        pieces = sorted(_SENTENCE_PIECE & {file.name for file in checkpoint.assets.iterdir()})
+        pieces = sorted(name for name in _SENTENCE_PIECE if (checkpoint.assets / name).is_file())
         if pieces and find_spec("sentencepiece") is None:
             raise UserError(
                 f"{checkpoint.name} has its tokenizer as pieces of sentences alone ({pieces[0]}), "

@@ -65,6 +65,19 @@ def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "s
     return _assets(folder, {"architectures": ["XForSequenceClassification"], "id2label": names})
 
 
+def tagger_folder(folder: Path, labels: tuple[str, ...] = ("O", "B-PER", "I-PER")) -> Path:
+    """logits of each token = table[ids] @ heads."""
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["h"]),
+        helper.make_node("MatMul", ["h", "heads"], ["logits"], "/classifier/MatMul"),
+    ]
+    weights = {"table": table(), "heads": table(SIZE, len(labels), seed=5)}
+    outputs = [_value("logits", TensorProto.FLOAT, ["b", "t", len(labels)])]
+    _save(folder, nodes, _ids_and_mask("t"), outputs, weights)
+    names = {str(index): label for index, label in enumerate(labels)}
+    return _assets(folder, {"architectures": ["XForTokenClassification"], "id2label": names})
+
+
 def decoder_folder(folder: Path, opens: bool = True, shared: bool = False, **config: Any) -> Path:
     """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
 

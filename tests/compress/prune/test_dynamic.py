@@ -97,7 +97,7 @@ def test_the_dry_run_refuses_what_the_pruner_refuses(family, share, tmp_path):
         try:
             function(*given)
         except UserError as error:
-            return "ask for less" in str(error)
+            return str(error).endswith(("ask for less.", "lower the sparsity."))
         return False
 
     data = TextSettings(data=str(text_file(tmp_path / "text.txt")))

@@ -334,6 +334,7 @@ def test_every_measure_fits_a_task_that_runs() -> None:
         "feature-extraction",
         "text-classification",
         "text-generation",
+        "token-classification",
     }
 
 

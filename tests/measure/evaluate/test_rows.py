@@ -17,6 +17,7 @@ from onnx_models import (
     decoder_logits,
     encoder_folder,
     ids_of,
+    tagger_folder,
     write_jsonl,
 )
 
@@ -53,11 +54,16 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "choice": random_items(30),
     "cloze": [{"context": some(4), "continuation": some(1)} for _ in range(30)],
     "generation": random_items(30),
+    "vectors": TEXTS,
+    "entities": [
+        {"tokens": some(4).split(), "tags": ["O", "B-PER", "I-PER", "O"]} for _ in range(30)
+    ],
 }
 FOLDERS = {
     "feature-extraction": encoder_folder,
     "text-classification": classifier_folder,
     "text-generation": decoder_folder,
+    "token-classification": tagger_folder,
 }
 
 
@@ -94,7 +100,7 @@ def test_a_groups_values_are_those_of_its_rows_alone(tmp_path: Path, task: str) 
         assert sum(each.rows for each in result.groups.values()) == 30
     for name in GROUPS:
         values = result.groups[name].values
-        if task == "retrieval":  # neighbours come from all groups
+        if task in ("retrieval", "vectors"):  # neighbours come from all groups
             continue
         own = write_jsonl(tmp_path / f"{name}.jsonl", [r for r in rows if r["lang"] == name])
         assert values == pytest.approx(evaluate(data=own, **given).values), name
