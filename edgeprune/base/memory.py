@@ -18,8 +18,7 @@ def trim() -> None:
 
 def return_large_blocks() -> None:
     """Give every block of a megabyte and more back as soon as it is freed, from now on. By itself
-    glibc raises that size to 32 megabytes as soon as such blocks are freed, and keeps smaller ones:
-    a model of a billion weights, read layer by layer, then held 1.5 GB more."""
+    glibc raises that size to 32 megabytes once such blocks are freed, and keeps smaller ones."""
     _call("mallopt", _MMAP_THRESHOLD, _LARGE)
 
 

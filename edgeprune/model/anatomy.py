@@ -228,6 +228,12 @@ class Anatomy:
         """The linear that yields a decoder's logits; None for encoders."""
         return self.family.head if self.family.head in self.head_linears else None
 
+    @property
+    def shared_weights(self) -> dict[str, str]:
+        """The module whose weight is another module's, and that module: a tied head."""
+        tied = self.tied_embeddings and self.head is not None
+        return {str(self.head): self.embeddings["word"]} if tied else {}
+
     def block_linears(self) -> dict[str, str]:
         """Full module name -> role of every linear inside the blocks."""
         linears: dict[str, str] = {}

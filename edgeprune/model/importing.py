@@ -49,10 +49,7 @@ def import_checkpoint(checkpoint: Checkpoint) -> Model:
         with quiet(), torch.no_grad():  # some settings are read only now
             loaded.eval()(input_ids=ones, attention_mask=ones)
     except Exception as error:  # what is raised for odd settings depends on the architecture
-        raise UserError(
-            f"{checkpoint.name} could not be read: {reason(error)} "
-            "(see whether its config.json is right)"
-        ) from error
+        raise _unreadable(checkpoint, error) from error
     if getattr(loaded, "is_quantized", False) and not checkpoint.gguf:
         raise UserError(
             f"{checkpoint.name} has quantized weights (quantization_config in its config.json), "
@@ -92,13 +89,13 @@ def stream_checkpoint(checkpoint: Checkpoint) -> Model:
         make_plain(module, family, config)
         model = wrap(module, config, checkpoint.assets)
         wanted = {name: tuple(each.shape) for name, each in module.state_dict().items()}
-        head = {f"{model.anatomy.head}.weight"} if model.anatomy.tied_embeddings else set()
+        shared = model.anatomy.shared_weights
+        own = wanted.keys() - {f"{name}.weight" for name in shared}
         tensors = taken_apart(family, config, checkpoint.tensors())
-        tensors = _named_by(module, tensors, wanted.keys() - head)
+        tensors = _named_by(module, tensors, own)
         shapes = tensors.shapes
-        wrong = [name for name in wanted.keys() - head if shapes.get(name) != wanted[name]]
+        wrong = [name for name in own if shapes.get(name) != wanted[name]]
         _check_whole(checkpoint, config, wrong)
-        shared = {str(model.anatomy.head): model.anatomy.embeddings["word"]} if head else {}
         model.streamed = StreamedWeights(module, tensors, shared)
         ones = torch.ones(1, 2, dtype=torch.long)
         with quiet(), torch.no_grad():
@@ -106,10 +103,7 @@ def stream_checkpoint(checkpoint: Checkpoint) -> Model:
     except UserError:
         raise
     except Exception as error:  # as above
-        raise UserError(
-            f"{checkpoint.name} could not be read: {reason(error)} "
-            "(see whether its config.json is right)"
-        ) from error
+        raise _unreadable(checkpoint, error) from error
     for name in track(list(tensors), "reading weights", len(tensors)):
         if not np.isfinite(tensors.read(name)).all():
             raise _not_finite(checkpoint, name)
@@ -138,6 +132,13 @@ def _settings(module: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     for name in ("quantization_config", "_name_or_path"):
         config.pop(name, None)
     return config
+
+
+def _unreadable(checkpoint: Checkpoint, error: Exception) -> UserError:
+    return UserError(
+        f"{checkpoint.name} could not be read: {reason(error)} "
+        "(see whether its config.json is right)"
+    )
 
 
 def _not_finite(checkpoint: Checkpoint, name: str) -> UserError:

@@ -116,8 +116,7 @@ def _load_streamed(
     model = Model(module.eval(), config, folder, **read_json(folder / SIZES))
     for name in anatomy.block_linears():
         resize(model.linear(name), anatomy.shape(name))
-    tied = {str(anatomy.head): anatomy.embeddings["word"]} if anatomy.tied_embeddings else {}
-    model.streamed = StreamedWeights(module, tensors, tied, changes)
+    model.streamed = StreamedWeights(module, tensors, anatomy.shared_weights, changes)
     set_head_attributes(model)
     return model
 
@@ -134,7 +133,7 @@ def write_layers(source: Path, folder: Path, count: int) -> None:
     sizes = {name: rows[: len(kept)] for name, rows in read_json(source / SIZES).items()}
     (folder / SIZES).write_text(json.dumps(sizes))
     gone = tuple(f"{block.name}." for block in left)
-    places = {name: tensors.place(name) for name in tensors if not name.startswith(gone or (" ",))}
+    places = {name: tensors.place(name) for name in tensors if not name.startswith(gone)}
     TensorFiles(places).write_list(folder, folder)
 
 

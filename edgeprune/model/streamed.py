@@ -54,7 +54,7 @@ class StreamedWeights:
         for path, part in module.named_modules():
             if any(each.ndim > 1 for each in part._parameters.values() if each is not None):
                 self._leaves[path] = part
-                self._drop(path)
+                _empty(part)
                 part.register_forward_pre_hook(lambda _m, _a, path=path: self._begin(path))
                 part.register_forward_hook(
                     lambda _m, _a, _o, path=path: self._end(path), always_call=True
@@ -111,14 +111,7 @@ class StreamedWeights:
         self._open[path] -= 1
         if not self._open[path]:
             del self._open[path], self._read[path]
-            self._drop(path)
-
-    def _drop(self, path: str) -> None:
-        parameters = self._leaves[path]._parameters
-        for name, each in list(parameters.items()):
-            if each is not None:
-                empty = torch.empty(each.shape, device="meta")
-                parameters[name] = nn.Parameter(empty, requires_grad=False)
+            _empty(self._leaves[path])
 
     def _write(self, path: str, paths: list[str]) -> None:
         """Write what was changed below a path, beside what its file has already."""
@@ -150,10 +143,15 @@ class StreamedWeights:
 def without_values(module: nn.Module) -> None:
     """Let a module's parameters have shapes alone."""
     for part in module.modules():
-        for name, each in list(part._parameters.items()):
-            if each is not None:
-                empty = torch.empty(each.shape, device="meta")
-                part._parameters[name] = nn.Parameter(empty, requires_grad=False)
+        _empty(part)
+
+
+def _empty(part: nn.Module) -> None:
+    """The same of a part's own parameters."""
+    for name, each in list(part._parameters.items()):
+        if each is not None:
+            empty = torch.empty(each.shape, device="meta")
+            part._parameters[name] = nn.Parameter(empty, requires_grad=False)
 
 
 def _owned(tensors: TensorFiles, name: str) -> Tensor:

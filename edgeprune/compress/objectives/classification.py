@@ -37,14 +37,24 @@ class ClassificationObjective(Logits):
         """Negative log-likelihood of a label drawn from the prediction."""
         return self.sampled_loss(self.answer(output, batch), generator)
 
+    def logits(self, output: Any, batch: Batch) -> Tensor:
+        """The logits whose divergence counts [texts, labels]."""
+        logits: Tensor = output.logits
+        return logits
+
+    def labelled(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits that have a label [texts, labels], and those labels [texts]."""
+        return output.logits, labels
+
     def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
         """As at the top of the file, with labels where the text has them."""
-        apart = divergence(student.logits, teacher.logits, weights.temperature)
-        loss = weights.logits_weight * apart
+        candidate, reference = (self.logits(output, batch) for output in (student, teacher))
+        loss = weights.logits_weight * divergence(candidate, reference, weights.temperature)
         if weights.label_weight and batch.labels is not None:
-            labels = torch.from_numpy(batch.labels)
-            own = functional.cross_entropy(student.logits.float(), labels)
-            loss = loss + weights.label_weight * own
+            logits, labels = self.labelled(student, torch.from_numpy(batch.labels))
+            if len(labels):
+                own = functional.cross_entropy(logits.float(), labels)
+                loss = loss + weights.label_weight * own
         if weights.hidden_weight:
             mask = torch.from_numpy(batch.attention_mask)
             error = hidden_error(student, teacher, mask, self.layers)

@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from edgeprune.compress.objectives.classification import ClassificationObjective
-from edgeprune.compress.objectives.hidden import hidden_error
-from edgeprune.compress.objectives.logits import divergence, divergence_from
+from edgeprune.compress.objectives.logits import divergence_from
 from edgeprune.compress.objectives.objective import Distance
-from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 from edgeprune.text.tags import IGNORED
@@ -40,21 +37,14 @@ class TaggingObjective(ClassificationObjective):
         distance = divergence_from(_real(teacher, batch).logits)
         return lambda candidate: distance(_real(candidate, batch))
 
-    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
-        """As at the top of the file, with labels where the text has them."""
-        mine, theirs = _real(student, batch).logits, _real(teacher, batch).logits
-        loss = weights.logits_weight * divergence(mine, theirs, weights.temperature)
-        if weights.label_weight and batch.labels is not None:
-            labels = torch.from_numpy(batch.labels)
-            carried = labels != IGNORED
-            if carried.any():
-                own = functional.cross_entropy(student.logits.float()[carried], labels[carried])
-                loss = loss + weights.label_weight * own
-        if weights.hidden_weight:
-            mask = torch.from_numpy(batch.attention_mask)
-            error = hidden_error(student, teacher, mask, self.layers)
-            loss = loss + weights.hidden_weight * error
-        return loss
+    def logits(self, output: Any, batch: Batch) -> Tensor:
+        """Those of the real tokens [tokens, labels]."""
+        return _real(output, batch).logits
+
+    def labelled(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the tokens that carry a label."""
+        carried = labels != IGNORED
+        return output.logits[carried], labels[carried]
 
 
 def objective(model: Model) -> TaggingObjective:
