@@ -25,7 +25,7 @@ def is_streamed(recipe: Recipe, checkpoint: Checkpoint) -> bool:
     why = _why_not(recipe, checkpoint)
     if why and asked is True:
         raise UserError(
-            f"load.streamed: {why}. Leave that out, or leave load.streamed out: the whole model "
+            f"load.streamed: {why}. Leave load.streamed out, or what needs the whole model: that "
             f"takes {size(4 * weights)} of memory, and the build several times as much."
         )
     return not why

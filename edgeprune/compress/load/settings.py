@@ -10,7 +10,7 @@ from edgeprune.base.settings import Settings
 class LoadSettings(Settings):
     """Reading of the user's model."""
 
-    streamed: Literal["auto"] | bool = Field(
+    streamed: Literal["auto", True, False] = Field(
         "auto",
         description="Keep the weights on disk and read each linear's when it is needed, for models "
         "that are too large for memory: the original is then not measured beside the result. auto: "
