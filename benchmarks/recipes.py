@@ -5,7 +5,7 @@
 One line of JSON a row in benchmarks/results/recipes.jsonl, some of which dry runs and `edgeprune
 recipes` show; a row that is there is not run again, so an interrupted run goes on. The rows beside
 encoder and encoder-fast take as long in all as they: a one-shot Fisher cut, whose recovery gets
-pruning's time too, and the cubic budget with the same saliency. finetune_classifier.py makes the
+pruning's time too, and the cubic budget with the same saliency. finetune.py makes the
 classifiers. No STS-B sentence takes part in building: it is read when the bundle is finished.
 """
 

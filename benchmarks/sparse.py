@@ -228,7 +228,7 @@ def without_library(name: str, threads: int) -> Callable[[], dict[str, Any]]:
 
 def beside(candidate: str | Path, baseline: str | Path, threads: int) -> dict[str, Any]:
     """Both interleaved, with instructions and cycles where the machine counts them."""
-    settings = BenchSettings(threads=threads, time_limit=20.0, width=0.02, counters=threads == 1)
+    settings = BenchSettings(threads=threads, time_limit=20.0, counters=threads == 1)
     result = compare(candidate, baseline, settings).to_json()
     return {"ratio": result["measures"]["encoder"]["ratio"], "bench": result}
 

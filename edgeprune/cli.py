@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +141,20 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a whole number, nor several with commas.", param, ctx)
 
 
+class Duration(click.ParamType):
+    """Seconds, as 90s, 30m or 1h; a number alone is seconds."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is no time: write it as 90s, 30m or 1h.", param, ctx)
+        return float(found[1]) * {"h": 3600, "m": 60}.get(found[2], 1)
+
+
 NUMBERS = Numbers()
 _json_option = click.option(
     "--json",
@@ -225,7 +240,11 @@ def run(
 @click.option("--batch", type=NUMBERS, help="Texts per call; 1,8 measures both.  [default: 1]")
 @click.option("--tokens", type=NUMBERS, help="Tokens per text, or of the prompt.  [default: 128]")
 @click.option("--threads", type=NUMBERS, help="Threads.  [default: 1]")
-@click.option("--time-limit", type=float, help="Maximum seconds of timing.  [default: 60]")
+@click.option("--time-limit", type=float, help="Seconds of timing, over launches.  [default: 20]")
+@click.option("--launches", type=int, help="Times each model is started anew.  [default: 6]")
+@click.option(
+    "--spread", type=Duration(), help="Space the launches over 1h or 30m.  [default: none]"
+)
 @click.option(
     "--compressed/--no-compressed",
     help="Also compress by zlib and report the bytes: 1 s per 25 MB.",
@@ -334,7 +353,14 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
 @click.option("--batch", type=int, help="Texts per call of an encoder.  [default: 1]")
 @click.option("--tokens", type=int, help="Tokens per text or prompt.  [default: 128]")
 @click.option("--threads", type=int, help="Threads.  [default: 1]")
-@click.option("--time-limit", type=float, help="Maximum seconds of timing.  [default: 60]")
+@click.option(
+    "--time-limit",
+    type=float,
+    default=6.0,
+    show_default=True,
+    help="Seconds of timing, over launches.",
+)
+@click.option("--launches", type=int, help="Times each model is started anew.  [default: 6]")
 @click.option("--strict", is_flag=True, help="Also exit with 1 if anything is undecided.")
 @click.option(
     "--format",

@@ -25,9 +25,16 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def many(count: int, noun: str) -> str:
-    """1 tensor, 2 tensors."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def many(count: int, noun: str, several: str = "") -> str:
+    """1 tensor, 2 tensors; `several` where the plural is another than with an s."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
+
+
+def duration(seconds: float) -> str:
+    """25 s, 12 min, 1.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{round(seconds / 3600, 1):g} h"
 
 
 def number(value: float, sign: str = "") -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from edgeprune.base.words import (
     MEDIANS_APART,
+    duration,
     known,
     listed,
     many,
@@ -90,6 +91,9 @@ def conditions(record: BuildRecord) -> str:
         f"options, interleaved in one run on {speed.machine.processor}; ratios with 95 % "
         "intervals; the reference is the original's plain float32 ONNX."
     )
+    if speed.seconds is not None:
+        launches = many(settings.launches, "launch", "launches")
+        text += f" Intervals hold for {launches} within {duration(speed.seconds)}."
     if speed.noise and speed.noise.noisy:
         text += f" A noisy machine: {listed(speed.noise.why)}."
     late = [WORK.get(work, work) for work, found in speed.measures.items() if not found.settled]
@@ -101,10 +105,7 @@ def conditions(record: BuildRecord) -> str:
     if apart:
         text += f" The medians' own quotient is another ({listed(apart)}): {MEDIANS_APART}."
     if late:
-        text += (
-            f" Of {listed(late)} the time limit came before the interval was narrower than "
-            f"{settings.width:.0%} of the ratio."
-        )
+        text += f" Of {listed(late)} the interval is wider than {settings.width:.0%} of the ratio."
     return text
 
 

@@ -10,7 +10,9 @@ from edgeprune.measure.bench.record import Speed, Sweep
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.table import bench_table
 
-QUICK = BenchSettings(tokens=16, decode_steps=4, min_rounds=3, time_limit=1.0, turn_seconds=0.01)
+QUICK = BenchSettings(
+    tokens=16, decode_steps=4, launches=2, min_rounds=3, time_limit=0.6, turn_seconds=0.01
+)
 
 
 @pytest.fixture(autouse=True)

@@ -53,15 +53,22 @@ def write_intents(folder: Path) -> Path:
 @pytest.fixture
 def finetuning(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import finetune_classifier
+    import finetune
 
-    return finetune_classifier
+    return finetune
 
 
 def test_labels_by_name_from_csv_from_fine_tuning_to_the_bundles_accuracy(finetuning, tmp_path):
     data = write_intents(tmp_path / "data")
     train, dev = (data / "classify" / f"intents.{name}.csv" for name in ("train", "dev"))
-    task = finetuning.Task(str(train), str(dev), steps=60, rate=3e-3, fields={"label": "category"})
+    task = finetuning.Data(
+        "text-classification",
+        (str(train),),
+        (str(dev),),
+        steps=60,
+        rate=3e-3,
+        fields={"label": "category"},
+    )
     base = model_folder(tmp_path / "base", "bert")
     accuracy = finetuning.finetune(task, data, tmp_path / "model", str(base))
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -118,7 +125,7 @@ def test_a_classifier_of_77_intents(tmp_path):
         line = [sys.executable, *map(str, words)]
         return subprocess.run(line, check=True, capture_output=True, text=True).stdout
 
-    run(BENCHMARKS / "finetune_classifier.py", "intents77", model, "--steps", 300)
+    run(BENCHMARKS / "finetune.py", "intents77", model, "--steps", 300)
     sets = ("prune.steps=30", "prune.updates=10", "recover.steps=120", "measure.seconds=2")
     sets += ("measure.curve=[]", "measure.stages=false", "prune.sparsity=0.3")
     sets += ("prune.head_sparsity=0.3",)

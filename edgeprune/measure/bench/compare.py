@@ -1,7 +1,7 @@
 """Two models beside each other, or one alone.
 
 Each subject has a process of its own, since sessions in one process disturb each other, and all
-share the same cores; rounds.py times them in turns.
+share the same cores; launches.py starts them, several times, and rounds.py times them in turns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,9 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.bench.counters import counters
+from edgeprune.measure.bench.launches import PointSamples, time_launches
 from edgeprune.measure.bench.machine import machine_facts
-from edgeprune.measure.bench.noise import CoreWatch, judge, turn_spread
+from edgeprune.measure.bench.noise import LOUD, judge, turn_spread
 from edgeprune.measure.bench.process import Process, choose_cores
 from edgeprune.measure.bench.profile import profile_of
 from edgeprune.measure.bench.record import (
@@ -26,10 +27,10 @@ from edgeprune.measure.bench.record import (
     Times,
 )
 from edgeprune.measure.bench.resolve import Target, resolve
-from edgeprune.measure.bench.rounds import Samples, faster, ratio_of, time_rounds, turn
+from edgeprune.measure.bench.rounds import Samples, turn
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.size import bytes_of, compressed_bytes
-from edgeprune.measure.bench.stats import median, paired_ratio, percentile
+from edgeprune.measure.bench.stats import median, percentile, ratio_of_launches
 from edgeprune.measure.bench.subject import DECODER, ENCODER, Subject
 from edgeprune.measure.works import WORKS, Work
 
@@ -91,25 +92,17 @@ def curve(
     baseline: Target,
     points: Sequence[BenchSettings],
 ) -> list[Point]:
-    """Time two models at several settings of the same threads, loading each once.
+    """Time two models at several settings of the same threads and launches; a launch runs them all.
 
     Faster than `sweep` by what loading and peak memory take.
     """
-    found = []
     with ExitStack() as stack:
         subjects = _enter(stack, (candidate, baseline), points)
-        cores = choose_cores(points[0].threads)
-        processes = [
-            stack.enter_context(Process(subject, points[0], cores)) for subject in subjects
-        ]
-        for settings in points:
-            samples = _time(processes, subjects[0].kinds, settings)
-            chosen = _fastest_baseline(samples)
-            measures = {
-                kind: _timed_pair(each, kind, chosen, settings) for kind, each in samples.items()
-            }
-            found.append(Point(settings=settings, measures=measures))
-    return found
+        launched = time_launches(subjects, points)
+    return [
+        Point(settings=settings, measures=_timed_pairs(samples, settings))
+        for samples, settings in zip(launched.points, points, strict=True)
+    ]
 
 
 def peak_memory(subject: Subject, settings: BenchSettings) -> int | None:
@@ -166,15 +159,12 @@ def _pair(subjects: Sequence[Subject], settings: BenchSettings) -> Comparison:
         _fusions(variant) or run.runtimes[chosen]: value * 1000
         for variant, value in zip(subjects[1:], medians, strict=True)
     }
-    measures = {
-        kind: _timed_pair(found, kind, chosen, settings) for kind, found in run.samples.items()
-    }
     more = run.looked_into({"candidate": subjects[0], "baseline": subjects[chosen]})
     return Comparison(
         **run.shared,
         candidate=run.side(0),
         baseline=run.side(chosen, variants_ms=variants),
-        measures=measures,
+        measures=_timed_pairs(run.samples, settings),
         **more,
     )
 
@@ -185,25 +175,19 @@ class _Run:
     def __init__(self, subjects: Sequence[Subject], settings: BenchSettings) -> None:
         self._subjects, self._settings = subjects, settings
         machine = machine_facts()
-        self._cores = cores = choose_cores(settings.threads)
         # Peak memory first: it leaves every file in the system's cache, so that loading is timed
         # alike.
         self._memory = [peak_memory(subject, settings) for subject in subjects[:2]]
-        with ExitStack() as stack:
-            processes = [
-                stack.enter_context(Process(subject, settings, cores)) for subject in subjects
-            ]
-            watch = CoreWatch(cores, [process.pid for process in processes])
-            self.samples = _time(processes, subjects[0].kinds, settings)
-            others = watch.others_share()
-            self._loads = [process.load_seconds for process in processes]
-            self.runtimes = [str(process.hello["runtime"]) for process in processes]
-        spread = turn_spread(found for each in self.samples.values() for found in each)
+        launched = time_launches(subjects, [settings])
+        [self.samples] = launched.points
+        self._loads, self.runtimes = launched.load_seconds, launched.runtimes
+        spread = _spread(self.samples)
         self.shared: dict[str, Any] = {
             "settings": settings,
-            "cores": None if cores is None else tuple(cores),
+            "cores": None if launched.cores is None else tuple(launched.cores),
             "machine": machine,
-            "noise": judge(spread, others),
+            "noise": judge(spread, launched.others),
+            "seconds": round(launched.seconds, 1),
         }
 
     def side(self, place: int, **more: Any) -> Side:
@@ -228,51 +212,56 @@ class _Run:
     def looked_into(self, sides: Mapping[SideName, Subject]) -> dict[str, Any]:
         """The profile and the counters, where the settings ask for them."""
         settings, kinds = self._settings, self._subjects[0].kinds
+        cores = choose_cores(settings.threads)
         more: dict[str, Any] = {}
         if settings.profile:
             more["profile"] = {
                 kind: {
-                    side: profile_of(model, kind, settings, self._cores)
-                    for side, model in sides.items()
+                    side: profile_of(model, kind, settings, cores) for side, model in sides.items()
                 }
                 for kind in kinds
             }
         if settings.counters:
-            more["counters"] = counters(sides, kinds, settings, self._cores)
+            more["counters"] = counters(sides, kinds, settings, cores)
         return more
 
 
-def _time(
-    processes: Sequence[Process], kinds: Sequence[Work], settings: BenchSettings
-) -> dict[Work, list[Samples]]:
-    """Each kind of work in its share of the time."""
-    limit = settings.time_limit / len(kinds)
-    return {kind: time_rounds(processes, kind, settings, limit) for kind in kinds}
-
-
-def _fastest_baseline(samples: Mapping[Work, Sequence[Samples]]) -> int:
+def _fastest_baseline(samples: PointSamples) -> int:
     """The place of the baseline's faster variant, by the first kind of work: one session runs them
     all."""
-    chosen = faster(next(iter(samples.values())))
-    assert chosen is not None
-    return chosen
+    first = next(iter(samples.values()))
+    return min(range(1, len(first)), key=lambda place: median(first[place].calls))
+
+
+def _timed_pairs(samples: PointSamples, settings: BenchSettings) -> dict[Work, TimedPair]:
+    baseline, loud = _fastest_baseline(samples), _spread(samples) > LOUD
+    return {
+        kind: _timed_pair(found[0], found[baseline], kind, settings, loud)
+        for kind, found in samples.items()
+    }
 
 
 def _timed_pair(
-    samples: Sequence[Samples], kind: Work, baseline: int, settings: BenchSettings
+    candidate: Samples, baseline: Samples, kind: Work, settings: BenchSettings, loud: bool
 ) -> TimedPair:
-    ratio = ratio_of(samples, baseline, settings)
+    ratio = ratio_of_launches(baseline.turns, candidate.turns, settings.seed)
+    spent = (baseline.processor, candidate.processor)
+    processor = None
+    if loud and spent[0] is not None and spent[1] is not None:
+        processor = ratio_of_launches(spent[0], spent[1], settings.seed)
     return TimedPair(
-        candidate=_times(samples[0], kind, settings),
-        baseline=_times(samples[baseline], kind, settings),
+        candidate=_times(candidate, kind, settings),
+        baseline=_times(baseline, kind, settings),
         ratio=ratio,
         settled=ratio.width < settings.width,
+        processor_ratio=processor,
     )
 
 
 def _times(samples: Samples, kind: Work, settings: BenchSettings) -> Times:
-    typical = median(samples.calls)
-    known = paired_ratio(samples.turns, [1.0] * len(samples.turns), settings.seed)
+    calls, turns = samples.calls, samples.turns
+    typical = median(calls)
+    known = ratio_of_launches(turns, [[1.0] * len(each) for each in turns], settings.seed)
     tokens = settings.batch * (1 if kind == "decode" else settings.tokens)
     more: dict[str, Any] = {}
     if WORKS[kind].unit == "texts":
@@ -282,12 +271,16 @@ def _times(samples: Samples, kind: Work, settings: BenchSettings) -> Times:
     return Times(
         median_ms=typical * 1000,
         interval_ms=(known.low * 1000, known.high * 1000),
-        p95_ms=percentile(samples.calls, 95) * 1000,
-        p99_ms=percentile(samples.calls, 99) * 1000,
-        calls=len(samples.calls),
+        p95_ms=percentile(calls, 95) * 1000,
+        p99_ms=percentile(calls, 99) * 1000,
+        calls=len(calls),
         tokens_per_second=tokens / typical,
         **more,
     )
+
+
+def _spread(samples: PointSamples) -> float:
+    return turn_spread(found for each in samples.values() for found in each)
 
 
 def _fusions(subject: Subject) -> str | None:

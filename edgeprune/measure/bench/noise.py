@@ -24,6 +24,8 @@ from edgeprune.measure.bench.record import Noise
 from edgeprune.measure.bench.rounds import Samples
 
 LIMIT = 0.05
+LOUD = 0.10
+"""The turn spread from which the processor's time is told beside the clock's."""
 # Of psutil's times, what is not idleness; "guest" is a part of "user" already.
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
 
@@ -61,10 +63,10 @@ class CoreWatch:
 
 
 def turn_spread(times: Iterable[Samples]) -> float:
-    """The widest distance between quartiles of turns, as a share of their median."""
+    """The widest distance between quartiles of a subject's turns, as a share of their median."""
+    turns = [np.concatenate(found.turns) for found in times]
     return max(
-        float(np.subtract(*np.percentile(found.turns, [75, 25])) / np.median(found.turns))
-        for found in times
+        float(np.subtract(*np.percentile(each, [75, 25])) / np.median(each)) for each in turns
     )
 
 

@@ -212,11 +212,17 @@ class Process(Conversation):
             raise
 
 
-def choose_cores(threads: int) -> list[int] | None:
-    """The cores that all subjects share: as many as there are threads, the last ones, since
-    systems put their own work on the first. None where pinning is impossible or would take all.
+def choose_cores(threads: int, launch: int = 0) -> list[int] | None:
+    """The cores that all subjects of a launch share: as many as there are threads. None where
+    pinning is impossible or would take all.
+
+    Launches go over the cores that this process may use, two on the same, beginning with the last:
+    systems put their own work on the first.
     """
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed = sorted(os.sched_getaffinity(0))
-    return allowed[-threads:] if threads < len(allowed) else None
+    if threads >= len(allowed):
+        return None
+    last = len(allowed) - threads * (launch // 2 % (len(allowed) // threads))
+    return allowed[last - threads : last]

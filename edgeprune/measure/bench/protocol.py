@@ -24,7 +24,8 @@ this can be timed, as `command:PROGRAM ARGUMENTS`.
 - encoder, prompt and decode answer the seconds of each call. The process draws the token ids, from
   the seed. A prompt's call starts with an empty cache and ends when the first new token is chosen.
   Decoding fills the cache with `context` tokens and takes one step, both untimed, and then times
-  each of `steps` steps of one token.
+  each of `steps` steps of one token. "processor_seconds" beside "seconds" may tell the processor's
+  time of each call, over all of its threads.
 - profile follows a kind of work, in a process whose load said "profile": true.
 - memory answers the most resident memory that the process has had.
 
@@ -84,13 +85,15 @@ def stay_on(cores: list[int] | None) -> None:
 
 
 def timed(call: Callable[[], object], calls: int = 1) -> Message:
-    """Seconds of each of `calls` calls, as an answer."""
-    seconds = []
+    """Seconds of each of `calls` calls, by the clock and of the processor, as an answer."""
+    seconds, processor = [], []
     for _ in range(calls):
+        spent = time.process_time()
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds}
+        processor.append(time.process_time() - spent)
+    return {"seconds": seconds, "processor_seconds": processor}
 
 
 def peak_bytes() -> int:

@@ -24,7 +24,8 @@ def _of_any_version(given: Any) -> Any:
     for name in _WORK_SETTINGS:
         if name not in given:
             raise ValueError(f"{name} is missing")
-    return {name: value for name, value in given.items() if name in BenchSettings.model_fields}
+    known = {name: value for name, value in given.items() if name in BenchSettings.model_fields}
+    return {"launches": 1, **known}  # as it was before there were several
 
 
 UsedSettings = Annotated[BenchSettings, BeforeValidator(_of_any_version)]
@@ -96,12 +97,14 @@ class Times(Record):
 
 
 class Ratio(Record):
-    """The speedup of the candidate, with its 95 % interval, from `pairs` pairs."""
+    """The speedup of the candidate, with its 95 % interval, from `pairs` pairs of turns in
+    `launches` launches."""
 
     value: PositiveFloat
     low: PositiveFloat
     high: PositiveFloat
     pairs: Count | None = None
+    launches: Count | None = None
 
     @property
     def width(self) -> float:
@@ -121,6 +124,8 @@ class Timed(Record):
     ratio: Ratio | None = None
     settled: bool | None = None
     """Whether the ratio's interval is as narrow as the settings ask for."""
+    processor_ratio: Ratio | None = None
+    """The ratio of the processor's time, over all threads, where the machine was loud."""
 
     @property
     def sides(self) -> dict[SideName, Times]:
@@ -185,9 +190,11 @@ class Speed(Record):
 
     settings: UsedSettings
     cores: Many[int] | None = None
-    """The cores that were shared; None where processes stayed on none."""
+    """The cores that were used; None where processes stayed on none."""
     machine: Machine
     noise: Noise | None = None
+    seconds: float | None = None
+    """From the first launch to the end of the last: the time that the intervals hold for."""
     candidate: Side
     baseline: Side | None = None
     measures: Annotated[Mapping[Work, Timed], Field(min_length=1)]

@@ -27,23 +27,38 @@ class BenchSettings(Settings):
         description="tokens that a decoder generates after the prompt in a turn",
     )
     threads: int = Field(default=1, ge=1, le=256, description="threads for the matrix products")
+    launches: int = Field(
+        default=6,
+        ge=1,
+        le=1000,
+        description="times that every model is started anew, with memory, core and order changed",
+    )
+    spread: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=604_800.0,
+        description="seconds over which the launches are spaced, so that the interval holds for "
+        "longer than its own minute",
+    )
+    time_limit: float = Field(
+        default=20.0,
+        gt=0.0,
+        le=86_400.0,
+        description="seconds of timing in all, without starting and waiting; fixed before the "
+        "first result, since a run that stops when it looks good is biased",
+    )
     min_rounds: int = Field(
-        default=5,
-        ge=3,
+        default=6,
+        ge=1,
         le=10_000,
-        description="rounds at least; in each, every model has two turns",
+        description="rounds at least, over all launches, whatever the time limit; in each, every "
+        "model has two turns",
     )
     width: float = Field(
         default=0.03,
         gt=0.0,
         le=1.0,
-        description="stop when the 95 % interval of the ratio is narrower than this share of it",
-    )
-    time_limit: float = Field(
-        default=60.0,
-        gt=0.0,
-        le=86_400.0,
-        description="stop after this many seconds of rounds at most",
+        description="a ratio is settled whose 95 % interval is narrower than this share of it",
     )
     turn_seconds: float = Field(
         default=0.1, gt=0.0, le=60.0, description="about how long one turn of a model lasts"

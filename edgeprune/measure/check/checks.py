@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import MEDIANS_APART, medians_contradict
 from edgeprune.measure.bench.record import Ratio
+from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.check.figures import (
     Figures,
     Identity,
@@ -150,13 +151,13 @@ def paired_speed(
     baseline: Figures,
     ratios: Mapping[Work, Ratio],
     limits: Limits,
-    time_limit: float,
+    settings: BenchSettings,
 ) -> list[Check]:
     """Time of a call, from the paired ratios of an interleaved run.
 
     Args:
         ratios: by kind of work, how many times faster the candidate is.
-        time_limit: seconds that the run had.
+        settings: those of the run.
     """
     checks = []
     for kind, ratio in ratios.items():
@@ -165,7 +166,7 @@ def paired_speed(
         check = _timed(kind, candidate, baseline, interval, limits).model_copy(
             update={"pairs": ratio.pairs, "note": _medians_note(quotient, interval)}
         )
-        checks.append(_with_advice(check, time_limit) if check.verdict == "undecided" else check)
+        checks.append(_with_advice(check, settings) if check.verdict == "undecided" else check)
     return checks
 
 
@@ -282,23 +283,24 @@ def _medians_note(quotient: float, interval: tuple[float, float, float]) -> str:
     return f"the medians alone differ by {100 * (quotient - 1):+.1f} %: {MEDIANS_APART}"
 
 
-def _with_advice(check: Check, time_limit: float) -> Check:
-    """Add what more time would settle: an interval narrows with the square root of the pairs."""
+def _with_advice(check: Check, settings: BenchSettings) -> Check:
+    """Add what more launches would settle: an interval narrows with their square root."""
     assert check.change is not None
     assert check.interval is not None
     assert check.limit is not None
-    assert check.pairs is not None
     low, high = check.interval
     half = high - check.change if check.change <= check.limit else check.change - low
     distance = abs(check.limit - check.change)
     if _SURE * half > distance * math.sqrt(_MOST_PATIENCE):
         return _extended(check, "too close to the limit for more time to settle it")
     longer = (_SURE * half / distance) ** 2
-    needed, seconds = math.ceil(check.pairs * longer), math.ceil(time_limit * longer)
+    launches, seconds = (
+        math.ceil(given * longer) for given in (settings.launches, settings.time_limit)
+    )
     return _extended(
         check,
-        f"{needed:,} pairs in place of {check.pairs:,} would likely settle it: "
-        f"--time-limit {seconds}",
+        f"{launches:,} launches in place of {settings.launches:,} would likely settle it: "
+        f"--launches {launches} --time-limit {seconds}",
     )
 
 

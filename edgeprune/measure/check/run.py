@@ -34,11 +34,10 @@ from edgeprune.runtime.bundle import Bundle
 # and elsewhere what disturbs it mostly adds. So a first look beyond the limit is followed by two
 # more, and the smallest of the three counts.
 _MEMORY_PROCESSES = 3
-_MIN_ROUNDS = 10
+_MIN_ROUNDS = 12
 # Many short pairs, not few long ones: a neighbour's burst then spoils a smaller share of them, and
 # their median takes no notice. Shorter still, the calls that warm the caches would eat the time.
 _TURN_SECONDS = 0.03
-_NARROWEST, _WIDEST = 0.002, 0.03
 _VERDICTS: dict[Verdict, str] = {
     "pass": "Nothing that was checked became worse than allowed",
     "fail": "Something became worse than allowed",
@@ -117,8 +116,6 @@ def check(
             "tune_baseline": False,  # both sides run in the same kind of session
             "min_rounds": max(bench.min_rounds, _MIN_ROUNDS),
             "turn_seconds": _TURN_SECONDS,
-            # An interval of half the limit separates 0 from twice the limit.
-            "width": min(_WIDEST, max(_NARROWEST, limits.max_slowdown / 200)),
         }
     )
     with ExitStack() as stack:
@@ -152,9 +149,7 @@ def check(
             )
             disturbed = _disturbed(result)
             ratios = {work: found.ratio for work, found in result.measures.items()}
-            speed = checks.paired_speed(
-                figures, baseline_figures, ratios, limits, settings.time_limit
-            )
+            speed = checks.paired_speed(figures, baseline_figures, ratios, limits, settings)
     found = [
         checks.same_source(figures.identity, baseline_figures.identity),
         checks.size(figures, baseline_figures, limits),

@@ -8,7 +8,7 @@ from edgeprune.measure.bench.record import Point
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.runtime.bundle import Bundle
 
-_ROUNDS = 3
+_LAUNCHES = 4
 _DECODE_STEPS = 8
 
 
@@ -26,7 +26,7 @@ def measure_curve(
             update={
                 "tokens": tokens,
                 "decode_steps": _DECODE_STEPS,
-                "min_rounds": _ROUNDS,
+                "launches": min(_LAUNCHES, bench.launches),
                 "time_limit": bench.time_limit / 2 / len(fitting),
             }
         )

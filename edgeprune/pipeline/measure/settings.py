@@ -35,7 +35,13 @@ class MeasureSettings(Settings):
         20.0,
         gt=0,
         le=_most("time_limit"),
-        description="Longest time of the interleaved rounds; fewer where it is clear.",
+        description="Seconds of the interleaved rounds, over all launches.",
+    )
+    launches: int = Field(
+        6,
+        ge=1,
+        le=_most("launches"),
+        description="Times that both models are started anew; an interval is over launches.",
     )
     profile: bool = Field(
         True, description="Share the time of a call out among operators, before and after."

@@ -24,6 +24,7 @@ from edgeprune.text.corpus import Corpus
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
+_BRIEF_LAUNCHES = 4
 BUILD_MEASURES: Mapping[str, Callable[[Path, Path, Path], Record]] = {
     "embeddings alone": embeddings_alone,
     "predictions alone": predictions_alone,
@@ -41,6 +42,7 @@ def run(context: Context, source: Path, target: Path, settings: MeasureSettings)
         batch=settings.batch,
         threads=settings.threads,
         time_limit=settings.seconds,
+        launches=settings.launches,
     )
     held = write_held_out(context, target)
     questions = _questions(context, held)
@@ -49,7 +51,12 @@ def run(context: Context, source: Path, target: Path, settings: MeasureSettings)
     curve = measure_curve(source, original, bench, settings.curve)
     stages: list[MeasuredStage] = []
     if settings.stages:
-        brief = bench.model_copy(update={"time_limit": settings.seconds / 4})
+        brief = bench.model_copy(
+            update={
+                "time_limit": settings.seconds / 4,
+                "launches": min(_BRIEF_LAUNCHES, settings.launches),
+            }
+        )
         main = questions[-1 if settings.task else 0]
         stages = measure_stages(context, original, target, brief, main)
     more: dict[str, Any] = {

@@ -26,10 +26,16 @@ from edgeprune.measure.bench.compare import compare, measure
 from edgeprune.measure.bench.noise import CoreWatch, judge, turn_spread
 from edgeprune.measure.bench.process import Conversation, Process, choose_cores
 from edgeprune.measure.bench.record import Comparison, Ratio, Sweep, read_speed
-from edgeprune.measure.bench.rounds import Samples
+from edgeprune.measure.bench.rounds import Samples, Turn
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.size import compressed_bytes
-from edgeprune.measure.bench.stats import median, paired_ratio, percentile
+from edgeprune.measure.bench.stats import (
+    median,
+    paired_ratio,
+    percentile,
+    ratio_of_launches,
+    student,
+)
 from edgeprune.measure.bench.subject import SLOW_FUSIONS, Subject
 from edgeprune.measure.bench.worker import by_operator
 from edgeprune.runtime.bundle import Bundle
@@ -77,6 +83,39 @@ def test_what_is_no_pair_is_refused(top: list[float], bottom: list[float]) -> No
         paired_ratio(top, bottom)
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 3, 5, 9, 29, 200])
+def test_students_quantile_is_scipys(freedom: int) -> None:
+    assert student(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-4)
+
+
+def test_the_ratio_of_launches_is_the_mean_of_their_logarithms() -> None:
+    """Oracle: scipy's interval of the mean of what each launch found."""
+    random = np.random.default_rng(5)
+    top, bottom = (random.lognormal(0.5, 0.1, (7, 9)) for _ in range(2))
+    ratio = ratio_of_launches(top.tolist(), bottom.tolist())
+    logs = np.log(np.median(top / bottom, axis=1))
+    low, high = scipy.stats.t.interval(0.95, 6, logs.mean(), scipy.stats.sem(logs))
+    assert ratio.value == pytest.approx(np.exp(logs.mean()))
+    assert (ratio.low, ratio.high) == pytest.approx((np.exp(low), np.exp(high)), rel=1e-4)
+    assert (ratio.pairs, ratio.launches) == (63, 7)
+    alone = ratio_of_launches(top[:1].tolist(), bottom[:1].tolist())
+    assert alone == paired_ratio(top[0], bottom[0]).model_copy(update={"launches": 1})
+
+
+def test_what_launches_differ_by_is_in_the_interval() -> None:
+    """Launches that differ by 1 %, turns by 1 %: turns alone hold the truth too seldom."""
+    random, held, naive, runs = np.random.default_rng(6), 0, 0, 300
+    for _ in range(runs):
+        launch = random.normal(0, 0.01, (6, 1))
+        top = np.exp(launch + random.normal(0, 0.01, (6, 20)))
+        ratio = ratio_of_launches(top.tolist(), np.ones((6, 20)).tolist())
+        held += ratio.low <= 1 <= ratio.high
+        plain = paired_ratio(top.ravel(), np.ones(120))
+        naive += plain.low <= 1 <= plain.high
+    assert held >= runs * (0.95 - 3 * np.sqrt(0.95 * 0.05 / runs))
+    assert naive < 0.8 * runs
+
+
 def test_percentiles_are_numpys() -> None:
     values = [5.0, 1.0, 4.0, 2.0]
     assert median(values) == 3.0
@@ -111,6 +150,8 @@ def test_a_model_that_works_more_is_found_slower(tmp_path: Path) -> None:
     }
     faster = min(result.baseline.variants_ms, key=result.baseline.variants_ms.get)
     assert result.baseline.fusions == faster
+    assert found.ratio.launches == QUICK.launches
+    assert result.seconds > QUICK.time_limit / 2
     cores = choose_cores(1)
     assert result.cores == (cores and tuple(cores))
     assert result.machine.onnxruntime
@@ -143,7 +184,7 @@ def test_a_result_that_was_read_is_the_one_that_was_written(tmp_path: Path) -> N
         assert type(read) is type(result)
         assert json.dumps(read.to_json()) == written
     assert list(result.to_json()) == [
-        "settings", "cores", "machine", "noise", "candidate", "measures",
+        "settings", "cores", "machine", "noise", "seconds", "candidate", "measures",
     ]  # fmt: skip
     assert list(result.to_json()["measures"]) == ["prompt", "decode"]
 
@@ -176,7 +217,7 @@ def test_a_damaged_result_is_refused_in_a_sentence(
 @pytest.mark.usefixtures("timed")
 def test_a_model_beside_itself_is_as_fast(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "m", depth=20, width=256)
-    found = compare(folder, folder, QUICK.model_copy(update={"time_limit": 2.0}))
+    found = compare(folder, folder, QUICK.model_copy(update={"launches": 4}))
     ratio = found.measures["encoder"].ratio
     assert 0.8 < ratio.value < 1.25
 
@@ -223,10 +264,15 @@ def test_compression_reads_every_chunk_of_every_file(tmp_path: Path) -> None:
     assert compressed_bytes(files) == sum(len(zlib.compress(part, 6)) for part in parts)
 
 
+def turns(*seconds: float) -> list[Turn]:
+    return [Turn([each], [each / 2]) for each in seconds]
+
+
 def test_noise_is_told_by_the_spread_of_turns_and_by_others() -> None:
-    steady = Samples(turns=[1.0, 1.01, 0.99, 1.0, 1.02])
+    steady = Samples([turns(1.0, 1.01, 0.99, 1.0, 1.02)])
     # Quartiles of 1 to 5 are 2 and 4.
-    assert turn_spread([steady, Samples(turns=[3.0, 1.0, 2.0, 5.0, 4.0])]) == pytest.approx(2 / 3)
+    changing = Samples([turns(3.0, 1.0), turns(2.0, 5.0, 4.0)])
+    assert turn_spread([steady, changing]) == pytest.approx(2 / 3)
     assert not judge(turn_spread([steady]), 0.01).noisy
     assert not judge(turn_spread([steady]), None).noisy
     assert judge(0.2, 0.0).why == ("turns differed by 20% between quartiles",)
@@ -418,6 +464,18 @@ def test_a_model_folder_needs_the_build_install_to_be_exported(
     monkeypatch.setitem(sys.modules, "edgeprune.export.trace", None)
     with pytest.raises(UserError, match=r"pip install '\.\[build\]'"), open_model(tmp_path):
         pass
+
+
+def test_launches_go_over_all_cores_and_leave_the_first_for_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allowed = {2, 3, 5, 6, 7}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
+    assert [choose_cores(2, launch) for launch in range(6)] == [
+        [6, 7], [6, 7], [3, 5], [3, 5], [6, 7], [6, 7],
+    ]  # fmt: skip
+    assert [choose_cores(1, launch) for launch in (0, 2, 4, 6, 8)] == [[7], [6], [5], [3], [2]]
+    assert choose_cores(5, 3) is None
 
 
 def test_cores_are_shared_by_all_and_leave_the_first_free() -> None:

@@ -34,7 +34,8 @@ from edgeprune.base.escape import one_line, printable
 from edgeprune.cli import main
 from edgeprune.measure.bench.compare import compare, measure
 from edgeprune.measure.bench.record import Ratio, Side
-from edgeprune.measure.bench.stats import paired_ratio
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.bench.stats import paired_ratio, ratio_of_launches
 from edgeprune.measure.check import checks, formats, run
 from edgeprune.measure.check.figures import Figures, count_operators, figures_of, read_figures
 from edgeprune.measure.check.record import Check
@@ -60,7 +61,7 @@ def mistake(result: Result) -> str:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real measurements, of short turns."""
-    short = {"turn_seconds": 0.01, "min_rounds": 3, "time_limit": 0.3}
+    short = {"turn_seconds": 0.01, "min_rounds": 3, "time_limit": 0.3, "launches": 4}
     for name, real in (("compare", compare), ("measure", measure)):
         monkeypatch.setattr(
             run, name, lambda *args, real=real: real(*args[:-1], args[-1].model_copy(update=short))
@@ -313,7 +314,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_timed(bundle: Path, tmp_
 
 
 def speed_check(ratio: Ratio, limits: Limits = LIMITS) -> Check:
-    return checks.paired_speed(figures(), figures(), {"encoder": ratio}, limits, 60.0)[0]
+    return checks.paired_speed(figures(), figures(), {"encoder": ratio}, limits, BenchSettings())[0]
 
 
 @given(st.floats(0.2, 5), st.floats(1.0001, 1.5), st.floats(1.0001, 1.5), st.floats(0, 50))
@@ -326,21 +327,23 @@ def test_speed_fails_only_where_the_whole_interval_lies_beyond(value, below, abo
     assert check.verdict == ("fail" if least > limit else "undecided" if most > limit else "pass")
 
 
-def test_more_time_settles_about_as_often_as_it_says() -> None:
-    """A model 3 % slower, known to 4 %; then as many pairs as the advice names, drawn 200 times."""
-    sigma, pairs = 0.06, 20
-    half = 1.96 * 1.2533 * sigma / np.sqrt(pairs)  # of the median of normal values
-    about = Ratio(value=1 / 1.03, low=(1 - half) / 1.03, high=(1 + half) / 1.03, pairs=pairs)
+def test_more_launches_settle_about_as_often_as_it_says() -> None:
+    """A model 3 % slower; then as many launches as the advice names, drawn 200 times."""
+    sigma, launches = 0.03, 6
+    half = 2.571 * sigma / np.sqrt(launches)
+    about = Ratio(value=1 / 1.03, low=(1 - half) / 1.03, high=(1 + half) / 1.03)
     check = speed_check(about)
     assert check.verdict == "undecided"
-    more = int(check.sentence.split(" pairs in place of 20")[0].rsplit(" ", 1)[1].replace(",", ""))
-    assert f"--time-limit {60 * more / pairs:.0f}"[:-1] in check.sentence
-    random = np.random.default_rng(0)
-    settled = 0
+    more = int(check.sentence.split("--launches ")[1].split()[0])
+    assert f"{more} launches in place of 6" in check.sentence
+    seconds = int(check.sentence.split("--time-limit ")[1].split()[0])
+    assert seconds == pytest.approx(more * 20 / 6, abs=4)
+    random, settled = np.random.default_rng(0), 0
     for _ in range(200):
-        drawn = paired_ratio(np.ones(more), 1.03 * random.lognormal(0, sigma, more))
-        settled += speed_check(drawn).verdict == "pass"
-    assert 0.7 < settled / 200 < 0.9
+        drawn = 1.03 * random.lognormal(0, sigma, more)
+        found = ratio_of_launches(np.ones((more, 1)).tolist(), drawn[:, None].tolist())
+        settled += speed_check(found).verdict == "pass"
+    assert 0.7 < settled / 200 < 0.98
 
 
 def test_what_time_cannot_settle_says_so() -> None:
@@ -701,7 +704,7 @@ def test_names_are_no_markup_in_any_format(name: str, canned: run.Outcome) -> No
 def test_text_names_what_needs_words_at_80_columns(canned: run.Outcome) -> None:
     result = edgeprune("check", "x", "--against", "y")
     assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "pairs in place of 20" in " ".join(result.stdout.split())
+    assert "launches in place of 6" in " ".join(result.stdout.split())
     assert "+10.0 %" in result.stdout
     assert "A noisy machine: turns differed by 9 %." in result.stdout
     saved = json.loads(formats.as_json(canned))
@@ -735,14 +738,16 @@ def test_medians_that_contradict_the_paired_ratio_get_a_word(
     slower = {"encoder": {"median_ms": 11.0, "interval_ms": (10.9, 11.1)}}
     ours, theirs = figures(speed=slower), figures()
     ratio = Ratio(value=1 / 1.01, low=1 / 1.02, high=1.0, pairs=20)
-    [check] = checks.paired_speed(ours, theirs, {"encoder": ratio}, LIMITS, 60.0)
+    [check] = checks.paired_speed(ours, theirs, {"encoder": ratio}, LIMITS, BenchSettings())
     assert check.verdict == "pass"
     assert "the medians alone differ by +10.0 %" in check.note
     assert speed_check(ratio).note == ""
     # Within a wide interval, but the other way.
     wide = Ratio(value=1.02, low=0.9, high=1.1, pairs=20)
     other_way = {"encoder": {"median_ms": 10.3, "interval_ms": (10.2, 10.4)}}
-    [other] = checks.paired_speed(figures(speed=other_way), theirs, {"encoder": wide}, LIMITS, 60.0)
+    [other] = checks.paired_speed(
+        figures(speed=other_way), theirs, {"encoder": wide}, LIMITS, BenchSettings()
+    )
     assert "the medians alone differ by +3.0 %" in other.note
     outcome = dataclasses.replace(canned, checks=[check])
     monkeypatch.setattr(run, "check", lambda *_: outcome)
