@@ -15,7 +15,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "regrowth": {"regrowth": 0.1},
     "98 % sparsity": {"sparsity": 0.98},
     "blocks 4x1": {"pattern": "4x1"},
-    "loose band": {"band": 0.3, "end": 0.95},
+    "late end": {"end": 0.95},
 }
 """Settings laid over the trial's own, in which the budget might matter more than it does there."""
 

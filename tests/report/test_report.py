@@ -724,12 +724,9 @@ def test_the_paired_interval_stands_around_the_original() -> None:
 
 
 def test_the_variance_is_that_of_the_trend() -> None:
-    from edgeprune.compress.prune.signals import Trend
-
-    trend = Trend(0.9)
-    for norm in (1.0, 3.0, 2.0, 5.0):
-        trend.observe(norm)
-    assert variance({"cv": trend.cv, "trend": trend.mean}) == pytest.approx(trend.variance)
+    assert variance({"deviation": 0.5, "trend": 4.0}) == 4.0
+    assert variance({"cv": 0.5, "trend": 4.0, "gate": 1.0}) == 4.0  # of the first release
+    assert variance({"deviation": None, "trend": 4.0}) == 0.0
 
 
 def test_operators_beyond_the_shown_are_summed() -> None:

@@ -52,6 +52,13 @@ def make_gates(model: Model, kind: str) -> list[Gate]:
     return gates
 
 
+def gated_linears(model: Model, gate: Gate) -> list[str]:
+    """The linears that make and read the units of a gate: an attention's, or a feed-forward's."""
+    if gate.kind == CHANNELS:
+        return list(model.anatomy.feed_forwards[gate.layer].linears())
+    return list(model.anatomy.blocks[gate.layer].attention.linears())
+
+
 def head_groups(block: Block) -> Tensor:
     """The unit of each query head where key-value heads are shared: one head of every key-value
     group leaves at a time, so that the groups stay equal and clients' caches fit."""

@@ -22,11 +22,11 @@ from torch.optim import Optimizer
 from edgeprune.base.budget import apportion
 from edgeprune.base.errors import UserError
 from edgeprune.compress.maths.ranking import highest, lowest
-from edgeprune.compress.prune.layer import Layer, Prunable
+from edgeprune.compress.prune.layer import Layer, Prunable, norm
 from edgeprune.compress.prune.newborn import StepCorrection, forget, seed
 from edgeprune.compress.prune.schedule import BudgetController, update_steps
 from edgeprune.compress.prune.settings import PruneSettings
-from edgeprune.compress.prune.signals import beta, spike_factor, unsteadiness
+from edgeprune.compress.prune.signals import Window, momentum, unsteadiness
 
 PROTECTED_UPDATES = 2  # a newborn cannot be dropped by this many updates after its birth
 REGROWTH_ENDS = 0.9  # share of the updates after which nothing grows back
@@ -99,7 +99,7 @@ class MomentumVariancePruner:
     def observe(self, probed: Mapping[Tensor, Tensor] | None = None) -> bool:
         """Read the gradients of one step; call once they are whole, before clipping.
 
-        With an AMP scaler, unscale first. Returns False when a gradient is not finite: signals
+        With an AMP scaler, unscale first. Returns False when a gradient is not finite: steadiness
         and accumulators are then as before, and the caller should leave the optimizer's step
         out. Gradients of pruned weights are zero afterwards; those of gates are gone, as no
         optimizer clears them.
@@ -110,17 +110,15 @@ class MomentumVariancePruner:
         """
         signals = [layer.signal((probed or {}).get(layer.value)) for layer in self._layers]
         norms = [
-            float(torch.linalg.vector_norm(s, dtype=torch.promote_types(s.dtype, torch.float32)))
-            for s in signals
+            layer.training_norm(signal) for layer, signal in zip(self._layers, signals, strict=True)
         ]
-        norm = math.hypot(*norms)
-        finite = self.budget.observe(norm)
+        judged = all(math.isfinite(norm(signal)) for signal in signals)
+        finite = judged and self.budget.observe(math.hypot(*norms))
         if finite:
             self._finite_steps += 1
-            factor = spike_factor(self.budget.trend.mean, norm)
             for layer, signal, own in zip(self._layers, signals, norms, strict=True):
-                layer.trend.observe(own / math.sqrt(layer.value.numel()))
-                layer.accumulate(signal, factor)
+                layer.steadiness.observe(own)
+                layer.accumulate(signal, self._weight(layer))
         for layer in self._layers:
             if layer.gates:
                 layer.value.grad = None
@@ -129,6 +127,13 @@ class MomentumVariancePruner:
             if finite and layer.correction:
                 layer.correction.remember()
         return finite
+
+    def _weight(self, layer: Layer) -> float:
+        """The weight of this step in a layer's averages."""
+        averages = self.settings.averages
+        if averages == "plain":
+            return 1.0
+        return (layer if averages == "layered" else self.budget).steadiness.weight
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer | None = None) -> None:
@@ -149,7 +154,9 @@ class MomentumVariancePruner:
         number, decided = self.budget.done, self.budget.update()
         removed = self.removed
         drop = round(decided.sparsity * self.units) - removed
-        grow = self._regrowth(number, decided.cv, self.units - removed)
+        windows = [layer.steadiness.take() for layer in self._layers]
+        variance = Window(decided.norm, decided.deviation).variance(self.settings.kappa)
+        grow = self._regrowth(number, variance, self.units - removed)
         scores = [layer.scores() for layer in self._layers]
         allowed, rooms = self._candidates(scores, number, drop + grow)
         if sum(rooms) < drop:  # the budget is exact: protection of newborns yields to it
@@ -157,8 +164,10 @@ class MomentumVariancePruner:
             grow = 0
         grow = min(grow, removed, sum(rooms) - drop)
         layered = self.settings.layer_budgets == "layered"
-        choose = self._layer_by_layer if layered else self._all_layers
-        drops, births = choose(scores, allowed, rooms, drop, grow)
+        if layered:
+            drops, births = self._layer_by_layer(scores, allowed, rooms, drop, grow, windows)
+        else:
+            drops, births = self._all_layers(scores, allowed, drop, grow)
 
         self._births.append(self._finite_steps)
         for layer, gone, new in zip(self._layers, drops, births, strict=True):
@@ -185,13 +194,13 @@ class MomentumVariancePruner:
             }
         )
 
-    def _regrowth(self, number: int, cv: float, active: int) -> int:
+    def _regrowth(self, number: int, variance: float, active: int) -> int:
         """Units to exchange at this update: fades with the cosine, and while norms vary."""
         last = len(self.budget.steps) - 1
         if not self.settings.regrowth or number > REGROWTH_ENDS * last or number == last:
             return 0
         fade = 0.5 * (1 + math.cos(math.pi * number / last))
-        calm = 1 - unsteadiness(cv, self.settings.kappa)
+        calm = 1 - unsteadiness(variance)
         return round(self.settings.regrowth * fade * calm * active)
 
     def _candidates(
@@ -213,7 +222,7 @@ class MomentumVariancePruner:
         return masks, rooms
 
     def _all_layers(
-        self, scores: list[Tensor], allowed: list[Tensor], rooms: list[int], drop: int, grow: int
+        self, scores: list[Tensor], allowed: list[Tensor], drop: int, grow: int
     ) -> tuple[list[Tensor], list[Tensor]]:
         """One ranking: exact, since the limits nest (unit group, layer, all)."""
         sizes = [layer.units for layer in self._layers]
@@ -230,16 +239,21 @@ class MomentumVariancePruner:
         return list(gone), list(highest(reach, grow).split(sizes))
 
     def _layer_by_layer(
-        self, scores: list[Tensor], allowed: list[Tensor], rooms: list[int], drop: int, grow: int
+        self,
+        scores: list[Tensor],
+        allowed: list[Tensor],
+        rooms: list[int],
+        drop: int,
+        grow: int,
+        windows: list[Window],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """A budget per layer: active units, times steadiness, times the layer's own weight."""
-        s = self.settings
         rule = self.budget.rule
         weights = [
             (layer.units - layer.removed)
-            * (1 - beta(layer.trend.cv, rule.beta_min, rule.beta_max, s.kappa))
+            * (1 - momentum(window.variance(rule.kappa), rule.beta_min, rule.beta_max))
             * layer.prunable.weight
-            for layer in self._layers
+            for layer, window in zip(self._layers, windows, strict=True)
         ]
         drops = apportion(drop, weights, rooms)
         spare = [
@@ -310,7 +324,7 @@ class MomentumVariancePruner:
             "finite_steps": self._finite_steps,
             "births": list(self._births),
             "budget": self.budget.state_dict(),
-            "trends": {layer.name: layer.trend.state_dict() for layer in self._layers},
+            "steadiness": {layer.name: layer.steadiness.state_dict() for layer in self._layers},
             "trajectory": [dict(row) for row in self.trajectory],
         }
         return {"tensors": tensors, "numbers": numbers}
@@ -324,7 +338,7 @@ class MomentumVariancePruner:
             layer.mask = layer.pattern.element_mask(layer.kept)
             for key, buffer in layer.buffers.items():
                 buffer.copy_(tensors[f"{layer.name}:buffer.{key}"])
-            layer.trend.load_state_dict(numbers["trends"][layer.name])
+            layer.steadiness.load_state_dict(numbers["steadiness"][layer.name])
             layer.hold()
         self._step, self._finite_steps = numbers["step"], numbers["finite_steps"]
         self._births = list(numbers["births"])

@@ -4,7 +4,7 @@ The saliencies read gradients, and a student that still equals its original has 
 distillation. Gates, which are not trained, are therefore judged by the objective's probe alone
 (objectives/): what a unit does to the model's own output. The distillation's gradient would also
 count what it does to hidden states on the way. Weights are judged by the sum of both, and trained
-by the distillation's alone.
+by the distillation's alone. How steady training is, its own gradient tells in both cases.
 """
 
 import functools
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeprune.compress.calibrate.gates import Gate, applied, make_gates
+from edgeprune.compress.calibrate.gates import Gate, applied, gated_linears, make_gates
 from edgeprune.compress.context import Context
 from edgeprune.compress.distil.train import Gradients, Probe, Watcher, distil
 from edgeprune.compress.objectives.objective import objective_of
@@ -103,6 +103,7 @@ def _prunables(student: Model, pattern: str, gates: dict[str, list[Gate]]) -> li
                 gate.value,
                 magnitude=functools.partial(unit_norms, student, gate),
                 groups=gate.groups,
+                trained=[student.linear(name).weight for name in gated_linears(student, gate)],
             )
             for gate in gates[pattern]
         ]

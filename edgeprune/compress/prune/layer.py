@@ -1,6 +1,7 @@
 """One tensor under pruning: its pattern, unit mask, accumulators and the steadiness of its norm."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from edgeprune.compress.prune.newborn import StepCorrection
 from edgeprune.compress.prune.patterns import Gates, Pattern, weight_pattern
 from edgeprune.compress.prune.saliency import SALIENCIES
 from edgeprune.compress.prune.settings import PruneSettings
-from edgeprune.compress.prune.signals import Trend
+from edgeprune.compress.prune.signals import Steadiness
 
 GROWTH_DECAY = 0.9  # average of |gradient| by which removed weights are chosen to grow back
 
@@ -27,6 +28,8 @@ class Prunable:
         returns it, when the weights train on).
     groups: for gates that share a fate, the unit 0, 1, ... of each position [positions].
     weight: the layer's share in `layered` budgets beside its size and steadiness.
+    trained: for gates, the weights of their layer that are trained, whose gradient tells how steady
+        training is; without any, the gates' own does.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Prunable:
     magnitude: Tensor | Callable[[], Tensor] | None = None
     groups: Tensor | None = None
     weight: float = 1.0
+    trained: Sequence[Tensor] = ()
 
 
 class Layer:
@@ -63,7 +67,7 @@ class Layer:
         wide = torch.promote_types(like.dtype, torch.float32)  # half precision cannot average
         names = self.saliency.buffers
         self.buffers = {name: torch.zeros_like(like, dtype=wide) for name in names}
-        self.trend = Trend(settings.rho)
+        self.steadiness = Steadiness(settings.memory, settings.kappa)
         self.growth: Tensor | None = None  # average of |gradient|
         self.born: Tensor | None = None  # update at which each unit grew back; -1: never
         self.correction: StepCorrection | None = None
@@ -89,17 +93,23 @@ class Layer:
             raise ValueError(f"{self.name} has no gradient: it takes no part in the loss")
         return trained if probed is None else trained + probed
 
-    def accumulate(self, gradient: Tensor, factor: float) -> None:
-        """Take a dense gradient, times the spike factor, into the accumulators."""
+    def training_norm(self, signal: Tensor) -> float:
+        """The norm of the training's gradient: over the gated layer's weights, or of the weight
+        itself, at pruned entries too; `signal`'s where training gives none."""
+        trained = self.prunable.trained if self.gates else (self.value,)
+        found = [weight.grad for weight in trained if weight.grad is not None] or [signal]
+        return math.hypot(*map(norm, found))
+
+    def accumulate(self, gradient: Tensor, weight: float) -> None:
+        """Take a dense gradient into the accumulators, as a step of this weight."""
         if not self.buffers and self.growth is None:
             return
         if self.gates:
             gradient = self.gates.unit_gradient(gradient)
-        if factor < 1:
-            gradient = gradient * factor
-        self.saliency.accumulate(self.buffers, self._weights(), gradient)
+        self.saliency.accumulate(self.buffers, self._weights(), gradient, weight)
         if self.growth is not None:
-            self.growth.lerp_(gradient.abs().to(self.growth.dtype), 1 - GROWTH_DECAY)
+            share = (1 - GROWTH_DECAY) * weight
+            self.growth.lerp_(gradient.abs().to(self.growth.dtype), share)
 
     def scores(self) -> Tensor:
         """Unit scores [units] of the active units (those of others mean nothing)."""
@@ -124,3 +134,9 @@ class Layer:
             self.value.copy_(self.mask)
         else:
             self.value.masked_fill_(~self.mask, 0)
+
+
+def norm(tensor: Tensor) -> float:
+    """The Euclidean norm, summed in float32 at least."""
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    return float(torch.linalg.vector_norm(tensor, dtype=wide))

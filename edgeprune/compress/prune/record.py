@@ -17,11 +17,9 @@ class Update(Record):
     deficit: float = MISSING
     norm: float | None
     trend: float
-    cv: float
+    deviation: float | None = None
+    """Root mean square of the norms' deviations from their trend, as a share of it."""
     beta: float
-    gate: float
-    raw: float = MISSING
-    smoothed: float = MISSING
     budget: float
     sparsity: float
     dropped: Count = MISSING
@@ -29,6 +27,15 @@ class Update(Record):
     churn: float = MISSING
     kept: dict[str, Count]
     """Units that are left, by layer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_first_release(cls, values: Any) -> Any:
+        """The coefficient of variation is its word for the deviation."""
+        if isinstance(values, dict) and "cv" in values:
+            known = {key: value for key, value in values.items() if key in cls.model_fields}
+            return {"deviation": values["cv"], **known}
+        return values
 
 
 class Pool(Record):

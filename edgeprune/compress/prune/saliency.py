@@ -1,10 +1,10 @@
 """Importance of weights: accumulators over gradients, and a score from them.
 
-One row of the table per method; the lowest scores are pruned first. w is the
-masked weight, g its dense gradient (already held to twice the trend of its norm, so that one
-spike cannot fill an average). Tensors may have any shape; for gates w is 1 and g the gate's
-gradient. Averages start at zero and stay uncorrected: the correction is one factor for all
-weights and cannot change a ranking.
+One row of the table per method; the lowest scores are pruned first. w is the masked weight, g its
+dense gradient, and `weight` the step's, in [0, 1], by which an average's share of the new value is
+multiplied, so that a burst of the gradient cannot fill it. Tensors may have any shape; for gates w
+is 1 and g the gate's gradient. Averages start at zero and stay uncorrected: the correction is one
+factor for all weights and cannot change a ranking.
 """
 
 from collections.abc import Callable
@@ -25,36 +25,36 @@ class Saliency:
     """buffers: names of the accumulators, each of w's shape and zero at first."""
 
     buffers: tuple[str, ...]
-    accumulate: Callable[[Buffers, Tensor, Tensor], None]
+    accumulate: Callable[[Buffers, Tensor, Tensor, float], None]
     score: Callable[[Buffers, Tensor], Tensor]
 
 
-def _nothing(buffers: Buffers, w: Tensor, g: Tensor) -> None:
+def _nothing(buffers: Buffers, w: Tensor, g: Tensor, weight: float) -> None:
     pass
 
 
-def _last_effect(buffers: Buffers, w: Tensor, g: Tensor) -> None:
-    buffers["effect"].copy_(w * g).abs_()
+def _last_effect(buffers: Buffers, w: Tensor, g: Tensor, weight: float) -> None:
+    buffers["effect"].lerp_((w * g).abs_().to(buffers["effect"].dtype), weight)
 
 
-def _mean_gradient(buffers: Buffers, w: Tensor, g: Tensor) -> None:
-    buffers["mean"].lerp_(g.to(buffers["mean"].dtype), 1 - MOMENTUM)
+def _mean_gradient(buffers: Buffers, w: Tensor, g: Tensor, weight: float) -> None:
+    buffers["mean"].lerp_(g.to(buffers["mean"].dtype), (1 - MOMENTUM) * weight)
 
 
-def _mean_square(buffers: Buffers, w: Tensor, g: Tensor) -> None:
-    g = g.to(buffers["square"].dtype)
-    buffers["square"].mul_(FISHER).addcmul_(g, g, value=1 - FISHER)
+def _mean_square(buffers: Buffers, w: Tensor, g: Tensor, weight: float) -> None:
+    g, share = g.to(buffers["square"].dtype), (1 - FISHER) * weight
+    buffers["square"].mul_(1 - share).addcmul_(g, g, value=share)
 
 
-def _mean_and_variability(buffers: Buffers, w: Tensor, g: Tensor) -> None:
+def _mean_and_variability(buffers: Buffers, w: Tensor, g: Tensor, weight: float) -> None:
     effect = (w * g).abs_().to(buffers["mean"].dtype)
-    buffers["mean"].lerp_(effect, 1 - PLATON_MEAN)
+    buffers["mean"].lerp_(effect, (1 - PLATON_MEAN) * weight)
     effect.sub_(buffers["mean"]).abs_()
-    buffers["variability"].lerp_(effect, 1 - PLATON_VARIABILITY)
+    buffers["variability"].lerp_(effect, (1 - PLATON_VARIABILITY) * weight)
 
 
-def _movement(buffers: Buffers, w: Tensor, g: Tensor) -> None:
-    buffers["movement"].sub_(w * g)
+def _movement(buffers: Buffers, w: Tensor, g: Tensor, weight: float) -> None:
+    buffers["movement"].sub_(w * g, alpha=weight)
 
 
 SALIENCIES: dict[str, Saliency] = {

@@ -1,15 +1,21 @@
-"""Amount that is pruned at each mask update: a cubic target, and a budget smoothed by momentum.
+"""Amount that is pruned at each mask update: a cubic target, approached by a heavy ball.
 
-The cubic target is Zhu and Gupta's (2017); the budget's recursion with
-deficit, gate, adaptive momentum, projection and exact landing is our own derivation. Plain
+The cubic target s* is Zhu and Gupta's (2017). What was asked for and not yet given, D, is the
+buffer of a momentum whose coefficient beta follows the variance of the training's gradient norms:
+
+    D_k = beta_(k-1) D_(k-1) + s*_k - s*_(k-1)        b_k = (1 - beta_k) D_k is removed
+
+which is s_k = s_(k-1) + (1 - beta_k) (s*_k - s_(k-1)). No update leaves more than an even share
+over those that are left, beta_k <= 1 - 1/(K - k + 1), so that the last one lands on the target
+exactly and the worst training ends in a straight line, never at a cliff. Our own derivation. Plain
 floats, no torch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from edgeprune.compress.prune.signals import Trend, beta, gate
+from edgeprune.compress.prune.signals import Steadiness, Window, momentum
 
 REFERENCE_UPDATES = 5
 
@@ -18,40 +24,27 @@ REFERENCE_UPDATES = 5
 class BudgetRule:
     """The values that make a budget; every mode is one set of them (see MODES).
 
-    beta_min, beta_max, kappa: range and half-way point of the adaptive momentum coefficient.
-    rho: weight of the past in the trend of gradient norms.
-    band: how far sparsity may fall behind the target at the start; shrinks to 0 at the end.
-    gate: what a norm is compared with: its own trend, its mean over the first five updates
-        ("start"), or nothing ("open").
-    gate_limit: the largest value of the gate.
-    feedback: the request is the deficit to the target and is capped by it; without feedback it
-        is the target's own increment, capped only by the final sparsity.
+    beta_min, beta_max: range of the momentum coefficient.
+    kappa: deviation of the norms from their trend, over the trend, at which it is half way.
+    memory: steps whose median is the trend.
+    reference: the coefficient follows instead how far norms stand above their mean over the first
+        five updates: 1 - beta = that mean / norm.
     """
 
-    beta_min: float = 0.5
-    beta_max: float = 0.95
-    kappa: float = 0.3
-    rho: float = 0.95
-    band: float = 0.08
-    gate: Literal["trend", "start", "open"] = "trend"
-    gate_limit: float = 1.0
-    feedback: bool = True
+    beta_min: float = 0.0
+    beta_max: float = 1.0
+    kappa: float = 1.0
+    memory: int = 61
+    reference: bool = False
 
 
-# The degenerate modes are these values laid over a rule, not other code.
 MODES: dict[str, dict[str, Any]] = {
     "mv": {},
-    "cubic": {"beta_min": 0.0, "beta_max": 0.0, "gate": "open", "band": 0.0},
-    "fixed_mom": {"beta_min": 0.8, "beta_max": 0.8},
-    "static_gradnorm": {
-        "beta_min": 0.0,
-        "beta_max": 0.0,
-        "gate": "start",
-        "gate_limit": 2.0,
-        "band": float("inf"),
-        "feedback": False,
-    },
+    "cubic": {"beta_min": 0.0, "beta_max": 0.0},
+    "fixed_mom": {"beta_min": 0.5, "beta_max": 0.5},
+    "static_gradnorm": {"reference": True},
 }
+"""The modes are these values laid over a rule, not other code."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +55,17 @@ class BudgetStep:
     step: int
     target: float
     deficit: float
-    norm: float | None  # mean since the last update; None when no finite gradient came
+    """What was asked for and not yet given."""
+    norm: float | None
+    """Mean since the last update; None when no finite gradient came."""
     trend: float
-    cv: float
+    deviation: float | None
+    """Root mean square since the last update, as a share of the trend; None where unknown."""
     beta: float
-    gate: float
-    raw: float  # the request q
-    smoothed: float  # after momentum, before projection
-    budget: float  # b, what is removed
-    sparsity: float  # reached by it
+    budget: float
+    """What is removed."""
+    sparsity: float
+    """Reached by it."""
 
 
 def update_steps(total_steps: int, start: float, end: float, updates: int) -> list[int]:
@@ -107,100 +102,65 @@ class BudgetController:
         self.rule = rule
         self.steps = list(steps)
         self.final = final
-        self.trend = Trend(rule.rho)
+        self.steadiness = Steadiness(rule.memory, rule.kappa)
         self.sparsity = 0.0
-        self.budget: float | None = None
         self.done = 0
-        self._target = 0.0
-        self._window_sum = 0.0
-        self._window_count = 0
-        self._reference_sum = 0.0
-        self._reference_count = 0
+        self._reference: list[float] = []
 
     def observe(self, norm: float) -> bool:
-        """Accumulate one step's gradient norm; False (and no change) when it is not finite."""
-        if not self.trend.observe(norm):
-            return False
-        self._window_sum += norm
-        self._window_count += 1
-        return True
+        """Take one step's gradient norm; False (and no change) when it is not finite."""
+        return self.steadiness.observe(norm)
 
     def due(self, step: int) -> bool:
+        """Whether a mask update comes after this step."""
         return self.done < len(self.steps) and self.steps[self.done] == step
 
     def update(self) -> BudgetStep:
         """Decide the next mask update from the norms observed since the last one."""
-        rule, step, past = self.rule, self.steps[self.done], self.sparsity
-        first, last = self.steps[0], self.steps[-1]
-        target = cubic_target(step, first, last, self.final)
-        deficit = max(0.0, target - past)
-        norm = self._window_sum / self._window_count if self._window_count else None
-        coefficient = beta(self.trend.cv, rule.beta_min, rule.beta_max, rule.kappa)
-        opening = self._gate(norm)
-
-        wanted, ceiling = deficit, deficit
-        if not rule.feedback:
-            wanted, ceiling = target - self._target, max(0.0, self.final - past)
-        raw = opening * wanted
-        memory = raw if self.budget is None else self.budget
-        smoothed = coefficient * memory + (1 - coefficient) * raw
-        if step == last:
-            budget, self.sparsity = self.final - past, self.final
-        else:
-            lag = rule.band * (1 - (step - first) / (last - first))
-            budget = min(ceiling, max(smoothed, target - lag - past, 0.0))
-            # Taking the target itself keeps past + (target - past) from losing the last bit.
-            on_target = rule.feedback and budget == deficit > 0
-            self.sparsity = target if on_target else past + budget
-
+        step, past, left = self.steps[self.done], self.sparsity, len(self.steps) - self.done
+        target = cubic_target(step, self.steps[0], self.steps[-1], self.final)
+        window = self.steadiness.take()
+        beta = min(self._coefficient(window), 1 - 1 / left)
+        # Taking the target itself keeps past + (target - past) from losing the last bit.
+        self.sparsity = min(target, past + (1 - beta) * (target - past)) if beta else target
         decided = BudgetStep(
             update=self.done,
             step=step,
             target=target,
-            deficit=deficit,
-            norm=norm,
-            trend=self.trend.mean,
-            cv=self.trend.cv,
-            beta=coefficient,
-            gate=opening,
-            raw=raw,
-            smoothed=smoothed,
-            budget=budget,
+            deficit=target - past,
+            norm=window.norm,
+            trend=self.steadiness.trend,
+            deviation=window.deviation,
+            beta=beta,
+            budget=self.sparsity - past,
             sparsity=self.sparsity,
         )
-        if norm is not None and self._reference_count < REFERENCE_UPDATES:
-            self._reference_sum += norm
-            self._reference_count += 1
-        self.budget, self._target, self.done = budget, target, self.done + 1
-        self._window_sum, self._window_count = 0.0, 0
+        if window.norm is not None and len(self._reference) < REFERENCE_UPDATES:
+            self._reference.append(window.norm)
+        self.done += 1
         return decided
 
-    def _gate(self, norm: float | None) -> float:
-        if self.rule.gate == "open":
+    def _coefficient(self, window: Window) -> float:
+        rule = self.rule
+        if not rule.reference:
+            return momentum(window.variance(rule.kappa), rule.beta_min, rule.beta_max)
+        if window.norm is None:
             return 1.0
-        if norm is None:  # not one finite gradient since the last update: nothing to go on
+        if len(self._reference) < REFERENCE_UPDATES or window.norm <= 0:
             return 0.0
-        if self.rule.gate == "trend":
-            return gate(self.trend.mean, norm, self.rule.gate_limit)
-        if self._reference_count < REFERENCE_UPDATES:  # the reference is still being taken
-            return 1.0
-        return gate(self._reference_sum / self._reference_count, norm, self.rule.gate_limit)
+        return max(0.0, 1 - sum(self._reference) / len(self._reference) / window.norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers (JSON keeps them to the bit)."""
         return {
-            "trend": self.trend.state_dict(),
+            "steadiness": self.steadiness.state_dict(),
             "sparsity": self.sparsity,
-            "budget": self.budget,
             "done": self.done,
-            "target": self._target,
-            "window": [self._window_sum, self._window_count],
-            "reference": [self._reference_sum, self._reference_count],
+            "reference": list(self._reference),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trend.load_state_dict(state["trend"])
-        self.sparsity, self.budget = state["sparsity"], state["budget"]
-        self.done, self._target = state["done"], state["target"]
-        self._window_sum, self._window_count = state["window"]
-        self._reference_sum, self._reference_count = state["reference"]
+        """Go on from `state`."""
+        self.steadiness.load_state_dict(state["steadiness"])
+        self.sparsity, self.done = state["sparsity"], state["done"]
+        self._reference = list(state["reference"])

@@ -18,6 +18,11 @@ WEIGHT_PATTERN_HELP = (
 )
 COLUMNS = "columns"
 _GATES = ("channels", "heads")
+_GONE = {
+    "band": "no update leaves more than an even share over those that are left; leave it out",
+    "rho": "the trend of gradient norms is a median; memory says of how many steps",
+}
+"""Settings of earlier releases: what to do instead."""
 
 
 def parse_n_m(pattern: str) -> tuple[int, int] | None:
@@ -111,30 +116,36 @@ class PruneSettings(PatternSettings):
         "last step (grad) or of the mean gradient (momentum), Fisher information, magnitude times "
         "a root of it (adamwprune), PLATON's mean times variability, or movement.",
     )
+    averages: Literal["adaptive", "layered", "plain"] = Field(
+        "adaptive",
+        description="How the averages of gradients behind a saliency take a step whose norm stands "
+        "apart from its trend: with less weight, by the norm over all layers (adaptive) or over "
+        "each layer (layered), or as any other (plain).",
+    )
     budget: Literal["mv", "cubic", "static_gradnorm", "fixed_mom"] = Field(
         "mv",
-        description="How the budget follows training: momentum-variance, the plain cubic "
-        "schedule, static gradient norms, or momentum with a fixed coefficient.",
+        description="How the budget approaches its cubic target: with a momentum that follows the "
+        "variance of the training's gradient norms (mv), at once (cubic), by how far norms stand "
+        "above their first ones (static_gradnorm), or with a momentum of one half (fixed_mom).",
     )
     beta_min: float = Field(
-        0.5, ge=0, lt=1, description="Momentum of the mv budget when gradient norms are constant."
+        0.0, ge=0, lt=1, description="Momentum of the mv budget when gradient norms are constant."
     )
     beta_max: float = Field(
-        0.95, ge=0, lt=1, description="Momentum of the mv budget when gradient norms vary wildly."
+        1.0, ge=0, le=1, description="Momentum of the mv budget when gradient norms vary wildly."
     )
     kappa: float = Field(
-        0.3,
+        1.0,
         gt=0,
-        description="Coefficient of variation of the gradient norms at which the momentum is half "
-        "way between beta_min and beta_max.",
+        description="Distance of a gradient norm from its trend, as a share of it, at which a step "
+        "weighs half in the averages and the momentum is half way between beta_min and beta_max.",
     )
-    rho: float = Field(
-        0.95, ge=0, lt=1, description="Weight of the past in the trend of gradient norms."
-    )
-    band: float = Field(
-        0.08,
-        ge=0,
-        description="How far sparsity may fall behind the cubic target at first (mv, fixed_mom).",
+    memory: int = Field(
+        61,
+        ge=1,
+        le=10_000,
+        description="Training steps whose median is the trend of gradient norms: a burst shorter "
+        "than half of them leaves it alone, a lasting change becomes it.",
     )
     regrowth: float = Field(
         0.0,
@@ -164,6 +175,14 @@ class PruneSettings(PatternSettings):
     end: float = Field(
         0.7, gt=0, le=1, description="Share of the training steps at which the last one is done."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_gone(cls, values: Any) -> Any:
+        for name in _GONE if isinstance(values, dict) else ():
+            if name in values:
+                raise ValueError(f"{name} is gone: {_GONE[name]}")
+        return values
 
     @model_validator(mode="after")
     def _values_agree(self) -> Self:
@@ -196,7 +215,5 @@ class PruneSettings(PatternSettings):
 
     def budget_rule(self) -> BudgetRule:
         """The values of the chosen budget mode."""
-        own = {
-            name: getattr(self, name) for name in ("beta_min", "beta_max", "kappa", "rho", "band")
-        }
+        own = {name: getattr(self, name) for name in ("beta_min", "beta_max", "kappa", "memory")}
         return BudgetRule(**{**own, **MODES[self.budget]})

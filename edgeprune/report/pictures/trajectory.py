@@ -34,20 +34,21 @@ def budget(name: str, updates: Updates) -> str:
 
 
 def momentum(name: str, updates: Updates) -> str:
-    """The coefficient of the budget's momentum and its gate."""
+    """The coefficient of the budget's momentum, and how far norms stood from their trend."""
 
     def paint(figure: "Figure") -> None:
         axes = figure.subplots()
         quiet_axes(axes)
         steps = _steps(updates)
         _line(axes, steps, updates, "beta", RESULT, "momentum coefficient")
-        _line(axes, steps, updates, "gate", SERIES[1], "gate")
-        axes.set_ylim(0, 1.05 * max(1.0, *(row["gate"] for row in updates)))
-        axes.set_title("momentum coefficient, and gate")
+        apart = [deviation(row) for row in updates]
+        axes.plot(steps, apart, color=SERIES[1], label="deviation of the norm from its trend")
+        axes.set_ylim(0, 1.05 * max(1.0, *apart))
+        axes.set_title("momentum coefficient, and deviation of the norm")
         axes.set_xlabel("training step")
         figure.legend(loc="outside lower left", ncols=2)
 
-    return draw(name, "Momentum coefficient and gate by training step", 2.7, paint)
+    return draw(name, "Momentum coefficient and deviation by training step", 2.7, paint)
 
 
 def norms(name: str, updates: Updates) -> str:
@@ -58,8 +59,8 @@ def norms(name: str, updates: Updates) -> str:
         steps = _steps(updates)
         for axes in (top, bottom):
             quiet_axes(axes)
-        low = [row["trend"] * (1 - row["cv"]) for row in updates]
-        high = [row["trend"] * (1 + row["cv"]) for row in updates]
+        low = [row["trend"] * (1 - deviation(row)) for row in updates]
+        high = [row["trend"] * (1 + deviation(row)) for row in updates]
         top.fill_between(steps, low, high, color=RESULT, alpha=0.15, linewidth=0)
         _line(top, steps, updates, "trend", RESULT, "trend, one standard deviation")
         known = [row for row in updates if row["norm"] is not None]
@@ -104,8 +105,14 @@ def kept(name: str, updates: Updates) -> str:
 
 
 def variance(row: dict[str, Any]) -> float:
-    """Of the gradient's norm, from its coefficient of variation and its trend."""
-    return (row["cv"] * row["trend"]) ** 2
+    """Of the gradient's norm about its trend."""
+    return float(deviation(row) * row["trend"]) ** 2
+
+
+def deviation(row: dict[str, Any]) -> float:
+    """Root mean square of the norm's deviation from its trend, as a share of it; 0 where it is not
+    known. The first release calls it cv."""
+    return row.get("deviation", row.get("cv")) or 0.0
 
 
 def _steps(updates: Updates) -> list[int]:

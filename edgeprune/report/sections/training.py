@@ -35,13 +35,13 @@ def pruning(record: BuildRecord) -> list[Section]:
 
 _MOMENTUM = (
     "At each update the budget follows a cubic target through a momentum. Its coefficient rises "
-    "with the variation of the gradient's norm, so that less goes while training is unsteady; the "
-    "gate closes while norms stand above their trend."
+    "with the variance of the gradient's norm about its trend, so that what is asked for waits "
+    "while training is unsteady; no update leaves more than an even share over those that are left."
 )
 
 
 def _update_table(updates: Sequence[dict[str, Any]]) -> Table:
-    head = ("step", "target", "sparsity", "budget", "momentum", "gate", "norm", "variance of norms")
+    head = ("step", "target", "sparsity", "budget", "momentum", "norm", "variance of norms")
     listed = [
         [
             str(row["step"]),
@@ -49,7 +49,6 @@ def _update_table(updates: Sequence[dict[str, Any]]) -> Table:
             f"{row['sparsity']:.4f}",
             f"{row['budget']:.5f}",
             f"{row['beta']:.3f}",
-            f"{row['gate']:.3f}",
             "–" if row["norm"] is None else f"{row['norm']:.4g}",
             f"{variance(row):.4g}",
         ]

@@ -20,6 +20,8 @@ from edgeprune.pipeline.recipe import validate
         ({"sparsity": 0.97}, "max_layer_sparsity"),
         ({"head_sparsity": 0.97}, "max_layer_sparsity"),
         ({"beta_min": 0.9, "beta_max": 0.8}, "beta_min must not be larger"),
+        ({"band": 0.1}, "band is gone"),
+        ({"rho": 0.9}, "memory says of how many steps"),
         ({"start": 0.8}, "start must come before end"),
         ({"regrowth": 0.1}, "do not grow back"),
         ({"sparsty": 0.5}, "Extra inputs"),
@@ -61,10 +63,10 @@ def test_patterns_are_read():
 
 
 def test_a_mode_overrides_values():
-    own = PruneSettings(beta_min=0.1, beta_max=0.2, band=0.3, kappa=0.7)
+    own = PruneSettings(beta_min=0.1, beta_max=0.2, kappa=0.7)
     assert own.budget_rule().beta_max == 0.2
     cubic = own.model_copy(update={"budget": "cubic"}).budget_rule()
-    assert (cubic.beta_min, cubic.beta_max, cubic.band, cubic.gate) == (0, 0, 0, "open")
+    assert (cubic.beta_min, cubic.beta_max, cubic.kappa) == (0, 0, 0.7)
 
 
 def test_every_field_is_described():

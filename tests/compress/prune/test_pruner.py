@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import statistics
 
 import pytest
 import safetensors.torch
@@ -124,10 +125,8 @@ def test_lands_exactly(shapes, share, updates, steps, mode, saliency, regrowth, 
         assert all(int(m.sum()) >= low for m, low in zip(masks.values(), floors, strict=True))
     for value, mask in zip(values, pruner.masks.values(), strict=True):
         assert not bool(value.detach()[~mask].any())
-    for row in pruner.trajectory:  # 2. the band, in whole units
-        if mode != "static_gradnorm":
-            assert row["sparsity"] <= row["target"] + 1 / units
-            assert row["sparsity"] >= row["target"] - 0.08 - 1 / units
+    for row in pruner.trajectory:  # 2. never ahead of the target, in whole units
+        assert row["sparsity"] <= row["target"] + 1 / units
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:3", "4x1", "1x4", "3x5"])
@@ -174,7 +173,7 @@ def test_scale_of_the_loss_does_not_matter(saliency, factor):
             [torch.randn(6, 8, generator=generator) * scale for _ in values] for _ in range(50)
         ]
         masks = feed(pruner, values, gradients)
-        rows = [(row["beta"], row["gate"], row["budget"]) for row in pruner.trajectory]
+        rows = [(row["beta"], row["deviation"], row["budget"]) for row in pruner.trajectory]
         runs.append((masks, rows))
     (plain, rows), (scaled, other) = runs
     assert rows == other
@@ -220,9 +219,8 @@ def test_cubic_magnitude_is_zhu_and_gupta_to_the_bit():
 
 
 @pytest.mark.parametrize("saliency", ["magnitude", "platon"])
-def test_momentum_variance_without_room_is_cubic(saliency):
-    """No momentum and no band: the gate cannot matter, and every mask is cubic's."""
-    tight = Toy(budget="mv", beta_min=0.0, beta_max=0.0, band=0.0, saliency=saliency)
+def test_momentum_variance_without_momentum_is_cubic(saliency):
+    tight = Toy(budget="mv", beta_min=0.0, beta_max=0.0, saliency=saliency)
     cubic = Toy(budget="cubic", saliency=saliency)
     for _ in range(STEPS):
         tight.step()
@@ -234,7 +232,7 @@ def test_momentum_variance_without_room_is_cubic(saliency):
 
 def test_fixed_momentum_is_momentum_variance_with_one_beta():
     fixed = Toy(budget="fixed_mom").run()
-    same = Toy(budget="mv", beta_min=0.8, beta_max=0.8).run()
+    same = Toy(budget="mv", beta_min=0.5, beta_max=0.5).run()
     assert fixed.pruner.trajectory == same.pruner.trajectory
     free = Toy(budget="mv").run()
     assert fixed.pruner.trajectory != free.pruner.trajectory
@@ -244,7 +242,8 @@ def test_fixed_momentum_is_momentum_variance_with_one_beta():
 
 
 def test_layer_budgets_follow_size_and_steadiness():
-    """One update; what each layer gives up is the apportionment by active (1 - beta) r."""
+    """One update; what each layer gives up is the apportionment by active (1 - beta) r, where the
+    variance is of the layer's own norms."""
     generator = torch.Generator().manual_seed(0)
     values = [nn.Parameter(torch.randn(20, 20, generator=generator)) for _ in range(3)]
     wanted = PruneSettings(
@@ -252,23 +251,24 @@ def test_layer_budgets_follow_size_and_steadiness():
     )
     prunables = [Prunable(str(i), v, weight=r) for i, (v, r) in enumerate(zip(values, (1, 1, 2)))]  # noqa: B905
     pruner = MomentumVariancePruner(prunables, wanted, 40)
+    due = pruner.budget.steps
     norms, gradients = [[], [], []], []
     for step in range(40):
         row = [torch.randn(20, 20, generator=generator) for _ in values]
         row[1] *= 8 if step % 3 == 0 else 0.2  # the middle layer is restless
         gradients.append(row)
         for own, g in zip(norms, row, strict=True):
-            own.append(float(g.norm()) / 20)
+            own.append(float(g.norm()))
     feed(pruner, values, gradients)
     weights = []
     for own, ratio in zip(norms, (1, 1, 2), strict=True):
-        mean, variance = own[0], 0.0
-        for norm in own:
-            difference = norm - mean
-            mean += 0.05 * difference
-            variance = 0.95 * (variance + 0.05 * difference**2)
-        cv = math.sqrt(variance) / mean
-        weights.append(400 * (1 - (0.5 + 0.45 * cv / (0.3 + cv))) * ratio)
+        squares = []
+        for step, norm in enumerate(own):
+            squares.append((norm / statistics.median(own[:step] or [norm]) - 1) ** 2)
+            if step + 1 == due[0]:
+                squares.clear()
+        variance = sum(squares) / len(squares)
+        weights.append(400 * ratio / (1 + variance**2))
     gone = [400 - kept for kept in pruner.trajectory[-1]["kept"].values()]
     assert gone == apportion(720, weights, upper=[380] * 3)
     assert gone[1] < gone[0] < gone[2]
@@ -380,8 +380,10 @@ def test_newborns_take_a_fresh_optimizers_first_step():
                 # Those that another update has dropped at once do not count.
                 lengths += toy.weights[name].detach()[new[name] & mask].abs().tolist()
             new[name] = mask & ~before[name]
-    assert len(lengths) > 20
-    assert lengths == pytest.approx([1e-2] * len(lengths), rel=1e-2)
+    # A few lead to nothing any more, or to next to nothing: Adam's epsilon shows there.
+    exact = [length for length in lengths if length == pytest.approx(1e-2, rel=1e-2)]
+    assert len(exact) > max(20, 0.97 * len(lengths))
+    assert max(lengths) < 1.01e-2
 
 
 def test_nothing_grows_back_at_the_end():
@@ -423,7 +425,7 @@ def test_regrowth_takes_the_largest_mean_gradients():
         if len(pruner.trajectory) > done and pruner.trajectory[-1]["grown"]:
             row = pruner.trajectory[-1]
             progress = row["update"] / 4
-            calm = 1 - row["cv"] / (0.3 + row["cv"])
+            calm = 1 / (1 + row["deviation"] ** 4)
             wished = round(
                 0.5 * 0.5 * (1 + math.cos(math.pi * progress)) * calm * int(previous.sum())
             )
@@ -604,7 +606,7 @@ def test_gates_share_one_scale_unless_told_otherwise():
 def signals(pruner: MomentumVariancePruner) -> dict[str, Tensor | float]:
     """All that a pruner has drawn from gradients."""
     tensors = {k: v for k, v in pruner.state_dict()["tensors"].items() if "buffer" in k}
-    return {**tensors, "norm": pruner.budget.trend.mean}
+    return {**tensors, "trend": pruner.budget.steadiness.trend}
 
 
 def test_weights_are_judged_by_a_probe_and_trained_without_it():
@@ -622,7 +624,11 @@ def test_weights_are_judged_by_a_probe_and_trained_without_it():
         for pruner in pruners:
             pruner.after_step()
     assert pruners[0].removed == 15
-    torch.testing.assert_close(signals(pruners[0]), signals(pruners[1]), rtol=0, atol=0)
+    first, second = (signals(pruner) for pruner in pruners)
+    # How steady training is, its own gradient tells.
+    assert first.pop("trend") == pytest.approx(float(trained.norm()))
+    assert second.pop("trend") == pytest.approx(float((trained + probed).norm()))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 def test_gates_are_judged_by_a_probe_alone():
@@ -636,6 +642,40 @@ def test_gates_are_judged_by_a_probe_alone():
     alone.observe()
     torch.testing.assert_close(signals(heard), signals(alone), rtol=0, atol=0)
     assert all(gate.grad is None for gate in gates)
+
+
+def test_the_steadiness_of_gates_is_that_of_their_layers_training():
+    """The norm over all trained weights of the gated layers; a frozen one takes no part."""
+    torch.manual_seed(0)
+    gates = [nn.Parameter(torch.ones(8)) for _ in range(2)]
+    weights = [[nn.Parameter(torch.ones(8, 3)) for _ in range(3)] for _ in gates]
+    prunables = [
+        Prunable(str(n), gate, trained=own)
+        for n, (gate, own) in enumerate(zip(gates, weights, strict=True))
+    ]
+    pruner = MomentumVariancePruner(prunables, PruneSettings(pattern="channels"), 10)
+    gradients = [torch.randn(8, 3) for _ in range(4)]
+    for weight, gradient in zip([*weights[0][:2], *weights[1][:2]], gradients, strict=True):
+        weight.grad = gradient.clone()
+    pruner.observe({gate: 1000 * torch.randn(8) for gate in gates})
+    whole = float(torch.cat(gradients).norm())
+    assert pruner.budget.steadiness.trend == pytest.approx(whole, rel=1e-6)
+    assert all(
+        torch.equal(w.grad, g)
+        for w, g in zip(weights[0], gradients, strict=False)
+        if w.grad is not None
+    )
+
+
+def test_a_probe_that_is_not_finite_changes_nothing():
+    gate, weight = nn.Parameter(torch.ones(8)), nn.Parameter(torch.ones(8, 3))
+    prunable = Prunable("g", gate, trained=[weight])
+    pruner = MomentumVariancePruner([prunable], PruneSettings(pattern="channels"), 10)
+    weight.grad = torch.ones(8, 3)
+    assert pruner.observe({gate: torch.ones(8)})
+    before = signals(pruner)
+    assert not pruner.observe({gate: torch.full((8,), math.inf)})
+    torch.testing.assert_close(signals(pruner), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("sparsity", "head_sparsity"), [(0.5, 0.9), (0.9, 0.5)])

@@ -43,48 +43,66 @@ def closed_form(name: str, w: np.ndarray, g: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", sorted(SALIENCIES))
 def test_score_is_its_closed_form(name):
     weights, gradients = history()
-    saliency = SALIENCIES[name]
-    buffers = {key: torch.zeros(4, 5, dtype=torch.float64) for key in saliency.buffers}
-    for w, g in zip(weights, gradients, strict=True):
-        saliency.accumulate(buffers, torch.from_numpy(w), torch.from_numpy(g))
-    score = saliency.score(buffers, torch.from_numpy(weights[-1])).numpy()
+    score = scored(name, weights, gradients, [1.0] * len(weights))
     np.testing.assert_allclose(score, closed_form(name, weights, gradients), rtol=1e-10)
 
 
-def test_accumulators_hold_a_spike_to_twice_the_trend():
-    """A burst of 100 times the norm enters the Fisher average as twice the trend's norm."""
+def scored(name, weights, gradients, steps):
+    saliency = SALIENCIES[name]
+    buffers = {key: torch.zeros(4, 5, dtype=torch.float64) for key in saliency.buffers}
+    for w, g, step in zip(weights, gradients, steps, strict=True):
+        saliency.accumulate(buffers, torch.from_numpy(w), torch.from_numpy(g), step)
+    return saliency.score(buffers, torch.from_numpy(weights[-1])).numpy()
+
+
+@pytest.mark.parametrize("name", sorted(SALIENCIES))
+def test_a_step_of_no_weight_is_as_if_it_had_not_been(name):
+    weights, gradients = history()
+    without = scored(name, weights[[0, 1, 3, 4]], gradients[[0, 1, 3, 4]], [1.0] * 4)
+    steps = [1.0, 1.0, 0.0, 1.0, 1.0]
+    np.testing.assert_allclose(scored(name, weights[:5], gradients[:5], steps), without, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "share", "value"),
+    [
+        ("grad", "effect", 1.0, lambda w, g: np.abs(w * g)),
+        ("momentum", "mean", 0.1, lambda w, g: g),
+        ("fisher", "square", 0.01, lambda w, g: g**2),
+        ("platon", "mean", 0.15, lambda w, g: np.abs(w * g)),
+    ],
+)
+def test_an_average_takes_its_share_times_the_steps_weight(name, key, share, value):
+    weights, gradients = history()
+    buffers = {each: torch.zeros(4, 5, dtype=torch.float64) for each in SALIENCIES[name].buffers}
+    expected = np.zeros((4, 5))
+    for step, w, g in zip((0.3, 1.0, 0.5), weights, gradients, strict=False):
+        SALIENCIES[name].accumulate(buffers, torch.from_numpy(w), torch.from_numpy(g), step)
+        expected += share * step * (value(w, g) - expected)
+    np.testing.assert_allclose(buffers[key].numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("averages", ["adaptive", "layered", "plain"])
+def test_a_burst_weighs_by_its_distance_from_the_trend(averages):
+    """Two layers, of which one alone bursts: by the norm of both, or each by its own."""
     _, gradients = history()
-    gradients[4] *= 100
-    value = torch.nn.Parameter(torch.ones(4, 5, dtype=torch.float64))
-    settings = PruneSettings(pattern="weights", saliency="fisher")
-    pruner = MomentumVariancePruner([Prunable("w", value)], settings, total_steps=100)
-    mean, clipped = None, []
-    for g in gradients:
-        norm = np.linalg.norm(g)
-        mean = norm if mean is None else mean + 0.05 * (norm - mean)
-        clipped.append(g * min(1, 2 * mean / norm))
-        value.grad = torch.from_numpy(g.copy())
+    layers = [gradients, gradients[::-1].copy()]
+    layers[0][4] *= 100
+    values = [torch.nn.Parameter(torch.ones(4, 5, dtype=torch.float64)) for _ in layers]
+    settings = PruneSettings(pattern="weights", saliency="fisher", averages=averages)
+    prunables = [Prunable(str(n), value) for n, value in enumerate(values)]
+    pruner = MomentumVariancePruner(prunables, settings, total_steps=100)
+    own = [[np.linalg.norm(g) for g in each] for each in layers]
+    whole = np.hypot(*own)
+    for step in range(len(gradients)):
+        for value, each in zip(values, layers, strict=True):
+            value.grad = torch.from_numpy(each[step].copy())
         pruner.observe()
-    square = pruner.state_dict()["tensors"]["w:buffer.square"].numpy()
-    np.testing.assert_allclose(square, average(np.stack(clipped) ** 2, 0.99), rtol=1e-9)
-    assert np.linalg.norm(clipped[4]) < np.linalg.norm(gradients[4]) / 3
-
-
-def test_only_the_needed_accumulators_exist():
-    for name, saliency in SALIENCIES.items():
-        value = torch.nn.Parameter(torch.ones(3, 3))
-        settings = PruneSettings(pattern="weights", saliency=name)
-        pruner = MomentumVariancePruner([Prunable("w", value)], settings, total_steps=9)
-        held = {key for key in pruner.state_dict()["tensors"] if "buffer" in key}
-        assert held == {f"w:buffer.{key}" for key in saliency.buffers}
-
-
-def test_half_precision_is_averaged_in_float32():
-    value = torch.nn.Parameter(torch.ones(3, 3, dtype=torch.bfloat16))
-    settings = PruneSettings(pattern="weights", saliency="fisher")
-    pruner = MomentumVariancePruner([Prunable("w", value)], settings, total_steps=9)
-    value.grad = torch.full((3, 3), 0.125, dtype=torch.bfloat16)
-    pruner.observe()
-    square = pruner.state_dict()["tensors"]["w:buffer.square"]
-    assert square.dtype == torch.float32
-    torch.testing.assert_close(square, torch.full((3, 3), 0.01 * 0.125**2))
+    for name, each, norms in zip("01", layers, own, strict=True):
+        used = {"adaptive": whole, "layered": norms, "plain": np.ones(len(norms))}[averages]
+        expected = np.zeros((4, 5))
+        for step, (g, norm) in enumerate(zip(each, used, strict=True)):
+            apart = norm / np.median(used[:step]) - 1 if step else 0.0
+            expected += 0.01 / (1 + apart**4) * (g**2 - expected)
+        square = pruner.state_dict()["tensors"][f"{name}:buffer.square"].numpy()
+        np.testing.assert_allclose(square, expected, rtol=1e-9)
