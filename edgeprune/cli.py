@@ -166,6 +166,7 @@ def main() -> None:
 @main.command()
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
+@click.option("--pair", metavar="TEXT", help="The second text, where the model reads pairs.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
 @click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
@@ -187,6 +188,7 @@ def main() -> None:
 def run(
     bundle: str,
     text: str | None,
+    pair: str | None,
     prompt: str | None,
     chunk: bool,
     rows: str | None,
@@ -208,7 +210,7 @@ def run(
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    asked = terminal.Asked(sampling, raw, as_json, prompt, chunk)
+    asked = terminal.Asked(sampling, raw, as_json, pair, prompt, chunk)
     if rows is None:
         if output or fields:
             raise UserError("--output and --field are for a file of rows: name it with --input.")
@@ -216,6 +218,8 @@ def run(
         return
     if text is not None:
         raise UserError("Give a text or --input, not both.")
+    if pair is not None:
+        raise UserError("--pair is for one text; rows have a second text in the field text_pair.")
     terminal.run_rows(bundle, text_rows(Path(rows), _own_names(fields)), output, asked, threads)
 
 

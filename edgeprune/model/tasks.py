@@ -72,6 +72,8 @@ class Task:
     other tasks' logits have as many axes."""
     sees_both_sides: bool = False
     """Whether only models of it run whose tokens see those after them too."""
+    pairs: bool = False
+    """Whether two texts may be read together."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
     pools: bool = False
@@ -123,6 +125,7 @@ _ROWS = (
         build_measures={"batching": "predictions alone"},
         head="labels",
         logits_axes=2,
+        pairs=True,
     ),
     Task(
         name="token-classification",

@@ -12,7 +12,8 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.text.batches import Tokens
 
 
 @dataclass(frozen=True)

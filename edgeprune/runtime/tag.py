@@ -15,7 +15,8 @@ from edgeprune.runtime.entities import Aggregation, Entity, Piece, entities, wit
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.text.batches import Tokens
 from edgeprune.text.tags import first_tokens
 
 _SHARED = 4

@@ -16,6 +16,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.runtime.rows import answered_rows, whole_file
 from edgeprune.text.files import Row
+from edgeprune.text.pairs import Document, document_of, row_of
 
 _LINES = 32  # read ahead from a pipe to be batched
 _LONGEST_LINE = 16_000_000  # bytes
@@ -30,6 +31,8 @@ class Asked:
     """Continue the text itself, without the model's chat template."""
     as_json: bool = False
     """Write each answer as one JSON object per line."""
+    pair: str | None = None
+    """The second text of a pair with each text."""
     prompt: str | None = None
     """The name of a sentence encoder's prompt; None: its usual one."""
     chunk: bool = False
@@ -48,7 +51,11 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
     model = runtime.load(folder, threads)
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
-    for piece in _pieces(model, texts, asked):
+    documents: Iterator[Document] = texts
+    if asked.pair is not None:
+        second = _checked(asked.pair)
+        documents = ((text, second) for text in texts)
+    for piece in _pieces(model, documents, asked):
         print(piece, end="", flush=True)
 
 
@@ -65,18 +72,24 @@ def run_rows(
     Raises:
         UserError: the bundle cannot be run.
     """
-    texts = (_checked(row["text"]) for row in rows)
-    lines = _pieces(runtime.load(folder, threads), texts, replace(asked, as_json=True))
+    model = runtime.load(folder, threads)
+    pairs = TASKS[model.bundle.task].pairs
+    documents = (document_of(row, "") if pairs else row["text"] for row in rows)
+    lines = _pieces(model, documents, replace(asked, as_json=True))
     with nullcontext(sys.stdout) if output is None else whole_file(output) as opened:
         for line in answered_rows(rows, lines):
             opened.write(line)
 
 
-def _pieces(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
+def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
     """Answers as the model's task writes them."""
     task = TASKS[model.bundle.task]
-    for option, given in (("--prompt", asked.prompt is not None), ("--chunk", asked.chunk)):
-        if given and not task.pools:
+    for option, given, known in (
+        ("--prompt", asked.prompt is not None, task.pools),
+        ("--chunk", asked.chunk, task.pools),
+        ("--pair", asked.pair is not None, task.pairs),
+    ):
+        if given and not known:
             raise UserError(
                 f"{model.bundle.folder} does {task.name}, which knows no {option}: leave it out."
             )
@@ -84,8 +97,8 @@ def _pieces(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
     return pieces
 
 
-def answer_lines(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
-    """A line for each text; lines of a pipe run in batches."""
+def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """A line for each text or pair; lines of a pipe run in batches."""
     while batch := list(islice(texts, _LINES)):
         if asked.chunk:
             answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
@@ -93,7 +106,7 @@ def answer_lines(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str
             answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
         for text, answer in zip(batch, answers, strict=True):
             if asked.as_json:
-                yield _json(text=text, **model.named(answer)) + "\n"
+                yield _json(**row_of(text), **model.named(answer)) + "\n"
             else:
                 yield model.line(answer) + "\n"
 

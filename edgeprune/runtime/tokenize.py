@@ -8,21 +8,15 @@ from tokenizers import Encoding
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
+from edgeprune.model.families import tells_token_types
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.text.batches import Tokens
+from edgeprune.text.pairs import Document
 from edgeprune.text.prompts import prompt_tokens
 from edgeprune.text.tokenizer_file import open_tokenizer
 
-Text = str | tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One tokenized text: ids, and their segments for pairs; both [tokens]."""
-
-    ids: Sequence[int]
-    type_ids: Sequence[int]
-    prompt: int = 0
-    """The number of the first that are a sentence encoder's prompt and special tokens before it."""
+Text = Document
+"""What one answer is for."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,7 @@ class Tokenizer:
     def __init__(self, bundle: Bundle) -> None:
         self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
+        self._typed = tells_token_types(bundle.tokenizer_config, bundle.config)
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
         self._library = bundle.library
@@ -74,12 +69,18 @@ class Tokenizer:
                 whose = f"{cut} of {len(texts)} texts {'is' if cut == 1 else 'are'}"
                 cut_off = "was cut" if cut == 1 else "were cut"
             say(f"Warning: {whose} longer than the model's {self.max_length} tokens and {cut_off}.")
-        return [Tokens(encoding.ids, encoding.type_ids, first) for encoding in encodings]
+        return self._tokens(encodings, first)
 
     def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """The same of each text, however long; several threads may call this at once."""
         encodings, first = self._encoded(texts, prompt)
-        return [Tokens(encoding.ids, encoding.type_ids, first) for encoding in encodings]
+        return self._tokens(encodings, first)
+
+    def _tokens(self, encodings: Sequence[Encoding], first: int) -> list[Tokens]:
+        return [
+            Tokens(each.ids, each.type_ids if self._typed else [0] * len(each.ids), first)
+            for each in encodings
+        ]
 
     def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
         """Encodings, and how many of the first tokens are the prompt's."""

@@ -19,8 +19,8 @@ class TextSettings(Settings):
     )
     fields: dict[str, str] = Field(
         {},
-        description="The rows' own names of the fields text and label, or tokens and tags, such as "
-        "{label: category}; --field sets them.",
+        description="The rows' own names of the fields text, text_pair and label, or tokens and "
+        "tags, such as {label: category}; --field sets them.",
     )
     language: str | None = Field(
         None,
@@ -81,9 +81,10 @@ class TextSettings(Settings):
     @field_validator("fields")
     @classmethod
     def _known_fields(cls, fields: dict[str, str]) -> dict[str, str]:
-        if unknown := sorted(fields.keys() - {"text", "label", "tokens", "tags"}):
+        if unknown := sorted(fields.keys() - {"text", "text_pair", "label", "tokens", "tags"}):
             raise ValueError(
-                f"a build reads the fields text and label, or tokens and tags, and no {unknown[0]}"
+                "a build reads the fields text, text_pair and label, or tokens and tags, and no "
+                f"{unknown[0]}"
             )
         return fields
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from edgeprune.base.errors import UserError
 from edgeprune.text import wordnet
+from edgeprune.text.columns import own_names
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 from edgeprune.text.labels import label_numbers
+from edgeprune.text.pairs import FIELDS, document_of
 from edgeprune.text.tags import tagged
-
-_HUB_NAMES = {"text": ("text", "sentence", "content"), "tags": ("tags", "ner_tags")}
-"""Names that datasets give a field, the likeliest first."""
 
 
 def read_corpus(
@@ -28,16 +27,16 @@ def read_corpus(
 
     Args:
         labels: the names of the labels that a model knows; each row's field `label` must be one of
-            them, or its number.
+            them, or its number. Such rows may have a second text, `text_pair`.
         group_field: the field that names a row's group; without it each source is a group, named
             1, 2, ...
-        fields: the rows' own names of the fields `text` and `label`.
+        fields: the rows' own names of fields.
         words: read `tokens` and `tags`, a label of each word, instead of `text` and `label`.
         language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
-        UserError: a source is missing, empty or not text, has pairs of texts, or lacks a field or
-            a known label.
+        UserError: a source is missing, empty or not text, has pairs without labels, or lacks a
+            field or a known label.
     """
     parts = [_read_source(source, labels, group_field, fields or {}, words) for source in sources]
     groups = [
@@ -77,17 +76,13 @@ def _read_source(
             )
         return Corpus(source, texts)
     path = Path(source).expanduser()
+    further = [] if words else FIELDS[1:]
     if not path.exists():
-        rows = _from_hub(source, [text, *needed], fields)
+        rows = _from_hub(source, [text, *needed], fields, further)
     elif not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
     else:
-        rows = read_rows(path, [text, *needed], fields)
-    if any(row.get("text_pair") for row in rows):
-        raise UserError(
-            f"{source} has pairs, rows with a field 'text_pair', and a build reads single texts: "
-            "leave the field out, or give each text a row of its own."
-        )
+        rows = read_rows(path, [text, *needed], fields, further)
     if words:
         assert labels is not None
         rows = [row for row in rows if row["tokens"]]
@@ -95,12 +90,17 @@ def _read_source(
         groups = [str(row[group_field]) for row in rows] if group_field else None
         return Corpus(source, documents, numbers, groups)
     if labels is None:
-        rows = [row for row in rows if text_of(row, "text", path).strip()]
+        if any(row.get("text_pair") for row in rows):
+            raise UserError(
+                f"{source} has pairs of texts, and this model reads single ones: name the field "
+                "that it is to read with --field text=NAME, or give each text a row of its own."
+            )
+        rows = [row | {"text_pair": None} for row in rows if text_of(row, "text", path).strip()]
         if not rows:
             raise UserError(f"{source} is empty: it has no text.")
     return Corpus(
         source,
-        [text_of(row, "text", path) for row in rows],
+        [document_of(row, path) for row in rows],
         None if labels is None else label_numbers([row["label"] for row in rows], labels, path),
         [str(row[group_field]) for row in rows] if group_field else None,
     )
@@ -128,15 +128,13 @@ def _from_package(package: str) -> list[str]:
     return texts
 
 
-def _from_hub(name: str, fields_read: Sequence[str], fields: Mapping[str, str]) -> list[Row]:
+def _from_hub(
+    name: str, needed: Sequence[str], fields: Mapping[str, str], further: Sequence[str]
+) -> list[Row]:
     """Rows of a dataset's train split; its columns may have other names."""
     _, rows = load_hub(name, ["train"])
-    own = {
-        field: next((each for each in known if each in rows.features), field)
-        for field, known in _HUB_NAMES.items()
-        if field in fields_read
-    } | dict(fields)
-    wanted = [own.get(each, each) for each in fields_read]
+    own = own_names(rows.features, [*needed, *further], fields)
+    wanted = [own.get(each, each) for each in needed]
     if any(each not in rows.features for each in wanted):
         raise UserError(
             f"The dataset {name} has the fields {', '.join(rows.features)}; "

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.evaluate.result import Sample
+from edgeprune.text.columns import own_names
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 
@@ -46,13 +47,14 @@ class Data:
             self._hub = [dict(row) for row in rows]
         self._path = Path(place).expanduser()
 
-    def rows(self, fields: Sequence[str]) -> list[Row]:
-        """Rows that have at least `fields`, and the group's field where one was named.
+    def rows(self, fields: Sequence[str], further: Sequence[str] = ()) -> list[Row]:
+        """Rows that have at least `fields`, and the group's field where one was named; `further`
+        are read where they are there.
 
         Raises:
             UserError: no such data, no rows, or a row without one of the fields.
         """
-        return self._limited(self._rows(fields), fields)
+        return self._limited(self._rows(fields, further), fields)
 
     def texts(self) -> list[Row]:
         """Rows whose field `text` holds some."""
@@ -91,15 +93,16 @@ class Data:
             raise UserError(f"{self.place} is empty: it has no text.")
         return rows
 
-    def _rows(self, fields: Sequence[str]) -> list[Row]:
+    def _rows(self, fields: Sequence[str], further: Sequence[str] = ()) -> list[Row]:
         needed = [*fields, *([self.group] if self.group else [])]
         if self._hub is None:
-            return read_rows(self._path, needed, self._fields)
-        for name in (self._fields.get(name, name) for name in needed):
+            return read_rows(self._path, needed, self._fields, further)
+        own = own_names(self._hub[0] if self._hub else {}, [*needed, *further], self._fields)
+        for name in (own.get(name, name) for name in needed):
             if any(row.get(name) is None for row in self._hub):
                 has = ", ".join(self._hub[0])
                 raise UserError(f"{self.place}: a row has no field {name!r}; they have {has}.")
-        return [renamed(row, self._fields) for row in self._hub]
+        return [renamed(row, own) for row in self._hub]
 
 
 def draw(strata: Sequence[tuple[str, ...]], count: int, seed: int = SEED) -> list[int]:

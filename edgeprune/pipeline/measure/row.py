@@ -66,7 +66,7 @@ def _read(measure: Measure, data: Data, config: Mapping[str, Any]) -> None:
     if measure.rather:
         field, other = measure.rather
         measure = MEASURES[other] if field in data.rows([])[0] else measure
-    rows = data.rows(list(measure.fields))
+    rows = data.rows(list(measure.fields), measure.further)
     for row in rows:
         for field, read in measure.fields.items():
             read(row, field, data.place)
