@@ -16,7 +16,7 @@ from edgeprune.text.prompts import prompt_tokens
 from edgeprune.text.tokenizer_file import open_tokenizer
 
 Text = Document
-"""What one answer is for."""
+"""A text or pair, which has an answer of its own."""
 
 
 @dataclass(frozen=True)

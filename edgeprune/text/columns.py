@@ -5,6 +5,8 @@ from collections.abc import Container, Mapping, Sequence
 _NAMES = {
     "text": ("sentence", "content"),
     "label": ("labels",),
+    "labels": ("label",),
+    "score": ("label", "labels", "similarity_score", "relevance"),
     "tags": ("ner_tags",),
 }
 """Other names of a field, the likeliest first."""

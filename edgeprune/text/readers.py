@@ -166,7 +166,7 @@ class SentenceReader(Reader):
 
 
 class LabelledReader(Reader):
-    """Whole texts or pairs of texts, each with its label."""
+    """Whole texts or pairs of texts, each with its truth: a label, labels or a score."""
 
     def held_out_batches(self) -> list[Batch]:
         whole = np.arange(len(self.held_out.documents))
@@ -246,6 +246,8 @@ class WindowReader(Reader):
 READERS: dict[str, type[Reader]] = {
     "sentences": SentenceReader,
     "labelled": LabelledReader,
+    "multi-labelled": LabelledReader,
+    "scored": LabelledReader,
     "tagged": TaggedReader,
     "windows": WindowReader,
 }

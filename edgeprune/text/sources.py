@@ -10,9 +10,8 @@ from edgeprune.text.columns import own_names
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
-from edgeprune.text.labels import label_numbers
 from edgeprune.text.pairs import FIELDS, document_of
-from edgeprune.text.tags import tagged
+from edgeprune.text.truth import FORMS, Form
 
 
 def read_corpus(
@@ -21,24 +20,27 @@ def read_corpus(
     group_field: str | None = None,
     fields: Mapping[str, str] | None = None,
     language: str | None = None,
-    words: bool = False,
+    form: str = "labelled",
 ) -> Corpus:
     """Read the text that a user names, one source after another.
 
     Args:
-        labels: the names of the labels that a model knows; each row's field `label` must be one of
-            them, or its number. Such rows may have a second text, `text_pair`.
+        labels: the names of the labels that a model knows, whose data have a truth for each text;
+            None reads texts alone.
+        form: the form of that truth, one of FORMS; rows of texts may have a second, `text_pair`.
         group_field: the field that names a row's group; without it each source is a group, named
             1, 2, ...
         fields: the rows' own names of fields.
-        words: read `tokens` and `tags`, a label of each word, instead of `text` and `label`.
         language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
         UserError: a source is missing, empty or not text, has pairs without labels, or lacks a
             field or a known label.
     """
-    parts = [_read_source(source, labels, group_field, fields or {}, words) for source in sources]
+    truth = None if labels is None else FORMS[form]
+    parts = [
+        _read_source(source, labels or (), truth, group_field, fields or {}) for source in sources
+    ]
     groups = [
         group
         for number, part in enumerate(parts, start=1)
@@ -55,18 +57,18 @@ def read_corpus(
 
 def _read_source(
     source: str,
-    labels: Sequence[str] | None,
+    labels: Sequence[str],
+    truth: Form | None,
     group_field: str | None,
     fields: Mapping[str, str],
-    words: bool,
 ) -> Corpus:
     if not source.strip():
         raise UserError(
             "A source of text is empty (unset shell variable?): name a file, a folder, "
             "package:NAME or a hub id."
         )
-    text, label = ("tokens", "tags") if words else ("text", "label")
-    needed = [*([label] if labels is not None else []), *([group_field] if group_field else [])]
+    text = truth.text if truth else "text"
+    needed = [*([truth.field] if truth else []), *([group_field] if group_field else [])]
     if source.startswith("package:"):
         texts = _from_package(source.removeprefix("package:"))
         for wanted in needed:
@@ -76,20 +78,16 @@ def _read_source(
             )
         return Corpus(source, texts)
     path = Path(source).expanduser()
-    further = [] if words else FIELDS[1:]
+    further = FIELDS[1:] if text in FIELDS else ()
     if not path.exists():
         rows = _from_hub(source, [text, *needed], fields, further)
     elif not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
     else:
         rows = read_rows(path, [text, *needed], fields, further)
-    if words:
-        assert labels is not None
-        rows = [row for row in rows if row["tokens"]]
-        documents, numbers = tagged(rows, labels, path)
-        groups = [str(row[group_field]) for row in rows] if group_field else None
-        return Corpus(source, documents, numbers, groups)
-    if labels is None:
+    if truth and text not in FIELDS:
+        rows = [row for row in rows if row[text]]
+    if truth is None:
         if any(row.get("text_pair") for row in rows):
             raise UserError(
                 f"{source} has pairs of texts, and this model reads single ones: name the field "
@@ -98,12 +96,11 @@ def _read_source(
         rows = [row | {"text_pair": None} for row in rows if text_of(row, "text", path).strip()]
         if not rows:
             raise UserError(f"{source} is empty: it has no text.")
-    return Corpus(
-        source,
-        [document_of(row, path) for row in rows],
-        None if labels is None else label_numbers([row["label"] for row in rows], labels, path),
-        [str(row[group_field]) for row in rows] if group_field else None,
-    )
+    groups = [str(row[group_field]) for row in rows] if group_field else None
+    if truth is None:
+        return Corpus(source, [document_of(row, path) for row in rows], None, groups)
+    documents, found = truth.read(rows, labels, path)
+    return Corpus(source, documents, found, groups)
 
 
 def _from_package(package: str) -> list[str]:

@@ -126,7 +126,7 @@ def open_text(
         settings.group_field,
         settings.fields,
         settings.language,
-        reads == "tagged",
+        reads,
     )
     further = read_corpus(vocabulary) if vocabulary else None
     return Text(corpus, reads, settings, seed, further)

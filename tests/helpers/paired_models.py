@@ -11,10 +11,12 @@ from tiny_models import make_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 Pair = tuple[str, str]
-LABELS = {"id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}, "label2id": {}}
+NAMES = ("entailment", "neutral", "contradiction")
 
 
-def pair_folder(folder: Path, family: str = "classifier", **config: object) -> Path:
+def pair_folder(
+    folder: Path, family: str = "classifier", labels: int = 3, **config: object
+) -> Path:
     """A random model with sure answers, and a tokenizer that puts two texts together as BERT's
     does; `config` adds to its settings."""
     make_model(family, folder, unequal=False)
@@ -23,9 +25,12 @@ def pair_folder(folder: Path, family: str = "classifier", **config: object) -> P
     for name, values in weights.items():
         if "token_type" in name or "classifier" in name:
             weights[name] = torch.randn(values.shape, generator=generator)
+        if "classifier" in name and len(values) == len(NAMES):
+            weights[name] = weights[name][:labels].clone()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     stated = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(stated | LABELS | config))
+    named = {"id2label": dict(enumerate(NAMES[:labels])), "label2id": {}}
+    (folder / "config.json").write_text(json.dumps(stated | named | config))
     vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -51,16 +56,18 @@ def pairs(count: int = 60, seed: int = 0) -> list[Pair]:
     return list(zip(sentence_lines(count, seed), sentence_lines(count, seed + 1), strict=True))
 
 
-def write_pairs(file: Path, count: int = 60, **names: str) -> Path:
-    """Rows of pairs with a label by name, in a .jsonl; `names` are the fields' other names."""
+def write_pairs(file: Path, count: int = 60, truth: str = "label", **names: str) -> Path:
+    """Rows of pairs in a .jsonl, with a label by name, several `labels` or a `score` of 0 to 1;
+    `names` are the texts' other names."""
     rng = np.random.default_rng(5)
-    rows = [
-        {
-            names.get("text", "text"): first,
-            names.get("text_pair", "text_pair"): second,
-            "label": LABELS["id2label"][str(rng.integers(3))],
+    rows = []
+    for first, second in pairs(count):
+        true = {
+            "label": rng.choice(NAMES),
+            "labels": [name for name in NAMES if rng.random() < 0.5],
+            "score": round(rng.random(), 3),
         }
-        for first, second in pairs(count)
-    ]
+        texts = {names.get("text", "text"): first, names.get("text_pair", "text_pair"): second}
+        rows.append(texts | {truth: true[truth]})
     file.write_text("\n".join(map(json.dumps, rows)))
     return file

@@ -30,6 +30,8 @@ POINTS: dict[str, float | None] = {
     "overlap_at_10": 1.0,
     "accuracy": 1.0,
     "acc": 1.0,
+    "f1": 1.0,
+    "f1_micro": 1.0,
     "exact_match": 1.0,
     "ece": 1.0,
     "perplexity": None,

@@ -73,6 +73,21 @@ _MEASURES = (
         check="edgeprune.measure.evaluate.classification:check_rows",
     ),
     Measure(
+        "multilabel",
+        "edgeprune.measure.evaluate.multilabel:multilabel",
+        own=True,
+        fields={"text": text_of, "labels": _as_it_is},
+        further=FIELDS[1:],
+        check="edgeprune.measure.evaluate.multilabel:check_rows",
+    ),
+    Measure(
+        "correlation",
+        "edgeprune.measure.evaluate.correlation:correlation",
+        own=True,
+        fields={"text": text_of, "score": number_of},
+        further=FIELDS[1:],
+    ),
+    Measure(
         "entities",
         "edgeprune.measure.evaluate.entities:entities",
         own=True,
