@@ -167,6 +167,7 @@ def main() -> None:
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
 @click.option("--pair", metavar="TEXT", help="The second text, where the model reads pairs.")
+@click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
 @click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
@@ -189,6 +190,7 @@ def run(
     bundle: str,
     text: str | None,
     pair: str | None,
+    documents: str | None,
     prompt: str | None,
     chunk: bool,
     rows: str | None,
@@ -210,7 +212,8 @@ def run(
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    asked = terminal.Asked(sampling, raw, as_json, pair, prompt, chunk)
+    ranked = tuple(row["text"] for row in text_rows(Path(documents), {})) if documents else ()
+    asked = terminal.Asked(sampling, raw, as_json, ranked, pair, prompt, chunk)
     if rows is None:
         if output or fields:
             raise UserError("--output and --field are for a file of rows: name it with --input.")
@@ -218,8 +221,11 @@ def run(
         return
     if text is not None:
         raise UserError("Give a text or --input, not both.")
-    if pair is not None:
-        raise UserError("--pair is for one text; rows have a second text in the field text_pair.")
+    if pair is not None or documents:
+        raise UserError(
+            "--pair and --documents are for one text; rows have a second text in the field "
+            "text_pair."
+        )
     terminal.run_rows(bundle, text_rows(Path(rows), _own_names(fields)), output, asked, threads)
 
 
@@ -284,8 +290,8 @@ def bench(
 @click.option(
     "--task",
     required=True,
-    help="sts, cosine, retrieval or vectors; classification; multilabel; correlation; entities; "
-    "perplexity, kl, choice, cloze or generation; calibration.",
+    help="sts, cosine, retrieval or vectors; classification; multilabel; correlation; ranking; "
+    "entities; perplexity, kl, choice, cloze or generation; calibration.",
 )
 @click.option(
     "--data",

@@ -8,6 +8,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import BY_LAYER, stated
+from edgeprune.model.modules import TRANSFORMER, kinds_of
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.projection import read_steps
 from edgeprune.model.scores import stated_activation
@@ -129,6 +130,11 @@ def _check_labels(checkpoint: Checkpoint) -> None:
             "of several."
         )
     stated_activation(config, checkpoint.folder)
+    if unknown := [kind for kind in kinds_of(checkpoint.folder) if kind != TRANSFORMER]:
+        raise UserError(
+            f"{checkpoint.name} scores texts by the module {unknown[0]} (modules.json), which "
+            "EdgePrune does not run: it takes cross-encoders of a Transformer alone."
+        )
     names = config.get("id2label")
     if names and {int(number) for number in names} != set(range(count)):
         raise UserError(

@@ -79,6 +79,8 @@ class Task:
     """Whether only models of it run whose tokens see those after them too."""
     pairs: bool = False
     """Whether two texts may be read together."""
+    ranks: bool = False
+    """Whether documents are ranked for a query by the scores of the pairs."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
     pools: bool = False
@@ -103,7 +105,7 @@ _ROWS = (
         answers="embeddings",
         card="use-feature-extraction.md",
         works=("encoder",),
-        measures=("sts", "cosine", "retrieval", "vectors"),
+        measures=("sts", "cosine", "retrieval", "vectors", "ranking"),
         held_out=("cosine",),
         build_measures={"batching": "embeddings alone", "neighbours": "neighbours"},
         pools=True,
@@ -172,17 +174,18 @@ _ROWS = (
         objective="edgeprune.compress.objectives.regression",
         runtime="edgeprune.runtime.rank:Ranker",
         terminal="edgeprune.runtime.terminal:answer_lines",
-        service="edgeprune.service.answers:TextAnswers",
+        service="edgeprune.service.reranking:RankingAnswers",
         path="/score",
         answers="predictions",
         card="use-text-ranking.md",
         works=("encoder",),
-        measures=("correlation",),
+        measures=("correlation", "ranking"),
         held_out=("correlation",),
         build_measures={"batching": "predictions alone"},
         head="labels",
         logits_axes=2,
         pairs=True,
+        ranks=True,
     ),
     Task(
         name="token-classification",

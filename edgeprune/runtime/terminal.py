@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +31,8 @@ class Asked:
     """Continue the text itself, without the model's chat template."""
     as_json: bool = False
     """Write each answer as one JSON object per line."""
+    documents: tuple[str, ...] = ()
+    """Documents that are ranked for each text, the query."""
     pair: str | None = None
     """The second text of a pair with each text."""
     prompt: str | None = None
@@ -88,6 +90,7 @@ def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str
         ("--prompt", asked.prompt is not None, task.pools),
         ("--chunk", asked.chunk, task.pools),
         ("--pair", asked.pair is not None, task.pairs),
+        ("--documents", bool(asked.documents), task.ranks),
     ):
         if given and not known:
             raise UserError(
@@ -99,6 +102,8 @@ def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str
 
 def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
     """A line for each text or pair; lines of a pipe run in batches."""
+    if asked.documents:
+        yield from _rankings(model, texts, asked)
     while batch := list(islice(texts, _LINES)):
         if asked.chunk:
             answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
@@ -109,6 +114,16 @@ def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterato
                 yield _json(**row_of(text), **model.named(answer)) + "\n"
             else:
                 yield model.line(answer) + "\n"
+
+
+def _rankings(model: Any, queries: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """A line for each document of each query, the best first."""
+    for query in queries:
+        for rank, found in enumerate(model.rank(query, asked.documents), start=1):
+            if asked.as_json:
+                yield _json(query=query, rank=rank, **asdict(found)) + "\n"
+            else:
+                yield f"{found.score:.6g} {found.index + 1} {found.document}\n"
 
 
 def stream_texts(model: Generator, texts: Iterator[str], asked: Asked) -> Iterator[str]:

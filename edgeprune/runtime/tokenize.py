@@ -82,6 +82,10 @@ class Tokenizer:
             for each in encodings
         ]
 
+    def cut_at(self, tokens: int) -> None:
+        """Let `whole` cut each text, or the longer one of a pair first, at so many tokens."""
+        self.rust.enable_truncation(tokens, direction=self._side)
+
     def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
         """Encodings, and how many of the first tokens are the prompt's."""
         before = self._library.prompt(prompt)

@@ -11,7 +11,8 @@ from edgeprune.text.pairs import Document, document_of
 OPENAI = "/v1/"
 """The beginning of the paths in the form of OpenAI's, whose errors have their own form too."""
 EMBEDDINGS, MODELS = f"{OPENAI}embeddings", f"{OPENAI}models"
-PATHS = (*(task.path for task in TASKS.values()), EMBEDDINGS)
+RERANK, RERANK_COHERE = "/rerank", f"{OPENAI}rerank"
+PATHS = (*(task.path for task in TASKS.values()), EMBEDDINGS, RERANK, RERANK_COHERE)
 """The paths of all tasks, and theirs in other services' forms; a bundle answers on its task's."""
 
 _MAX_ECHO = 80

@@ -10,6 +10,7 @@ from edgeprune.text.columns import own_names
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
+from edgeprune.text.judged import LISTS, pairs_of
 from edgeprune.text.pairs import FIELDS, document_of
 from edgeprune.text.truth import FORMS, Form
 
@@ -79,7 +80,9 @@ def _read_source(
         return Corpus(source, texts)
     path = Path(source).expanduser()
     further = FIELDS[1:] if text in FIELDS else ()
-    if not path.exists():
+    if truth and truth.judged and (judged := _judged(path, source, fields)):
+        rows = judged
+    elif not path.exists():
         rows = _from_hub(source, [text, *needed], fields, further)
     elif not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
@@ -101,6 +104,14 @@ def _read_source(
         return Corpus(source, [document_of(row, path) for row in rows], None, groups)
     documents, found = truth.read(rows, labels, path)
     return Corpus(source, documents, found, groups)
+
+
+def _judged(path: Path, source: str, fields: Mapping[str, str]) -> list[Row]:
+    """Pairs and their truth where the rows have a query and lists of documents; else none."""
+    rows = read_rows(path, [], fields) if path.exists() else _from_hub(source, [], fields, ())
+    if not rows or not set(LISTS) <= rows[0].keys():
+        return []
+    return list(pairs_of(rows, path))
 
 
 def _from_package(package: str) -> list[str]:

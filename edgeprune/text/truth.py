@@ -22,6 +22,8 @@ class Form:
     read: Read
     text: str = "text"
     """The field of the text."""
+    judged: bool = False
+    """Whether rows may have a query and lists of documents in place of a pair and its truth."""
 
 
 def labelled(
@@ -75,7 +77,7 @@ def _vector(values: Any, names: Sequence[str], place: object) -> list[float]:
 FORMS: Mapping[str, Form] = {
     "labelled": Form("label", labelled),
     "multi-labelled": Form("labels", multi_labelled),
-    "scored": Form("score", scored),
+    "scored": Form("score", scored, judged=True),
     "tagged": Form("tags", tagged, "tokens"),
 }
 """By the form in which a task reads its data."""

@@ -71,3 +71,18 @@ def write_pairs(file: Path, count: int = 60, truth: str = "label", **names: str)
         rows.append(texts | {truth: true[truth]})
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
+
+
+def write_judged(file: Path, count: int = 12) -> Path:
+    """Rows of a query with a positive document or two and three negative ones, in a .jsonl."""
+    queries, texts = sentence_lines(count, 8), iter(sentence_lines(6 * count, 9))
+    rows = [
+        {
+            "query": query,
+            "positive": [next(texts) for _ in range(1 + number % 2)],
+            "negative": [next(texts) for _ in range(3)],
+        }
+        for number, query in enumerate(queries)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from paired_models import NAMES, pair_folder, pairs, write_pairs
+from paired_models import NAMES, pair_folder, pairs, write_judged, write_pairs
 from sentence_transformers import CrossEncoder
 from tiny_builds import recipe_file
 
@@ -27,7 +27,7 @@ KINDS = {
     "labels": {"labels": 3, "problem_type": "multi_label_classification"},
     "score": {"labels": 1},
 }
-MEASURES = {"labels": "multilabel", "score": "correlation"}
+MEASURES = {"labels": ("multilabel", "multilabel"), "score": ("correlation", "ranking")}
 LOSSES = ["prune.label_weight=1", "recover.label_weight=0.5"]
 
 
@@ -40,9 +40,11 @@ def build(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
         place = tmp_path_factory.mktemp(kind)
         model = pair_folder(place / "model", **KINDS[kind])
         data = write_pairs(place / "rows.jsonl", truth=kind)
-        recipe, out = recipe_file(place / "tiny.yaml"), place / "out"
+        recipe, out, own = recipe_file(place / "tiny.yaml"), place / "out", data
         words = ["build", recipe, "--model", model, "--data", data, "--output", out]
-        settings = [*LOSSES, f"measure.task={MEASURES[kind]}", f"measure.data={data}"]
+        if kind == "score":
+            own = write_judged(place / "judged.jsonl")
+        settings = [*LOSSES, f"measure.task={MEASURES[kind][1]}", f"measure.data={own}"]
         words += [word for each in settings for word in ("--set", each)]
         result = CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
@@ -85,7 +87,7 @@ def test_the_bundle_says_what_it_is(built):
     bundle = Bundle.open(out / "bundle")
     assert bundle.task == ("multi-label-classification" if kind == "labels" else "text-ranking")
     quality = bundle.manifest["stages"][-1]["quality"]
-    assert [each["task"] for each in quality] == [MEASURES[kind]] * 2
+    assert [each["task"] for each in quality] == list(MEASURES[kind])
     card = (out / "bundle" / "README.md").read_text()
     tag = "text-classification" if kind == "labels" else "text-ranking"
     assert f"pipeline_tag: {tag}" in card

@@ -32,6 +32,7 @@ POINTS: dict[str, float | None] = {
     "acc": 1.0,
     "f1": 1.0,
     "f1_micro": 1.0,
+    "ndcg_at_10": 1.0,
     "exact_match": 1.0,
     "ece": 1.0,
     "perplexity": None,

@@ -1,8 +1,9 @@
 """The data of a quality measure: rows, texts or running text, from files or the Hugging Face
 hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from edgeprune.text.columns import own_names
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 
+T = TypeVar("T")
 # A hub's test labels are often hidden, and its training rows are not a test.
 _SPLITS = ("validation", "test", "train")
 SEED = 0
@@ -23,6 +25,7 @@ class Data:
     NAME:CONFIGURATION:SPLIT; its validation split where none is named).
 
     place: where the rows come from; for a dataset, with the split that was taken.
+    path: of the file or folder.
     sample: what the limit left of what was read last; None where it left all.
     """
 
@@ -45,7 +48,7 @@ class Data:
         if not Path(place).expanduser().exists():
             self.place, rows = load_hub(str(place), _SPLITS)
             self._hub = [dict(row) for row in rows]
-        self._path = Path(place).expanduser()
+        self.path = self._path = Path(place).expanduser()
 
     def rows(self, fields: Sequence[str], further: Sequence[str] = ()) -> list[Row]:
         """Rows that have at least `fields`, and the group's field where one was named; `further`
@@ -54,11 +57,11 @@ class Data:
         Raises:
             UserError: no such data, no rows, or a row without one of the fields.
         """
-        return self._limited(self._rows(fields, further), fields)
+        return self._by_stratum(self._rows(fields, further), fields)
 
     def texts(self) -> list[Row]:
         """Rows whose field `text` holds some."""
-        return self._limited(self._texts(), ())
+        return self._by_stratum(self._texts(), ())
 
     def documents(self) -> list[tuple[str | None, str]]:
         """Running text: one with no group, or each group's with its name; `limit` is ignored."""
@@ -74,15 +77,24 @@ class Data:
         """The group of each row, None where no field was named."""
         return None if self.group is None else [str(row[self.group]) for row in rows]
 
-    def _limited(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
-        """At most `limit` rows, in their order."""
+    def limited(
+        self,
+        items: list[T],
+        by: Sequence[str] = (),
+        stratum: Callable[[T], tuple[str, ...]] = lambda item: (),
+    ) -> list[T]:
+        """At most `limit` items, in their order; of each stratum, those of equal values of the
+        fields `by`, in proportion."""
         self.sample = None
-        if self.limit is None or self.limit >= len(rows):
-            return rows
+        if self.limit is None or self.limit >= len(items):
+            return items
+        self.sample = Sample(taken=self.limit, of=len(items), unit="rows", seed=SEED, by=tuple(by))
+        strata = [stratum(item) for item in items]
+        return [items[place] for place in draw(strata, self.limit)]
+
+    def _by_stratum(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
         by = [name for name in (self.group, "label" if "label" in fields else None) if name]
-        self.sample = Sample(taken=self.limit, of=len(rows), unit="rows", seed=SEED, by=tuple(by))
-        strata = [tuple(str(row[field]) for field in by) for row in rows]
-        return [rows[place] for place in draw(strata, self.limit)]
+        return self.limited(rows, by, lambda row: tuple(str(row[field]) for field in by))
 
     def _texts(self) -> list[Row]:
         plain = self._path.is_dir() or self._path.suffix == ".txt"

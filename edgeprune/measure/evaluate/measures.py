@@ -45,6 +45,7 @@ class Measure:
     own: bool = False  # whether a build takes it as measure.task, on data of the user's
     fields: Mapping[str, Read] = field(default_factory=dict)  # of such rows, and how each is read
     further: tuple[str, ...] = ()  # such as are read where rows have them
+    reads: str | None = None  # "module:function" of data in a form of its own, which refuses
     check: str | None = None  # "module:function" of rows, config.json and their place that refuses
     rather: tuple[str, str] | None = None  # a field of rows that another measure reads, and which
 
@@ -86,6 +87,12 @@ _MEASURES = (
         own=True,
         fields={"text": text_of, "score": number_of},
         further=FIELDS[1:],
+    ),
+    Measure(
+        "ranking",
+        "edgeprune.measure.evaluate.ranking:ranking",
+        own=True,
+        reads="edgeprune.measure.evaluate.ranking:read",
     ),
     Measure(
         "entities",

@@ -60,6 +60,9 @@ def _refuse_length(settings: MeasureSettings, facts: Facts) -> None:
 
 def _read(measure: Measure, data: Data, config: Mapping[str, Any]) -> None:
     """Read what a measure would read, and refuse what it would."""
+    if measure.reads:
+        load_function(measure.reads)(data)
+        return
     if not measure.fields:
         data.documents()
         return

@@ -60,6 +60,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"text": some(2), "labels": RANDOM.permutation(3)[: i % 3].tolist()} for i in range(30)
     ],
     "correlation": [{"text": some(2), "text_pair": some(1), "score": i % 7} for i in range(30)],
+    "ranking": [
+        {"query": some(2), "positive": [some(2)], "negative": [some(3) for _ in range(4)]}
+        for _ in range(30)
+    ],
     "entities": [
         {"tokens": some(4).split(), "tags": ["O", "B-PER", "I-PER", "O"]} for _ in range(30)
     ],
