@@ -167,6 +167,9 @@ def main() -> None:
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
 @click.option("--pair", metavar="TEXT", help="The second text, where the model reads pairs.")
+@click.option("--labels", metavar="A,B,...", help="Score these labels by a model of entailment.")
+@click.option("--hypothesis", metavar="TEXT", help="[default: This example is {}.]")
+@click.option("--multi-label", is_flag=True, help="Each of the labels is true or not by itself.")
 @click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
@@ -190,6 +193,9 @@ def run(
     bundle: str,
     text: str | None,
     pair: str | None,
+    labels: str | None,
+    hypothesis: str | None,
+    multi_label: bool,
     documents: str | None,
     prompt: str | None,
     chunk: bool,
@@ -213,7 +219,22 @@ def run(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
     ranked = tuple(row["text"] for row in text_rows(Path(documents), {})) if documents else ()
-    asked = terminal.Asked(sampling, raw, as_json, ranked, pair, prompt, chunk)
+    if labels is not None and pair is not None:
+        raise UserError("--labels pairs each text with its labels itself: leave --pair out.")
+    if labels is None and (hypothesis or multi_label):
+        raise UserError("--hypothesis and --multi-label are for labels: name them with --labels.")
+    asked = terminal.Asked(
+        sampling,
+        raw,
+        as_json,
+        labels=tuple(label.strip() for label in (labels or "").split(",") if label.strip()),
+        hypothesis=hypothesis or terminal.TEMPLATE,
+        multi_label=multi_label,
+        documents=ranked,
+        pair=pair,
+        prompt=prompt,
+        chunk=chunk,
+    )
     if rows is None:
         if output or fields:
             raise UserError("--output and --field are for a file of rows: name it with --input.")

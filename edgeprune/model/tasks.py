@@ -79,6 +79,8 @@ class Task:
     """Whether only models of it run whose tokens see those after them too."""
     pairs: bool = False
     """Whether two texts may be read together."""
+    zero_shot: bool = False
+    """Whether labels may be named at run time, if the model is one of entailment."""
     ranks: bool = False
     """Whether documents are ranked for a query by the scores of the pairs."""
     generates: bool = False
@@ -123,7 +125,7 @@ _ROWS = (
         objective="edgeprune.compress.objectives.classification",
         runtime="edgeprune.runtime.classify:Classifier",
         terminal="edgeprune.runtime.terminal:answer_lines",
-        service="edgeprune.service.answers:TextAnswers",
+        service="edgeprune.service.predicting:ClassifierAnswers",
         path="/classify",
         answers="predictions",
         card="use-text-classification.md",
@@ -134,6 +136,7 @@ _ROWS = (
         head="labels",
         logits_axes=2,
         pairs=True,
+        zero_shot=True,
     ),
     Task(
         name="multi-label-classification",
@@ -149,7 +152,7 @@ _ROWS = (
         objective="edgeprune.compress.objectives.multilabel",
         runtime="edgeprune.runtime.multilabel:MultiLabelClassifier",
         terminal="edgeprune.runtime.terminal:answer_lines",
-        service="edgeprune.service.answers:TextAnswers",
+        service="edgeprune.service.predicting:PredictionAnswers",
         path="/labels",
         answers="predictions",
         card="use-multi-label-classification.md",

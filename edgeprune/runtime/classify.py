@@ -9,6 +9,7 @@ import numpy as np
 from edgeprune.base.errors import UserError
 from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.entailment import TEMPLATE, ZeroShot, entailment_of, hypotheses, ranked
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
@@ -49,6 +50,22 @@ class SequenceModel:
         """The values of the model's answers, from its logits [texts, labels]."""
         raise NotImplementedError
 
+    def told(self, logits: np.ndarray) -> list[Any]:
+        """The answers themselves, as plain values."""
+        raise NotImplementedError
+
+    def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
+        """The same for tokenized texts."""
+        return self.told(self.logits_of(encoded, batch_size))
+
+    def line(self, answer: Any) -> str:
+        """An answer as a line for people."""
+        raise NotImplementedError
+
+    def named(self, answer: Any) -> dict[str, Any]:
+        """An answer as the values of a JSON object."""
+        raise NotImplementedError
+
     def values(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """The same of texts or pairs."""
         return self.scaled(self.logits(texts, batch_size))
@@ -81,14 +98,32 @@ class Classifier(SequenceModel):
         Raises:
             ModelFault: the model returns NaN or infinity.
         """
-        return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
+        return self._predictions(self.logits(texts, batch_size))
 
-    def classify_tokens(
-        self, encoded: Sequence[Tokens], batch_size: int | None = None
-    ) -> list[Prediction]:
-        """`classify` for tokenized texts."""
+    def zero_shot(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        template: str = TEMPLATE,
+        multi_label: bool = False,
+    ) -> list[ZeroShot]:
+        """Scores of other labels than the model's, by a classifier of entailment.
+
+        Args:
+            template: the hypothesis, with a label in place of {}.
+            multi_label: whether each label is true or not by itself; else one of them is.
+
+        Raises:
+            UserError: no label of the model is called entailment, or the template has no {}.
+        """
+        entailment_of(self.labels)
+        pairs = hypotheses(texts, labels, template)
+        encoded = self.tokenizer.encode(pairs, first_only=True)
+        return ranked(self.logits_of(encoded, None), self.labels, labels, multi_label)
+
+    def _predictions(self, logits: np.ndarray) -> list[Prediction]:
         predictions = []
-        for row in self.scaled(self.logits_of(encoded, batch_size)):
+        for row in self.scaled(logits):
             best = int(row.argmax())
             by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
             predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
@@ -98,9 +133,9 @@ class Classifier(SequenceModel):
         """Probabilities."""
         return softmax(logits)
 
-    def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """Predictions for tokenized texts, as plain values."""
-        return [asdict(one) for one in self.classify_tokens(encoded, batch_size)]
+    def told(self, logits: np.ndarray) -> list[Any]:
+        """Predictions."""
+        return [asdict(one) for one in self._predictions(logits)]
 
     def line(self, answer: dict[str, Any]) -> str:
         """The likeliest label and its probability."""

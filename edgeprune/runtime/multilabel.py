@@ -9,7 +9,6 @@ import numpy as np
 from edgeprune.model.scores import sigmoid
 from edgeprune.runtime.classify import SequenceModel
 from edgeprune.runtime.tokenize import Text
-from edgeprune.text.batches import Tokens
 
 THRESHOLD = 0.5
 """The least probability of a label that a text is said to have."""
@@ -33,14 +32,11 @@ class MultiLabelClassifier(SequenceModel):
         Raises:
             ModelFault: the model returns NaN or infinity.
         """
-        return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
+        return self._found(self.logits(texts, batch_size))
 
-    def classify_tokens(
-        self, encoded: Sequence[Tokens], batch_size: int | None = None
-    ) -> list[Labels]:
-        """`classify` for tokenized texts."""
+    def _found(self, logits: np.ndarray) -> list[Labels]:
         found = []
-        for row in self.scaled(self.logits_of(encoded, batch_size)):
+        for row in self.scaled(logits):
             by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
             likely = sorted(by_label, key=lambda label: -by_label[label])
             found.append(Labels([each for each in likely if by_label[each] >= THRESHOLD], by_label))
@@ -50,9 +46,9 @@ class MultiLabelClassifier(SequenceModel):
         """Probabilities, of each label by itself."""
         return sigmoid(logits)
 
-    def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """Labels of tokenized texts, as plain values."""
-        return [asdict(one) for one in self.classify_tokens(encoded, batch_size)]
+    def told(self, logits: np.ndarray) -> list[Any]:
+        """Labels."""
+        return [asdict(one) for one in self._found(logits)]
 
     def line(self, answer: dict[str, Any]) -> str:
         """The labels with their probabilities."""

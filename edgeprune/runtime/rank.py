@@ -10,7 +10,6 @@ from edgeprune.model.scores import ACTIVATIONS, activation_of
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import SequenceModel
 from edgeprune.runtime.tokenize import Text
-from edgeprune.text.batches import Tokens
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,8 @@ class Ranker(SequenceModel):
         """Scores [texts]."""
         return self._activate(logits[:, 0])
 
-    def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """Scores of tokenized texts with the logits behind them, as plain values."""
-        logits = self.logits_of(encoded, batch_size)
+    def told(self, logits: np.ndarray) -> list[Any]:
+        """Scores, with the logits behind them."""
         pairs = zip(self.scaled(logits).tolist(), logits[:, 0].tolist(), strict=True)
         return [{"score": score, "logit": logit} for score, logit in pairs]
 

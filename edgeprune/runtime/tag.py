@@ -39,7 +39,9 @@ class WindowTokenizer(Tokenizer):
         """Tokens that a window shares with the next."""
         return (self.max_length or 0) // _SHARED
 
-    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
+    ) -> list[Tokens]:
         """The windows of each text; models that label tokens have no prompts."""
         if self.max_length is not None:
             self.rust.enable_truncation(self.max_length, stride=self.stride)

@@ -13,6 +13,7 @@ from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.entailment import TEMPLATE
 from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.runtime.rows import answered_rows, whole_file
 from edgeprune.text.files import Row
@@ -31,6 +32,12 @@ class Asked:
     """Continue the text itself, without the model's chat template."""
     as_json: bool = False
     """Write each answer as one JSON object per line."""
+    labels: tuple[str, ...] = ()
+    """Labels that are named at run time."""
+    hypothesis: str = TEMPLATE
+    """The hypothesis that is made of each."""
+    multi_label: bool = False
+    """Whether each of these labels is true or not by itself."""
     documents: tuple[str, ...] = ()
     """Documents that are ranked for each text, the query."""
     pair: str | None = None
@@ -91,6 +98,7 @@ def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str
         ("--chunk", asked.chunk, task.pools),
         ("--pair", asked.pair is not None, task.pairs),
         ("--documents", bool(asked.documents), task.ranks),
+        ("--labels", bool(asked.labels), task.zero_shot),
     ):
         if given and not known:
             raise UserError(
@@ -105,6 +113,9 @@ def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterato
     if asked.documents:
         yield from _rankings(model, texts, asked)
     while batch := list(islice(texts, _LINES)):
+        if asked.labels:
+            yield from _zero_shot(model, batch, asked)
+            continue
         if asked.chunk:
             answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
         else:
@@ -124,6 +135,17 @@ def _rankings(model: Any, queries: Iterator[Document], asked: Asked) -> Iterator
                 yield _json(query=query, rank=rank, **asdict(found)) + "\n"
             else:
                 yield f"{found.score:.6g} {found.index + 1} {found.document}\n"
+
+
+def _zero_shot(model: Any, texts: list[Any], asked: Asked) -> Iterator[str]:
+    """A line for each text, with its labels, the likeliest first."""
+    found = model.zero_shot(texts, asked.labels, asked.hypothesis, asked.multi_label)
+    for text, each in zip(texts, found, strict=True):
+        if asked.as_json:
+            yield _json(text=text, **asdict(each)) + "\n"
+        else:
+            scores = zip(each.labels, each.scores, strict=True)
+            yield "; ".join(f"{label} {score:.3f}" for label, score in scores) + "\n"
 
 
 def stream_texts(model: Generator, texts: Iterator[str], asked: Asked) -> Iterator[str]:

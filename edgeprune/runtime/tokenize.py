@@ -46,18 +46,21 @@ class Tokenizer:
         self.unknown_id = self._named(bundle, "unk_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
-    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
+    ) -> list[Tokens]:
         """Tokens of each text with the model's special tokens. Texts beyond the model's maximum are
         cut, and one warning counts them.
 
         Args:
             prompt: the name of a sentence encoder's prompt; None: its usual one, if it has one.
+            first_only: cut the first text of a pair alone; otherwise the longer one first.
 
         Raises:
             UserError: the model has no prompt of that name.
         """
         if self.max_length is not None:
-            self.rust.enable_truncation(self.max_length, direction=self._side)
+            self.cut_at(self.max_length, first_only)
         try:
             encodings, first = self._encoded(texts, prompt)
         finally:
@@ -82,9 +85,10 @@ class Tokenizer:
             for each in encodings
         ]
 
-    def cut_at(self, tokens: int) -> None:
-        """Let `whole` cut each text, or the longer one of a pair first, at so many tokens."""
-        self.rust.enable_truncation(tokens, direction=self._side)
+    def cut_at(self, tokens: int, first_only: bool = False) -> None:
+        """Let `whole` cut each text at so many tokens, of a pair the longer one first."""
+        strategy = "only_first" if first_only else "longest_first"
+        self.rust.enable_truncation(tokens, strategy=strategy, direction=self._side)
 
     def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
         """Encodings, and how many of the first tokens are the prompt's."""
@@ -94,7 +98,13 @@ class Tokenizer:
                 before + text if isinstance(text, str) else (before + text[0], text[1])
                 for text in texts
             ]
-        return self.rust.encode_batch(list(texts)), prompt_tokens(self.rust, before)
+        try:
+            encodings = self.rust.encode_batch(list(texts))
+        except Exception as error:  # the library's only one
+            raise UserError(
+                f"The second text of a pair leaves no room for the first: shorten it ({error})."
+            ) from None
+        return encodings, prompt_tokens(self.rust, before)
 
     def parts(self, text: str, prompt: str | None = None) -> list[Part]:
         """A text in parts of the model's maximum, each with the prompt and the special tokens that

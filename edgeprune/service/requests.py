@@ -12,7 +12,11 @@ OPENAI = "/v1/"
 """The beginning of the paths in the form of OpenAI's, whose errors have their own form too."""
 EMBEDDINGS, MODELS = f"{OPENAI}embeddings", f"{OPENAI}models"
 RERANK, RERANK_COHERE = "/rerank", f"{OPENAI}rerank"
-PATHS = (*(task.path for task in TASKS.values()), EMBEDDINGS, RERANK, RERANK_COHERE)
+PREDICT, ZERO_SHOT = "/predict", "/zero-shot"
+PATHS = (
+    *(task.path for task in TASKS.values()),
+    *(PREDICT, ZERO_SHOT, RERANK, RERANK_COHERE, EMBEDDINGS),
+)
 """The paths of all tasks, and theirs in other services' forms; a bundle answers on its task's."""
 
 _MAX_ECHO = 80

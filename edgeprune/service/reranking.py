@@ -5,7 +5,6 @@ Both others promise scores of 0 to 1, which are the sigmoid of the model's logit
 itself answers with.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import uuid4
@@ -16,15 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgeprune.model.scores import sigmoid
-from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.rank import order
-from edgeprune.runtime.tokenize import Tokenizer
-from edgeprune.service.answers import Handler, TextAnswers, read_body
-from edgeprune.service.metrics import Metrics
+from edgeprune.service.answers import Handler, read_body
 from edgeprune.service.models import check_name
+from edgeprune.service.predicting import PredictionAnswers
 from edgeprune.service.requests import RERANK, RERANK_COHERE, parse
 from edgeprune.service.responses import json_response
-from edgeprune.service.settings import ServiceSettings
 
 
 class Rerank(BaseModel):
@@ -61,13 +57,8 @@ class CohereRerank(BaseModel):
     return_documents: bool = False
 
 
-class RankingAnswers(TextAnswers):
+class RankingAnswers(PredictionAnswers):
     """A score for each text or pair, and documents ranked by theirs."""
-
-    def __init__(self, model: Answering, settings: ServiceSettings, metrics: Metrics) -> None:
-        super().__init__(model, settings, metrics)
-        self._cutting = Tokenizer(model.bundle)
-        self._cutting.cut_at(self._longest)
 
     @property
     def paths(self) -> dict[str, Handler]:
@@ -76,7 +67,7 @@ class RankingAnswers(TextAnswers):
     async def rerank(self, request: Request) -> Response:
         """The texts' places and scores, the best first."""
         asked = parse(Rerank, await read_body(request, self._settings))
-        logits, _ = await self._logits(request, asked.query, asked.texts, asked.truncate)
+        logits, _ = await self._beside(request, asked.query, asked.texts, asked.truncate)
         scores = logits if asked.raw_scores else sigmoid(np.array(logits)).tolist()
         return json_response(
             [
@@ -92,7 +83,7 @@ class RankingAnswers(TextAnswers):
         if asked.model is not None:
             check_name(self._model.bundle, self._settings, asked.model)
         texts = [each if isinstance(each, str) else each.text for each in asked.documents]
-        logits, tokens = await self._logits(request, asked.query, texts, cut=True)
+        logits, tokens = await self._beside(request, asked.query, texts, cut=True)
         scores = sigmoid(np.array(logits)).tolist()
         results: list[dict[str, Any]] = [
             {"index": index, "relevance_score": scores[index]}
@@ -102,13 +93,9 @@ class RankingAnswers(TextAnswers):
         usage = {"total_tokens": tokens}
         return json_response({"id": str(uuid4()), "results": results, "usage": usage})
 
-    async def _logits(
+    async def _beside(
         self, request: Request, query: str, texts: Sequence[str], cut: bool
     ) -> tuple[list[float], int]:
         """The logit of each text beside the query, and their tokens."""
-        self._check_count(texts)
-        tokenizer = self._cutting if cut else self._model.tokenizer
-        pairs = [(query, text) for text in texts]
-        encoded = await asyncio.to_thread(tokenizer.whole, pairs)
-        answers = await self._answered(request, encoded)
-        return [each["logit"] for each in answers], sum(len(tokens.ids) for tokens in encoded)
+        logits, tokens = await self._logits(request, [(query, text) for text in texts], cut)
+        return logits[:, 0].tolist(), tokens

@@ -29,7 +29,8 @@ def pair_folder(
             weights[name] = weights[name][:labels].clone()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     stated = json.loads((folder / "config.json").read_text())
-    named = {"id2label": dict(enumerate(NAMES[:labels])), "label2id": {}}
+    names = dict(enumerate(NAMES[:labels]))
+    named = {"id2label": names, "label2id": {name: n for n, name in names.items()}}
     (folder / "config.json").write_text(json.dumps(stated | named | config))
     vocabulary = {word: number for number, word in enumerate(SPECIAL + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
