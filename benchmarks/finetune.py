@@ -10,14 +10,15 @@ labels on the dev rows, which take no part in training.
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import transformers
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer
 
@@ -116,7 +117,9 @@ def finetune(
     module.config.id2label = dict(enumerate(names))
     module.config.label2id = {name: number for number, name in enumerate(names)}
     learned, asked = (
-        read_corpus([str(folder / file) for file in files], names, fields=data.fields, words=words)
+        read_corpus(
+            [str(folder / file) for file in files], names, fields=data.fields, form=task.reads
+        )
         for files in (data.train, data.dev)
     )
     reader = open_reader(task.reads, learned, asked, source)
@@ -144,8 +147,13 @@ def open_reader(reads: str, learned: Corpus, asked: Corpus, folder: Path) -> Rea
     return READERS[reads](learned, asked, settings, 0, tokenizer, 0)
 
 
-def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> None:
-    """Cross-entropy by AdamW."""
+def train(
+    module: torch.nn.Module,
+    reader: Reader,
+    schedule: TrainSettings,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+) -> None:
+    """Least loss of logits and labels by AdamW."""
     batches, rate = reader.batches(), schedule.learning_rate
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01, fused=True)
     started = time.monotonic()
@@ -155,7 +163,7 @@ def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> N
             group["lr"] = learning_rate(step, schedule)
         with precision(schedule):
             logits, labels = labelled(module, next(batches))
-        loss = functional.cross_entropy(logits.float(), labels)
+        loss = loss_of(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -169,7 +177,7 @@ def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> N
     module.eval()
 
 
-def labelled(module: torch.nn.Module, batch: Batch) -> tuple[Any, torch.Tensor]:
+def labelled(module: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits [cases, labels] and labels [cases] of the texts, or of the words' first tokens."""
     assert batch.labels is not None
     labels = torch.from_numpy(batch.labels)

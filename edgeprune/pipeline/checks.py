@@ -118,8 +118,8 @@ def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) 
     rows = checkpoint.anatomy.shape(checkpoint.anatomy.embeddings["word"])[0]
     if max(tokenizer.get_vocab().values(), default=0) < rows:
         return
-    for document in corpus.documents:
-        last = max(tokenizer.encode(document).ids, default=0)
+    for text in corpus.texts:
+        last = max(tokenizer.encode(text).ids, default=0)
         if last >= rows:
             raise UserError(
                 f"{corpus.source} has the token {tokenizer.id_to_token(last)!r}, which is number "
@@ -131,8 +131,8 @@ def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
     """Count the text's own tokens until there are enough for one window."""
     count = 0
-    for document in part.documents:
-        count += len(tokenizer.encode(document, add_special_tokens=False).ids)
+    for text in part.texts:
+        count += len(tokenizer.encode(text, add_special_tokens=False).ids)
         if count >= length:
             return
     raise UserError(

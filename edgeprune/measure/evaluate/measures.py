@@ -18,6 +18,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
 from edgeprune.text.files import Row, number_of, text_of
+from edgeprune.text.pairs import FIELDS
 
 # Of the options; a window of one token predicts none.
 _LEAST = {"window": 2, "stride": 1}
@@ -43,6 +44,8 @@ class Measure:
     per_token: bool = False  # whether models of other tokens give values that do not compare
     own: bool = False  # whether a build takes it as measure.task, on data of the user's
     fields: Mapping[str, Read] = field(default_factory=dict)  # of such rows, and how each is read
+    further: tuple[str, ...] = ()  # such as are read where rows have them
+    reads: str | None = None  # "module:function" of data in a form of its own, which refuses
     check: str | None = None  # "module:function" of rows, config.json and their place that refuses
     rather: tuple[str, str] | None = None  # a field of rows that another measure reads, and which
 
@@ -67,7 +70,29 @@ _MEASURES = (
         "edgeprune.measure.evaluate.classification:classification",
         own=True,
         fields={"text": text_of, "label": _as_it_is},
+        further=FIELDS[1:],
         check="edgeprune.measure.evaluate.classification:check_rows",
+    ),
+    Measure(
+        "multilabel",
+        "edgeprune.measure.evaluate.multilabel:multilabel",
+        own=True,
+        fields={"text": text_of, "labels": _as_it_is},
+        further=FIELDS[1:],
+        check="edgeprune.measure.evaluate.multilabel:check_rows",
+    ),
+    Measure(
+        "correlation",
+        "edgeprune.measure.evaluate.correlation:correlation",
+        own=True,
+        fields={"text": text_of, "score": number_of},
+        further=FIELDS[1:],
+    ),
+    Measure(
+        "ranking",
+        "edgeprune.measure.evaluate.ranking:ranking",
+        own=True,
+        reads="edgeprune.measure.evaluate.ranking:read",
     ),
     Measure(
         "entities",

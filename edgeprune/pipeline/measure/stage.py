@@ -21,6 +21,7 @@ from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.pairs import row_of
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
@@ -104,16 +105,18 @@ def write_held_out(context: Context, folder: Path) -> Path:
     if reads == "sentences":
         file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
     else:
-        file.write_text("\n".join(held.documents), encoding="utf-8")
+        file.write_text("\n".join(held.texts), encoding="utf-8")
     return file
 
 
 def _write_labelled(held: Corpus, file: Path, task: Task) -> Path:
     assert held.labels is not None
-    text, label = task.columns
+    words, label = task.reads == "tagged", task.columns[-1]
     rows = list(zip(held.documents, held.labels, strict=True))[:_HELD_OUT_TEXTS]
     lines = [
-        json.dumps({text: document.split(" ") if task.reads == "tagged" else document, label: true})
+        json.dumps(
+            ({"tokens": str(document).split(" ")} if words else row_of(document)) | {label: true}
+        )
         for document, true in rows
     ]
     file.write_text("\n".join(lines), encoding="utf-8")
