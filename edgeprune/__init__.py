@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeprune.runtime.bundle import Bundle
     from edgeprune.runtime.classify import Classifier
     from edgeprune.runtime.embed import Embedder
+    from edgeprune.runtime.fill import Filler
     from edgeprune.runtime.generate import Generator
     from edgeprune.runtime.tag import Tagger
 
@@ -96,8 +97,8 @@ def build(
 
 def load(
     bundle: Union[str, Path, "Bundle"], threads: int | None = None
-) -> Union["Embedder", "Classifier", "Tagger", "Generator"]:
-    """Load a bundle for what its task is: it embeds, classifies, tags or generates.
+) -> Union["Embedder", "Classifier", "Tagger", "Filler", "Generator"]:
+    """Load a bundle for what its task is: it embeds, classifies, tags, fills in or generates.
 
     Args:
         bundle: a bundle's folder, or an opened `Bundle`; any folder with an ONNX model and its

@@ -170,6 +170,8 @@ def main() -> None:
 @click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
+@click.option("--top-k", type=int, help="Fills of a masked token.  [default: 5]")
+@click.option("--target", "targets", multiple=True, metavar="WORD", help="A word that may fill.")
 @click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
 @_field_option
 @click.option(
@@ -193,6 +195,8 @@ def run(
     documents: str | None,
     prompt: str | None,
     chunk: bool,
+    top_k: int | None,
+    targets: tuple[str, ...],
     rows: str | None,
     fields: tuple[str, ...],
     output: Path | None,
@@ -204,7 +208,8 @@ def run(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Embed, classify or generate, by the bundle's task; - reads lines of standard input."""
+    """Embed, classify, fill in or generate, by the bundle's task; - reads lines of standard
+    input."""
     from edgeprune.runtime import terminal
     from edgeprune.runtime.generate import Sampling
     from edgeprune.runtime.rows import text_rows
@@ -213,7 +218,7 @@ def run(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
     ranked = tuple(row["text"] for row in text_rows(Path(documents), {})) if documents else ()
-    asked = terminal.Asked(sampling, raw, as_json, ranked, pair, prompt, chunk)
+    asked = terminal.Asked(sampling, raw, as_json, ranked, pair, prompt, chunk, top_k, targets)
     if rows is None:
         if output or fields:
             raise UserError("--output and --field are for a file of rows: name it with --input.")
@@ -291,7 +296,7 @@ def bench(
     "--task",
     required=True,
     help="sts, cosine, retrieval or vectors; classification; multilabel; correlation; ranking; "
-    "entities; perplexity, kl, choice, cloze or generation; calibration.",
+    "entities; masked or masked_kl; perplexity, kl, choice, cloze or generation; calibration.",
 )
 @click.option(
     "--data",
@@ -448,7 +453,8 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 )
 @click.option("--stop-seconds", type=int, help="Time for requests to end at a stop.  [default: 30]")
 def serve(bundle: str, **options: Any) -> None:
-    """Answer over HTTP: /embed, /classify, /tag or /generate by its task; /health, /metrics."""
+    """Answer over HTTP: /embed, /classify, /tag, /fill or /generate by its task; /health,
+    /metrics."""
     from edgeprune.service.settings import ServiceSettings
 
     settings = _settings(ServiceSettings, **options)

@@ -16,7 +16,7 @@ from edgeprune.text.labels import label_names
 
 Head = Literal["labels", "vocabulary"]
 """The output of a model's head: a logit for each label of a text or of each of its tokens, or for
-each token that may follow one of the text."""
+each token of the vocabulary that may follow one of the text, or stand in its place."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Task:
     """The output of its graph: the field of the module's answer, and the output's name."""
     answer: str
     """The class of that answer; a graph with a cache answers by a dictionary."""
-    reads: Literal["sentences", "labelled", "multi-labelled", "scored", "tagged", "windows"]
+    reads: Literal[
+        "sentences", "labelled", "multi-labelled", "scored", "tagged", "masked", "windows"
+    ]
     """The form in which it learns from text: sentences, texts with a label, with several or with a
-    score, words with a label each, windows of tokens."""
+    score, words with a label each, texts of which some tokens are masked, windows of tokens."""
     columns: tuple[str, ...]
     """Fields of the data that it learns from."""
     objective: str
@@ -83,6 +85,8 @@ class Task:
     """Whether documents are ranked for a query by the scores of the pairs."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
+    run_options: tuple[str, ...] = ()
+    """Options of `edgeprune run` that say which of several answers are given."""
     pools: bool = False
     """Whether an answer is the states of a text's tokens, pooled as sentence-transformers says."""
 
@@ -212,6 +216,31 @@ _ROWS = (
         sees_both_sides=True,
     ),
     Task(
+        name="fill-mask",
+        models="encoders that fill in masked tokens (ForMaskedLM)",
+        classes=("ForMaskedLM",),
+        loader="AutoModelForMaskedLM",
+        output="logits",
+        answer="transformers.modeling_outputs.MaskedLMOutput",
+        reads="masked",
+        columns=("text",),
+        objective="edgeprune.compress.objectives.masked",
+        runtime="edgeprune.runtime.fill:Filler",
+        terminal="edgeprune.runtime.terminal:fill_lines",
+        service="edgeprune.service.fills:FillAnswers",
+        path="/fill",
+        answers="fills",
+        card="use-fill-mask.md",
+        works=("encoder",),
+        measures=("masked", "masked_kl"),
+        held_out=("masked", "masked_kl"),
+        head="vocabulary",
+        logits_axes=3,
+        needs_class=True,
+        sees_both_sides=True,
+        run_options=("--top-k", "--target"),
+    ),
+    Task(
         name="text-generation",
         models="decoders (ForCausalLM)",
         classes=("ForCausalLM", "LMHeadModel"),
@@ -266,8 +295,8 @@ def task_of(config: Mapping[str, Any]) -> Task:
                 )
             if task.sees_both_sides and is_causal(config):
                 raise UserError(
-                    f"{architecture} labels tokens with a decoder's layers, which EdgePrune does "
-                    "not run: take one with an encoder's, such as BERT's."
+                    f"{architecture} answers for each token with a decoder's layers, which "
+                    "EdgePrune does not run: take one with an encoder's, such as BERT's."
                 )
             return task
     return next(task for task in _ROWS if not task.classes)

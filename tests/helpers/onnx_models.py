@@ -81,6 +81,12 @@ def tagger_folder(folder: Path, labels: tuple[str, ...] = ("O", "B-PER", "I-PER"
     return _assets(folder, {"architectures": ["XForTokenClassification"], "id2label": names})
 
 
+def filler_folder(folder: Path) -> Path:
+    """logits of each token = table[ids] @ heads, one for each of the vocabulary."""
+    tagger_folder(folder, tuple(VOCABULARY))
+    return _assets(folder, {"architectures": ["XForMaskedLM"]})
+
+
 def decoder_folder(folder: Path, opens: bool = True, shared: bool = False, **config: Any) -> Path:
     """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
 
@@ -221,7 +227,8 @@ def _assets(folder: Path, config: dict[str, Any], opens: bool = True) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     whole = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 64} | config
     write_json(folder / "config.json", whole)
-    write_json(folder / "tokenizer_config.json", {"pad_token": "[PAD]"})
+    special = {"pad_token": "[PAD]", "mask_token": "[UNK]"}
+    write_json(folder / "tokenizer_config.json", special)
     return folder
 
 

@@ -75,7 +75,8 @@ def test_rows_are_told_apart():
     ("architecture", "model_type", "name"),
     [
         ("BertModel", "bert", "feature-extraction"),
-        ("BertForMaskedLM", "bert", "feature-extraction"),
+        ("BertForMaskedLM", "bert", "fill-mask"),
+        ("ElectraForPreTraining", "electra", "feature-extraction"),
         ("LlamaModel", "llama", "feature-extraction"),
         ("RobertaForSequenceClassification", "roberta", "text-classification"),
         ("LlamaForSequenceClassification", "llama", "text-classification"),
@@ -123,9 +124,9 @@ def test_a_configuration_without_a_class_is_of_the_bare_model():
     ("architecture", "told"),
     [
         ("BertForQuestionAnswering", "has a head that EdgePrune does not run: it takes sentence"),
-        ("BertForQuestionAnswering", r"\(ForTokenClassification\) and decoders \(ForCausalLM\)"),
+        ("BertForQuestionAnswering", r"\(ForMaskedLM\) and decoders \(ForCausalLM\)"),
         ("BertForMultipleChoice", "BertForMultipleChoice has a head"),
-        ("MistralForTokenClassification", "labels tokens with a decoder's layers"),
+        ("MistralForTokenClassification", "answers for each token with a decoder's"),
         ("RobertaForCausalLM", "writes text with an encoder's layers"),
         ("BertLMHeadModel", "writes text with an encoder's layers"),
     ],
@@ -146,6 +147,7 @@ def test_a_head_that_would_be_lost_is_refused(architecture, told):
         ({"logits": None}, "", None),
         ({"logits": 3}, "GPT2LMHeadModel", "text-generation"),
         ({"logits": 3}, "BertForTokenClassification", "token-classification"),
+        ({"logits": 3}, "BertForMaskedLM", "fill-mask"),
     ],
 )
 def test_a_graph_without_a_manifest_is_known_by_its_outputs(outputs, architectures, name):
@@ -159,13 +161,13 @@ def test_work_tells_a_task_that_alone_does_it():
     assert task_doing(("prompt", "decode")) is TASKS["text-generation"]
 
 
-@pytest.mark.parametrize("family", ["bert", "classifier", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "classifier", "bert-filler", "llama", "gpt2"])
 def test_a_model_has_what_its_row_says(family, tmp_path):
     model = make_model(family, tmp_path)
     task, anatomy = TASKS[model.task], model.anatomy
     assert (anatomy.head is not None) == (task.head == "vocabulary")
     assert bool(anatomy.head_linears) == (task.head is not None)
-    assert anatomy.has_cache == anatomy.causal == (family in ("llama", "gpt2"))
+    assert anatomy.has_cache == anatomy.causal == task.generates == anatomy.generates
     heads = [block.attention.num_heads for block in anatomy.blocks]
     groups = [block.attention.num_key_value_heads for block in anatomy.blocks]
     shared = groups if anatomy.shared_key_value_heads else [1] * len(groups)

@@ -13,7 +13,15 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_models import CLASSIFIERS, ENCODERS, TAGGERS, VOCABULARY, make_batch, make_model
+from tiny_models import (
+    CLASSIFIERS,
+    ENCODERS,
+    FILLERS,
+    TAGGERS,
+    VOCABULARY,
+    make_batch,
+    make_model,
+)
 from tiny_models import _take as take
 
 from edgeprune.compress.quantize.model import quantize_model
@@ -66,7 +74,7 @@ def _longest(model):
     return model.anatomy.max_positions
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *CLASSIFIERS, *TAGGERS])
+@pytest.mark.parametrize("family", [*ENCODERS, *CLASSIFIERS, *TAGGERS, *FILLERS])
 def test_an_emitted_encoder_equals_torch(family, tmp_path):
     folder, model = _saved(family, tmp_path)
     graph = emitted(folder)
@@ -288,6 +296,9 @@ _SIZES = {
         ("distilbert-classifier", {"weights": "int4", "symmetric": False}),
         ("electra", {"weights": "int8"}),
         ("mpnet", {"weights": "int8"}),
+        ("bert-filler", {"weights": "int8"}),
+        ("distilbert-filler", {"weights": "int8", "embeddings": False}),
+        ("roberta-filler", {"weights": "int4", "head": False}),
     ],
 )
 def test_plans_lower_as_on_a_trace(family, formats, tmp_path):

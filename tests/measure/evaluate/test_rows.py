@@ -17,6 +17,7 @@ from onnx_models import (
     decoder_folder,
     decoder_logits,
     encoder_folder,
+    filler_folder,
     ids_of,
     tagger_folder,
     write_jsonl,
@@ -64,6 +65,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"query": some(2), "positive": [some(2)], "negative": [some(3) for _ in range(4)]}
         for _ in range(30)
     ],
+    "masked": TEXTS,
+    "masked_kl": TEXTS,
     "entities": [
         {"tokens": some(4).split(), "tags": ["O", "B-PER", "I-PER", "O"]} for _ in range(30)
     ],
@@ -77,6 +80,7 @@ FOLDERS = {
     "text-ranking": functools.partial(classifier_folder, labels=("score",)),
     "text-generation": decoder_folder,
     "token-classification": tagger_folder,
+    "fill-mask": filler_folder,
 }
 
 
