@@ -208,8 +208,7 @@ def run(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Embed, classify, fill in or generate, by the bundle's task; - reads lines of standard
-    input."""
+    """Do what the bundle is for: embed, classify, generate; - reads lines of standard input."""
     from edgeprune.runtime import terminal
     from edgeprune.runtime.generate import Sampling
     from edgeprune.runtime.rows import text_rows
@@ -453,8 +452,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 )
 @click.option("--stop-seconds", type=int, help="Time for requests to end at a stop.  [default: 30]")
 def serve(bundle: str, **options: Any) -> None:
-    """Answer over HTTP: /embed, /classify, /tag, /fill or /generate by its task; /health,
-    /metrics."""
+    """Answer over HTTP, on the path of the bundle's task; /health, /metrics."""
     from edgeprune.service.settings import ServiceSettings
 
     settings = _settings(ServiceSettings, **options)
