@@ -170,7 +170,7 @@ def main() -> None:
 @click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
-@click.option("--top-k", type=int, help="Fills of a masked token.  [default: 5]")
+@click.option("--top-k", type=int, help="Fills of a masked token, or answers.  [default: 5; 1]")
 @click.option("--target", "targets", multiple=True, metavar="WORD", help="A word that may fill.")
 @click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
 @_field_option
@@ -295,7 +295,8 @@ def bench(
     "--task",
     required=True,
     help="sts, cosine, retrieval or vectors; classification; multilabel; correlation; ranking; "
-    "entities; masked or masked_kl; perplexity, kl, choice, cloze or generation; calibration.",
+    "entities; spans or same_spans; masked or masked_kl; perplexity, kl, choice, cloze or "
+    "generation; calibration.",
 )
 @click.option(
     "--data",

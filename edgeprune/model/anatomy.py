@@ -520,11 +520,11 @@ def _head_linears(
     inside = f"{prefix}{family.layers}."
     embeddings = f"{prefix}embeddings."
     function = family.encoder or family.decoder
-    if head == "vocabulary" and function is not None and function.word_head:
-        paths = [path for path, _ in function.word_head]
+    known = {"vocabulary": "word_head", "span": "span_head"}.get(head)
+    if layers := getattr(function, known) if known and function is not None else ():
         return tuple(
             path
-            for path in paths
+            for path, _ in layers
             if len(shapes.get(f"{path}.weight", ())) == 2 or (tied and path == family.head)
         )
     names = [

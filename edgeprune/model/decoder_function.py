@@ -72,6 +72,8 @@ class DecoderFunction:
     word_head: HeadLayers = ()
     """From the state of every token to a logit for each that may stand there, where tokens see
     both sides; the last is the family's `head`."""
+    span_head: HeadLayers = ()
+    """From the state of every token to two logits, to be the first and the last of an answer."""
     label_pooling: str | None = None
     """The setting by which a text's state is that of its first token (cls) or the mean of all its
     tokens' (mean)."""

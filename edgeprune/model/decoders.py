@@ -68,6 +68,7 @@ class Decoder:
     label_head: HeadLayers
     token_head: HeadLayers
     word_head: HeadLayers
+    span_head: HeadLayers
     label_pooling: str
     """Whether a text's state is that of its first token (cls) or the mean of all (mean)."""
 
@@ -156,6 +157,7 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         label_head=function.label_head,
         token_head=function.token_head,
         word_head=function.word_head,
+        span_head=function.span_head,
         label_pooling=str(config.get(function.label_pooling or "", "cls")),
     )
 

@@ -109,6 +109,8 @@ class EncoderFunction:
     word_head: HeadLayers = ()
     """From the state of every token to a logit for each that may stand there; the last is the
     family's `head`."""
+    span_head: HeadLayers = (("qa_outputs", None),)
+    """From the state of every token to two logits, to be the first and the last of an answer."""
     embedding_norm: str = "embeddings.LayerNorm"
     projection: str | None = None
     """A linear after the embeddings where these are narrower than the layers."""
@@ -514,6 +516,7 @@ FAMILIES: tuple[Family, ...] = (
             label_head=_MODERNBERT_LABELS,
             token_head=_MODERNBERT_LABELS,
             word_head=(*_MODERNBERT_HEAD, ("decoder", None)),
+            span_head=_MODERNBERT_LABELS,
             label_pooling="classifier_pooling",
         ),
     ),

@@ -158,7 +158,18 @@ def _check_labels(checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_span(checkpoint: Checkpoint) -> None:
+    outputs = [checkpoint.anatomy.shape(name)[0] for name in checkpoint.anatomy.head_linears]
+    if not outputs or outputs[-1] != _ENDS:
+        raise UserError(
+            f"{checkpoint.name} is not whole: its weights hold no head with {_ENDS} outputs, for "
+            "the first and the last token of an answer."
+        )
+
+
+_ENDS = 2
 _HEADS: dict[Head, Callable[[Checkpoint], None]] = {
     "labels": _check_labels,
     "vocabulary": _check_vocabulary_head,
+    "span": _check_span,
 }

@@ -13,6 +13,7 @@ from edgeprune.model.fits import check_fits
 from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
+from edgeprune.text.answers import check_questions
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import FEWEST_TOKENS, mask_token, too_short
 from edgeprune.text.samplers import share_out
@@ -112,6 +113,8 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
         _check_tokens(text.corpus, tokenizer, checkpoint)
         for part in (text.train, text.held_out) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
+        if text.reads == "asked":
+            check_questions(tokenizer, text.corpus.documents, text.settings.max_tokens)
         if text.reads == "masked":
             mask_token(checkpoint.assets, tokenizer)
             for part in (text.train, text.held_out):

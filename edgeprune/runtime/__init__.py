@@ -1,4 +1,4 @@
-"""Run a bundle: embed, classify, tag, fill in, generate. Needs only numpy, tokenizers and
+"""Run a bundle: embed, classify, tag, answer, fill in, generate. Needs only numpy, tokenizers and
 onnxruntime.
 
 from edgeprune import runtime
@@ -23,7 +23,7 @@ def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
 
     Returns:
         An instance of the class named by its task's row: an `Embedder`, a `Classifier`, a
-        `Tagger`, a `Filler` or a `Generator`.
+        `Tagger`, an `Answerer`, a `Filler` or a `Generator`.
 
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.

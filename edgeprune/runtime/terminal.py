@@ -13,6 +13,7 @@ from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.answer import Answerer, Wanted
 from edgeprune.runtime.fill import TOP_K, Filler
 from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.runtime.rows import answered_rows, whole_file
@@ -41,7 +42,7 @@ class Asked:
     chunk: bool = False
     """Embed a text beyond the model's maximum in parts."""
     top_k: int | None = None
-    """Fills of each masked token; None: the usual number."""
+    """Fills of each masked token, or answers to a question; None: the usual number."""
     targets: tuple[str, ...] = ()
     """The words that may fill; none: all tokens."""
 
@@ -124,6 +125,14 @@ def fill_lines(model: Filler, texts: Iterator[Document], asked: Asked) -> Iterat
     top_k = TOP_K if asked.top_k is None else asked.top_k
     while batch := list(islice(texts, _LINES)):
         answers = model.answers(model.encode(list(map(str, batch)), top_k, asked.targets))
+        yield from _written(model, batch, answers, asked)
+
+
+def question_lines(model: Answerer, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """The same of questions with their contexts."""
+    wanted = Wanted() if asked.top_k is None else Wanted(asked.top_k)
+    while batch := list(islice(texts, _LINES)):
+        answers = model.answers(model.encode(batch, wanted))
         yield from _written(model, batch, answers, asked)
 
 

@@ -1,9 +1,9 @@
 """Batches of a text, one reader for each form in which a task takes it.
 
 Sentences train an encoder's embeddings, labelled texts a classifier, tagged words a classifier of
-tokens, masked texts what fills them in, and windows of the running text a decoder. All are drawn
-without end for training, plainly for the held-out loss, and by the text's sampler for calibration;
-the same seed gives the same batches.
+tokens, questions what marks their answers, masked texts what fills them in, and windows of the
+running text a decoder. All are drawn without end for training, plainly for the held-out loss, and
+by the text's sampler for calibration; the same seed gives the same batches.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.answers import cut_into_windows, token_span, windows
 from edgeprune.text.batches import Batch, Shape, Tokens, by_length, full
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import FEWEST_TOKENS, masked, too_short
@@ -210,6 +211,30 @@ class TaggedReader(LabelledReader):
         return by_length(tokens, self._shape, labels)
 
 
+class QuestionReader(LabelledReader):
+    """Questions with their contexts in windows of max_tokens, each with the first and the last
+    token of its answer."""
+
+    def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
+        assert part.labels is not None
+        found = self._windows([part.documents[row] for row in rows])
+        spans = [part.labels[row] for row in rows]
+        each = [(one, span) for some, span in zip(found, spans, strict=True) for one in some]
+        tokens = [Tokens(encoding.ids, self.types_of(encoding)) for encoding, _ in each]
+        labels = np.array([token_span(*one) for one in each])
+        return by_length(tokens, self._shape, labels)
+
+    def _tokens(self, drawn: Sequence[Document], rng: np.random.Generator) -> list[Tokens]:
+        """One window of each, drawn: each has as much to say of its question."""
+        chosen = [some[rng.integers(len(some))] for some in self._windows(drawn)]
+        return [Tokens(encoding.ids, self.types_of(encoding)) for encoding in chosen]
+
+    def _windows(self, documents: Sequence[Document]) -> list[list[Encoding]]:
+        pairs = [document for document in documents if not isinstance(document, str)]
+        cut_into_windows(self.tokenizer, self.settings.max_tokens)
+        return windows(self.tokenizer, pairs, self.settings.max_tokens)
+
+
 @dataclass(frozen=True)
 class _Window:
     """A text's tokens, special ones included, and which are its own."""
@@ -296,6 +321,7 @@ READERS: dict[str, type[Reader]] = {
     "multi-labelled": LabelledReader,
     "scored": LabelledReader,
     "tagged": TaggedReader,
+    "asked": QuestionReader,
     "masked": MaskedReader,
     "windows": WindowReader,
 }

@@ -96,13 +96,12 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TAGGERS = tuple(
     f"{family}-tagger" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
 )
-FILLERS = tuple(
-    f"{family}-filler"
-    for family in (
-        *("bert", "distilbert", "roberta", "electra", "mpnet"),
-        *("modernbert", "deberta-v2", "deberta"),
-    )
+_EVERY = (
+    *("bert", "distilbert", "roberta", "electra", "mpnet"),
+    *("modernbert", "deberta-v2", "deberta"),
 )
+FILLERS = tuple(f"{family}-filler" for family in _EVERY)
+ANSWERERS = tuple(f"{family}-answerer" for family in _EVERY)
 ENCODERS = (
     *("bert", "distilbert", "roberta", "electra", "mpnet", "classifier"),
     *("modernbert", "deberta-v2", "deberta"),
@@ -185,9 +184,10 @@ def _new(family: str, layers: int) -> nn.Module:
             }.items()
         },
         **{
-            f"{name}-filler": lambda kind=kind, own=own: getattr(t, f"{kind}ForMaskedLM")(
-                getattr(t, f"{kind}Config")(**own)
-            )
+            f"{name}-{noun}": lambda kind=kind, own=own, purpose=purpose: getattr(
+                t, f"{kind}For{purpose}"
+            )(getattr(t, f"{kind}Config")(**own))
+            for noun, purpose in (("filler", "MaskedLM"), ("answerer", "QuestionAnswering"))
             for name, (kind, own) in {
                 "bert": ("Bert", bert),
                 "distilbert": ("DistilBert", distil),

@@ -1,21 +1,29 @@
 """Masked tokens, as transformers' pipeline fills them and its loss counts them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 from tiny_builds import RECIPE, WORDS, model_folder, recipe_file, sentence_lines
 
 import edgeprune
 from edgeprune.cli import main
+from edgeprune.compress.objectives.objective import objective_of
+from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.export.opened import open_model
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.importing import import_checkpoint
 from edgeprune.service.app import make_app
 from edgeprune.service.settings import ServiceSettings
-from edgeprune.text.masks import drawn
+from edgeprune.text.masks import drawn, mask_token
+from edgeprune.text.settings import TextSettings
+from edgeprune.text.text import open_text
 
 TEXTS = [
     "w001 [MASK] w003 w99w w005",
@@ -170,3 +178,85 @@ def test_the_command_and_the_service_answer_as_python(built):
     assert {one["token_str"] for one in fills} == {"w020", "w003"}
     assert refused.status_code == 400
     assert "write [MASK] where" in refused.json()["error"]
+
+
+def test_the_objective_is_transformers_loss_of_masked_tokens(folder, tmp_path):
+    data = tmp_path / "text.txt"
+    data.write_text("\n".join([*sentence_lines(20), " ".join(WORDS[:100])]))
+    model = import_checkpoint(open_checkpoint(str(folder)))
+    settings = TextSettings(data=(str(data),), max_tokens=16, batch_tokens=64, held_out=0.4)
+    reader = open_text(settings, "masked", 0).reader(folder)
+    objective = objective_of(model)
+    weights = LossWeights(logits_weight=0, hidden_weight=0, label_weight=1)
+    for batch in [*reader.held_out_batches(), next(reader.batches())]:
+        labels = torch.from_numpy(batch.labels)
+        assert ((labels != -100) == objective.counted(batch)).all()
+        with torch.no_grad():
+            output = model.run(batch)
+            theirs = model.run(batch, labels=labels).loss
+        loss = objective.loss(output, output, batch, weights)
+        assert float(loss) == pytest.approx(float(theirs), rel=1e-4)
+        assert len(objective.answer(output, batch)) == int((labels != -100).sum())
+
+
+def test_a_long_text_goes_on_in_windows_and_masks_change_from_pass_to_pass(folder, tmp_path):
+    data = tmp_path / "text.txt"
+    line = " ".join(WORDS[:100])
+    data.write_text(f"{line}\n{line}\nw001 w002")
+    settings = TextSettings(data=(str(data),), max_tokens=16, batch_tokens=4096, held_out=0.4)
+    text = open_text(settings, "masked", 0)
+    reader, mask = text.reader(folder), 130
+    batches = reader.batches()
+    first, again = next(batches), next(batches)
+    documents = sum(document == line for document in text.train.documents)
+    assert len(first.input_ids) == documents * (100 // 14)  # beside [CLS] and [SEP]; 2 are too few
+    whole = np.where(first.labels == -100, first.input_ids, first.labels)
+    assert not (whole == mask).any()
+    assert (first.input_ids == mask).sum() == (first.labels != -100).sum()
+    order, other = (
+        np.argsort([tuple(row) for row in each.input_ids[:, 1:2]], axis=0).ravel()
+        for each in (first, again)
+    )
+    assert not np.array_equal(first.labels[order] != -100, again.labels[other] != -100)
+    calibration = reader.calibration(4, lambda texts: np.zeros((len(texts), 1)))
+    assert all((batch.input_ids == mask).any(axis=1).all() for batch in calibration)
+
+
+def test_texts_of_few_tokens_are_refused(folder, tmp_path):
+    data = tmp_path / "text.txt"
+    data.write_text("w001 w002\nw003 w004 w005")
+    text = open_text(TextSettings(data=(str(data),)), "masked", 0)
+    with pytest.raises(edgeprune.UserError, match="no text of 4 tokens or more"):
+        text.reader(folder).held_out_batches()
+
+
+def test_a_head_that_is_not_there_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "hf")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: each for name, each in weights.items() if not name.startswith("cls.")}
+    save_file(kept, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        edgeprune.UserError, match=r"no cls\.predictions\.transform\.dense.*BertModel"
+    ):
+        import_checkpoint(open_checkpoint(str(tmp_path / "hf")))
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json", "", "no"])
+def test_the_token_that_masks_is_the_models_own(folder, tmp_path, where):
+    shutil.copytree(folder, tmp_path / "hf")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["mask_token"]
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(settings))
+    if where == "no":
+        file = tmp_path / "hf" / "tokenizer.json"
+        file.write_text(file.read_text().replace("[MASK]", "[GAP]"))
+        with pytest.raises(edgeprune.UserError, match="no token that stands for a masked one"):
+            mask_token(tmp_path / "hf")
+        return
+    if where:
+        stated = json.loads((tmp_path / "hf" / where).read_text()) if "config" in where else {}
+        stated["mask_token"] = {"content": "w007"} if "map" in where else "w007"
+        (tmp_path / "hf" / where).write_text(json.dumps(stated))
+    token, number = mask_token(tmp_path / "hf")
+    assert token == ("w007" if where else "[MASK]")
+    assert number == (transformers.AutoTokenizer.from_pretrained(folder).get_vocab()[token])

@@ -7,6 +7,7 @@ loss   as a classifier's of whole texts, over tokens: the divergence over all th
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,21 +36,21 @@ class TokenObjective(ClassificationObjective):
 
     def answer(self, output: Any, batch: Inputs) -> Tensor:
         """Log probabilities of the tokens that count [tokens, classes]."""
-        return functional.log_softmax(output.logits[self.counted(batch)].float(), dim=-1)
+        return functional.log_softmax(self.logits(output, batch).float(), dim=-1)
 
     def distance_from(self, teacher: Any, batch: Batch) -> Distance:
         """The mean divergence over the tokens that count."""
-        chosen = self.counted(batch)
-        distance = divergence_from(teacher.logits[chosen])
-        return lambda candidate: distance(_Counted(candidate.logits[chosen]))
+        distance = divergence_from(self.logits(teacher, batch))
+        return lambda candidate: distance(_Counted(self.logits(candidate, batch)))
 
-    def logits(self, output: Any, batch: Batch) -> Tensor:
+    def logits(self, output: Any, batch: Inputs) -> Tensor:
         """Those of the tokens that count [tokens, classes]."""
         found: Tensor = output.logits[self.counted(batch)]
         return found
 
-    def labelled(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def labelled(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Those of the tokens that carry a label."""
+        labels = torch.from_numpy(batch.labels)
         carried = labels != IGNORED
         return output.logits[carried], labels[carried]
 

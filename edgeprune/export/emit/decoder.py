@@ -21,8 +21,8 @@ from edgeprune.export.emit.feed_forward import FeedForwards
 from edgeprune.export.emit.positions import Positions
 from edgeprune.export.emit.rotary import rotary_tables, rotary_width
 from edgeprune.export.emit.text_head import (
-    STATES,
     answer_of,
+    give,
     head_of,
     logits_of,
     pooled,
@@ -139,8 +139,8 @@ def _begun(
 
     if head is not None:
         texts = dict.fromkeys(("input_ids", "attention_mask"), (BATCH, TOKENS))
-        name, sizes = answer_of(anatomy, head.layers, head.task.logits_axes)
-        return DecoderWriter(weights, texts, {}, {name: sizes}, plain_sums)
+        answer = answer_of(anatomy, head.layers, head.task)
+        return DecoderWriter(weights, texts, {}, answer, plain_sums)
     assert anatomy.head is not None
     inputs: dict[str, Sizes] = {"input_ids": (BATCH, TOKENS), "attention_mask": (BATCH, _TOTAL)}
     if decoder.takes_positions:
@@ -239,12 +239,10 @@ def _add_answer(
         return
     if head.task.logits_axes == 2:
         hidden = pooled(writer, hidden, decoder.label_pooling)
-    if head.task.head is None:
-        writer.graph.replace_uses(STATES, hidden)
-        return
-    epsilon = decoder.norms.epsilon
-    logits = logits_of(writer, hidden, head.layers, head.config, anatomy, epsilon)
-    writer.graph.replace_uses("logits", logits)
+    if head.task.head is not None:
+        epsilon = decoder.norms.epsilon
+        hidden = logits_of(writer, hidden, head.layers, head.config, anatomy, epsilon)
+    give(writer.graph, hidden, head.task)
 
 
 def _logits(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> str:

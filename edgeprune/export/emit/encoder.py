@@ -22,6 +22,7 @@ from edgeprune.export.emit.distance_scores import DistanceScores
 from edgeprune.export.emit.text_head import (
     FIRST,
     answer_of,
+    give,
     head_of,
     logits_of,
     pooled,
@@ -158,15 +159,16 @@ def emit_encoder(
 
     Args:
         task: decides what it answers: the states of all tokens, or logits of the whole text's
-            labels (B,L), or of every token's (B,S,L), or of the words in its place (B,S,V).
+            labels (B,L), of every token's (B,S,L) or of the words in its place (B,S,V), or of an
+            answer's first and last token (B,S) each.
         kept_heads: for every layer which of the original heads are left, in order.
         plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
     """
     typed = ["token_type_ids"] if anatomy.reads_token_types else []
     names = ["input_ids", "attention_mask", *typed]
     layers = head_of(function, task)
-    output, shape = answer_of(anatomy, layers, task.logits_axes)
-    writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), {output: shape})
+    answer = answer_of(anatomy, layers, task)
+    writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), answer)
     encoder = _Encoder(writer, function, anatomy, config, "Sum" if plain_sums else "Add")
     x = encoder.embedded()
     mask = padding_mask(encoder.graph)
@@ -177,7 +179,7 @@ def emit_encoder(
         x = pooled(writer, x, FIRST)
     if task.head is not None:
         x = logits_of(writer, x, layers, config, anatomy, encoder.epsilon)
-    encoder.graph.replace_uses(output, x)
+    give(encoder.graph, x, task)
     return encoder.graph
 
 

@@ -17,6 +17,7 @@ from edgeprune.measure.evaluate.summary import by_group, summary, worst
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
+from edgeprune.text import answers
 from edgeprune.text.files import Row, number_of, text_of
 from edgeprune.text.pairs import FIELDS
 
@@ -101,6 +102,15 @@ _MEASURES = (
         fields={"tokens": _as_it_is, "tags": _as_it_is},
         check="edgeprune.measure.evaluate.entities:check_rows",
     ),
+    Measure(
+        "spans",
+        "edgeprune.measure.evaluate.spans:spans",
+        own=True,
+        fields={"question": text_of, "context": text_of},
+        further=answers.FURTHER,
+        check="edgeprune.measure.evaluate.spans:check_rows",
+    ),
+    Measure("same_spans", "edgeprune.measure.evaluate.spans:same_spans", against_original=True),
     Measure("masked", "edgeprune.measure.evaluate.masked:masked", per_token="masked_kl", own=True),
     Measure("masked_kl", "edgeprune.measure.evaluate.masked:masked_kl", against_original=True),
     Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),

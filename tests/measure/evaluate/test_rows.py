@@ -13,6 +13,7 @@ import scipy.stats
 from choice_items import random_items
 from onnx_models import (
     WORDS,
+    answerer_folder,
     classifier_folder,
     decoder_folder,
     decoder_logits,
@@ -45,6 +46,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 LABELLED = [{"text": some(2), "label": int(RANDOM.integers(0, 3))} for _ in range(30)]
 TEXTS = [{"text": some(9)} for _ in range(30)]
+ASKED = [{"question": some(3), "context": some(9), "answer": some(1)} for _ in range(30)]
 ROWS: dict[str, list[dict[str, Any]]] = {
     "sts": [{"text": some(3), "text_pair": some(3), "score": i % 5} for i in range(30)],
     "cosine": TEXTS,
@@ -65,6 +67,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"query": some(2), "positive": [some(2)], "negative": [some(3) for _ in range(4)]}
         for _ in range(30)
     ],
+    "spans": ASKED,
+    "same_spans": ASKED,
     "masked": TEXTS,
     "masked_kl": TEXTS,
     "entities": [
@@ -81,6 +85,7 @@ FOLDERS = {
     "text-generation": decoder_folder,
     "token-classification": tagger_folder,
     "fill-mask": filler_folder,
+    "question-answering": answerer_folder,
 }
 
 
