@@ -32,7 +32,6 @@ from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
-from edgeprune.text.forms import FORMS
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.text import Text
@@ -87,7 +86,7 @@ def teach(train: Path, output: Path) -> None:
     torch.manual_seed(0)
     source = open_checkpoint(MODEL).folder
     module = AutoModelForQuestionAnswering.from_pretrained(source, trust_remote_code=False)
-    corpus = read_corpus([str(train)], form=FORMS["asked"])
+    corpus = read_corpus([str(train)], (), form="asked")
     settings = TextSettings(max_tokens=256, batch_tokens=1536)
     batches = Text(corpus, "asked", settings, seed=0).reader(source).batches()
     schedule = TrainSettings(steps=STEPS, learning_rate=RATE)

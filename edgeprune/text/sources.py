@@ -50,7 +50,7 @@ def read_corpus(
     return Corpus(
         " and ".join(sources),
         [document for part in parts for document in part.documents],
-        [label for part in parts for label in part.labels or ()] if form else None,
+        [label for part in parts for label in part.labels or ()] if labels is not None else None,
         groups if len(parts) > 1 or group_field else None,
         language,
     )
