@@ -15,9 +15,11 @@ from edgeprune.base.version import __version__
 if TYPE_CHECKING:
     from edgeprune.measure.bench.record import Comparison, Speed
     from edgeprune.measure.evaluate.result import Evaluation
+    from edgeprune.runtime.answer import Answerer
     from edgeprune.runtime.bundle import Bundle
     from edgeprune.runtime.classify import Classifier
     from edgeprune.runtime.embed import Embedder
+    from edgeprune.runtime.fill import Filler
     from edgeprune.runtime.generate import Generator
     from edgeprune.runtime.tag import Tagger
 
@@ -96,8 +98,8 @@ def build(
 
 def load(
     bundle: Union[str, Path, "Bundle"], threads: int | None = None
-) -> Union["Embedder", "Classifier", "Tagger", "Generator"]:
-    """Load a bundle for what its task is: it embeds, classifies, tags or generates.
+) -> Union["Embedder", "Classifier", "Tagger", "Answerer", "Filler", "Generator"]:
+    """Load a bundle for what its task is, such as to embed, to classify or to generate.
 
     Args:
         bundle: a bundle's folder, or an opened `Bundle`; any folder with an ONNX model and its

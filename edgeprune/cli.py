@@ -188,6 +188,8 @@ def main() -> None:
 @click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
+@click.option("--top-k", type=int, help="Fills of a masked token, or answers.  [default: 5; 1]")
+@click.option("--target", "targets", multiple=True, metavar="WORD", help="A word that may fill.")
 @click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
 @_field_option
 @click.option(
@@ -214,6 +216,8 @@ def run(
     documents: str | None,
     prompt: str | None,
     chunk: bool,
+    top_k: int | None,
+    targets: tuple[str, ...],
     rows: str | None,
     fields: tuple[str, ...],
     output: Path | None,
@@ -225,7 +229,7 @@ def run(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Embed, classify or generate, by the bundle's task; - reads lines of standard input."""
+    """Do what the bundle is for: embed, classify, generate; - reads lines of standard input."""
     from edgeprune.runtime import terminal
     from edgeprune.runtime.generate import Sampling
     from edgeprune.runtime.rows import text_rows
@@ -249,6 +253,8 @@ def run(
         pair=pair,
         prompt=prompt,
         chunk=chunk,
+        top_k=top_k,
+        targets=targets,
     )
     if rows is None:
         if output or fields:
@@ -331,7 +337,8 @@ def bench(
     "--task",
     required=True,
     help="sts, cosine, retrieval or vectors; classification; multilabel; correlation; ranking; "
-    "entities; perplexity, kl, choice, cloze or generation; calibration.",
+    "entities; spans or same_spans; masked or masked_kl; perplexity, kl, choice, cloze or "
+    "generation; calibration.",
 )
 @click.option(
     "--data",
@@ -495,7 +502,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 )
 @click.option("--stop-seconds", type=int, help="Time for requests to end at a stop.  [default: 30]")
 def serve(bundle: str, **options: Any) -> None:
-    """Answer over HTTP: /embed, /classify, /tag or /generate by its task; /health, /metrics."""
+    """Answer over HTTP, on the path of the bundle's task; /health, /metrics."""
     from edgeprune.service.settings import ServiceSettings
 
     settings = _settings(ServiceSettings, **options)

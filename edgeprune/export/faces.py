@@ -67,12 +67,14 @@ class Convolved:
         return BATCH
 
 
-def reading(module: nn.Module, output: str, one_a_text: bool = False, typed: bool = False) -> Face:
+def reading(
+    module: nn.Module, outputs: Sequence[str], one_a_text: bool = False, typed: bool = False
+) -> Face:
     """A model that reads texts, without a cache.
 
     Args:
-        output: the field of the module's answer, and the output's name.
-        one_a_text: whether it has one row a text, not one a token.
+        outputs: the fields of the module's answer, and the outputs' names.
+        one_a_text: whether they have one row a text, not one a token.
         typed: whether there are several types of tokens.
     """
     mask = torch.ones(ROWS, TOKENS, dtype=torch.int64)
@@ -83,7 +85,8 @@ def reading(module: nn.Module, output: str, one_a_text: bool = False, typed: boo
     taken = parameters(module)
     inputs = {name: (values, TEXT) for name, values in given.items() if name in taken}
     uncached = {"use_cache": False} if "use_cache" in taken else {}
-    return answering(module, inputs, {output: BATCH if one_a_text else TEXT}, **uncached)
+    axes = BATCH if one_a_text else TEXT
+    return answering(module, inputs, dict.fromkeys(outputs, axes), **uncached)
 
 
 def answering(

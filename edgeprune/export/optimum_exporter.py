@@ -105,8 +105,9 @@ def _run(python: str, options: Mapping[str, object], minutes: float) -> None:
 def _check_face(graph: Graph, task: Task) -> None:
     """Refuse a graph whose inputs and outputs are not those of files on the hub."""
     unknown = [each for each in graph.inputs if each not in _INPUTS and not each.startswith(PAST)]
-    if unknown or task.output not in graph.outputs:
-        what = f"the input {unknown[0]}" if unknown else f"no output {task.output}"
+    missing = [each for each in task.outputs if each not in graph.outputs]
+    if unknown or missing:
+        what = f"the input {unknown[0]}" if unknown else f"no output {missing[0]}"
         raise UserError(
             f"optimum's exporter wrote a graph with {what}, which clients do not know: leave "
             "export.by out, and the graph is written here."

@@ -85,9 +85,9 @@ def face_of(model: Model) -> Face:
             else Attended(mixer.num_key_value_heads, mixer.head_dim)
             for mixer in (block.mixer for block in model.anatomy.blocks)
         ]
-        return generating(module, task.output, layers)
+        return generating(module, task.outputs[0], layers)
     one_a_text, typed = task.logits_axes == 2, model.reads_token_types
-    return reading(module, task.output, one_a_text=one_a_text, typed=typed)
+    return reading(module, task.outputs, one_a_text=one_a_text, typed=typed)
 
 
 def trace(

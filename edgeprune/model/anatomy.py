@@ -232,8 +232,14 @@ class Anatomy:
 
     @property
     def head(self) -> str | None:
-        """The linear that yields a decoder's logits; None for encoders."""
+        """The linear that yields a logit for each token of the vocabulary; None where there is
+        none."""
         return self.family.head if self.family.head in self.head_linears else None
+
+    @property
+    def generates(self) -> bool:
+        """Whether it writes text token by token: it has that linear, and keeps a cache."""
+        return self.has_cache and self.head is not None
 
     @property
     def shared_weights(self) -> dict[str, str]:
@@ -507,11 +513,20 @@ def _head_linears(
     tied: bool,
     head: Head | None,
 ) -> tuple[str, ...]:
-    """Linears outside the blocks: a pooler, a classifier, or a decoder's logits."""
+    """Linears outside the blocks: a pooler, a classifier, or what yields a decoder's logits or a
+    masked token's."""
     if head is None:
         return ()  # a file may hold a pooler or a language model's head, which no embedding reads
     inside = f"{prefix}{family.layers}."
     embeddings = f"{prefix}embeddings."
+    function = family.encoder or family.decoder
+    known = {"vocabulary": "word_head", "span": "span_head"}.get(head)
+    if layers := getattr(function, known) if known and function is not None else ():
+        return tuple(
+            path
+            for path, _ in layers
+            if len(shapes.get(f"{path}.weight", ())) == 2 or (tied and path == family.head)
+        )
     names = [
         name.removesuffix(".weight")
         for name, shape in shapes.items()

@@ -69,6 +69,11 @@ class DecoderFunction:
     """From a text's state to a logit for each label; none where no such head is known."""
     token_head: HeadLayers = ()
     """The same from the state of every token."""
+    word_head: HeadLayers = ()
+    """From the state of every token to a logit for each that may stand there, where tokens see
+    both sides; the last is the family's `head`."""
+    span_head: HeadLayers = ()
+    """From the state of every token to two logits, to be the first and the last of an answer."""
     label_pooling: str | None = None
     """The setting by which a text's state is that of its first token (cls) or the mean of all its
     tokens' (mean)."""

@@ -67,6 +67,8 @@ class Decoder:
     takes_positions: bool
     label_head: HeadLayers
     token_head: HeadLayers
+    word_head: HeadLayers
+    span_head: HeadLayers
     label_pooling: str
     """Whether a text's state is that of its first token (cls) or the mean of all (mean)."""
 
@@ -134,7 +136,7 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         parallel=_is_set(config, function.parallel, True),
         activation=activation,
         windows=_windows(config, function, len(blocks), bidirectional),
-        has_cache=anatomy.head is not None,
+        has_cache=anatomy.generates,
         bidirectional=bidirectional,
         turned=_turned(config, function.turned_layers, len(blocks)),
         scales_scores=_is_set(config, function.scales_scores, True),
@@ -154,6 +156,8 @@ def read_decoder(config: Mapping[str, Any], anatomy: Anatomy) -> Decoder | None:
         takes_positions=function.takes_positions,
         label_head=function.label_head,
         token_head=function.token_head,
+        word_head=function.word_head,
+        span_head=function.span_head,
         label_pooling=str(config.get(function.label_pooling or "", "cls")),
     )
 

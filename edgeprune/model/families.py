@@ -106,6 +106,11 @@ class EncoderFunction:
     base model or, where it has no such part, to the whole."""
     token_head: HeadLayers = (("classifier", None),)
     """The same from the state of every token."""
+    word_head: HeadLayers = ()
+    """From the state of every token to a logit for each that may stand there; the last is the
+    family's `head`."""
+    span_head: HeadLayers = (("qa_outputs", None),)
+    """From the state of every token to two logits, to be the first and the last of an answer."""
     embedding_norm: str = "embeddings.LayerNorm"
     projection: str | None = None
     """A linear after the embeddings where these are narrower than the layers."""
@@ -186,7 +191,7 @@ class Family:
     """The setting by which a token sees those after it too; such a model embeds, and keeps no
     cache."""
     ties: bool = False
-    """Whether embeddings and a decoder's head are one where the configuration does not say."""
+    """Whether embeddings and that head are one where the configuration does not say."""
     in_gguf: bool = False
     """Whether GGUF files of the family can be read."""
     fused: tuple[Fused, ...] = ()
@@ -209,7 +214,7 @@ class Family:
     """The setting by which feed-forwards are not as wide as the configuration says, but as wide as
     transformers makes of that; true where it is missing."""
     head: str = "lm_head"
-    """The linear that yields a decoder's logits."""
+    """The linear that yields a logit for each token of the vocabulary."""
     in_files: Mapping[str, str] = field(default_factory=dict)
     """Parts of the names of tensors in a model's files, and what they are called once it is read.
     """
@@ -219,9 +224,15 @@ class Family:
     """The same of a decoder."""
 
 
+_BERT_HEAD = "cls.predictions.decoder"
 _BERT_FUNCTION = EncoderFunction(
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
     label_head=(("pooler.dense", "tanh"), ("classifier", None)),
+    word_head=(
+        ("cls.predictions.transform.dense", "hidden_act"),
+        ("cls.predictions.transform.LayerNorm", None),
+        (_BERT_HEAD, None),
+    ),
     reads_token_types=True,
 )
 _DEBERTA_FUNCTION = replace(
@@ -240,12 +251,11 @@ _DEBERTA_ASSUMED = {
     "max_position_embeddings": 512,
     "type_vocab_size": 0,
 }
-_MODERNBERT_HEAD = (
-    ("head.dense", "classifier_activation"),
-    ("head.norm", None),
-    ("classifier", None),
-)
+_MODERNBERT_HEAD = (("head.dense", "classifier_activation"), ("head.norm", None))
+_MODERNBERT_LABELS = (*_MODERNBERT_HEAD, ("classifier", None))
 _DENSE_HEAD = (("classifier.dense", "tanh"), ("classifier.out_proj", None))
+_LM_HEAD = "lm_head.decoder"
+_LM_HEAD_LAYERS = (("lm_head.dense", "gelu"), ("lm_head.layer_norm", None), (_LM_HEAD, None))
 
 
 _BERT = Family(
@@ -265,6 +275,8 @@ _BERT = Family(
         "token_type": "embeddings.token_type_embeddings",
     },
     unread_pooler="pooler",
+    ties=True,
+    head=_BERT_HEAD,
     encoder=_BERT_FUNCTION,
 )
 
@@ -345,9 +357,15 @@ FAMILIES: tuple[Family, ...] = (
     replace(
         _BERT,
         model_types=("electra",),
+        head="generator_lm_head",
         encoder=replace(
             _BERT_FUNCTION,
             label_head=(("classifier.dense", "gelu"), ("classifier.out_proj", None)),
+            word_head=(
+                ("generator_predictions.dense", "gelu"),
+                ("generator_predictions.LayerNorm", None),
+                ("generator_lm_head", None),
+            ),
             projection="embeddings_project",
         ),
     ),
@@ -356,7 +374,13 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("roberta", "xlm-roberta"),
         position_offset=2,
         padded_positions=True,
-        encoder=replace(_BERT_FUNCTION, label_head=_DENSE_HEAD, reads_token_types=False),
+        head=_LM_HEAD,
+        encoder=replace(
+            _BERT_FUNCTION,
+            label_head=_DENSE_HEAD,
+            word_head=_LM_HEAD_LAYERS,
+            reads_token_types=False,
+        ),
     ),
     Family(
         model_types=("distilbert",),
@@ -373,9 +397,16 @@ FAMILIES: tuple[Family, ...] = (
             "word": "embeddings.word_embeddings",
             "position": "embeddings.position_embeddings",
         },
+        ties=True,
+        head="vocab_projector",
         encoder=EncoderFunction(
             norms=("sa_layer_norm", "output_layer_norm"),
             label_head=(("pre_classifier", "relu"), ("classifier", None)),
+            word_head=(
+                ("vocab_transform", "activation"),
+                ("vocab_layer_norm", None),
+                ("vocab_projector", None),
+            ),
             activation="activation",
             epsilon=None,
         ),
@@ -398,9 +429,12 @@ FAMILIES: tuple[Family, ...] = (
         head_bias=("attention", "position_bias"),
         unread_pooler="pooler",
         position_offset=2,
+        ties=True,
+        head=_LM_HEAD,
         encoder=EncoderFunction(
             norms=("attention.LayerNorm", "output.LayerNorm"),
             label_head=_DENSE_HEAD,
+            word_head=_LM_HEAD_LAYERS,
             distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
         ),
     ),
@@ -470,6 +504,8 @@ FAMILIES: tuple[Family, ...] = (
             "classifier_pooling": "cls",
             "pad_token_id": 50283,
         },
+        ties=True,
+        head="decoder",
         decoder=DecoderFunction(
             final_norm="final_norm",
             epsilon="norm_eps",
@@ -477,8 +513,10 @@ FAMILIES: tuple[Family, ...] = (
             embedding_norm="embeddings.norm",
             windows="by layer type",
             window="local_attention",
-            label_head=_MODERNBERT_HEAD,
-            token_head=_MODERNBERT_HEAD,
+            label_head=_MODERNBERT_LABELS,
+            token_head=_MODERNBERT_LABELS,
+            word_head=(*_MODERNBERT_HEAD, ("decoder", None)),
+            span_head=_MODERNBERT_LABELS,
             label_pooling="classifier_pooling",
         ),
     ),

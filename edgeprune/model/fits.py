@@ -12,7 +12,7 @@ from edgeprune.model.modules import TRANSFORMER, kinds_of
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.projection import read_steps
 from edgeprune.model.scores import stated_activation
-from edgeprune.model.tasks import TASKS, Head
+from edgeprune.model.tasks import TASKS, Head, base_class
 from edgeprune.text.labels import label_names
 from edgeprune.text.prompts import read_library
 from edgeprune.text.tokenizer_file import check_ends
@@ -113,12 +113,23 @@ def _check_head(checkpoint: Checkpoint) -> None:
 
 
 def _check_vocabulary_head(checkpoint: Checkpoint) -> None:
-    if checkpoint.anatomy.head is None:
+    anatomy = checkpoint.anatomy
+    if anatomy.head is None:
         raise UserError(
-            f"{checkpoint.name} is not whole: it has no {checkpoint.anatomy.family.head}.weight, "
+            f"{checkpoint.name} is not whole: it has no {anatomy.family.head}.weight, "
             "and config.json does not say that the embeddings are the head too "
             "(tie_word_embeddings)."
         )
+    function = anatomy.family.encoder or anatomy.family.decoder
+    for path, _ in function.word_head if function else ():
+        if not any(name.startswith(f"{path}.") for name in anatomy.shapes):
+            raise UserError(
+                f"{checkpoint.name} has not the head that is known of models of type "
+                f"{anatomy.model_type} that fill in masked tokens: it has no {path}.weight. Take "
+                "one that was saved with it, or embed texts by its layers alone: name the class "
+                f"{base_class(checkpoint.config['architectures'][0])} in config.json "
+                "(architectures)."
+            )
 
 
 def _check_labels(checkpoint: Checkpoint) -> None:
@@ -147,7 +158,18 @@ def _check_labels(checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_span(checkpoint: Checkpoint) -> None:
+    outputs = [checkpoint.anatomy.shape(name)[0] for name in checkpoint.anatomy.head_linears]
+    if not outputs or outputs[-1] != _ENDS:
+        raise UserError(
+            f"{checkpoint.name} is not whole: its weights hold no head with {_ENDS} outputs, for "
+            "the first and the last token of an answer."
+        )
+
+
+_ENDS = 2
 _HEADS: dict[Head, Callable[[Checkpoint], None]] = {
     "labels": _check_labels,
     "vocabulary": _check_vocabulary_head,
+    "span": _check_span,
 }

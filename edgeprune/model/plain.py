@@ -122,10 +122,23 @@ def make_plain(module: nn.Module, family: Family, config: Mapping[str, Any]) -> 
             module.set_submodule(name, _apart(fused[path], weight, part.bias, config))
         else:
             module.set_submodule(name, _linear(weight, part.bias))
+    _let_head_own_bias(module, family.head)
     if distances := read_distances(config, family):
         for name, part in list(module.named_modules()):
             if name.endswith(f".{family.attention}"):
                 module.set_submodule(name, DisentangledAttention(part, family, distances))
+
+
+def _let_head_own_bias(module: Any, head: str) -> None:
+    """Leave the bias of what yields logits of words in the linear alone; some families keep it
+    under a second name, in the module around."""
+    parts = dict(module.named_modules())
+    around = head.rpartition(".")[0]
+    if around and head in parts and getattr(parts[around], "bias", None) is not None:
+        delattr(parts[around], "bias")
+        tied = dict(module._tied_weights_keys or {})
+        tied.pop(f"{head}.bias", None)
+        module._tied_weights_keys = tied
 
 
 def _apart(fused: Fused, weight: Tensor, bias: Tensor | None, config: Mapping[str, Any]) -> Joined:

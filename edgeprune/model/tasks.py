@@ -14,9 +14,10 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.families import is_causal
 from edgeprune.text.labels import label_names
 
-Head = Literal["labels", "vocabulary"]
-"""The output of a model's head: a logit for each label of a text or of each of its tokens, or for
-each token that may follow one of the text."""
+Head = Literal["labels", "vocabulary", "span"]
+"""The output of a model's head: a logit for each label of a text or of each of its tokens, for each
+token of the vocabulary that may follow one of the text or stand in its place, or two for each token
+of the text, to be the first and the last of an answer."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,23 @@ class Task:
     no other names."""
     loader: str
     """The class of transformers that reads a model."""
-    output: str
-    """The output of its graph: the field of the module's answer, and the output's name."""
+    outputs: tuple[str, ...]
+    """The outputs of its graph: the fields of the module's answer, and the outputs' names."""
     answer: str
     """The class of that answer; a graph with a cache answers by a dictionary."""
-    reads: Literal["sentences", "labelled", "multi-labelled", "scored", "tagged", "windows"]
+    reads: Literal[
+        "sentences",
+        "labelled",
+        "multi-labelled",
+        "scored",
+        "tagged",
+        "asked",
+        "masked",
+        "windows",
+    ]
     """The form in which it learns from text: sentences, texts with a label, with several or with a
-    score, words with a label each, windows of tokens."""
+    score, words with a label each, questions with a context, texts of which some tokens are masked,
+    windows of tokens."""
     columns: tuple[str, ...]
     """Fields of the data that it learns from."""
     objective: str
@@ -85,6 +96,8 @@ class Task:
     """Whether documents are ranked for a query by the scores of the pairs."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
+    run_options: tuple[str, ...] = ()
+    """Options of `edgeprune run` that say which of several answers are given."""
     pools: bool = False
     """Whether an answer is the states of a text's tokens, pooled as sentence-transformers says."""
 
@@ -95,7 +108,7 @@ _ROWS = (
         models="sentence encoders",
         classes=(),
         loader="AutoModel",
-        output="last_hidden_state",
+        outputs=("last_hidden_state",),
         answer="transformers.modeling_outputs.BaseModelOutput",
         reads="sentences",
         columns=("text",),
@@ -118,7 +131,7 @@ _ROWS = (
         classes=("ForSequenceClassification",),
         problem="single_label_classification",
         loader="AutoModelForSequenceClassification",
-        output="logits",
+        outputs=("logits",),
         answer="transformers.modeling_outputs.SequenceClassifierOutput",
         reads="labelled",
         columns=("text", "label"),
@@ -145,7 +158,7 @@ _ROWS = (
         classes=("ForSequenceClassification",),
         problem="multi_label_classification",
         loader="AutoModelForSequenceClassification",
-        output="logits",
+        outputs=("logits",),
         answer="transformers.modeling_outputs.SequenceClassifierOutput",
         reads="multi-labelled",
         columns=("text", "labels"),
@@ -170,7 +183,7 @@ _ROWS = (
         classes=("ForSequenceClassification",),
         problem="regression",
         loader="AutoModelForSequenceClassification",
-        output="logits",
+        outputs=("logits",),
         answer="transformers.modeling_outputs.SequenceClassifierOutput",
         reads="scored",
         columns=("text", "score"),
@@ -195,7 +208,7 @@ _ROWS = (
         models="classifiers of tokens (ForTokenClassification)",
         classes=("ForTokenClassification",),
         loader="AutoModelForTokenClassification",
-        output="logits",
+        outputs=("logits",),
         answer="transformers.modeling_outputs.TokenClassifierOutput",
         reads="tagged",
         columns=("tokens", "tags"),
@@ -215,11 +228,60 @@ _ROWS = (
         sees_both_sides=True,
     ),
     Task(
+        name="question-answering",
+        models="models that mark an answer in a context (ForQuestionAnswering)",
+        classes=("ForQuestionAnswering",),
+        loader="AutoModelForQuestionAnswering",
+        outputs=("start_logits", "end_logits"),
+        answer="transformers.modeling_outputs.QuestionAnsweringModelOutput",
+        reads="asked",
+        columns=("question", "context", "answers"),
+        objective="edgeprune.compress.objectives.spans",
+        runtime="edgeprune.runtime.answer:Answerer",
+        terminal="edgeprune.runtime.terminal:question_lines",
+        service="edgeprune.service.questions:QuestionAnswers",
+        path="/answer",
+        answers="answers",
+        card="use-question-answering.md",
+        works=("encoder",),
+        measures=("spans", "same_spans"),
+        held_out=("spans", "same_spans"),
+        head="span",
+        sees_both_sides=True,
+        pairs=True,
+        run_options=("--pair", "--top-k"),
+    ),
+    Task(
+        name="fill-mask",
+        models="encoders that fill in masked tokens (ForMaskedLM)",
+        classes=("ForMaskedLM",),
+        loader="AutoModelForMaskedLM",
+        outputs=("logits",),
+        answer="transformers.modeling_outputs.MaskedLMOutput",
+        reads="masked",
+        columns=("text",),
+        objective="edgeprune.compress.objectives.masked",
+        runtime="edgeprune.runtime.fill:Filler",
+        terminal="edgeprune.runtime.terminal:fill_lines",
+        service="edgeprune.service.fills:FillAnswers",
+        path="/fill",
+        answers="fills",
+        card="use-fill-mask.md",
+        works=("encoder",),
+        measures=("masked", "masked_kl"),
+        held_out=("masked", "masked_kl"),
+        head="vocabulary",
+        logits_axes=3,
+        needs_class=True,
+        sees_both_sides=True,
+        run_options=("--top-k", "--target"),
+    ),
+    Task(
         name="text-generation",
         models="decoders (ForCausalLM)",
         classes=("ForCausalLM", "LMHeadModel"),
         loader="AutoModelForCausalLM",
-        output="logits",
+        outputs=("logits",),
         answer="builtins.dict",
         reads="windows",
         columns=("text",),
@@ -243,7 +305,7 @@ _ROWS = (
 TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}
 """The tasks by name."""
 
-_REFUSED = ("ForQuestionAnswering", "ForMultipleChoice")
+_REFUSED = ("ForMultipleChoice",)
 """Endings of classes whose head would be lost."""
 
 
@@ -269,8 +331,8 @@ def task_of(config: Mapping[str, Any]) -> Task:
                 )
             if task.sees_both_sides and is_causal(config):
                 raise UserError(
-                    f"{architecture} labels tokens with a decoder's layers, which EdgePrune does "
-                    "not run: take one with an encoder's, such as BERT's."
+                    f"{architecture} answers for each token with a decoder's layers, which "
+                    "EdgePrune does not run: take one with an encoder's, such as BERT's."
                 )
             return task
     return next(task for task in _ROWS if not task.classes)
@@ -318,10 +380,13 @@ def task_of_graph(
     architectures = " ".join(config.get("architectures") or [])
     pooling = next(task for task in _ROWS if task.pools)
     cached = any(name.startswith("present") for name in outputs)
-    if cached and pooling.output in outputs and "logits" not in outputs:
+    if cached and set(pooling.outputs) <= outputs.keys() and "logits" not in outputs:
         return pooling  # some exporters leave an embedding decoder its cache
     if cached:
         return next(task for task in _ROWS if task.generates)
+    for task in _ROWS:
+        if len(task.outputs) > 1 and set(task.outputs) <= outputs.keys():
+            return task
     for task in _ROWS:
         named = any(ending in architectures for ending in task.classes)
         if (

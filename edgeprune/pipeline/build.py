@@ -15,6 +15,7 @@ from edgeprune.pipeline.streaming import is_streamed
 from edgeprune.targets import find
 from edgeprune.text.labels import label_names
 from edgeprune.text.text import open_text
+from edgeprune.text.truth import FORMS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Pa
     target = find(recipe.target)
     checkpoint = open_checkpoint(name)
     task = TASKS[checkpoint.task]
-    labels = label_names(checkpoint.config) if task.head == "labels" else None
+    labels = label_names(checkpoint.config) if task.reads in FORMS else None
     further = recipe.vocabulary.data if recipe.vocabulary else ()
     text = open_text(recipe.text, task.reads, recipe.seed, labels, further)
     folder = output or Path("build") / recipe.name

@@ -13,7 +13,9 @@ from edgeprune.model.fits import check_fits
 from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
+from edgeprune.text.answers import check_questions
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.masks import FEWEST_TOKENS, mask_token, too_short
 from edgeprune.text.samplers import share_out
 from edgeprune.text.text import Text
 from edgeprune.text.tokenizer_file import open_tokenizer
@@ -111,6 +113,12 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
         _check_tokens(text.corpus, tokenizer, checkpoint)
         for part in (text.train, text.held_out) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
+        if text.reads == "asked":
+            check_questions(tokenizer, text.corpus.documents, text.settings.max_tokens)
+        if text.reads == "masked":
+            mask_token(checkpoint.assets, tokenizer)
+            for part in (text.train, text.held_out):
+                _check_long_enough(part, tokenizer)
 
 
 def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
@@ -126,6 +134,14 @@ def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) 
                 f"{last:,} in {checkpoint.name}'s tokenizer.json, and the model has rows for "
                 f"{rows:,}: give the model its own tokenizer, or leave that token out."
             )
+
+
+def _check_long_enough(part: Corpus, tokenizer: Tokenizer) -> None:
+    """Whether a text is long enough for a token of it to be masked."""
+    for text in part.texts:
+        if len(tokenizer.encode(text, add_special_tokens=False).ids) >= FEWEST_TOKENS:
+            return
+    raise UserError(too_short(part.source))
 
 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:

@@ -48,7 +48,7 @@ def _held_otherwise(checkpoint: Checkpoint, anatomy: Anatomy) -> str:
     family = anatomy.family
     if checkpoint.gguf:
         return "a GGUF file is read as a whole"
-    if family.decoder is None or anatomy.head is None:
+    if family.decoder is None or not anatomy.generates:
         return "only decoders whose graph is emitted from their tensors can be streamed"
     setting = family.depth_scaled
     if setting and checkpoint.config.get(setting):

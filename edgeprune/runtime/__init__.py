@@ -1,4 +1,5 @@
-"""Run a bundle: embed, classify, tag, generate. Needs only numpy, tokenizers and onnxruntime.
+"""Run a bundle: embed, classify, tag, answer, fill in, generate. Needs only numpy, tokenizers and
+onnxruntime.
 
 from edgeprune import runtime
 embeddings = runtime.load("my-bundle").embed(["a text", "another"])
@@ -22,7 +23,7 @@ def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
 
     Returns:
         An instance of the class named by its task's row: an `Embedder`, a `Classifier`, a
-        `Tagger` or a `Generator`.
+        `Tagger`, an `Answerer`, a `Filler` or a `Generator`.
 
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.

@@ -34,14 +34,15 @@ def mixes_texts(model_path: Path) -> bool:
 def run_batches(
     session: onnxruntime.InferenceSession,
     tokenizer: Tokenizer,
-    output: str,
+    output: str | Sequence[str],
     encoded: Sequence[Tokens],
     batch_size: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Run all texts, longest first, and yield (rows, output, mask) of each batch.
 
     A batch has `batch_size` texts, or as many as CALL_TOKENS allows if that is None. `rows` are the
-    texts' indices in `encoded`, [batch]; `mask` is [batch, tokens]. Sorting by length keeps padding
+    texts' indices in `encoded`, [batch]; `mask` is [batch, tokens]; of several outputs each is a
+    column of the last axis. Sorting by length keeps padding
     small, and running the longest first reaches the memory peak at once.
     """
     types = input_types(session)
@@ -57,6 +58,9 @@ def run_batches(
         for name, shape in past.items():  # nothing comes before a text
             feeds[name] = np.zeros(empty_cache(shape, len(rows)), types[name])
         with running():
-            [values] = session.run([output], feeds)
+            if isinstance(output, str):
+                [values] = session.run([output], feeds)
+            else:
+                values = np.stack(session.run(list(output), feeds), axis=-1)
         yield rows, values, mask
         start += size

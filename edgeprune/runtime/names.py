@@ -27,6 +27,8 @@ def present_of(past: str) -> str:
     return kinds[before] + past.removeprefix(before)
 
 
+PER_TOKEN = ("start_logits", "end_logits")
+"""Outputs of a number for each token [texts, tokens]: to be the first and the last of an answer."""
 SHARED_CACHE = "edgeprune.shared_cache"
 """An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
 KEPT_LOGITS = "num_logits_to_keep"

@@ -1,7 +1,7 @@
 """Find entities in texts with a bundle: a label for every token."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
@@ -16,19 +16,12 @@ from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.runtime.windows import Windows
 from edgeprune.text.batches import Tokens
 from edgeprune.text.tags import first_tokens
 
 _SHARED = 4
 """Windows of a long text share this part of their tokens with the next one: a quarter."""
-
-
-@dataclass(frozen=True)
-class Windows(Tokens):
-    """A text's tokens in windows that a model can read; ids and segments are the first one's."""
-
-    text: str = ""
-    encodings: tuple[Encoding, ...] = ()
 
 
 class WindowTokenizer(Tokenizer):
@@ -139,7 +132,7 @@ class Tagger:
     ) -> list[list[Entity]]:
         found = []
         for tokens, windows in zip(encoded, self._probabilities(encoded, batch_size), strict=True):
-            text = tokens.text if isinstance(tokens, Windows) else ""
+            text = str(tokens.text) if isinstance(tokens, Windows) else ""
             each = [
                 entities(text, self._pieces(text, encoding, rows), self.labels, how)
                 for encoding, rows in windows

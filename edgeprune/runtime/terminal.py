@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -13,7 +13,9 @@ from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.answer import Answerer, Wanted
 from edgeprune.runtime.entailment import TEMPLATE
+from edgeprune.runtime.fill import TOP_K, Filler
 from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.runtime.rows import answered_rows, whole_file
 from edgeprune.text.files import Row
@@ -46,6 +48,10 @@ class Asked:
     """The name of a sentence encoder's prompt; None: its usual one."""
     chunk: bool = False
     """Embed a text beyond the model's maximum in parts."""
+    top_k: int | None = None
+    """Fills of each masked token, or answers to a question; None: the usual number."""
+    targets: tuple[str, ...] = ()
+    """The words that may fill; none: all tokens."""
 
 
 def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None = None) -> None:
@@ -99,6 +105,8 @@ def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str
         ("--pair", asked.pair is not None, task.pairs),
         ("--documents", bool(asked.documents), task.ranks),
         ("--labels", bool(asked.labels), task.zero_shot),
+        ("--top-k", asked.top_k is not None, "--top-k" in task.run_options),
+        ("--target", bool(asked.targets), "--target" in task.run_options),
     ):
         if given and not known:
             raise UserError(
@@ -120,11 +128,33 @@ def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterato
             answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
         else:
             answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
-        for text, answer in zip(batch, answers, strict=True):
-            if asked.as_json:
-                yield _json(**row_of(text), **model.named(answer)) + "\n"
-            else:
-                yield model.line(answer) + "\n"
+        yield from _written(model, batch, answers, asked)
+
+
+def fill_lines(model: Filler, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """The same of texts in which tokens are masked."""
+    top_k = TOP_K if asked.top_k is None else asked.top_k
+    while batch := list(islice(texts, _LINES)):
+        answers = model.answers(model.encode(list(map(str, batch)), top_k, asked.targets))
+        yield from _written(model, batch, answers, asked)
+
+
+def question_lines(model: Answerer, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """The same of questions with their contexts."""
+    wanted = Wanted() if asked.top_k is None else Wanted(asked.top_k)
+    while batch := list(islice(texts, _LINES)):
+        answers = model.answers(model.encode(batch, wanted))
+        yield from _written(model, batch, answers, asked)
+
+
+def _written(
+    model: Any, texts: Sequence[Document], answers: Sequence[Any], asked: Asked
+) -> Iterator[str]:
+    for text, answer in zip(texts, answers, strict=True):
+        if asked.as_json:
+            yield _json(**row_of(text), **model.named(answer)) + "\n"
+        else:
+            yield model.line(answer) + "\n"
 
 
 def _rankings(model: Any, queries: Iterator[Document], asked: Asked) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""The service's paths: /embed, /classify, /tag or /generate by the bundle's task, some in other
-services' forms under /v1, /health, /metrics."""
+"""The service's paths: /embed, /classify, /tag, /answer, /fill or /generate by the bundle's task,
+some in other services' forms under /v1, /health, /metrics."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -38,7 +38,7 @@ class Stopping(Refused):
 
 
 class Texts(BaseModel):
-    """The body of /embed and /tag."""
+    """The body of /embed and /tag, and part of others."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

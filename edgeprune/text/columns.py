@@ -17,6 +17,7 @@ _PAIRS = (
     ("question1", "question2"),
     ("question", "sentence"),
     ("question", "passage"),
+    ("question", "context"),
     ("question", "answer"),
     ("query", "passage"),
     ("query", "document"),

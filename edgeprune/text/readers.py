@@ -1,9 +1,9 @@
 """Batches of a text, one reader for each form in which a task takes it.
 
 Sentences train an encoder's embeddings, labelled texts a classifier, tagged words a classifier of
-tokens, and windows of the running text a decoder. All are drawn without end for training, plainly
-for the held-out loss, and by the text's sampler for calibration; the same seed gives the same
-batches.
+tokens, questions what marks their answers, masked texts what fills them in, and windows of the
+running text a decoder. All are drawn without end for training, plainly for the held-out loss, and
+by the text's sampler for calibration; the same seed gives the same batches.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +15,10 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.answers import cut_into_windows, token_span, windows
 from edgeprune.text.batches import Batch, Shape, Tokens, by_length, full
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.masks import FEWEST_TOKENS, masked, too_short
 from edgeprune.text.pairs import Document
 from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.sentences import fragment
@@ -46,6 +48,8 @@ class Reader(ABC):
     """The text before each: the prompt that a sentence encoder reads without being asked."""
     typed: bool = True
     """Whether clients say of which of a pair's texts each token is."""
+    mask_id: int = 0
+    """The token that stands for a masked one, where some are."""
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
         """Training batches without end: the same for the same seed and purpose, others for
@@ -207,6 +211,74 @@ class TaggedReader(LabelledReader):
         return by_length(tokens, self._shape, labels)
 
 
+class QuestionReader(LabelledReader):
+    """Questions with their contexts in windows of max_tokens, each with the first and the last
+    token of its answer."""
+
+    def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
+        assert part.labels is not None
+        found = self._windows([part.documents[row] for row in rows])
+        spans = [part.labels[row] for row in rows]
+        each = [(one, span) for some, span in zip(found, spans, strict=True) for one in some]
+        tokens = [Tokens(encoding.ids, self.types_of(encoding)) for encoding, _ in each]
+        labels = np.array([token_span(*one) for one in each])
+        return by_length(tokens, self._shape, labels)
+
+    def _tokens(self, drawn: Sequence[Document], rng: np.random.Generator) -> list[Tokens]:
+        """One window of each, drawn: each has as much to say of its question."""
+        chosen = [some[rng.integers(len(some))] for some in self._windows(drawn)]
+        return [Tokens(encoding.ids, self.types_of(encoding)) for encoding in chosen]
+
+    def _windows(self, documents: Sequence[Document]) -> list[list[Encoding]]:
+        pairs = [document for document in documents if not isinstance(document, str)]
+        cut_into_windows(self.tokenizer, self.settings.max_tokens)
+        return windows(self.tokenizer, pairs, self.settings.max_tokens)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A text's tokens, special ones included, and which are its own."""
+
+    ids: list[int]
+    own: list[bool]
+
+
+class MaskedReader(Reader):
+    """Texts in windows of max_tokens, some of whose tokens are masked; the labels of these are what
+    they were."""
+
+    def held_out_batches(self) -> list[Batch]:
+        windows = self._pool(self.held_out)[: self.settings.held_out_samples]
+        return list(self._masked(windows, np.random.default_rng([self.seed, 2])))
+
+    def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
+        windows, count = self._pool(self.train), self._sequences_in_pool
+        while True:
+            order = rng.permutation(len(windows))
+            for start in range(0, len(order), count):
+                some = [windows[place] for place in order[start : start + count]]
+                yield from _shuffled(self._masked(some, rng), rng)
+
+    def _masked(self, windows: Sequence[_Window], rng: np.random.Generator) -> Iterator[Batch]:
+        pairs = [masked(window.ids, window.own, self.mask_id, rng) for window in windows]
+        tokens, labels = [_single(ids) for ids, _ in pairs], [truth for _, truth in pairs]
+        return by_length(tokens, self._shape, labels)
+
+    def _pool(self, part: Corpus) -> list[_Window]:
+        windows = [
+            _Window(each.ids, [not special for special in each.special_tokens_mask])
+            for encoding in self.encodings(part.texts)
+            for each in (encoding, *encoding.overflowing)
+        ]
+        found = [window for window in windows if sum(window.own) >= FEWEST_TOKENS]
+        if not found:
+            raise UserError(too_short(part.source))
+        return found
+
+    def _tokens(self, drawn: Sequence[_Window], rng: np.random.Generator) -> list[Tokens]:
+        return [_single(masked(window.ids, window.own, self.mask_id, rng)[0]) for window in drawn]
+
+
 class WindowReader(Reader):
     """The documents one after another, in windows of max_tokens."""
 
@@ -240,7 +312,7 @@ class WindowReader(Reader):
         return np.array(joined[: count * length], dtype=np.int64).reshape(count, length)
 
     def _tokens(self, drawn: Sequence[np.ndarray], rng: np.random.Generator) -> list[Tokens]:
-        return [Tokens(window.tolist(), [0] * len(window)) for window in drawn]
+        return [_single(window.tolist()) for window in drawn]
 
 
 READERS: dict[str, type[Reader]] = {
@@ -249,9 +321,16 @@ READERS: dict[str, type[Reader]] = {
     "multi-labelled": LabelledReader,
     "scored": LabelledReader,
     "tagged": TaggedReader,
+    "asked": QuestionReader,
+    "masked": MaskedReader,
     "windows": WindowReader,
 }
 """By the form in which a task takes its text."""
+
+
+def _single(ids: list[int]) -> Tokens:
+    """Tokens of a text that is no pair."""
+    return Tokens(ids, [0] * len(ids))
 
 
 def _shuffled(batches: Iterator[Batch], rng: np.random.Generator) -> Iterator[Batch]:

@@ -6,7 +6,10 @@ from pydantic import Field, field_validator, model_validator
 
 from edgeprune.base.settings import Settings
 
-_FIELDS = ("text", "text_pair", "label", "labels", "score", "tokens", "tags")
+_FIELDS = (
+    *("text", "text_pair", "label", "labels", "score", "tokens", "tags"),
+    *("question", "context", "answers", "answer", "answer_start"),
+)
 
 
 class TextSettings(Settings):
@@ -22,7 +25,8 @@ class TextSettings(Settings):
     fields: dict[str, str] = Field(
         {},
         description="The rows' own names of the fields text, text_pair, label, labels, score, "
-        "tokens and tags, such as {label: category}; --field sets them.",
+        "tokens and tags, or question, context and answers, such as {label: category}; --field "
+        "sets them.",
     )
     language: str | None = Field(
         None,

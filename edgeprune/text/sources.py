@@ -79,7 +79,7 @@ def _read_source(
             )
         return Corpus(source, texts)
     path = Path(source).expanduser()
-    further = FIELDS[1:] if text in FIELDS else ()
+    further = truth.further if truth else FIELDS[1:]
     if truth and truth.judged and (judged := _judged(path, source, fields)):
         rows = judged
     elif not path.exists():
@@ -88,8 +88,7 @@ def _read_source(
         return Corpus(source, read_texts(path))
     else:
         rows = read_rows(path, [text, *needed], fields, further)
-    if truth and text not in FIELDS:
-        rows = [row for row in rows if row[text]]
+    rows = [row for row in rows if row[text] != []]  # no words
     if truth is None:
         if any(row.get("text_pair") for row in rows):
             raise UserError(

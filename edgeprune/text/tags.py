@@ -66,6 +66,11 @@ def tagged(
     return texts, [[next(numbers) for _ in range(count)] for count in counts]
 
 
+def tagged_row(text: str, numbers: Sequence[int]) -> Row:
+    """The row of which `tagged` makes a text and its words' numbers of labels."""
+    return {"tokens": text.split(" "), "tags": list(numbers)}
+
+
 def first_tokens(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """(token, word) of the first token of every word that has any, words counted from 0.
 

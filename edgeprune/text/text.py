@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.masks import mask_token
 from edgeprune.text.prompts import read_library
 from edgeprune.text.readers import READERS, Reader
 from edgeprune.text.settings import TextSettings
@@ -80,13 +81,15 @@ class Text:
             typed: whether its tokenizer tells of which of a pair's texts each token is.
 
         Raises:
-            UserError: the folder has no tokenizer.json, or one that is damaged.
+            UserError: the folder has no tokenizer.json, one that is damaged, or one without a token
+            that masks where the task needs it.
         """
         file = folder / "tokenizer.json"
         if not file.exists():
             raise UserError(f"{folder} has no tokenizer.json; save the model with its tokenizer.")
         tokenizer, reader = open_tokenizer(file), READERS[self.reads]
         before = read_library(folder).prompt() if self.reads == "sentences" else ""
+        mask_id = mask_token(folder, tokenizer)[1] if self.reads == "masked" else 0
         return reader(
             self.train,
             self.held_out,
@@ -96,6 +99,7 @@ class Text:
             pad_id,
             before,
             typed,
+            mask_id,
         )
 
     @functools.cached_property

@@ -1,14 +1,15 @@
-"""The truth of texts, in each form in which a classifier's data have it."""
+"""The truth of texts, in each form in which a model's data have it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.text import answers
 from edgeprune.text.files import Row, number_of
 from edgeprune.text.labels import label_numbers
-from edgeprune.text.pairs import Document, document_of
-from edgeprune.text.tags import tagged
+from edgeprune.text.pairs import FIELDS, Document, document_of, row_of
+from edgeprune.text.tags import tagged, tagged_row
 
 Read = Callable[[Sequence[Row], Sequence[str], Any], tuple[Sequence[Document], list[Any]]]
 """(rows, names of the model's labels, their place) -> documents, and the truth of each."""
@@ -16,14 +17,25 @@ Read = Callable[[Sequence[Row], Sequence[str], Any], tuple[Sequence[Document], l
 
 @dataclass(frozen=True)
 class Form:
-    """A form: the field of the truth, and how rows are read."""
+    """A form: its fields, and how rows are read."""
 
     field: str
+    """That of the truth, or of what a row with it has beside the text."""
     read: Read
     text: str = "text"
     """The field of the text."""
+    further: tuple[str, ...] = FIELDS[1:]
+    """Fields that are read where they are there."""
+    made: Callable[[Any, Any], Row] | None = None
+    """The row of which `read` makes a document and its truth; None: their fields."""
     judged: bool = False
     """Whether rows may have a query and lists of documents in place of a pair and its truth."""
+
+    def row(self, document: Document, truth: Any) -> Row:
+        """The row of a document and its truth."""
+        if self.made is not None:
+            return self.made(document, truth)
+        return {**row_of(document), self.field: truth}
 
 
 def labelled(
@@ -78,6 +90,7 @@ FORMS: Mapping[str, Form] = {
     "labelled": Form("label", labelled),
     "multi-labelled": Form("labels", multi_labelled),
     "scored": Form("score", scored, judged=True),
-    "tagged": Form("tags", tagged, "tokens"),
+    "tagged": Form("tags", tagged, "tokens", (), tagged_row),
+    "asked": Form("context", answers.spanned, "question", answers.FURTHER, answers.row_of),
 }
 """By the form in which a task reads its data."""

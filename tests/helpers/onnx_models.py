@@ -81,6 +81,28 @@ def tagger_folder(folder: Path, labels: tuple[str, ...] = ("O", "B-PER", "I-PER"
     return _assets(folder, {"architectures": ["XForTokenClassification"], "id2label": names})
 
 
+def answerer_folder(folder: Path) -> Path:
+    """start_logits and end_logits of each token = the columns of table[ids] @ heads."""
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["h"]),
+        helper.make_node("MatMul", ["h", "heads"], ["both"], "/qa_outputs/MatMul"),
+        helper.make_node("Split", ["both"], ["first", "last"], axis=-1),
+        helper.make_node("Squeeze", ["first", "axis"], ["start_logits"]),
+        helper.make_node("Squeeze", ["last", "axis"], ["end_logits"]),
+    ]
+    weights = {"table": table(), "heads": table(SIZE, 2, seed=5), "axis": np.array([-1])}
+    names = ("start_logits", "end_logits")
+    outputs = [_value(name, TensorProto.FLOAT, ["b", "t"]) for name in names]
+    _save(folder, nodes, _ids_and_mask("t"), outputs, weights)
+    return _assets(folder, {"architectures": ["XForQuestionAnswering"]})
+
+
+def filler_folder(folder: Path) -> Path:
+    """logits of each token = table[ids] @ heads, one for each of the vocabulary."""
+    tagger_folder(folder, tuple(VOCABULARY))
+    return _assets(folder, {"architectures": ["XForMaskedLM"]})
+
+
 def decoder_folder(folder: Path, opens: bool = True, shared: bool = False, **config: Any) -> Path:
     """logits of token t = (sum of table[ids] up to t) @ heads, the summands kept in a cache.
 
@@ -221,7 +243,8 @@ def _assets(folder: Path, config: dict[str, Any], opens: bool = True) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     whole = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 64} | config
     write_json(folder / "config.json", whole)
-    write_json(folder / "tokenizer_config.json", {"pad_token": "[PAD]"})
+    special = {"pad_token": "[PAD]", "mask_token": "[UNK]"}
+    write_json(folder / "tokenizer_config.json", special)
     return folder
 
 

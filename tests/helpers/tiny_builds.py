@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner, Result
-from tiny_models import VOCABULARY, make_model
+from tiny_models import FILLERS, VOCABULARY, make_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from edgeprune.cli import main
@@ -32,14 +32,23 @@ measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
 
 
 def model_folder(folder: Path, family: str = "bert", pieces: bool = False) -> Path:
-    """A random model of a family, beside a tokenizer of words, or of WordPiece's pieces."""
+    """A random model of a family, beside a tokenizer of words, or of WordPiece's pieces; with
+    [MASK] in the last word's place where the model fills in what is masked."""
     make_model(family, folder, unequal=False)
     tokenizer = word_piece_tokenizer(VOCABULARY) if pieces else _word_tokenizer()
+    special = SPECIAL
+    if family in FILLERS:
+        special = [*SPECIAL, "[MASK]"]
+        content = json.loads(tokenizer.to_str())
+        last = content["model"]["vocab"]
+        last["[MASK]"] = last.pop(max(last, key=last.get))
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer.add_special_tokens(["[MASK]"])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 64,
-        **{f"{name.strip('[]').lower()}_token": name for name in SPECIAL},
+        **{f"{name.strip('[]').lower()}_token": name for name in special},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder

@@ -96,6 +96,12 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TAGGERS = tuple(
     f"{family}-tagger" for family in ("bert", "distilbert", "roberta", "electra", "mpnet")
 )
+_EVERY = (
+    *("bert", "distilbert", "roberta", "electra", "mpnet"),
+    *("modernbert", "deberta-v2", "deberta"),
+)
+FILLERS = tuple(f"{family}-filler" for family in _EVERY)
+ANSWERERS = tuple(f"{family}-answerer" for family in _EVERY)
 ENCODERS = (
     *("bert", "distilbert", "roberta", "electra", "mpnet", "classifier"),
     *("modernbert", "deberta-v2", "deberta"),
@@ -175,6 +181,22 @@ def _new(family: str, layers: int) -> nn.Module:
                 "Roberta": bert,
                 "Electra": {"embedding_size": 16, **bert},
                 "MPNet": bert,
+            }.items()
+        },
+        **{
+            f"{name}-{noun}": lambda kind=kind, own=own, purpose=purpose: getattr(
+                t, f"{kind}For{purpose}"
+            )(getattr(t, f"{kind}Config")(**own))
+            for noun, purpose in (("filler", "MaskedLM"), ("answerer", "QuestionAnswering"))
+            for name, (kind, own) in {
+                "bert": ("Bert", bert),
+                "distilbert": ("DistilBert", distil),
+                "roberta": ("Roberta", bert),
+                "electra": ("Electra", {"embedding_size": 16, **bert}),
+                "mpnet": ("MPNet", bert),
+                "modernbert": ("ModernBert", {**_MODERN, **deep}),
+                "deberta-v2": ("DebertaV2", {"embedding_size": 16, **_DEBERTA_V3, **deep}),
+                "deberta": ("Deberta", {**_DEBERTA, **deep}),
             }.items()
         },
         "modernbert": lambda: t.ModernBertModel(t.ModernBertConfig(**{**_MODERN, **deep})),
@@ -331,7 +353,7 @@ def _shrink(model: Model) -> None:
     # With two key-value heads these are one query head of each; a decoder keeps its key-value
     # heads, and with them the query heads that have one of their own.
     own = attention.num_key_value_heads == attention.num_heads
-    stay = model.anatomy.heads_stay or (own and model.anatomy.head)
+    stay = model.anatomy.heads_stay or (own and model.anatomy.generates)
     kept = list(range(attention.num_heads)) if stay else [0, 2]
     rows = torch.cat([torch.arange(attention.head_dim) + attention.head_dim * h for h in kept])
     names = [attention.query, attention.key, attention.value] if own else [attention.query]

@@ -27,6 +27,10 @@ def rows(tmp_path) -> Path:
             "score": n / 7,
             "tokens": text.split(),
             "tags": [n % 2] * len(text.split()),
+            "question": "Short?",
+            "context": text,
+            "answer": text[2:6],
+            "answer_start": 2,
         }
         for n, text in enumerate(texts)
     ]

@@ -42,9 +42,9 @@ class ClassificationObjective(Logits):
         logits: Tensor = output.logits
         return logits
 
-    def labelled(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def labelled(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits that have a label [texts, labels], and those labels [texts]."""
-        return output.logits, labels
+        return output.logits, torch.from_numpy(batch.labels)
 
     def apart(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """The distance of logits that training minimizes: the mean divergence."""
@@ -59,7 +59,7 @@ class ClassificationObjective(Logits):
         candidate, reference = (self.logits(output, batch) for output in (student, teacher))
         loss = weights.logits_weight * self.apart(candidate, reference, weights.temperature)
         if weights.label_weight and batch.labels is not None:
-            logits, labels = self.labelled(student, torch.from_numpy(batch.labels))
+            logits, labels = self.labelled(student, batch)
             if len(labels):
                 loss = loss + weights.label_weight * self.own(logits, labels)
         if weights.hidden_weight:

@@ -5,6 +5,8 @@
     multilabel.py       classifiers with several labels a text: the same of each label's yes or no
     regression.py       models of one logit, rerankers: squared differences, scores, hidden states
     tagging.py          classifiers of tokens: the same of every token
+    spans.py            models that mark an answer: its first and its last token
+    masked.py           encoders that fill in masked tokens: the same of these
     generation.py       decoders: KL per token, the text's own tokens
 
 Student and teacher are a model under compression and its original. A student that still equals its

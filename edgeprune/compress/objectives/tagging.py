@@ -9,44 +9,52 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edgeprune.compress.objectives.classification import ClassificationObjective
 from edgeprune.compress.objectives.logits import divergence_from
 from edgeprune.compress.objectives.objective import Distance
+from edgeprune.model.forward import Inputs, tensors
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
 from edgeprune.text.tags import IGNORED
 
 
 @dataclass(frozen=True)
-class _Real:
-    """Logits of the real tokens of a batch [tokens, labels], as an output has them."""
+class _Counted:
+    """Logits of the tokens of a batch that count [tokens, classes], as an output has them."""
 
     logits: Tensor
 
 
-def _real(output: Any, batch: Batch) -> _Real:
-    return _Real(output.logits[torch.from_numpy(batch.attention_mask).bool()])
-
-
-class TaggingObjective(ClassificationObjective):
+class TokenObjective(ClassificationObjective):
     """Of tokens where a classifier's is of texts."""
 
+    def counted(self, batch: Inputs) -> Tensor:
+        """Which tokens' answers count [texts, tokens]: all that are no padding."""
+        return tensors(batch)["attention_mask"].bool()
+
+    def answer(self, output: Any, batch: Inputs) -> Tensor:
+        """Log probabilities of the tokens that count [tokens, classes]."""
+        return functional.log_softmax(self.logits(output, batch).float(), dim=-1)
+
     def distance_from(self, teacher: Any, batch: Batch) -> Distance:
-        """The mean divergence over real tokens."""
-        distance = divergence_from(_real(teacher, batch).logits)
-        return lambda candidate: distance(_real(candidate, batch))
+        """The mean divergence over the tokens that count."""
+        distance = divergence_from(self.logits(teacher, batch))
+        return lambda candidate: distance(_Counted(self.logits(candidate, batch)))
 
-    def logits(self, output: Any, batch: Batch) -> Tensor:
-        """Those of the real tokens [tokens, labels]."""
-        return _real(output, batch).logits
+    def logits(self, output: Any, batch: Inputs) -> Tensor:
+        """Those of the tokens that count [tokens, classes]."""
+        found: Tensor = output.logits[self.counted(batch)]
+        return found
 
-    def labelled(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def labelled(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Those of the tokens that carry a label."""
+        labels = torch.from_numpy(batch.labels)
         carried = labels != IGNORED
         return output.logits[carried], labels[carried]
 
 
-def objective(model: Model) -> TaggingObjective:
+def objective(model: Model) -> TokenObjective:
     """The objective of a classifier of tokens."""
-    return TaggingObjective(model.layers)
+    return TokenObjective(model.layers)

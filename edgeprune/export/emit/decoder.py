@@ -20,7 +20,14 @@ from edgeprune.export.emit.decoder_writer import DecoderWriter
 from edgeprune.export.emit.feed_forward import FeedForwards
 from edgeprune.export.emit.positions import Positions
 from edgeprune.export.emit.rotary import rotary_tables, rotary_width
-from edgeprune.export.emit.text_head import STATES, answer_of, logits_of, pooled, writes_head
+from edgeprune.export.emit.text_head import (
+    answer_of,
+    give,
+    head_of,
+    logits_of,
+    pooled,
+    writes_head,
+)
 from edgeprune.export.emit.weights import Weights
 from edgeprune.export.emit.writer import BATCH, TOKENS, Sizes, path_of
 from edgeprune.export.graph import Graph
@@ -51,7 +58,7 @@ def emit_decoder(
     decoder = read_decoder(config, anatomy)
     if decoder is None or decoder.activation not in ACTIVATIONS:
         return None
-    logits = decoder.token_head if task.logits_axes == 3 else decoder.label_head
+    logits = head_of(decoder, task)
     if not decoder.has_cache and not writes_head(logits, config, decoder.label_pooling, task):
         return None
     head = None if decoder.has_cache else _Head(logits, config, task)
@@ -132,8 +139,8 @@ def _begun(
 
     if head is not None:
         texts = dict.fromkeys(("input_ids", "attention_mask"), (BATCH, TOKENS))
-        name, sizes = answer_of(anatomy, weights, head.layers, head.task.logits_axes)
-        return DecoderWriter(weights, texts, {}, {name: sizes}, plain_sums)
+        answer = answer_of(anatomy, head.layers, head.task)
+        return DecoderWriter(weights, texts, {}, answer, plain_sums)
     assert anatomy.head is not None
     inputs: dict[str, Sizes] = {"input_ids": (BATCH, TOKENS), "attention_mask": (BATCH, _TOTAL)}
     if decoder.takes_positions:
@@ -232,12 +239,10 @@ def _add_answer(
         return
     if head.task.logits_axes == 2:
         hidden = pooled(writer, hidden, decoder.label_pooling)
-    if head.task.head is None:
-        writer.graph.replace_uses(STATES, hidden)
-        return
-    epsilon = decoder.norms.epsilon
-    logits = logits_of(writer, hidden, head.layers, head.config, anatomy.prefix, epsilon)
-    writer.graph.replace_uses("logits", logits)
+    if head.task.head is not None:
+        epsilon = decoder.norms.epsilon
+        hidden = logits_of(writer, hidden, head.layers, head.config, anatomy, epsilon)
+    give(writer.graph, hidden, head.task)
 
 
 def _logits(writer: DecoderWriter, anatomy: Anatomy, decoder: Decoder, hidden: str) -> str:

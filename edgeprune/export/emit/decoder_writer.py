@@ -1,4 +1,4 @@
-"""Parts that only decoders have: norms of two kinds, and a head that shares a table."""
+"""Parts that only decoders have: norms of two kinds, bounds and factors."""
 
 from collections.abc import Mapping
 
@@ -50,13 +50,6 @@ class DecoderWriter(Writer):
         if factor is None or factor == 1:
             return x
         return self.graph.add("Mul", [x, self.number(factor)], name)
-
-    def tied(self, x: str, module: str, table: str) -> str:
-        """A linear that reads the table of an embedding (outputs, inputs), which is stored once:
-        the runtime turns it when it loads the file."""
-        path = path_of(module)
-        columns = self.graph.add("Transpose", [self.weight(f"{table}.weight")], f"{path}/Columns")
-        return self.biased(self.graph.add("MatMul", [x, columns], f"{path}/MatMul"), module)
 
     def bounded(self, x: str, cap: float | None, path: str) -> str:
         """cap tanh(x / cap); x where there is no cap."""

@@ -24,7 +24,7 @@ def emitted(folder: Path, plain_sums: bool = False) -> Graph | None:
     checkpoint = open_checkpoint(str(folder))
     anatomy, task = checkpoint.anatomy, TASKS[checkpoint.task]
     embeds = task.head is None and anatomy.family.decoder is not None
-    if anatomy.head is not None or anatomy.reads_both_ways or embeds:
+    if anatomy.generates or anatomy.reads_both_ways or embeds:
         weights = checkpoint.tensors(Weights)
         return emit_decoder(anatomy, checkpoint.config, weights, task, plain_sums)
     function = anatomy.family.encoder

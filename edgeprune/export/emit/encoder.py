@@ -19,12 +19,19 @@ from edgeprune.export.attention_nodes import attend, padding_mask
 from edgeprune.export.emit.activations import ACTIVATIONS
 from edgeprune.export.emit.distance_bias import DistanceBiases
 from edgeprune.export.emit.distance_scores import DistanceScores
-from edgeprune.export.emit.text_head import FIRST, answer_of, logits_of, pooled, writes_head
+from edgeprune.export.emit.text_head import (
+    FIRST,
+    answer_of,
+    give,
+    head_of,
+    logits_of,
+    pooled,
+    writes_head,
+)
 from edgeprune.export.emit.weights import Weights
 from edgeprune.export.emit.writer import BATCH, TOKENS, Writer, path_of
 from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
-from edgeprune.model.decoder_function import HeadLayers
 from edgeprune.model.distances import read_distances
 from edgeprune.model.families import EncoderFunction, position_offset
 from edgeprune.model.tasks import Task
@@ -41,12 +48,8 @@ def writes_encoder(function: EncoderFunction, config: Mapping[str, Any], task: T
     return (
         all(config.get(name, value) == value for name, value in function.written.items())
         and config.get(function.activation) in ACTIVATIONS
-        and writes_head(_head_of(function, task), config, FIRST, task)
+        and writes_head(head_of(function, task), config, FIRST, task)
     )
-
-
-def _head_of(function: EncoderFunction, task: Task) -> HeadLayers:
-    return function.token_head if task.logits_axes == 3 else function.label_head
 
 
 @dataclass
@@ -156,15 +159,16 @@ def emit_encoder(
 
     Args:
         task: decides what it answers: the states of all tokens, or logits of the whole text's
-            labels (B,L), or of every token's (B,S,L).
+            labels (B,L), of every token's (B,S,L) or of the words in its place (B,S,V), or of an
+            answer's first and last token (B,S) each.
         kept_heads: for every layer which of the original heads are left, in order.
         plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
     """
     typed = ["token_type_ids"] if anatomy.reads_token_types else []
     names = ["input_ids", "attention_mask", *typed]
-    layers = _head_of(function, task)
-    output, shape = answer_of(anatomy, weights, layers, task.logits_axes)
-    writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), {output: shape})
+    layers = head_of(function, task)
+    answer = answer_of(anatomy, layers, task)
+    writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), answer)
     encoder = _Encoder(writer, function, anatomy, config, "Sum" if plain_sums else "Add")
     x = encoder.embedded()
     mask = padding_mask(encoder.graph)
@@ -174,8 +178,8 @@ def emit_encoder(
     if task.logits_axes == 2:
         x = pooled(writer, x, FIRST)
     if task.head is not None:
-        x = logits_of(writer, x, layers, config, anatomy.prefix, encoder.epsilon)
-    encoder.graph.replace_uses(output, x)
+        x = logits_of(writer, x, layers, config, anatomy, encoder.epsilon)
+    give(encoder.graph, x, task)
     return encoder.graph
 
 

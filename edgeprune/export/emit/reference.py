@@ -40,7 +40,7 @@ def torch_outputs(model: Model, batches: Sequence[Feed]) -> Outputs:
     Args:
         batches: input_ids and attention_mask.
     """
-    answer = _continued if model.anatomy.head else _called
+    answer = _continued if model.anatomy.generates else _called
     return [Kept(without_padding(answer(model, batch), batch)) for batch in batches]
 
 

@@ -72,6 +72,13 @@ class Writer:
         weight = self.weight(f"{module}.weight", transposed=True)
         return self.biased(self.graph.add("MatMul", [x, weight], f"{path}/MatMul"), module)
 
+    def tied(self, x: str, module: str, table: str) -> str:
+        """A linear that reads the table of an embedding (outputs, inputs), which is stored once:
+        the runtime turns it when it loads the file."""
+        path = path_of(module)
+        columns = self.graph.add("Transpose", [self.weight(f"{table}.weight")], f"{path}/Columns")
+        return self.biased(self.graph.add("MatMul", [x, columns], f"{path}/MatMul"), module)
+
     def biased(self, product: str, module: str) -> str:
         """A linear's product, and its bias where it has one."""
         if f"{module}.bias" not in self.weights:

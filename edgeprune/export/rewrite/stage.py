@@ -135,5 +135,5 @@ def exported_graph(file: Path, folder: Path, batches: Sequence[Feed], by: Writer
 def _answered(folder: Path, batches: Sequence[Feed]) -> tuple[Outputs, list[Feed]]:
     """The answers of torch on the batches and then on a decoder's padded prompts; and those."""
     model = load_model(folder)
-    prompts = padded_prompts(batches) if model.anatomy.head else []
+    prompts = padded_prompts(batches) if model.anatomy.generates else []
     return torch_outputs(model, [*batches, *prompts]), prompts

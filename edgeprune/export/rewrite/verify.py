@@ -9,7 +9,7 @@ from edgeprune.base.memory import trim
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.outputs import Difference, Feed, Kept, Outputs
 from edgeprune.kernels import register
-from edgeprune.runtime.names import PRESENT, empty_cache, is_past, present_of
+from edgeprune.runtime.names import PER_TOKEN, PRESENT, empty_cache, is_past, present_of
 from edgeprune.runtime.session import input_types
 
 NEXT = "next."
@@ -96,7 +96,9 @@ def without_padding(values: Feed, feed: Feed) -> dict[str, np.ndarray]:
     mask = feed["attention_mask"]
     padded, cleaned = mask == 0, dict(values)
     for name, value in values.items() if padded.any() else ():
-        if value.ndim == 3 and value.shape[:2] == mask.shape:
+        if name in PER_TOKEN and value.shape == mask.shape:
+            cleaned[name] = np.where(padded, 0, value)
+        elif value.ndim == 3 and value.shape[:2] == mask.shape:
             cleaned[name] = np.where(padded[:, :, None], 0, value)
         elif value.ndim == 4 and (value.shape[0], value.shape[2]) == mask.shape:
             cleaned[name] = np.where(padded[:, None, :, None], 0, value)

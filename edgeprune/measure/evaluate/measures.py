@@ -17,6 +17,7 @@ from edgeprune.measure.evaluate.summary import by_group, summary, worst
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
+from edgeprune.text import answers
 from edgeprune.text.files import Row, number_of, text_of
 from edgeprune.text.pairs import FIELDS
 
@@ -41,7 +42,7 @@ class Measure:
     function: str  # "module:function" of bundle, (original,) data and options; imported on use
     against_original: bool = False  # whether it compares two models token by token or text by text
     options: tuple[str, ...] = ()  # which of window and stride it takes
-    per_token: bool = False  # whether models of other tokens give values that do not compare
+    per_token: str | None = None  # the measure in its place for models of different tokens
     own: bool = False  # whether a build takes it as measure.task, on data of the user's
     fields: Mapping[str, Read] = field(default_factory=dict)  # of such rows, and how each is read
     further: tuple[str, ...] = ()  # such as are read where rows have them
@@ -101,12 +102,23 @@ _MEASURES = (
         fields={"tokens": _as_it_is, "tags": _as_it_is},
         check="edgeprune.measure.evaluate.entities:check_rows",
     ),
+    Measure(
+        "spans",
+        "edgeprune.measure.evaluate.spans:spans",
+        own=True,
+        fields={"question": text_of, "context": text_of},
+        further=answers.FURTHER,
+        check="edgeprune.measure.evaluate.spans:check_rows",
+    ),
+    Measure("same_spans", "edgeprune.measure.evaluate.spans:same_spans", against_original=True),
+    Measure("masked", "edgeprune.measure.evaluate.masked:masked", per_token="masked_kl", own=True),
+    Measure("masked_kl", "edgeprune.measure.evaluate.masked:masked_kl", against_original=True),
     Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),
     Measure(
         "perplexity",
         "edgeprune.measure.evaluate.perplexity:perplexity",
         options=("window", "stride"),
-        per_token=True,
+        per_token="kl",
         own=True,
     ),
     Measure("kl", "edgeprune.measure.evaluate.kl:kl", against_original=True, options=("window",)),
@@ -186,7 +198,7 @@ def evaluate(
             if place is not None
         ]
         if measure.per_token:
-            _check_tokens(task, models)
+            _check_tokens(measure, models)
         if measure.against_original:
             candidate = _checked(function(*models, source, **options), task, models[0])
         else:
@@ -252,13 +264,14 @@ def _fitting(bundle: Bundle, task: str, measure: Measure) -> Bundle:
     return bundle
 
 
-def _check_tokens(task: str, models: Sequence[Bundle]) -> None:
+def _check_tokens(measure: Measure, models: Sequence[Bundle]) -> None:
     """Refuse to compare token by token where one model's vocabulary was trimmed."""
     kept = [model.read_json(KEPT) for model in models]
     if any(each != kept[0] for each in kept[1:]):
         raise UserError(
             f"The vocabulary of {models[0].folder} or {models[1].folder} was trimmed, and "
-            f"{task} of other tokens does not compare: take kl, which looks at the same tokens."
+            f"{measure.name} of other tokens does not compare: take {measure.per_token}, which "
+            "looks at the same tokens."
         )
 
 

@@ -17,6 +17,7 @@ Aggregate = Callable[[Scores], dict[str, float]]
 LOWER_IS_BETTER = frozenset(
     {
         "perplexity",
+        "masked_perplexity",
         "nats_per_token",
         "kl_nats_per_token",
         "ece",

@@ -27,10 +27,10 @@ def _refuse(settings: MeasureSettings, facts: Facts) -> None:
         return
     if data is None:
         raise UserError("measure.task needs measure.data, the file that it reads.")
-    if MEASURES[task].per_token and "vocabulary" in facts.settings:
+    if (instead := MEASURES[task].per_token) and "vocabulary" in facts.settings:
         raise UserError(
             f"measure.task is {task}, which is not comparable once `vocabulary` trims the "
-            "tokenizer: leave one of them out (kl is measured anyway)."
+            f"tokenizer: leave one of them out ({instead} is measured anyway)."
         )
     if not Path(data).exists():
         raise UserError(f"measure.data: there is no file {data}.")

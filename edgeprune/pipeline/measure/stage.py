@@ -11,7 +11,7 @@ from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.measure.record import Measured, MeasuredStage
-from edgeprune.model.tasks import TASKS, Task
+from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.measure.batching import embeddings_alone, predictions_alone
 from edgeprune.pipeline.measure.cache import measure_cache
 from edgeprune.pipeline.measure.curve import measure_curve
@@ -21,7 +21,7 @@ from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
 from edgeprune.text.corpus import Corpus
-from edgeprune.text.pairs import row_of
+from edgeprune.text.truth import FORMS, Form
 
 _HELD_OUT_TEXTS = 512
 _HELD_OUT_WINDOWS = 16
@@ -100,7 +100,7 @@ def write_held_out(context: Context, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     reads, held = context.text.reads, context.text.held_out
     if held.labels is not None:
-        return _write_labelled(held, folder / "held_out.jsonl", TASKS[context.checkpoint.task])
+        return _write_labelled(held, folder / "held_out.jsonl", FORMS[reads])
     file = folder / "held_out.txt"
     if reads == "sentences":
         file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
@@ -109,15 +109,9 @@ def write_held_out(context: Context, folder: Path) -> Path:
     return file
 
 
-def _write_labelled(held: Corpus, file: Path, task: Task) -> Path:
+def _write_labelled(held: Corpus, file: Path, form: Form) -> Path:
     assert held.labels is not None
-    words, label = task.reads == "tagged", task.columns[-1]
     rows = list(zip(held.documents, held.labels, strict=True))[:_HELD_OUT_TEXTS]
-    lines = [
-        json.dumps(
-            ({"tokens": str(document).split(" ")} if words else row_of(document)) | {label: true}
-        )
-        for document, true in rows
-    ]
+    lines = [json.dumps(form.row(document, label)) for document, label in rows]
     file.write_text("\n".join(lines), encoding="utf-8")
     return file

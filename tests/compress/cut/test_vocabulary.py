@@ -11,6 +11,7 @@ from tiny_models import (
     CLASSIFIERS,
     DECODERS,
     ENCODERS,
+    FILLERS,
     FUSED_DECODERS,
     MIXTURES,
     ODD_DECODERS,
@@ -41,6 +42,7 @@ from edgeprune.text.corpus import Corpus
 FAMILY_NAMES = (
     *ENCODERS,
     *CLASSIFIERS,
+    *FILLERS,
     *DECODERS,
     "granite",
     "lfm2",

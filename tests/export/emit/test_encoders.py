@@ -13,7 +13,16 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_models import CLASSIFIERS, ENCODERS, TAGGERS, VOCABULARY, make_batch, make_model
+from tiny_models import (
+    ANSWERERS,
+    CLASSIFIERS,
+    ENCODERS,
+    FILLERS,
+    TAGGERS,
+    VOCABULARY,
+    make_batch,
+    make_model,
+)
 from tiny_models import _take as take
 
 from edgeprune.compress.quantize.model import quantize_model
@@ -66,17 +75,13 @@ def _longest(model):
     return model.anatomy.max_positions
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *CLASSIFIERS, *TAGGERS])
+@pytest.mark.parametrize("family", [*ENCODERS, *CLASSIFIERS, *TAGGERS, *FILLERS, *ANSWERERS])
 def test_an_emitted_encoder_equals_torch(family, tmp_path):
     folder, model = _saved(family, tmp_path)
     graph = emitted(folder)
     batches = [make_batch(), make_batch(1, 1), make_batch(4, 40), make_batch(2, _longest(model))]
     assert _drift(graph, model, batches) < CLOSE
-    assert graph.outputs == [
-        "logits"
-        if "er" in family.partition("-")[2] or family == "classifier"
-        else "last_hidden_state"
-    ]
+    assert graph.outputs == list(TASKS[model.task].outputs)
     with pytest.raises(Exception, match=r"(?i)broadcast|out of|cos_cache"):  # as torch refuses it
         run_graph(graph, [_numpy(make_batch(1, _longest(model) + 1))])
 
@@ -288,6 +293,9 @@ _SIZES = {
         ("distilbert-classifier", {"weights": "int4", "symmetric": False}),
         ("electra", {"weights": "int8"}),
         ("mpnet", {"weights": "int8"}),
+        ("bert-filler", {"weights": "int8"}),
+        ("distilbert-filler", {"weights": "int8", "embeddings": False}),
+        ("roberta-filler", {"weights": "int4", "head": False}),
     ],
 )
 def test_plans_lower_as_on_a_trace(family, formats, tmp_path):

@@ -13,10 +13,12 @@ import scipy.stats
 from choice_items import random_items
 from onnx_models import (
     WORDS,
+    answerer_folder,
     classifier_folder,
     decoder_folder,
     decoder_logits,
     encoder_folder,
+    filler_folder,
     ids_of,
     tagger_folder,
     write_jsonl,
@@ -44,6 +46,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 LABELLED = [{"text": some(2), "label": int(RANDOM.integers(0, 3))} for _ in range(30)]
 TEXTS = [{"text": some(9)} for _ in range(30)]
+ASKED = [{"question": some(3), "context": some(9), "answer": some(1)} for _ in range(30)]
 ROWS: dict[str, list[dict[str, Any]]] = {
     "sts": [{"text": some(3), "text_pair": some(3), "score": i % 5} for i in range(30)],
     "cosine": TEXTS,
@@ -64,6 +67,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"query": some(2), "positive": [some(2)], "negative": [some(3) for _ in range(4)]}
         for _ in range(30)
     ],
+    "spans": ASKED,
+    "same_spans": ASKED,
+    "masked": TEXTS,
+    "masked_kl": TEXTS,
     "entities": [
         {"tokens": some(4).split(), "tags": ["O", "B-PER", "I-PER", "O"]} for _ in range(30)
     ],
@@ -77,6 +84,8 @@ FOLDERS = {
     "text-ranking": functools.partial(classifier_folder, labels=("score",)),
     "text-generation": decoder_folder,
     "token-classification": tagger_folder,
+    "fill-mask": filler_folder,
+    "question-answering": answerer_folder,
 }
 
 

