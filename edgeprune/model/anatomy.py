@@ -1,4 +1,4 @@
-"""The parts of a transformer, per family, as data: the one list of families.
+"""The parts of a transformer, per family, as data.
 
 A model is described from its configuration and the shapes of its tensors alone, so that a dry run
 or a device can do it without torch. Every other file speaks of blocks, attention and feed-forward
@@ -11,11 +11,9 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.distances import Distances, read_distances
-from edgeprune.model.families import (
-    _BASE_PREFIXES,
-    Family,
-    Shape,
-    find_family,
+from edgeprune.model.families import BASE_PREFIXES, find_family
+from edgeprune.model.family import Family, Shape
+from edgeprune.model.settings import (
     head_dim,
     hidden_size,
     max_positions,
@@ -478,7 +476,7 @@ def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
 
 def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
     first = [family.query, *([family.convolution.input] if family.convolution else [])]
-    for prefix in _BASE_PREFIXES:
+    for prefix in BASE_PREFIXES:
         if any(f"{prefix}{family.layers}.0.{path}.weight" in shapes for path in first):
             return prefix
     raise UserError(

@@ -15,7 +15,7 @@ from edgeprune.base.files import leaves_folder, read_json
 from edgeprune.base.install import install
 from edgeprune.model.anatomy import Anatomy, describe
 from edgeprune.model.config import read_config
-from edgeprune.model.families import Shape
+from edgeprune.model.family import Shape
 from edgeprune.model.gguf import read_gguf
 from edgeprune.model.modules import pools
 from edgeprune.model.safetensors_header import read_header

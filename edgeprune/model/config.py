@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import load_json, read_json
-from edgeprune.model.families import find_family, known_model_types, stated, with_assumed
+from edgeprune.model.families import find_family, known_model_types
 from edgeprune.model.rope import check_rope, named_longrope, without_rope_parameters
+from edgeprune.model.settings import stated, with_assumed
 
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Token = Annotated[int, Field(ge=-(2**31), lt=2**31)]

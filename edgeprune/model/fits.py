@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import BY_LAYER, stated
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.projection import read_steps
+from edgeprune.model.settings import BY_LAYER, stated
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
 from edgeprune.text.prompts import read_library

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.families import is_causal
+from edgeprune.model.settings import is_causal
 
 Head = Literal["labels", "vocabulary"]
 """The output of a model's head: a logit for each label of a text or of each of its tokens, or for

@@ -26,7 +26,8 @@ from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
 from edgeprune.model.decoder_function import HeadLayers
 from edgeprune.model.distances import read_distances
-from edgeprune.model.families import EncoderFunction, position_offset
+from edgeprune.model.encoder_function import EncoderFunction
+from edgeprune.model.settings import position_offset
 from edgeprune.model.tasks import Task
 
 _EPSILON = 1e-12
