@@ -1,0 +1,322 @@
+"""What a bundle is asked, and what transformers answers of the model that it was made of."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+import transformers as t
+from click.testing import CliRunner
+from usage_models import (
+    LABELS,
+    PARTS,
+    TAGS,
+    TYPES,
+    Head,
+    Saved,
+    in_bfloat16,
+    named,
+    pooled_by,
+    sentences,
+    vocabulary_alone,
+    with_buffers,
+)
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+
+from without_measuring import leave_out_measuring
+
+import edgeprune
+from edgeprune.cli import main
+from edgeprune.export.rewrite.verify import complete_feed, outputs_of
+from edgeprune.model.families import known_model_types
+from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.bundle import Bundle
+
+TOLERANCE = 1e-4
+"""The largest difference of a number that float32 answers may have."""
+_RECIPE = """
+name: usage
+text: {max_tokens: 48, batch_tokens: 512, held_out: 0.2, held_out_samples: 16}
+measure: {tokens: 16, seconds: 0.1, profile: false, curve: [], stages: false}
+"""
+_WRITTEN = 8
+"""Tokens that a decoder writes after a text."""
+
+Answer = tuple[Any, np.ndarray]
+"""What is the same or is not, such as labels and written words; and numbers."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way in which models of a kind are saved, and what they are asked."""
+
+    name: str
+    task: str
+    """The task's name in the list of tasks."""
+    head: Head
+    learnt: Callable[[int, str], Row]
+    """A row to learn from, by its number and text."""
+    asked: Callable[[Path, Sequence[str]], list[Answer]]
+    """The answers of transformers to texts."""
+    told: Callable[[Row], Answer]
+    """The same of a line that `edgeprune run` writes."""
+    options: tuple[str, ...] = ()
+    """Further ones of `edgeprune run`."""
+    saved: tuple[Saved, ...] = ()
+    """Changes of the files that transformers writes."""
+
+
+# Sentence encoders -----------------------------------------------------------------------------
+
+
+def _pooled(model: Path, texts: Sequence[str]) -> list[Answer]:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(model), device="cpu", model_kwargs={"dtype": "float32"})
+    return [("", encoder.encode(text)) for text in texts]
+
+
+def _states(model: Path, texts: Sequence[str]) -> list[Answer]:
+    pipeline = t.pipeline("feature-extraction", str(model), device="cpu")
+    return [("", np.mean(pipeline(text)[0], axis=0)) for text in texts]
+
+
+def _embedded(row: Row) -> Answer:
+    return "", np.asarray(row["embedding"])
+
+
+def _plain(number: int, text: str) -> Row:
+    return {"text": text}
+
+
+# Classifiers -----------------------------------------------------------------------------------
+
+
+def _labelled(number: int, text: str) -> Row:
+    return {"text": text, "label": LABELS[number % len(LABELS)]}
+
+
+def _classes(model: Path, texts: Sequence[str]) -> list[Answer]:
+    pipeline = t.pipeline("text-classification", str(model), device="cpu", top_k=None)
+    return [_scored({one["label"]: one["score"] for one in pipeline([text])[0]}) for text in texts]
+
+
+def _classified(row: Row) -> Answer:
+    return _scored(row["probabilities"])
+
+
+def _scored(scores: Mapping[str, float]) -> Answer:
+    best = max(scores, key=lambda label: scores[label])
+    return best, np.array([scores[label] for label in sorted(scores)])
+
+
+def _tagged(number: int, text: str) -> Row:
+    return {"tokens": text.split(), "tags": [0] * len(text.split())}
+
+
+def _entities(model: Path, texts: Sequence[str]) -> list[Answer]:
+    pipeline = t.pipeline(
+        "token-classification", str(model), device="cpu", aggregation_strategy="simple"
+    )
+    return [_spans(pipeline(text), "entity_group") for text in texts]
+
+
+def _found(row: Row) -> Answer:
+    return _spans(row["entities"], "label")
+
+
+def _spans(entities: Sequence[Mapping[str, Any]], label: str) -> Answer:
+    spans = [(one["start"], one["end"], one[label]) for one in entities]
+    return spans, np.array([one["score"] for one in entities])
+
+
+# Decoders --------------------------------------------------------------------------------------
+
+
+def _continued(model: Path, texts: Sequence[str]) -> list[Answer]:
+    pipeline = t.pipeline("text-generation", str(model), device="cpu", dtype="float32")
+    settings = {"max_new_tokens": _WRITTEN, "do_sample": False, "return_full_text": False}
+    return [(pipeline(text, **settings)[0]["generated_text"], np.zeros(0)) for text in texts]
+
+
+def _written(row: Row) -> Answer:
+    return row["generated"], np.zeros(0)
+
+
+# Ways ------------------------------------------------------------------------------------------
+
+
+_MEAN, _FIRST, _LAST = map(pooled_by, ("mean_tokens", "cls_token", "lasttoken"))
+_PLAIN = Way("plain", "feature-extraction", Head("AutoModel"), _plain, _states, _embedded)
+_POOLED = replace(_PLAIN, name="pooled", asked=_pooled, saved=(_MEAN,))
+_CLASSIFIER = Way(
+    "labels",
+    "text-classification",
+    Head("AutoModelForSequenceClassification", {"id2label": LABELS}),
+    _labelled,
+    _classes,
+    _classified,
+)
+_TAGGER = Way(
+    "tags",
+    "token-classification",
+    Head("AutoModelForTokenClassification", {"id2label": TAGS}),
+    _tagged,
+    _entities,
+    _found,
+)
+_DECODER = Way(
+    "decoder",
+    "text-generation",
+    Head("AutoModelForCausalLM"),
+    _plain,
+    _continued,
+    _written,
+    ("--raw", "--max-tokens", str(_WRITTEN)),
+    (in_bfloat16,),
+)
+_RERANKER = replace(
+    _CLASSIFIER,
+    name="one logit",
+    task="text-ranking",
+    head=replace(_CLASSIFIER.head, settings={"num_labels": 1}),
+)
+_WAYS: Mapping[str, tuple[Way, ...]] = {
+    "sentence-similarity": (_POOLED,),
+    "feature-extraction": (_PLAIN,),
+    "text-classification": (_CLASSIFIER,),
+    "token-classification": (_TAGGER,),
+    "text-generation": (_DECODER,),
+    "text-ranking": (_RERANKER,),
+}
+"""By the hub's name of a task."""
+_LAST_POOLED = replace(
+    _POOLED,
+    head=_DECODER.head,
+    saved=(_LAST, named((r"^model\.", "")), in_bfloat16),
+)
+_OLD_NORMS = named(
+    (r"LayerNorm\.weight", "LayerNorm.gamma"), (r"LayerNorm\.bias", "LayerNorm.beta")
+)
+_WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
+    ("bert", "sentence-similarity"): (replace(_POOLED, saved=(_MEAN, with_buffers)),),
+    ("bert", "text-classification"): (replace(_CLASSIFIER, saved=(_OLD_NORMS, with_buffers)),),
+    ("bert", "token-classification"): (replace(_TAGGER, saved=(vocabulary_alone,)),),
+    ("roberta", "text-classification"): (
+        replace(_CLASSIFIER, saved=(with_buffers, vocabulary_alone)),
+    ),
+    ("roberta", "token-classification"): (
+        replace(_TAGGER, head=replace(_TAGGER.head, settings={"id2label": PARTS})),
+    ),
+    **{
+        (model_type, "text-classification"): (_CLASSIFIER, _RERANKER)
+        for model_type in ("xlm-roberta", "modernbert", "deberta-v2")
+    },
+    ("xlm-roberta", "sentence-similarity"): (replace(_POOLED, saved=(_FIRST,)),),
+    ("mpnet", "sentence-similarity"): (
+        replace(
+            _POOLED,
+            head=Head("AutoModelForMaskedLM"),
+            saved=(_MEAN, named((r"^mpnet\.", ""), (r"^lm_head\..*", "")), with_buffers),
+        ),
+    ),
+    ("qwen3", "sentence-similarity"): (_LAST_POOLED,),
+    ("qwen3", "feature-extraction"): (_LAST_POOLED,),
+    ("gpt2", "text-generation"): (
+        replace(_DECODER, saved=(named((r"^transformer\.", "")), with_buffers)),
+    ),
+    ("opt", "text-generation"): (replace(_DECODER, saved=(vocabulary_alone,)),),
+}
+"""Where the most downloaded models of a type are saved in another way."""
+
+
+def ways(model_type: str, task: str) -> tuple[Way, ...]:
+    """The ways of a kind; none where its type is no family here or nothing is known of its task."""
+    found = _WAYS_OF_TYPE.get((model_type, task), _WAYS.get(task, ()))
+    return found if model_type in known_model_types() and model_type in TYPES else ()
+
+
+def claimed(way: Way) -> bool:
+    """Whether what its models are for is a task here."""
+    return way.task in TASKS
+
+
+# Bundles ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle that was built."""
+
+    folder: Path
+    rounding: float
+    """The drift that its INT8 pass states; 0 where there is none."""
+
+
+def built(model: Path, way: Way, output: Path, quantize: str | None, quick: bool) -> Built:
+    """`edgeprune build` of a model, and the bundle that it leaves."""
+    import pytest
+
+    output.mkdir()
+    data, recipe = output / "data.jsonl", output / "recipe.yaml"
+    rows = [way.learnt(number, text) for number, text in enumerate(sentences())]
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe.write_text(f"{_RECIPE}{quantize or ''}\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        if quick:
+            leave_out_measuring(patch)
+        bundle = edgeprune.build(model, data, recipe, output=output / "out")
+    stages = bundle.manifest["stages"]
+    passes = next(stage["passes"] for stage in stages if stage["name"] == "rewrite")
+    return Built(bundle.folder, max((one["rounding"] or 0.0 for one in passes), default=0.0))
+
+
+def answered(bundle: Built, way: Way, texts: Sequence[str]) -> list[Answer]:
+    """`edgeprune run` on the texts."""
+    given, made = bundle.folder.parent / "asked.jsonl", bundle.folder.parent / "answers.jsonl"
+    given.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    arguments = ["run", bundle.folder, "--input", given, "--output", made, *way.options]
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    if done.exit_code:
+        raise AssertionError(done.output.strip().splitlines()[-1])
+    lines = made.read_text(encoding="utf-8").splitlines()
+    return [way.told(json.loads(line)) for line in lines]
+
+
+def far(expected: Sequence[Answer], found: Sequence[Answer]) -> float:
+    """The largest difference of a number, where everything else is the same.
+
+    Raises:
+        AssertionError: something else is not.
+    """
+    largest = 0.0
+    for (words, numbers), (own, values) in zip(expected, found, strict=True):
+        if words != own:
+            raise AssertionError(f"float32 answers {own!r:.100}, transformers {words!r:.100}")
+        largest = max(largest, float(np.abs(numbers - values).max(initial=0.0)))
+    return largest
+
+
+def drift(model: Path, bundle: Built, texts: Sequence[str]) -> float:
+    """How far a bundle's outputs lie from torch's, ||a - b|| / ||a|| over all texts."""
+    opened = Bundle.open(bundle.folder)
+    task = TASKS[opened.task]
+    module = getattr(t, task.loader).from_pretrained(model, dtype="float32").eval()
+    tokenizer = t.AutoTokenizer.from_pretrained(model)
+    session = ort.InferenceSession(str(opened.model_path), providers=["CPUExecutionProvider"])
+    apart, size = 0.0, 0.0
+    for text in texts:
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            right = module(**inputs)[task.output].numpy()
+        feed = complete_feed(session, {name: each.numpy() for name, each in inputs.items()})
+        apart += float(np.square(outputs_of(session, feed)[task.output] - right).sum())
+        size += float(np.square(right).sum())
+    return (apart / size) ** 0.5
