@@ -207,7 +207,10 @@ _OLD_NORMS = named(
 )
 _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
     ("bert", "sentence-similarity"): (replace(_POOLED, saved=(_MEAN, with_buffers)),),
-    ("bert", "text-classification"): (replace(_CLASSIFIER, saved=(_OLD_NORMS, with_buffers)),),
+    ("bert", "text-classification"): (
+        replace(_CLASSIFIER, saved=(_OLD_NORMS, with_buffers)),
+        _RERANKER,
+    ),
     ("bert", "token-classification"): (replace(_TAGGER, saved=(vocabulary_alone,)),),
     ("roberta", "text-classification"): (
         replace(_CLASSIFIER, saved=(with_buffers, vocabulary_alone)),

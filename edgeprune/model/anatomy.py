@@ -169,6 +169,8 @@ class Anatomy:
     max_positions: int
     """The longest sequence that the model takes, in tokens."""
     shapes: Mapping[str, Shape] = field(repr=False)
+    repeats: int = 1
+    """The times that the blocks run one after the other, each with the same weights."""
 
     @property
     def prefix(self) -> str:
@@ -307,7 +309,16 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         hidden_size=hidden_size(config),
         max_positions=max_positions(config),
         shapes=_with_tied_head(family, shapes, embeddings, tied),
+        repeats=_repeats(family, config),
     )
+
+
+def _repeats(family: Family, config: Mapping[str, Any]) -> int:
+    if family.repeats is None:
+        return 1
+    if config.get(family.repeats) is None:
+        raise UserError(f"config.json does not say {family.repeats}.")
+    return int(config[family.repeats])
 
 
 def _plain(

@@ -63,6 +63,8 @@ class ModelConfig(_Checked):
     num_hidden_layers: _Count | None = None
     n_layers: _Count | None = None
     n_layer: _Count | None = None
+    inner_group_num: _Count | None = None
+    num_hidden_groups: _Count | None = None
     intermediate_size: _Count | None = None
     hidden_dim: _Count | None = None
     ffn_dim: _Count | None = None

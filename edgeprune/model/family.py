@@ -1,4 +1,4 @@
-"""What differs between families of architectures, as data: a family is a `Family`."""
+"""The facts in which families of architectures differ, as data: a family is a `Family`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +106,11 @@ class Family:
     attention_norm: str | None = None
     feed_forward_norm: str | None = None
     """Norms read by nothing but the query, key and value, or the gate and up projections."""
+    layer_count: str = "num_hidden_layers"
+    """The setting for how many layers the files hold."""
+    repeats: str | None = None
+    """The setting for how often these run one after the other, each time with the same weights;
+    None: once."""
     head_bias: tuple[str, str] | None = None
     """Module and keyword by which a layer receives a bias with one slice per original head."""
     disentangled: Disentangled | None = None

@@ -53,7 +53,7 @@ def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:
     anatomy = checkpoint.anatomy
     rounds = anatomy.family.rounds_channels
     rounded = rounds is not None and checkpoint.config.get(rounds, True)
-    yield "num_hidden_layers", len(anatomy.blocks)
+    yield anatomy.family.layer_count, len(anatomy.blocks)
     yield "vocab_size", anatomy.shape(anatomy.embeddings["word"])[0]
     if table := anatomy.embeddings.get("position"):
         yield "max_position_embeddings", anatomy.shape(table)[0] - anatomy.family.position_rows

@@ -49,4 +49,4 @@ class TaggingObjective(ClassificationObjective):
 
 def objective(model: Model) -> TaggingObjective:
     """The objective of a classifier of tokens."""
-    return TaggingObjective(model.layers)
+    return TaggingObjective(model.runs)

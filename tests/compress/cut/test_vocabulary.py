@@ -15,6 +15,7 @@ from tiny_models import (
     MIXTURES,
     ODD_DECODERS,
     POST_NORMED,
+    REPEATED,
     VOCABULARY,
     make_batch,
     make_model,
@@ -41,6 +42,7 @@ from edgeprune.text.corpus import Corpus
 FAMILY_NAMES = (
     *ENCODERS,
     *CLASSIFIERS,
+    *REPEATED[:2],
     *DECODERS,
     "granite",
     "lfm2",
