@@ -19,12 +19,15 @@ from usage_models import (
     TYPES,
     Head,
     Saved,
-    in_bfloat16,
+    in_half,
+    in_shards,
     named,
     pooled_by,
     sentences,
     vocabulary_alone,
     with_buffers,
+    with_chat,
+    with_prompts,
 )
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
@@ -146,6 +149,16 @@ def _continued(model: Path, texts: Sequence[str]) -> list[Answer]:
     return [(pipeline(text, **settings)[0]["generated_text"], np.zeros(0)) for text in texts]
 
 
+def _chatted(model: Path, texts: Sequence[str]) -> list[Answer]:
+    pipeline = t.pipeline("text-generation", str(model), device="cpu", dtype="float32")
+    settings = {"max_new_tokens": _WRITTEN, "do_sample": False}
+    found = []
+    for text in texts:
+        [answer] = pipeline([{"role": "user", "content": text}], **settings)
+        found.append((answer["generated_text"][-1]["content"], np.zeros(0)))
+    return found
+
+
 def _written(row: Row) -> Answer:
     return row["generated"], np.zeros(0)
 
@@ -180,13 +193,21 @@ _DECODER = Way(
     _continued,
     _written,
     ("--raw", "--max-tokens", str(_WRITTEN)),
-    (in_bfloat16,),
+    (in_half(torch.bfloat16),),
 )
 _RERANKER = replace(
     _CLASSIFIER,
     name="one logit",
     task="text-ranking",
     head=replace(_CLASSIFIER.head, settings={"num_labels": 1}),
+)
+_NARROW = {"hidden_size": 8, "intermediate_size": 32}
+_CHAT = replace(
+    _DECODER,
+    name="chat",
+    asked=_chatted,
+    options=("--max-tokens", str(_WRITTEN)),
+    saved=(in_half(torch.bfloat16), with_chat, in_shards),
 )
 _WAYS: Mapping[str, tuple[Way, ...]] = {
     "sentence-similarity": (_POOLED,),
@@ -200,7 +221,7 @@ _WAYS: Mapping[str, tuple[Way, ...]] = {
 _LAST_POOLED = replace(
     _POOLED,
     head=_DECODER.head,
-    saved=(_LAST, named((r"^model\.", "")), in_bfloat16),
+    saved=(_LAST, named((r"^model\.", "")), in_half(torch.bfloat16), with_prompts),
 )
 _OLD_NORMS = named(
     (r"LayerNorm\.weight", "LayerNorm.gamma"), (r"LayerNorm\.bias", "LayerNorm.beta")
@@ -235,7 +256,15 @@ _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
     ("gpt2", "text-generation"): (
         replace(_DECODER, saved=(named((r"^transformer\.", "")), with_buffers)),
     ),
-    ("opt", "text-generation"): (replace(_DECODER, saved=(vocabulary_alone,)),),
+    ("opt", "text-generation"): (
+        replace(_DECODER, saved=(in_half(torch.float16), vocabulary_alone)),
+    ),
+    ("qwen2", "text-generation"): (
+        _CHAT,
+        # trl's own for tests, which is downloaded most: heads of two values.
+        replace(_DECODER, name="narrow", head=replace(_DECODER.head, settings=_NARROW)),
+    ),
+    **{(model_type, "text-generation"): (_DECODER, _CHAT) for model_type in ("qwen3", "llama")},
 }
 """Where the most downloaded models of a type are saved in another way."""
 

@@ -111,24 +111,24 @@ _ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def _bert_tokenizer() -> Any:
-    return t.BertTokenizer(**word_pieces(*_BERT_TOKENS), model_max_length=64)
+    return t.BertTokenizer(**word_pieces(*_BERT_TOKENS), model_max_length=128)
 
 
 def _mpnet_tokenizer() -> Any:
     special = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
-    return t.MPNetTokenizer(**word_pieces(*special), model_max_length=62)
+    return t.MPNetTokenizer(**word_pieces(*special), model_max_length=126)
 
 
 def _roberta_tokenizer() -> Any:
-    return t.RobertaTokenizer(**joined_bytes(*_ROBERTA_TOKENS), model_max_length=62)
+    return t.RobertaTokenizer(**joined_bytes(*_ROBERTA_TOKENS), model_max_length=126)
 
 
 def _xlm_roberta_tokenizer() -> Any:
-    return t.XLMRobertaTokenizer(**unigrams("<unk>", *_ROBERTA_TOKENS), model_max_length=62)
+    return t.XLMRobertaTokenizer(**unigrams("<unk>", *_ROBERTA_TOKENS), model_max_length=126)
 
 
 def _gpt2_tokenizer() -> Any:
-    return t.GPT2Tokenizer(**joined_bytes("<|endoftext|>"), model_max_length=64)
+    return t.GPT2Tokenizer(**joined_bytes("<|endoftext|>"), model_max_length=128)
 
 
 def _opt_tokenizer() -> Any:
@@ -148,7 +148,7 @@ def _qwen_tokenizer() -> Any:
         **joined_bytes(*special),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        model_max_length=64,
+        model_max_length=128,
     )
 
 
@@ -157,7 +157,7 @@ def _llama_tokenizer() -> Any:
         tokenizer_object=whole_file("<|begin_of_text|>", "<|eot_id|>"),
         bos_token="<|begin_of_text|>",
         eos_token="<|eot_id|>",
-        model_max_length=64,
+        model_max_length=128,
     )
 
 
@@ -165,18 +165,18 @@ def _modernbert_tokenizer() -> Any:
     return t.PreTrainedTokenizerFast(
         tokenizer_object=whole_file("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"),
         **{f"{name[1:-1].lower()}_token": name for name in _BERT_TOKENS},
-        model_max_length=64,
+        model_max_length=128,
     )
 
 
 def _deberta_tokenizer() -> Any:
     special = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
-    return t.DebertaTokenizer(**joined_bytes(*special), model_max_length=64)
+    return t.DebertaTokenizer(**joined_bytes(*special), model_max_length=128)
 
 
 def _deberta_v2_tokenizer() -> Any:
     special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
-    return t.DebertaV2Tokenizer(**unigrams("[UNK]", *special), unk_id=3, model_max_length=64)
+    return t.DebertaV2Tokenizer(**unigrams("[UNK]", *special), unk_id=3, model_max_length=128)
 
 
 # Configurations --------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
 }
 _GROUPED = {**_SIZES, "num_key_value_heads": 2}
-_OFFSET = {**_SIZES, "max_position_embeddings": 66, "type_vocab_size": 1}
+_OFFSET = {**_SIZES, "max_position_embeddings": 130, "type_vocab_size": 1}
 _DISTANCES = {
     **_SIZES,
     "relative_attention": True,
@@ -215,11 +215,11 @@ TYPES: Mapping[str, Type] = {
             "n_layers": 2,
             "n_heads": 4,
             "hidden_dim": 64,
-            "max_position_embeddings": 64,
+            "max_position_embeddings": 128,
         },
     ),
     "electra": Type(_bert_tokenizer, {**_SIZES, "embedding_size": 16}),
-    "mpnet": Type(_mpnet_tokenizer, {**_SIZES, "max_position_embeddings": 66}),
+    "mpnet": Type(_mpnet_tokenizer, {**_SIZES, "max_position_embeddings": 130}),
     "roberta": Type(_roberta_tokenizer, _OFFSET),
     "xlm-roberta": Type(_xlm_roberta_tokenizer, _OFFSET),
     "modernbert": Type(
@@ -236,7 +236,7 @@ TYPES: Mapping[str, Type] = {
             "share_att_key": True,
         },
     ),
-    "gpt2": Type(_gpt2_tokenizer, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "gpt2": Type(_gpt2_tokenizer, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
     "opt": Type(
         _opt_tokenizer,
         {
@@ -245,7 +245,7 @@ TYPES: Mapping[str, Type] = {
             "num_attention_heads": 4,
             "ffn_dim": 64,
             "word_embed_proj_dim": 32,
-            "max_position_embeddings": 64,
+            "max_position_embeddings": 128,
         },
     ),
     "qwen2": Type(_qwen_tokenizer, {**_GROUPED, "tie_word_embeddings": True}),
@@ -354,17 +354,73 @@ def with_buffers(folder: Path) -> None:
             tensors[name.replace("embeddings.weight", "ids")] = torch.arange(len(each))[None]
         if name.endswith("attn.c_attn.weight"):
             path = name.removesuffix("c_attn.weight")
-            tensors[f"{path}bias"] = torch.ones(1, 1, 64, 64).tril()
+            tensors[f"{path}bias"] = torch.ones(1, 1, 128, 128).tril()
             tensors[f"{path}masked_bias"] = torch.tensor(-1e4)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
-def in_bfloat16(folder: Path) -> None:
-    """Weights in the format that decoders are trained in."""
-    tensors = {name: each.bfloat16() for name, each in load_file(folder / WEIGHTS).items()}
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+def in_half(dtype: torch.dtype) -> Saved:
+    """Weights in a format of 16 bits."""
+
+    def change(folder: Path) -> None:
+        tensors = {name: each.to(dtype) for name, each in load_file(folder / WEIGHTS).items()}
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        _changed(folder / "config.json", torch_dtype=str(dtype).removeprefix("torch."))
+
+    return change
+
+
+def in_shards(folder: Path) -> None:
+    """Weights in two files, and the index that says what lies where."""
+    tensors = load_file(folder / WEIGHTS)
+    names = {name: f"model-{1 + n % 2:05}-of-00002.safetensors" for n, name in enumerate(tensors)}
+    for file in set(names.values()):
+        part = {name: each for name, each in tensors.items() if names[name] == file}
+        save_file(part, folder / file, {"format": "pt"})
+    (folder / WEIGHTS).unlink()
+    size = sum(each.nbytes for each in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": names}
+    _write(folder / f"{WEIGHTS}.index.json", index)
+
+
+def with_chat(folder: Path) -> None:
+    """A template of chats, and several tokens that end an answer."""
+    (folder / "chat_template.jinja").write_text(_CHAT, encoding="utf-8")
     config = json.loads((folder / "config.json").read_text())
-    _write(folder / "config.json", {**config, "dtype": "bfloat16"})
+    ends = sorted({config["eos_token_id"], config.get("pad_token_id") or 0})
+    _write(folder / "generation_config.json", {"eos_token_id": ends, "do_sample": True})
+
+
+_CHAT = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def with_prompts(folder: Path) -> None:
+    """Texts that stand before a query's, padding on the left, and a last token that is pooled."""
+    _write(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {"query": "Query: ", "document": ""}, "default_prompt_name": None},
+    )
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    last = content["added_tokens"][0]
+    token = {"id": last["content"], "ids": [last["id"]], "tokens": [last["content"]]}
+    pieces = [{"Sequence": {"id": "A", "type_id": 0}}]
+    pieces.append({"SpecialToken": {"id": last["content"], "type_id": 0}})
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": pieces,
+        "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {last["content"]: token},
+    }
+    _write(file, content)
+    _changed(folder / "tokenizer_config.json", padding_side="left")
+
+
+def _changed(file: Path, **settings: Any) -> None:
+    _write(file, json.loads(file.read_text(encoding="utf-8")) | settings)
 
 
 def vocabulary_alone(folder: Path) -> None:
