@@ -1,5 +1,6 @@
 """What a bundle is asked, and what transformers answers of the model that it was made of."""
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from usage_models import (
     named,
     pooled_by,
     sentences,
+    texts,
     vocabulary_alone,
     with_buffers,
     with_chat,
@@ -66,29 +68,36 @@ class Way:
     head: Head
     learnt: Callable[[int, str], Row]
     """A row to learn from, by its number and text."""
-    asked: Callable[[Path, Sequence[str]], list[Answer]]
-    """The answers of transformers to texts."""
+    asked: Callable[[Path, Sequence[Row]], list[Answer]]
+    """The answers of transformers to rows."""
     told: Callable[[Row], Answer]
     """The same of a line that `edgeprune run` writes."""
     options: tuple[str, ...] = ()
     """Further ones of `edgeprune run`."""
     saved: tuple[Saved, ...] = ()
     """Changes of the files that transformers writes."""
+    posed: Callable[[str, Any], Row] = lambda text, tokenizer: {"text": text}
+    """A row to answer, by its text and the model's tokenizer."""
+
+    def rows(self, model: Path) -> list[Row]:
+        """The rows to answer."""
+        tokenizer = t.AutoTokenizer.from_pretrained(model)
+        return [self.posed(text, tokenizer) for text in texts()]
 
 
 # Sentence encoders -----------------------------------------------------------------------------
 
 
-def _pooled(model: Path, texts: Sequence[str]) -> list[Answer]:
+def _pooled(model: Path, rows: Sequence[Row]) -> list[Answer]:
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(str(model), device="cpu", model_kwargs={"dtype": "float32"})
-    return [("", encoder.encode(text)) for text in texts]
+    return [("", encoder.encode(row["text"])) for row in rows]
 
 
-def _states(model: Path, texts: Sequence[str]) -> list[Answer]:
+def _states(model: Path, rows: Sequence[Row]) -> list[Answer]:
     pipeline = t.pipeline("feature-extraction", str(model), device="cpu")
-    return [("", np.mean(pipeline(text)[0], axis=0)) for text in texts]
+    return [("", np.mean(pipeline(row["text"])[0], axis=0)) for row in rows]
 
 
 def _embedded(row: Row) -> Answer:
@@ -106,9 +115,10 @@ def _labelled(number: int, text: str) -> Row:
     return {"text": text, "label": LABELS[number % len(LABELS)]}
 
 
-def _classes(model: Path, texts: Sequence[str]) -> list[Answer]:
+def _classes(model: Path, rows: Sequence[Row]) -> list[Answer]:
     pipeline = t.pipeline("text-classification", str(model), device="cpu", top_k=None)
-    return [_scored({one["label"]: one["score"] for one in pipeline([text])[0]}) for text in texts]
+    answers = [pipeline([row["text"]])[0] for row in rows]
+    return [_scored({one["label"]: one["score"] for one in each}) for each in answers]
 
 
 def _classified(row: Row) -> Answer:
@@ -124,11 +134,11 @@ def _tagged(number: int, text: str) -> Row:
     return {"tokens": text.split(), "tags": [0] * len(text.split())}
 
 
-def _entities(model: Path, texts: Sequence[str]) -> list[Answer]:
+def _entities(model: Path, rows: Sequence[Row]) -> list[Answer]:
     pipeline = t.pipeline(
         "token-classification", str(model), device="cpu", aggregation_strategy="simple"
     )
-    return [_spans(pipeline(text), "entity_group") for text in texts]
+    return [_spans(pipeline(row["text"]), "entity_group") for row in rows]
 
 
 def _found(row: Row) -> Answer:
@@ -140,21 +150,60 @@ def _spans(entities: Sequence[Mapping[str, Any]], label: str) -> Answer:
     return spans, np.array([one["score"] for one in entities])
 
 
+# Fills and pairs -------------------------------------------------------------------------------
+
+
+def _masked(text: str, tokenizer: Any) -> Row:
+    """A text without its third and, where it is long, its eighth word."""
+    words = text.split()
+    for place in (2, 7)[: 1 + (len(words) > 9)]:
+        words[place] = tokenizer.mask_token
+    return {"text": " ".join(words)}
+
+
+def _filled(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("fill-mask", str(model), device="cpu")
+    found = [pipeline(row["text"]) for row in rows]
+    return [_fills(one if isinstance(one[0], list) else [one]) for one in found]
+
+
+def _fills(masks: Sequence[Sequence[Mapping[str, Any]]]) -> Answer:
+    fills = [fill for fills in masks for fill in fills]
+    said = [(fill["token"], fill["token_str"], fill["sequence"]) for fill in fills]
+    return said, np.array([fill["score"] for fill in fills])
+
+
+def _pair(text: str, tokenizer: Any) -> Row:
+    """A text beside one of the others."""
+    return {"text": text, "text_pair": sentences()[len(text) % len(sentences())]}
+
+
+def _scored_pair(number: int, text: str) -> Row:
+    return {**_pair(text, None), "score": number % 5 / 4}
+
+
+def _ranked(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    from sentence_transformers import CrossEncoder
+
+    encoder = CrossEncoder(str(model), device="cpu")
+    return [("", np.array(encoder.predict((row["text"], row["text_pair"])))) for row in rows]
+
+
 # Decoders --------------------------------------------------------------------------------------
 
 
-def _continued(model: Path, texts: Sequence[str]) -> list[Answer]:
+def _continued(model: Path, rows: Sequence[Row]) -> list[Answer]:
     pipeline = t.pipeline("text-generation", str(model), device="cpu", dtype="float32")
     settings = {"max_new_tokens": _WRITTEN, "do_sample": False, "return_full_text": False}
-    return [(pipeline(text, **settings)[0]["generated_text"], np.zeros(0)) for text in texts]
+    return [(pipeline(row["text"], **settings)[0]["generated_text"], np.zeros(0)) for row in rows]
 
 
-def _chatted(model: Path, texts: Sequence[str]) -> list[Answer]:
+def _chatted(model: Path, rows: Sequence[Row]) -> list[Answer]:
     pipeline = t.pipeline("text-generation", str(model), device="cpu", dtype="float32")
     settings = {"max_new_tokens": _WRITTEN, "do_sample": False}
     found = []
-    for text in texts:
-        [answer] = pipeline([{"role": "user", "content": text}], **settings)
+    for row in rows:
+        [answer] = pipeline([{"role": "user", "content": row["text"]}], **settings)
         found.append((answer["generated_text"][-1]["content"], np.zeros(0)))
     return found
 
@@ -195,11 +244,24 @@ _DECODER = Way(
     ("--raw", "--max-tokens", str(_WRITTEN)),
     (in_half(torch.bfloat16),),
 )
-_RERANKER = replace(
-    _CLASSIFIER,
-    name="one logit",
-    task="text-ranking",
-    head=replace(_CLASSIFIER.head, settings={"num_labels": 1}),
+_RERANKER = Way(
+    "one logit",
+    "text-ranking",
+    Head("AutoModelForSequenceClassification", {"num_labels": 1}),
+    _scored_pair,
+    _ranked,
+    lambda row: ("", np.array(row["score"])),
+    posed=_pair,
+)
+_DECODING_RERANKER = replace(_RERANKER, name="yes or no", task="", head=_DECODER.head)
+_FILLER = Way(
+    "masked",
+    "fill-mask",
+    Head("AutoModelForMaskedLM"),
+    _plain,
+    _filled,
+    lambda row: _fills(row["fills"]),
+    posed=_masked,
 )
 _NARROW = {"hidden_size": 8, "intermediate_size": 32}
 _CHAT = replace(
@@ -216,6 +278,8 @@ _WAYS: Mapping[str, tuple[Way, ...]] = {
     "token-classification": (_TAGGER,),
     "text-generation": (_DECODER,),
     "text-ranking": (_RERANKER,),
+    "fill-mask": (_FILLER,),
+    "masked-lm": (_FILLER,),
 }
 """By the hub's name of a task."""
 _LAST_POOLED = replace(
@@ -232,6 +296,9 @@ _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
         replace(_CLASSIFIER, saved=(_OLD_NORMS, with_buffers)),
         _RERANKER,
     ),
+    ("bert", "fill-mask"): (replace(_FILLER, saved=(_OLD_NORMS,)),),
+    ("bert", "masked-lm"): (replace(_FILLER, saved=(with_buffers,)),),
+    ("roberta", "fill-mask"): (replace(_FILLER, saved=(with_buffers,)),),
     ("bert", "token-classification"): (replace(_TAGGER, saved=(vocabulary_alone,)),),
     ("roberta", "text-classification"): (
         replace(_CLASSIFIER, saved=(with_buffers, vocabulary_alone)),
@@ -251,6 +318,7 @@ _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
             saved=(_MEAN, named((r"^mpnet\.", ""), (r"^lm_head\..*", "")), with_buffers),
         ),
     ),
+    ("qwen3", "text-ranking"): (_DECODING_RERANKER,),
     ("qwen3", "sentence-similarity"): (_LAST_POOLED,),
     ("qwen3", "feature-extraction"): (_LAST_POOLED,),
     ("gpt2", "text-generation"): (
@@ -310,10 +378,10 @@ def built(model: Path, way: Way, output: Path, quantize: str | None, quick: bool
     return Built(bundle.folder, max((one["rounding"] or 0.0 for one in passes), default=0.0))
 
 
-def answered(bundle: Built, way: Way, texts: Sequence[str]) -> list[Answer]:
-    """`edgeprune run` on the texts."""
+def answered(bundle: Built, way: Way, rows: Sequence[Row]) -> list[Answer]:
+    """`edgeprune run` on the rows."""
     given, made = bundle.folder.parent / "asked.jsonl", bundle.folder.parent / "answers.jsonl"
-    given.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    given.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     arguments = ["run", bundle.folder, "--input", given, "--output", made, *way.options]
     done = CliRunner().invoke(main, list(map(str, arguments)))
     if done.exit_code:
@@ -336,16 +404,18 @@ def far(expected: Sequence[Answer], found: Sequence[Answer]) -> float:
     return largest
 
 
-def drift(model: Path, bundle: Built, texts: Sequence[str]) -> float:
-    """How far a bundle's outputs lie from torch's, ||a - b|| / ||a|| over all texts."""
+def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
+    """How far a bundle's outputs lie from torch's, ||a - b|| / ||a|| over all rows."""
     opened = Bundle.open(bundle.folder)
     task = TASKS[opened.task]
     module = getattr(t, task.loader).from_pretrained(model, dtype="float32").eval()
+    reads = inspect.signature(module.forward).parameters
     tokenizer = t.AutoTokenizer.from_pretrained(model)
     session = ort.InferenceSession(str(opened.model_path), providers=["CPUExecutionProvider"])
     apart, size = 0.0, 0.0
-    for text in texts:
-        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    for row in rows:
+        inputs = tokenizer(row["text"], row.get("text_pair"), return_tensors="pt")
+        inputs = {name: each for name, each in inputs.items() if name in reads}
         with torch.no_grad():
             right = module(**inputs)[task.output].numpy()
         feed = complete_feed(session, {name: each.numpy() for name, each in inputs.items()})

@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[1]
 LABELS = {0: "negative", 1: "neutral", 2: "positive"}
 TAGS = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]))
 PARTS = dict(enumerate(["NOUN", "VERB", "ADJ", "PUNCT"]))
-SIZE = 500
-"""Tokens of a vocabulary, about."""
+SIZE, ROWS = 500, 512
+"""Tokens of a vocabulary, about, and rows of a table: more than that, as of many that are trained.
+"""
 
 
 @functools.cache
@@ -288,7 +289,7 @@ def make_model(model_type: str, head: Head, saved: Sequence[Saved], folder: Path
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
         if getattr(tokenizer, name, None) is not None
     }
-    settings = {"vocab_size": len(tokenizer), **tokens, **kind.settings, **head.settings}
+    settings = {"vocab_size": ROWS, **tokens, **kind.settings, **head.settings}
     config = t.AutoConfig.for_model(model_type, **settings)
     torch.manual_seed(0)
     module = getattr(t, head.loader).from_config(config)

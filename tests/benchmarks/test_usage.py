@@ -58,7 +58,7 @@ def test_a_kind_is_held_only_where_its_answers_are_those_of_transformers(
     assert "float32 answers differ by 0.0002" in found["why"]
 
     monkeypatch.setattr(usage, "ways", lambda *_: (way,))
-    monkeypatch.setattr(usage, "drift", lambda *given: 4 * usage_answers.drift(*given))
+    monkeypatch.setattr(usage, "drift", lambda *given: 12 * usage_answers.drift(*given))
     found = usage.measure(kind, tmp_path / "rounded", quick=True)
     assert found["failed"]
     assert "INT8 moves outputs by" in found["why"]
