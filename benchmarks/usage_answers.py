@@ -23,6 +23,7 @@ from usage_models import (
     in_half,
     in_shards,
     named,
+    pieces_alone,
     pooled_by,
     sentences,
     texts,
@@ -287,6 +288,8 @@ _LAST_POOLED = replace(
     head=_DECODER.head,
     saved=(_LAST, named((r"^model\.", "")), in_half(torch.bfloat16), with_prompts),
 )
+_XLM_PIECES = pieces_alone("sentencepiece.bpe.model", "<unk>", "<s>", "</s>")
+_DEBERTA_PIECES = pieces_alone("spm.model", "[PAD]", "[CLS]", "[SEP]", "[UNK]")
 _OLD_NORMS = named(
     (r"LayerNorm\.weight", "LayerNorm.gamma"), (r"LayerNorm\.bias", "LayerNorm.beta")
 )
@@ -308,8 +311,13 @@ _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
     ),
     **{
         (model_type, "text-classification"): (_CLASSIFIER, _RERANKER)
-        for model_type in ("xlm-roberta", "modernbert", "deberta-v2")
+        for model_type in ("xlm-roberta", "modernbert")
     },
+    ("xlm-roberta", "token-classification"): (replace(_TAGGER, saved=(_XLM_PIECES,)),),
+    ("deberta-v2", "text-classification"): (
+        replace(_CLASSIFIER, saved=(_DEBERTA_PIECES,)),
+        _RERANKER,
+    ),
     ("xlm-roberta", "sentence-similarity"): (replace(_POOLED, saved=(_FIRST,)),),
     ("mpnet", "sentence-similarity"): (
         replace(

@@ -437,6 +437,34 @@ def vocabulary_alone(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+def pieces_alone(name: str, *special: str) -> Saved:
+    """A tokenizer as SentencePiece's file alone; the token of masks is none of its pieces.
+
+    Args:
+        name: of the file.
+        special: the pieces that it begins with, one of them the unknown token.
+    """
+
+    def change(folder: Path) -> None:
+        from sentencepiece import sentencepiece_model_pb2 as spm
+
+        model, kinds = spm.ModelProto(), spm.ModelProto.SentencePiece
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        scored = [piece for piece in content["model"]["vocab"] if piece[1] < 0]
+        for token in special:
+            unknown = "unk" in token.lower()
+            kind = kinds.UNKNOWN if unknown else kinds.CONTROL
+            if unknown:
+                model.trainer_spec.unk_id = len(model.pieces)
+            model.pieces.add(piece=token, score=0.0, type=kind)
+        for piece, score in scored:
+            model.pieces.add(piece=piece, score=score, type=kinds.NORMAL)
+        (folder / name).write_bytes(model.SerializeToString())
+        (folder / "tokenizer.json").unlink()
+
+    return change
+
+
 def _write(file: Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=2), encoding="utf-8")
