@@ -34,8 +34,9 @@ from typing import Any
 
 import transformers
 from results_file import add_result, read_results
-from usage_answers import TOLERANCE, Way, answered, built, claimed, drift, far, ways
-from usage_models import make_model
+from toys.bundles import TOLERANCE, answered, built, drift, far
+from toys.models import make_model
+from toys.ways import Way, claimed, ways
 
 HERE = Path(__file__).parent
 TABLE = HERE / "usage.tsv"

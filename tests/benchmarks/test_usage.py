@@ -20,7 +20,7 @@ def usage(monkeypatch):
 
 
 def test_every_family_in_the_table_has_a_toy(usage):
-    from usage_models import TYPES
+    from toys.models import TYPES
 
     downloaded = {kind.model_type for kind in usage.read_table()}
     assert downloaded & set(known_model_types()) == downloaded & set(TYPES)
@@ -43,7 +43,7 @@ def test_shares_are_of_all_downloads(usage):
 def test_a_kind_is_held_only_where_its_answers_are_those_of_transformers(
     usage, monkeypatch, tmp_path
 ):
-    import usage_answers
+    from toys import bundles
 
     kind = usage.Kind("bert", "feature-extraction", 1.0)
     found = usage.measure(kind, tmp_path / "right", quick=True)
@@ -58,14 +58,14 @@ def test_a_kind_is_held_only_where_its_answers_are_those_of_transformers(
     assert "float32 answers differ by 0.0002" in found["why"]
 
     monkeypatch.setattr(usage, "ways", lambda *_: (way,))
-    monkeypatch.setattr(usage, "drift", lambda *given: 12 * usage_answers.drift(*given))
+    monkeypatch.setattr(usage, "drift", lambda *given: 12 * bundles.drift(*given))
     found = usage.measure(kind, tmp_path / "rounded", quick=True)
     assert found["failed"]
     assert "INT8 moves outputs by" in found["why"]
 
 
 def test_other_words_are_no_matter_of_tolerance(usage):
-    from usage_answers import far
+    from toys.bundles import far
 
     one = [("positive", np.array([0.5, 0.5]))]
     assert far(one, [("positive", np.array([0.25, 0.5]))]) == 0.25

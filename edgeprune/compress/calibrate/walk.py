@@ -97,7 +97,8 @@ class Walk:
 
     @torch.no_grad()
     def __init__(self, model: Model, batches: Sequence[Inputs]) -> None:
-        """
+        """Embed the text, and stand before the first block.
+
         Raises:
             UserError: the layers run again and again with the same weights, so that none of them
                 reads what is final.

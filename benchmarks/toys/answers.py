@@ -1,0 +1,154 @@
+"""Rows for each task, what transformers answers to them, and what `edgeprune run` says of a row."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers as t
+
+from toys.vocabularies import sentences
+
+LABELS = {0: "negative", 1: "neutral", 2: "positive"}
+TAGS = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]))
+WRITTEN = 8
+"""Tokens that a decoder writes after a text."""
+
+Answer = tuple[Any, np.ndarray]
+"""What is the same or is not, such as labels and written words; and numbers."""
+Row = dict[str, Any]
+
+
+# Sentence encoders -----------------------------------------------------------------------------
+
+
+def pooled(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(model), device="cpu", model_kwargs={"dtype": "float32"})
+    return [("", encoder.encode(row["text"])) for row in rows]
+
+
+def states(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("feature-extraction", str(model), device="cpu")
+    return [("", np.mean(pipeline(row["text"])[0], axis=0)) for row in rows]
+
+
+def embedded(row: Row) -> Answer:
+    return "", np.asarray(row["embedding"])
+
+
+def plain(number: int, text: str) -> Row:
+    return {"text": text}
+
+
+# Classifiers -----------------------------------------------------------------------------------
+
+
+def labelled(number: int, text: str) -> Row:
+    return {"text": text, "label": LABELS[number % len(LABELS)]}
+
+
+def classes(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("text-classification", str(model), device="cpu", top_k=None)
+    answers = [pipeline([row["text"]])[0] for row in rows]
+    return [_scored({one["label"]: one["score"] for one in each}) for each in answers]
+
+
+def classified(row: Row) -> Answer:
+    return _scored(row["probabilities"])
+
+
+def _scored(scores: Mapping[str, float]) -> Answer:
+    best = max(scores, key=lambda label: scores[label])
+    return best, np.array([scores[label] for label in sorted(scores)])
+
+
+def tagged(number: int, text: str) -> Row:
+    return {"tokens": text.split(), "tags": [0] * len(text.split())}
+
+
+def entities(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline(
+        "token-classification", str(model), device="cpu", aggregation_strategy="simple"
+    )
+    return [_spans(pipeline(row["text"]), "entity_group") for row in rows]
+
+
+def found(row: Row) -> Answer:
+    return _spans(row["entities"], "label")
+
+
+def _spans(entities: Sequence[Mapping[str, Any]], label: str) -> Answer:
+    spans = [(one["start"], one["end"], one[label]) for one in entities]
+    return spans, np.array([one["score"] for one in entities])
+
+
+# Fills and pairs -------------------------------------------------------------------------------
+
+
+def masked(text: str, tokenizer: Any) -> Row:
+    """A text without its third and, where it is long, its eighth word."""
+    words = text.split()
+    for place in (2, 7)[: 1 + (len(words) > 9)]:
+        words[place] = tokenizer.mask_token
+    return {"text": " ".join(words)}
+
+
+def filled(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("fill-mask", str(model), device="cpu")
+    found = [pipeline(row["text"]) for row in rows]
+    return [fills(one if isinstance(one[0], list) else [one]) for one in found]
+
+
+def fills(masks: Sequence[Sequence[Mapping[str, Any]]]) -> Answer:
+    fills = [fill for fills in masks for fill in fills]
+    said = [(fill["token"], fill["token_str"], fill["sequence"]) for fill in fills]
+    return said, np.array([fill["score"] for fill in fills])
+
+
+def filled_row(row: Row) -> Answer:
+    return fills(row["fills"])
+
+
+def pair(text: str, tokenizer: Any) -> Row:
+    """A text beside one of the others."""
+    return {"text": text, "text_pair": sentences()[len(text) % len(sentences())]}
+
+
+def scored_pair(number: int, text: str) -> Row:
+    return {**pair(text, None), "score": number % 5 / 4}
+
+
+def ranked(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    from sentence_transformers import CrossEncoder
+
+    encoder = CrossEncoder(str(model), device="cpu")
+    return [("", np.array(encoder.predict((row["text"], row["text_pair"])))) for row in rows]
+
+
+def scored_row(row: Row) -> Answer:
+    return "", np.array(row["score"])
+
+
+# Decoders --------------------------------------------------------------------------------------
+
+
+def continued(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("text-generation", str(model), device="cpu", dtype="float32")
+    settings = {"max_new_tokens": WRITTEN, "do_sample": False, "return_full_text": False}
+    return [(pipeline(row["text"], **settings)[0]["generated_text"], np.zeros(0)) for row in rows]
+
+
+def chatted(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("text-generation", str(model), device="cpu", dtype="float32")
+    settings = {"max_new_tokens": WRITTEN, "do_sample": False}
+    found = []
+    for row in rows:
+        [answer] = pipeline([{"role": "user", "content": row["text"]}], **settings)
+        found.append((answer["generated_text"][-1]["content"], np.zeros(0)))
+    return found
+
+
+def written(row: Row) -> Answer:
+    return row["generated"], np.zeros(0)
