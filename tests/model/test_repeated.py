@@ -117,6 +117,21 @@ def test_a_model_without_repeats_is_the_same_as_one_whose_weights_are_copied(fol
     assert np.abs(got - expected)[kept].max() < 1e-5
 
 
+def test_a_graph_in_which_a_time_has_another_name_is_not_lowered_in_part(folder, tmp_path):
+    model = import_checkpoint(open_checkpoint(str(folder)))
+    batches = [{name: value.numpy() for name, value in make_batch().items()}]
+    settings = QuantizeSettings(massive_activations="none")
+    quantized = quantize_model(model, [make_batch()], settings, TARGET)
+    save_model(model, tmp_path / "stage")
+    graph = emitted(tmp_path / "stage")
+    for node in graph.nodes:
+        node.name = node.name.replace("ffn_1/", "ffn_again/")
+    start = Emitted(graph, torch_outputs(model, batches))
+    words = r"has 1 products named for encoder\..*\.ffn, whose layer runs 2 times"
+    with pytest.raises(UserError, match=words):
+        rewrite(start, tmp_path / "o.onnx", model.anatomy, quantized, batches, TARGET)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

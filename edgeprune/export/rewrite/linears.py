@@ -64,6 +64,21 @@ def find_linears(graph: Graph, names: list[str]) -> dict[str, list[LinearNodes]]
     return {name: sorted(each, key=lambda one: one.turn) for name, each in found.items()}
 
 
+def check_turns(graph: Graph, names: list[str], times: int) -> None:
+    """Refuse a graph that lacks a product of a linear whose layer runs so many times.
+
+    Raises:
+        ValueError: naming the linear.
+    """
+    found = find_linears(graph, names) if times > 1 else {}
+    for name, products in found.items():
+        if [each.turn for each in products] != list(range(times)):
+            raise ValueError(
+                f"the graph has {len(products)} products named for {name}, whose layer runs "
+                f"{times} times"
+            )
+
+
 def _called(path: str, wanted: Mapping[str, str]) -> tuple[str | None, int]:
     """The module of a node's path, if it is wanted, and which time it is that it runs."""
     if again := re.fullmatch(r"(.+)_(\d+)(\.\w+)", path):
