@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers as t
 
 from toys.vocabularies import sentences
 
 LABELS = {0: "negative", 1: "neutral", 2: "positive"}
 TAGS = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]))
+ENTAILMENT = {0: "entailment", 1: "neutral", 2: "contradiction"}
+CANDIDATES = ["travel", "cooking", "dancing"]
+LONGEST = 15
+"""Tokens of an answer to a question."""
 WRITTEN = 8
 """Tokens that a decoder writes after a text."""
 
@@ -129,6 +134,63 @@ def ranked(model: Path, rows: Sequence[Row]) -> list[Answer]:
 
 def scored_row(row: Row) -> Answer:
     return "", np.array(row["score"])
+
+
+def entailing_pair(number: int, text: str) -> Row:
+    return {**pair(text, None), "label": ENTAILMENT[number % len(ENTAILMENT)]}
+
+
+def zero_shot(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    pipeline = t.pipeline("zero-shot-classification", str(model), device="cpu")
+    found = [pipeline(row["text"], CANDIDATES) for row in rows]
+    return [zero_shot_row(one) for one in found]
+
+
+def zero_shot_row(row: Row) -> Answer:
+    return row["labels"], np.array(row["scores"])
+
+
+def question(text: str, tokenizer: Any) -> Row:
+    """A question, and two texts as its context."""
+    one, other = text, pair(text, tokenizer)["text_pair"]
+    return {"question": f"What of the {text.split()[-1][:-1]}?", "context": f"{one} {other}"}
+
+
+def marked(number: int, text: str) -> Row:
+    row, words = question(text, None), text.split()
+    answer = words[number % len(words)]
+    return {**row, "answers": {"text": [answer], "answer_start": [row["context"].index(answer)]}}
+
+
+def spans(model: Path, rows: Sequence[Row]) -> list[Answer]:
+    """The likeliest part of the context, by the rules of transformers 4's pipeline for one window:
+    of softmaxes over the context's tokens and the first, the product of start and end, widened to
+    whole words."""
+    module = t.AutoModelForQuestionAnswering.from_pretrained(model).eval()
+    tokenizer = t.AutoTokenizer.from_pretrained(model)
+    found = []
+    for row in rows:
+        batch = tokenizer(row["question"], row["context"], return_tensors="pt")
+        with torch.no_grad():
+            output = module(**batch)
+        chosen = [0, *(n for n, side in enumerate(batch.sequence_ids(0)) if side == 1)]
+        starts, ends = (
+            logits[0, chosen].double().softmax(-1)
+            for logits in (output.start_logits, output.end_logits)
+        )
+        table = torch.outer(starts, ends).triu().tril(LONGEST - 1)
+        table[0] = 0
+        first, last = divmod(int(table.argmax()), len(chosen))
+        words = [batch.token_to_word(0, chosen[place]) for place in (first, last)]
+        begin, end = (batch.word_to_chars(0, word, 1) for word in words)
+        score = np.array(float(table[first, last]))
+        found.append(((begin.start, end.end, row["context"][begin.start : end.end]), score))
+    return found
+
+
+def span_row(row: Row) -> Answer:
+    [answer] = row["answers"]
+    return (answer["start"], answer["end"], answer["answer"]), np.array(answer["score"])
 
 
 # Decoders --------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
     session = ort.InferenceSession(str(opened.model_path), providers=["CPUExecutionProvider"])
     apart, size = 0.0, 0.0
     for row in rows:
-        inputs = tokenizer(row["text"], row.get("text_pair"), return_tensors="pt")
+        pair = [row[name] for name in ("text", "text_pair", "question", "context") if name in row]
+        inputs = tokenizer(*pair, return_tensors="pt")
         inputs = {name: each for name, each in inputs.items() if name in reads}
         with torch.no_grad():
             right = module(**inputs)[task.output].numpy()

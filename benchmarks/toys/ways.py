@@ -12,7 +12,7 @@ from edgeprune.model.families import known_model_types
 from edgeprune.model.tasks import TASKS
 from toys import answers as a
 from toys import files as f
-from toys.answers import LABELS, TAGS, WRITTEN, Answer, Row
+from toys.answers import CANDIDATES, ENTAILMENT, LABELS, TAGS, WRITTEN, Answer, Row
 from toys.models import TYPES, Head, Saved
 from toys.vocabularies import texts
 
@@ -37,6 +37,8 @@ class Way:
     """Further ones of `edgeprune run`."""
     saved: tuple[Saved, ...] = ()
     """Changes of the files that transformers writes."""
+    ability: str = ""
+    """The fact of the task's row without which this is not claimed."""
     posed: Callable[[str, Any], Row] = lambda text, tokenizer: {"text": text}
     """A row to answer, by its text and the model's tokenizer."""
 
@@ -94,6 +96,25 @@ _FILLER = Way(
     a.filled_row,
     posed=a.masked,
 )
+_ENTAILMENT = Way(
+    "labels at run time",
+    "text-classification",
+    Head("AutoModelForSequenceClassification", {"id2label": ENTAILMENT}),
+    a.entailing_pair,
+    a.zero_shot,
+    a.zero_shot_row,
+    ("--labels", ",".join(CANDIDATES)),
+    ability="zero_shot",
+)
+_ANSWERER = Way(
+    "spans",
+    "question-answering",
+    Head("AutoModelForQuestionAnswering"),
+    a.marked,
+    a.spans,
+    a.span_row,
+    posed=a.question,
+)
 _NARROW = {"hidden_size": 8, "intermediate_size": 32}
 _CHAT = replace(
     _DECODER,
@@ -109,6 +130,8 @@ _WAYS: Mapping[str, tuple[Way, ...]] = {
     "token-classification": (_TAGGER,),
     "text-generation": (_DECODER,),
     "text-ranking": (_RERANKER,),
+    "zero-shot-classification": (_ENTAILMENT,),
+    "question-answering": (_ANSWERER,),
     "fill-mask": (_FILLER,),
     "masked-lm": (_FILLER,),
 }
@@ -183,4 +206,5 @@ def ways(model_type: str, task: str) -> tuple[Way, ...]:
 
 def claimed(way: Way) -> bool:
     """Whether what its models are for is a task here."""
-    return way.task in TASKS
+    task = TASKS.get(way.task)
+    return task is not None and (not way.ability or getattr(task, way.ability, False))
