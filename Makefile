@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-clients test-masked coverage golden mutation gate lint clean
+.PHONY: demo test test-slow test-clients test-masked coverage golden mutation usage gate lint clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -62,6 +62,9 @@ golden: $(VENV)/.test
 
 mutation: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py
+
+usage: $(VENV)/.test
+	$(ONE_THREAD) $(BIN)/python benchmarks/usage.py --quick
 
 gate: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py

@@ -208,7 +208,7 @@ def test_pickled_weights_are_refused_unread(made, out, tmp_path):
     torch.save(Bomb(), model / "pytorch_model.bin")
     sentence = refused(out, *of(made, model=model))
     assert "only pickled weights (pytorch_model.bin)" in sentence
-    assert "safe_serialization=True" in sentence
+    assert "save_pretrained writes a folder with safetensors" in sentence
     assert not (tmp_path / "exploded").exists()
 
 

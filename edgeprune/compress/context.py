@@ -12,7 +12,7 @@ import numpy as np
 from edgeprune.base.files import read_json, read_object
 from edgeprune.base.record import Record
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import tells_token_types
+from edgeprune.model.token_types import tells_token_types
 from edgeprune.text.batches import Batch, Tokens
 from edgeprune.text.readers import Reader
 from edgeprune.text.text import Text

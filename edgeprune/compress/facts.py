@@ -105,6 +105,24 @@ class Facts:
                 "take; leave it out: such a model is quantized, exported and run."
             )
 
+    def refuse_repeats(self, stage: str, setting: str = "") -> None:
+        """Refuse a model whose layers run again and again with the same weights in a stage that
+        goes from layer to layer.
+
+        Args:
+            setting: under which alone the stage does.
+
+        Raises:
+            UserError: the model is one.
+        """
+        if (times := self.checkpoint.anatomy.repeats) > 1:
+            which = f"{setting} of the {stage} stage" if setting else f"the {stage} stage"
+            raise UserError(
+                f"The layers of {self.checkpoint.name} run {times} times with the same weights, "
+                f"and {which} goes from one layer to the next: leave it out; channels and heads "
+                "are cut, and weights rounded to nearest."
+            )
+
     def refuse_whole_groups(self) -> None:
         """Refuse to take heads from a model none of whose heads can leave.
 

@@ -1,4 +1,4 @@
-"""The parts of a transformer, per family, as data: the one list of families.
+"""The parts of a transformer, per family, as data.
 
 A model is described from its configuration and the shapes of its tensors alone, so that a dry run
 or a device can do it without torch. Every other file speaks of blocks, attention and feed-forward
@@ -11,11 +11,9 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.distances import Distances, read_distances
-from edgeprune.model.families import (
-    _BASE_PREFIXES,
-    Family,
-    Shape,
-    find_family,
+from edgeprune.model.families import BASE_PREFIXES, find_family
+from edgeprune.model.family import Family, Shape
+from edgeprune.model.settings import (
     head_dim,
     hidden_size,
     max_positions,
@@ -171,6 +169,8 @@ class Anatomy:
     max_positions: int
     """The longest sequence that the model takes, in tokens."""
     shapes: Mapping[str, Shape] = field(repr=False)
+    repeats: int = 1
+    """The times that the blocks run one after the other, each with the same weights."""
 
     @property
     def prefix(self) -> str:
@@ -322,7 +322,16 @@ def describe(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Anatomy:
         hidden_size=hidden_size(config),
         max_positions=max_positions(config),
         shapes=_with_tied_head(family, shapes, embeddings, tied),
+        repeats=_repeats(family, config),
     )
+
+
+def _repeats(family: Family, config: Mapping[str, Any]) -> int:
+    if family.repeats is None:
+        return 1
+    if config.get(family.repeats) is None:
+        raise UserError(f"config.json does not say {family.repeats}.")
+    return int(config[family.repeats])
 
 
 def _plain(
@@ -491,7 +500,7 @@ def _shape(shapes: Mapping[str, Shape], linear: str) -> Shape:
 
 def _base_prefix(family: Family, shapes: Mapping[str, Shape]) -> str:
     first = [family.query, *([family.convolution.input] if family.convolution else [])]
-    for prefix in _BASE_PREFIXES:
+    for prefix in BASE_PREFIXES:
         if any(f"{prefix}{family.layers}.0.{path}.weight" in shapes for path in first):
             return prefix
     raise UserError(

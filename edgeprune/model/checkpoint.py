@@ -15,7 +15,7 @@ from edgeprune.base.files import leaves_folder, read_json
 from edgeprune.base.install import install
 from edgeprune.model.anatomy import Anatomy, describe
 from edgeprune.model.config import read_config
-from edgeprune.model.families import Shape
+from edgeprune.model.family import Shape
 from edgeprune.model.gguf import read_gguf
 from edgeprune.model.modules import pools
 from edgeprune.model.safetensors_header import read_header
@@ -26,6 +26,10 @@ WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _ORIGINAL = "original"
+_RESAVE = (
+    "where you trust them, load the model once with its class of transformers, and save_pretrained "
+    "writes a folder with safetensors"
+)
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 
@@ -210,11 +214,17 @@ def _from_hub(name: str) -> Path:
     patterns += ["*_Pooling/*", "*_Dense/*"]
     others = [f"{_ORIGINAL}/*", "consolidated*"]  # the model once more, in another layout
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(
             f"{name!r} is not a folder here and could not be fetched from the hub: {reason(error)}"
         ) from None
+    if not _safetensors(folder):
+        raise UserError(
+            f"{name!r} has no weights in safetensors on the hub, and pickled ones, which can run "
+            f"code when they are read, are not fetched: {_RESAVE}."
+        )
+    return folder
 
 
 def _why_no_weights(folder: Path) -> str:
@@ -222,7 +232,7 @@ def _why_no_weights(folder: Path) -> str:
     if pickled:
         return (
             f"{folder} holds only pickled weights ({pickled[0]}), which can run code when they are "
-            "read and are refused; save the model again with safe_serialization=True."
+            f"read and are refused: {_RESAVE}."
         )
     others = _safetensors(folder)
     beside = f" ({others[0].name} is of another layout)" if others else ""

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import load_json, read_json
-from edgeprune.model.families import find_family, known_model_types, stated, with_assumed
+from edgeprune.model.families import find_family, known_model_types
 from edgeprune.model.rope import check_rope, named_longrope, without_rope_parameters
+from edgeprune.model.settings import stated, with_assumed
 
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Token = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -62,6 +63,8 @@ class ModelConfig(_Checked):
     num_hidden_layers: _Count | None = None
     n_layers: _Count | None = None
     n_layer: _Count | None = None
+    inner_group_num: _Count | None = None
+    num_hidden_groups: _Count | None = None
     intermediate_size: _Count | None = None
     hidden_dim: _Count | None = None
     ffn_dim: _Count | None = None

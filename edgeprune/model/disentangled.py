@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeprune.model.distances import Distances
-from edgeprune.model.families import Family
+from edgeprune.model.family import Family
 
 _BIASES = {"q_bias": "in_proj.query", "v_bias": "in_proj.value"}
 """Those that its first version keeps beside the weight of all three."""

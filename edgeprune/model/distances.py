@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.families import Family
+from edgeprune.model.family import Family
 
 KEY, QUERY = "c2p", "p2c"
 _NORMED = "layer_norm"

@@ -1,228 +1,11 @@
-"""One list of families: what differs between them, as data."""
+"""One list of families: a row each."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.decoder_function import DecoderFunction, HeadLayers
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Fused:
-    """Linears of one input stored as one weight, which loading takes apart into linears of their
-    own, below its path."""
-
-    path: str
-    parts: tuple[str, ...] = ("query", "key", "value")
-    """In the order of their rows."""
-    interleaved: bool = False
-    """Rows are (query, key, value) of head 0, of head 1...; not all queries, all keys, all values.
-    """
-
-    def sizes(self, rows: int, query_rows: int) -> dict[str, int]:
-        """The rows of a weight that each part has: the query those that the configuration says,
-        the others equally many."""
-        first = query_rows if "query" in self.parts else rows // len(self.parts)
-        rest = (rows - first) // (len(self.parts) - 1)
-        return {part: rest if place else first for place, part in enumerate(self.parts)}
-
-
-@dataclass(frozen=True)
-class ExpertPaths:
-    """Paths of a mixture-of-experts layer's parts; a layer may also be dense."""
-
-    module: str
-    """The module that routes tokens to experts."""
-    router: str
-    experts: str
-    """The list of experts; `gate`, `up` and `down` are relative to each."""
-    gate: str
-    up: str
-    down: str
-    stacked: tuple[str, str]
-    """The tensors in which transformers stacks all experts: gate and up projections in one
-    (experts, outputs, inputs), and down projections in another; loading takes them apart."""
-    shared: str | None = None
-    """A feed-forward beside the experts that reads every token."""
-    shared_gate: str | None = None
-    """The linear whose logistic value scales what that one answers."""
-    normalized: str | None = None
-    """The setting by which a token's chosen weights sum to 1; None where they always do."""
-
-
-@dataclass(frozen=True)
-class ConvolutionPaths:
-    """The parts of a layer that has a short convolution in place of attention."""
-
-    input: str
-    """The linear before it, of two gates and what is convolved."""
-    kernel: str
-    """Its taps of every channel (channels, 1, taps)."""
-    output: str
-
-
-@dataclass(frozen=True)
-class DistanceBias:
-    """A bias that is added to the scores of two tokens by their distance: near ones have a row of
-    the table each, further ones share rows on a logarithmic scale (Raffel et al., 2020, section
-    2.1), half of them for tokens before and half for those after. A column for each original
-    head."""
-
-    table: str
-    buckets: int
-    furthest: int
-    """The distance from which on all share the last row."""
-
-
-@dataclass(frozen=True)
-class Disentangled:
-    """The parts of an attention that knows distances of tokens, and the settings that say which it
-    has; see `edgeprune.model.distances`. The table and its norm are the base model's, the linears a
-    layer's."""
-
-    key: str
-    query: str
-    table: str = "encoder.rel_embeddings"
-    norm: str = "encoder.LayerNorm"
-    buckets: str | None = None
-    shared: str | None = None
-    """The setting by which the linears of text are those of distances too."""
-    norms: str | None = None
-
-
-@dataclass(frozen=True)
-class EncoderFunction:
-    """The function of an encoder's parts, where it does not follow from their names: with this its
-    graph is written from its tensors. Norms follow the additions."""
-
-    norms: tuple[str, str]
-    """The norms after the attention and after the feed-forward, relative to a layer."""
-    label_head: HeadLayers
-    """From the state of a text's first token to a logit for each label; paths are relative to the
-    base model or, where it has no such part, to the whole."""
-    token_head: HeadLayers = (("classifier", None),)
-    """The same from the state of every token."""
-    word_head: HeadLayers = ()
-    """From the state of every token to a logit for each that may stand there; the last is the
-    family's `head`."""
-    span_head: HeadLayers = (("qa_outputs", None),)
-    """From the state of every token to two logits, to be the first and the last of an answer."""
-    embedding_norm: str = "embeddings.LayerNorm"
-    projection: str | None = None
-    """A linear after the embeddings where these are narrower than the layers."""
-    projects_first: bool = False
-    """That linear stands before the embeddings' norm."""
-    reads_token_types: bool = False
-    """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
-    activation: str = "hidden_act"
-    """The setting that names the feed-forward's."""
-    epsilon: str | None = "layer_norm_eps"
-    """The setting of the norms' epsilon, 1e-12 where there is none."""
-    distance_bias: DistanceBias | None = None
-    written: Mapping[str, Any] = field(
-        default_factory=lambda: {"position_embedding_type": "absolute", "is_decoder": False}
-    )
-    """Settings of which only these values are known here; they may be missing."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """Paths of the parts in one family of architectures, relative to a layer."""
-
-    model_types: tuple[str, ...]
-    layers: str
-    query: str
-    key: str
-    value: str
-    output: str
-    up: str
-    down: str
-    attention: str
-    """The module that holds the head counts of `head_attributes`."""
-    head_attributes: Mapping[str, Literal["heads", "width", "groups"]]
-    """Attributes to set when heads leave: head count, heads x head size, or heads per key head; of
-    an attention's config, such as it reads itself."""
-    embeddings: Mapping[str, str]
-    causal: bool = False
-    """Whether a token sees only those before it."""
-    has_cache: bool = False
-    """Whether a call keeps the keys and values of its tokens for those that follow."""
-    gate: str | None = None
-    attention_norm: str | None = None
-    feed_forward_norm: str | None = None
-    """Norms read by nothing but the query, key and value, or the gate and up projections."""
-    head_bias: tuple[str, str] | None = None
-    """Module and keyword by which a layer receives a bias with one slice per original head."""
-    disentangled: Disentangled | None = None
-    optional_tables: Mapping[str, str] = field(default_factory=dict)
-    """Settings by which embeddings are left out though a file may hold their table, by role."""
-    known_only: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of which a model may have these values alone; of others nothing here is known."""
-    unread_pooler: str | None = None
-    """A pooler beside the encoder, which no sentence embedding reads."""
-    position_offset: int = 0
-    """Rows of the position table that no token reaches, where positions start above a padding id
-    of 1; see `padded_positions`."""
-    padded_positions: bool = False
-    """Whether positions start above the configuration's padding id, whatever it is."""
-    position_rows: int = 0
-    """Rows of the position table beyond max_position_embeddings."""
-    rotary: Mapping[str, str] = field(default_factory=dict)
-    """Settings of rotary positions by the names that the family gives them: rope_theta, and
-    partial_rotary_factor and original_max_position_embeddings where these stand outside
-    rope_scaling; none where it has no such positions. Where layers with a window have a base of
-    their own, its setting is window_theta."""
-    turned_share: float = 1.0
-    """The share of a head that they turn where the configuration does not say."""
-    assumed: Mapping[str, Any] = field(default_factory=dict)
-    """The values of settings that are left out, where they are facts of the function."""
-    stretches: bool = True
-    """Whether rotary positions may be stretched (rope_scaling)."""
-    window_pattern: tuple[str | None, int, int] | None = None
-    """The setting, if there is one, and the default of the layers of which one has no window, where
-    layer_types are not stated; and the first such layer, from 0, or -1: the last of so many."""
-    unheeded: tuple[str, ...] = ()
-    """Settings that change a model's function and that transformers' own attention leaves out."""
-    bidirectional: str | None = None
-    """The setting by which a token sees those after it too; such a model embeds, and keeps no
-    cache."""
-    ties: bool = False
-    """Whether embeddings and that head are one where the configuration does not say."""
-    in_gguf: bool = False
-    """Whether GGUF files of the family can be read."""
-    fused: tuple[Fused, ...] = ()
-    depth_scaled: str | None = None
-    """The setting by which layer i, from 0, divides its attention scores by i + 1; loading folds
-    that into the queries."""
-    transposed: bool = False
-    """Stored weights of the layers are (inputs, outputs); loading turns them."""
-    unnormed_first: bool = False
-    """The first layer's attention reads the states as they are, which a norm after the embeddings
-    made; so that layer stays the first."""
-    norms_first: str | None = None
-    """The setting by which norms stand before what reads them; None where they always do."""
-    norm_offset: float = 0.0
-    """The number that a norm adds to its stored weight."""
-    experts: ExpertPaths | None = None
-    convolution: ConvolutionPaths | None = None
-    """Of the layers that do not attend, where the family has such."""
-    rounds_channels: str | None = None
-    """The setting by which feed-forwards are not as wide as the configuration says, but as wide as
-    transformers makes of that; true where it is missing."""
-    head: str = "lm_head"
-    """The linear that yields a logit for each token of the vocabulary."""
-    in_files: Mapping[str, str] = field(default_factory=dict)
-    """Parts of the names of tensors in a model's files, and what they are called once it is read.
-    """
-    encoder: EncoderFunction | None = None
-    """By which a graph is written; None: it is traced."""
-    decoder: DecoderFunction | None = None
-    """The same of a decoder."""
-
+from edgeprune.model.decoder_function import DecoderFunction
+from edgeprune.model.encoder_function import DistanceBias, EncoderFunction
+from edgeprune.model.family import ConvolutionPaths, Disentangled, ExpertPaths, Family, Fused
 
 _BERT_HEAD = "cls.predictions.decoder"
 _BERT_FUNCTION = EncoderFunction(
@@ -436,6 +219,39 @@ FAMILIES: tuple[Family, ...] = (
             label_head=_DENSE_HEAD,
             word_head=_LM_HEAD_LAYERS,
             distance_bias=DistanceBias("encoder.relative_attention_bias", buckets=32, furthest=128),
+        ),
+    ),
+    replace(
+        _BERT,
+        model_types=("albert",),
+        layers="encoder.albert_layer_groups.0.albert_layers",
+        query="attention.query",
+        key="attention.key",
+        value="attention.value",
+        output="attention.dense",
+        up="ffn",
+        down="ffn_output",
+        attention="attention",
+        layer_count="inner_group_num",
+        repeats="num_hidden_layers",
+        known_only={"num_hidden_groups": 1},
+        assumed={
+            "num_hidden_groups": 1,
+            "inner_group_num": 1,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-12,
+        },
+        head="predictions.decoder",
+        encoder=replace(
+            _BERT_FUNCTION,
+            norms=("attention.LayerNorm", "full_layer_layer_norm"),
+            label_head=(("pooler", "tanh"), ("classifier", None)),
+            word_head=(
+                ("predictions.dense", "hidden_act"),
+                ("predictions.LayerNorm", None),
+                ("predictions.decoder", None),
+            ),
+            projection="encoder.embedding_hidden_mapping_in",
         ),
     ),
     replace(
@@ -742,7 +558,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-_BASE_PREFIXES = (
+BASE_PREFIXES = (
     *("", "bert.", "roberta.", "electra.", "distilbert.", "mpnet.", "deberta.", "albert."),
     *("model.", "transformer.", "gpt_neox."),
 )
@@ -760,21 +576,6 @@ _MORE_THAN_TEXT = {
 """Why models are refused of which a part could be built, and how to come by it."""
 
 
-_SETTINGS = {
-    "num_attention_heads": ("num_attention_heads", "n_heads", "n_head"),
-    "hidden_size": ("hidden_size", "dim", "n_embd"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions"),
-    "num_experts": ("num_local_experts", "num_experts"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layers", "n_layer"),
-    "intermediate_size": ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner"),
-}
-"""The names that families give to one setting."""
-TRAINED_LENGTH = "original_max_position_embeddings"
-"""The setting for the length that a model was trained on before its positions were stretched."""
-BY_LAYER = ("layer_types", "no_rope_layers")
-"""Settings that are lists with an entry for each layer."""
-
-
 def known_model_types() -> list[str]:
     """Every `model_type` that the list of families describes."""
     return sorted(name for family in FAMILIES for name in family.model_types)
@@ -783,21 +584,6 @@ def known_model_types() -> list[str]:
 def gguf_model_types() -> list[str]:
     """Every architecture whose GGUF files can be read."""
     return sorted(name for family in FAMILIES if family.in_gguf for name in family.model_types)
-
-
-def is_causal(config: Mapping[str, Any]) -> bool:
-    """Whether a token of a model sees only those before it; of unknown families it is not known."""
-    model_type = str(config.get("model_type"))
-    return any(
-        family.causal and not reads_both_ways(config, family)
-        for family in FAMILIES
-        if model_type in family.model_types
-    )
-
-
-def reads_both_ways(config: Mapping[str, Any], family: Family) -> bool:
-    """Whether tokens of a model see those after them too, in a family where they else do not."""
-    return bool(family.bidirectional and config.get(family.bidirectional))
 
 
 def find_family(model_type: str) -> Family:
@@ -815,123 +601,3 @@ def find_family(model_type: str) -> Family:
         f"Models of type {model_type!r} are not known here; "
         f"these are: {', '.join(known_model_types())}."
     )
-
-
-def num_heads(config: Mapping[str, Any]) -> int:
-    """Attention heads of a layer before anything was cut."""
-    return _setting(config, "num_attention_heads")
-
-
-def head_dim(config: Mapping[str, Any]) -> int:
-    """Values of a head."""
-    return int(config.get("head_dim") or hidden_size(config) // num_heads(config))
-
-
-def query_rows(config: Mapping[str, Any]) -> int:
-    """Values of all heads of a layer before anything was cut."""
-    return num_heads(config) * head_dim(config)
-
-
-def hidden_size(config: Mapping[str, Any]) -> int:
-    """Width of the residual stream."""
-    return _setting(config, "hidden_size")
-
-
-def max_positions(config: Mapping[str, Any]) -> int:
-    """The longest sequence that the model takes, in tokens."""
-    longest = _setting(config, "max_position_embeddings", 512) - position_offset(config)
-    return min(longest, short_length(config) or longest)
-
-
-def trained_length(config: Mapping[str, Any]) -> int | None:
-    """The length that a model was trained on before its positions were stretched, if stated."""
-    stretched = config.get("rope_scaling") or {}
-    return config.get(TRAINED_LENGTH) or stretched.get(TRAINED_LENGTH)
-
-
-def short_length(config: Mapping[str, Any]) -> int | None:
-    """The tokens up to which longrope's short factors turn a text's positions, where longer texts
-    have others; a graph holds one set of angles, so that these are the longest that are taken."""
-    stretched = config.get("rope_scaling") or {}
-    kind = stretched.get("rope_type", stretched.get("type"))
-    return trained_length(config) if kind == "longrope" else None
-
-
-def position_offset(config: Mapping[str, Any]) -> int:
-    """The row of the position table that a text's first token reads; where that is not 0, padding
-    has the id before it and its own row."""
-    family = find_family(str(config.get("model_type", "")))
-    if family.padded_positions and config.get("pad_token_id") is not None:
-        return int(config["pad_token_id"]) + 1
-    return family.position_offset
-
-
-_UNTYPED = (
-    *("tokenizersbackend", "pretrainedtokenizer", "albert", "bertgeneration", "bigbird"),
-    *("camembert", "distilbert", "mpnet", "rembert", "roberta", "xlmroberta"),
-)
-"""The beginnings of the classes of tokenizers, or of their models' types, by which transformers 5
-tells a model nothing of token types."""
-
-
-def tells_token_types(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer tells a model of which of a pair's texts each token is.
-
-    Args:
-        tokenizer: the contents of tokenizer_config.json, which may say so; else its class does.
-        config: the model's, whose type stands for a class that is not named.
-    """
-    if isinstance(names := tokenizer.get("model_input_names"), list):
-        return "token_type_ids" in names
-    kind = tokenizer.get("tokenizer_class") or config.get("model_type")
-    return not re.sub("[_-]", "", str(kind).lower()).startswith(_UNTYPED)
-
-
-def with_assumed(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """A configuration that states what it means by what it leaves out, layer_types among it."""
-    config = {**family.assumed, **config}
-    layers = stated(config, "num_hidden_layers")[1]
-    if family.window_pattern and layers and config.get("layer_types") is None:
-        setting, default, first = family.window_pattern
-        step = config.get(setting, default) if setting else default
-        config["layer_types"] = [
-            "sliding_attention" if (layer - first) % step else "full_attention"
-            for layer in range(layers)
-        ]
-    return config
-
-
-def with_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The settings of a configuration that change once only the layers `kept` are left."""
-    counts = [name for name in _SETTINGS["num_hidden_layers"] if name in config]
-    changed: dict[str, Any] = dict.fromkeys(counts, len(kept))
-    for name in BY_LAYER:
-        if config.get(name):
-            changed[name] = [config[name][layer] for layer in kept]
-    if step := config.get("decoder_sparse_step"):  # every `step`-th layer has experts
-        dense = set(config.get("mlp_only_layers") or ())
-        dense |= {layer for layer in kept if (layer + 1) % step}
-        changed["mlp_only_layers"] = [n for n, layer in enumerate(kept) if layer in dense]
-        changed["decoder_sparse_step"] = 1
-    return changed
-
-
-def with_experts(config: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The settings of a configuration that change once every mixture has `count` experts."""
-    return {name: count for name in _SETTINGS["num_experts"] if name in config}
-
-
-def stated(config: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """The family's name for a setting of a configuration, and its value; None where not stated."""
-    keys = _SETTINGS.get(name, (name,))
-    key = next((key for key in keys if config.get(key) is not None), keys[0])
-    return key, config.get(key)
-
-
-def _setting(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    _, value = stated(config, name)
-    if value is None:
-        value = default
-    if value is None:
-        raise UserError(f"config.json does not say {' or '.join(_SETTINGS[name])}.")
-    return int(value)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import BY_LAYER, stated
 from edgeprune.model.modules import TRANSFORMER, kinds_of
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.projection import read_steps
 from edgeprune.model.scores import stated_activation
+from edgeprune.model.settings import BY_LAYER, stated
 from edgeprune.model.tasks import TASKS, Head, base_class
 from edgeprune.text.labels import label_names
 from edgeprune.text.prompts import read_library
@@ -55,7 +55,7 @@ def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[str, int]]:
     anatomy = checkpoint.anatomy
     rounds = anatomy.family.rounds_channels
     rounded = rounds is not None and checkpoint.config.get(rounds, True)
-    yield "num_hidden_layers", len(anatomy.blocks)
+    yield anatomy.family.layer_count, len(anatomy.blocks)
     yield "vocab_size", anatomy.shape(anatomy.embeddings["word"])[0]
     if table := anatomy.embeddings.get("position"):
         yield "max_position_embeddings", anatomy.shape(table)[0] - anatomy.family.position_rows

@@ -5,7 +5,8 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.config import check_types
-from edgeprune.model.families import Shape, gguf_model_types
+from edgeprune.model.families import gguf_model_types
+from edgeprune.model.family import Shape
 from edgeprune.model.gguf_header import read_gguf_header
 
 _GGUF_LAYER = {

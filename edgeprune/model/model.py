@@ -48,6 +48,13 @@ class Model:
         return describe(self.config, shapes)
 
     @property
+    def runs(self) -> list[int]:
+        """Which of the original model's layers are left in the order in which they run, where one
+        that runs again counts again."""
+        times, count = self.anatomy.repeats, len(self.layers)
+        return [time * count + layer for time in range(times) for layer in self.layers]
+
+    @property
     def task(self) -> str:
         """The name of what the model is for, one of TASKS."""
         return task_of(self.config).name

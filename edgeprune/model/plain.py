@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.disentangled import DisentangledAttention
 from edgeprune.model.distances import read_distances
-from edgeprune.model.families import Family, Fused, num_heads, query_rows
+from edgeprune.model.family import Family, Fused
+from edgeprune.model.settings import num_heads, query_rows
 
 
 class Joined(nn.Module):
@@ -98,7 +99,7 @@ class Mixture(nn.Module):
 def make_plain(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
     """Give a model of `family` plain linears in place of fused, stacked and transposed weights, and
     one set of angles for positions where longrope has two: those of texts that are taken (see
-    `families.short_length`).
+    `settings.short_length`).
 
     Args:
         config: the contents of its config.json.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.families import TRAINED_LENGTH, Family, trained_length
+from edgeprune.model.family import Family
+from edgeprune.model.settings import TRAINED_LENGTH, trained_length
 
 
 def named_longrope(config: dict[str, Any]) -> None:
@@ -135,7 +136,7 @@ def turned_share(config: Mapping[str, Any], family: Family) -> float:
 
 def check_rope(config: Mapping[str, Any], family: Family, file: Path) -> None:
     """Refuse rotary positions whose angles cannot be told from the configuration, or change with a
-    text's length, since an exported graph holds one set; see also `families.short_length`.
+    text's length, since an exported graph holds one set; see also `settings.short_length`.
 
     Raises:
         UserError: naming the file, and the kind.

@@ -14,10 +14,11 @@ from edgeprune.model.anatomy import describe
 from edgeprune.model.assets import SIZES, copy_assets
 from edgeprune.model.checkpoint import WEIGHTS, open_checkpoint
 from edgeprune.model.config import read_config
-from edgeprune.model.families import find_family, with_layers
+from edgeprune.model.families import find_family
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.model.model import Model
 from edgeprune.model.plain import make_plain
+from edgeprune.model.settings import with_layers
 from edgeprune.model.shapes import resize, set_head_attributes, without_unread_pooler
 from edgeprune.model.streamed import StreamedWeights, without_values
 from edgeprune.model.tensor_files import TENSORS, Place, TensorFiles

@@ -6,7 +6,8 @@ What plain.py does with modules, told of files: nothing is read.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgeprune.model.families import Family, Shape, num_heads, query_rows
+from edgeprune.model.family import Family, Shape
+from edgeprune.model.settings import num_heads, query_rows
 from edgeprune.model.tensor_files import Part, Place, TensorFiles
 
 

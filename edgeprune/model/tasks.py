@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
-from edgeprune.model.families import is_causal
+from edgeprune.model.settings import is_causal
 from edgeprune.text.labels import label_names
 
 Head = Literal["labels", "vocabulary", "span"]

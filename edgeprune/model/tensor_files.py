@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import read_json
-from edgeprune.model.families import Shape
+from edgeprune.model.family import Shape
 from edgeprune.model.safetensors_header import read_header
 
 TENSORS = "tensors.json"

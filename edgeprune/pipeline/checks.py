@@ -8,8 +8,8 @@ from edgeprune.compress.context import Context
 from edgeprune.compress.facts import Facts
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.model.families import max_positions, short_length
 from edgeprune.model.fits import check_fits
+from edgeprune.model.settings import max_positions, short_length
 from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe

@@ -14,7 +14,7 @@ from edgeprune.kernels.formats import DOMAIN, is_operator
 from edgeprune.kernels.library import system_facts
 from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import missed
-from edgeprune.model.families import max_positions
+from edgeprune.model.settings import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.keep import MARK, RECORD, Done

@@ -75,7 +75,9 @@ class QuestionTokenizer(Tokenizer):
         # Once, as several threads may read texts at once.
         cut_into_windows(self.rust, self._longest)
 
-    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
+    ) -> list[Tokens]:
         """The windows of each pair of a question and a context.
 
         Raises:

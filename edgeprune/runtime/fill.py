@@ -51,9 +51,11 @@ class MaskTokenizer(Tokenizer):
         super().__init__(bundle)
         self.mask_token, self.mask_id = mask_token(bundle.folder, self.rust)
 
-    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
+    ) -> list[Tokens]:
         """Tokens of each text, cut at the model's maximum."""
-        return self._with_masks(super().encode(texts, prompt))
+        return self._with_masks(super().encode(texts, prompt, first_only))
 
     def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """The same of each text, however long; several threads may call this at once."""

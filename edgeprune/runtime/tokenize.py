@@ -8,7 +8,7 @@ from tokenizers import Encoding
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.model.families import tells_token_types
+from edgeprune.model.token_types import tells_token_types
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.text.batches import Tokens
 from edgeprune.text.pairs import Document

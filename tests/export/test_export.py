@@ -35,7 +35,7 @@ def _session(path):
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", [*ENCODERS, "albert"])
 def test_encoder_equals_torch(family, tmp_path):
     model = make_model(family, tmp_path / "hf")
     session = _session(export_onnx(model, tmp_path / "onnx"))

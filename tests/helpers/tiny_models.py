@@ -75,6 +75,8 @@ _MODERN = {
     "norm_bias": False,
     **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 2),
 }
+# All layers twice, with the same weights.
+_ALBERT = {**_BERT, "embedding_size": 16, "num_hidden_layers": 2}
 # Buckets of far distances from 4 tokens on, and all linears of text those of distances too.
 _DEBERTA = {**_BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
 _DEBERTA_V3 = {
@@ -115,6 +117,11 @@ DECODERS = (
 FUSED_DECODERS = ("llama-fused", "mistral-fused", "qwen2-fused", "qwen3-fused")
 # Whose attention is fused where their graph is emitted, and left as it is in a trace.
 EMITTED_DECODERS = ("phi3-fused", "smollm3-fused", "granite-fused", "granite")
+# Layers that run again with the same weights.
+REPEATED = (
+    *("albert", "albert-classifier", "albert-tagger"),
+    *("albert-filler", "albert-answerer"),
+)
 ODD_DECODERS = (
     *(
         "llama-biased",
@@ -151,6 +158,7 @@ def _new(family: str, layers: int) -> nn.Module:
     fused = {**_FUSED, **deep}
     gpt2, distil = {**_GPT2, "n_layer": layers}, {**_DISTIL, "n_layers": layers}
     tied = {"tie_word_embeddings": True}
+    albert = {**_ALBERT, "inner_group_num": layers}
     builders = {
         "bert": lambda: t.BertModel(t.BertConfig(**bert)),
         "distilbert": lambda: t.DistilBertModel(t.DistilBertConfig(**distil)),
@@ -199,6 +207,15 @@ def _new(family: str, layers: int) -> nn.Module:
                 "deberta": ("Deberta", {**_DEBERTA, **deep}),
             }.items()
         },
+        "albert": lambda: t.AlbertModel(t.AlbertConfig(**albert)),
+        "albert-classifier": lambda: t.AlbertForSequenceClassification(
+            t.AlbertConfig(num_labels=3, **albert)
+        ),
+        "albert-tagger": lambda: t.AlbertForTokenClassification(
+            t.AlbertConfig(id2label=dict(enumerate(TAGS)), **albert)
+        ),
+        "albert-filler": lambda: t.AlbertForMaskedLM(t.AlbertConfig(**albert)),
+        "albert-answerer": lambda: t.AlbertForQuestionAnswering(t.AlbertConfig(**albert)),
         "modernbert": lambda: t.ModernBertModel(t.ModernBertConfig(**{**_MODERN, **deep})),
         "modernbert-classifier": lambda: t.ModernBertForSequenceClassification(
             t.ModernBertConfig(

@@ -258,3 +258,18 @@ def test_any_gguf_file_is_taken_or_told_in_a_sentence(tmp_path_factory, data):
     file.write_bytes(whole[:left])
     with contextlib.suppress(UserError):
         check_fits(open_checkpoint(str(file)))
+
+
+def test_a_model_that_the_hub_has_as_pickled_weights_alone_says_what_to_do(model, monkeypatch):
+    fetched = []
+
+    def snapshot_download(name, allow_patterns, **_):
+        fetched.append(allow_patterns)
+        return str(model)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert open_checkpoint("somebody/something").folder == model
+    (model / WEIGHTS).unlink()
+    with pytest.raises(UserError, match="'somebody/something' has no weights in safetensors on"):
+        open_checkpoint("somebody/something")
+    assert not any(".bin" in pattern for patterns in fetched for pattern in patterns)

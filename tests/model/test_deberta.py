@@ -1,15 +1,19 @@
 """DeBERTa of both versions: the distances that its attention knows, beside transformers' own."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_builds import sentence_lines
 from tiny_models import VOCABULARY, make_batch, make_model
+from tokenizers import Tokenizer as RustTokenizer
 from torch import Tensor
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
@@ -193,3 +197,29 @@ def test_a_tokenizer_of_sentence_pieces_alone_says_what_reads_it(tmp_path, monke
     monkeypatch.setattr(importing, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"alone \(spm.model\).* pip install sentencepiece, or"):
         import_tokenizer(open_checkpoint(str(tmp_path)), tmp_path / "out")
+
+
+def test_a_tokenizer_of_sentence_pieces_alone_is_read(tmp_path):
+    """As the hub has DeBERTa-v3: beside sentencepiece itself, which made the file."""
+    made("version 3", tmp_path)
+    lines, pieces = sentence_lines(200), io.BytesIO()
+    names = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=pieces,
+        vocab_size=100,
+        minloglevel=2,
+        **{f"{name}_id": place for place, name in enumerate(names)},
+        **{f"{name}_piece": token for name, token in names.items()},
+    )
+    (tmp_path / "spm.model").write_bytes(pieces.getvalue())
+    settings = {"do_lower_case": False, "vocab_type": "spm"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    import_tokenizer(open_checkpoint(str(tmp_path)), tmp_path / "out")
+    ours = RustTokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    trained = sentencepiece.SentencePieceProcessor(model_proto=pieces.getvalue())
+    for line in lines[:20]:
+        assert ours.encode(line).ids == [1, *trained.encode(line), 2]
+    for odd in ("w001 [MASK] w002", " two  spaces ", "W001\tunknown"):
+        assert ours.encode(odd).ids == theirs(odd).input_ids

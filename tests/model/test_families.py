@@ -12,6 +12,7 @@ from tiny_models import (
     MIXTURES,
     ODD_DECODERS,
     POST_NORMED,
+    REPEATED,
     make_batch,
     make_model,
 )
@@ -39,7 +40,9 @@ GROUPED = (
     "llama-biased",
 )
 FAMILY_NAMES = tuple(
-    dict.fromkeys((*ENCODERS, *CLASSIFIERS, *DECODERS, "granite", *ODD_DECODERS, *POST_NORMED))
+    dict.fromkeys(
+        (*ENCODERS, *CLASSIFIERS, *REPEATED[:2], *DECODERS, "granite", *ODD_DECODERS, *POST_NORMED)
+    )
 )
 TESTED = (*FAMILY_NAMES, *HYBRIDS, *MIXTURES)
 

@@ -76,7 +76,7 @@ def test_exactly_what_is_asked_for_leaves_the_shapes(encoder, decoder, channels,
     "family",
     [
         *(*ENCODERS, *DECODERS, *FUSED_DECODERS, *EMITTED_DECODERS, *ODD_DECODERS),
-        *(*MIXTURES, *POST_NORMED),
+        *(*MIXTURES, *POST_NORMED, "albert"),
     ],
 )
 def test_every_family_has_a_title_and_a_size(family: str, tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ class Walk:
 
     @torch.no_grad()
     def __init__(self, model: Model, batches: Sequence[Inputs]) -> None:
+        """Embed the text, and stand before the first block.
+
+        Raises:
+            UserError: the layers run again and again with the same weights, so that none of them
+                reads what is final.
+        """
+        if (times := model.anatomy.repeats) > 1:
+            raise UserError(
+                f"The model's layers run {times} times with the same weights, and no text can be "
+                "walked through them layer by layer: take a method that does not."
+            )
         self.model = model
         self.masks = [tensors(batch)["attention_mask"].bool() for batch in batches]
         self.hidden: list[Tensor] = []  # what enters the block, a batch each [rows, tokens, width]

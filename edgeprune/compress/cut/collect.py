@@ -1,5 +1,6 @@
 """Run text through a model once and score its channels and heads for a one-shot cut."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -131,14 +132,15 @@ _SCORES: dict[str, Callable[..., dict[str, Tensor]]] = {
 def _with_gradients(
     model: Model, gates: list[Gate], batches: Sequence[Batch], seed: int
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """The tensor that every gate multiplies, with its gradient, both [texts, tokens, columns]."""
+    """The tensor that every gate multiplies, with its gradient, both [texts, tokens, columns]; of a
+    layer that runs again, those of every time behind each other."""
     generator = torch.Generator().manual_seed(seed)
     objective = objective_of(model)
-    captured: dict[str, Tensor] = {}
+    captured: dict[str, list[Tensor]] = defaultdict(list)
 
     def capture(name: str, h: Tensor) -> None:
         h.retain_grad()
-        captured[name] = h
+        captured[name].append(h)
 
     modules = {gate.name: model.linear(gate.name) for gate in gates}
     with gradients_of_activations(model), watching(modules, capture):
@@ -146,11 +148,13 @@ def _with_gradients(
             captured.clear()  # an expert that no token reaches has nothing
             objective.probe(model.run(batch), batch, generator).backward()
             texts = len(batch.input_ids)
-            yield {
-                name: (
-                    h.reshape(texts, -1, h.shape[-1]),
-                    h.grad.reshape(texts, -1, h.shape[-1]),
-                )
-                for name, h in captured.items()
-                if h.grad is not None
-            }
+            found = {}
+            for name, times in captured.items():
+                reached = [(h, h.grad) for h in times if h.grad is not None]
+                if reached:
+                    h, gradient = (
+                        torch.cat([each.reshape(texts, -1, each.shape[-1]) for each in part], 1)
+                        for part in zip(*reached, strict=True)
+                    )
+                    found[name] = (h, gradient)
+            yield found

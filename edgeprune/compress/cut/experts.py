@@ -15,8 +15,8 @@ from edgeprune.compress.cut.surgery import channels_by_layer
 from edgeprune.compress.cut.tenp import ExpertScore
 from edgeprune.compress.maths.ranking import highest
 from edgeprune.model.anatomy import Experts
-from edgeprune.model.families import with_experts
 from edgeprune.model.model import Model
+from edgeprune.model.settings import with_experts
 from edgeprune.text.batches import Batch, text_by_text
 
 

@@ -15,6 +15,9 @@ from edgeprune.model.anatomy import Anatomy
 
 def _refuse(settings: CutSettings, facts: Facts) -> None:
     _refuse_experts(settings, facts)
+    for name in ("layers", "compensate"):
+        if getattr(settings, name):
+            facts.refuse_repeats("cut", name)
     anatomy = facts.checkpoint.anatomy
     total, (first, last) = len(anatomy.blocks), settings.kept_ends(anatomy.family.unnormed_first)
     count = settings.layers_to_drop(total)

@@ -14,9 +14,9 @@ from torch import nn
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Attention, Block, FeedForward
-from edgeprune.model.families import with_layers
 from edgeprune.model.model import Model
 from edgeprune.model.restored import module_restored
+from edgeprune.model.settings import with_layers
 from edgeprune.model.shapes import set_head_attributes
 
 

@@ -1,5 +1,6 @@
 """The row of the load stage, which reads the model that the user named."""
 
+from edgeprune.base.words import many
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.load.record import Loaded
 from edgeprune.compress.load.settings import LoadSettings
@@ -9,9 +10,10 @@ from edgeprune.model.units import heads, parameters
 
 def _would(settings: LoadSettings, facts: Facts) -> list[str]:
     checkpoint, anatomy = facts.checkpoint, facts.anatomy
+    again = f", run {anatomy.repeats} times," if anatomy.repeats > 1 else ""
     return [
         f"{checkpoint.name}: {anatomy.model_type}, {checkpoint.task}, "
-        f"{len(anatomy.blocks)} layers of {heads(anatomy)} heads and "
+        f"{many(len(anatomy.blocks), 'layer')}{again} of {heads(anatomy)} heads and "
         f"{sum(facts.units['channels'])} channels in all, {parameters(anatomy):,} weights in "
         "linears and embeddings",
         facts.text.line,

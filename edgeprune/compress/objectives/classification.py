@@ -75,4 +75,4 @@ class ClassificationObjective(Logits):
 
 def objective(model: Model) -> ClassificationObjective:
     """A classifier's objective."""
-    return ClassificationObjective(model.layers)
+    return ClassificationObjective(model.runs)

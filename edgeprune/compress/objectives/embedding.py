@@ -142,4 +142,4 @@ def objective(model: Model) -> EmbeddingObjective:
     library, left_out = model.library, 0
     if not model.pooling.include_prompt and (prompt := library.prompt()):
         left_out = prompt_tokens(open_tokenizer(model.folder / "tokenizer.json"), prompt)
-    return EmbeddingObjective(model.pooling, model.layers, model.steps, left_out, library.width)
+    return EmbeddingObjective(model.pooling, model.runs, model.steps, left_out, library.width)

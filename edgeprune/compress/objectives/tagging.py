@@ -57,4 +57,4 @@ class TokenObjective(ClassificationObjective):
 
 def objective(model: Model) -> TokenObjective:
     """The objective of a classifier of tokens."""
-    return TokenObjective(model.layers)
+    return TokenObjective(model.runs)

@@ -7,7 +7,7 @@ from typing import Any
 from edgeprune.base.budget import most_removable
 from edgeprune.base.errors import UserError
 from edgeprune.compress.facts import Facts, Removed
-from edgeprune.compress.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings
+from edgeprune.compress.prune.methods import DEFAULT_METHOD, METHODS, AnyPruneSettings, method_of
 from edgeprune.compress.prune.oneshot_settings import LayerwiseSettings, OneShotSettings
 from edgeprune.compress.prune.record import Pruned
 from edgeprune.compress.prune.settings import PruneSettings
@@ -20,12 +20,20 @@ _CLASSES = {name: method.settings for name, method in METHODS.items()}
 
 def _refuse_prune(settings: AnyPruneSettings, facts: Facts) -> None:
     facts.refuse_mixture("prune")
+    _refuse_repeats("prune", settings, facts)
     if settings.gated:
         _left_by_gates(settings, facts)
 
 
 def _refuse_sparsify(settings: AnyPruneSettings, facts: Facts) -> None:
     facts.refuse_mixture("sparsify")
+    _refuse_repeats("sparsify", settings, facts)
+
+
+def _refuse_repeats(stage: str, settings: AnyPruneSettings, facts: Facts) -> None:
+    """Only what prunes in training sees every time that a layer runs."""
+    if not isinstance(settings, PruneStageSettings):
+        facts.refuse_repeats(stage, f"method: {method_of(settings)}")
 
 
 def _left_by_gates(settings: AnyPruneSettings, facts: Facts) -> dict[str, Sequence[int]]:

@@ -25,9 +25,11 @@ def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
     if settings.method == "gptq":
         facts.refuse_mixture("quantize", "method: gptq")
         facts.refuse_convolutions("quantize", "method: gptq")
+        facts.refuse_repeats("quantize", "method: gptq")
     if settings.weights == "mixed":
         facts.refuse_mixture("quantize", "weights: mixed")
         facts.refuse_convolutions("quantize", "weights: mixed")
+        facts.refuse_repeats("quantize", "weights: mixed")
     _refuse_idle(settings, facts)
     _refuse_budget(settings, facts)
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from edgeprune.export.emit.writer import Writer
 from edgeprune.model.anatomy import Anatomy
-from edgeprune.model.families import DistanceBias
+from edgeprune.model.encoder_function import DistanceBias
 
 _PATH = "/distance_bias"
 

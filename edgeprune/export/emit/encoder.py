@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from edgeprune.export.attention_nodes import attend, padding_mask
 from edgeprune.export.emit.activations import ACTIVATIONS
@@ -33,7 +33,8 @@ from edgeprune.export.emit.writer import BATCH, TOKENS, Writer, path_of
 from edgeprune.export.graph import Graph
 from edgeprune.model.anatomy import Anatomy, Block
 from edgeprune.model.distances import read_distances
-from edgeprune.model.families import EncoderFunction, position_offset
+from edgeprune.model.encoder_function import EncoderFunction
+from edgeprune.model.settings import position_offset
 from edgeprune.model.tasks import Task
 
 _EPSILON = 1e-12
@@ -173,14 +174,48 @@ def emit_encoder(
     x = encoder.embedded()
     mask = padding_mask(encoder.graph)
     attending = _attending(encoder, mask, kept_heads)
+    given, begun = x, len(encoder.graph.nodes)
     for block in anatomy.blocks:
         x = encoder.layer(x, block, attending)
+    once, made = encoder.graph.nodes[begun:], x
+    for turn in range(1, anatomy.repeats):
+        x = _again(encoder.graph, once, {given: x}, turn)[made]
     if task.logits_axes == 2:
         x = pooled(writer, x, FIRST)
     if task.head is not None:
         x = logits_of(writer, x, layers, config, anatomy, encoder.epsilon)
     give(encoder.graph, x, task)
     return encoder.graph
+
+
+def _again(
+    graph: Graph, nodes: Sequence[NodeProto], given: Mapping[str, str], turn: int
+) -> dict[str, str]:
+    """Write nodes once more, named as a tracer names them when their module runs again:
+    query/MatMul becomes query_1/MatMul. The weights that they read are those that are there.
+
+    Args:
+        given: what they read instead of a tensor.
+        turn: how often they were written before.
+
+    Returns:
+        The new tensor for each that they made and for each that was given.
+    """
+
+    def named(name: str) -> str:
+        return f"_{turn}/".join(name.rsplit("/", 1))
+
+    called = dict(given)
+    for node in nodes:
+        copied = NodeProto()
+        copied.CopyFrom(node)
+        copied.name = named(node.name)
+        called |= {name: named(name) for name in node.output}
+        for names in (copied.input, copied.output):
+            for place, name in enumerate(names):
+                names[place] = called.get(name, name)
+        graph.insert(copied)
+    return called
 
 
 def _attending(encoder: _Encoder, mask: str, kept_heads: Sequence[Sequence[int]]) -> Attend:

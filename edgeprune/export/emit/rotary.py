@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from edgeprune.model.anatomy import Anatomy
-from edgeprune.model.families import TRAINED_LENGTH, trained_length
 from edgeprune.model.rope import turned_share
+from edgeprune.model.settings import TRAINED_LENGTH, trained_length
 
 Rotation = tuple[np.ndarray, float]
 """Frequencies (D/2,), and the factor on cosines and sines."""

@@ -42,7 +42,7 @@ def lay_out_attention(graph: Graph, anatomy: Anatomy) -> int:
     for parts in find_attention(graph, anatomy):
         (_causal if anatomy.causal else _bidirectional)(graph, parts)
     graph.sweep()
-    return len(anatomy.attentions)
+    return len(anatomy.attentions) * anatomy.repeats
 
 
 def _bidirectional(graph: Graph, parts: AttentionParts) -> None:

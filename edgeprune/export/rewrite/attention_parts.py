@@ -79,14 +79,17 @@ def find_attention(graph: Graph, anatomy: Anatomy) -> Iterator[AttentionParts]:
     if anatomy.family.disentangled is not None:
         raise ValueError("scores have parts by the distance of tokens, which only emitting knows")
     linears = find_linears(graph, list(anatomy.block_linears()))
-    for block in anatomy.blocks:
-        if not isinstance(block.mixer, Attention):
-            continue
-        missing = [name for name in block.attention.linears() if name not in linears]
-        if missing:
-            raise ValueError(f"the graph has no product named for {missing[0]}")
-        _unfuse(graph, block.attention, linears)
-        yield AttentionParts(graph, block.index, block.attention, linears)
+    for turn in range(anatomy.repeats):
+        for block in anatomy.blocks:
+            if not isinstance(block.mixer, Attention):
+                continue
+            names = block.attention.linears()
+            missing = [name for name in names if len(linears.get(name, ())) <= turn]
+            if missing:
+                raise ValueError(f"the graph has no product named for {missing[0]}")
+            now = {name: linears[name][turn] for name in names}
+            _unfuse(graph, block.attention, now)
+            yield AttentionParts(graph, block.index, block.attention, now)
 
 
 def depends(graph: Graph, name: str, on: str) -> bool:

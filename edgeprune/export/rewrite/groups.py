@@ -23,6 +23,7 @@ from edgeprune.export.rewrite.linears import (
     distribute,
     merged_bias,
     merged_path,
+    nodes_path,
     planned_linears,
 )
 
@@ -49,7 +50,7 @@ def lower_groups(graph: Graph, quantized: Quantized) -> int:
 
 
 def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -> None:
-    path = merged_path(linears)
+    stored, path = merged_path(linears), nodes_path(linears)
     entries = [quantized.plan[linear.name] for linear in linears]
     first = entries[0]
     group = first.group or first.shape[1]
@@ -57,12 +58,12 @@ def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -
     packed = (rows, -(-columns // group), group * first.bits // 8)
     inputs = [
         linears[0].input,
-        graph.add_made(f"{path}/codes", "uint8", packed, lambda: _codes(entries, quantized)),
-        graph.add_constant(f"{path}/scales", _joined(entries, quantized.scales).reshape(-1)),
+        graph.add_made(f"{stored}/codes", "uint8", packed, lambda: _codes(entries, quantized)),
+        graph.add_constant(f"{stored}/scales", _joined(entries, quantized.scales).reshape(-1)),
     ]
     if not first.symmetric:
         zero_points = pack_bits(_joined(entries, quantized.zero_points), first.bits)
-        inputs.append(graph.add_constant(f"{path}/zero_points", zero_points.reshape(-1)))
+        inputs.append(graph.add_constant(f"{stored}/zero_points", zero_points.reshape(-1)))
     sizes = [entry.shape[0] for entry in entries]
     product = graph.add(
         OPERATOR,
@@ -77,7 +78,7 @@ def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -
     )
     bias = merged_bias(graph, linears, sizes)
     if bias is not None:
-        bias_name = graph.add_constant(f"{path}/bias", bias)
+        bias_name = graph.add_constant(f"{stored}/bias", bias)
         product = graph.add("Add", [product, bias_name], f"{path}/Add")
     distribute(graph, linears, product, sizes)
 

@@ -41,6 +41,7 @@ from edgeprune.export.rewrite.linears import (
     distribute,
     merged_bias,
     merged_path,
+    nodes_path,
     planned_linears,
 )
 
@@ -67,13 +68,13 @@ def lower_linears(graph: Graph, quantized: Quantized) -> int:
 def _lower(
     graph: Graph, linears: list[LinearNodes], quantized: Quantized, token_wise: bool
 ) -> None:
-    path = merged_path(linears)
+    stored, path = merged_path(linears), nodes_path(linears)
     scales = np.concatenate([quantized.scales[linear.name].numpy() for linear in linears])
-    scale = graph.add_constant(f"{path}/scales", scales)
-    codes = _codes(graph, linears, quantized, path)
+    scale = graph.add_constant(f"{stored}/scales", scales)
+    codes = _codes(graph, linears, quantized, stored)
     sizes = [len(quantized.scales[linear.name]) for linear in linears]
     bias = merged_bias(graph, linears, sizes)
-    bias_name = "" if bias is None else graph.add_constant(f"{path}/bias", bias)
+    bias_name = "" if bias is None else graph.add_constant(f"{stored}/bias", bias)
     entry = quantized.plan[linears[0].name]
     if entry.input_scale is not None:
         weights = (codes, scale, bias_name)

@@ -23,9 +23,10 @@ def choose_logits(graph: Graph, anatomy: Anatomy) -> int:
     Raises:
         ValueError: the graph has no head by its name.
     """
-    head = find_linears(graph, [anatomy.head or ""]).get(anatomy.head or "")
-    if head is None:
+    found = find_linears(graph, [anatomy.head or ""])
+    if not found:
         raise ValueError(f"the graph has no product named for {anatomy.head}")
+    [head] = found[anatomy.head or ""]
     path = "/last_logits"
     kept = graph.add_option(KEPT_LOGITS, np.array(0, np.int64))
     # Zero tokens from the end means the start: everything.

@@ -1,6 +1,12 @@
-"""Find a model's linears and embeddings in its graph by the exporter's names."""
+"""Find a model's linears and embeddings in its graph by the exporter's names.
 
-from collections.abc import Collection, Sequence
+A linear whose layer runs again has a product for every time, query/MatMul and then query_1/MatMul,
+query_2/MatMul and so on, which all read one weight.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +33,8 @@ class LinearNodes:
     transposed: bool
     """The stored weight is (outputs, inputs) as in torch, not (inputs, outputs)."""
     bias: str | None
+    turn: int = 0
+    """Which time it is that its layer runs, from 0."""
 
     def weight_as_torch(self, graph: Graph) -> np.ndarray:
         """The stored weight as (outputs, inputs)."""
@@ -40,19 +48,44 @@ def module_path(node: NodeProto) -> str:
     return node.name.strip("/").replace("/", ".")
 
 
-def find_linears(graph: Graph, names: list[str]) -> dict[str, LinearNodes]:
-    """The linears with these module names whose weight in the graph is constant."""
+def find_linears(graph: Graph, names: list[str]) -> dict[str, list[LinearNodes]]:
+    """The products of the linears with these module names whose weight in the graph is constant,
+    in the order in which they run."""
     wanted = _paths(names, ("MatMul", "Gemm"))
-    found = {}
+    found: dict[str, list[LinearNodes]] = defaultdict(list)
     for node in graph.nodes:
-        name = wanted.get(module_path(node))
+        name, turn = _called(module_path(node), wanted)
         if (
             name
             and node.op_type in ("MatMul", "Gemm")
             and _table(graph, node) in graph.initializers
         ):
-            found[name] = _describe(graph, name, node)
-    return found
+            found[name].append(_describe(graph, name, node, turn))
+    return {name: sorted(each, key=lambda one: one.turn) for name, each in found.items()}
+
+
+def check_turns(graph: Graph, names: list[str], times: int) -> None:
+    """Refuse a graph that lacks a product of a linear whose layer runs so many times.
+
+    Raises:
+        ValueError: naming the linear.
+    """
+    found = find_linears(graph, names) if times > 1 else {}
+    for name, products in found.items():
+        if [each.turn for each in products] != list(range(times)):
+            raise ValueError(
+                f"the graph has {len(products)} products named for {name}, whose layer runs "
+                f"{times} times"
+            )
+
+
+def _called(path: str, wanted: Mapping[str, str]) -> tuple[str | None, int]:
+    """The module of a node's path, if it is wanted, and which time it is that it runs."""
+    if again := re.fullmatch(r"(.+)_(\d+)(\.\w+)", path):
+        module, turn, kind = again.groups()
+        if path not in wanted and module + kind in wanted:
+            return wanted[module + kind], int(turn)
+    return wanted.get(path), 0
 
 
 def _table(graph: Graph, product: NodeProto) -> str:
@@ -70,12 +103,13 @@ def _paths(names: list[str], kinds: tuple[str, ...]) -> dict[str, str]:
     return short | {f"{name}.{kind}": name for name in names for kind in kinds}
 
 
-def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
+def _describe(graph: Graph, name: str, node: NodeProto, turn: int) -> LinearNodes:
     if node.op_type == "Gemm":
         bias = node.input[2] if len(node.input) > 2 else None
         transposed = bool(attribute(node, "transB", 0))
         output = node.output[0]
-        return LinearNodes(name, node, None, node.input[0], output, node.input[1], transposed, bias)
+        weight = node.input[1]
+        return LinearNodes(name, node, None, node.input[0], output, weight, transposed, bias, turn)
     table = _table(graph, node)
     bias_node = _bias_node(graph, node)
     bias = output = None
@@ -91,6 +125,7 @@ def _describe(graph: Graph, name: str, node: NodeProto) -> LinearNodes:
         table,
         table != node.input[1],
         bias,
+        turn,
     )
 
 
@@ -116,7 +151,7 @@ def find_embeddings(graph: Graph, names: list[str]) -> dict[str, NodeProto]:
 def planned_linears(
     graph: Graph, quantized: Quantized, formats: Collection[Format]
 ) -> list[tuple[Entry, LinearNodes]]:
-    """The linears planned in any of these formats, with their nodes.
+    """The products of the linears planned in any of these formats, with their nodes.
 
     Raises:
         ValueError: one is not in the graph, or holds values other than planned.
@@ -125,19 +160,29 @@ def planned_linears(
     found = find_linears(graph, [entry.name for entry in planned])
     pairs = []
     for entry in planned:
-        linear = found.get(entry.name)
-        if linear is None:
+        if entry.name not in found:
             raise ValueError(f"the graph has no product named for {entry.name}")
-        if not np.array_equal(linear.weight_as_torch(graph), quantized.values(entry.name).numpy()):
-            raise ValueError(f"the exported weight of {entry.name} is not what was planned")
-        pairs.append((entry, linear))
+        values = quantized.values(entry.name).numpy()
+        for linear in found[entry.name]:
+            if not np.array_equal(linear.weight_as_torch(graph), values):
+                raise ValueError(f"the exported weight of {entry.name} is not what was planned")
+            pairs.append((entry, linear))
     return pairs
 
 
 def merged_path(linears: Sequence[LinearNodes]) -> str:
-    """The path for the nodes of one linear, or of several merged into one product."""
-    path = linears[0].product.name.rsplit("/", 1)[0]
+    """The path for what is stored of one linear, or of several merged into one product, however
+    often they run."""
+    first = linears[0]
+    path = first.product.name.rsplit("/", 1)[0]
+    path = path.removesuffix(f"_{first.turn}") if first.turn else path
     return path if len(linears) == 1 else path.rsplit("/", 1)[0] + "/merged"
+
+
+def nodes_path(linears: Sequence[LinearNodes]) -> str:
+    """The path for the nodes of one linear, or of several merged, the time that they run."""
+    path, turn = merged_path(linears), linears[0].turn
+    return f"{path}_{turn}" if turn else path
 
 
 def merged_bias(
@@ -160,7 +205,7 @@ def distribute(
     if len(linears) == 1:
         graph.replace_uses(linears[0].output, product)
         return
-    path = merged_path(linears)
+    path = nodes_path(linears)
     split = graph.add_constant(f"{path}/sizes", np.array(sizes, np.int64))
     names = [f"{path}/Split_output_{place}" for place in range(len(linears))]
     graph.add("Split", [product, split], f"{path}/Split", outputs=names, axis=-1)

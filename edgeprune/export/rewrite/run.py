@@ -22,6 +22,7 @@ from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.groups import lower_groups
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.last_logits import choose_logits
+from edgeprune.export.rewrite.linears import check_turns
 from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.packed_attention import pack_attention
 from edgeprune.export.rewrite.quantized_cache import quantize_cache
@@ -228,6 +229,8 @@ def rewrite(
             continue
         saved, rounding = graph.snapshot(), None
         try:
+            if step.lowers and quantized is not None:
+                check_turns(graph, _in_blocks(anatomy, quantized, step.lowers), anatomy.repeats)
             changed = step.change(graph)
             after = run_graph(graph, batches) if changed else before
             if step.lowers and quantized is not None:
@@ -266,6 +269,12 @@ def rewrite(
         )
     graph.save(output)
     return reports
+
+
+def _in_blocks(anatomy: Anatomy, quantized: Quantized, formats: Collection[Format]) -> list[str]:
+    """The linears inside the blocks that are planned in one of these formats."""
+    inside = anatomy.block_linears()
+    return [each.name for each in quantized.plan if each.format in formats and each.name in inside]
 
 
 def as_torch(emitted: Emitted, answers: Outputs) -> PassReport:

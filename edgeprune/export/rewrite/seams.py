@@ -49,10 +49,10 @@ def seam_drift(
     """Input of the float graph -> the tensor that it is rounded from, and how."""
     linears = find_linears(plain, [entry.name for entry in entries])
     for entry in entries:
-        seam = linears[entry.name].input
-        given = f"{seam}/{entry.format}/{entry.input_scale}"
-        nodes[linears[entry.name].product.name].input[0] = given
-        rounded[given] = seam, entry
+        for linear in linears[entry.name]:
+            given = f"{linear.input}/{entry.format}/{entry.input_scale}"
+            nodes[linear.product.name].input[0] = given
+            rounded[given] = linear.input, entry
     seams = {seam: lowered.now(seam) for seam, _ in rounded.values()}
     if not all(lowered.holds(name) for name in seams.values()):
         return float("inf")

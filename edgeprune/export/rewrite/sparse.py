@@ -28,6 +28,7 @@ from edgeprune.export.rewrite.linears import (
     distribute,
     merged_bias,
     merged_path,
+    nodes_path,
     planned_linears,
 )
 from edgeprune.kernels.formats import FORMATS
@@ -74,7 +75,7 @@ def _lower(
     graph: Graph, linears: list[LinearNodes], entry: Entry, quantized: Quantized, shared: bool
 ) -> None:
     first, form = linears[0], FORMATS[SPARSE[entry.format]]
-    path = merged_path(linears)
+    stored, path = merged_path(linears), nodes_path(linears)
     sizes = [len(quantized.scales[linear.name]) for linear in linears]
     ending = _Ending("none", first.output)
     if len(linears) == 1:
@@ -82,7 +83,7 @@ def _lower(
     codes = np.concatenate([quantized.codes[linear.name].numpy().T for linear in linears], axis=1)
     scales = np.concatenate([quantized.scales[linear.name].numpy() for linear in linears])
     node, initializers = make_sparse_linear(
-        f"{path}/SparseLinear",
+        f"{stored}/SparseLinear",
         # Look it up again: the node may have become part of an earlier operator.
         _activations(graph, first.product.input[0], entry, path, shared),
         f"{path}/SparseLinear_output_0",
@@ -92,6 +93,7 @@ def _lower(
         epilogue=ending.epilogue,
         other=ending.other,
     )
+    node.name = f"{path}/SparseLinear"
     for tensor in initializers:
         graph.add_constant(tensor.name, numpy_helper.to_array(tensor))
     result = graph.insert(node)

@@ -61,7 +61,7 @@ def _of_torch(name: str, model: str) -> Subject:
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"{name} needs PyTorch: {install('build')}.")
     from edgeprune.model.checkpoint import open_checkpoint
-    from edgeprune.model.families import max_positions
+    from edgeprune.model.settings import max_positions
 
     checkpoint = open_checkpoint(model)
     return Subject(

@@ -62,7 +62,7 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             tensors[node.output[0]] = node.attribute[0].t
     found: list[Layer] = []
-    seen: set[str] = set()
+    seen: set[tuple[Kind, str]] = set()
     for node in graph.node:
         try:
             if node.domain == DOMAIN:
@@ -82,9 +82,11 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
                 f"the node {told(node)} lacks an input or a setting that its operator has, or has "
                 f"one of another kind ({error})"
             ) from None
-        # A tied tensor's bytes count once.
-        found.append(layer if tensor.name not in seen else layer.model_copy(update={"bytes": 0}))
-        seen.add(tensor.name)
+        if (kind, tensor.name) in seen:  # a layer that runs again
+            continue
+        tied = any(name == tensor.name for _, name in seen)  # whose bytes count once
+        found.append(layer.model_copy(update={"bytes": 0}) if tied else layer)
+        seen.add((kind, tensor.name))
     return found
 
 

@@ -13,7 +13,7 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.measures import MEASURES, Measure
 from edgeprune.measure.record import Measured
-from edgeprune.model.families import max_positions
+from edgeprune.model.settings import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.keys import data_digest, processor_digest
 from edgeprune.pipeline.measure.settings import OWN_TASKS, MeasureSettings

@@ -23,9 +23,10 @@ from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.batches import Batch
 
 KINDS = (CHANNELS, HEADS)
-# A task each; electra and mpnet add a narrow embedding and a shared position bias.
+# A task each; electra and mpnet add a narrow embedding and a shared position bias, albert layers
+# that run again.
 # gpt2's linears were taken apart when it was loaded; opt lays texts and tokens into one axis.
-MODELS = ("bert", "electra", "mpnet", "classifier", "llama", "qwen3", "gpt2", "opt")
+MODELS = ("bert", "electra", "mpnet", "albert", "classifier", "llama", "qwen3", "gpt2", "opt")
 
 
 def model_and_batches(name: str, folder) -> tuple[Model, list[Batch]]:

@@ -18,6 +18,7 @@ from tiny_models import (
     CLASSIFIERS,
     ENCODERS,
     FILLERS,
+    REPEATED,
     TAGGERS,
     VOCABULARY,
     make_batch,
@@ -75,7 +76,9 @@ def _longest(model):
     return model.anatomy.max_positions
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *CLASSIFIERS, *TAGGERS, *FILLERS, *ANSWERERS])
+@pytest.mark.parametrize(
+    "family", [*ENCODERS, *CLASSIFIERS, *TAGGERS, *FILLERS, *ANSWERERS, *REPEATED]
+)
 def test_an_emitted_encoder_equals_torch(family, tmp_path):
     folder, model = _saved(family, tmp_path)
     graph = emitted(folder)
@@ -193,7 +196,7 @@ def test_a_head_for_every_token(family, architecture, tmp_path, monkeypatch):
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_every_layer_may_have_sizes_of_its_own(data):
-    family = data.draw(st.sampled_from([*ENCODERS, "mpnet-classifier"]), label="family")
+    family = data.draw(st.sampled_from([*ENCODERS, "mpnet-classifier", "albert"]), label="family")
     rows, tokens = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 60))
     with tempfile.TemporaryDirectory() as name:
         model = make_model(family, Path(name) / "hf", unequal=False, layers=3)
@@ -240,7 +243,7 @@ def test_settings_that_are_not_known_are_left_to_the_trace(setting, value, tmp_p
 
 def test_every_family_has_an_emitter_for_what_it_is():
     assert [f.model_types[0] for f in FAMILIES if f.encoder] == [
-        *("bert", "electra", "roberta", "distilbert", "mpnet", "deberta-v2", "deberta")
+        *("bert", "electra", "roberta", "distilbert", "mpnet", "albert", "deberta-v2", "deberta")
     ]
     others = [f for f in FAMILIES if not f.encoder and not f.convolution]
     assert others == [f for f in FAMILIES if f.decoder]
@@ -296,6 +299,9 @@ _SIZES = {
         ("bert-filler", {"weights": "int8"}),
         ("distilbert-filler", {"weights": "int8", "embeddings": False}),
         ("roberta-filler", {"weights": "int4", "head": False}),
+        ("albert", {"weights": "int8"}),
+        ("albert", {"activations": "token"}),
+        ("albert-classifier", {"weights": "int4", "symmetric": False}),
     ],
 )
 def test_plans_lower_as_on_a_trace(family, formats, tmp_path):

@@ -23,7 +23,7 @@ from edgeprune.export.rewrite.verify import largest_drift, run_graph
 from edgeprune.export.trace import export_onnx
 
 torch.set_num_threads(1)
-FAMILIES = tuple(f for f in ENCODERS if f not in EMITTED_ENCODERS) + DECODERS
+FAMILIES = (*(f for f in ENCODERS if f not in EMITTED_ENCODERS), "albert", *DECODERS)
 # Attention and feed-forward side by side leave one sum per layer; OPT's norms read reshaped sums,
 # which the runtime does not join with a norm, all but the first.
 LEAST_SUMS = {"gpt_neox": 2, "phi": 2, "opt": 1}
