@@ -296,6 +296,13 @@ def bench(
 @click.option("--stride", type=int, help="Tokens between window starts.  [default: the window]")
 @click.option("--group", metavar="FIELD", help="Also by value of this field, and the worst.")
 @_field_option
+@click.option(
+    "--examples",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Texts to show that --against classifies rightly and this model does not.",
+)
 @click.option("--rows", "keep_rows", is_flag=True, help="Include every row's scores in the JSON.")
 @_against_option
 @_json_option

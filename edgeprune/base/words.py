@@ -25,9 +25,9 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def many(count: int, noun: str) -> str:
-    """1 tensor, 2 tensors."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def many(count: int, noun: str, plural: str | None = None) -> str:
+    """1 tensor, 2 tensors; `plural` where it takes no s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def number(value: float, sign: str = "") -> str:

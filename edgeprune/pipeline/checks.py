@@ -101,6 +101,11 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
                     f"{text.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
                 )
+    if text.settings.balance and text.corpus.labels is None:
+        raise UserError(
+            "text.balance evens out the labels that a classifier learns from, and this text has "
+            "none: leave it out."
+        )
     if text.settings.sampler == "stratified":
         groups = text.train.by_group()
         sizes = {name: len(group.documents) for name, group in groups.items()}

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from edgeprune.base.escape import markdown
 from edgeprune.model.tasks import TASKS
+from edgeprune.report.classes import told as told_classes
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
@@ -61,6 +62,7 @@ def model_card(bundle: Bundle) -> str:
         ],
         "conditions": conditions(record),
         "meaning": meaning(record),
+        "classes": [line for quality in record.quality for line in told_classes(quality)],
         "stages": told(record),
         "text": f"{learned['documents']:,} texts of {_public(learned['source'])}",
         "target": manifest["target"]["name"],

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.balance import balanced_rows
 from edgeprune.text.batches import Batch, Shape, by_length, full
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.samplers import from_clusters, share_out
@@ -155,15 +156,24 @@ class LabelledReader(Reader):
     """Whole texts, each with its label."""
 
     def held_out_batches(self) -> list[Batch]:
-        whole = np.arange(len(self.held_out.documents))
-        return list(self._labelled(self.held_out, whole[: self.settings.held_out_samples]))
+        rows = np.arange(len(self.held_out.documents))
+        if self.settings.balance:
+            rows = self._round(self.held_out, np.random.default_rng([self.seed, 2]))
+        return list(self._labelled(self.held_out, rows[: self.settings.held_out_samples]))
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
         count = self._sequences_in_pool
         while True:
-            order = rng.permutation(len(self.train.documents))
+            order = self._round(self.train, rng)
             for start in range(0, len(order), count):
                 yield from _shuffled(self._labelled(self.train, order[start : start + count]), rng)
+
+    def _round(self, part: Corpus, rng: np.random.Generator) -> np.ndarray:
+        """Rows of a part, as many as it has: each once, or balanced by their labels."""
+        if not self.settings.balance:
+            return rng.permutation(len(part.documents))
+        assert part.labels is not None
+        return balanced_rows(part.labels, self.settings.balance, rng)
 
     def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
         """Batches of some documents of a part with their labels."""

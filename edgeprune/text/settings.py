@@ -49,6 +49,15 @@ class TextSettings(Settings):
         "short queries are learnt from long-winded text.",
     )
 
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Classifiers: how far training evens labels out, from 0 (each as often as the "
+        "text has it) to 1 (all alike), by how often texts are drawn; a text with several labels "
+        "counts for its rarest. The held-out loss follows.",
+    )
+
     sampler: Literal["random", "stratified", "clusters"] = Field(
         "random",
         description="How calibration text is drawn: at random; from each group by its share; or "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.prompts import read_library
 from edgeprune.text.readers import READERS, Reader
@@ -65,6 +66,9 @@ class Text:
     def line(self) -> str:
         """The text in a line for people."""
         line = f"{len(self.corpus.documents):,} texts from {self.source}"
+        if self.corpus.labels is not None:
+            counts = sorted(label_counts(self.corpus.labels).values())
+            return f"{line}: {len(counts):,} labels, of {counts[0]:,} to {counts[-1]:,} texts each"
         if self.reads != "sentences":
             return line
         sentences = self.corpus.sentences

@@ -11,9 +11,10 @@ from typing import Any
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.export.opened import name_of, open_model
+from edgeprune.measure.evaluate.changes import changed
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Evaluation, Quality
-from edgeprune.measure.evaluate.summary import by_group, summary, worst
+from edgeprune.measure.evaluate.summary import by_class, by_group, summary, worst
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
@@ -120,6 +121,8 @@ def evaluate(
     group: str | None = None,
     fields: Mapping[str, str] | None = None,
     keep_rows: bool = False,
+    classes: bool = True,
+    examples: int = 0,
 ) -> Evaluation:
     """Measure a bundle's quality, beside the original's where `against` names it.
 
@@ -135,16 +138,21 @@ def evaluate(
         group: the field of the rows by whose values the result is also given group by group.
         fields: for a field that the measure reads, the data's own name of it.
         keep_rows: also return what each row scored.
+        classes: also measure class by class, where rows have classes.
+        examples: texts to name that the original classifies rightly and the bundle does not.
 
     Returns:
         The values with 95 % bootstrap intervals over rows; with `against` also the original's and
-        the paired differences, where the measure is one model's own.
+        the paired differences, where the measure is one model's own; where rows have classes, the
+        same of each.
 
     Raises:
         UserError: an unknown task, one that does not fit the bundle, or bad data.
     """
     measure = _find(task)
     options = _options(task, measure, window, stride)
+    if examples < 0:
+        raise UserError(f"--examples must be at least 0, not {examples}.")
     if limit is not None and limit < 1:
         raise UserError(f"The limit must be at least 1, not {limit}.")
     if measure.against_original and against is None:
@@ -183,6 +191,10 @@ def evaluate(
         if original is not None:
             losses = {name: each.difference for name, each in groups.items()}
             more["largest_loss"] = worst(losses)
+    if classes and candidate.classes:
+        more["classes"] = by_class(candidate, original)
+        if told := changed(candidate, original, examples):
+            more["changes"] = told
     if keep_rows:
         more["rows"] = {"bundle": _listed(candidate)}
         if original is not None:

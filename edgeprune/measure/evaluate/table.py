@@ -7,8 +7,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.base.words import known, number
-from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation, Sample, Summary
+from edgeprune.base.words import known, many, number
+from edgeprune.measure.evaluate.result import (
+    LOWER_IS_BETTER,
+    Changes,
+    Evaluation,
+    Sample,
+    Summary,
+)
+from edgeprune.measure.evaluate.summary import worst_first
+
+_CLASSES = 10
+"""Classes that are shown of many."""
+_SHOWN = 160
+"""Characters of an example."""
 
 
 def evaluate_table(result: Evaluation) -> RenderableType:
@@ -28,6 +40,10 @@ def evaluate_table(result: Evaluation) -> RenderableType:
     parts: list[RenderableType] = [Text(result.task, style="bold"), table]
     if result.groups:
         parts += _groups(result, result.groups)
+    if result.classes:
+        parts += _classes(result.classes)
+    if result.changes:
+        parts += _changes(result.changes)
     return Group(*parts, *(Text(note, style="dim") for note in notes))
 
 
@@ -63,6 +79,37 @@ def _groups(result: Evaluation, groups: Mapping[str, Summary]) -> list[Renderabl
             lines.append(f"largest loss of {_words(name)}: {_number(change, '+')}, {group}")
     title = Text(f"{_words(main)} by {result.group}, the worst first", style="bold")
     return [title, table, *(Text(line) for line in lines), Text("")]
+
+
+def _classes(classes: Mapping[str, Summary]) -> list[RenderableType]:
+    paired = any(each.original for each in classes.values())
+    table = _table("", paired)
+    for name in ("precision", "recall", "rows"):
+        table.add_column(name, justify="right")
+    for name, found in worst_first(classes)[:_CLASSES]:
+        shares = [_number(found.values[value]) for value in ("precision", "recall")]
+        table.add_row(name, *_cells(found, "f1"), *shares, f"{found.rows:,}")
+    by = "those that lost most first" if paired else "the worst first"
+    parts: list[RenderableType] = [Text(f"f1 by class, {by}", style="bold"), table]
+    if (more := len(classes) - _CLASSES) > 0:
+        parts.append(
+            Text(f"and {many(more, 'class', 'classes')} more: --json has all", style="dim")
+        )
+    return [*parts, Text("")]
+
+
+def _changes(changes: Changes) -> list[RenderableType]:
+    """How many texts were right and are wrong now, and some of them."""
+    lines = [
+        f"{many(changes.right_to_wrong, 'text')} that the original has right "
+        f"{'is' if changes.right_to_wrong == 1 else 'are'} wrong now, "
+        f"{changes.wrong_to_right:,} the other way round"
+    ]
+    for each in changes.examples or ():
+        text = " ".join(each.text.split())
+        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        lines.append(f"  {each.label}, now {each.found}: {shown}")
+    return [*(Text(line) for line in lines), Text("")]
 
 
 def _table(title: str, paired: bool) -> Table:

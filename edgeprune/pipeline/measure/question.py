@@ -20,10 +20,21 @@ class Question:
     called: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
 
-    def ask(self, place: Path, original: Path) -> Evaluation:
-        """Evaluate the bundle beside the original."""
+    def ask(self, place: Path, original: Path, classes: bool = True) -> Evaluation:
+        """Evaluate the bundle beside the original.
+
+        Args:
+            classes: also class by class, where the measure has any.
+        """
         found = evaluate(
-            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
+            place,
+            self.measure,
+            self.data,
+            self.limit,
+            original,
+            self.window,
+            fields=self.fields,
+            classes=classes,
         )
         return found.model_copy(update={"data": self.called}) if self.called else found
 
