@@ -295,6 +295,9 @@ def bench(
 @click.option("--window", type=int, help="Tokens per window of text.  [default: 512]")
 @click.option("--stride", type=int, help="Tokens between window starts.  [default: the window]")
 @click.option("--group", metavar="FIELD", help="Also by value of this field, and the worst.")
+@click.option(
+    "--languages", is_flag=True, help="Also by language (field lang, or script), and the worst."
+)
 @_field_option
 @click.option(
     "--examples",

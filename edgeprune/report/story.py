@@ -10,6 +10,7 @@ from edgeprune.export.stages import MAKING
 from edgeprune.measure.record import Measured, Overlap
 from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.measure.works import WORKS
+from edgeprune.report.breakdown import breakdowns
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
 from edgeprune.report.records import BuildRecord, Quality, data_name, ratio
@@ -107,6 +108,12 @@ def meaning(record: BuildRecord) -> list[str]:
             "It was not measured here: `edgeprune evaluate --task retrieval` does, on your texts."
         )
     return lines
+
+
+def told_parts(record: BuildRecord) -> list[str]:
+    """The classes and languages that lost most and are worst, in sentences."""
+    parts = [part for quality in record.quality for part in breakdowns(quality)]
+    return [line for part in parts for line in part.told()]
 
 
 # What each stage did, in a sentence ---------------------------------------------------------------

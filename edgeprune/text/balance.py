@@ -1,7 +1,8 @@
-"""Rows of labelled text drawn so that rare labels come more often."""
+"""Rows drawn so that rare labels and languages come more often."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,29 @@ Labels = int | Sequence[int]
 """A text's label, or several: of its words, or all that are true of it."""
 
 
+@dataclass(frozen=True)
+class Evened:
+    """A kind for each row [rows], and how far kinds are evened out.
+
+    One of n rows gets draws in proportion to n^(1 - balance): as it has rows (0) to every kind
+    alike (1).
+    """
+
+    kinds: np.ndarray
+    balance: float
+
+
+def balanced_rows(count: int, by: Sequence[Evened], rng: np.random.Generator) -> np.ndarray:
+    """As many of `count` rows as there are, in random order, repeated or left out by their kinds.
+
+    No row comes twice before all others of its kind came.
+
+    Args:
+        by: kinds of the rows, and of those the kinds within each; nothing: every row once.
+    """
+    return rng.permutation(_drawn(np.arange(count), count, by, rng))
+
+
 def label_counts(labels: Iterable[Labels]) -> dict[int, int]:
     """The number of texts that have each label, in the order of the labels."""
     counts = Counter(label for each in labels for label in _different(each))
@@ -18,7 +42,11 @@ def label_counts(labels: Iterable[Labels]) -> dict[int, int]:
 
 
 def rarest(labels: Sequence[Labels]) -> np.ndarray:
-    """The label of each text that the fewest texts have [texts]; -1 of a text without any."""
+    """The label of each text that the fewest texts have [texts]; -1 of a text without any.
+
+    By these a text with several labels is drawn, as in repeat factor sampling (Gupta et al.,
+    2019).
+    """
     counts = label_counts(labels)
     return np.array(
         [
@@ -28,29 +56,28 @@ def rarest(labels: Sequence[Labels]) -> np.ndarray:
     )
 
 
-def balanced_rows(labels: Sequence[Labels], balance: float, rng: np.random.Generator) -> np.ndarray:
-    """As many rows as there are, in random order, repeated or left out by their label.
+def shares(sizes: Sequence[int], balance: float) -> list[float]:
+    """The weights of kinds of so many rows, as `Evened` says."""
+    return [float(size) ** (1 - balance) for size in sizes]
 
-    A label of n texts gets rows in proportion to n^(1 - balance): as it has texts (0) to every
-    label alike (1). No text comes twice before all others of its label came. One with several
-    labels counts for its rarest, as in repeat factor sampling (Gupta et al., 2019).
-    """
-    of_rows = rarest(labels)
-    numbers, sizes = np.unique(of_rows, return_counts=True)
-    counts = apportion(
-        len(of_rows), (sizes.astype(float) ** (1 - balance)).tolist(), lower=[1] * len(sizes)
+
+def _drawn(
+    rows: np.ndarray, count: int, by: Sequence[Evened], rng: np.random.Generator
+) -> np.ndarray:
+    """`count` of some rows."""
+    if not by:
+        rounds = -(-count // len(rows))
+        return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
+    kinds, sizes = np.unique(by[0].kinds[rows], return_counts=True)
+    lower = [min(1, count // len(kinds))] * len(kinds)
+    counts = apportion(count, shares(sizes.tolist(), by[0].balance), lower=lower)
+    return np.concatenate(
+        [
+            _drawn(rows[by[0].kinds[rows] == kind], many, by[1:], rng)
+            for kind, many in zip(kinds, counts, strict=True)
+            if many
+        ]
     )
-    drawn = [
-        _in_turn(np.flatnonzero(of_rows == number), count, rng)
-        for number, count in zip(numbers, counts, strict=True)
-    ]
-    return rng.permutation(np.concatenate(drawn))
-
-
-def _in_turn(members: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of some rows, each as often as any other or once more."""
-    rounds = -(-count // len(members))
-    return np.concatenate([rng.permutation(members) for _ in range(rounds)])[:count]
 
 
 def _different(labels: Labels) -> set[int]:

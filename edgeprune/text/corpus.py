@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.languages import languages
 from edgeprune.text.sentences import Sentences, split_sentences
 
 
@@ -16,7 +17,8 @@ class Corpus:
     """Documents in order, each with a label or a group where the source has them.
 
     labels: a number each; of documents of words with a space between, a list of one of each word.
-    language: the ISO 639 code of their language, where it is known.
+    language: the ISO 639 code of their language, where it is known to be one.
+    named: the language of each, None of those of which the source does not say.
     """
 
     source: str
@@ -24,6 +26,14 @@ class Corpus:
     labels: list[Any] | None = None
     groups: list[str] | None = None
     language: str | None = None
+    named: list[str | None] | None = None
+
+    @functools.cached_property
+    def languages(self) -> list[str]:
+        """The language of each document: as it is named, or by its script."""
+        if self.language is not None:
+            return [self.language] * len(self.documents)
+        return languages(self.documents, self.named)
 
     @functools.cached_property
     def sentences(self) -> Sentences:
@@ -39,6 +49,8 @@ class Corpus:
             content.update(f"{label}\0{document}\0".encode())
             if self.groups is not None:
                 content.update(f"{self.groups[number]}\0".encode())
+            if self.named is not None:
+                content.update(f"{self.named[number]}\0".encode())
         return content.hexdigest()[:16]
 
     def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
@@ -60,15 +72,22 @@ class Corpus:
     def _take(self, index: np.ndarray) -> "Corpus":
         labels = None if self.labels is None else [self.labels[i] for i in index]
         groups = None if self.groups is None else [self.groups[i] for i in index]
+        named = None if self.named is None else [self.named[i] for i in index]
         documents = [self.documents[i] for i in index]
-        return Corpus(self.source, documents, labels, groups, self.language)
+        return Corpus(self.source, documents, labels, groups, self.language, named)
 
     def by_group(self) -> dict[str, "Corpus"]:
         """The documents of each group, in the order in which groups first appear; a corpus without
         groups is one group, named 1."""
-        if self.groups is None:
-            return {"1": self}
+        return {"1": self} if self.groups is None else self._parted(self.groups)
+
+    @functools.cached_property
+    def by_language(self) -> dict[str, "Corpus"]:
+        """The documents of each language, in the order in which languages first appear."""
+        return self._parted(self.languages)
+
+    def _parted(self, names: list[str]) -> dict[str, "Corpus"]:
         members: dict[str, list[int]] = {}
-        for index, group in enumerate(self.groups):
-            members.setdefault(group, []).append(index)
-        return {group: self._take(np.array(indices)) for group, indices in members.items()}
+        for index, name in enumerate(names):
+            members.setdefault(name, []).append(index)
+        return {name: self._take(np.array(indices)) for name, indices in members.items()}

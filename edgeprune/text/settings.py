@@ -19,8 +19,8 @@ class TextSettings(Settings):
     )
     fields: dict[str, str] = Field(
         {},
-        description="The rows' own names of the fields text and label, or tokens and tags, such as "
-        "{label: category}; --field sets them.",
+        description="The rows' own names of the fields text and label, or tokens and tags, and "
+        "lang (a row's language), such as {label: category}; --field sets them.",
     )
     language: str | None = Field(
         None,
@@ -58,6 +58,15 @@ class TextSettings(Settings):
         "counts for its rarest. The held-out loss follows.",
     )
 
+    language_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How far languages are evened out in training, calibration and the held-out "
+        "loss, from 0 (each as much as the text has) to 1 (all alike); 0.7 is how XLM-R was "
+        "trained. A text's language is its row's field lang, or else its script.",
+    )
+
     sampler: Literal["random", "stratified", "clusters"] = Field(
         "random",
         description="How calibration text is drawn: at random; from each group by its share; or "
@@ -87,12 +96,22 @@ class TextSettings(Settings):
                 raise ValueError("shares must not be negative, nor all of them zero")
         return self
 
+    @model_validator(mode="after")
+    def _one_way_of_groups(self) -> Self:
+        if self.language_balance and self.sampler == "stratified":
+            raise ValueError(
+                "language_balance draws by language, and the sampler stratified by groups: leave "
+                "one of them out"
+            )
+        return self
+
     @field_validator("fields")
     @classmethod
     def _known_fields(cls, fields: dict[str, str]) -> dict[str, str]:
-        if unknown := sorted(fields.keys() - {"text", "label", "tokens", "tags"}):
+        if unknown := sorted(fields.keys() - {"text", "label", "tokens", "tags", "lang"}):
             raise ValueError(
-                f"a build reads the fields text and label, or tokens and tags, and no {unknown[0]}"
+                "a build reads the fields text and label, or tokens and tags, and lang, and no "
+                f"{unknown[0]}"
             )
         return fields
 

@@ -10,6 +10,7 @@ from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 from edgeprune.text.labels import label_numbers
+from edgeprune.text.languages import FIELD
 from edgeprune.text.tags import tagged
 
 _HUB_NAMES = {"text": ("text", "sentence", "content"), "tags": ("tags", "ner_tags")}
@@ -31,7 +32,8 @@ def read_corpus(
             them, or its number.
         group_field: the field that names a row's group; without it each source is a group, named
             1, 2, ...
-        fields: the rows' own names of the fields `text` and `label`.
+        fields: the rows' own names of the fields `text` and `label`, and of `lang`, which names a
+            row's language.
         words: read `tokens` and `tags`, a label of each word, instead of `text` and `label`.
         language: the ISO 639 code of the text's language, where it is known.
 
@@ -45,12 +47,14 @@ def read_corpus(
         for number, part in enumerate(parts, start=1)
         for group in part.groups or [str(number)] * len(part.documents)
     ]
+    named = [name for part in parts for name in part.named or [None] * len(part.documents)]
     return Corpus(
         " and ".join(sources),
         [document for part in parts for document in part.documents],
         [label for part in parts for label in part.labels or ()] if labels is not None else None,
         groups if len(parts) > 1 or group_field else None,
         language,
+        named if any(named) else None,
     )
 
 
@@ -93,7 +97,7 @@ def _read_source(
         rows = [row for row in rows if row["tokens"]]
         documents, numbers = tagged(rows, labels, path)
         groups = [str(row[group_field]) for row in rows] if group_field else None
-        return Corpus(source, documents, numbers, groups)
+        return Corpus(source, documents, numbers, groups, named=_named(rows))
     if labels is None:
         rows = [row for row in rows if text_of(row, "text", path).strip()]
         if not rows:
@@ -103,7 +107,14 @@ def _read_source(
         [text_of(row, "text", path) for row in rows],
         None if labels is None else label_numbers([row["label"] for row in rows], labels, path),
         [str(row[group_field]) for row in rows] if group_field else None,
+        named=_named(rows),
     )
+
+
+def _named(rows: Sequence[Row]) -> list[str | None] | None:
+    """The language of each row that says so."""
+    found = [str(row[FIELD]) if row.get(FIELD) else None for row in rows]
+    return found if any(found) else None
 
 
 def _from_package(package: str) -> list[str]:

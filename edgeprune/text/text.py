@@ -1,6 +1,7 @@
 """The text of a build: opened once, and split once into what trains and what is held out."""
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,18 @@ class Text:
             found |= {"sentences": len(sentences.texts), "left_out": sentences.left_out}
         return found
 
+    @functools.cached_property
+    def languages(self) -> dict[str, int]:
+        """The number of texts of each language, the commonest first; empty where there is one."""
+        counts = Counter(self.corpus.languages)
+        return dict(counts.most_common()) if len(counts) > 1 else {}
+
     @property
     def line(self) -> str:
         """The text in a line for people."""
         line = f"{len(self.corpus.documents):,} texts from {self.source}"
+        if self.languages:
+            line += f" ({', '.join(f'{name} {n:,}' for name, n in self.languages.items())})"
         if self.corpus.labels is not None:
             counts = sorted(label_counts(self.corpus.labels).values())
             return f"{line}: {len(counts):,} labels, of {counts[0]:,} to {counts[-1]:,} texts each"

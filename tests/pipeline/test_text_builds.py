@@ -99,9 +99,9 @@ def told_class_by_class(out: Path, names: list[str]) -> None:
     page, card = (out / "report.html").read_text(), (out / "bundle" / "README.md").read_text()
     lost = held_out["changes"]["right_to_wrong"]
     for told in (page, " ".join(card.split())):
-        assert "The least F1 on held-out text: " in told
+        assert "The classes of the worst F1 on held-out text: " in told
         assert f"{lost} text{'' if lost == 1 else 's'} that the original has right became" in told
-    assert page.count('<section id="classes">') == 1
+    assert page.count('<section id="breakdown">') == 1
 
 
 def test_the_users_own_measure_is_read_before_the_work(tmp_path):

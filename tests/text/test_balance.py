@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx_models import VOCABULARY, WORDS, encoder_folder
 
 from edgeprune.base.budget import apportion
-from edgeprune.text.balance import balanced_rows, label_counts, rarest
+from edgeprune.text.balance import Evened, balanced_rows, label_counts, rarest
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import Text
@@ -31,7 +31,7 @@ def test_a_text_counts_for_its_rarest_label() -> None:
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.sampled_from([0.0, 0.5, 1.0]))
 def test_counts_are_exact_and_in_turn(labels: list[int], balance: float) -> None:
-    rows = balanced_rows(labels, balance, RNG(0))
+    rows = balanced_rows(len(labels), [Evened(np.array(labels), balance)], RNG(0))
     sizes = Counter(labels)
     expected = apportion(
         len(labels),
@@ -46,6 +46,21 @@ def test_counts_are_exact_and_in_turn(labels: list[int], balance: float) -> None
         assert max(times) - min(times) <= 1
     if balance == 0:
         assert sorted(rows) == list(range(len(labels)))
+
+
+def test_labels_are_evened_out_within_languages() -> None:
+    """Of 90 rows in one language and 10 in another, each with a label of which there is one."""
+    language = np.array([0] * 90 + [1] * 10)
+    label = np.array([1] + [0] * 89 + [1] + [0] * 9)
+    by = [Evened(language, 0.5), Evened(label, 1.0)]
+    rows = balanced_rows(100, by, RNG(0))
+    assert (language[rows] == 1).sum() == 25  # as roots of 90 and 10 are: 3 to 1
+    assert Counter(zip(language[rows], label[rows], strict=True)) == {
+        (0, 0): 38,
+        (0, 1): 37,
+        (1, 0): 13,
+        (1, 1): 12,
+    }
 
 
 def _text(balance: float, tagged: bool = False) -> Text:

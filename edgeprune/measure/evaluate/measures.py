@@ -120,6 +120,7 @@ def evaluate(
     stride: int | None = None,
     group: str | None = None,
     fields: Mapping[str, str] | None = None,
+    languages: bool = False,
     keep_rows: bool = False,
     classes: bool = True,
     examples: int = 0,
@@ -137,6 +138,8 @@ def evaluate(
             given.
         group: the field of the rows by whose values the result is also given group by group.
         fields: for a field that the measure reads, the data's own name of it.
+        languages: also give the result language by language: by the rows' field `lang`, or else by
+            the script of their text.
         keep_rows: also return what each row scored.
         classes: also measure class by class, where rows have classes.
         examples: texts to name that the original classifies rightly and the bundle does not.
@@ -160,7 +163,9 @@ def evaluate(
     function: Callable[..., Quality] = load_function(measure.function)
     if not str(data).strip():
         raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
-    source = Data(data, limit, group, fields)
+    if languages and group is not None:
+        raise UserError("--languages groups rows by language: leave --group out.")
+    source = Data(data, limit, group, fields, languages)
     original = None
     with ExitStack() as stack:
         models = [
@@ -184,9 +189,9 @@ def evaluate(
         more["against"] = name_of(against)
     if source.sample:
         more["sample"] = source.sample
-    if group is not None:
+    if source.group is not None:
         groups = by_group(candidate, original)
-        more |= {"group": group, "groups": groups}
+        more |= {"group": source.group, "groups": groups}
         more["worst"] = worst({name: each.values for name, each in groups.items()})
         if original is not None:
             losses = {name: each.difference for name, each in groups.items()}

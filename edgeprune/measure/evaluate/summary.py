@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -99,14 +99,18 @@ def _flat(quality: Quality, there: Sequence[int]) -> Quality:
     return replace(quality, scores=scores, aggregate=aggregate, aggregate_of=None, groups=None)
 
 
-def worst_first(classes: Mapping[str, Summary]) -> list[tuple[str, Summary]]:
-    """Classes by name, those first whose F1 fell most; without an original, those of the least."""
+def worst_first(parts: Mapping[str, Summary], name: str) -> list[tuple[str, Summary]]:
+    """Classes or groups by name, those first whose value of that name became worst; without an
+    original, or of equals, those of the worst value. Undefined ones are last."""
+    sign = -1 if name in LOWER_IS_BETTER else 1
 
-    def order(entry: tuple[str, Summary]) -> tuple[float, ...]:
-        lost = (entry[1].difference or {}).get("f1")
-        return (*([] if lost is None else [lost]), entry[1].values["f1"] or 0.0)
+    def badness(entry: tuple[str, Summary]) -> tuple[float, float]:
+        change, value = (entry[1].difference or {}).get(name), entry[1].values[name]
+        if value is None:
+            return inf, inf
+        return sign * (change or 0.0), sign * value
 
-    return sorted(classes.items(), key=order)
+    return sorted(parts.items(), key=badness)
 
 
 def worst(values: Mapping[str, Mapping[str, float | None] | None]) -> dict[str, str]:

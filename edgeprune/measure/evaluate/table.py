@@ -86,7 +86,7 @@ def _classes(classes: Mapping[str, Summary]) -> list[RenderableType]:
     table = _table("", paired)
     for name in ("precision", "recall", "rows"):
         table.add_column(name, justify="right")
-    for name, found in worst_first(classes)[:_CLASSES]:
+    for name, found in worst_first(classes, "f1")[:_CLASSES]:
         shares = [_number(found.values[value]) for value in ("precision", "recall")]
         table.add_row(name, *_cells(found, "f1"), *shares, f"{found.rows:,}")
     by = "those that lost most first" if paired else "the worst first"

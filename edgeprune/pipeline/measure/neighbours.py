@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.measures import evaluate
 from edgeprune.measure.evaluate.retrieval import NEIGHBOURS
 from edgeprune.measure.record import Neighbours, Overlap
@@ -11,9 +12,9 @@ def measure_neighbours(place: Path, original: Path, held: Path) -> Neighbours:
     """Measure retrieval by `evaluate`; nothing of texts so few that all are neighbours.
 
     Args:
-        held: a .txt file, a text a line.
+        held: the file of held-out texts.
     """
-    if len(set(held.read_text(encoding="utf-8").splitlines())) < NEIGHBOURS + 2:
+    if len({row["text"] for row in Data(held).texts()}) < NEIGHBOURS + 2:
         return Neighbours()
     found = evaluate(place, "retrieval", held, None, original)
     return Neighbours(

@@ -19,12 +19,14 @@ class Question:
     window: int | None = None
     called: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    languages: bool = False
+    """Whether also language by language."""
 
-    def ask(self, place: Path, original: Path, classes: bool = True) -> Evaluation:
+    def ask(self, place: Path, original: Path, parts: bool = True) -> Evaluation:
         """Evaluate the bundle beside the original.
 
         Args:
-            classes: also class by class, where the measure has any.
+            parts: also class by class and language by language, where there are any.
         """
         found = evaluate(
             place,
@@ -34,7 +36,8 @@ class Question:
             original,
             self.window,
             fields=self.fields,
-            classes=classes,
+            languages=self.languages and parts,
+            classes=parts,
         )
         return found.model_copy(update={"data": self.called}) if self.called else found
 

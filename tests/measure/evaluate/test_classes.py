@@ -84,7 +84,7 @@ def test_a_class_in_a_resample_is_as_often_true_as_in_the_rows() -> None:
     low, high = found["a"].difference_interval["recall"]
     assert found["a"].difference["recall"] == pytest.approx(-100 / 3)
     assert low < -100 / 3 < high
-    assert [name for name, _ in worst_first(found)] == ["b", "a"]
+    assert [name for name, _ in worst_first(found, "f1")] == ["b", "a"]
 
 
 def test_a_classs_interval_is_that_of_the_class_alone() -> None:
@@ -159,7 +159,7 @@ def test_the_command_shows_classes_and_texts_that_became_wrong(sides) -> None:
     assert f"{example.label}, now {example.found}: {example.text}" in shown
     assert found.changes.right_to_wrong > 1
     assert f"{found.changes.right_to_wrong} texts that the original has right" in shown
-    names = [name for name, _ in worst_first(found.classes)]
+    names = [name for name, _ in worst_first(found.classes, "f1")]
     places = [told.stdout.index(f" {name} ") for name in names]
     assert places == sorted(places)
     refused = CliRunner().invoke(main, [str(word) for word in [*words, "--examples", "-1"]])

@@ -344,3 +344,31 @@ def test_the_command_shows_groups_and_keeps_rows(tmp_path: Path) -> None:
 def test_the_help_names_every_measure() -> None:
     words = shown("--help").replace(",", " ").replace(";", " ").replace(".", " ").split()
     assert set(MEASURES) <= set(words)
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("task", ["classification", "cosine", "perplexity", "entities"])
+def test_languages_are_groups_by_the_field_or_the_script(tmp_path: Path, task: str) -> None:
+    given = arguments(task, tmp_path / "m")
+    rows = grouped(ROWS[task])
+    data = write_jsonl(tmp_path / "named.jsonl", rows)
+    found = evaluate(data=data, languages=True, **given)
+    by_field = evaluate(data=data, group="lang", **given)
+    assert found.group == "language"
+    assert found.groups == by_field.groups
+    assert (found.worst, found.values) == (by_field.worst, by_field.values)
+    plain = write_jsonl(tmp_path / "plain.jsonl", ROWS[task])
+    assert set(evaluate(data=plain, languages=True, **given).groups) == {"Latin"}
+    with pytest.raises(UserError, match="--languages groups rows by language"):
+        evaluate(data=data, languages=True, group="lang", **given)
+
+
+def test_scripts_of_a_text_file_and_those_that_fill_no_window(tmp_path: Path) -> None:
+    lines = [some(9) for _ in range(10)] + ["а б в г", "д е"]
+    (tmp_path / "t.txt").write_text("\n".join(lines), encoding="utf-8")
+    encoder, decoder = encoder_folder(tmp_path / "e"), decoder_folder(tmp_path / "d")
+    found = evaluate(encoder, "cosine", tmp_path / "t.txt", against=encoder, languages=True)
+    assert {name: each.rows for name, each in found.groups.items()} == {"Latin": 10, "Cyrillic": 2}
+    windows = evaluate(decoder, "perplexity", tmp_path / "t.txt", window=12, languages=True)
+    assert set(windows.groups) == {"Latin"}
+    assert windows.conditions["languages_left_out"] == 1
