@@ -280,8 +280,8 @@ def bench(
 @click.option(
     "--task",
     required=True,
-    help="sts, cosine, retrieval or vectors; classification; entities; perplexity, kl, choice, "
-    "cloze or generation; calibration.",
+    help="sts, cosine, retrieval, mixing or vectors; classification; entities; perplexity, kl, "
+    "choice, cloze or generation; calibration.",
 )
 @click.option(
     "--data",

@@ -106,8 +106,9 @@ def breakdowns(quality: Evaluation) -> list[Breakdown]:
 
 
 def _turned(changes: Changes) -> str:
-    most = list(changes.right_to_wrong_by_class.items())[:_NAMED]
-    which = f", most of {listed([f'{name} ({count:,})' for name, count in most])}" if most else ""
+    lost = sorted(changes.right_to_wrong_by_class.items(), key=lambda entry: -entry[1])
+    most = [f"{name} ({count:,})" for name, count in lost[:_NAMED] if count]
+    which = f", most of {listed(most)}" if most else ""
     return (
         f"{many(changes.right_to_wrong, 'text')} that the original has right became wrong{which}; "
         f"{changes.wrong_to_right:,} became right. `edgeprune evaluate --against` shows some."

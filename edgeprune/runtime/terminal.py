@@ -85,8 +85,11 @@ def _pieces(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
 
 
 def answer_lines(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
-    """A line for each text; lines of a pipe run in batches."""
+    """A line for each text; lines of a pipe run in batches. One warning counts those that were
+    cut."""
+    count, model.tokenizer.warns = 0, False
     while batch := list(islice(texts, _LINES)):
+        count += len(batch)
         if asked.chunk:
             answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
         else:
@@ -96,6 +99,9 @@ def answer_lines(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str
                 yield _json(text=text, **model.named(answer)) + "\n"
             else:
                 yield model.line(answer) + "\n"
+    pools = TASKS[model.bundle.task].pools
+    remedy = "--chunk embeds such texts in parts." if pools else ""
+    model.tokenizer.warn_of_cut(model.bundle.cut_texts, count, remedy)
 
 
 def stream_texts(model: Generator, texts: Iterator[str], asked: Asked) -> Iterator[str]:

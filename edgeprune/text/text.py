@@ -77,7 +77,8 @@ class Text:
             line += f" ({', '.join(f'{name} {n:,}' for name, n in self.languages.items())})"
         if self.corpus.labels is not None:
             counts = sorted(label_counts(self.corpus.labels).values())
-            return f"{line}: {len(counts):,} labels, of {counts[0]:,} to {counts[-1]:,} texts each"
+            least = f"{counts[0]:,} to " if counts[0] < counts[-1] else ""
+            return f"{line}: {len(counts):,} labels of {least}{counts[-1]:,} texts"
         if self.reads != "sentences":
             return line
         sentences = self.corpus.sentences

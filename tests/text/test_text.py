@@ -70,7 +70,7 @@ def test_a_record_and_a_person_are_told_the_same(rows):
 def test_only_encoders_are_told_of_sentences(reads, rows):
     text = opened(rows, reads)
     assert set(text.facts()) == {"source", "documents", "digest"}
-    labels = ": 2 labels, of 20 to 20 texts each" if reads == "labelled" else ""
+    labels = ": 2 labels of 20 texts" if reads == "labelled" else ""
     assert text.line == f"40 texts from {rows}{labels}"
 
 

@@ -21,8 +21,7 @@ def changed(candidate: Quality, baseline: Quality | None, examples: int = 0) -> 
 
     def by_class(turned: np.ndarray) -> dict[str, int]:
         counts = np.bincount(now.truth[turned], minlength=len(names))
-        order = np.argsort(-counts, kind="stable")
-        return {names[each]: int(counts[each]) for each in order if counts[each]}
+        return {names[each]: int(counts[each]) for each in np.unique(now.truth)}
 
     more = {}
     if examples:

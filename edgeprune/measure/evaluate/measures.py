@@ -62,6 +62,7 @@ _MEASURES = (
     ),
     Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True),
     Measure("retrieval", "edgeprune.measure.evaluate.retrieval:retrieval", against_original=True),
+    Measure("mixing", "edgeprune.measure.evaluate.mixing:mixing", against_original=True),
     Measure("vectors", "edgeprune.measure.evaluate.vectors:vectors", against_original=True),
     Measure(
         "classification",
@@ -182,6 +183,9 @@ def evaluate(
                 _checked(function(model, source, **options), task, model) for model in models
             ]
             original = others[0] if others else None
+    conditions = dict(candidate.conditions)
+    if cut := models[0].cut_texts:
+        conditions["texts_cut"] = cut
     more: dict[str, Any] = {}
     if models[0].graph_sha256 is not None:
         more["graph"] = models[0].graph_sha256
@@ -208,7 +212,7 @@ def evaluate(
         task=task,
         data=source.place,
         bundle=name_of(bundle),
-        conditions=candidate.conditions,
+        conditions=conditions,
         **summary(candidate, original).to_json(),
         **more,
     )

@@ -129,7 +129,7 @@ class Changes(Record):
     """By the original, and by the bundle."""
     wrong_to_right: int
     right_to_wrong_by_class: dict[str, int]
-    """By the true class, most first."""
+    """By the true class, of each that the texts have."""
     wrong_to_right_by_class: dict[str, int]
     examples: Many[Change] | None = None
     """Some of those that are wrong now, where they were asked for."""

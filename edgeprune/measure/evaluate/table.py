@@ -17,6 +17,13 @@ from edgeprune.measure.evaluate.result import (
 )
 from edgeprune.measure.evaluate.summary import worst_first
 
+_WORDS = {
+    ("retrieval", "overlap_at_10"): "neighbours kept, 10-recall@10",
+    ("retrieval", "recall_at_10"): "nearest one kept, 1-recall@10",
+    ("ranking", "recall_at_10"): "relevant ones found, recall@10",
+}
+"""(measure, value) -> words, where one name is of several things: recall of an index, whose truth
+is another's order, and recall of a search, whose truth is what people judged to be relevant."""
 _CLASSES = 10
 """Classes that are shown of many."""
 _SHOWN = 160
@@ -28,7 +35,7 @@ def evaluate_table(result: Evaluation) -> RenderableType:
     paired = result.original is not None
     table = _table("", paired)
     for name in result.values:
-        table.add_row(_words(name), *_cells(result, name))
+        table.add_row(value_words(result.task, name), *_cells(result, name))
     conditions = ", ".join(f"{value:,} {_words(name)}" for name, value in result.conditions.items())
     notes = [f"{result.data}: {conditions}", *([result.bundle] if result.bundle else [])]
     if result.sample:
@@ -45,6 +52,11 @@ def evaluate_table(result: Evaluation) -> RenderableType:
     if result.changes:
         parts += _changes(result.changes)
     return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def value_words(measure: str, name: str) -> str:
+    """A measure's value in words."""
+    return _WORDS.get((measure, name), _words(name))
 
 
 def sampled(sample: Sample) -> str:
@@ -70,14 +82,17 @@ def _groups(result: Evaluation, groups: Mapping[str, Summary]) -> list[Renderabl
     for group, found in sorted(groups.items(), key=badness):
         table.add_row(group, *_cells(found, main), f"{found.rows:,}")
     lines = [
-        f"worst {_words(name)}: {_number(groups[group].values[name])}, {group}"
+        f"worst {value_words(result.task, name)}: {_number(groups[group].values[name])}, {group}"
         for name, group in (result.worst or {}).items()
     ]
     for name, group in (result.largest_loss or {}).items():
         change = (groups[group].difference or {})[name]
         if change is not None and change * (-1 if name in LOWER_IS_BETTER else 1) < 0:
-            lines.append(f"largest loss of {_words(name)}: {_number(change, '+')}, {group}")
-    title = Text(f"{_words(main)} by {result.group}, the worst first", style="bold")
+            words = value_words(result.task, name)
+            lines.append(f"largest loss of {words}: {_number(change, '+')}, {group}")
+    title = Text(
+        f"{value_words(result.task, main)} by {result.group}, the worst first", style="bold"
+    )
     return [title, table, *(Text(line) for line in lines), Text("")]
 
 
