@@ -14,6 +14,7 @@ from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.languages import OTHER
 from edgeprune.text.samplers import share_out
 from edgeprune.text.text import Text
 from edgeprune.text.tokenizer_file import open_tokenizer
@@ -116,6 +117,10 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
         _check_tokens(text.corpus, tokenizer, checkpoint)
         for part in (text.train, text.held_out) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
+        if text.settings.language_balance and text.reads == "windows":
+            for name, part in text.train.by_language.items():
+                if name != OTHER:
+                    _check_window(part, tokenizer, text.settings.max_tokens, f" in {name}")
 
 
 def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
@@ -133,7 +138,7 @@ def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) 
             )
 
 
-def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
+def _check_window(part: Corpus, tokenizer: Tokenizer, length: int, language: str = "") -> None:
     """Count the text's own tokens until there are enough for one window."""
     count = 0
     for document in part.documents:
@@ -141,6 +146,7 @@ def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
         if count >= length:
             return
     raise UserError(
-        f"{part.source} leaves {count} tokens of text to train on or to hold out, less than one "
+        f"{part.source} leaves {count} tokens of text{language} to train on or to hold out, less "
+        "than one "
         f"window of {length}: give more text or a smaller text.max_tokens."
     )

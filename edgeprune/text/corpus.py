@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,8 @@ class Corpus:
         return content.hexdigest()[:16]
 
     def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
-        """Training and held-out documents; round(share * n) are held out, and at least one.
+        """Training and held-out documents; round(share * n) are held out, and at least one. Of
+        several languages, so many of each, but for those of a single document.
 
         Raises:
             UserError: there are fewer than two documents.
@@ -65,9 +66,25 @@ class Corpus:
                 f"{self.source} holds a single text; give at least two, so that one can be held "
                 "out for choosing checkpoints."
             )
-        order = np.random.default_rng(seed).permutation(count)
-        held = max(1, round(share * count))
-        return self._take(order[held:]), self._take(order[:held])
+        rng = np.random.default_rng(seed)
+        names = np.array(self.languages)
+        known = np.unique(names)
+        if len(known) == 1:
+            order = rng.permutation(count)
+            held = max(1, round(share * count))
+            return self._take(order[held:]), self._take(order[:held])
+        # What a language is called depends on the other documents: the parts keep it.
+        whole = replace(self, named=[*self.languages])
+        train: list[int] = []
+        held_out: list[int] = []
+        for name in known:
+            order = rng.permutation(np.flatnonzero(names == name))
+            held = max(1, round(share * len(order))) if len(order) > 1 else 0
+            train += order[held:].tolist()
+            held_out += order[:held].tolist()
+        if not held_out:
+            held_out.append(train.pop())
+        return whole._take(rng.permutation(train)), whole._take(rng.permutation(held_out))
 
     def _take(self, index: np.ndarray) -> "Corpus":
         labels = None if self.labels is None else [self.labels[i] for i in index]

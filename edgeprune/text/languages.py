@@ -68,6 +68,8 @@ def script(text: str) -> str:
 
     Japanese is a script here: kana, with Han letters among them.
     """
+    if text.isascii():
+        return "Latin" if any(map(str.isalpha, text)) else OTHER
     counts = Counter(
         found for letter in text[:_READ] if letter.isalpha() and (found := _block(ord(letter)))
     )

@@ -111,6 +111,17 @@ def _drawn(batches, corpus: Corpus) -> Counter:
     return found
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_some_of_every_language_is_held_out(seed: int) -> None:
+    texts = [f"line number {n}" for n in range(97)] + ["πάντα ῥεῖ", "πάντα", "ἓν"]
+    train, held_out = Corpus("made", texts).split(0.05, seed)
+    assert Counter(train.languages) == {"Latin": 92, "Greek": 2}
+    assert Counter(held_out.languages) == {"Latin": 5, "Greek": 1}
+    assert sorted(train.documents + held_out.documents) == sorted(texts)
+    alone = Corpus("made", [texts[0], "ἓν"]).split(0.5, seed)
+    assert [len(part.documents) for part in alone] == [1, 1]
+
+
 @pytest.mark.parametrize("reads", ["sentences", "labelled"])
 @pytest.mark.parametrize("balance", [0.5, 1.0])
 def test_languages_are_evened_out_exactly(folder, reads, balance) -> None:
@@ -155,10 +166,11 @@ def test_windows_hold_one_language_each(folder) -> None:
     assert set(found) == {"de", "sw"}
 
 
-def test_without_balance_nothing_changes(folder) -> None:
-    """Languages that are known draw the same batches as those that are not."""
-    text = _text("sentences", 0.0)
-    plain = Text(Corpus("made", text.corpus.documents), "sentences", text.settings, 0)
+def test_of_one_language_nothing_changes(folder) -> None:
+    """Text whose language is named is split and drawn as text that says nothing of it."""
+    settings, documents = _text("sentences", 0.0).settings, _corpus().documents
+    text = Text(Corpus("made", documents, named=["de"] * 100), "sentences", settings, 0)
+    plain = Text(Corpus("made", documents), "sentences", settings, 0)
     for one, other in zip(
         islice(text.reader(folder).batches(), 3),
         islice(plain.reader(folder).batches(), 3),
