@@ -8,6 +8,7 @@ Writes a Hugging Face folder (default build/benchmarks/TASK-minilm); prints dev 
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -22,6 +24,7 @@ from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.distil.train import learning_rate, precision
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
+from edgeprune.text.batches import padded
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import read_rows
 from edgeprune.text.readers import Reader
@@ -108,8 +111,13 @@ def label_names(task: Task, data: Path) -> list[str]:
     return sorted({str(row["label"]) for row in rows})
 
 
-def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> None:
-    """Cross-entropy by AdamW."""
+def train(
+    module: torch.nn.Module,
+    reader: Reader,
+    schedule: TrainSettings,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+) -> None:
+    """Least loss of logits and labels by AdamW."""
     batches, rate = reader.batches(), schedule.learning_rate
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01, fused=True)
     started = time.monotonic()
@@ -121,7 +129,7 @@ def train(module: torch.nn.Module, reader: Reader, schedule: TrainSettings) -> N
         assert batch.labels is not None
         with precision(schedule):
             logits = module(**tensors(batch)).logits
-        loss = functional.cross_entropy(logits.float(), torch.from_numpy(batch.labels))
+        loss = loss_of(logits.float(), torch.from_numpy(batch.labels))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -141,11 +149,9 @@ def score(module: torch.nn.Module, reader: Reader, dev: Corpus) -> float:
     assert dev.labels is not None
     right = 0
     for start in range(0, len(dev.documents), 64):
-        ids = reader.encode(dev.documents[start : start + 64])
-        longest = max(map(len, ids))
-        padded = torch.tensor([row + [reader.pad_id] * (longest - len(row)) for row in ids])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-        found = module(input_ids=padded, attention_mask=mask).logits.argmax(-1).numpy()
+        texts = reader.encode(dev.documents[start : start + 64])
+        batch = padded(texts, max(len(text.ids) for text in texts), reader.pad_id)
+        found = module(**tensors(batch)).logits.argmax(-1).numpy()
         right += int((found == np.array(dev.labels[start : start + 64])).sum())
     return 100 * right / len(dev.documents)
 

@@ -166,6 +166,11 @@ def main() -> None:
 @main.command()
 @click.argument("bundle")
 @click.argument("text", metavar="[TEXT|-]", required=False)
+@click.option("--pair", metavar="TEXT", help="The second text, where the model reads pairs.")
+@click.option("--labels", metavar="A,B,...", help="Score these labels by a model of entailment.")
+@click.option("--hypothesis", metavar="TEXT", help="[default: This example is {}.]")
+@click.option("--multi-label", is_flag=True, help="Each of the labels is true or not by itself.")
+@click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
 @click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
@@ -187,6 +192,11 @@ def main() -> None:
 def run(
     bundle: str,
     text: str | None,
+    pair: str | None,
+    labels: str | None,
+    hypothesis: str | None,
+    multi_label: bool,
+    documents: str | None,
     prompt: str | None,
     chunk: bool,
     rows: str | None,
@@ -208,7 +218,23 @@ def run(
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    asked = terminal.Asked(sampling, raw, as_json, prompt, chunk)
+    ranked = tuple(row["text"] for row in text_rows(Path(documents), {})) if documents else ()
+    if labels is not None and pair is not None:
+        raise UserError("--labels pairs each text with its labels itself: leave --pair out.")
+    if labels is None and (hypothesis or multi_label):
+        raise UserError("--hypothesis and --multi-label are for labels: name them with --labels.")
+    asked = terminal.Asked(
+        sampling,
+        raw,
+        as_json,
+        labels=tuple(label.strip() for label in (labels or "").split(",") if label.strip()),
+        hypothesis=hypothesis or terminal.TEMPLATE,
+        multi_label=multi_label,
+        documents=ranked,
+        pair=pair,
+        prompt=prompt,
+        chunk=chunk,
+    )
     if rows is None:
         if output or fields:
             raise UserError("--output and --field are for a file of rows: name it with --input.")
@@ -216,6 +242,11 @@ def run(
         return
     if text is not None:
         raise UserError("Give a text or --input, not both.")
+    if pair is not None or documents:
+        raise UserError(
+            "--pair and --documents are for one text; rows have a second text in the field "
+            "text_pair."
+        )
     terminal.run_rows(bundle, text_rows(Path(rows), _own_names(fields)), output, asked, threads)
 
 
@@ -280,8 +311,8 @@ def bench(
 @click.option(
     "--task",
     required=True,
-    help="sts, cosine, retrieval, mixing or vectors; classification; entities; perplexity, kl, "
-    "choice, cloze or generation; calibration.",
+    help="sts, cosine, retrieval, mixing or vectors; classification; multilabel; correlation; "
+    "ranking; entities; perplexity, kl, choice, cloze or generation; calibration.",
 )
 @click.option(
     "--data",

@@ -356,7 +356,7 @@ def test_settings_that_do_not_fit_the_model(family, settings, words, made, out):
         ("a.txt", b"only one sentence stands in here\n", "holds a single text"),
         ("a.txt", b"two words\nno more\nin here\n", "leaves no sentence of three words"),
         ("a.parquet", b"PAR1", "neither .jsonl nor .csv"),
-        ("a.jsonl", b'{"sentence": "a b c"}', "no field 'text'; it has sentence"),
+        ("a.jsonl", b'{"phrase": "a b c"}', "no field 'text'; it has phrase"),
         ("a.jsonl", b"not json", "line 1: not a JSON object"),
     ],
 )
@@ -391,7 +391,6 @@ def test_data_that_is_not_there(made, out, tmp_path):
             '{"text": "a", "label": 0}\n{"text": "b", "label": -1}',
             "the label -1 is none",
         ),
-        ("a.jsonl", '{"text": "a", "text_pair": "b", "label": 0}', "has pairs"),
         ("a.csv", "text,category\na,LABEL_0", "no field 'label'; it has text, category"),
     ],
 )

@@ -1,7 +1,7 @@
 """The context of a stage: settings, the original, the text, and where its result goes."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.base.files import read_json
+from edgeprune.base.files import read_json, read_object
 from edgeprune.base.record import Record
 from edgeprune.model.checkpoint import Checkpoint
-from edgeprune.text.batches import Batch
+from edgeprune.model.families import tells_token_types
+from edgeprune.text.batches import Batch, Tokens
 from edgeprune.text.readers import Reader
 from edgeprune.text.text import Text
+from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS
 
 if TYPE_CHECKING:
     from edgeprune.model.model import Model
@@ -63,8 +65,9 @@ class Context:
     def reader(self) -> Reader:
         """Batches of the user's text, in the tokens that the build goes on with."""
         folder = self.reference
-        pad_id = read_json(folder / "config.json").get("pad_token_id") or 0
-        return self.text.reader(folder, int(pad_id))
+        config = read_json(folder / "config.json")
+        typed = tells_token_types(read_object(folder / TOKENIZER_SETTINGS), config)
+        return self.text.reader(folder, int(config.get("pad_token_id") or 0), typed)
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
         """Training batches without end, others for every purpose."""
@@ -78,10 +81,10 @@ class Context:
         """Batches of this many sequences, as the text's sampler draws them; see the reader's."""
         return self.reader.calibration(sequences, self._embed, sequences_per_batch)
 
-    def _embed(self, ids: list[list[int]]) -> np.ndarray:
+    def _embed(self, texts: Sequence[Tokens]) -> np.ndarray:
         from edgeprune.compress.calibrate.embedding import mean_hidden
 
-        return mean_hidden(self.original, ids)
+        return mean_hidden(self.original, texts)
 
     def some(self, count: int) -> list[Batch]:
         """The first training batches."""

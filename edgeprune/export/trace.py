@@ -30,7 +30,6 @@ from edgeprune.export.faces import Attended, Convolved, Face, generating, readin
 from edgeprune.model.anatomy import Convolution
 from edgeprune.model.assets import copy_assets
 from edgeprune.model.checkpoint import open_checkpoint
-from edgeprune.model.families import find_family
 from edgeprune.model.importing import import_tokenizer
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model
@@ -87,10 +86,8 @@ def face_of(model: Model) -> Face:
             for mixer in (block.mixer for block in model.anatomy.blocks)
         ]
         return generating(module, task.output, layers)
-    function = find_family(str(model.config["model_type"])).encoder
-    typed = function is not None and function.reads_token_types
-    typed = typed and "token_type" in model.anatomy.embeddings
-    return reading(module, task.output, one_a_text=task.logits_axes == 2, typed=typed)
+    one_a_text, typed = task.logits_axes == 2, model.reads_token_types
+    return reading(module, task.output, one_a_text=one_a_text, typed=typed)
 
 
 def trace(

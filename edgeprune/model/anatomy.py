@@ -218,6 +218,13 @@ class Anatomy:
         return function is not None and function.norms_all_heads
 
     @property
+    def reads_token_types(self) -> bool:
+        """Whether clients say of each token to which of two texts it belongs."""
+        function, table = self.family.encoder, self.embeddings.get("token_type")
+        typed = function is None or function.reads_token_types
+        return typed and table is not None and self.shape(table)[0] > 1
+
+    @property
     def head_units(self) -> list[int]:
         """In each layer that attends, the heads that can leave one by one."""
         shared = self.shared_key_value_heads

@@ -1,5 +1,6 @@
 """One list of families: what differs between them, as data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -825,6 +826,27 @@ def position_offset(config: Mapping[str, Any]) -> int:
     if family.padded_positions and config.get("pad_token_id") is not None:
         return int(config["pad_token_id"]) + 1
     return family.position_offset
+
+
+_UNTYPED = (
+    *("tokenizersbackend", "pretrainedtokenizer", "albert", "bertgeneration", "bigbird"),
+    *("camembert", "distilbert", "mpnet", "rembert", "roberta", "xlmroberta"),
+)
+"""The beginnings of the classes of tokenizers, or of their models' types, by which transformers 5
+tells a model nothing of token types."""
+
+
+def tells_token_types(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer tells a model of which of a pair's texts each token is.
+
+    Args:
+        tokenizer: the contents of tokenizer_config.json, which may say so; else its class does.
+        config: the model's, whose type stands for a class that is not named.
+    """
+    if isinstance(names := tokenizer.get("model_input_names"), list):
+        return "token_type_ids" in names
+    kind = tokenizer.get("tokenizer_class") or config.get("model_type")
+    return not re.sub("[_-]", "", str(kind).lower()).startswith(_UNTYPED)
 
 
 def with_assumed(config: Mapping[str, Any], family: Family) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from edgeprune.base.errors import UserError
 from edgeprune.model.anatomy import Convolution
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.families import BY_LAYER, stated
+from edgeprune.model.modules import TRANSFORMER, kinds_of
 from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.projection import read_steps
+from edgeprune.model.scores import stated_activation
 from edgeprune.model.tasks import TASKS, Head
 from edgeprune.text.labels import label_names
 from edgeprune.text.prompts import read_library
@@ -121,11 +123,17 @@ def _check_vocabulary_head(checkpoint: Checkpoint) -> None:
 
 def _check_labels(checkpoint: Checkpoint) -> None:
     anatomy, config = checkpoint.anatomy, checkpoint.config
-    count, kind = len(label_names(config)), config.get("problem_type")
-    if count < 2 or kind not in (None, "single_label_classification"):
+    count = len(label_names(config))
+    if TASKS[checkpoint.task].reads == "tagged" and count < 2:
         raise UserError(
-            f"{checkpoint.name} is a model of {kind or 'regression'}; edgeprune takes classifiers "
-            "that give a text or a token one of several labels."
+            f"{checkpoint.name} has one label; edgeprune takes classifiers that give a token one "
+            "of several."
+        )
+    stated_activation(config, checkpoint.folder)
+    if unknown := [kind for kind in kinds_of(checkpoint.folder) if kind != TRANSFORMER]:
+        raise UserError(
+            f"{checkpoint.name} scores texts by the module {unknown[0]} (modules.json), which "
+            "EdgePrune does not run: it takes cross-encoders of a Transformer alone."
         )
     names = config.get("id2label")
     if names and {int(number) for number in names} != set(range(count)):

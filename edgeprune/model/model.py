@@ -72,13 +72,21 @@ class Model:
         """Whether a call keeps the keys and values of its tokens, unless it is told not to."""
         return find_family(str(self.config.get("model_type"))).has_cache
 
+    @functools.cached_property
+    def reads_token_types(self) -> bool:
+        """Whether it is told to which of two texts a token belongs."""
+        return self.anatomy.reads_token_types
+
     def run(self, batch: Inputs, **options: Any) -> Any:
         """The module's output for a batch; where there is a cache, it is left empty.
 
         Gradients are as the caller's context has them.
         """
+        inputs = tensors(batch)
+        if not self.reads_token_types:
+            inputs.pop("token_type_ids", None)
         cache = {"use_cache": False} if self.has_cache else {}
-        return self.module(**tensors(batch), **cache, **options)
+        return self.module(**inputs, **cache, **options)
 
     def linear(self, name: str) -> nn.Linear:
         """A linear by its full module name."""

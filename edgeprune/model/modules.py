@@ -62,10 +62,14 @@ def read_modules(folder: Path) -> list[Module]:
 
 def pools(folder: Path) -> bool:
     """Whether a model's folder says that it is a sentence encoder, whatever its class is called."""
+    return POOLING in kinds_of(folder)
+
+
+def kinds_of(folder: Path) -> list[str]:
+    """The kinds of the modules that a model's folder lists, whether they are run here or not."""
     path = folder / MODULES
     listed = load_json(path) if path.is_file() else []
-    kinds = [_kind(each) for each in listed if isinstance(each, dict)] if listed else []
-    return POOLING in kinds
+    return [_kind(each) for each in listed if isinstance(each, dict)] if listed else []
 
 
 def settings_of(folder: Path, module: Module) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from edgeprune.base.errors import UserError
 from edgeprune.model.families import is_causal
+from edgeprune.text.labels import label_names
 
 Head = Literal["labels", "vocabulary"]
 """The output of a model's head: a logit for each label of a text or of each of its tokens, or for
@@ -35,9 +36,9 @@ class Task:
     """The output of its graph: the field of the module's answer, and the output's name."""
     answer: str
     """The class of that answer; a graph with a cache answers by a dictionary."""
-    reads: Literal["sentences", "labelled", "tagged", "windows"]
-    """The form in which it learns from text: sentences, texts with a label, words with a label
-    each, windows of tokens."""
+    reads: Literal["sentences", "labelled", "multi-labelled", "scored", "tagged", "windows"]
+    """The form in which it learns from text: sentences, texts with a label, with several or with a
+    score, words with a label each, windows of tokens."""
     columns: tuple[str, ...]
     """Fields of the data that it learns from."""
     objective: str
@@ -67,11 +68,21 @@ class Task:
     """The output of the linears outside the blocks; None: they are left out."""
     logits_axes: int = 0
     """Axes of the graph's logits; 0 where it has none."""
+    tag: str = ""
+    """The hub's name of the task, where it has none of its own."""
+    problem: str | None = None
+    """Of what kind the labels are, as `problem_of` has it, where several tasks share a class."""
     needs_class: bool = False
     """Whether a graph is only known to be for it where the architecture's class says so, since
     other tasks' logits have as many axes."""
     sees_both_sides: bool = False
     """Whether only models of it run whose tokens see those after them too."""
+    pairs: bool = False
+    """Whether two texts may be read together."""
+    zero_shot: bool = False
+    """Whether labels may be named at run time, if the model is one of entailment."""
+    ranks: bool = False
+    """Whether documents are ranked for a query by the scores of the pairs."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
     pools: bool = False
@@ -96,7 +107,7 @@ _ROWS = (
         answers="embeddings",
         card="use-feature-extraction.md",
         works=("encoder",),
-        measures=("sts", "cosine", "retrieval", "mixing", "vectors"),
+        measures=("sts", "cosine", "retrieval", "mixing", "vectors", "ranking"),
         held_out=("cosine",),
         build_measures={"batching": "embeddings alone", "neighbours": "neighbours"},
         pools=True,
@@ -105,6 +116,7 @@ _ROWS = (
         name="text-classification",
         models="classifiers of whole texts (ForSequenceClassification)",
         classes=("ForSequenceClassification",),
+        problem="single_label_classification",
         loader="AutoModelForSequenceClassification",
         output="logits",
         answer="transformers.modeling_outputs.SequenceClassifierOutput",
@@ -113,7 +125,7 @@ _ROWS = (
         objective="edgeprune.compress.objectives.classification",
         runtime="edgeprune.runtime.classify:Classifier",
         terminal="edgeprune.runtime.terminal:answer_lines",
-        service="edgeprune.service.answers:TextAnswers",
+        service="edgeprune.service.predicting:ClassifierAnswers",
         path="/classify",
         answers="predictions",
         card="use-text-classification.md",
@@ -123,6 +135,60 @@ _ROWS = (
         build_measures={"batching": "predictions alone"},
         head="labels",
         logits_axes=2,
+        pairs=True,
+        zero_shot=True,
+    ),
+    Task(
+        name="multi-label-classification",
+        tag="text-classification",
+        models="classifiers with several labels a text (problem_type multi_label_classification)",
+        classes=("ForSequenceClassification",),
+        problem="multi_label_classification",
+        loader="AutoModelForSequenceClassification",
+        output="logits",
+        answer="transformers.modeling_outputs.SequenceClassifierOutput",
+        reads="multi-labelled",
+        columns=("text", "labels"),
+        objective="edgeprune.compress.objectives.multilabel",
+        runtime="edgeprune.runtime.multilabel:MultiLabelClassifier",
+        terminal="edgeprune.runtime.terminal:answer_lines",
+        service="edgeprune.service.predicting:PredictionAnswers",
+        path="/labels",
+        answers="predictions",
+        card="use-multi-label-classification.md",
+        works=("encoder",),
+        measures=("multilabel",),
+        held_out=("multilabel",),
+        build_measures={"batching": "predictions alone"},
+        head="labels",
+        logits_axes=2,
+        pairs=True,
+    ),
+    Task(
+        name="text-ranking",
+        models="rerankers and regressions (ForSequenceClassification of one label)",
+        classes=("ForSequenceClassification",),
+        problem="regression",
+        loader="AutoModelForSequenceClassification",
+        output="logits",
+        answer="transformers.modeling_outputs.SequenceClassifierOutput",
+        reads="scored",
+        columns=("text", "score"),
+        objective="edgeprune.compress.objectives.regression",
+        runtime="edgeprune.runtime.rank:Ranker",
+        terminal="edgeprune.runtime.terminal:answer_lines",
+        service="edgeprune.service.reranking:RankingAnswers",
+        path="/score",
+        answers="predictions",
+        card="use-text-ranking.md",
+        works=("encoder",),
+        measures=("correlation", "ranking"),
+        held_out=("correlation",),
+        build_measures={"batching": "predictions alone"},
+        head="labels",
+        logits_axes=2,
+        pairs=True,
+        ranks=True,
     ),
     Task(
         name="token-classification",
@@ -195,7 +261,7 @@ def task_of(config: Mapping[str, Any]) -> Task:
             f"{', '.join(others)} and {last}."
         )
     for task in _ROWS:
-        if architecture.endswith(task.classes):
+        if architecture.endswith(task.classes) and task.problem in (None, problem_of(config)):
             if task.generates and not is_causal(config):
                 raise UserError(
                     f"{architecture} writes text with an encoder's layers, which EdgePrune does "
@@ -210,19 +276,46 @@ def task_of(config: Mapping[str, Any]) -> Task:
     return next(task for task in _ROWS if not task.classes)
 
 
+def problem_of(config: Mapping[str, Any]) -> str:
+    """The kind of a configuration's labels, in the words of its problem_type: one of several, any
+    number of them, or a single logit, whatever that is said to be.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    count, stated = len(label_names(config)), config.get("problem_type")
+    if count == 1:
+        return "regression"
+    if stated == "regression":
+        raise UserError(
+            f"config.json says that this is a regression of {count} values, and EdgePrune takes "
+            "those of one."
+        )
+    kind = str(stated or "single_label_classification")
+    if kind not in (known := [task.problem for task in _ROWS if task.problem]):
+        raise UserError(
+            f"config.json says problem_type: {kind}, which is none of {', '.join(map(str, known))}."
+        )
+    return kind
+
+
 def base_class(architecture: str) -> str:
     """The class of the same layers without a head, which sentence-transformers reads of a model
     whatever head its weights have."""
     return re.sub(r"(For[A-Z]\w*|LMHeadModel)$", "Model", architecture)
 
 
-def task_of_graph(outputs: Mapping[str, int | None], architectures: str = "") -> Task | None:
+def task_of_graph(
+    outputs: Mapping[str, int | None], config: Mapping[str, Any] | None = None
+) -> Task | None:
     """The task of an ONNX graph that nobody named, by its outputs; None where they do not tell.
 
     Args:
         outputs: their axes by name, None where the graph does not say.
-        architectures: the classes of its configuration, where that was read.
+        config: its configuration, where that was read.
     """
+    config = config or {}
+    architectures = " ".join(config.get("architectures") or [])
     pooling = next(task for task in _ROWS if task.pools)
     cached = any(name.startswith("present") for name in outputs)
     if cached and pooling.output in outputs and "logits" not in outputs:
@@ -231,7 +324,11 @@ def task_of_graph(outputs: Mapping[str, int | None], architectures: str = "") ->
         return next(task for task in _ROWS if task.generates)
     for task in _ROWS:
         named = any(ending in architectures for ending in task.classes)
-        if task.logits_axes == outputs.get("logits", 0) and (named or not task.needs_class):
+        if (
+            task.logits_axes == outputs.get("logits", 0)
+            and (named or not task.needs_class)
+            and task.problem in (None, problem_of(config))
+        ):
             return task
     return None
 

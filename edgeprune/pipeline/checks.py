@@ -13,6 +13,7 @@ from edgeprune.model.fits import check_fits
 from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
+from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.languages import OTHER
 from edgeprune.text.samplers import share_out
@@ -102,7 +103,7 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
                     f"{text.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
                 )
-    if text.settings.balance and text.corpus.labels is None:
+    if text.settings.balance and not label_counts(text.corpus.labels or ()):
         raise UserError(
             "text.balance evens out the labels that a classifier learns from, and this text has "
             "none: leave it out."
@@ -128,8 +129,8 @@ def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) 
     rows = checkpoint.anatomy.shape(checkpoint.anatomy.embeddings["word"])[0]
     if max(tokenizer.get_vocab().values(), default=0) < rows:
         return
-    for document in corpus.documents:
-        last = max(tokenizer.encode(document).ids, default=0)
+    for text in corpus.texts:
+        last = max(tokenizer.encode(text).ids, default=0)
         if last >= rows:
             raise UserError(
                 f"{corpus.source} has the token {tokenizer.id_to_token(last)!r}, which is number "
@@ -141,8 +142,8 @@ def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) 
 def _check_window(part: Corpus, tokenizer: Tokenizer, length: int, language: str = "") -> None:
     """Count the text's own tokens until there are enough for one window."""
     count = 0
-    for document in part.documents:
-        count += len(tokenizer.encode(document, add_special_tokens=False).ids)
+    for text in part.texts:
+        count += len(tokenizer.encode(text, add_special_tokens=False).ids)
         if count >= length:
             return
     raise UserError(

@@ -39,7 +39,8 @@ def model_card(bundle: Bundle) -> str:
     record = BuildRecord(str(manifest["recipe"]["name"]), manifest)
     result, judged = made(record), requirements(record)
     base = _base_model(record.model)
-    sentences = (bundle.folder / _MODULES).is_file()
+    pools = TASKS[record.task].pools
+    sentences = pools and (bundle.folder / _MODULES).is_file()
     learned = manifest["text"]
     content = {
         "front": _front(record, result.name, base, sentences),
@@ -89,9 +90,8 @@ def model_card(bundle: Bundle) -> str:
 
 def _front(record: BuildRecord, name: str, base: str | None, sentences: bool) -> str:
     """The card's metadata as YAML."""
-    task = record.task
-    if sentences and TASKS[task].pools:
-        task = "sentence-similarity"
+    row = TASKS[record.task]
+    task = "sentence-similarity" if sentences else row.tag or row.name
     stages = {stage["name"] for stage in record.content["stages"]}
     content: dict[str, Any] = {}
     if base:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.tokenize import Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.text.batches import Tokens
 
 
 class Answering(Protocol):

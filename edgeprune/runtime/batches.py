@@ -9,7 +9,8 @@ import onnxruntime
 from edgeprune.runtime.names import empty_cache, is_past
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import input_types, running, token_inputs
-from edgeprune.runtime.tokenize import Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.text.batches import Tokens
 
 CALL_TOKENS = 256
 """Tokens in one call, padding included, if no batch size is given; a longer text runs alone. With

@@ -208,11 +208,11 @@ class Bundle:
         if stated := self.manifest.get("task"):
             return stated
         outputs = self.outline.outputs
-        if task := task_of_graph(outputs):
+        # Logits are told apart by the configuration; anything else may do without.
+        config = self.config if "logits" in outputs or task_of_graph(outputs) is None else {}
+        if task := task_of_graph(outputs, config):
             return task.name
-        heads = " ".join(self.config.get("architectures") or [])
-        if task := task_of_graph(outputs, heads):
-            return task.name
+        heads = " ".join(config.get("architectures") or [])
         raise UserError(
             f"{self.folder} gives logits of a kind that is neither classification nor generation "
             f"(config.json says {heads or 'nothing'}); edgeprune runs {', '.join(TASKS)}."

@@ -1,4 +1,4 @@
-"""Classify texts with a bundle."""
+"""Classify texts or pairs of texts with a bundle."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,10 +9,12 @@ import numpy as np
 from edgeprune.base.errors import UserError
 from edgeprune.runtime.batches import mixes_texts, run_batches
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.runtime.entailment import TEMPLATE, ZeroShot, entailment_of, hypotheses, ranked
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.text.batches import Tokens
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,11 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-class Classifier:
-    """A text classifier with one true label per text."""
+class SequenceModel:
+    """A model that gives logits of a whole text or pair."""
+
+    least_labels = 2
+    """The fewest that config.json may name."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
@@ -39,49 +44,38 @@ class Classifier:
             raise UserError(
                 f"{bundle.model_path} has no output named logits: it is not a classifier."
             )
-        if bundle.config.get("problem_type") not in (None, "single_label_classification"):
-            raise UserError(
-                f"{bundle.folder} is a {bundle.config['problem_type']} model; edgeprune runs "
-                f"classifiers with one label per text."
-            )
-        self.labels = label_names_of(bundle)
+        self.labels = label_names_of(bundle, self.least_labels)
 
-    def classify(self, texts: Sequence[Text], batch_size: int | None = None) -> list[Prediction]:
-        """The prediction for each text.
+    def scaled(self, logits: np.ndarray) -> np.ndarray:
+        """The values of the model's answers, from its logits [texts, labels]."""
+        raise NotImplementedError
 
-        Raises:
-            ModelFault: the model returns NaN or infinity.
-        """
-        return self.classify_tokens(self.tokenizer.encode(texts), batch_size)
-
-    def classify_tokens(
-        self, encoded: Sequence[Tokens], batch_size: int | None = None
-    ) -> list[Prediction]:
-        """`classify` for tokenized texts."""
-        predictions = []
-        for row in softmax(self._logits(encoded, batch_size)):
-            best = int(row.argmax())
-            by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
-            predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
-        return predictions
+    def told(self, logits: np.ndarray) -> list[Any]:
+        """The answers themselves, as plain values."""
+        raise NotImplementedError
 
     def answers(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> list[Any]:
-        """Predictions for tokenized texts, as plain values."""
-        return [asdict(one) for one in self.classify_tokens(encoded, batch_size)]
+        """The same for tokenized texts."""
+        return self.told(self.logits_of(encoded, batch_size))
 
-    def line(self, answer: dict[str, Any]) -> str:
-        """The likeliest label and its probability."""
-        return f"{answer['label']} {answer['probability']:.3f}"
+    def line(self, answer: Any) -> str:
+        """An answer as a line for people."""
+        raise NotImplementedError
 
-    def named(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The likeliest label, and every label's probability."""
-        return {"label": answer["label"], "probabilities": answer["probabilities"]}
+    def named(self, answer: Any) -> dict[str, Any]:
+        """An answer as the values of a JSON object."""
+        raise NotImplementedError
+
+    def values(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
+        """The same of texts or pairs."""
+        return self.scaled(self.logits(texts, batch_size))
 
     def logits(self, texts: Sequence[Text], batch_size: int | None = None) -> np.ndarray:
         """Logits of each text, [texts, labels] float32."""
-        return self._logits(self.tokenizer.encode(texts), batch_size)
+        return self.logits_of(self.tokenizer.encode(texts), batch_size)
 
-    def _logits(self, encoded: Sequence[Tokens], batch_size: int | None) -> np.ndarray:
+    def logits_of(self, encoded: Sequence[Tokens], batch_size: int | None) -> np.ndarray:
+        """The same of tokenized texts."""
         gathered = np.zeros((len(encoded), len(self.labels)), np.float32)
         for rows, logits, _ in run_batches(
             self.session, self.tokenizer, "logits", encoded, batch_size or self.default_batch
@@ -95,17 +89,74 @@ class Classifier:
         return finite(gathered, "logits", self.bundle)
 
 
-def label_names_of(bundle: Bundle) -> list[str]:
+class Classifier(SequenceModel):
+    """A text classifier with one true label per text."""
+
+    def classify(self, texts: Sequence[Text], batch_size: int | None = None) -> list[Prediction]:
+        """The prediction for each text or pair.
+
+        Raises:
+            ModelFault: the model returns NaN or infinity.
+        """
+        return self._predictions(self.logits(texts, batch_size))
+
+    def zero_shot(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        template: str = TEMPLATE,
+        multi_label: bool = False,
+    ) -> list[ZeroShot]:
+        """Scores of other labels than the model's, by a classifier of entailment.
+
+        Args:
+            template: the hypothesis, with a label in place of {}.
+            multi_label: whether each label is true or not by itself; else one of them is.
+
+        Raises:
+            UserError: no label of the model is called entailment, or the template has no {}.
+        """
+        entailment_of(self.labels)
+        pairs = hypotheses(texts, labels, template)
+        encoded = self.tokenizer.encode(pairs, first_only=True)
+        return ranked(self.logits_of(encoded, None), self.labels, labels, multi_label)
+
+    def _predictions(self, logits: np.ndarray) -> list[Prediction]:
+        predictions = []
+        for row in self.scaled(logits):
+            best = int(row.argmax())
+            by_label = {label: float(p) for label, p in zip(self.labels, row, strict=True)}
+            predictions.append(Prediction(self.labels[best], float(row[best]), by_label))
+        return predictions
+
+    def scaled(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities."""
+        return softmax(logits)
+
+    def told(self, logits: np.ndarray) -> list[Any]:
+        """Predictions."""
+        return [asdict(one) for one in self._predictions(logits)]
+
+    def line(self, answer: dict[str, Any]) -> str:
+        """The likeliest label and its probability."""
+        return f"{answer['label']} {answer['probability']:.3f}"
+
+    def named(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The likeliest label, and every label's probability."""
+        return {"label": answer["label"], "probabilities": answer["probabilities"]}
+
+
+def label_names_of(bundle: Bundle, least: int = 2) -> list[str]:
     """The names of a model's labels, in the order of their numbers.
 
     Raises:
-        UserError: config.json does not name them all, or names one.
+        UserError: config.json does not name them all, or fewer than `least`.
     """
     names = bundle.config.get("id2label")
     if not isinstance(names, dict) or {str(key) for key in names} != {
         str(index) for index in range(len(names))
     }:
         raise UserError(f"{bundle.folder / 'config.json'} has no id2label with every label's name.")
-    if len(names) < 2:
-        raise UserError(f"{bundle.folder} has one label: a regression model is not a classifier.")
+    if len(names) < least:
+        raise UserError(f"{bundle.folder} has one label: it is not a classifier.")
     return [str(names[str(index)]) for index in range(len(names))]

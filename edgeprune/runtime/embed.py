@@ -15,7 +15,8 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.compact import Precision, compact
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.text.batches import Tokens
 
 _SHOWN_NUMBERS = 6
 

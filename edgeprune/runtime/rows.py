@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeprune.text.files import Row, read_rows, read_texts, text_of
+from edgeprune.text.files import Row, read_rows, read_texts
+from edgeprune.text.pairs import FIELDS, document_of
 
 
 def text_rows(path: Path, own: Mapping[str, str]) -> list[Row]:
-    """The rows of a .jsonl or .csv with a field `text`, or of a .txt, each line one.
+    """The rows of a .jsonl or .csv with a field `text` (and `text_pair`), or of a .txt, each line
+    one.
 
     Args:
         own: the file's own name of a field.
@@ -21,9 +23,9 @@ def text_rows(path: Path, own: Mapping[str, str]) -> list[Row]:
     """
     if path.suffix not in (".jsonl", ".csv"):
         return [{"text": text} for text in read_texts(path)]
-    rows = read_rows(path, ["text"], own)
+    rows = read_rows(path, ["text"], own, FIELDS)
     for row in rows:
-        text_of(row, "text", path)
+        document_of(row, path)
     return rows
 
 

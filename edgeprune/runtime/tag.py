@@ -15,7 +15,8 @@ from edgeprune.runtime.entities import Aggregation, Entity, Piece, entities, wit
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
-from edgeprune.runtime.tokenize import Text, Tokenizer, Tokens
+from edgeprune.runtime.tokenize import Text, Tokenizer
+from edgeprune.text.batches import Tokens
 from edgeprune.text.tags import first_tokens
 
 _SHARED = 4
@@ -38,7 +39,9 @@ class WindowTokenizer(Tokenizer):
         """Tokens that a window shares with the next."""
         return (self.max_length or 0) // _SHARED
 
-    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
+    ) -> list[Tokens]:
         """The windows of each text; models that label tokens have no prompts."""
         if self.max_length is not None:
             self.rust.enable_truncation(self.max_length, stride=self.stride)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,9 +13,11 @@ from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.entailment import TEMPLATE
 from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.runtime.rows import answered_rows, whole_file
 from edgeprune.text.files import Row
+from edgeprune.text.pairs import Document, document_of, row_of
 
 _LINES = 32  # read ahead from a pipe to be batched
 _LONGEST_LINE = 16_000_000  # bytes
@@ -30,6 +32,16 @@ class Asked:
     """Continue the text itself, without the model's chat template."""
     as_json: bool = False
     """Write each answer as one JSON object per line."""
+    labels: tuple[str, ...] = ()
+    """Labels that are named at run time."""
+    hypothesis: str = TEMPLATE
+    """The hypothesis that is made of each."""
+    multi_label: bool = False
+    """Whether each of these labels is true or not by itself."""
+    documents: tuple[str, ...] = ()
+    """Documents that are ranked for each text, the query."""
+    pair: str | None = None
+    """The second text of a pair with each text."""
     prompt: str | None = None
     """The name of a sentence encoder's prompt; None: its usual one."""
     chunk: bool = False
@@ -48,7 +60,11 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
         raise UserError("There is no text: give it after the bundle, or - to read lines.")
     model = runtime.load(folder, threads)
     texts = _lines(sys.stdin.buffer) if text in (None, "-") else iter([_checked(str(text))])
-    for piece in _pieces(model, texts, asked):
+    documents: Iterator[Document] = texts
+    if asked.pair is not None:
+        second = _checked(asked.pair)
+        documents = ((text, second) for text in texts)
+    for piece in _pieces(model, documents, asked):
         print(piece, end="", flush=True)
 
 
@@ -65,18 +81,26 @@ def run_rows(
     Raises:
         UserError: the bundle cannot be run.
     """
-    texts = (_checked(row["text"]) for row in rows)
-    lines = _pieces(runtime.load(folder, threads), texts, replace(asked, as_json=True))
+    model = runtime.load(folder, threads)
+    pairs = TASKS[model.bundle.task].pairs
+    documents = (document_of(row, "") if pairs else row["text"] for row in rows)
+    lines = _pieces(model, documents, replace(asked, as_json=True))
     with nullcontext(sys.stdout) if output is None else whole_file(output) as opened:
         for line in answered_rows(rows, lines):
             opened.write(line)
 
 
-def _pieces(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
+def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
     """Answers as the model's task writes them."""
     task = TASKS[model.bundle.task]
-    for option, given in (("--prompt", asked.prompt is not None), ("--chunk", asked.chunk)):
-        if given and not task.pools:
+    for option, given, known in (
+        ("--prompt", asked.prompt is not None, task.pools),
+        ("--chunk", asked.chunk, task.pools),
+        ("--pair", asked.pair is not None, task.pairs),
+        ("--documents", bool(asked.documents), task.ranks),
+        ("--labels", bool(asked.labels), task.zero_shot),
+    ):
+        if given and not known:
             raise UserError(
                 f"{model.bundle.folder} does {task.name}, which knows no {option}: leave it out."
             )
@@ -84,24 +108,50 @@ def _pieces(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
     return pieces
 
 
-def answer_lines(model: Any, texts: Iterator[str], asked: Asked) -> Iterator[str]:
-    """A line for each text; lines of a pipe run in batches. One warning counts those that were
-    cut."""
+def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """A line for each text or pair; lines of a pipe run in batches. One warning counts those that
+    were cut."""
+    if asked.documents:
+        yield from _rankings(model, texts, asked)
     count, model.tokenizer.warns = 0, False
     while batch := list(islice(texts, _LINES)):
         count += len(batch)
+        if asked.labels:
+            yield from _zero_shot(model, batch, asked)
+            continue
         if asked.chunk:
             answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
         else:
             answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
         for text, answer in zip(batch, answers, strict=True):
             if asked.as_json:
-                yield _json(text=text, **model.named(answer)) + "\n"
+                yield _json(**row_of(text), **model.named(answer)) + "\n"
             else:
                 yield model.line(answer) + "\n"
     pools = TASKS[model.bundle.task].pools
     remedy = "--chunk embeds such texts in parts." if pools else ""
     model.tokenizer.warn_of_cut(model.bundle.cut_texts, count, remedy)
+
+
+def _rankings(model: Any, queries: Iterator[Document], asked: Asked) -> Iterator[str]:
+    """A line for each document of each query, the best first."""
+    for query in queries:
+        for rank, found in enumerate(model.rank(query, asked.documents), start=1):
+            if asked.as_json:
+                yield _json(query=query, rank=rank, **asdict(found)) + "\n"
+            else:
+                yield f"{found.score:.6g} {found.index + 1} {found.document}\n"
+
+
+def _zero_shot(model: Any, texts: list[Any], asked: Asked) -> Iterator[str]:
+    """A line for each text, with its labels, the likeliest first."""
+    found = model.zero_shot(texts, asked.labels, asked.hypothesis, asked.multi_label)
+    for text, each in zip(texts, found, strict=True):
+        if asked.as_json:
+            yield _json(text=text, **asdict(each)) + "\n"
+        else:
+            scores = zip(each.labels, each.scores, strict=True)
+            yield "; ".join(f"{label} {score:.3f}" for label, score in scores) + "\n"
 
 
 def stream_texts(model: Generator, texts: Iterator[str], asked: Asked) -> Iterator[str]:

@@ -8,21 +8,15 @@ from tokenizers import Encoding
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
+from edgeprune.model.families import tells_token_types
 from edgeprune.runtime.bundle import Bundle
+from edgeprune.text.batches import Tokens
+from edgeprune.text.pairs import Document
 from edgeprune.text.prompts import prompt_tokens
 from edgeprune.text.tokenizer_file import open_tokenizer
 
-Text = str | tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One tokenized text: ids, and their segments for pairs; both [tokens]."""
-
-    ids: Sequence[int]
-    type_ids: Sequence[int]
-    prompt: int = 0
-    """The number of the first that are a sentence encoder's prompt and special tokens before it."""
+Text = Document
+"""A text or pair, which has an answer of its own."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +42,28 @@ class Tokenizer:
         """Whether `encode` warns; who reads many texts in turn does so once, by `warn_of_cut`."""
         self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
+        self._typed = tells_token_types(bundle.tokenizer_config, bundle.config)
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
         self._library = bundle.library
         self.unknown_id = self._named(bundle, "unk_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
-    def encode(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
+    ) -> list[Tokens]:
         """Tokens of each text with the model's special tokens. Texts beyond the model's maximum are
         cut, and one warning counts them; so does the bundle.
 
         Args:
             prompt: the name of a sentence encoder's prompt; None: its usual one, if it has one.
+            first_only: cut the first text of a pair alone; otherwise the longer one first.
 
         Raises:
             UserError: the model has no prompt of that name.
         """
         if self.max_length is not None:
-            self.rust.enable_truncation(self.max_length, direction=self._side)
+            self.cut_at(self.max_length, first_only)
         try:
             encodings, first = self._encoded(texts, prompt)
         finally:
@@ -74,7 +72,7 @@ class Tokenizer:
         self.bundle.cut_texts += cut
         if self.warns:
             self.warn_of_cut(cut, len(texts))
-        return [Tokens(encoding.ids, encoding.type_ids, first) for encoding in encodings]
+        return self._tokens(encodings, first)
 
     def warn_of_cut(self, cut: int, count: int, remedy: str = "") -> None:
         """Say how many of so many texts were cut, if any was.
@@ -96,7 +94,18 @@ class Tokenizer:
     def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """The same of each text, however long; several threads may call this at once."""
         encodings, first = self._encoded(texts, prompt)
-        return [Tokens(encoding.ids, encoding.type_ids, first) for encoding in encodings]
+        return self._tokens(encodings, first)
+
+    def _tokens(self, encodings: Sequence[Encoding], first: int) -> list[Tokens]:
+        return [
+            Tokens(each.ids, each.type_ids if self._typed else [0] * len(each.ids), first)
+            for each in encodings
+        ]
+
+    def cut_at(self, tokens: int, first_only: bool = False) -> None:
+        """Let `whole` cut each text at so many tokens, of a pair the longer one first."""
+        strategy = "only_first" if first_only else "longest_first"
+        self.rust.enable_truncation(tokens, strategy=strategy, direction=self._side)
 
     def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
         """Encodings, and how many of the first tokens are the prompt's."""
@@ -106,7 +115,13 @@ class Tokenizer:
                 before + text if isinstance(text, str) else (before + text[0], text[1])
                 for text in texts
             ]
-        return self.rust.encode_batch(list(texts)), prompt_tokens(self.rust, before)
+        try:
+            encodings = self.rust.encode_batch(list(texts))
+        except Exception as error:  # the library's only one
+            raise UserError(
+                f"The second text of a pair leaves no room for the first: shorten it ({error})."
+            ) from None
+        return encodings, prompt_tokens(self.rust, before)
 
     def parts(self, text: str, prompt: str | None = None) -> list[Part]:
         """A text in parts of the model's maximum, each with the prompt and the special tokens that

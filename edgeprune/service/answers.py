@@ -15,13 +15,14 @@ from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.generate import Generator, Sampling
-from edgeprune.runtime.tokenize import Tokens
 from edgeprune.service.batcher import Batcher, LineFull
 from edgeprune.service.metrics import Metrics
-from edgeprune.service.requests import Generation, Refused, Texts, parse
+from edgeprune.service.requests import Documents, Generation, Refused, Texts, parse
 from edgeprune.service.responses import event, json_response
 from edgeprune.service.settings import ServiceSettings
 from edgeprune.service.streamer import End, Streamer
+from edgeprune.text.batches import Tokens
+from edgeprune.text.pairs import Document
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -57,7 +58,7 @@ class TextAnswers:
     def __init__(self, model: Answering, settings: ServiceSettings, metrics: Metrics) -> None:
         self._model, self._settings, self._metrics = model, settings, metrics
         task = TASKS[model.bundle.task]
-        self._name, self._path = task.answers, task.path
+        self._name, self._path, self._pairs = task.answers, task.path, task.pairs
         self._longest = _longest(model.bundle, settings)
         # Texts that would change each other's results are batched only on request.
         asked = "max_batch" in settings.model_fields_set
@@ -94,12 +95,13 @@ class TextAnswers:
         asyncio.get_running_loop().call_later(seconds, self._batcher.close)
 
     async def answer(self, request: Request) -> Response:
-        texts = parse(Texts, await read_body(request, self._settings)).texts
+        body = await read_body(request, self._settings)
+        texts = parse(Documents, body).documents if self._pairs else parse(Texts, body).texts
         self._check_count(texts)
         encoded = await asyncio.to_thread(self._model.tokenizer.whole, texts)
         return json_response({self._name: await self._answered(request, encoded)})
 
-    def _check_count(self, texts: Sequence[str]) -> None:
+    def _check_count(self, texts: Sequence[Document]) -> None:
         most = self._settings.max_texts
         if len(texts) > most:
             raise Refused(400, f"There are {len(texts)} texts; one request takes {most}.")

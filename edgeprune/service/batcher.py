@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from edgeprune.runtime.tokenize import Tokens
 from edgeprune.service.requests import Stopping
+from edgeprune.text.batches import Tokens
 
 Answer = TypeVar("Answer")
 

@@ -6,11 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.generate import Sampling
+from edgeprune.text.pairs import Document, document_of
 
 OPENAI = "/v1/"
 """The beginning of the paths in the form of OpenAI's, whose errors have their own form too."""
 EMBEDDINGS, MODELS = f"{OPENAI}embeddings", f"{OPENAI}models"
-PATHS = (*(task.path for task in TASKS.values()), EMBEDDINGS)
+RERANK, RERANK_COHERE = "/rerank", f"{OPENAI}rerank"
+PREDICT, ZERO_SHOT = "/predict", "/zero-shot"
+PATHS = (
+    *(task.path for task in TASKS.values()),
+    *(PREDICT, ZERO_SHOT, RERANK, RERANK_COHERE, EMBEDDINGS),
+)
 """The paths of all tasks, and theirs in other services' forms; a bundle answers on its task's."""
 
 _MAX_ECHO = 80
@@ -32,11 +38,36 @@ class Stopping(Refused):
 
 
 class Texts(BaseModel):
-    """The body of /embed, /classify and /tag."""
+    """The body of /embed and /tag."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     texts: list[str] = Field(min_length=1)
+
+
+class Pair(BaseModel):
+    """Two texts that are read together, or one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str
+    text_pair: str | None = None
+
+
+class Documents(BaseModel):
+    """The body of /classify."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    texts: list[str | Pair] = Field(min_length=1)
+
+    @property
+    def documents(self) -> list[Document]:
+        """The texts and pairs."""
+        return [
+            each if isinstance(each, str) else document_of(each.model_dump(), "the body")
+            for each in self.texts
+        ]
 
 
 class Message(BaseModel):

@@ -8,8 +8,9 @@ import numpy as np
 
 from edgeprune.base.budget import apportion
 
-Labels = int | Sequence[int]
-"""A text's label, or several: of its words, or all that are true of it."""
+Truth = int | float | Sequence[int] | Sequence[float]
+"""A text's label; one of each of its words; a 1.0 for each label that is true of it and a 0.0 for
+each other; or a score."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,13 @@ def balanced_rows(count: int, by: Sequence[Evened], rng: np.random.Generator) ->
     return rng.permutation(_drawn(np.arange(count), count, by, rng))
 
 
-def label_counts(labels: Iterable[Labels]) -> dict[int, int]:
-    """The number of texts that have each label, in the order of the labels."""
-    counts = Counter(label for each in labels for label in _different(each))
+def label_counts(labels: Iterable[Truth]) -> dict[int, int]:
+    """The number of texts that have each label, in the order of the labels; none of scores."""
+    counts = Counter(label for each in labels for label in labels_of(each))
     return dict(sorted(counts.items()))
 
 
-def rarest(labels: Sequence[Labels]) -> np.ndarray:
+def rarest(labels: Sequence[Truth]) -> np.ndarray:
     """The label of each text that the fewest texts have [texts]; -1 of a text without any.
 
     By these a text with several labels is drawn, as in repeat factor sampling (Gupta et al.,
@@ -50,7 +51,7 @@ def rarest(labels: Sequence[Labels]) -> np.ndarray:
     counts = label_counts(labels)
     return np.array(
         [
-            min(_different(each), key=lambda label: (counts[label], label), default=-1)
+            min(labels_of(each), key=lambda label: (counts[label], label), default=-1)
             for each in labels
         ]
     )
@@ -80,5 +81,12 @@ def _drawn(
     )
 
 
-def _different(labels: Labels) -> set[int]:
-    return {labels} if isinstance(labels, int | np.integer) else set(labels)
+def labels_of(truth: Truth) -> set[int]:
+    """The different labels of a text."""
+    if isinstance(truth, int | np.integer):
+        return {int(truth)}
+    if isinstance(truth, float):
+        return set()
+    if any(isinstance(value, float) for value in truth):
+        return {number for number, value in enumerate(truth) if value}
+    return {int(label) for label in truth}

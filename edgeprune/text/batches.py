@@ -12,18 +12,36 @@ LENGTH_STEP = 8
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A tokenized text: ids, and of which of a pair's texts each is, 0 or 1; both [tokens]."""
+
+    ids: Sequence[int]
+    type_ids: Sequence[int]
+    prompt: int = 0
+    """The number of the first that are a sentence encoder's prompt and special tokens before it."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Token ids and mask [sequences, tokens], int64, and a label per sequence [sequences] or
-    token [sequences, tokens] where known."""
+    token [sequences, tokens] where known.
+
+    token_type_ids: of which of a pair's texts each token is [sequences, tokens], int64; None where
+    all are of the first.
+    """
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     labels: np.ndarray | None = None
+    token_type_ids: np.ndarray | None = None
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
         """The model's inputs by their names; labels are not among them."""
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids
+        return inputs
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ class Shape:
 
 
 def by_length(
-    ids: Sequence[list[int]],
+    sequences: Sequence[Tokens],
     shape: Shape,
     labels: np.ndarray | Sequence[list[int]] | None = None,
 ) -> Iterator[Batch]:
@@ -55,13 +73,27 @@ def by_length(
     many sequences: the matrix library compiles a kernel for every shape it meets, and a few
     shapes that come again are several times faster than a new one each step.
     """
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i].ids))
     start = 0
     while start < len(order):
-        length = shape.padded(len(ids[order[start]]))
+        length = shape.padded(len(sequences[order[start]].ids))
         chosen = order[start : start + max(1, shape.tokens // length)]
-        yield _pad([ids[i] for i in chosen], length, shape.pad_id, _rows(labels, chosen, length))
+        rows = [sequences[i] for i in chosen]
+        yield padded(rows, length, shape.pad_id, _rows(labels, chosen, length))
         start += len(chosen)
+
+
+def padded(
+    sequences: Sequence[Tokens], length: int, pad_id: int, labels: np.ndarray | None = None
+) -> Batch:
+    """A batch of sequences, padded on the right to a length."""
+    ids = np.full((len(sequences), length), pad_id, dtype=np.int64)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for row, tokens in enumerate(sequences):
+        ids[row, : len(tokens.ids)] = tokens.ids
+        mask[row, : len(tokens.ids)] = 1
+        types[row, : len(tokens.ids)] = tokens.type_ids
+    return Batch(ids, mask, labels, types if types.any() else None)
 
 
 def full(ids: np.ndarray) -> Batch:
@@ -72,9 +104,9 @@ def full(ids: np.ndarray) -> Batch:
 def text_by_text(batches: Iterable[Batch]) -> list[Batch]:
     """The same texts one at a time, without padding."""
     return [
-        full(ids[mask == 1][None])
+        Batch(**{name: values[row, mask == 1][None] for name, values in batch.inputs.items()})
         for batch in batches
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+        for row, mask in enumerate(batch.attention_mask)
     ]
 
 
@@ -85,14 +117,3 @@ def _rows(labels: Any, chosen: list[int], length: int) -> np.ndarray | None:
     for row, index in enumerate(chosen):
         padded[row, : len(labels[index])] = labels[index]
     return padded
-
-
-def _pad(
-    sequences: Sequence[list[int]], length: int, pad_id: int, labels: np.ndarray | None
-) -> Batch:
-    input_ids = np.full((len(sequences), length), pad_id, dtype=np.int64)
-    mask = np.zeros_like(input_ids)
-    for row, ids in enumerate(sequences):
-        input_ids[row, : len(ids)] = ids
-        mask[row, : len(ids)] = 1
-    return Batch(input_ids, mask, labels)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.text.languages import languages
+from edgeprune.text.pairs import Document, texts_of
 from edgeprune.text.sentences import Sentences, split_sentences
 
 
@@ -16,13 +18,14 @@ from edgeprune.text.sentences import Sentences, split_sentences
 class Corpus:
     """Documents in order, each with a label or a group where the source has them.
 
-    labels: a number each; of documents of words with a space between, a list of one of each word.
+    documents: texts, or pairs of texts. labels: a number each; of documents of words with a space
+    between, a list of one of each word.
     language: the ISO 639 code of their language, where it is known to be one.
     named: the language of each, None of those of which the source does not say.
     """
 
     source: str
-    documents: list[str]
+    documents: Sequence[Document]
     labels: list[Any] | None = None
     groups: list[str] | None = None
     language: str | None = None
@@ -33,12 +36,17 @@ class Corpus:
         """The language of each document: as it is named, or by its script."""
         if self.language is not None:
             return [self.language] * len(self.documents)
-        return languages(self.documents, self.named)
+        return languages([" ".join(texts_of(each)) for each in self.documents], self.named)
 
     @functools.cached_property
     def sentences(self) -> Sentences:
         """The sentences that an encoder learns from, and counts of what they leave out."""
-        return split_sentences(self.documents, self.language)
+        return split_sentences(self.texts, self.language)
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text, those of pairs one by one."""
+        return [text for document in self.documents for text in texts_of(document)]
 
     @property
     def digest(self) -> str:
@@ -46,7 +54,7 @@ class Corpus:
         content = hashlib.sha256()
         for number, document in enumerate(self.documents):
             label = "" if self.labels is None else self.labels[number]
-            content.update(f"{label}\0{document}\0".encode())
+            content.update("\0".join((str(label), *texts_of(document), "")).encode())
             if self.groups is not None:
                 content.update(f"{self.groups[number]}\0".encode())
             if self.named is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.columns import own_names
 
 Row = dict[str, Any]
 
@@ -16,12 +17,17 @@ csv.field_size_limit(2**31 - 1)  # a cell may hold a book, and not only 131,072 
 
 
 def read_rows(
-    path: str | Path, fields: Sequence[str], own: Mapping[str, str] | None = None
+    path: str | Path,
+    fields: Sequence[str],
+    own: Mapping[str, str] | None = None,
+    further: Sequence[str] = (),
 ) -> list[Row]:
     """Rows of a .jsonl or .csv file that have at least `fields`.
 
     Args:
-        own: the file's own name of a field, by the name used here.
+        own: the file's own name of a field, by the name used here; names that datasets usually
+            give it are known.
+        further: fields that are read where they are there.
 
     Raises:
         UserError: no such file, not UTF-8, no rows, or a row without a value in one of the fields.
@@ -35,7 +41,7 @@ def read_rows(
     else:
         needed = f"with fields {', '.join(fields)}" if fields else "whose rows are read here"
         raise UserError(f"{path} is neither .jsonl nor .csv, {needed}.")
-    own = own or {}
+    own = own_names(rows[0][1] if rows else {}, [*fields, *further], own or {})
     for line, row in rows:
         for field in (own.get(field, field) for field in fields):
             if field not in row:

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from edgeprune.base.errors import UserError
 from edgeprune.text.balance import Evened, balanced_rows, rarest, shares
-from edgeprune.text.batches import Batch, Shape, by_length, full
+from edgeprune.text.batches import Batch, Shape, Tokens, by_length, full
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.pairs import Document
 from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.sentences import fragment
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.tags import token_labels
 
-Embed = Callable[[list[list[int]]], np.ndarray]
-"""Vectors [sequences, width] of token ids."""
+Embed = Callable[[Sequence[Tokens]], np.ndarray]
+"""Vectors [sequences, width] of tokenized texts."""
 
 Pool = Sequence[Any] | np.ndarray
 """Everything that may be drawn: texts, or windows [windows, tokens]."""
@@ -47,6 +48,8 @@ class Reader(ABC):
     pad_id: int
     before: str = ""
     """The text before each: the prompt that a sentence encoder reads without being asked."""
+    typed: bool = True
+    """Whether clients say of which of a pair's texts each token is."""
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
         """Training batches without end: the same for the same seed and purpose, others for
@@ -85,7 +88,7 @@ class Reader(ABC):
             for name, pool in pools.items()
             for index in rng.permutation(len(pool))[: counts[name]]
         ]
-        drawn = self._ids(chosen, rng)
+        drawn = self._tokens(chosen, rng)
         if sampler == "clusters":
             drawn = [drawn[index] for index in from_clusters(embed(drawn), sequences, rng)]
         if len(pools) > 1 or sampler != "random":
@@ -99,12 +102,23 @@ class Reader(ABC):
             for batch in by_length(drawn[start : start + most], self._shape)
         ]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with special tokens, cut at max_tokens."""
+    def encode(self, texts: Sequence[Document]) -> list[Tokens]:
+        """Tokens of texts or pairs with special tokens, cut at max_tokens, of a pair the longer
+        text first."""
+        return [Tokens(each.ids, self.types_of(each)) for each in self.encodings(texts)]
+
+    def encodings(self, texts: Sequence[Document]) -> list[Encoding]:
+        """The same as the tokenizer has them."""
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.settings.max_tokens)
-        whole = [self.before + text for text in texts]
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(whole)]
+        self.tokenizer.enable_truncation(self.settings.max_tokens, strategy="longest_first")
+        before = self.before
+        return self.tokenizer.encode_batch(
+            [before + text if isinstance(text, str) else text for text in texts]
+        )
+
+    def types_of(self, encoding: Encoding) -> list[int]:
+        """Of which of a pair's texts each token is, as clients tell the model."""
+        return encoding.type_ids if self.typed else [0] * len(encoding.ids)
 
     @abstractmethod
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -152,8 +166,8 @@ class Reader(ABC):
         return self.settings.language_balance
 
     @abstractmethod
-    def _ids(self, drawn: Sequence[Any], rng: np.random.Generator) -> list[list[int]]:
-        """Token ids of what was drawn from a pool."""
+    def _tokens(self, drawn: Sequence[Any], rng: np.random.Generator) -> list[Tokens]:
+        """Tokens of what was drawn from a pool."""
 
     @property
     def _shape(self) -> Shape:
@@ -193,7 +207,7 @@ class SentenceReader(Reader):
             raise UserError(f"{part.source} holds no sentence of three words or more.")
         return part.sentences.texts
 
-    def _ids(self, drawn: Sequence[str], rng: np.random.Generator) -> list[list[int]]:
+    def _tokens(self, drawn: Sequence[str], rng: np.random.Generator) -> list[Tokens]:
         return self.encode([self._view(text, rng) for text in drawn])
 
     def _view(self, text: str, rng: np.random.Generator) -> str:
@@ -202,7 +216,7 @@ class SentenceReader(Reader):
 
 
 class LabelledReader(Reader):
-    """Whole texts, each with its label."""
+    """Whole texts or pairs of texts, each with its truth: a label, labels or a score."""
 
     def held_out_batches(self) -> list[Batch]:
         return list(self._labelled(self.held_out, np.array(self._held_out())))
@@ -229,13 +243,13 @@ class LabelledReader(Reader):
     def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
         """Batches of some documents of a part with their labels."""
         assert part.labels is not None
-        ids = self.encode([part.documents[row] for row in rows])
-        return by_length(ids, self._shape, np.array([part.labels[row] for row in rows]))
+        tokens = self.encode([part.documents[row] for row in rows])
+        return by_length(tokens, self._shape, np.array([part.labels[row] for row in rows]))
 
-    def _found(self, part: Corpus) -> list[str]:
+    def _found(self, part: Corpus) -> Sequence[Document]:
         return part.documents
 
-    def _ids(self, drawn: Sequence[str], rng: np.random.Generator) -> list[list[int]]:
+    def _tokens(self, drawn: Sequence[Document], rng: np.random.Generator) -> list[Tokens]:
         return self.encode(drawn)
 
 
@@ -244,15 +258,14 @@ class TaggedReader(LabelledReader):
 
     def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
         assert part.labels is not None
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.settings.max_tokens)
-        texts = [part.documents[row] for row in rows]
-        encodings = self.tokenizer.encode_batch(texts)
+        texts = [str(part.documents[row]) for row in rows]
+        encodings = self.encodings(texts)
         labels = [
             token_labels(text, encoding.offsets, part.labels[row])
             for text, encoding, row in zip(texts, encodings, rows, strict=True)
         ]
-        return by_length([encoding.ids for encoding in encodings], self._shape, labels)
+        tokens = [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+        return by_length(tokens, self._shape, labels)
 
 
 class WindowReader(Reader):
@@ -276,7 +289,7 @@ class WindowReader(Reader):
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         joined: list[int] = []
-        for encoding in self.tokenizer.encode_batch([f"{text}\n" for text in part.documents]):
+        for encoding in self.tokenizer.encode_batch([f"{text}\n" for text in part.texts]):
             joined += encoding.ids
         length = self.settings.max_tokens
         count = len(joined) // length
@@ -292,13 +305,15 @@ class WindowReader(Reader):
             )
         return windows
 
-    def _ids(self, drawn: Sequence[np.ndarray], rng: np.random.Generator) -> list[list[int]]:
-        return [window.tolist() for window in drawn]
+    def _tokens(self, drawn: Sequence[np.ndarray], rng: np.random.Generator) -> list[Tokens]:
+        return [Tokens(window.tolist(), [0] * len(window)) for window in drawn]
 
 
 READERS: dict[str, type[Reader]] = {
     "sentences": SentenceReader,
     "labelled": LabelledReader,
+    "multi-labelled": LabelledReader,
+    "scored": LabelledReader,
     "tagged": TaggedReader,
     "windows": WindowReader,
 }

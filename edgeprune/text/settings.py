@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from edgeprune.base.settings import Settings
 
+_FIELDS = ("text", "text_pair", "label", "labels", "score", "tokens", "tags", "lang")
+
 
 class TextSettings(Settings):
     """The sources of text, the split, and how sequences are drawn."""
@@ -19,8 +21,8 @@ class TextSettings(Settings):
     )
     fields: dict[str, str] = Field(
         {},
-        description="The rows' own names of the fields text and label, or tokens and tags, and "
-        "lang (a row's language), such as {label: category}; --field sets them.",
+        description="The rows' own names of the fields text, text_pair, label, labels, score, "
+        "tokens, tags and lang (a row's language), such as {label: category}; --field sets them.",
     )
     language: str | None = Field(
         None,
@@ -108,11 +110,8 @@ class TextSettings(Settings):
     @field_validator("fields")
     @classmethod
     def _known_fields(cls, fields: dict[str, str]) -> dict[str, str]:
-        if unknown := sorted(fields.keys() - {"text", "label", "tokens", "tags", "lang"}):
-            raise ValueError(
-                "a build reads the fields text and label, or tokens and tags, and lang, and no "
-                f"{unknown[0]}"
-            )
+        if unknown := sorted(fields.keys() - set(_FIELDS)):
+            raise ValueError(f"a build reads the fields {', '.join(_FIELDS)}, and no {unknown[0]}")
         return fields
 
     @field_validator("data", mode="before")

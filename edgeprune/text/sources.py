@@ -6,15 +6,14 @@ from pathlib import Path
 
 from edgeprune.base.errors import UserError
 from edgeprune.text import wordnet
+from edgeprune.text.columns import own_names
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
-from edgeprune.text.labels import label_numbers
+from edgeprune.text.judged import LISTS, pairs_of
 from edgeprune.text.languages import FIELD
-from edgeprune.text.tags import tagged
-
-_HUB_NAMES = {"text": ("text", "sentence", "content"), "tags": ("tags", "ner_tags")}
-"""Names that datasets give a field, the likeliest first."""
+from edgeprune.text.pairs import FIELDS, Document, document_of
+from edgeprune.text.truth import FORMS, Form
 
 
 def read_corpus(
@@ -23,25 +22,27 @@ def read_corpus(
     group_field: str | None = None,
     fields: Mapping[str, str] | None = None,
     language: str | None = None,
-    words: bool = False,
+    form: str = "labelled",
 ) -> Corpus:
     """Read the text that a user names, one source after another.
 
     Args:
-        labels: the names of the labels that a model knows; each row's field `label` must be one of
-            them, or its number.
+        labels: the names of the labels that a model knows, whose data have a truth for each text;
+            None reads texts alone.
+        form: the form of that truth, one of FORMS; rows of texts may have a second, `text_pair`.
         group_field: the field that names a row's group; without it each source is a group, named
             1, 2, ...
-        fields: the rows' own names of the fields `text` and `label`, and of `lang`, which names a
-            row's language.
-        words: read `tokens` and `tags`, a label of each word, instead of `text` and `label`.
+        fields: the rows' own names of fields, and of `lang`, which names a row's language.
         language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
-        UserError: a source is missing, empty or not text, has pairs of texts, or lacks a field or
-            a known label.
+        UserError: a source is missing, empty or not text, has pairs without labels, or lacks a
+            field or a known label.
     """
-    parts = [_read_source(source, labels, group_field, fields or {}, words) for source in sources]
+    truth = None if labels is None else FORMS[form]
+    parts = [
+        _read_source(source, labels or (), truth, group_field, fields or {}) for source in sources
+    ]
     groups = [
         group
         for number, part in enumerate(parts, start=1)
@@ -60,18 +61,18 @@ def read_corpus(
 
 def _read_source(
     source: str,
-    labels: Sequence[str] | None,
+    labels: Sequence[str],
+    truth: Form | None,
     group_field: str | None,
     fields: Mapping[str, str],
-    words: bool,
 ) -> Corpus:
     if not source.strip():
         raise UserError(
             "A source of text is empty (unset shell variable?): name a file, a folder, "
             "package:NAME or a hub id."
         )
-    text, label = ("tokens", "tags") if words else ("text", "label")
-    needed = [*([label] if labels is not None else []), *([group_field] if group_field else [])]
+    text = truth.text if truth else "text"
+    needed = [*([truth.field] if truth else []), *([group_field] if group_field else [])]
     if source.startswith("package:"):
         texts = _from_package(source.removeprefix("package:"))
         for wanted in needed:
@@ -81,34 +82,40 @@ def _read_source(
             )
         return Corpus(source, texts)
     path = Path(source).expanduser()
-    if not path.exists():
-        rows = _from_hub(source, [text, *needed], fields)
+    further = FIELDS[1:] if text in FIELDS else ()
+    if truth and truth.judged and (judged := _judged(path, source, fields)):
+        rows = judged
+    elif not path.exists():
+        rows = _from_hub(source, [text, *needed], fields, further)
     elif not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
     else:
-        rows = read_rows(path, [text, *needed], fields)
-    if any(row.get("text_pair") for row in rows):
-        raise UserError(
-            f"{source} has pairs, rows with a field 'text_pair', and a build reads single texts: "
-            "leave the field out, or give each text a row of its own."
-        )
-    if words:
-        assert labels is not None
-        rows = [row for row in rows if row["tokens"]]
-        documents, numbers = tagged(rows, labels, path)
-        groups = [str(row[group_field]) for row in rows] if group_field else None
-        return Corpus(source, documents, numbers, groups, named=_named(rows))
-    if labels is None:
-        rows = [row for row in rows if text_of(row, "text", path).strip()]
+        rows = read_rows(path, [text, *needed], fields, further)
+    if truth and text not in FIELDS:
+        rows = [row for row in rows if row[text]]
+    if truth is None:
+        if any(row.get("text_pair") for row in rows):
+            raise UserError(
+                f"{source} has pairs of texts, and this model reads single ones: name the field "
+                "that it is to read with --field text=NAME, or give each text a row of its own."
+            )
+        rows = [row | {"text_pair": None} for row in rows if text_of(row, "text", path).strip()]
         if not rows:
             raise UserError(f"{source} is empty: it has no text.")
-    return Corpus(
-        source,
-        [text_of(row, "text", path) for row in rows],
-        None if labels is None else label_numbers([row["label"] for row in rows], labels, path),
-        [str(row[group_field]) for row in rows] if group_field else None,
-        named=_named(rows),
-    )
+    groups = [str(row[group_field]) for row in rows] if group_field else None
+    if truth is None:
+        documents: Sequence[Document] = [document_of(row, path) for row in rows]
+        return Corpus(source, documents, None, groups, named=_named(rows))
+    documents, found = truth.read(rows, labels, path)
+    return Corpus(source, documents, found, groups, named=_named(rows))
+
+
+def _judged(path: Path, source: str, fields: Mapping[str, str]) -> list[Row]:
+    """Pairs and their truth where the rows have a query and lists of documents; else none."""
+    rows = read_rows(path, [], fields) if path.exists() else _from_hub(source, [], fields, ())
+    if not rows or not set(LISTS) <= rows[0].keys():
+        return []
+    return list(pairs_of(rows, path))
 
 
 def _named(rows: Sequence[Row]) -> list[str | None] | None:
@@ -139,15 +146,13 @@ def _from_package(package: str) -> list[str]:
     return texts
 
 
-def _from_hub(name: str, fields_read: Sequence[str], fields: Mapping[str, str]) -> list[Row]:
+def _from_hub(
+    name: str, needed: Sequence[str], fields: Mapping[str, str], further: Sequence[str]
+) -> list[Row]:
     """Rows of a dataset's train split; its columns may have other names."""
     _, rows = load_hub(name, ["train"])
-    own = {
-        field: next((each for each in known if each in rows.features), field)
-        for field, known in _HUB_NAMES.items()
-        if field in fields_read
-    } | dict(fields)
-    wanted = [own.get(each, each) for each in fields_read]
+    own = own_names(rows.features, [*needed, *further], fields)
+    wanted = [own.get(each, each) for each in needed]
     if any(each not in rows.features for each in wanted):
         raise UserError(
             f"The dataset {name} has the fields {', '.join(rows.features)}; "

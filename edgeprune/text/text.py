@@ -72,11 +72,12 @@ class Text:
     @property
     def line(self) -> str:
         """The text in a line for people."""
-        line = f"{len(self.corpus.documents):,} texts from {self.source}"
+        pairs = any(not isinstance(document, str) for document in self.corpus.documents)
+        noun = "pairs of texts" if pairs else "texts"
+        line = f"{len(self.corpus.documents):,} {noun} from {self.source}"
         if self.languages:
             line += f" ({', '.join(f'{name} {n:,}' for name, n in self.languages.items())})"
-        if self.corpus.labels is not None:
-            counts = sorted(label_counts(self.corpus.labels).values())
+        if counts := sorted(label_counts(self.corpus.labels or ()).values()):
             least = f"{counts[0]:,} to " if counts[0] < counts[-1] else ""
             return f"{line}: {len(counts):,} labels of {least}{counts[-1]:,} texts"
         if self.reads != "sentences":
@@ -85,8 +86,11 @@ class Text:
         left_out = ", ".join(f"{count:,} {why}" for why, count in sentences.left_out.items())
         return f"{line}: {len(sentences.texts):,} sentences; left out: {left_out or 'nothing'}"
 
-    def reader(self, folder: Path, pad_id: int = 0) -> Reader:
+    def reader(self, folder: Path, pad_id: int = 0, typed: bool = True) -> Reader:
         """Batches of both parts, in the tokens of a model's folder.
+
+        Args:
+            typed: whether its tokenizer tells of which of a pair's texts each token is.
 
         Raises:
             UserError: the folder has no tokenizer.json, or one that is damaged.
@@ -97,7 +101,14 @@ class Text:
         tokenizer, reader = open_tokenizer(file), READERS[self.reads]
         before = read_library(folder).prompt() if self.reads == "sentences" else ""
         return reader(
-            self.train, self.held_out, self.settings, self.seed, tokenizer, pad_id, before
+            self.train,
+            self.held_out,
+            self.settings,
+            self.seed,
+            tokenizer,
+            pad_id,
+            before,
+            typed,
         )
 
     @functools.cached_property
@@ -128,7 +139,7 @@ def open_text(
         settings.group_field,
         settings.fields,
         settings.language,
-        reads == "tagged",
+        reads,
     )
     further = read_corpus(vocabulary) if vocabulary else None
     return Text(corpus, reads, settings, seed, further)

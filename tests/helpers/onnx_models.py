@@ -43,8 +43,10 @@ def mixing(size: int = SIZE, seed: int = 0) -> np.ndarray:
     return table(size, size, seed + 1) / np.float32(np.sqrt(size))
 
 
-def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "so-so")) -> Path:
-    """logits = (sum of table[ids] over real tokens) @ heads."""
+def classifier_folder(
+    folder: Path, labels: tuple[str, ...] = ("bad", "good", "so-so"), **config: Any
+) -> Path:
+    """logits = (sum of table[ids] over real tokens) @ heads; `config` adds to its settings."""
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["h"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -62,7 +64,8 @@ def classifier_folder(folder: Path, labels: tuple[str, ...] = ("bad", "good", "s
     outputs = [_value("logits", TensorProto.FLOAT, ["b", len(labels)])]
     _save(folder, nodes, _ids_and_mask("t"), outputs, weights)
     names = {str(index): label for index, label in enumerate(labels)}
-    return _assets(folder, {"architectures": ["XForSequenceClassification"], "id2label": names})
+    stated = {"architectures": ["XForSequenceClassification"], "id2label": names}
+    return _assets(folder, stated | config)
 
 
 def tagger_folder(folder: Path, labels: tuple[str, ...] = ("O", "B-PER", "I-PER")) -> Path:

@@ -17,6 +17,7 @@ from edgeprune.measure.works import WORKS
 from edgeprune.model.tasks import TASKS, task_doing, task_of, task_of_graph
 from edgeprune.pipeline.measure.stage import BUILD_MEASURES
 from edgeprune.report.layout import environment
+from edgeprune.text.truth import FORMS
 
 ROWS = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -45,7 +46,8 @@ def test_a_row_names_its_objectives_file(task):
 @ROWS
 def test_others_know_a_row_s_names(task):
     assert callable(getattr(transformers, task.loader).from_pretrained)
-    assert task.name in PIPELINE_REGISTRY.get_supported_tasks()
+    # The hub has rerankers, and transformers runs them as classifiers.
+    assert (task.tag or task.name) in {*PIPELINE_REGISTRY.get_supported_tasks(), "text-ranking"}
 
 
 @ROWS
@@ -56,13 +58,13 @@ def test_a_row_agrees_with_itself(task):
     assert (task.output == "logits") == (task.head is not None)
     assert task.generates == ("decode" in task.works)
     assert not (task.pools and task.head)
-    assert (task.head == "labels") == (task.reads in ("labelled", "tagged"))
+    assert (task.head == "labels") == (task.reads in FORMS)
 
 
 def test_rows_are_told_apart():
     assert Counter(task.path for task in TASKS.values()).most_common(1)[0][1] == 1
     assert [task.name for task in TASKS.values() if not task.classes] == ["feature-extraction"]
-    endings = [ending for task in TASKS.values() for ending in task.classes]
+    endings = [(ending, task.problem) for task in TASKS.values() for ending in task.classes]
     assert len(endings) == len(set(endings))
     assert {name for task in TASKS.values() for name in task.measures} == set(MEASURES)
     used = {name for task in TASKS.values() for name in task.build_measures.values()}
@@ -84,6 +86,33 @@ def test_rows_are_told_apart():
 )
 def test_a_task_is_read_off_the_architectures_class(architecture, model_type, name):
     assert task_of({"architectures": [architecture], "model_type": model_type}).name == name
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "text-classification"),
+        ({"id2label": {"0": "a"}}, "text-ranking"),
+        ({"num_labels": 1, "problem_type": "single_label_classification"}, "text-ranking"),
+        ({"num_labels": 1, "problem_type": "regression"}, "text-ranking"),
+        ({"problem_type": "single_label_classification"}, "text-classification"),
+        ({"problem_type": "multi_label_classification"}, "multi-label-classification"),
+    ],
+)
+def test_tasks_of_one_class_are_told_apart_by_their_labels(settings, name):
+    config = {"architectures": ["BertForSequenceClassification"], "model_type": "bert"} | settings
+    assert task_of(config).name == name
+    found = task_of_graph({"logits": 2}, config)
+    assert found is TASKS[name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("regression", "a regression of 2 values"), ("ordinal", "problem_type: ordinal, which is no")],
+)
+def test_other_kinds_of_labels_are_refused(kind, told):
+    with pytest.raises(UserError, match=told):
+        task_of({"architectures": ["XForSequenceClassification"], "problem_type": kind})
 
 
 def test_a_configuration_without_a_class_is_of_the_bare_model():
@@ -120,7 +149,7 @@ def test_a_head_that_would_be_lost_is_refused(architecture, told):
     ],
 )
 def test_a_graph_without_a_manifest_is_known_by_its_outputs(outputs, architectures, name):
-    found = task_of_graph(outputs, architectures)
+    found = task_of_graph(outputs, {"architectures": [architectures]})
     assert (found.name if found else None) == name
 
 

@@ -51,12 +51,12 @@ def test_texts_that_were_cut_are_counted_once(tmp_path):
 
 def test_other_files_names_and_tasks(tmp_path):
     folder = classifier_folder(tmp_path / "classifier")
-    (tmp_path / "rows.csv").write_text("sentence\nthe cat\na dog\n")
+    (tmp_path / "rows.csv").write_text("phrase\nthe cat\na dog\n")
     (tmp_path / "rows.txt").write_text("the cat\n\na dog\n")
     found = [
         [json.loads(line) for line in edgeprune(folder, "--input", *given).stdout.splitlines()]
         for given in (
-            [tmp_path / "rows.csv", "--field", "text=sentence"],
+            [tmp_path / "rows.csv", "--field", "text=phrase"],
             [tmp_path / "rows.txt"],
         )
     ]
@@ -69,13 +69,13 @@ def test_other_files_names_and_tasks(tmp_path):
     [
         (["--output", "out.jsonl"], "for a file of rows: name it with --input"),
         (["the cat", "--input", "rows.csv"], "a text or --input, not both"),
-        (["--input", "rows.csv"], "no field 'text'; it has sentence"),
+        (["--input", "rows.csv"], "no field 'text'; it has phrase"),
         (["--input", "none.jsonl"], "There is no file none.jsonl"),
     ],
 )
 def test_mistakes_are_told(given, words, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("rows.csv").write_text("sentence\nthe cat\n")
+    Path("rows.csv").write_text("phrase\nthe cat\n")
     result = edgeprune(folder, *given)
     assert result.exit_code == 2
     assert words in result.stderr

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tiny_builds import WORDS, model_folder
 from edgeprune.base.errors import UserError
 from edgeprune.compress.context import Context
 from edgeprune.pipeline.recipe import validate
+from edgeprune.text.batches import Tokens
 from edgeprune.text.samplers import from_clusters, kmeans, share_out, spread
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
@@ -186,10 +188,10 @@ def test_stratified_text_has_the_shares_that_were_asked_for(family, tmp_path):
 def test_clusters_hear_the_small_language(tmp_path):
     reader = reader_of(tmp_path, sampler="clusters", group_field="language")
 
-    def embed(ids: list[list[int]]) -> np.ndarray:
-        counts = np.zeros((len(ids), reader.tokenizer.get_vocab_size()))
-        for row, sequence in enumerate(ids):
-            counts[row, sequence] = 1
+    def embed(texts: Sequence[Tokens]) -> np.ndarray:
+        counts = np.zeros((len(texts), reader.tokenizer.get_vocab_size()))
+        for row, sequence in enumerate(texts):
+            counts[row, sequence.ids] = 1
         half = counts[:, 4:54].sum(1)
         return np.stack([half, 6 - half], 1) + 0.01 * counts[:, :2]
 
@@ -255,7 +257,7 @@ def test_a_builds_clusters_come_from_its_own_model(family, tmp_path):
     batches = build.calibration(9)
     assert sum(len(b.input_ids) for b in batches) == 9
     ids = [[5, 6, 7], [9, 8], [11, 12, 13, 14]]
-    vectors = mean_hidden(model, ids)
+    vectors = mean_hidden(model, [Tokens(each, [0] * len(each)) for each in ids])
     for row, sequence in zip(vectors, ids, strict=True):
         with torch.no_grad():
             one = model.module(input_ids=torch.tensor([sequence]), output_hidden_states=True)

@@ -71,16 +71,38 @@ def test_fields_by_the_texts_own_names(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-@pytest.mark.parametrize("labels", [None, NAMES])
-def test_pairs_are_refused_wherever_a_build_reads_text(name, labels, tmp_path):
+def test_pairs_are_read_with_labels_and_refused_without(name, tmp_path):
+    rows = [{"text": "a cat", "text_pair": "a dog", "label": 1}, {"text": "a", "label": 0}]
     if name.endswith("csv"):
         (tmp_path / name).write_text("text,text_pair,label\na cat,a dog,1\n")
     else:
-        write_jsonl(tmp_path / name, [{"text": "a cat", "text_pair": "a dog", "label": 1}])
-    with pytest.raises(UserError, match=r"pairs, rows with a field 'text_pair'.*leave the field"):
-        read_corpus([str(tmp_path / name)], labels)
+        write_jsonl(tmp_path / name, rows)
+    found = read_corpus([str(tmp_path / name)], NAMES)
+    assert found.documents[0] == ("a cat", "a dog")
+    assert found.documents[1:] == ([] if name.endswith("csv") else ["a"])
+    with pytest.raises(UserError, match="has pairs of texts, and this model reads single ones"):
+        read_corpus([str(tmp_path / name)])
+
+
+def test_a_second_text_without_a_value_is_none(tmp_path):
     rows = [{"text": text, "text_pair": None, "label": 1} for text in ROWS]
-    assert read_corpus([str(write_jsonl(tmp_path / "b.jsonl", rows))], labels).documents == ROWS
+    path = str(write_jsonl(tmp_path / "b.jsonl", rows))
+    assert read_corpus([path], NAMES).documents == read_corpus([path]).documents == ROWS
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence")],
+)
+def test_the_hubs_names_of_a_pair(names, tmp_path):
+    row = dict(zip(names, ("a cat", "a dog"), strict=True)) | {"label": 1}
+    path = str(write_jsonl(tmp_path / "a.jsonl", [row]))
+    assert read_corpus([path], NAMES).documents == [("a cat", "a dog")]
+    own = {"text": names[1]}
+    assert read_corpus([path], NAMES, fields=own).documents == ["a dog"]
+    assert read_corpus([path], fields=own).documents == ["a dog"]
+    own |= {"text_pair": names[0]}
+    assert read_corpus([path], NAMES, fields=own).documents == [("a dog", "a cat")]
 
 
 def test_a_package_carries_text(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from edgeprune.text.readers import READERS
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.text import Text, open_text
+from edgeprune.text.truth import FORMS
 
 
 @pytest.fixture
@@ -19,14 +20,21 @@ def rows(tmp_path) -> Path:
     """Forty labelled texts of two sentences, of which one is too short to train on."""
     texts = [f"A line of number {number}. Too short." for number in range(40)]
     labelled = [
-        {"text": text, "label": n % 2, "tokens": text.split(), "tags": [n % 2] * len(text.split())}
+        {
+            "text": text,
+            "label": n % 2,
+            "labels": ["good"] * (n % 2),
+            "score": n / 7,
+            "tokens": text.split(),
+            "tags": [n % 2] * len(text.split()),
+        }
         for n, text in enumerate(texts)
     ]
     return write_jsonl(tmp_path / "rows.jsonl", labelled)
 
 
 def opened(rows: Path, reads: str = "sentences", seed: int = 3, **settings) -> Text:
-    labels = ["bad", "good"] if reads in ("labelled", "tagged") else None
+    labels = ["bad", "good"] if reads in FORMS else None
     settings = {"held_out": 0.2, "max_tokens": 8, "batch_tokens": 64, **settings}
     return open_text(TextSettings(data=str(rows), **settings), reads, seed, labels)
 
@@ -34,9 +42,8 @@ def opened(rows: Path, reads: str = "sentences", seed: int = 3, **settings) -> T
 @pytest.mark.parametrize("reads", sorted(READERS))
 def test_all_who_ask_get_the_same_split(reads, rows, tmp_path):
     text, folder = opened(rows, reads), encoder_folder(tmp_path)
-    tagged = reads == "tagged"
-    labels = ["bad", "good"] if reads in ("labelled", "tagged") else None
-    train, held_out = read_corpus([str(rows)], labels, words=tagged).split(0.2, 3)
+    labels = ["bad", "good"] if reads in FORMS else None
+    train, held_out = read_corpus([str(rows)], labels, form=reads).split(0.2, 3)
     assert (text.train, text.held_out) == (train, held_out)
     assert text.train is text.train  # its sentences are told apart once
     reader = text.reader(folder)

@@ -207,7 +207,7 @@ def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
 def _texts(corpus: Corpus, kind: str) -> list[str]:
     """The texts of a corpus, as a model of a kind reads them."""
     end = "\n" if kind == "windows" else ""
-    return [f"{text}{end}" for text in corpus.documents]
+    return [f"{text}{end}" for text in corpus.texts]
 
 
 def _chats(folder: Path) -> list[str]:

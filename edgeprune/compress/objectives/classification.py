@@ -46,15 +46,22 @@ class ClassificationObjective(Logits):
         """The logits that have a label [texts, labels], and those labels [texts]."""
         return output.logits, labels
 
+    def apart(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """The distance of logits that training minimizes: the mean divergence."""
+        return divergence(student, teacher, temperature)
+
+    def own(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of logits that have labels: cross-entropy."""
+        return functional.cross_entropy(logits.float(), labels)
+
     def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
         """As at the top of the file, with labels where the text has them."""
         candidate, reference = (self.logits(output, batch) for output in (student, teacher))
-        loss = weights.logits_weight * divergence(candidate, reference, weights.temperature)
+        loss = weights.logits_weight * self.apart(candidate, reference, weights.temperature)
         if weights.label_weight and batch.labels is not None:
             logits, labels = self.labelled(student, torch.from_numpy(batch.labels))
             if len(labels):
-                own = functional.cross_entropy(logits.float(), labels)
-                loss = loss + weights.label_weight * own
+                loss = loss + weights.label_weight * self.own(logits, labels)
         if weights.hidden_weight:
             mask = torch.from_numpy(batch.attention_mask)
             error = hidden_error(student, teacher, mask, self.layers)

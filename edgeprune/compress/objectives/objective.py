@@ -2,6 +2,8 @@
 
     embedding.py        sentence encoders: cosines, similarities in a batch, hidden states
     classification.py   classifiers: KL, labels, hidden states
+    multilabel.py       classifiers with several labels a text: the same of each label's yes or no
+    regression.py       models of one logit, rerankers: squared differences, scores, hidden states
     tagging.py          classifiers of tokens: the same of every token
     generation.py       decoders: KL per token, the text's own tokens
 

@@ -96,7 +96,7 @@ class _Encoder:
 
     def token_types(self) -> str:
         """Of each token the row of its text's kind (B,S), or of all the first (1,1)."""
-        if self.function.reads_token_types:
+        if self.anatomy.reads_token_types:
             return "token_type_ids"
         return self.writer.constant("/token_types", np.zeros((1, 1), np.int64))
 
@@ -160,8 +160,8 @@ def emit_encoder(
         kept_heads: for every layer which of the original heads are left, in order.
         plain_sums: write the additions that a norm reads as Sum, which the runtime does not fuse.
     """
-    token_types = function.reads_token_types and "token_type" in anatomy.embeddings
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
+    typed = ["token_type_ids"] if anatomy.reads_token_types else []
+    names = ["input_ids", "attention_mask", *typed]
     layers = _head_of(function, task)
     output, shape = answer_of(anatomy, weights, layers, task.logits_axes)
     writer = Writer(weights, dict.fromkeys(names, (BATCH, TOKENS)), {output: shape})

@@ -10,6 +10,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.logits import log_softmax
+from edgeprune.text.pairs import FIELDS
 
 BINS = 15
 
@@ -31,7 +32,7 @@ def calibration(bundle: Bundle, data: Data) -> Quality:
         logs = score(Generator(bundle), items)
         scored = [(log, item.gold) for log, item in zip(logs, items, strict=True)]
     else:
-        rows = data.rows(["text", "label"])
+        rows = data.rows(["text", "label"], FIELDS)
         logits, truth = classified(bundle, rows, data.place)
         scored = list(zip(logits, truth, strict=True))
     table = np.array([_row(logits, int(gold)) for logits, gold in scored])

@@ -10,9 +10,9 @@ from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Aggregate, Quality, Scores
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import Classifier, label_names_of
-from edgeprune.runtime.tokenize import Text
-from edgeprune.text.files import Row, text_of
+from edgeprune.text.files import Row
 from edgeprune.text.labels import label_names, label_numbers
+from edgeprune.text.pairs import FIELDS, document_of
 
 
 def classification(bundle: Bundle, data: Data) -> Quality:
@@ -21,7 +21,7 @@ def classification(bundle: Bundle, data: Data) -> Quality:
     `data` has rows with `text` and `label` (and `text_pair` where the model takes pairs); a label
     is a number, or a name that the model's id2label has.
     """
-    rows = data.rows(["text", "label"])
+    rows = data.rows(["text", "label"], FIELDS)
     logits, truth = classified(bundle, rows, data.place)
     answers = Answers([row["text"] for row in rows], truth, logits.argmax(axis=1))
     scores = {"label": truth, "found": answers.found}
@@ -49,13 +49,7 @@ def classified(bundle: Bundle, rows: Sequence[Row], place: str) -> tuple[np.ndar
     """The model's logits of each row's text [rows, labels], and the true label's number [rows]."""
     classifier = Classifier(bundle)
     truth = np.array(label_numbers([row["label"] for row in rows], classifier.labels, place))
-    texts: list[Text] = [
-        (text_of(row, "text", place), text_of(row, "text_pair", place))
-        if row.get("text_pair") is not None
-        else text_of(row, "text", place)
-        for row in rows
-    ]
-    return classifier.logits(texts), truth
+    return classifier.logits([document_of(row, place) for row in rows]), truth
 
 
 def accuracy_and_f1(scores: Scores) -> Aggregate:

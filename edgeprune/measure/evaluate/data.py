@@ -1,18 +1,20 @@
 """The data of a quality measure: rows, texts or running text, from files or the Hugging Face
 hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.evaluate.result import Sample
+from edgeprune.text.columns import own_names
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 from edgeprune.text.languages import FIELD, languages
 
+T = TypeVar("T")
 # A hub's test labels are often hidden, and its training rows are not a test.
 _SPLITS = ("validation", "test", "train")
 SEED = 0
@@ -26,6 +28,7 @@ class Data:
     NAME:CONFIGURATION:SPLIT; its validation split where none is named).
 
     place: where the rows come from; for a dataset, with the split that was taken.
+    path: of the file or folder.
     sample: what the limit left of what was read last; None where it left all.
     """
 
@@ -51,19 +54,20 @@ class Data:
         if not Path(place).expanduser().exists():
             self.place, rows = load_hub(str(place), _SPLITS)
             self._hub = [dict(row) for row in rows]
-        self._path = Path(place).expanduser()
+        self.path = self._path = Path(place).expanduser()
 
-    def rows(self, fields: Sequence[str]) -> list[Row]:
-        """Rows that have at least `fields`, and the group's field where one was named.
+    def rows(self, fields: Sequence[str], further: Sequence[str] = ()) -> list[Row]:
+        """Rows that have at least `fields`, and the group's field where one was named; `further`
+        are read where they are there.
 
         Raises:
             UserError: no such data, no rows, or a row without one of the fields.
         """
-        return self._limited(self._rows(fields), fields)
+        return self._by_stratum(self._rows(fields, further), fields)
 
     def texts(self) -> list[Row]:
         """Rows whose field `text` holds some."""
-        return self._limited(self._texts(), ())
+        return self._by_stratum(self._texts(), ())
 
     def documents(self) -> list[tuple[str | None, str]]:
         """Running text: one with no group, or each group's with its name; `limit` is ignored."""
@@ -79,15 +83,24 @@ class Data:
         """The group of each row, None where no field was named."""
         return None if self.group is None else [str(row[self.group]) for row in rows]
 
-    def _limited(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
-        """At most `limit` rows, in their order."""
+    def limited(
+        self,
+        items: list[T],
+        by: Sequence[str] = (),
+        stratum: Callable[[T], tuple[str, ...]] = lambda item: (),
+    ) -> list[T]:
+        """At most `limit` items, in their order; of each stratum, those of equal values of the
+        fields `by`, in proportion."""
         self.sample = None
-        if self.limit is None or self.limit >= len(rows):
-            return rows
+        if self.limit is None or self.limit >= len(items):
+            return items
+        self.sample = Sample(taken=self.limit, of=len(items), unit="rows", seed=SEED, by=tuple(by))
+        strata = [stratum(item) for item in items]
+        return [items[place] for place in draw(strata, self.limit)]
+
+    def _by_stratum(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
         by = [name for name in (self.group, "label" if "label" in fields else None) if name]
-        self.sample = Sample(taken=self.limit, of=len(rows), unit="rows", seed=SEED, by=tuple(by))
-        strata = [tuple(str(row[field]) for field in by) for row in rows]
-        return [rows[place] for place in draw(strata, self.limit)]
+        return self.limited(rows, by, lambda row: tuple(str(row[field]) for field in by))
 
     def _texts(self) -> list[Row]:
         plain = self._path.is_dir() or self._path.suffix == ".txt"
@@ -98,21 +111,24 @@ class Data:
             raise UserError(f"{self.place} is empty: it has no text.")
         return rows
 
-    def _rows(self, fields: Sequence[str]) -> list[Row]:
+    def _rows(self, fields: Sequence[str], further: Sequence[str] = ()) -> list[Row]:
         needed = [*fields, *([self.group] if self.group and not self.languages else [])]
+        texts = [*fields, *further]
         if self._hub is None:
-            return self._by_language(read_rows(self._path, needed, self._fields), fields)
-        for name in (self._fields.get(name, name) for name in needed):
+            rows = read_rows(self._path, needed, self._fields, further)
+            return self._by_language(rows, texts)
+        own = own_names(self._hub[0] if self._hub else {}, [*needed, *further], self._fields)
+        for name in (own.get(name, name) for name in needed):
             if any(row.get(name) is None for row in self._hub):
                 has = ", ".join(self._hub[0])
                 raise UserError(f"{self.place}: a row has no field {name!r}; they have {has}.")
-        return self._by_language([renamed(row, self._fields) for row in self._hub], fields)
+        return self._by_language([renamed(row, own) for row in self._hub], texts)
 
     def _by_language(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
         """Rows with their language, where that was asked for: by the text in the fields."""
         if not self.languages:
             return rows
-        texts = [" ".join(_words(row[field]) for field in fields) for row in rows]
+        texts = [" ".join(_words(row.get(field)) for field in fields) for row in rows]
         named = [str(row[FIELD]) if row.get(FIELD) else None for row in rows]
         found = languages(texts, named)
         return [row | {LANGUAGE: name} for row, name in zip(rows, found, strict=True)]

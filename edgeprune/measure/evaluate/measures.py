@@ -19,6 +19,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
 from edgeprune.text.files import Row, number_of, text_of
+from edgeprune.text.pairs import FIELDS
 
 # Of the options; a window of one token predicts none.
 _LEAST = {"window": 2, "stride": 1}
@@ -44,6 +45,8 @@ class Measure:
     per_token: bool = False  # whether models of other tokens give values that do not compare
     own: bool = False  # whether a build takes it as measure.task, on data of the user's
     fields: Mapping[str, Read] = field(default_factory=dict)  # of such rows, and how each is read
+    further: tuple[str, ...] = ()  # such as are read where rows have them
+    reads: str | None = None  # "module:function" of data in a form of its own, which refuses
     check: str | None = None  # "module:function" of rows, config.json and their place that refuses
     rather: tuple[str, str] | None = None  # a field of rows that another measure reads, and which
 
@@ -69,7 +72,29 @@ _MEASURES = (
         "edgeprune.measure.evaluate.classification:classification",
         own=True,
         fields={"text": text_of, "label": _as_it_is},
+        further=FIELDS[1:],
         check="edgeprune.measure.evaluate.classification:check_rows",
+    ),
+    Measure(
+        "multilabel",
+        "edgeprune.measure.evaluate.multilabel:multilabel",
+        own=True,
+        fields={"text": text_of, "labels": _as_it_is},
+        further=FIELDS[1:],
+        check="edgeprune.measure.evaluate.multilabel:check_rows",
+    ),
+    Measure(
+        "correlation",
+        "edgeprune.measure.evaluate.correlation:correlation",
+        own=True,
+        fields={"text": text_of, "score": number_of},
+        further=FIELDS[1:],
+    ),
+    Measure(
+        "ranking",
+        "edgeprune.measure.evaluate.ranking:ranking",
+        own=True,
+        reads="edgeprune.measure.evaluate.ranking:read",
     ),
     Measure(
         "entities",
@@ -194,6 +219,11 @@ def evaluate(
     if source.sample:
         more["sample"] = source.sample
     if source.group is not None:
+        if candidate.groups is None:
+            raise UserError(
+                f"{source.place} has no rows whose fields --group and --languages could read: "
+                "leave them out."
+            )
         groups = by_group(candidate, original)
         more |= {"group": source.group, "groups": groups}
         more["worst"] = worst({name: each.values for name, each in groups.items()})

@@ -26,6 +26,7 @@ LOWER_IS_BETTER = frozenset(
         "choice_only",
         "both_wrong",
         "illusion",
+        "ranking_loss",
     }
 )
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune import runtime
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.embeddings import unit_embeddings
 from edgeprune.measure.record import Batching
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.classify import Classifier
-from edgeprune.runtime.logits import softmax
+from edgeprune.text.pairs import FIELDS, document_of
 
 BATCH = 32
 """As clients of a bundle embed an index."""
@@ -34,9 +34,10 @@ def embeddings_alone(place: Path, original: Path, held: Path) -> Batching:
 
 
 def predictions_alone(place: Path, original: Path, held: Path) -> Batching:
-    """Agreement of the probabilities of labels, likewise."""
-    classifier, texts = Classifier(Bundle.open(place)), _texts(held)
-    alone, together = (softmax(classifier.logits(texts, size)) for size in (1, BATCH))
+    """Agreement of the probabilities of labels, or of scores, likewise."""
+    model = runtime.load(place)
+    texts = [document_of(row, held) for row in Data(held).rows(["text"], FIELDS)][:TEXTS]
+    alone, together = (model.values(texts, size) for size in (1, BATCH))
     changes = np.abs(alone - together)
     return Batching(
         batch=BATCH,

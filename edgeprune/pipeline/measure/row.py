@@ -60,13 +60,16 @@ def _refuse_length(settings: MeasureSettings, facts: Facts) -> None:
 
 def _read(measure: Measure, data: Data, config: Mapping[str, Any]) -> None:
     """Read what a measure would read, and refuse what it would."""
+    if measure.reads:
+        load_function(measure.reads)(data)
+        return
     if not measure.fields:
         data.documents()
         return
     if measure.rather:
         field, other = measure.rather
         measure = MEASURES[other] if field in data.rows([])[0] else measure
-    rows = data.rows(list(measure.fields))
+    rows = data.rows(list(measure.fields), measure.further)
     for row in rows:
         for field, read in measure.fields.items():
             read(row, field, data.place)

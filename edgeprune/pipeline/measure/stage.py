@@ -23,6 +23,7 @@ from edgeprune.pipeline.measure.stages import measure_stages
 from edgeprune.text.balance import shares
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.languages import FIELD
+from edgeprune.text.pairs import row_of
 from edgeprune.text.samplers import share_out
 from edgeprune.text.text import Text
 
@@ -86,7 +87,7 @@ def _questions(context: Context, held: Path) -> list[Question]:
                 settings.data,
                 settings.limit,
                 fields=settings.fields,
-                languages=several,
+                languages=several and Path(settings.data).is_file(),
             )
         )
     return questions
@@ -117,15 +118,15 @@ def write_held_out(context: Context, folder: Path) -> Path:
     if reads == "sentences":
         file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
     else:
-        file.write_text("\n".join(held.documents), encoding="utf-8")
+        file.write_text("\n".join(held.texts), encoding="utf-8")
     return file
 
 
 def _write_labelled(held: Corpus, named: list[str] | None, file: Path, task: Task) -> Path:
     assert held.labels is not None
-    text, label = task.columns
+    words, label = task.reads == "tagged", task.columns[-1]
     rows: list[dict[str, Any]] = [
-        {text: document.split(" ") if task.reads == "tagged" else document, label: true}
+        ({"tokens": str(document).split(" ")} if words else row_of(document)) | {label: true}
         for document, true in zip(held.documents, held.labels, strict=True)
     ]
     if named:

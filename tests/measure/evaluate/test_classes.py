@@ -20,6 +20,7 @@ from edgeprune.measure.evaluate.result import Quality, percentages
 from edgeprune.measure.evaluate.summary import by_class, summary, worst_first
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import Classifier
+from edgeprune.runtime.multilabel import MultiLabelClassifier
 from edgeprune.runtime.tag import Tagger
 
 LABELS = ("bad", "good", "so-so")
@@ -169,6 +170,31 @@ def test_the_command_shows_classes_and_texts_that_became_wrong(sides) -> None:
     refused = CliRunner().invoke(main, [str(word) for word in [*words, "--examples", "-1"]])
     assert refused.exit_code == 2
     assert "--examples must be at least 0" in refused.stderr
+
+
+def test_each_of_several_labels_is_scikit_learns(tmp_path: Path) -> None:
+    report = pytest.importorskip("sklearn.metrics").classification_report
+    config = {"problem_type": "multi_label_classification"}
+    folder = classifier_folder(tmp_path / "m", LABELS, **config)
+    rng = np.random.default_rng(2)
+    rows = [
+        {
+            "text": " ".join(rng.choice(WORDS, 4)),
+            "labels": [LABELS[n] for n in rng.permutation(3)[:2]],
+        }
+        for _ in range(30)
+    ]
+    found = evaluate(folder, "multilabel", write_jsonl(tmp_path / "rows.jsonl", rows))
+    likely = MultiLabelClassifier(Bundle.open(folder)).values([row["text"] for row in rows])
+    truth = np.array([[label in row["labels"] for label in LABELS] for row in rows])
+    expected = report(truth, likely >= 0.5, target_names=LABELS, output_dict=True, zero_division=0)
+    assert set(found.classes) == set(LABELS)
+    for label, each in found.classes.items():
+        assert each.values["f1"] == pytest.approx(100 * expected[label]["f1-score"])
+        assert each.values["precision"] == pytest.approx(100 * expected[label]["precision"])
+        assert each.values["recall"] == pytest.approx(100 * expected[label]["recall"])
+        assert each.rows == expected[label]["support"]
+    assert found.changes is None
 
 
 def test_kinds_of_entities_are_seqevals(tmp_path: Path) -> None:

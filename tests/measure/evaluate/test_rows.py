@@ -1,5 +1,6 @@
 """What works by rows for every measure: intervals, differences, groups; and rows' sources."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "generation": random_items(30),
     "vectors": TEXTS,
     "mixing": TEXTS,
+    "multilabel": [
+        {"text": some(2), "labels": RANDOM.permutation(3)[: i % 3].tolist()} for i in range(30)
+    ],
+    "correlation": [{"text": some(2), "text_pair": some(1), "score": i % 7} for i in range(30)],
+    "ranking": [
+        {"query": some(2), "positive": [some(2)], "negative": [some(3) for _ in range(4)]}
+        for _ in range(30)
+    ],
     "entities": [
         {"tokens": some(4).split(), "tags": ["O", "B-PER", "I-PER", "O"]} for _ in range(30)
     ],
@@ -63,6 +72,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 FOLDERS = {
     "feature-extraction": encoder_folder,
     "text-classification": classifier_folder,
+    "multi-label-classification": functools.partial(
+        classifier_folder, problem_type="multi_label_classification"
+    ),
+    "text-ranking": functools.partial(classifier_folder, labels=("score",)),
     "text-generation": decoder_folder,
     "token-classification": tagger_folder,
 }

@@ -1,0 +1,83 @@
+"""Judged documents: rows of lists become pairs, and BEIR's folders are read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from onnx_models import write_jsonl
+
+from edgeprune.base.errors import UserError
+from edgeprune.text.judged import Judged, read_beir
+from edgeprune.text.sources import read_corpus
+
+
+def beir(folder: Path, qrels: str = "qrels.tsv", **files: str) -> Path:
+    """Three queries, of which the last has no relevant document, and four documents."""
+    (folder / qrels).parent.mkdir(parents=True, exist_ok=True)
+    documents = [{"_id": n, "title": f"t{n}" * (n != "d2"), "text": f"x{n}"} for n in IDS]
+    write_jsonl(folder / "corpus.jsonl", documents)
+    write_jsonl(folder / "queries.jsonl", [{"_id": n, "text": f"q {n}"} for n in ("a", "b", "c")])
+    lines = [
+        "query-id\tcorpus-id\tscore",
+        "a\td1\t2",
+        "a\td3\t0",
+        "b\td4\t1",
+        "b\td2\t1",
+        "c\td2\t0",
+    ]
+    (folder / qrels).write_text("\n".join(lines) + "\n")
+    for name, content in files.items():
+        (folder / f"{name}.tsv").write_text(content)
+    return folder
+
+
+IDS = ("d1", "d2", "d3", "d4")
+
+
+def test_lists_become_pairs_with_a_score(tmp_path):
+    rows = [
+        {"query": "q", "positive": ["a", "b"], "negative": ["c"], "lang": "en"},
+        {"query": "r", "positive": "d", "negative": [], "lang": "de"},
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    found = read_corpus([str(path)], ["LABEL_0"], form="scored", group_field="lang")
+    assert found.documents == [("q", "a"), ("q", "b"), ("q", "c"), ("r", "d")]
+    assert found.labels == [1, 1, 0, 1]
+    assert found.groups == ["en", "en", "en", "de"]
+
+
+def test_a_field_that_is_no_list_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"query": "q", "positive": [1], "negative": []}])
+    with pytest.raises(UserError, match="'positive' must be a list of texts, not"):
+        read_corpus([str(path)], ["LABEL_0"], form="scored")
+
+
+@pytest.mark.parametrize("qrels", ["qrels.tsv", "qrels/test.tsv"])
+def test_a_beir_folder_with_all_documents(qrels, tmp_path):
+    first, second = read_beir(beir(tmp_path, qrels))
+    texts = ["td1 xd1", "xd2", "td3 xd3", "td4 xd4"]
+    assert first == Judged("q a", texts, [2, 0, 0, 0], [])
+    assert second == Judged("q b", texts, [0, 1, 0, 1], [])
+
+
+def test_a_beir_folder_with_candidates(tmp_path):
+    listed = "query-id\tcorpus-id\na\td3\na\tnone\nb\td2\nb\td1\n"
+    first, second = read_beir(beir(tmp_path, candidates=listed))
+    assert first == Judged("q a", ["td3 xd3"], [0], [2])
+    assert second == Judged("q b", ["xd2", "td1 xd1"], [1, 0], [1])
+
+
+def test_other_folders_are_refused(tmp_path):
+    folder = beir(tmp_path)
+    (folder / "qrels.tsv").write_text("head\na\td1\tgood\n")
+    with pytest.raises(UserError, match="the judgement 'good' is no whole number"):
+        read_beir(folder)
+    (folder / "qrels.tsv").write_text("head\nc\td1\t0\n")
+    with pytest.raises(UserError, match=r"no query of queries\.jsonl has a relevant document"):
+        read_beir(folder)
+    (folder / "qrels.tsv").unlink()
+    with pytest.raises(UserError, match=r"has no qrels\.tsv nor qrels/test\.tsv"):
+        read_beir(folder)
+    (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d1"}))
+    with pytest.raises(UserError, match="no field 'text'"):
+        read_beir(folder)
