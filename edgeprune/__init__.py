@@ -133,8 +133,8 @@ def evaluate(
         task: a measure, as `edgeprune evaluate --help` lists them.
         data: what the measure reads: a file, a folder of text, or a dataset's name on the hub.
         against: the original, in any of the forms of `bundle`.
-        **options: limit, window, stride, group, fields, keep_rows, as
-            `edgeprune.measure.evaluate.measures.evaluate` describes them.
+        **options: limit, window, stride, group, fields, languages, keep_rows, classes, examples,
+            as `edgeprune.measure.evaluate.measures.evaluate` describes them.
 
     Returns:
         The values with 95 % intervals; with `against` the original's and their difference.

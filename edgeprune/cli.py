@@ -336,8 +336,8 @@ def bench(
 @click.option(
     "--task",
     required=True,
-    help="sts, cosine, retrieval or vectors; classification; multilabel; correlation; ranking; "
-    "entities; spans or same_spans; masked or masked_kl; perplexity, kl, choice, cloze or "
+    help="sts, cosine, retrieval, mixing or vectors; classification; multilabel; correlation; "
+    "ranking; entities; spans or same_spans; masked or masked_kl; perplexity, kl, choice, cloze or "
     "generation; calibration.",
 )
 @click.option(
@@ -352,7 +352,17 @@ def bench(
 @click.option("--window", type=int, help="Tokens per window of text.  [default: 512]")
 @click.option("--stride", type=int, help="Tokens between window starts.  [default: the window]")
 @click.option("--group", metavar="FIELD", help="Also by value of this field, and the worst.")
+@click.option(
+    "--languages", is_flag=True, help="Also by language (field lang, or script), and the worst."
+)
 @_field_option
+@click.option(
+    "--examples",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Texts to show that --against classifies rightly and this model does not.",
+)
 @click.option("--rows", "keep_rows", is_flag=True, help="Include every row's scores in the JSON.")
 @_against_option
 @_json_option

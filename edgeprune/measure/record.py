@@ -39,6 +39,16 @@ class Overlap(Record):
     recall_at_10: float
 
 
+class Mixed(Record):
+    """The same share where vectors of both models stand in one index, in per cent; see the measure
+    `mixing`."""
+
+    new_overlap_at_10: float
+    new_queries_overlap_at_10: float
+    new_documents_overlap_at_10: float
+    half_new_overlap_at_10: float
+
+
 class Neighbours(Record):
     """The order in which an encoder finds held-out texts, beside the original's; nothing of texts
     so few that all are neighbours."""
@@ -48,6 +58,8 @@ class Neighbours(Record):
     values: Overlap | None = None
     interval: dict[str, Ends] | None = None
     conditions: dict[str, int] | None = None
+    mixed: Mixed | None = None
+    """Absent where the two models' vectors are not of one size."""
 
 
 class Sparse(Record):

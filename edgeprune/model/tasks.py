@@ -90,14 +90,10 @@ class Task:
     """Whether only models of it run whose tokens see those after them too."""
     pairs: bool = False
     """Whether two texts may be read together."""
-    zero_shot: bool = False
-    """Whether labels may be named at run time, if the model is one of entailment."""
-    ranks: bool = False
-    """Whether documents are ranked for a query by the scores of the pairs."""
     generates: bool = False
     """Whether text is written token by token, with a key-value cache."""
     run_options: tuple[str, ...] = ()
-    """Options of `edgeprune run` that say which of several answers are given."""
+    """Options of `edgeprune run` that its models know, beyond those that all do."""
     pools: bool = False
     """Whether an answer is the states of a text's tokens, pooled as sentence-transformers says."""
 
@@ -120,10 +116,11 @@ _ROWS = (
         answers="embeddings",
         card="use-feature-extraction.md",
         works=("encoder",),
-        measures=("sts", "cosine", "retrieval", "vectors", "ranking"),
+        measures=("sts", "cosine", "retrieval", "mixing", "vectors", "ranking"),
         held_out=("cosine",),
         build_measures={"batching": "embeddings alone", "neighbours": "neighbours"},
         pools=True,
+        run_options=("--prompt", "--chunk"),
     ),
     Task(
         name="text-classification",
@@ -149,7 +146,7 @@ _ROWS = (
         head="labels",
         logits_axes=2,
         pairs=True,
-        zero_shot=True,
+        run_options=("--pair", "--labels"),
     ),
     Task(
         name="multi-label-classification",
@@ -176,6 +173,7 @@ _ROWS = (
         head="labels",
         logits_axes=2,
         pairs=True,
+        run_options=("--pair",),
     ),
     Task(
         name="text-ranking",
@@ -201,7 +199,7 @@ _ROWS = (
         head="labels",
         logits_axes=2,
         pairs=True,
-        ranks=True,
+        run_options=("--pair", "--documents"),
     ),
     Task(
         name="token-classification",

@@ -14,7 +14,9 @@ from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.text.answers import check_questions
+from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.languages import OTHER
 from edgeprune.text.masks import FEWEST_TOKENS, mask_token, too_short
 from edgeprune.text.samplers import share_out
 from edgeprune.text.text import Text
@@ -103,6 +105,11 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
                     f"{text.source} leaves no sentence of three words or more to {use}: "
                     "give more text."
                 )
+    if text.settings.balance and not label_counts(text.corpus.labels or ()):
+        raise UserError(
+            "text.balance evens out the labels that a classifier learns from, and this text has "
+            "none: leave it out."
+        )
     if text.settings.sampler == "stratified":
         groups = text.train.by_group()
         sizes = {name: len(group.documents) for name, group in groups.items()}
@@ -119,6 +126,10 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
             mask_token(checkpoint.assets, tokenizer)
             for part in (text.train, text.held_out):
                 _check_long_enough(part, tokenizer)
+        if text.settings.language_balance and text.reads == "windows":
+            for name, part in text.train.by_language.items():
+                if name != OTHER:
+                    _check_window(part, tokenizer, text.settings.max_tokens, f" in {name}")
 
 
 def _check_tokens(corpus: Corpus, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
@@ -144,7 +155,7 @@ def _check_long_enough(part: Corpus, tokenizer: Tokenizer) -> None:
     raise UserError(too_short(part.source))
 
 
-def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
+def _check_window(part: Corpus, tokenizer: Tokenizer, length: int, language: str = "") -> None:
     """Count the text's own tokens until there are enough for one window."""
     count = 0
     for text in part.texts:
@@ -152,6 +163,7 @@ def _check_window(part: Corpus, tokenizer: Tokenizer, length: int) -> None:
         if count >= length:
             return
     raise UserError(
-        f"{part.source} leaves {count} tokens of text to train on or to hold out, less than one "
+        f"{part.source} leaves {count} tokens of text{language} to train on or to hold out, less "
+        "than one "
         f"window of {length}: give more text or a smaller text.max_tokens."
     )

@@ -14,7 +14,7 @@ from edgeprune.pipeline.preview import expected, outlook
 from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.made import made
 from edgeprune.report.records import open_record
-from edgeprune.report.story import meaning, requirements, verdict
+from edgeprune.report.story import meaning, requirements, told_parts, verdict
 
 _console = Terminal()
 _WIDE = 100
@@ -79,7 +79,7 @@ def show_outcome(outcome: Outcome) -> None:
         value = Cell(row.result.text) if row.change.text else row.result
         table.add_row(row.what, row.original.text, _shown(value), _shown(row.change))
     _console.print(table)
-    for line in (conditions(record), " ".join(meaning(record))):
+    for line in (conditions(record), " ".join(meaning(record)), *told_parts(record)):
         if line:
             _console.print(line, style="dim")
     places = (

@@ -17,7 +17,14 @@ from edgeprune.report.figures import Cell, comparison, conditions
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
 from edgeprune.report.records import BuildRecord, data_name
-from edgeprune.report.story import meaning, not_measured, requirements, told, verdict
+from edgeprune.report.story import (
+    meaning,
+    not_measured,
+    requirements,
+    told,
+    told_parts,
+    verdict,
+)
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import chat_template
 
@@ -62,6 +69,7 @@ def model_card(bundle: Bundle) -> str:
         ],
         "conditions": conditions(record),
         "meaning": meaning(record),
+        "parts": told_parts(record),
         "stages": told(record),
         "text": f"{learned['documents']:,} texts of {_public(learned['source'])}",
         "target": manifest["target"]["name"],

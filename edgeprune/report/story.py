@@ -7,9 +7,10 @@ from typing import Any
 
 from edgeprune.base.words import listed, many, number, size
 from edgeprune.export.stages import MAKING
-from edgeprune.measure.record import Measured, Overlap
+from edgeprune.measure.record import Measured, Mixed, Overlap
 from edgeprune.measure.requirements import Judged, Requirements, judge
 from edgeprune.measure.works import WORKS
+from edgeprune.report.breakdown import breakdowns
 from edgeprune.report.figures import WORK, Tone, cell, changed, faster, smaller
 from edgeprune.report.points import Point
 from edgeprune.report.records import BuildRecord, Quality, data_name, ratio
@@ -102,11 +103,41 @@ def meaning(record: BuildRecord) -> list[str]:
             f"{near.overlap_at_10 / 10:.1f} at the mean are among the result's ten nearest; of "
             f"{near.recall_at_10:.1f} % of the texts, the very nearest is among them."
         )
+        if held and held.mixed:
+            lines.append(_mixing(held.mixed))
     else:
         lines.append(
             "It was not measured here: `edgeprune evaluate --task retrieval` does, on your texts."
         )
     return lines
+
+
+def _mixing(mixed: Mixed) -> str:
+    """Whether an index may hold vectors of both models."""
+    least = min(mixed.new_queries_overlap_at_10, mixed.half_new_overlap_at_10)
+    lost = mixed.new_overlap_at_10 - least
+    verdict = (
+        "may hold vectors of both models"
+        if lost <= _AS_GOOD
+        else "should be made anew by the result, not hold vectors of both"
+    )
+    return (
+        f"An index {verdict}: of the ten nearest, {mixed.new_queries_overlap_at_10 / 10:.1f} are "
+        "found where the result asks an index of the original's, "
+        f"{mixed.new_documents_overlap_at_10 / 10:.1f} the other way round, "
+        f"{mixed.half_new_overlap_at_10 / 10:.1f} in an index of half and half, and "
+        f"{mixed.new_overlap_at_10 / 10:.1f} in one that is all the result's."
+    )
+
+
+_AS_GOOD = 2.0
+"""Points that mixing may cost to be called harmless."""
+
+
+def told_parts(record: BuildRecord) -> list[str]:
+    """The classes and languages that lost most and are worst, in sentences."""
+    parts = [part for quality in record.quality for part in breakdowns(quality)]
+    return [line for part in parts for line in part.told()]
 
 
 # What each stage did, in a sentence ---------------------------------------------------------------

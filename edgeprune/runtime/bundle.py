@@ -69,6 +69,8 @@ class Bundle:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.cut_texts = 0
+        """Texts beyond the model's maximum of which only the first part was read since then."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:

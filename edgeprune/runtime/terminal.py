@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -99,16 +100,16 @@ def run_rows(
 def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
     """Answers as the model's task writes them."""
     task = TASKS[model.bundle.task]
-    for option, given, known in (
-        ("--prompt", asked.prompt is not None, task.pools),
-        ("--chunk", asked.chunk, task.pools),
-        ("--pair", asked.pair is not None, task.pairs),
-        ("--documents", bool(asked.documents), task.ranks),
-        ("--labels", bool(asked.labels), task.zero_shot),
-        ("--top-k", asked.top_k is not None, "--top-k" in task.run_options),
-        ("--target", bool(asked.targets), "--target" in task.run_options),
+    for option, given in (
+        ("--prompt", asked.prompt is not None),
+        ("--chunk", asked.chunk),
+        ("--pair", asked.pair is not None),
+        ("--documents", bool(asked.documents)),
+        ("--labels", bool(asked.labels)),
+        ("--top-k", asked.top_k is not None),
+        ("--target", bool(asked.targets)),
     ):
-        if given and not known:
+        if given and option not in task.run_options:
             raise UserError(
                 f"{model.bundle.folder} does {task.name}, which knows no {option}: leave it out."
             )
@@ -117,44 +118,70 @@ def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str
 
 
 def answer_lines(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
-    """A line for each text or pair; lines of a pipe run in batches."""
+    """A line for each text or pair; lines of a pipe run in batches. One warning counts those that
+    were cut."""
     if asked.documents:
         yield from _rankings(model, texts, asked)
-    while batch := list(islice(texts, _LINES)):
-        if asked.labels:
-            yield from _zero_shot(model, batch, asked)
-            continue
+        return
+
+    def answer(batch: list[Document]) -> Sequence[Any]:
         if asked.chunk:
-            answers = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
-        else:
-            answers = model.answers(model.tokenizer.encode(batch, asked.prompt))
-        yield from _written(model, batch, answers, asked)
+            found: Sequence[Any] = model.embed(batch, prompt=asked.prompt, chunk=True).tolist()
+            return found
+        return list(model.answers(model.tokenizer.encode(batch, asked.prompt)))
+
+    pools = TASKS[model.bundle.task].pools
+    remedy = "--chunk embeds such texts in parts." if pools else ""
+    written = _zero_shot if asked.labels else partial(_written, answer=answer)
+    yield from _in_batches(model, texts, asked, written, remedy)
 
 
 def fill_lines(model: Filler, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
     """The same of texts in which tokens are masked."""
     top_k = TOP_K if asked.top_k is None else asked.top_k
-    while batch := list(islice(texts, _LINES)):
-        answers = model.answers(model.encode(list(map(str, batch)), top_k, asked.targets))
-        yield from _written(model, batch, answers, asked)
+
+    def answer(batch: list[Document]) -> Sequence[Any]:
+        return model.answers(model.encode(list(map(str, batch)), top_k, asked.targets))
+
+    yield from _in_batches(model, texts, asked, partial(_written, answer=answer))
 
 
 def question_lines(model: Answerer, texts: Iterator[Document], asked: Asked) -> Iterator[str]:
     """The same of questions with their contexts."""
     wanted = Wanted() if asked.top_k is None else Wanted(asked.top_k)
+
+    def answer(batch: list[Document]) -> Sequence[Any]:
+        return model.answers(model.encode(batch, wanted))
+
+    yield from _in_batches(model, texts, asked, partial(_written, answer=answer))
+
+
+def _in_batches(
+    model: Any,
+    texts: Iterator[Document],
+    asked: Asked,
+    written: Callable[[Any, list[Document], Asked], Iterator[str]],
+    remedy: str = "",
+) -> Iterator[str]:
+    """The lines of some texts at a time; then, where texts were cut, how many, and what to do."""
+    count, model.tokenizer.warns = 0, False
     while batch := list(islice(texts, _LINES)):
-        answers = model.answers(model.encode(batch, wanted))
-        yield from _written(model, batch, answers, asked)
+        count += len(batch)
+        yield from written(model, batch, asked)
+    model.tokenizer.warn_of_cut(model.bundle.cut_texts, count, remedy)
 
 
 def _written(
-    model: Any, texts: Sequence[Document], answers: Sequence[Any], asked: Asked
+    model: Any,
+    texts: list[Document],
+    asked: Asked,
+    answer: Callable[[list[Document]], Sequence[Any]],
 ) -> Iterator[str]:
-    for text, answer in zip(texts, answers, strict=True):
+    for text, found in zip(texts, answer(texts), strict=True):
         if asked.as_json:
-            yield _json(**row_of(text), **model.named(answer)) + "\n"
+            yield _json(**row_of(text), **model.named(found)) + "\n"
         else:
-            yield model.line(answer) + "\n"
+            yield model.line(found) + "\n"
 
 
 def _rankings(model: Any, queries: Iterator[Document], asked: Asked) -> Iterator[str]:

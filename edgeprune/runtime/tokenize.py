@@ -37,6 +37,9 @@ class Tokenizer:
     belong to the model's training, and puts a sentence encoder's prompt before each text."""
 
     def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.warns = True
+        """Whether `encode` warns; who reads many texts in turn does so once, by `warn_of_cut`."""
         self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
         self._typed = tells_token_types(bundle.tokenizer_config, bundle.config)
@@ -50,7 +53,7 @@ class Tokenizer:
         self, texts: Sequence[Text], prompt: str | None = None, first_only: bool = False
     ) -> list[Tokens]:
         """Tokens of each text with the model's special tokens. Texts beyond the model's maximum are
-        cut, and one warning counts them.
+        cut, and one warning counts them; so does the bundle.
 
         Args:
             prompt: the name of a sentence encoder's prompt; None: its usual one, if it has one.
@@ -66,13 +69,27 @@ class Tokenizer:
         finally:
             self.rust.no_truncation()
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        if cut:
-            whose, cut_off = "The text is", "was cut"
-            if len(texts) > 1:
-                whose = f"{cut} of {len(texts)} texts {'is' if cut == 1 else 'are'}"
-                cut_off = "was cut" if cut == 1 else "were cut"
-            say(f"Warning: {whose} longer than the model's {self.max_length} tokens and {cut_off}.")
+        self.bundle.cut_texts += cut
+        if self.warns:
+            self.warn_of_cut(cut, len(texts))
         return self._tokens(encodings, first)
+
+    def warn_of_cut(self, cut: int, count: int, remedy: str = "") -> None:
+        """Say how many of so many texts were cut, if any was.
+
+        Args:
+            remedy: what would read them whole, as a sentence.
+        """
+        if not cut:
+            return
+        whose, cut_off = "The text is", "was cut"
+        if count > 1:
+            whose = f"{cut:,} of {count:,} texts {'is' if cut == 1 else 'are'}"
+            cut_off = "was cut" if cut == 1 else "were cut"
+        say(
+            f"Warning: {whose} longer than the model's {self.max_length} tokens and {cut_off}."
+            f"{remedy and f' {remedy}'}"
+        )
 
     def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """The same of each text, however long; several threads may call this at once."""

@@ -3,12 +3,13 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.languages import languages
 from edgeprune.text.pairs import Document, texts_of
 from edgeprune.text.sentences import Sentences, split_sentences
 
@@ -19,7 +20,8 @@ class Corpus:
 
     documents: texts, or pairs of texts. labels: a number each; of documents of words with a space
     between, a list of one of each word.
-    language: the ISO 639 code of their language, where it is known.
+    language: the ISO 639 code of their language, where it is known to be one.
+    named: the language of each, None of those of which the source does not say.
     """
 
     source: str
@@ -27,6 +29,14 @@ class Corpus:
     labels: list[Any] | None = None
     groups: list[str] | None = None
     language: str | None = None
+    named: list[str | None] | None = None
+
+    @functools.cached_property
+    def languages(self) -> list[str]:
+        """The language of each document: as it is named, or by its script."""
+        if self.language is not None:
+            return [self.language] * len(self.documents)
+        return languages([" ".join(texts_of(each)) for each in self.documents], self.named)
 
     @functools.cached_property
     def sentences(self) -> Sentences:
@@ -47,10 +57,13 @@ class Corpus:
             content.update("\0".join((str(label), *texts_of(document), "")).encode())
             if self.groups is not None:
                 content.update(f"{self.groups[number]}\0".encode())
+            if self.named is not None:
+                content.update(f"{self.named[number]}\0".encode())
         return content.hexdigest()[:16]
 
     def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
-        """Training and held-out documents; round(share * n) are held out, and at least one.
+        """Training and held-out documents; round(share * n) are held out, and at least one. Of
+        several languages, so many of each, but for those of a single document.
 
         Raises:
             UserError: there are fewer than two documents.
@@ -61,22 +74,45 @@ class Corpus:
                 f"{self.source} holds a single text; give at least two, so that one can be held "
                 "out for choosing checkpoints."
             )
-        order = np.random.default_rng(seed).permutation(count)
-        held = max(1, round(share * count))
-        return self._take(order[held:]), self._take(order[:held])
+        rng = np.random.default_rng(seed)
+        names = np.array(self.languages)
+        known = np.unique(names)
+        if len(known) == 1:
+            order = rng.permutation(count)
+            held = max(1, round(share * count))
+            return self._take(order[held:]), self._take(order[:held])
+        # What a language is called depends on the other documents: the parts keep it.
+        whole = replace(self, named=[*self.languages])
+        train: list[int] = []
+        held_out: list[int] = []
+        for name in known:
+            order = rng.permutation(np.flatnonzero(names == name))
+            held = max(1, round(share * len(order))) if len(order) > 1 else 0
+            train += order[held:].tolist()
+            held_out += order[:held].tolist()
+        if not held_out:
+            held_out.append(train.pop())
+        return whole._take(rng.permutation(train)), whole._take(rng.permutation(held_out))
 
     def _take(self, index: np.ndarray) -> "Corpus":
         labels = None if self.labels is None else [self.labels[i] for i in index]
         groups = None if self.groups is None else [self.groups[i] for i in index]
+        named = None if self.named is None else [self.named[i] for i in index]
         documents = [self.documents[i] for i in index]
-        return Corpus(self.source, documents, labels, groups, self.language)
+        return Corpus(self.source, documents, labels, groups, self.language, named)
 
     def by_group(self) -> dict[str, "Corpus"]:
         """The documents of each group, in the order in which groups first appear; a corpus without
         groups is one group, named 1."""
-        if self.groups is None:
-            return {"1": self}
+        return {"1": self} if self.groups is None else self._parted(self.groups)
+
+    @functools.cached_property
+    def by_language(self) -> dict[str, "Corpus"]:
+        """The documents of each language, in the order in which languages first appear."""
+        return self._parted(self.languages)
+
+    def _parted(self, names: list[str]) -> dict[str, "Corpus"]:
         members: dict[str, list[int]] = {}
-        for index, group in enumerate(self.groups):
-            members.setdefault(group, []).append(index)
-        return {group: self._take(np.array(indices)) for group, indices in members.items()}
+        for index, name in enumerate(names):
+            members.setdefault(name, []).append(index)
+        return {name: self._take(np.array(indices)) for name, indices in members.items()}

@@ -7,7 +7,7 @@ by the text's sampler for calibration; the same seed gives the same batches.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from edgeprune.base.errors import UserError
 from edgeprune.text.answers import cut_into_windows, token_span, windows
+from edgeprune.text.balance import Evened, balanced_rows, rarest, shares
 from edgeprune.text.batches import Batch, Shape, Tokens, by_length, full
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import FEWEST_TOKENS, masked, too_short
@@ -27,6 +28,9 @@ from edgeprune.text.tags import token_labels
 
 Embed = Callable[[Sequence[Tokens]], np.ndarray]
 """Vectors [sequences, width] of tokenized texts."""
+
+Pool = Sequence[Any] | np.ndarray
+"""Everything that may be drawn: texts, or windows [windows, tokens]."""
 
 _POOL_BATCHES = 16
 """Batches sorted by length together: enough that little is padding, few enough to stay random."""
@@ -76,10 +80,13 @@ class Reader(ABC):
         """
         rng = np.random.default_rng([self.seed, 1])
         sampler = self.settings.sampler
-        groups = self.train.by_group() if sampler == "stratified" else {"": self.train}
-        pools = {name: self._pool(part) for name, part in groups.items()}
+        pools = self._pools(self.train)
+        if sampler == "stratified":
+            pools = {name: self._pool(part) for name, part in self.train.by_group().items()}
+        sizes = {name: len(pool) for name, pool in pools.items()}
+        even = dict(zip(sizes, shares(list(sizes.values()), self._language_balance), strict=True))
         count = max(sequences, self.settings.candidates) if sampler == "clusters" else sequences
-        counts = share_out(count, {n: len(p) for n, p in pools.items()}, self.settings.shares)
+        counts = share_out(count, sizes, self.settings.shares or even)
         chosen = [
             pool[index]
             for name, pool in pools.items()
@@ -88,7 +95,7 @@ class Reader(ABC):
         drawn = self._tokens(chosen, rng)
         if sampler == "clusters":
             drawn = [drawn[index] for index in from_clusters(embed(drawn), sequences, rng)]
-        if sampler != "random":
+        if len(pools) > 1 or sampler != "random":
             drawn = [drawn[index] for index in rng.permutation(len(drawn))]
         if sequences_per_batch is None:
             return list(by_length(drawn, self._shape))
@@ -122,8 +129,45 @@ class Reader(ABC):
         """Batches without end."""
 
     @abstractmethod
-    def _pool(self, part: Corpus) -> Sequence[Any] | np.ndarray:
-        """Everything that calibration may draw from a part."""
+    def _found(self, part: Corpus) -> Pool:
+        """Everything that may be drawn from a part; it may be nothing."""
+
+    def _pool(self, part: Corpus) -> Pool:
+        """Everything that may be drawn from a part.
+
+        Raises:
+            UserError: there is nothing.
+        """
+        return self._found(part)
+
+    def _pools(self, part: Corpus) -> dict[str, Pool]:
+        """The pool of each language that has anything, where languages are evened out, or of the
+        whole part."""
+        if not self._language_balance:
+            return {"": self._pool(part)}
+        found = {name: self._found(some) for name, some in part.by_language.items()}
+        return {name: pool for name, pool in found.items() if len(pool)} or {"": self._pool(part)}
+
+    def _evened(self, part: Corpus) -> tuple[Pool, list[Evened]]:
+        """What may be drawn from a part, and how it is evened out; nothing: as it comes."""
+        pools = self._pools(part)
+        if not self._language_balance:
+            return pools[""], []
+        kinds = np.repeat(np.arange(len(pools)), [len(pool) for pool in pools.values()])
+        items = [each for pool in pools.values() for each in pool]
+        return items, [Evened(kinds, self._language_balance)]
+
+    def _held_out(self) -> Pool:
+        """What the held-out loss is measured on."""
+        items, by = self._evened(self.held_out)
+        if by:
+            order = balanced_rows(len(items), by, np.random.default_rng([self.seed, 2]))
+            items = [items[row] for row in order]
+        return items[: self.settings.held_out_samples]
+
+    @property
+    def _language_balance(self) -> float:
+        return self.settings.language_balance
 
     @abstractmethod
     def _tokens(self, drawn: Sequence[Any], rng: np.random.Generator) -> list[Tokens]:
@@ -147,14 +191,20 @@ class SentenceReader(Reader):
     """Sentences, some of them cut to a few words."""
 
     def held_out_batches(self) -> list[Batch]:
-        sentences = self._pool(self.held_out)[: self.settings.held_out_samples]
-        return list(by_length(self.encode(sentences), self._shape))
+        return list(by_length(self.encode(list(self._held_out())), self._shape))
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
-        pool, count = self._pool(self.train), self._sequences_in_pool
+        pool, by = self._evened(self.train)
+        count = self._sequences_in_pool
         while True:
-            texts = [self._view(pool[rng.integers(len(pool))], rng) for _ in range(count)]
+            rows: Iterable[int] = (int(rng.integers(len(pool))) for _ in range(count))
+            if by:
+                rows = balanced_rows(len(pool), by, rng)[:count]
+            texts = [self._view(pool[row], rng) for row in rows]
             yield from _shuffled(by_length(self.encode(texts), self._shape), rng)
+
+    def _found(self, part: Corpus) -> list[str]:
+        return part.sentences.texts
 
     def _pool(self, part: Corpus) -> list[str]:
         if not part.sentences.texts:
@@ -173,15 +223,26 @@ class LabelledReader(Reader):
     """Whole texts or pairs of texts, each with its truth: a label, labels or a score."""
 
     def held_out_batches(self) -> list[Batch]:
-        whole = np.arange(len(self.held_out.documents))
-        return list(self._labelled(self.held_out, whole[: self.settings.held_out_samples]))
+        return list(self._labelled(self.held_out, np.array(self._held_out())))
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
+        rows, by = self._evened(self.train)
         count = self._sequences_in_pool
         while True:
-            order = rng.permutation(len(self.train.documents))
+            order = balanced_rows(len(rows), by, rng) if by else rng.permutation(len(rows))
             for start in range(0, len(order), count):
                 yield from _shuffled(self._labelled(self.train, order[start : start + count]), rng)
+
+    def _evened(self, part: Corpus) -> tuple[Sequence[int], list[Evened]]:
+        """The rows of a part's documents, evened out by language, and by label within each."""
+        by = []
+        if self._language_balance:
+            _, kinds = np.unique(part.languages, return_inverse=True)
+            by.append(Evened(kinds, self._language_balance))
+        if self.settings.balance:
+            assert part.labels is not None
+            by.append(Evened(rarest(part.labels), self.settings.balance))
+        return range(len(part.documents)), by
 
     def _labelled(self, part: Corpus, rows: np.ndarray) -> Iterator[Batch]:
         """Batches of some documents of a part with their labels."""
@@ -189,7 +250,7 @@ class LabelledReader(Reader):
         tokens = self.encode([part.documents[row] for row in rows])
         return by_length(tokens, self._shape, np.array([part.labels[row] for row in rows]))
 
-    def _pool(self, part: Corpus) -> Sequence[Document]:
+    def _found(self, part: Corpus) -> Sequence[Document]:
         return part.documents
 
     def _tokens(self, drawn: Sequence[Document], rng: np.random.Generator) -> list[Tokens]:
@@ -248,13 +309,14 @@ class MaskedReader(Reader):
     they were."""
 
     def held_out_batches(self) -> list[Batch]:
-        windows = self._pool(self.held_out)[: self.settings.held_out_samples]
+        windows = list(self._held_out())
         return list(self._masked(windows, np.random.default_rng([self.seed, 2])))
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
-        windows, count = self._pool(self.train), self._sequences_in_pool
+        windows, by = self._evened(self.train)
+        count = self._sequences_in_pool
         while True:
-            order = rng.permutation(len(windows))
+            order = balanced_rows(len(windows), by, rng) if by else rng.permutation(len(windows))
             for start in range(0, len(order), count):
                 some = [windows[place] for place in order[start : start + count]]
                 yield from _shuffled(self._masked(some, rng), rng)
@@ -264,13 +326,16 @@ class MaskedReader(Reader):
         tokens, labels = [_single(ids) for ids, _ in pairs], [truth for _, truth in pairs]
         return by_length(tokens, self._shape, labels)
 
-    def _pool(self, part: Corpus) -> list[_Window]:
+    def _found(self, part: Corpus) -> list[_Window]:
         windows = [
             _Window(each.ids, [not special for special in each.special_tokens_mask])
             for encoding in self.encodings(part.texts)
             for each in (encoding, *encoding.overflowing)
         ]
-        found = [window for window in windows if sum(window.own) >= FEWEST_TOKENS]
+        return [window for window in windows if sum(window.own) >= FEWEST_TOKENS]
+
+    def _pool(self, part: Corpus) -> list[_Window]:
+        found = self._found(part)
         if not found:
             raise UserError(too_short(part.source))
         return found
@@ -283,19 +348,19 @@ class WindowReader(Reader):
     """The documents one after another, in windows of max_tokens."""
 
     def held_out_batches(self) -> list[Batch]:
-        windows, size = self._pool(self.held_out), self._full_sequences
-        windows = windows[: self.settings.held_out_samples]
+        windows, size = np.array(self._held_out()), self._full_sequences
         return [full(windows[start : start + size]) for start in range(0, len(windows), size)]
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
-        windows = self._pool(self.train)
+        found, by = self._evened(self.train)
+        windows = np.array(found)
         size = min(self._full_sequences, len(windows))
         while True:
-            order = rng.permutation(len(windows))
+            order = balanced_rows(len(windows), by, rng) if by else rng.permutation(len(windows))
             for start in range(0, len(order) - size + 1, size):
                 yield full(windows[order[start : start + size]])
 
-    def _pool(self, part: Corpus) -> np.ndarray:
+    def _found(self, part: Corpus) -> np.ndarray:
         """Every whole window [windows, tokens]."""
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
@@ -304,12 +369,17 @@ class WindowReader(Reader):
             joined += encoding.ids
         length = self.settings.max_tokens
         count = len(joined) // length
-        if not count:
-            raise UserError(
-                f"{part.source} holds {len(joined)} tokens of text for this use, less than one "
-                f"window of {length}: give more text or a smaller text.max_tokens."
-            )
         return np.array(joined[: count * length], dtype=np.int64).reshape(count, length)
+
+    def _pool(self, part: Corpus) -> np.ndarray:
+        windows = self._found(part)
+        if not len(windows):
+            raise UserError(
+                f"{part.source} holds too few tokens of text for this use, less than one "
+                f"window of {self.settings.max_tokens}: give more text or a smaller "
+                "text.max_tokens."
+            )
+        return windows
 
     def _tokens(self, drawn: Sequence[np.ndarray], rng: np.random.Generator) -> list[Tokens]:
         return [_single(window.tolist()) for window in drawn]

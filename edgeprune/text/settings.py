@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from edgeprune.base.settings import Settings
 
 _FIELDS = (
-    *("text", "text_pair", "label", "labels", "score", "tokens", "tags"),
+    *("text", "text_pair", "label", "labels", "score", "tokens", "tags", "lang"),
     *("question", "context", "answers", "answer", "answer_start"),
 )
 
@@ -25,8 +25,8 @@ class TextSettings(Settings):
     fields: dict[str, str] = Field(
         {},
         description="The rows' own names of the fields text, text_pair, label, labels, score, "
-        "tokens and tags, or question, context and answers, such as {label: category}; --field "
-        "sets them.",
+        "tokens, tags and lang (a row's language), or question, context and answers, such as "
+        "{label: category}; --field sets them.",
     )
     language: str | None = Field(
         None,
@@ -53,6 +53,24 @@ class TextSettings(Settings):
         le=1,
         description="Encoders: share of sentences replaced by a few words out of them, so that "
         "short queries are learnt from long-winded text.",
+    )
+
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Classifiers: how far training evens labels out, from 0 (each as often as the "
+        "text has it) to 1 (all alike), by how often texts are drawn; a text with several labels "
+        "counts for its rarest. The held-out loss follows.",
+    )
+
+    language_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How far languages are evened out in training, calibration and the held-out "
+        "loss, from 0 (each as much as the text has) to 1 (all alike); 0.7 is how XLM-R was "
+        "trained. A text's language is its row's field lang, or else its script.",
     )
 
     sampler: Literal["random", "stratified", "clusters"] = Field(
@@ -82,6 +100,15 @@ class TextSettings(Settings):
                 raise ValueError("shares are for the sampler stratified")
             if any(share < 0 for share in self.shares.values()) or not any(self.shares.values()):
                 raise ValueError("shares must not be negative, nor all of them zero")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_of_groups(self) -> Self:
+        if self.language_balance and self.sampler == "stratified":
+            raise ValueError(
+                "language_balance draws by language, and the sampler stratified by groups: leave "
+                "one of them out"
+            )
         return self
 
     @field_validator("fields")

@@ -11,7 +11,8 @@ from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 from edgeprune.text.judged import LISTS, pairs_of
-from edgeprune.text.pairs import FIELDS, document_of
+from edgeprune.text.languages import FIELD
+from edgeprune.text.pairs import FIELDS, Document, document_of
 from edgeprune.text.truth import FORMS, Form
 
 
@@ -31,7 +32,7 @@ def read_corpus(
         form: the form of that truth, one of FORMS; rows of texts may have a second, `text_pair`.
         group_field: the field that names a row's group; without it each source is a group, named
             1, 2, ...
-        fields: the rows' own names of fields.
+        fields: the rows' own names of fields, and of `lang`, which names a row's language.
         language: the ISO 639 code of the text's language, where it is known.
 
     Raises:
@@ -47,12 +48,14 @@ def read_corpus(
         for number, part in enumerate(parts, start=1)
         for group in part.groups or [str(number)] * len(part.documents)
     ]
+    named = [name for part in parts for name in part.named or [None] * len(part.documents)]
     return Corpus(
         " and ".join(sources),
         [document for part in parts for document in part.documents],
         [label for part in parts for label in part.labels or ()] if labels is not None else None,
         groups if len(parts) > 1 or group_field else None,
         language,
+        named if any(named) else None,
     )
 
 
@@ -100,9 +103,10 @@ def _read_source(
             raise UserError(f"{source} is empty: it has no text.")
     groups = [str(row[group_field]) for row in rows] if group_field else None
     if truth is None:
-        return Corpus(source, [document_of(row, path) for row in rows], None, groups)
+        documents: Sequence[Document] = [document_of(row, path) for row in rows]
+        return Corpus(source, documents, None, groups, named=_named(rows))
     documents, found = truth.read(rows, labels, path)
-    return Corpus(source, documents, found, groups)
+    return Corpus(source, documents, found, groups, named=_named(rows))
 
 
 def _judged(path: Path, source: str, fields: Mapping[str, str]) -> list[Row]:
@@ -111,6 +115,12 @@ def _judged(path: Path, source: str, fields: Mapping[str, str]) -> list[Row]:
     if not rows or not set(LISTS) <= rows[0].keys():
         return []
     return list(pairs_of(rows, path))
+
+
+def _named(rows: Sequence[Row]) -> list[str | None] | None:
+    """The language of each row that says so."""
+    found = [str(row[FIELD]) if row.get(FIELD) else None for row in rows]
+    return found if any(found) else None
 
 
 def _from_package(package: str) -> list[str]:

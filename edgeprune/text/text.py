@@ -1,12 +1,14 @@
 """The text of a build: opened once, and split once into what trains and what is held out."""
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import mask_token
 from edgeprune.text.prompts import read_library
@@ -62,12 +64,23 @@ class Text:
             found |= {"sentences": len(sentences.texts), "left_out": sentences.left_out}
         return found
 
+    @functools.cached_property
+    def languages(self) -> dict[str, int]:
+        """The number of texts of each language, the commonest first; empty where there is one."""
+        counts = Counter(self.corpus.languages)
+        return dict(counts.most_common()) if len(counts) > 1 else {}
+
     @property
     def line(self) -> str:
         """The text in a line for people."""
         pairs = any(not isinstance(document, str) for document in self.corpus.documents)
         noun = "pairs of texts" if pairs else "texts"
         line = f"{len(self.corpus.documents):,} {noun} from {self.source}"
+        if self.languages:
+            line += f" ({', '.join(f'{name} {n:,}' for name, n in self.languages.items())})"
+        if counts := sorted(label_counts(self.corpus.labels or ()).values()):
+            least = f"{counts[0]:,} to " if counts[0] < counts[-1] else ""
+            return f"{line}: {len(counts):,} labels of {least}{counts[-1]:,} texts"
         if self.reads != "sentences":
             return line
         sentences = self.corpus.sentences

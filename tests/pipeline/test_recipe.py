@@ -43,6 +43,7 @@ SHIPPED = (
     "encoder-fast",
     "encoder-int8",
     "encoder-sparse",
+    "multilingual",
 )
 
 

@@ -87,8 +87,28 @@ def test_labels_by_name_from_csv_from_fine_tuning_to_the_bundles_accuracy(finetu
     for name in ("accuracy", "macro_f1"):
         low, high = found["difference_interval"][name]
         assert low <= found["difference"][name] <= high
+    told_class_by_class(tmp_path / "out", NAMES)
     part = evaluated(bundle, "--task", "classification", "--data", dev, "--limit", 12)
     assert part["sample"] == {"taken": 12, "of": 30, "unit": "rows", "seed": 0, "by": ["label"]}
+
+
+def told_class_by_class(out: Path, names: list[str]) -> None:
+    """Report and card name the classes; of the user's texts they hold none."""
+    [measured] = [
+        stage
+        for stage in json.loads((out / "report.json").read_text())["stages"]
+        if stage["name"] == "measure"
+    ]
+    [held_out] = measured["quality"]
+    assert set(held_out["classes"]) <= set(names)
+    assert sum(each["rows"] for each in held_out["classes"].values()) == 12  # a fifth of 60
+    assert "examples" not in held_out["changes"]
+    page, card = (out / "report.html").read_text(), (out / "bundle" / "README.md").read_text()
+    lost = held_out["changes"]["right_to_wrong"]
+    for told in (page, " ".join(card.split())):
+        assert "The classes of the worst F1 on held-out text: " in told
+        assert f"{lost} text{'' if lost == 1 else 's'} that the original has right became" in told
+    assert page.count('<section id="breakdown">') == 1
 
 
 def test_the_users_own_measure_is_read_before_the_work(tmp_path):

@@ -36,6 +36,19 @@ def test_rows_are_written_with_their_answers(folder, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
+def test_texts_that_were_cut_are_counted_once(tmp_path):
+    folder = encoder_folder(tmp_path / "m", max_position_embeddings=6)
+    (tmp_path / "rows.txt").write_text("\n".join(["the cat"] * 50 + ["the cat sat on a mat"] * 3))
+    told = " ".join(edgeprune(folder, "--input", tmp_path / "rows.txt").stderr.split())
+    assert told.endswith(
+        "Warning: 3 of 53 texts are longer than the model's 6 tokens and were cut. --chunk embeds "
+        "such texts in parts."
+    )
+    assert told.count("Warning") == 1
+    one = edgeprune(folder, "the cat sat on a mat").stderr
+    assert "Warning: The text is longer than the model's 6 tokens and was cut." in one
+
+
 def test_other_files_names_and_tasks(tmp_path):
     folder = classifier_folder(tmp_path / "classifier")
     (tmp_path / "rows.csv").write_text("phrase\nthe cat\na dog\n")

@@ -81,7 +81,8 @@ def test_a_record_and_a_person_are_told_the_same(rows):
 def test_only_encoders_are_told_of_sentences(reads, rows):
     text = opened(rows, reads)
     assert set(text.facts()) == {"source", "documents", "digest"}
-    assert text.line == f"40 texts from {rows}"
+    labels = ": 2 labels of 20 texts" if reads == "labelled" else ""
+    assert text.line == f"40 texts from {rows}{labels}"
 
 
 def test_further_texts_of_the_vocabulary_train_nothing(rows, tmp_path):

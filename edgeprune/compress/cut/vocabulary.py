@@ -72,15 +72,22 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
     _write_assets(target, content, kept)
     trimmed = open_tokenizer(target / _TOKENIZER)
     after = sum(parameter.numel() for parameter in model.module.parameters())
+
+    def compared(part: Corpus) -> Tokens:
+        return Tokens.from_values(
+            compare_tokens(tokenizer, trimmed, kept, _texts(part, text.reads))
+        )
+
+    parts = text.held_out.by_language if text.languages else {}
+    languages = {name: compared(part) for name, part in parts.items()}
     return Trimmed(
         tokens_before=rows,
         tokens=len(kept),
         used=len(used),
         parameters_before=before,
         parameters=after,
-        held_out=Tokens.from_values(
-            compare_tokens(tokenizer, trimmed, kept, _texts(text.held_out, text.reads))
-        ),
+        held_out=compared(text.held_out),
+        **({"languages": languages} if languages else {}),
     )
 
 
@@ -146,6 +153,7 @@ def compare_tokens(
     Returns:
         Shares between 0 and 1: `texts_same`, of texts that are the same tokens as before;
         `tokens_kept`, of the tokens before that are kept; and `length`, tokens now for one before.
+        Numbers of unknown tokens: `unknown_before` and `unknown`.
 
     Raises:
         UserError: a text of kept tokens alone became others: this tokenizer does more than its kind
@@ -153,6 +161,8 @@ def compare_tokens(
     """
     same = known = before = after = 0
     old, stays = list(kept), set(kept)
+    sides, unknown = (tokenizer, trimmed), [0, 0]
+    marks = [unknown_token(side) for side in sides]
     for some in track(_parts(texts), "held-out tokens", -(-len(texts) // _TEXTS_AT_A_TIME)):
         pairs = zip(tokenizer.encode_batch(some), trimmed.encode_batch(some), strict=True)
         for text, (full, reduced) in zip(some, pairs, strict=True):
@@ -165,12 +175,24 @@ def compare_tokens(
             same += equal
             known += sum(token in stays for token in full.ids)
             before, after = before + len(full.ids), after + len(reduced.ids)
+            for side, (ids, mark) in enumerate(zip((full.ids, reduced.ids), marks, strict=True)):
+                unknown[side] += ids.count(mark) if mark is not None else 0
     return {
         "texts": len(texts),
         "texts_same": same / len(texts),
         "tokens_kept": known / max(before, 1),
         "length": after / max(before, 1),
+        "unknown_before": unknown[0],
+        "unknown": unknown[1],
     }
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """The number of the token that stands for what a tokenizer does not know; None without one."""
+    model = json.loads(tokenizer.to_str())["model"]
+    number: int | None = model.get("unk_id")  # Unigram's
+    named = model.get("unk_token")
+    return tokenizer.token_to_id(named) if number is None and named else number
 
 
 def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:

@@ -3,7 +3,7 @@
 from edgeprune.base.files import read_json
 from edgeprune.compress.context import Context
 from edgeprune.compress.cut.tokenizer import vocabulary
-from edgeprune.compress.cut.vocabulary_record import Trimmed
+from edgeprune.compress.cut.vocabulary_record import Trimmed, told
 from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.stage import Stage
@@ -42,5 +42,6 @@ VOCABULARY = Stage(
     refuse=_refuse,
     would=_would,
     leaves=lambda settings, facts: facts.and_smaller("the vocabulary's rows that leave"),
+    told=told,
     reads=_reads,
 )

@@ -5,24 +5,26 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.measure.evaluate.classes import Answers, Classes
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Aggregate, Quality, Scores
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.classify import Classifier
+from edgeprune.runtime.classify import Classifier, label_names_of
 from edgeprune.text.files import Row
 from edgeprune.text.labels import label_names, label_numbers
 from edgeprune.text.pairs import FIELDS, document_of
 
 
 def classification(bundle: Bundle, data: Data) -> Quality:
-    """Accuracy and macro F1, both times 100.
+    """Accuracy and macro F1, both times 100; and precision, recall and F1 of every class.
 
     `data` has rows with `text` and `label` (and `text_pair` where the model takes pairs); a label
     is a number, or a name that the model's id2label has.
     """
     rows = data.rows(["text", "label"], FIELDS)
     logits, truth = classified(bundle, rows, data.place)
-    scores = {"label": truth, "found": logits.argmax(axis=1)}
+    answers = Answers([row["text"] for row in rows], truth, logits.argmax(axis=1))
+    scores = {"label": truth, "found": answers.found}
     return Quality(
         scores,
         accuracy_and_f1(scores),
@@ -30,6 +32,7 @@ def classification(bundle: Bundle, data: Data) -> Quality:
         data.groups(rows),
         strata="label",
         aggregate_of=accuracy_and_f1,
+        classes=Classes.of(label_names_of(bundle), answers),
     )
 
 

@@ -3,7 +3,7 @@ hub."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,12 +12,15 @@ from edgeprune.measure.evaluate.result import Sample
 from edgeprune.text.columns import own_names
 from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
+from edgeprune.text.languages import FIELD, languages
 
 T = TypeVar("T")
 # A hub's test labels are often hidden, and its training rows are not a test.
 _SPLITS = ("validation", "test", "train")
 SEED = 0
 """Of the rows that a limit leaves."""
+LANGUAGE = "language"
+"""The field of rows that are grouped by their language."""
 
 
 class Data:
@@ -35,13 +38,16 @@ class Data:
         limit: int | None = None,
         group: str | None = None,
         fields: Mapping[str, str] | None = None,
+        languages: bool = False,
     ) -> None:
         """`limit`: rows at most, drawn by SEED, those of each group and label in proportion.
         `group`: the field that groups rows. `fields`: for a measure's name of a field, the data's
-        own."""
+        own. `languages`: group rows by the language that their field `lang` names, or else by the
+        script of their text."""
         self.place = str(place)
         self.limit = limit
-        self.group = group
+        self.group = LANGUAGE if languages else group
+        self.languages = languages
         self.sample: Sample | None = None
         self._fields = dict(fields or {})
         self._hub: list[Row] | None = None
@@ -98,23 +104,41 @@ class Data:
 
     def _texts(self) -> list[Row]:
         plain = self._path.is_dir() or self._path.suffix == ".txt"
-        if plain and self.group is None and self._hub is None:
-            return [{"text": text} for text in read_texts(self._path)]
+        if plain and self.group in (None, LANGUAGE) and self._hub is None:
+            return self._by_language([{"text": text} for text in read_texts(self._path)], ["text"])
         rows = [row for row in self._rows(["text"]) if text_of(row, "text", self.place).strip()]
         if not rows:
             raise UserError(f"{self.place} is empty: it has no text.")
         return rows
 
     def _rows(self, fields: Sequence[str], further: Sequence[str] = ()) -> list[Row]:
-        needed = [*fields, *([self.group] if self.group else [])]
+        needed = [*fields, *([self.group] if self.group and not self.languages else [])]
+        texts = [*fields, *further]
         if self._hub is None:
-            return read_rows(self._path, needed, self._fields, further)
+            rows = read_rows(self._path, needed, self._fields, further)
+            return self._by_language(rows, texts)
         own = own_names(self._hub[0] if self._hub else {}, [*needed, *further], self._fields)
         for name in (own.get(name, name) for name in needed):
             if any(row.get(name) is None for row in self._hub):
                 has = ", ".join(self._hub[0])
                 raise UserError(f"{self.place}: a row has no field {name!r}; they have {has}.")
-        return [renamed(row, own) for row in self._hub]
+        return self._by_language([renamed(row, own) for row in self._hub], texts)
+
+    def _by_language(self, rows: list[Row], fields: Sequence[str]) -> list[Row]:
+        """Rows with their language, where that was asked for: by the text in the fields."""
+        if not self.languages:
+            return rows
+        texts = [" ".join(_words(row.get(field)) for field in fields) for row in rows]
+        named = [str(row[FIELD]) if row.get(FIELD) else None for row in rows]
+        found = languages(texts, named)
+        return [row | {LANGUAGE: name} for row, name in zip(rows, found, strict=True)]
+
+
+def _words(value: Any) -> str:
+    """The text in a field's value; none in a number."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_words, value))
+    return value if isinstance(value, str) else ""
 
 
 def draw(strata: Sequence[tuple[str, ...]], count: int, seed: int = SEED) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.measure.evaluate.classes import Classes
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Quality, Scores
 from edgeprune.runtime.bundle import Bundle
@@ -17,7 +18,8 @@ _OUTSIDE = ("O", "")
 
 
 def entities(bundle: Bundle, data: Data) -> Quality:
-    """F1, precision and recall of entities, times 100, over all texts together (micro averages).
+    """F1, precision and recall of entities, times 100, over all texts together (micro averages),
+    and of every kind.
 
     An entity is right if its kind, its first and its last word are. `data` has rows with `tokens`,
     words, and as many `tags`, each a name that the model's id2label has, or its number. A text
@@ -28,13 +30,20 @@ def entities(bundle: Bundle, data: Data) -> Quality:
     texts, truth = tagged(rows, tagger.labels, data.place)
     found = tagger.word_labels(texts)
     names = tagger.labels
-    counts = np.zeros((3, len(texts)), np.int64)
+    kinds = list(dict.fromkeys(_parts(name)[1] for name in names if _parts(name) != _OUTSIDE))
+    counts = np.zeros((len(texts), 3, len(kinds)), np.int64)
     for row, (mine, theirs) in enumerate(zip(found, truth, strict=True)):
         predicted, true = spans([names[n] for n in mine]), spans([names[n] for n in theirs])
-        counts[:, row] = len(predicted & true), len(predicted), len(true)
-    scores = dict(zip(("right", "found", "true"), counts, strict=True))
+        for place, some in enumerate((predicted & true, predicted, true)):
+            for kind, *_ in some:
+                counts[row, place, kinds.index(kind)] += 1
+    scores = dict(zip(("right", "found", "true"), counts.sum(axis=2).T, strict=True))
     return Quality(
-        scores, f1, {"texts": len(rows), "entities": int(counts[2].sum())}, data.groups(rows)
+        scores,
+        f1,
+        {"texts": len(rows), "entities": int(scores["true"].sum())},
+        data.groups(rows),
+        classes=Classes(kinds, lambda chosen: counts[chosen].sum(axis=0)),
     )
 
 

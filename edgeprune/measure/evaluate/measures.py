@@ -11,9 +11,10 @@ from typing import Any
 from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.export.opened import name_of, open_model
+from edgeprune.measure.evaluate.changes import changed
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Evaluation, Quality
-from edgeprune.measure.evaluate.summary import by_group, summary, worst
+from edgeprune.measure.evaluate.summary import by_class, by_group, summary, worst
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.vocabulary import KEPT
@@ -65,6 +66,7 @@ _MEASURES = (
     ),
     Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True),
     Measure("retrieval", "edgeprune.measure.evaluate.retrieval:retrieval", against_original=True),
+    Measure("mixing", "edgeprune.measure.evaluate.mixing:mixing", against_original=True),
     Measure("vectors", "edgeprune.measure.evaluate.vectors:vectors", against_original=True),
     Measure(
         "classification",
@@ -156,7 +158,10 @@ def evaluate(
     stride: int | None = None,
     group: str | None = None,
     fields: Mapping[str, str] | None = None,
+    languages: bool = False,
     keep_rows: bool = False,
+    classes: bool = True,
+    examples: int = 0,
 ) -> Evaluation:
     """Measure a bundle's quality, beside the original's where `against` names it.
 
@@ -171,17 +176,24 @@ def evaluate(
             given.
         group: the field of the rows by whose values the result is also given group by group.
         fields: for a field that the measure reads, the data's own name of it.
+        languages: also give the result language by language: by the rows' field `lang`, or else by
+            the script of their text.
         keep_rows: also return what each row scored.
+        classes: also measure class by class, where rows have classes.
+        examples: texts to name that the original classifies rightly and the bundle does not.
 
     Returns:
         The values with 95 % bootstrap intervals over rows; with `against` also the original's and
-        the paired differences, where the measure is one model's own.
+        the paired differences, where the measure is one model's own; where rows have classes, the
+        same of each.
 
     Raises:
         UserError: an unknown task, one that does not fit the bundle, or bad data.
     """
     measure = _find(task)
     options = _options(task, measure, window, stride)
+    if examples < 0:
+        raise UserError(f"--examples must be at least 0, not {examples}.")
     if limit is not None and limit < 1:
         raise UserError(f"The limit must be at least 1, not {limit}.")
     if measure.against_original and against is None:
@@ -189,7 +201,9 @@ def evaluate(
     function: Callable[..., Quality] = load_function(measure.function)
     if not str(data).strip():
         raise UserError("The data is empty, as an unset variable is; name a file or a hub id.")
-    source = Data(data, limit, group, fields)
+    if languages and group is not None:
+        raise UserError("--languages groups rows by language: leave --group out.")
+    source = Data(data, limit, group, fields, languages)
     original = None
     with ExitStack() as stack:
         models = [
@@ -206,6 +220,9 @@ def evaluate(
                 _checked(function(model, source, **options), task, model) for model in models
             ]
             original = others[0] if others else None
+    conditions = dict(candidate.conditions)
+    if cut := models[0].cut_texts:
+        conditions["texts_cut"] = cut
     more: dict[str, Any] = {}
     if models[0].graph_sha256 is not None:
         more["graph"] = models[0].graph_sha256
@@ -213,13 +230,22 @@ def evaluate(
         more["against"] = name_of(against)
     if source.sample:
         more["sample"] = source.sample
-    if group is not None:
+    if source.group is not None:
+        if candidate.groups is None:
+            raise UserError(
+                f"{source.place} has no rows whose fields --group and --languages could read: "
+                "leave them out."
+            )
         groups = by_group(candidate, original)
-        more |= {"group": group, "groups": groups}
+        more |= {"group": source.group, "groups": groups}
         more["worst"] = worst({name: each.values for name, each in groups.items()})
         if original is not None:
             losses = {name: each.difference for name, each in groups.items()}
             more["largest_loss"] = worst(losses)
+    if classes and candidate.classes:
+        more["classes"] = by_class(candidate, original)
+        if told := changed(candidate, original, examples):
+            more["changes"] = told
     if keep_rows:
         more["rows"] = {"bundle": _listed(candidate)}
         if original is not None:
@@ -228,7 +254,7 @@ def evaluate(
         task=task,
         data=source.place,
         bundle=name_of(bundle),
-        conditions=candidate.conditions,
+        conditions=conditions,
         **summary(candidate, original).to_json(),
         **more,
     )

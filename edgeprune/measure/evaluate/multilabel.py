@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.measure.evaluate.classes import Classes
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Quality, Scores
 from edgeprune.runtime.bundle import Bundle
@@ -17,7 +18,7 @@ from edgeprune.text.truth import multi_labelled
 
 def multilabel(bundle: Bundle, data: Data) -> Quality:
     """Micro and macro F1 of the labels of at least half a probability, times 100, and the ranking
-    loss, as scikit-learn defines them.
+    loss, as scikit-learn defines them; and F1, precision and recall of every label.
 
     F1 = 2 TP / (2 TP + FP + FN), of all labels together or the mean of each label's, 0 for one that
     is neither true nor found of any text. ranking_loss: the mean share of pairs of a true and an
@@ -34,7 +35,14 @@ def multilabel(bundle: Bundle, data: Data) -> Quality:
         "found": (likely >= THRESHOLD).astype(float),
         "ranking_loss": np.array([_ranking_loss(*row) for row in zip(truth, likely, strict=True)]),
     }
-    return Quality(scores, _values, {"texts": len(rows)}, data.groups(rows))
+    by_label = np.stack([truth * scores["found"], scores["found"], truth]).astype(np.int64)
+    return Quality(
+        scores,
+        _values,
+        {"texts": len(rows)},
+        data.groups(rows),
+        classes=Classes(model.labels, lambda chosen: by_label[:, chosen].sum(axis=1)),
+    )
 
 
 def check_rows(rows: Sequence[Row], config: Mapping[str, Any], place: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from edgeprune.base.record import Ends, Many, Record
+from edgeprune.measure.evaluate.classes import Classes
 
 # What each row scored, by name: arrays whose first axis is the rows.
 Scores = dict[str, np.ndarray]
@@ -45,6 +46,7 @@ class Quality:
         draws as many of each; None where rows are alike.
     aggregate_of: the aggregate of resamples of some scores, where it depends on them, such as on
         which classes there are.
+    classes: what is counted class by class, where rows have any.
     """
 
     scores: Scores
@@ -53,6 +55,7 @@ class Quality:
     groups: Sequence[str] | None = None
     strata: str | None = None
     aggregate_of: Callable[[Scores], Aggregate] | None = None
+    classes: Classes | None = None
 
     @property
     def count(self) -> int:
@@ -64,10 +67,10 @@ class Quality:
         return self.aggregate(self.scores if rows is None else _chosen(self.scores, rows))
 
     def among(self, rows: np.ndarray) -> "Quality":
-        """Of these rows alone (indices), without groups."""
+        """Of these rows alone (indices), without groups and classes."""
         scores = _chosen(self.scores, rows)
         aggregate = self.aggregate_of(scores) if self.aggregate_of else self.aggregate
-        return replace(self, scores=scores, aggregate=aggregate, groups=None)
+        return replace(self, scores=scores, aggregate=aggregate, groups=None, classes=None)
 
 
 def _chosen(scores: Scores, rows: np.ndarray) -> Scores:
@@ -104,12 +107,34 @@ class Summary(Record):
     """
 
     rows: int | None = None
-    """Of a group: how many there are."""
+    """Of a group or a class: how many there are; of entities, of a kind."""
     values: dict[str, float | None]
     interval: dict[str, Ends]
     original: dict[str, float | None] | None = None
     difference: dict[str, float | None] | None = None
     difference_interval: dict[str, Ends] | None = None
+
+
+class Change(Record):
+    """A text whose class the original found and the bundle did not."""
+
+    text: str
+    label: str
+    found: str
+    """The class that the bundle found instead."""
+
+
+class Changes(Record):
+    """Texts that only one of the two models classifies rightly."""
+
+    right_to_wrong: int
+    """By the original, and by the bundle."""
+    wrong_to_right: int
+    right_to_wrong_by_class: dict[str, int]
+    """By the true class, of each that the texts have."""
+    wrong_to_right_by_class: dict[str, int]
+    examples: Many[Change] | None = None
+    """Some of those that are wrong now, where they were asked for."""
 
 
 class Evaluation(Record):
@@ -137,6 +162,10 @@ class Evaluation(Record):
     """The group with the worst value, by the value's name."""
     largest_loss: dict[str, str] | None = None
     """The group whose difference is worst."""
+    classes: dict[str, Summary] | None = None
+    """F1, precision and recall of every class, where rows have classes."""
+    changes: Changes | None = None
+    """Of texts with a class each, beside an original."""
     rows: dict[str, dict[str, list[Any]]] | None = None
     """The scores of each row, of "bundle" and, where it has rows of its own, "original"."""
 

@@ -20,10 +20,13 @@ _CHUNK = 512
 def retrieval(bundle: Bundle, original: Bundle, data: Data) -> Quality:
     """Agreement with the original on each text's nearest others, by the model's similarity.
 
-    Both are times 100.
+    Both are times 100. Of texts that people judged to be relevant, `ranking` tells the share that
+    is found, which information retrieval calls recall@10.
 
-    overlap_at_10: the mean share of the original's ten nearest that are among this model's ten.
-    recall_at_10: the share of texts whose nearest by the original is among this model's ten.
+    overlap_at_10: the mean share of the original's ten nearest that are among this model's ten:
+    recall@10 of an index, 10-recall@10.
+    recall_at_10: the share of texts whose nearest by the original is among this model's ten: an
+    index's 1-recall@10.
     A text that comes again is left out, for its copies would be each other's neighbours.
     """
     rows = different_texts(data)
@@ -54,16 +57,24 @@ def different_texts(data: Data) -> list[Row]:
     return rows
 
 
-def nearest(vectors: np.ndarray, count: int, by: Similarity = "dot") -> np.ndarray:
-    """The `count` rows that are most similar to each row of `vectors` [n, size], itself left out.
+def nearest(
+    vectors: np.ndarray, count: int, by: Similarity = "dot", index: np.ndarray | None = None
+) -> np.ndarray:
+    """The `count` rows of an index that are most similar to each row of `vectors` [n, size], the
+    one of the same number left out.
 
-    Nearest first, equally near ones in their order: [n, count].
+    Args:
+        index: of the same texts [n, size]; without one, the vectors themselves.
+
+    Returns:
+        Nearest first, equally near ones in their order: [n, count].
     """
     found = np.empty((len(vectors), count), np.int64)
+    index = vectors if index is None else index
     if by == "cosine":  # once, not with every part of the rows
-        vectors, by = unit_length(vectors), "dot"
+        vectors, index, by = unit_length(vectors), unit_length(index), "dot"
     for start in range(0, len(vectors), _CHUNK):
-        products = each_with_each(vectors[start : start + _CHUNK], vectors, by)
+        products = each_with_each(vectors[start : start + _CHUNK], index, by)
         own = np.arange(len(products))
         products[own, start + own] = -np.inf
         found[start : start + _CHUNK] = np.argsort(-products, axis=1, kind="stable")[:, :count]

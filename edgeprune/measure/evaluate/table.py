@@ -7,8 +7,27 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.base.words import known, number
-from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation, Sample, Summary
+from edgeprune.base.words import known, many, number
+from edgeprune.measure.evaluate.result import (
+    LOWER_IS_BETTER,
+    Changes,
+    Evaluation,
+    Sample,
+    Summary,
+)
+from edgeprune.measure.evaluate.summary import worst_first
+
+_WORDS = {
+    ("retrieval", "overlap_at_10"): "neighbours kept, 10-recall@10",
+    ("retrieval", "recall_at_10"): "nearest one kept, 1-recall@10",
+    ("ranking", "recall_at_10"): "relevant ones found, recall@10",
+}
+"""(measure, value) -> words, where one name is of several things: recall of an index, whose truth
+is another's order, and recall of a search, whose truth is what people judged to be relevant."""
+_CLASSES = 10
+"""Classes that are shown of many."""
+_SHOWN = 160
+"""Characters of an example."""
 
 
 def evaluate_table(result: Evaluation) -> RenderableType:
@@ -16,7 +35,7 @@ def evaluate_table(result: Evaluation) -> RenderableType:
     paired = result.original is not None
     table = _table("", paired)
     for name in result.values:
-        table.add_row(_words(name), *_cells(result, name))
+        table.add_row(value_words(result.task, name), *_cells(result, name))
     conditions = ", ".join(f"{value:,} {_words(name)}" for name, value in result.conditions.items())
     notes = [f"{result.data}: {conditions}", *([result.bundle] if result.bundle else [])]
     if result.sample:
@@ -28,7 +47,16 @@ def evaluate_table(result: Evaluation) -> RenderableType:
     parts: list[RenderableType] = [Text(result.task, style="bold"), table]
     if result.groups:
         parts += _groups(result, result.groups)
+    if result.classes:
+        parts += _classes(result.classes)
+    if result.changes:
+        parts += _changes(result.changes)
     return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def value_words(measure: str, name: str) -> str:
+    """A measure's value in words."""
+    return _WORDS.get((measure, name), _words(name))
 
 
 def sampled(sample: Sample) -> str:
@@ -54,15 +82,49 @@ def _groups(result: Evaluation, groups: Mapping[str, Summary]) -> list[Renderabl
     for group, found in sorted(groups.items(), key=badness):
         table.add_row(group, *_cells(found, main), f"{found.rows:,}")
     lines = [
-        f"worst {_words(name)}: {_number(groups[group].values[name])}, {group}"
+        f"worst {value_words(result.task, name)}: {_number(groups[group].values[name])}, {group}"
         for name, group in (result.worst or {}).items()
     ]
     for name, group in (result.largest_loss or {}).items():
         change = (groups[group].difference or {})[name]
         if change is not None and change * (-1 if name in LOWER_IS_BETTER else 1) < 0:
-            lines.append(f"largest loss of {_words(name)}: {_number(change, '+')}, {group}")
-    title = Text(f"{_words(main)} by {result.group}, the worst first", style="bold")
+            words = value_words(result.task, name)
+            lines.append(f"largest loss of {words}: {_number(change, '+')}, {group}")
+    title = Text(
+        f"{value_words(result.task, main)} by {result.group}, the worst first", style="bold"
+    )
     return [title, table, *(Text(line) for line in lines), Text("")]
+
+
+def _classes(classes: Mapping[str, Summary]) -> list[RenderableType]:
+    paired = any(each.original for each in classes.values())
+    table = _table("", paired)
+    for name in ("precision", "recall", "rows"):
+        table.add_column(name, justify="right")
+    for name, found in worst_first(classes, "f1")[:_CLASSES]:
+        shares = [_number(found.values[value]) for value in ("precision", "recall")]
+        table.add_row(name, *_cells(found, "f1"), *shares, f"{found.rows:,}")
+    by = "those that lost most first" if paired else "the worst first"
+    parts: list[RenderableType] = [Text(f"f1 by class, {by}", style="bold"), table]
+    if (more := len(classes) - _CLASSES) > 0:
+        parts.append(
+            Text(f"and {many(more, 'class', 'classes')} more: --json has all", style="dim")
+        )
+    return [*parts, Text("")]
+
+
+def _changes(changes: Changes) -> list[RenderableType]:
+    """How many texts were right and are wrong now, and some of them."""
+    lines = [
+        f"{many(changes.right_to_wrong, 'text')} that the original has right "
+        f"{'is' if changes.right_to_wrong == 1 else 'are'} wrong now, "
+        f"{changes.wrong_to_right:,} the other way round"
+    ]
+    for each in changes.examples or ():
+        text = " ".join(each.text.split())
+        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        lines.append(f"  {each.label}, now {each.found}: {shown}")
+    return [*(Text(line) for line in lines), Text("")]
 
 
 def _table(title: str, paired: bool) -> Table:

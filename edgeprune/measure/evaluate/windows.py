@@ -27,12 +27,15 @@ class Windows:
     new_from: np.ndarray
     opening: int
     groups: Sequence[str] | None
+    left_out: int = 0
+    """Languages that fill no window."""
 
     @property
     def conditions(self) -> dict[str, int]:
         """The number of windows, and of tokens in each."""
         count, window = self.ids.shape
         more = {"opening_tokens": self.opening} if self.opening else {}
+        more |= {"languages_left_out": self.left_out} if self.left_out else {}
         return {"windows": count, "window_tokens": window, **more}
 
 
@@ -41,7 +44,7 @@ def token_windows(bundle: Bundle, data: Data, window: int, stride: int | None = 
 
     The text (each group's) is tokenized whole, and every window opened as the model's tokenizer
     opens a text, since each stands alone. The tokens that fill no window at the text's end are left
-    out; the data's limit keeps the first windows.
+    out, and languages that fill none; the data's limit keeps the first windows.
 
     Raises:
         UserError: a text does not fill one window, a window is more than the model takes, or the
@@ -53,8 +56,9 @@ def token_windows(bundle: Bundle, data: Data, window: int, stride: int | None = 
             f"{window:,}: lower --window."
         )
     tokenizer = Tokenizer(bundle)
-    found, new_from, groups, of = [], [], [], 0
-    for group, text in data.documents():
+    found, new_from, groups, of, short = [], [], [], 0, 0
+    documents = data.documents()
+    for group, text in documents:
         opening, own = opened(tokenizer, text)
         length = window - len(opening)
         step = length if stride is None else stride
@@ -68,6 +72,9 @@ def token_windows(bundle: Bundle, data: Data, window: int, stride: int | None = 
                 f"A stride of {step:,} tokens leaves some between windows of {length:,} tokens of "
                 f"text: lower --stride."
             )
+        if len(own) < length and data.languages and short < len(documents) - 1:
+            short += 1
+            continue
         if len(own) < length:
             name = data.place if group is None else f"{data.place}: {group}"
             raise UserError(
@@ -84,7 +91,8 @@ def token_windows(bundle: Bundle, data: Data, window: int, stride: int | None = 
     data.sample = None
     if len(ids) < of:
         data.sample = Sample(taken=len(ids), of=of, unit="windows", seed=None, by=())
-    return Windows(ids, np.array(new_from), len(opening), None if data.group is None else groups)
+    named = None if data.group is None else groups
+    return Windows(ids, np.array(new_from), len(opening), named, short)
 
 
 def opened(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:

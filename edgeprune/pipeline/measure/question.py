@@ -19,11 +19,25 @@ class Question:
     window: int | None = None
     called: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    languages: bool = False
+    """Whether also language by language."""
 
-    def ask(self, place: Path, original: Path) -> Evaluation:
-        """Evaluate the bundle beside the original."""
+    def ask(self, place: Path, original: Path, parts: bool = True) -> Evaluation:
+        """Evaluate the bundle beside the original.
+
+        Args:
+            parts: also class by class and language by language, where there are any.
+        """
         found = evaluate(
-            place, self.measure, self.data, self.limit, original, self.window, fields=self.fields
+            place,
+            self.measure,
+            self.data,
+            self.limit,
+            original,
+            self.window,
+            fields=self.fields,
+            languages=self.languages and parts,
+            classes=parts,
         )
         return found.model_copy(update={"data": self.called}) if self.called else found
 

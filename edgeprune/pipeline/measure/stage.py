@@ -20,7 +20,11 @@ from edgeprune.pipeline.measure.question import Question, held_out_measures
 from edgeprune.pipeline.measure.settings import MeasureSettings
 from edgeprune.pipeline.measure.sparse import measure_sparse
 from edgeprune.pipeline.measure.stages import measure_stages
+from edgeprune.text.balance import shares
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.languages import FIELD
+from edgeprune.text.samplers import share_out
+from edgeprune.text.text import Text
 from edgeprune.text.truth import FORMS, Form
 
 _HELD_OUT_TEXTS = 512
@@ -80,27 +84,42 @@ def _questions(context: Context, held: Path) -> list[Question]:
     task, settings = context.checkpoint.task, context.settings["measure"]
     window = context.text.settings.max_tokens
     names = held_out_measures(task, "vocabulary" in context.settings)
-    questions = [_of_held_out(name, held, window) for name in names]
+    several = bool(context.text.languages)
+    questions = [_of_held_out(name, held, window, several) for name in names]
     if settings.task:
         assert settings.data is not None
         questions.append(
-            Question(settings.task, settings.data, settings.limit, fields=settings.fields)
+            Question(
+                settings.task,
+                settings.data,
+                settings.limit,
+                fields=settings.fields,
+                languages=several and Path(settings.data).is_file(),
+            )
         )
     return questions
 
 
-def _of_held_out(measure: str, held: Path, window: int) -> Question:
+def _of_held_out(measure: str, held: Path, window: int, languages: bool) -> Question:
+    called = "held-out text"
     if "window" in MEASURES[measure].options:
-        return Question(measure, held, _HELD_OUT_WINDOWS, window, called="held-out text")
-    return Question(measure, held, called="held-out text")
+        return Question(
+            measure, held, _HELD_OUT_WINDOWS, window, called=called, languages=languages
+        )
+    return Question(measure, held, called=called, languages=languages)
 
 
 def write_held_out(context: Context, folder: Path) -> Path:
-    """Write the text that no stage has trained on, in the form that the measures read."""
+    """Write the text that no stage has trained on, in the form that the measures read; of several
+    languages, in rows that name them."""
     folder.mkdir(parents=True, exist_ok=True)
-    reads, held = context.text.reads, context.text.held_out
+    text = context.text
+    reads, held = text.reads, text.held_out
     if held.labels is not None:
-        return _write_labelled(held, folder / "held_out.jsonl", FORMS[reads])
+        named = held.languages if text.languages else None
+        return _write_labelled(held, named, folder / "held_out.jsonl", FORMS[reads])
+    if text.languages:
+        return _write_languages(text, folder / "held_out.jsonl")
     file = folder / "held_out.txt"
     if reads == "sentences":
         file.write_text("\n".join(held.sentences.texts[:_HELD_OUT_TEXTS]), encoding="utf-8")
@@ -109,9 +128,33 @@ def write_held_out(context: Context, folder: Path) -> Path:
     return file
 
 
-def _write_labelled(held: Corpus, file: Path, form: Form) -> Path:
+def _write_labelled(held: Corpus, named: list[str] | None, file: Path, form: Form) -> Path:
     assert held.labels is not None
-    rows = list(zip(held.documents, held.labels, strict=True))[:_HELD_OUT_TEXTS]
-    lines = [json.dumps(form.row(document, label)) for document, label in rows]
-    file.write_text("\n".join(lines), encoding="utf-8")
+    rows = [
+        form.row(document, label)
+        for document, label in zip(held.documents, held.labels, strict=True)
+    ]
+    if named:
+        rows = [row | {FIELD: name} for row, name in zip(rows, named, strict=True)]
+    return _write_rows(rows[:_HELD_OUT_TEXTS], file)
+
+
+def _write_languages(text: Text, file: Path) -> Path:
+    """Documents with their language; of sentences so many, shared out as in training."""
+    parts = text.held_out.by_language
+    texts = {name: part.documents for name, part in parts.items()}
+    if text.reads == "sentences":
+        found = {name: part.sentences.texts for name, part in parts.items()}
+        texts = {name: some for name, some in found.items() if some}
+        sizes = {name: len(some) for name, some in texts.items()}
+        even = shares(list(sizes.values()), text.settings.language_balance)
+        counts = share_out(_HELD_OUT_TEXTS, sizes, dict(zip(sizes, even, strict=True)))
+        texts = {name: some[: counts[name]] for name, some in texts.items()}
+    return _write_rows(
+        [{"text": each, FIELD: name} for name, some in texts.items() for each in some], file
+    )
+
+
+def _write_rows(rows: list[dict[str, Any]], file: Path) -> Path:
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return file

@@ -54,7 +54,7 @@ def measure_stages(
                 MeasuredStage(
                     name=name,
                     speed=compare(folder, original, bench),
-                    quality=(question.ask(folder, original),),
+                    quality=(question.ask(folder, original, parts=False),),
                 )
             )
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from edgeprune.report.others import Other
 from edgeprune.report.points import points
 from edgeprune.report.records import BuildRecord
+from edgeprune.report.sections.breakdown import breakdown
 from edgeprune.report.sections.model import formats, layers, passes, stages
 from edgeprune.report.sections.part import Section
 from edgeprune.report.sections.sensitivity import sensitivity
@@ -23,6 +24,7 @@ def sections(record: BuildRecord, others: Sequence[Other] = ()) -> list[Section]
     every = [
         required(record),
         result(record),
+        breakdown(record),
         speed_quality(record, others),
         latency(record),
         stages(record),

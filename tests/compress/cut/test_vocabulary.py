@@ -175,8 +175,25 @@ def test_what_is_said_of_held_out_text():
     lost = 1  # "think" is one token before
     assert found["tokens_kept"] == pytest.approx(1 - lost / sum(lengths))
     assert found["length"] == pytest.approx(1 + 4 / sum(lengths))
+    assert (found["unknown_before"], found["unknown"]) == (0, 0)
     with pytest.raises(UserError, match="cannot be trimmed"):
         compare_tokens(tokenizer, trimmed, kept[::-1], ["the works"])  # other tokens
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_unknown_tokens_are_counted_before_and_after(kind):
+    tokenizer = Tokenizer.from_str(tokenizer_json(kind))
+    content = json.loads(tokenizer_json(kind))
+    kept = tokens_to_keep(content, set(tokenizer.encode("the works").ids))
+    trimmed = Tokenizer.from_str(json.dumps(trim_tokenizer(content, kept)))
+    for each in (tokenizer, trimmed):
+        each.no_padding()
+    texts = ["the works", "the ᚠ works", "ᚠᚠ ᚠ"]
+    found = compare_tokens(tokenizer, trimmed, kept, texts)
+    for name, side in (("unknown_before", tokenizer), ("unknown", trimmed)):
+        tokens = [token for text in texts for token in side.encode(text).tokens]
+        known = {"[CLS]", "[SEP]", *side.get_vocab()} - {"[UNK]"}
+        assert found[name] == sum(token not in known for token in tokens) > 0
 
 
 def test_a_sentence_encoder_counts_each_use_once():

@@ -59,6 +59,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "cloze": [{"context": some(4), "continuation": some(1)} for _ in range(30)],
     "generation": random_items(30),
     "vectors": TEXTS,
+    "mixing": TEXTS,
     "multilabel": [
         {"text": some(2), "labels": RANDOM.permutation(3)[: i % 3].tolist()} for i in range(30)
     ],
@@ -122,7 +123,7 @@ def test_a_groups_values_are_those_of_its_rows_alone(tmp_path: Path, task: str) 
         assert sum(each.rows for each in result.groups.values()) == 30
     for name in GROUPS:
         values = result.groups[name].values
-        if task in ("retrieval", "vectors"):  # neighbours come from all groups
+        if task in ("retrieval", "vectors", "mixing"):  # neighbours come from all groups
             continue
         own = write_jsonl(tmp_path / f"{name}.jsonl", [r for r in rows if r["lang"] == name])
         assert values == pytest.approx(evaluate(data=own, **given).values), name
@@ -366,3 +367,31 @@ def test_the_command_shows_groups_and_keeps_rows(tmp_path: Path) -> None:
 def test_the_help_names_every_measure() -> None:
     words = shown("--help").replace(",", " ").replace(";", " ").replace(".", " ").split()
     assert set(MEASURES) <= set(words)
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize("task", ["classification", "cosine", "perplexity", "entities"])
+def test_languages_are_groups_by_the_field_or_the_script(tmp_path: Path, task: str) -> None:
+    given = arguments(task, tmp_path / "m")
+    rows = grouped(ROWS[task])
+    data = write_jsonl(tmp_path / "named.jsonl", rows)
+    found = evaluate(data=data, languages=True, **given)
+    by_field = evaluate(data=data, group="lang", **given)
+    assert found.group == "language"
+    assert found.groups == by_field.groups
+    assert (found.worst, found.values) == (by_field.worst, by_field.values)
+    plain = write_jsonl(tmp_path / "plain.jsonl", ROWS[task])
+    assert set(evaluate(data=plain, languages=True, **given).groups) == {"Latin"}
+    with pytest.raises(UserError, match="--languages groups rows by language"):
+        evaluate(data=data, languages=True, group="lang", **given)
+
+
+def test_scripts_of_a_text_file_and_those_that_fill_no_window(tmp_path: Path) -> None:
+    lines = [some(9) for _ in range(10)] + ["а б в г", "д е"]
+    (tmp_path / "t.txt").write_text("\n".join(lines), encoding="utf-8")
+    encoder, decoder = encoder_folder(tmp_path / "e"), decoder_folder(tmp_path / "d")
+    found = evaluate(encoder, "cosine", tmp_path / "t.txt", against=encoder, languages=True)
+    assert {name: each.rows for name, each in found.groups.items()} == {"Latin": 10, "Cyrillic": 2}
+    windows = evaluate(decoder, "perplexity", tmp_path / "t.txt", window=12, languages=True)
+    assert set(windows.groups) == {"Latin"}
+    assert windows.conditions["languages_left_out"] == 1
