@@ -174,7 +174,7 @@ def bench(bundle: str | Path, against: str | Path | None = None, **settings: Any
         UserError: a model cannot be opened or run, or the two do different tasks.
 
     Example:
-        >>> found = edgeprune.bench("small/bundle", "small/original", tokens=12, time_limit=0.2)
+        >>> found = edgeprune.bench("small/bundle", "small/original", tokens=12, launches=2, time_limit=0.2)
         >>> ratio = found.measures["encoder"].ratio
         >>> 0 < ratio.low <= ratio.high
         True

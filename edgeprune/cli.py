@@ -402,11 +402,7 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
 @click.option("--tokens", type=int, help="Tokens per text or prompt.  [default: 128]")
 @click.option("--threads", type=int, help="Threads.  [default: 1]")
 @click.option(
-    "--time-limit",
-    type=float,
-    default=6.0,
-    show_default=True,
-    help="Seconds of timing, over launches.",
+    "--time-limit", type=float, default=6.0, help="Seconds of timing, over launches.  [default: 6]"
 )
 @click.option("--launches", type=int, help="Times each model is started anew.  [default: 6]")
 @click.option("--strict", is_flag=True, help="Also exit with 1 if anything is undecided.")

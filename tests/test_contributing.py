@@ -33,7 +33,7 @@ prune: {method: ria, sparsity: 0.3, samples: 8}
 recover: {steps: 4, checks: 2, precision: float32}
 clip: {quantile: 0.75}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, seconds: 0.1, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.1, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

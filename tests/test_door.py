@@ -23,6 +23,7 @@ def test_every_public_function_has_an_example_that_runs(tmp_path, monkeypatch):
         "quantize.calibration_samples": 8,
         "measure.tokens": 12,
         "measure.seconds": 0.2,
+        "measure.launches": 1,
         "measure.curve": [],
         "measure.stages": False,
     }
@@ -89,7 +90,7 @@ def test_a_missed_requirement_is_an_error_of_its_own(tmp_path, monkeypatch):
     settings = {
         "text.max_tokens": 16,
         "quantize.calibration_samples": 8,
-        "measure": {"tokens": 12, "seconds": 0.2, "curve": [], "stages": False},
+        "measure": {"tokens": 12, "seconds": 0.2, "launches": 1, "curve": [], "stages": False},
         "require": {"megabytes": 0.001},
     }
     with pytest.raises(edgeprune.RequirementMissed, match=r"MB"):

@@ -176,7 +176,7 @@ text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 target: x86-avx512-vnni
 cut: {channels: 0.5, heads: 0.5, samples: 8}
 quantize: {weights: int4, calibration_samples: 8, method: gptq}
-measure: {tokens: 12, seconds: 0.1, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.1, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

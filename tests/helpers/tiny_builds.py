@@ -27,7 +27,7 @@ prune:
 cut: {}
 recover: {steps: 6, checks: 2, precision: float32}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

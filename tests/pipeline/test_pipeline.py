@@ -677,7 +677,7 @@ name: tiny
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 prune: {method: wanda, sparsity: 0.4, samples: 32}
 recover: {steps: 4, checks: 2, precision: float32}
-measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

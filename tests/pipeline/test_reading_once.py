@@ -17,7 +17,7 @@ text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 vocabulary: {}
 recover: {steps: 2, checks: 1, precision: float32}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, seconds: 0.1, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.1, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

@@ -33,7 +33,7 @@ SPARSE = RECIPE.replace("name: tiny", "name: tiny\ntarget: x86-avx-vnni").replac
   precision: float32
 recover:""",
 )
-QUICK = BenchSettings(tokens=12, time_limit=0.2, min_rounds=3, turn_seconds=0.01)
+QUICK = BenchSettings(tokens=12, launches=2, time_limit=0.2, min_rounds=3, turn_seconds=0.01)
 
 
 @pytest.fixture(scope="module")

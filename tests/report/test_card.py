@@ -29,7 +29,7 @@ name: tiny
 description: A tiny model | for tests.
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, profile: false, curve: [], stages: false}
+measure: {tokens: 12, launches: 1, profile: false, curve: [], stages: false}
 """
 TASKS = ("feature-extraction", "text-classification", "text-generation")
 

@@ -19,7 +19,7 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.inspect import describe, inspect_table
 
 OPERATORS = ("MatMul", "Gather", "MatMulNBits", "Transpose", "Identity", "Gemm", "NoSuch")
-QUICK = BenchSettings(tokens=8, time_limit=0.1, min_rounds=3)
+QUICK = BenchSettings(tokens=8, launches=1, time_limit=0.1, min_rounds=3)
 
 
 @pytest.fixture(scope="module")
