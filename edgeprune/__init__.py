@@ -163,7 +163,7 @@ def bench(bundle: str | Path, against: str | Path | None = None, **settings: Any
         bundle: a bundle, a folder with an ONNX model, a Hugging Face folder, an ONNX file,
             `torch:FOLDER`, `command:PROGRAM` or `stock:BUNDLE`, as `edgeprune bench` takes them.
         against: the same, for the baseline.
-        **settings: batch, tokens, threads, time_limit and the like, as
+        **settings: batch, tokens, threads, launches, time_limit and the like, as
             `edgeprune.measure.bench.settings.BenchSettings` describes them.
 
     Returns:
@@ -174,7 +174,8 @@ def bench(bundle: str | Path, against: str | Path | None = None, **settings: Any
         UserError: a model cannot be opened or run, or the two do different tasks.
 
     Example:
-        >>> found = edgeprune.bench("small/bundle", "small/original", tokens=12, launches=2, time_limit=0.2)
+        >>> quick = {"tokens": 12, "launches": 2, "time_limit": 0.2}
+        >>> found = edgeprune.bench("small/bundle", "small/original", **quick)
         >>> ratio = found.measures["encoder"].ratio
         >>> 0 < ratio.low <= ratio.high
         True
