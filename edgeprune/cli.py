@@ -286,6 +286,9 @@ def run(
     "--compressed/--no-compressed",
     help="Also compress by zlib and report the bytes: 1 s per 25 MB.",
 )
+@click.option(
+    "--sustained", type=Duration(), help="Also work for 10m without a pause, and tell each minute."
+)
 @click.option("--profile/--no-profile", help="Also report the time of each operator.")
 @click.option("--counters/--no-counters", help="Also count instructions and cycles with perf.")
 @click.option(
@@ -294,6 +297,12 @@ def run(
     help="Run there by ssh; needs edgeprune there.",
 )
 @click.option("--remote-python", default="python3", metavar="PATH", help="The Python there.")
+@click.option(
+    "--submit-file",
+    metavar="FILE",
+    callback=_writable,
+    help="Write this device's run as a small file to show to others.",
+)
 @_json_option
 def bench(
     bundle: str,
@@ -303,6 +312,7 @@ def bench(
     threads: tuple[int, ...] | None,
     remote: str | None,
     remote_python: str,
+    submit_file: str | None,
     json_file: str | None,
     **options: Any,
 ) -> None:
@@ -313,14 +323,19 @@ def bench(
     stock:BUNDLE, which leaves out the sparse operator library.
     """
     from edgeprune.measure.bench.compare import compare, measure, sweep
+    from edgeprune.measure.bench.record import Speed
     from edgeprune.measure.bench.remote import bench_remotely
     from edgeprune.measure.bench.settings import BenchSettings
+    from edgeprune.measure.bench.submission import submission, submitted
     from edgeprune.measure.bench.table import bench_table
 
     points = [
         _settings(BenchSettings, batch=b, tokens=t, threads=n, **options)
         for b, t, n in itertools.product(batch or [None], tokens or [None], threads or [None])
     ]
+    if submit_file and len(points) > 1:
+        raise UserError("--submit-file is of one run: give one batch, one length, one --threads.")
+    told = submitted(bundle) if submit_file else None
     if remote:
         options |= {"batch": batch, "tokens": tokens, "threads": threads}
         result = bench_remotely(remote, bundle, against, options, remote_python)
@@ -328,6 +343,8 @@ def bench(
         result = sweep(bundle, against, points)
     else:
         result = compare(bundle, against, *points) if against else measure(bundle, *points)
+    if told and submit_file and isinstance(result, Speed):
+        submission(result, told).write(Path(submit_file))
     _show(result.to_json(), bench_table(result), json_file)
 
 

@@ -32,6 +32,7 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.size import bytes_of, compressed_bytes
 from edgeprune.measure.bench.stats import median, percentile, ratio_of_launches
 from edgeprune.measure.bench.subject import DECODER, ENCODER, Subject
+from edgeprune.measure.bench.sustained import sustain
 from edgeprune.measure.works import WORKS, Work
 
 _MEMORY_CALLS = 3
@@ -210,7 +211,7 @@ class _Run:
         )
 
     def looked_into(self, sides: Mapping[SideName, Subject]) -> dict[str, Any]:
-        """The profile and the counters, where the settings ask for them."""
+        """The profile, the counters and work without a pause, where the settings ask for them."""
         settings, kinds = self._settings, self._subjects[0].kinds
         cores = choose_cores(settings.threads)
         more: dict[str, Any] = {}
@@ -223,6 +224,8 @@ class _Run:
             }
         if settings.counters:
             more["counters"] = counters(sides, kinds, settings, cores)
+        if settings.sustained:
+            more["sustained"] = sustain(sides["candidate"], kinds[-1], settings, cores)
         return more
 
 

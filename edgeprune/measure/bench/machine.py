@@ -24,6 +24,7 @@ COMPARABLE = (
     "onnxruntime",
 )
 """The facts that must agree before times or memory of two runs are compared."""
+_BOARD = Path("/proc/device-tree/model")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -37,6 +38,7 @@ def machine_facts() -> Machine:
     )
     return Machine(
         processor=facts.get("brand_raw") or platform.processor() or None,
+        device=_BOARD.read_text().strip(" \0\n") or None if _BOARD.is_file() else None,
         architecture=platform.machine(),
         flags=tuple(flags),
         physical_cores=psutil.cpu_count(logical=False),

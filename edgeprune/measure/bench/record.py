@@ -35,6 +35,8 @@ class Machine(Record):
     """Processor, cores, load and versions; None where unknown."""
 
     processor: str | None
+    device: str | None = None
+    """The board's name, where the system tells it: "Raspberry Pi 5 Model B Rev 1.0"."""
     architecture: str | None = None
     flags: Many[str] | None = None
     physical_cores: int | None = None
@@ -180,6 +182,27 @@ class Missing(Record):
     missing: str
 
 
+class Span(Record):
+    """A minute of work without a pause; None of what the system does not tell."""
+
+    median_ms: PositiveFloat
+    calls: Count
+    megahertz: float | None = None
+    """The lowest clock in it."""
+    celsius: float | None = None
+    """The highest temperature in it."""
+    throttled: Many[str] | None = None
+    """Why the processor was held back in it."""
+
+
+class Sustained(Record):
+    """The candidate at work without a pause, minute by minute."""
+
+    work: Work
+    seconds: float
+    spans: Annotated[Many[Span], Field(min_length=1)]
+
+
 Profiles = Mapping[SideName, Profile | Missing]
 Counts = Mapping[Work, Mapping[SideName, dict[str, float]]]
 """Instructions and cycles of a call, by kind of work and side."""
@@ -200,6 +223,7 @@ class Speed(Record):
     measures: Annotated[Mapping[Work, Timed], Field(min_length=1)]
     profile: Mapping[Work, Profiles] | None = None
     counters: Missing | Counts | None = None
+    sustained: Sustained | None = None
     remote: str | None = None
     """The machine that it was measured on by ssh."""
 

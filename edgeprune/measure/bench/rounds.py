@@ -61,7 +61,7 @@ def time_rounds(
     Args:
         least: rounds at least.
     """
-    calls = [_warm(process, kind, settings) for process in processes]
+    calls = [turn_calls(process, kind, settings) for process in processes]
     times: list[list[Turn]] = [[] for _ in processes]
     there = list(range(len(processes)))
     started = time.monotonic()
@@ -93,7 +93,7 @@ def request(kind: Work, calls: int, settings: BenchSettings) -> dict[str, int]:
     return {"batch": settings.batch, "tokens": settings.tokens, "calls": calls}
 
 
-def _warm(process: Process, kind: Work, settings: BenchSettings) -> int:
+def turn_calls(process: Process, kind: Work, settings: BenchSettings) -> int:
     """Call until times are steady; returns how many calls make one turn."""
     started = time.monotonic()
     seconds: list[float] = []

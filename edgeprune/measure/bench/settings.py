@@ -72,6 +72,13 @@ class BenchSettings(Settings):
     compressed: bool = Field(
         default=False, description="also compress the files, about a second for 20 to 30 MB"
     )
+    sustained: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=86_400.0,
+        description="also keep the processor busy with the model for so many seconds, and tell "
+        "each minute's speed, clock and temperature",
+    )
     profile: bool = Field(
         default=False, description="also share the time out among operators, in another process"
     )

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.base.words import MEDIANS_APART, duration, many
+from edgeprune.base.words import MEDIANS_APART, duration, listed, many
 from edgeprune.measure.bench.record import (
     Counts,
     Missing,
@@ -17,6 +17,7 @@ from edgeprune.measure.bench.record import (
     SideName,
     Speed,
     Spent,
+    Sustained,
     Sweep,
     Timed,
     known_profiles,
@@ -81,6 +82,8 @@ def _point(result: Speed) -> RenderableType:
         notes.append(
             f"A noisy machine: {', and '.join(result.noise.why)}. {_noisy(bool(baseline))}"
         )
+    if result.sustained:
+        notes.append(_sustained(result.sustained))
     if isinstance(counted, Missing):
         notes.append(f"No instructions and cycles: {counted.missing}.")
     profiles = result.profile or {}
@@ -177,6 +180,19 @@ def _when(results: Sequence[Speed]) -> list[str]:
         f"Intervals hold for {launches} within {duration(max(known))}: another hour may give "
         "another ratio, and --spread 1h spaces the launches."
     ]
+
+
+def _sustained(found: Sustained) -> str:
+    """The last minute beside the first."""
+    first, last = found.spans[0], found.spans[-1]
+    told = f"{last.median_ms:.2f} ms after {duration(found.seconds)} of work, {first.median_ms:.2f}"
+    parts = [f"{WORKS[found.work].call}: {told} ms at first"]
+    if first.megahertz and last.megahertz:
+        parts.append(f"{last.megahertz:,.0f} MHz, {first.megahertz:,.0f} at first")
+    if first.celsius is not None and last.celsius is not None:
+        parts.append(f"{last.celsius:.0f} °C, {first.celsius:.0f} at first")
+    why = dict.fromkeys(each for span in found.spans for each in span.throttled or ())
+    return f"{'; '.join([*parts, *([f'held back: {listed(list(why))}'] if why else [])])}."
 
 
 def _noisy(compared: bool) -> str:
