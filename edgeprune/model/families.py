@@ -576,6 +576,14 @@ _MORE_THAN_TEXT = {
 """Why models are refused of which a part could be built, and how to come by it."""
 
 
+UNTYPED = (
+    *("tokenizersbackend", "pretrainedtokenizer", "albert", "bertgeneration", "bigbird"),
+    *("camembert", "distilbert", "mpnet", "rembert", "roberta", "xlmroberta"),
+)
+"""The beginnings of the classes of tokenizers, or of their models' types, by which transformers 5
+tells a model nothing of token types."""
+
+
 def known_model_types() -> list[str]:
     """Every `model_type` that the list of families describes."""
     return sorted(name for family in FAMILIES for name in family.model_types)

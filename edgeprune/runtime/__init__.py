@@ -1,5 +1,5 @@
-"""Run a bundle: embed, classify, tag, answer, fill in, generate. Needs only numpy, tokenizers and
-onnxruntime.
+"""Run a bundle: embed, classify, rank, tag, answer, fill in, generate. Needs only numpy, tokenizers
+and onnxruntime.
 
 from edgeprune import runtime
 embeddings = runtime.load("my-bundle").embed(["a text", "another"])
@@ -23,7 +23,7 @@ def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
 
     Returns:
         An instance of the class named by its task's row: an `Embedder`, a `Classifier`, a
-        `Tagger`, an `Answerer`, a `Filler` or a `Generator`.
+        `MultiLabelClassifier`, a `Ranker`, a `Tagger`, an `Answerer`, a `Filler` or a `Generator`.
 
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.

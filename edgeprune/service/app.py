@@ -1,5 +1,5 @@
-"""The service's paths: /embed, /classify, /tag, /answer, /fill or /generate by the bundle's task,
-some in other services' forms under /v1, /health, /metrics."""
+"""The service's paths: its own by the bundle's task, such as /embed, those in other services'
+forms, /health, /metrics."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
