@@ -163,8 +163,8 @@ class Answerer:
         return "; ".join(f"{one['answer'] or '(no answer)'} {one['score']:.3f}" for one in answer)
 
     def named(self, answer: list[dict[str, Any]]) -> dict[str, Any]:
-        """The answers."""
-        return {"answers": answer}
+        """The answers, by a name that rows of questions do not have for the right ones."""
+        return {"predictions": answer}
 
     def _answers(self, encoded: Sequence[Tokens], batch_size: int | None) -> list[list[Answer]]:
         parts = [

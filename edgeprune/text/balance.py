@@ -8,9 +8,9 @@ import numpy as np
 
 from edgeprune.base.budget import apportion
 
-Truth = int | float | Sequence[int] | Sequence[float]
+Truth = int | float | Sequence[int] | Sequence[float] | Sequence[tuple[int, int]]
 """A text's label; one of each of its words; a 1.0 for each label that is true of it and a 0.0 for
-each other; or a score."""
+each other; a score; or the places of answers."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def _drawn(
 
 
 def labels_of(truth: Truth) -> set[int]:
-    """The different labels of a text."""
+    """The different labels of a text; scores and answers have none."""
     if isinstance(truth, int | np.integer):
         return {int(truth)}
     if isinstance(truth, float):
         return set()
     if any(isinstance(value, float) for value in truth):
         return {number for number, value in enumerate(truth) if value}
-    return {int(label) for label in truth}
+    return {int(label) for label in truth if not isinstance(label, tuple)}

@@ -350,13 +350,15 @@ def test_the_command_and_the_service_answer_as_python(built, tmp_path):
     given = ["run", str(built), question, "--pair", context, "--top-k", "2", "--json"]
     result = CliRunner().invoke(main, given)
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout)["answers"]
+    said = json.loads(result.stdout)["predictions"]
     assert [one["start"] for one in said] == [one.start for one in expected[0]]
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("\n".join(map(json.dumps, ROWS)))
-    result = CliRunner().invoke(main, ["run", str(built), "--input", str(rows), "--top-k", "2"])
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    result = CliRunner().invoke(main, ["run", str(built), "--input", str(file), "--top-k", "2"])
     assert result.exit_code == 0, result.output
-    lines = [json.loads(line)["answers"] for line in result.stdout.splitlines()]
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    lines = [row["predictions"] for row in rows]
+    assert [row["answers"] for row in rows] == [row["answers"] for row in ROWS]
     starts = [[one.start for one in answers] for answers in expected]
     app = make_app(edgeprune.load(built, threads=1), ServiceSettings())
     asked = [{"question": question, "context": context} for question, context in PAIRS]

@@ -14,11 +14,13 @@ from tiny_builds import RECIPE, WORDS, model_folder, recipe_file, sentence_lines
 
 import edgeprune
 from edgeprune.cli import main
+from edgeprune.compress.cut.vocabulary import _write_assets, kept_rows, trim_model
 from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.objectives.settings import LossWeights
 from edgeprune.export.opened import open_model
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
+from edgeprune.model.store import save_model
 from edgeprune.service.app import make_app
 from edgeprune.service.settings import ServiceSettings
 from edgeprune.text.masks import drawn, mask_token
@@ -260,3 +262,24 @@ def test_the_token_that_masks_is_the_models_own(folder, tmp_path, where):
     token, number = mask_token(tmp_path / "hf")
     assert token == ("w007" if where else "[MASK]")
     assert number == (transformers.AutoTokenizer.from_pretrained(folder).get_vocab()[token])
+
+
+def test_a_trimmed_vocabulary_fills_as_the_original_among_what_is_left(folder, tmp_path):
+    lines = sentence_lines(12)
+    data = tmp_path / "text.txt"
+    data.write_text("\n".join(lines))
+    model = import_checkpoint(open_checkpoint(str(folder)))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    used = {token for ids in tokenizer(lines[:6])["input_ids"] for token in ids}
+    kept = kept_rows(model, content, used)
+    assert 130 in kept  # the mask
+    assert len(kept) < 131
+    trim_model(model, kept)
+    save_model(model, tmp_path / "trimmed")
+    _write_assets(tmp_path / "trimmed", content, kept)
+    found = edgeprune.evaluate(tmp_path / "trimmed", "masked_kl", data, against=folder)
+    assert found.values["kl_nats_per_token"] == pytest.approx(0, abs=1e-6)
+    assert found.values["same_top_token"] == 100
+    with pytest.raises(edgeprune.UserError, match="take masked_kl"):
+        edgeprune.evaluate(tmp_path / "trimmed", "masked", data, against=folder)

@@ -28,6 +28,7 @@ from edgeprune.base import bootstrap as interval
 from edgeprune.base.bootstrap import bootstrap
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
+from edgeprune.measure.check.quality import POINTS
 from edgeprune.measure.evaluate.measures import MEASURES, evaluate
 from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation, Quality, percentages
 from edgeprune.measure.evaluate.summary import by_group, summary, worst
@@ -116,6 +117,7 @@ def test_a_groups_values_are_those_of_its_rows_alone(tmp_path: Path, task: str) 
     data = write_jsonl(tmp_path / "all.jsonl", rows)
     result = evaluate(data=data, group="lang", **given)
     assert sorted(result.groups) == sorted(GROUPS)
+    assert next(iter(result.values)) in POINTS  # the gate knows its scale
     whole = evaluate(data=data, **given)
     if not MEASURES[task].options:  # windows are cut within a group
         assert result.values == whole.values
