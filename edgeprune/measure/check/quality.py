@@ -29,6 +29,7 @@ POINTS: dict[str, float | None] = {
     "mean_cosine": 100.0,
     "overlap_at_10": 1.0,
     "float32_overlap_at_10": 1.0,
+    "new_overlap_at_10": 1.0,
     "accuracy": 1.0,
     "acc": 1.0,
     "f1": 1.0,
