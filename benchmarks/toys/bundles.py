@@ -92,6 +92,7 @@ def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
     """How far a bundle's outputs lie from torch's, ||a - b|| / ||a|| over all rows."""
     opened = Bundle.open(bundle.folder)
     task = TASKS[opened.task]
+    names = getattr(task, "outputs", None) or (task.output,)
     module = getattr(t, task.loader).from_pretrained(model, dtype="float32").eval()
     reads = inspect.signature(module.forward).parameters
     tokenizer = t.AutoTokenizer.from_pretrained(model)
@@ -102,8 +103,11 @@ def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
         inputs = tokenizer(*pair, return_tensors="pt")
         inputs = {name: each for name, each in inputs.items() if name in reads}
         with torch.no_grad():
-            right = module(**inputs)[task.output].numpy()
+            output = module(**inputs)
         feed = complete_feed(session, {name: each.numpy() for name, each in inputs.items()})
-        apart += float(np.square(outputs_of(session, feed)[task.output] - right).sum())
-        size += float(np.square(right).sum())
+        made = outputs_of(session, feed)
+        for name in names:
+            right = output[name].numpy()
+            apart += float(np.square(made[name] - right).sum())
+            size += float(np.square(right).sum())
     return (apart / size) ** 0.5
