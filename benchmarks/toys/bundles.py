@@ -92,7 +92,6 @@ def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
     """How far a bundle's outputs lie from torch's, ||a - b|| / ||a|| over all rows."""
     opened = Bundle.open(bundle.folder)
     task = TASKS[opened.task]
-    names = getattr(task, "outputs", None) or (task.output,)
     module = getattr(t, task.loader).from_pretrained(model, dtype="float32").eval()
     reads = inspect.signature(module.forward).parameters
     tokenizer = t.AutoTokenizer.from_pretrained(model)
@@ -106,7 +105,7 @@ def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
             output = module(**inputs)
         feed = complete_feed(session, {name: each.numpy() for name, each in inputs.items()})
         made = outputs_of(session, feed)
-        for name in names:
+        for name in task.outputs:
             right = output[name].numpy()
             apart += float(np.square(made[name] - right).sum())
             size += float(np.square(right).sum())

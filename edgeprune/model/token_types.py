@@ -4,12 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_UNTYPED = (
-    *("tokenizersbackend", "pretrainedtokenizer", "albert", "bertgeneration", "bigbird"),
-    *("camembert", "distilbert", "mpnet", "rembert", "roberta", "xlmroberta"),
-)
-"""The beginnings of the classes of tokenizers, or of their models' types, by which transformers 5
-tells a model nothing of token types."""
+from edgeprune.model.families import UNTYPED_TOKENIZERS
 
 
 def tells_token_types(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
@@ -22,4 +17,4 @@ def tells_token_types(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -
     if isinstance(names := tokenizer.get("model_input_names"), list):
         return "token_type_ids" in names
     kind = tokenizer.get("tokenizer_class") or config.get("model_type")
-    return not re.sub("[_-]", "", str(kind).lower()).startswith(_UNTYPED)
+    return not re.sub("[_-]", "", str(kind).lower()).startswith(UNTYPED_TOKENIZERS)
