@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 _RECIPE = """
 name: usage
 text: {max_tokens: 48, batch_tokens: 512, held_out: 0.2, held_out_samples: 16}
-measure: {tokens: 16, seconds: 0.1, profile: false, curve: [], stages: false}
+measure: {tokens: 16, seconds: 0.1, launches: 1, profile: false, curve: [], stages: false}
 """
 
 
