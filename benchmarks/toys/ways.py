@@ -37,8 +37,6 @@ class Way:
     """Further ones of `edgeprune run`."""
     saved: tuple[Saved, ...] = ()
     """Changes of the files that transformers writes."""
-    ability: str = ""
-    """The fact of the task's row without which this is not claimed."""
     posed: Callable[[str, Any], Row] = lambda text, tokenizer: {"text": text}
     """A row to answer, by its text and the model's tokenizer."""
 
@@ -108,7 +106,6 @@ _ENTAILMENT = Way(
     a.zero_shot,
     a.zero_shot_row,
     ("--labels", ",".join(CANDIDATES)),
-    ability="zero_shot",
 )
 _ANSWERER = Way(
     "spans",
@@ -209,6 +206,7 @@ def ways(model_type: str, task: str) -> tuple[Way, ...]:
 
 
 def claimed(way: Way) -> bool:
-    """Whether what its models are for is a task here."""
+    """Whether what its models are for is a task here, and takes the options that they are run with."""
     task = TASKS.get(way.task)
-    return task is not None and (not way.ability or getattr(task, way.ability, False))
+    asked = [option for option in way.options if option.startswith("--")]
+    return task is not None and (task.generates or set(asked) <= set(task.run_options))
