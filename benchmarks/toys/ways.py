@@ -48,13 +48,17 @@ class Way:
         return [self.posed(text, tokenizer) for text in texts()]
 
 
+def _named(labels: Mapping[int, str]) -> dict[str, Any]:
+    return {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
+
+
 _MEAN, _FIRST, _LAST = map(f.pooled_by, ("mean_tokens", "cls_token", "lasttoken"))
 _PLAIN = Way("plain", "feature-extraction", Head("AutoModel"), a.plain, a.states, a.embedded)
 _POOLED = replace(_PLAIN, name="pooled", asked=a.pooled, saved=(_MEAN,))
 _CLASSIFIER = Way(
     "labels",
     "text-classification",
-    Head("AutoModelForSequenceClassification", {"id2label": LABELS}),
+    Head("AutoModelForSequenceClassification", _named(LABELS)),
     a.labelled,
     a.classes,
     a.classified,
@@ -62,7 +66,7 @@ _CLASSIFIER = Way(
 _TAGGER = Way(
     "tags",
     "token-classification",
-    Head("AutoModelForTokenClassification", {"id2label": TAGS}),
+    Head("AutoModelForTokenClassification", _named(TAGS)),
     a.tagged,
     a.entities,
     a.found,
@@ -99,7 +103,7 @@ _FILLER = Way(
 _ENTAILMENT = Way(
     "labels at run time",
     "text-classification",
-    Head("AutoModelForSequenceClassification", {"id2label": ENTAILMENT}),
+    Head("AutoModelForSequenceClassification", _named(ENTAILMENT)),
     a.entailing_pair,
     a.zero_shot,
     a.zero_shot_row,
@@ -160,7 +164,7 @@ _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
         replace(_CLASSIFIER, saved=(f.with_buffers, f.vocabulary_alone)),
     ),
     ("roberta", "token-classification"): (
-        replace(_TAGGER, head=replace(_TAGGER.head, settings={"id2label": PARTS})),
+        replace(_TAGGER, head=replace(_TAGGER.head, settings=_named(PARTS))),
     ),
     **{
         (model_type, "text-classification"): (_CLASSIFIER, _RERANKER)
