@@ -22,25 +22,31 @@ from edgeprune.measure.evaluate.measures import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "multilingual.jsonl"
 SIZES = {"en": 1797, "de": 600, "ru": 200, "zh": 100, "ar": 50}
-_STEPS = ("prune.steps=100", "prune.updates=20", "recover.steps=300")
+_FEW = ("prune.steps=40", "prune.updates=10", "recover.steps=160", "measure.tokens=64")
 
 
 @dataclass(frozen=True)
 class Row:
     """A build.
 
-    balance: text.language_balance. sizes: sentences of each language that it learns from.
+    folder: of its output. balance: text.language_balance. sizes: sentences of each language that it
+    learns from. whole: whether the tokens of all NTREX stay (vocabulary.data), but for the
+    sentences that are asked.
     """
 
     name: str
+    folder: str
     balance: float
     sizes: Mapping[str, int]
+    whole: bool = False
 
 
 ROWS = (
-    Row("languages evened out (0.7)", 0.7, SIZES),
-    Row("languages as the text has them", 0.0, SIZES),
-    Row("English alone", 0.0, {"en": 1797}),
+    Row("evened out (0.7)", "evened", 0.7, SIZES),
+    Row("as the text has them", "plain", 0.0, SIZES),
+    Row("English alone", "english", 0.0, {"en": 1797}),
+    Row("evened out, more text for the vocabulary", "evened-whole", 0.7, SIZES, whole=True),
+    Row("as the text has them, more text likewise", "plain-whole", 0.0, SIZES, whole=True),
 )
 
 
@@ -59,12 +65,18 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         for language in LANGUAGES
         for text in sentences(data, language)[-HELD_OUT:]
     ]
-    texts = _write(work / f"learnt-{row.balance}-{len(row.sizes)}.jsonl", learnt)
+    texts = _write(work / f"learnt-{len(row.sizes)}.jsonl", learnt)
     unseen = _write(work / "unseen.jsonl", asked)
+    known = [
+        {"text": text, "lang": language}
+        for language in LANGUAGES
+        for text in sentences(data, language)[:-HELD_OUT]
+    ]
+    further = [f"vocabulary.data={_write(work / 'known.jsonl', known)}"] if row.whole else []
     out = build_once(
         "multilingual",
-        work / f"out-{row.balance}-{len(row.sizes)}",
-        [f"text.language_balance={row.balance}", *_STEPS],
+        work / row.folder,
+        [f"text.language_balance={row.balance}", *_FEW, *further],
         ["--model", str(model), "--data", str(texts)],
     )
     bundle, original = out / "bundle", out / "original"

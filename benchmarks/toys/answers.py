@@ -1,5 +1,6 @@
 """Rows for each task, what transformers answers to them, and what `edgeprune run` says of a row."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,8 @@ def marked(number: int, text: str) -> Row:
 
 def spans(model: Path, rows: Sequence[Row]) -> list[Answer]:
     """The likeliest part of the context, by the rules of transformers 4's pipeline for one window:
-    of softmaxes over the context's tokens and the first, the product of start and end, widened to
-    whole words."""
+    of softmaxes over the context's tokens and the first, the product of start and end. The twelve
+    likeliest are widened to whole words, and those of one text are added."""
     module = t.AutoModelForQuestionAnswering.from_pretrained(model).eval()
     tokenizer = t.AutoTokenizer.from_pretrained(model)
     found = []
@@ -180,11 +181,15 @@ def spans(model: Path, rows: Sequence[Row]) -> list[Answer]:
         )
         table = torch.outer(starts, ends).triu().tril(LONGEST - 1)
         table[0] = 0
-        first, last = divmod(int(table.argmax()), len(chosen))
-        words = [batch.token_to_word(0, chosen[place]) for place in (first, last)]
-        begin, end = (batch.word_to_chars(0, word, 1) for word in words)
-        score = np.array(float(table[first, last]))
-        found.append(((begin.start, end.end, row["context"][begin.start : end.end]), score))
+        scores, places = defaultdict[str, float](float), {}
+        for score, place in zip(*table.flatten().topk(12), strict=True):
+            words = [batch.token_to_word(0, chosen[n]) for n in divmod(int(place), len(chosen))]
+            begin, end = (batch.word_to_chars(0, word, 1) for word in words)
+            said = row["context"][begin.start : end.end]
+            places.setdefault(said.lower(), (begin.start, end.end, said))
+            scores[said.lower()] += float(score)
+        best = max(scores, key=lambda said: scores[said])
+        found.append((places[best], np.array(scores[best])))
     return found
 
 

@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 _RECIPE = """
 name: usage
 text: {max_tokens: 48, batch_tokens: 512, held_out: 0.2, held_out_samples: 16}
-measure: {tokens: 16, seconds: 0.1, profile: false, curve: [], stages: false}
+measure: {tokens: 16, seconds: 0.1, launches: 1, profile: false, curve: [], stages: false}
 """
 
 
@@ -102,8 +102,11 @@ def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
         inputs = tokenizer(*pair, return_tensors="pt")
         inputs = {name: each for name, each in inputs.items() if name in reads}
         with torch.no_grad():
-            right = module(**inputs)[task.output].numpy()
+            output = module(**inputs)
         feed = complete_feed(session, {name: each.numpy() for name, each in inputs.items()})
-        apart += float(np.square(outputs_of(session, feed)[task.output] - right).sum())
-        size += float(np.square(right).sum())
+        made = outputs_of(session, feed)
+        for name in task.outputs:
+            right = output[name].numpy()
+            apart += float(np.square(made[name] - right).sum())
+            size += float(np.square(right).sum())
     return (apart / size) ** 0.5

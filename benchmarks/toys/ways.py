@@ -37,8 +37,6 @@ class Way:
     """Further ones of `edgeprune run`."""
     saved: tuple[Saved, ...] = ()
     """Changes of the files that transformers writes."""
-    ability: str = ""
-    """The fact of the task's row without which this is not claimed."""
     posed: Callable[[str, Any], Row] = lambda text, tokenizer: {"text": text}
     """A row to answer, by its text and the model's tokenizer."""
 
@@ -48,13 +46,17 @@ class Way:
         return [self.posed(text, tokenizer) for text in texts()]
 
 
+def _named(labels: Mapping[int, str]) -> dict[str, Any]:
+    return {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
+
+
 _MEAN, _FIRST, _LAST = map(f.pooled_by, ("mean_tokens", "cls_token", "lasttoken"))
 _PLAIN = Way("plain", "feature-extraction", Head("AutoModel"), a.plain, a.states, a.embedded)
 _POOLED = replace(_PLAIN, name="pooled", asked=a.pooled, saved=(_MEAN,))
 _CLASSIFIER = Way(
     "labels",
     "text-classification",
-    Head("AutoModelForSequenceClassification", {"id2label": LABELS}),
+    Head("AutoModelForSequenceClassification", _named(LABELS)),
     a.labelled,
     a.classes,
     a.classified,
@@ -62,7 +64,7 @@ _CLASSIFIER = Way(
 _TAGGER = Way(
     "tags",
     "token-classification",
-    Head("AutoModelForTokenClassification", {"id2label": TAGS}),
+    Head("AutoModelForTokenClassification", _named(TAGS)),
     a.tagged,
     a.entities,
     a.found,
@@ -99,12 +101,11 @@ _FILLER = Way(
 _ENTAILMENT = Way(
     "labels at run time",
     "text-classification",
-    Head("AutoModelForSequenceClassification", {"id2label": ENTAILMENT}),
+    Head("AutoModelForSequenceClassification", _named(ENTAILMENT)),
     a.entailing_pair,
     a.zero_shot,
     a.zero_shot_row,
     ("--labels", ",".join(CANDIDATES)),
-    ability="zero_shot",
 )
 _ANSWERER = Way(
     "spans",
@@ -160,7 +161,7 @@ _WAYS_OF_TYPE: Mapping[tuple[str, str], tuple[Way, ...]] = {
         replace(_CLASSIFIER, saved=(f.with_buffers, f.vocabulary_alone)),
     ),
     ("roberta", "token-classification"): (
-        replace(_TAGGER, head=replace(_TAGGER.head, settings={"id2label": PARTS})),
+        replace(_TAGGER, head=replace(_TAGGER.head, settings=_named(PARTS))),
     ),
     **{
         (model_type, "text-classification"): (_CLASSIFIER, _RERANKER)
@@ -205,6 +206,7 @@ def ways(model_type: str, task: str) -> tuple[Way, ...]:
 
 
 def claimed(way: Way) -> bool:
-    """Whether what its models are for is a task here."""
+    """Whether what its models are for is a task here, and takes the options that they are run with."""
     task = TASKS.get(way.task)
-    return task is not None and (not way.ability or getattr(task, way.ability, False))
+    asked = [option for option in way.options if option.startswith("--")]
+    return task is not None and (task.generates or set(asked) <= set(task.run_options))

@@ -564,6 +564,14 @@ BASE_PREFIXES = (
 )
 
 
+UNTYPED_TOKENIZERS = (
+    *("tokenizersbackend", "pretrainedtokenizer", "albert", "bertgeneration", "bigbird"),
+    *("camembert", "distilbert", "mpnet", "rembert", "roberta", "xlmroberta"),
+)
+"""The beginnings of the classes of tokenizers, or of their models' types, by which transformers 5
+tells a model nothing of token types."""
+
+
 _MORE_THAN_TEXT = {
     "gemma3": (
         "A model of type 'gemma3' reads images beside text, which is not built here: take its text "
@@ -574,14 +582,6 @@ _MORE_THAN_TEXT = {
     ),
 }
 """Why models are refused of which a part could be built, and how to come by it."""
-
-
-UNTYPED = (
-    *("tokenizersbackend", "pretrainedtokenizer", "albert", "bertgeneration", "bigbird"),
-    *("camembert", "distilbert", "mpnet", "rembert", "roberta", "xlmroberta"),
-)
-"""The beginnings of the classes of tokenizers, or of their models' types, by which transformers 5
-tells a model nothing of token types."""
 
 
 def known_model_types() -> list[str]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from edgeprune.model.families import UNTYPED
+from edgeprune.model.families import UNTYPED_TOKENIZERS
 
 
 def tells_token_types(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
@@ -17,4 +17,4 @@ def tells_token_types(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -
     if isinstance(names := tokenizer.get("model_input_names"), list):
         return "token_type_ids" in names
     kind = tokenizer.get("tokenizer_class") or config.get("model_type")
-    return not re.sub("[_-]", "", str(kind).lower()).startswith(UNTYPED)
+    return not re.sub("[_-]", "", str(kind).lower()).startswith(UNTYPED_TOKENIZERS)

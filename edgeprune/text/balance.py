@@ -10,7 +10,7 @@ from edgeprune.base.budget import apportion
 
 Truth = int | float | Sequence[int] | Sequence[float] | Sequence[tuple[int, int]]
 """A text's label; one of each of its words; a 1.0 for each label that is true of it and a 0.0 for
-each other; a score; or the places of answers."""
+each other; a score; or the parts of it that answer a question."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def balanced_rows(count: int, by: Sequence[Evened], rng: np.random.Generator) ->
 
 
 def label_counts(labels: Iterable[Truth]) -> dict[int, int]:
-    """The number of texts that have each label, in the order of the labels; none of scores."""
+    """The number of texts that have each label, in the order of the labels; none of scores
+    and answers."""
     counts = Counter(label for each in labels for label in labels_of(each))
     return dict(sorted(counts.items()))
 

@@ -149,7 +149,7 @@ class Reader(ABC):
         return {name: pool for name, pool in found.items() if len(pool)} or {"": self._pool(part)}
 
     def _evened(self, part: Corpus) -> tuple[Pool, list[Evened]]:
-        """What may be drawn from a part, and how it is evened out; nothing: as it comes."""
+        """The texts that may be drawn from a part, and how they are evened out, if they are."""
         pools = self._pools(part)
         if not self._language_balance:
             return pools[""], []
@@ -158,7 +158,7 @@ class Reader(ABC):
         return items, [Evened(kinds, self._language_balance)]
 
     def _held_out(self) -> Pool:
-        """What the held-out loss is measured on."""
+        """The texts on which the held-out loss is measured."""
         items, by = self._evened(self.held_out)
         if by:
             order = balanced_rows(len(items), by, np.random.default_rng([self.seed, 2]))

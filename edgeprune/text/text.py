@@ -59,6 +59,8 @@ class Text:
             "documents": len(self.corpus.documents),
             "digest": self.digest,
         }
+        if self.languages:
+            found["languages"] = self.languages
         if self.reads == "sentences":
             sentences = self.corpus.sentences
             found |= {"sentences": len(sentences.texts), "left_out": sentences.left_out}

@@ -26,6 +26,12 @@ def test_every_family_in_the_table_has_a_toy(usage):
     assert downloaded & set(known_model_types()) == downloaded & set(TYPES)
 
 
+def test_only_rerankers_that_write_are_known_and_not_claimed(usage):
+    kinds = usage.read_table()
+    found = [way for kind in kinds for way in usage.ways(kind.model_type, kind.task)]
+    assert {way.name for way in found if not usage.claimed(way)} == {"yes or no"}
+
+
 def test_shares_are_of_all_downloads(usage):
     kinds = [
         usage.Kind("bert", "feature-extraction", 50.0),

@@ -52,7 +52,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_language_is_measured_and_the_worst_one_named(out: Path) -> None:
-    stages = {s["name"]: s for s in json.loads((out / "report.json").read_text())["stages"]}
+    report = json.loads((out / "report.json").read_text())
+    assert report["text"]["languages"] == {"de": 60, "sw": 10}
+    stages = {s["name"]: s for s in report["stages"]}
     quality = stages["measure"]["quality"][0]
     assert quality["group"] == "language"
     groups = quality["groups"]

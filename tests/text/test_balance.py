@@ -24,6 +24,7 @@ def test_labels_are_counted_by_texts() -> None:
     assert label_counts([[0, 0, 3], [0], []]) == {0: 2, 3: 1}
     assert label_counts([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]) == {1: 1, 2: 2}
     assert label_counts([0.5, 2.0]) == {}
+    assert label_counts([[(3, 7), (12, 14)], []]) == {}  # answers in a context
 
 
 def test_a_text_counts_for_its_rarest_label() -> None:

@@ -19,8 +19,8 @@ from torch import nn
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import read_json
-from edgeprune.base.progress import track
 from edgeprune.compress.context import Context
+from edgeprune.compress.cut.token_counts import compare_tokens, count_tokens
 from edgeprune.compress.cut.tokenizer import renumbered, tokens_to_keep, trim_tokenizer, vocabulary
 from edgeprune.compress.cut.vocabulary_record import Tokens, Trimmed
 from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
@@ -36,7 +36,6 @@ _TOKENIZER = "tokenizer.json"
 # What tokenizers written in Python are read from; tokenizer.json holds all of it.
 _OTHER_FORMS = ("vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "*.model")
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
-_TEXTS_AT_A_TIME = 256
 _CHATS = (
     [{"role": "user", "content": "a"}],
     [
@@ -91,15 +90,6 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
     )
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Counter[int]:
-    """Count the uses of each token by texts, special tokens included."""
-    counts: Counter[int] = Counter()
-    for some in track(_parts(texts), "tokens in use", -(-len(texts) // _TEXTS_AT_A_TIME)):
-        for encoding in tokenizer.encode_batch(some):
-            counts.update(encoding.ids)
-    return counts
-
-
 def kept_rows(model: Model, tokenizer: Mapping[str, Any], used: Iterable[int]) -> list[int]:
     """Which rows of the word embeddings stay, in order: the used tokens' and those that any text
     may need; those of ids that the configuration names; and, in families that count positions from
@@ -145,56 +135,6 @@ def trim_model(model: Model, kept: Sequence[int]) -> None:
             setattr(model.module.config, name, value)
 
 
-def compare_tokens(
-    tokenizer: Tokenizer, trimmed: Tokenizer, kept: Sequence[int], texts: Sequence[str]
-) -> dict[str, float]:
-    """Compare how texts that took no part in the choice are tokenized before and after.
-
-    Returns:
-        Shares between 0 and 1: `texts_same`, of texts that are the same tokens as before;
-        `tokens_kept`, of the tokens before that are kept; and `length`, tokens now for one before.
-        Numbers of unknown tokens: `unknown_before` and `unknown`.
-
-    Raises:
-        UserError: a text of kept tokens alone became others: this tokenizer does more than its kind
-            promises.
-    """
-    same = known = before = after = 0
-    old, stays = list(kept), set(kept)
-    sides, unknown = (tokenizer, trimmed), [0, 0]
-    marks = [unknown_token(side) for side in sides]
-    for some in track(_parts(texts), "held-out tokens", -(-len(texts) // _TEXTS_AT_A_TIME)):
-        pairs = zip(tokenizer.encode_batch(some), trimmed.encode_batch(some), strict=True)
-        for text, (full, reduced) in zip(some, pairs, strict=True):
-            equal = full.ids == [old[token] for token in reduced.ids]
-            if not equal and stays.issuperset(full.ids):
-                raise UserError(
-                    f"The trimmed tokenizer writes {text[:60]!r} with other tokens though all of "
-                    "them are kept; this tokenizer cannot be trimmed: leave `vocabulary` out."
-                )
-            same += equal
-            known += sum(token in stays for token in full.ids)
-            before, after = before + len(full.ids), after + len(reduced.ids)
-            for side, (ids, mark) in enumerate(zip((full.ids, reduced.ids), marks, strict=True)):
-                unknown[side] += ids.count(mark) if mark is not None else 0
-    return {
-        "texts": len(texts),
-        "texts_same": same / len(texts),
-        "tokens_kept": known / max(before, 1),
-        "length": after / max(before, 1),
-        "unknown_before": unknown[0],
-        "unknown": unknown[1],
-    }
-
-
-def unknown_token(tokenizer: Tokenizer) -> int | None:
-    """The number of the token that stands for what a tokenizer does not know; None without one."""
-    model = json.loads(tokenizer.to_str())["model"]
-    number: int | None = model.get("unk_id")  # Unigram's
-    named = model.get("unk_token")
-    return tokenizer.token_to_id(named) if number is None and named else number
-
-
 def _counts(tokenizer: Tokenizer, corpus: Corpus, kind: str) -> Counter[int]:
     """Count the uses of each token by a corpus, as a model of a kind reads it."""
     counts = count_tokens(tokenizer, _texts(corpus, kind))
@@ -222,11 +162,6 @@ def _chats(folder: Path) -> list[str]:
         except UserError:  # a template may refuse a system's message
             continue
     return texts
-
-
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-        yield list(texts[start : start + _TEXTS_AT_A_TIME])
 
 
 def _write_assets(folder: Path, tokenizer: dict[str, Any], kept: Sequence[int]) -> None:

@@ -33,8 +33,8 @@ class Trimmed(Record):
 
 
 def told(did: Trimmed) -> list[str]:
-    """What trimming did to tokens and held-out texts, in sentences; of several languages also to
-    the one that keeps the fewest of its texts."""
+    """The effect of trimming on tokens and held-out texts, in sentences; of several languages also
+    that on the one that keeps the fewest of its texts."""
     if not did.tokens_before:
         return []
     lines = [f"{did.tokens:,} of {did.tokens_before:,} tokens stay"]

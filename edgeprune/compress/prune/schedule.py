@@ -55,7 +55,7 @@ class BudgetStep:
     step: int
     target: float
     deficit: float
-    """What was asked for and not yet given."""
+    """The share that was asked for and not yet given."""
     norm: float | None
     """Mean since the last update; None when no finite gradient came."""
     trend: float
@@ -63,7 +63,7 @@ class BudgetStep:
     """Root mean square since the last update, as a share of the trend; None where unknown."""
     beta: float
     budget: float
-    """What is removed."""
+    """The share that is removed."""
     sparsity: float
     """Reached by it."""
 

@@ -33,7 +33,7 @@ class Launched:
     load_seconds: list[float]
     """Of each subject, the median over launches."""
     runtimes: list[str]
-    """What runs each subject."""
+    """The runtime of each subject."""
     cores: list[int] | None
     """All cores that were used; None where processes stayed on none."""
     others: float | None

@@ -114,7 +114,7 @@ def _classes(classes: Mapping[str, Summary]) -> list[RenderableType]:
 
 
 def _changes(changes: Changes) -> list[RenderableType]:
-    """How many texts were right and are wrong now, and some of them."""
+    """The number of texts that were right and are wrong now, and some of them."""
     lines = [
         f"{many(changes.right_to_wrong, 'text')} that the original has right "
         f"{'is' if changes.right_to_wrong == 1 else 'are'} wrong now, "

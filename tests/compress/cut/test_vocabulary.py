@@ -25,14 +25,9 @@ from tiny_tokenizers import tokenizer_json
 from tokenizers import Tokenizer
 
 from edgeprune.base.errors import UserError
+from edgeprune.compress.cut.token_counts import compare_tokens, count_tokens
 from edgeprune.compress.cut.tokenizer import tokens_to_keep, trim_tokenizer
-from edgeprune.compress.cut.vocabulary import (
-    _counts,
-    compare_tokens,
-    count_tokens,
-    kept_rows,
-    trim_model,
-)
+from edgeprune.compress.cut.vocabulary import _counts, kept_rows, trim_model
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.verify import run_graph
 from edgeprune.export.trace import export_onnx
