@@ -109,7 +109,7 @@ def dry_run(made: Path, model: Path, family: str) -> tuple[int, str]:
         ("qwen2_moe", {"num_experts": 8}, "num_experts 8, and its weights hold 4"),
         ("classifier", {"id2label": {"0": "a", "2": "b", "5": "c"}}, "the labels 0 to 2"),
         ("classifier", {"id2label": {str(n): "x" for n in range(4)}}, "names 4 labels"),
-        ("classifier", {"problem_type": "multi_label_classification"}, "multi_label"),
+        ("classifier", {"problem_type": "ranking"}, "ranking"),
     ],
 )
 def test_a_setting_that_cannot_be_right(family, settings, words, made, tmp_path):
