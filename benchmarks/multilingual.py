@@ -72,11 +72,12 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         for language in LANGUAGES
         for text in sentences(data, language)[:-HELD_OUT]
     ]
-    further = [f"vocabulary.data={_write(work / 'known.jsonl', known)}"] if row.whole else []
+    further = f"vocabulary.data={_write(work / 'known.jsonl', known)}"
+    trim = further if row.whole else "vocabulary.min_count=1"
     out = build_once(
         "multilingual",
         work / row.folder,
-        [f"text.language_balance={row.balance}", *_FEW, *further],
+        [f"text.language_balance={row.balance}", *_FEW, trim],
         ["--model", str(model), "--data", str(texts)],
     )
     bundle, original = out / "bundle", out / "original"

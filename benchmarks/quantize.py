@@ -237,16 +237,12 @@ class Bench:
 
 def _in_order(reader: Any, texts: Sequence[str], size: int = 64) -> Any:
     """Padded batches of texts in the order given."""
-    from edgeprune.text.batches import Batch
+    from edgeprune.text.batches import padded
 
-    ids = reader.encode(texts)
-    for start in range(0, len(ids), size):
-        part = ids[start : start + size]
-        mask = np.zeros((len(part), max(map(len, part))), np.int64)
-        tokens = np.full_like(mask, reader.pad_id)
-        for row, one in enumerate(part):
-            tokens[row, : len(one)], mask[row, : len(one)] = one, 1
-        yield Batch(tokens, mask)
+    tokens = reader.encode(texts)
+    for start in range(0, len(tokens), size):
+        part = tokens[start : start + size]
+        yield padded(part, max(len(each.ids) for each in part), reader.pad_id)
 
 
 def table(done: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 from edgeprune.compress.objectives.embedding import embed
 from edgeprune.measure.evaluate.sts import spearman
 from edgeprune.model.model import Model
+from edgeprune.text.batches import padded
 from edgeprune.text.files import read_rows
 from edgeprune.text.readers import Reader
 
@@ -25,16 +26,14 @@ def pairs(file: Path) -> tuple[list[str], np.ndarray]:
 @torch.no_grad()
 def embeddings(model: Model, reader: Reader, texts: Sequence[str]) -> np.ndarray:
     """Vectors of unit length [texts, width]."""
-    ids = reader.encode(texts)
-    vectors = np.empty((len(ids), model.anatomy.hidden_size), np.float32)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    tokens = reader.encode(texts)
+    vectors = np.empty((len(tokens), model.anatomy.hidden_size), np.float32)
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids))
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
-        length = len(ids[chosen[-1]])
-        padded = torch.tensor([ids[i] + [0] * (length - len(ids[i])) for i in chosen])
-        mask = torch.tensor([[1] * len(ids[i]) + [0] * (length - len(ids[i])) for i in chosen])
-        output = model.module(input_ids=padded, attention_mask=mask)
-        vectors[chosen] = embed(output, mask, model.pooling).numpy()
+        batch = padded([tokens[i] for i in chosen], len(tokens[chosen[-1]].ids), 0)
+        mask = torch.from_numpy(batch.attention_mask)
+        vectors[chosen] = embed(model.run(batch), mask, model.pooling).numpy()
     return vectors
 
 
