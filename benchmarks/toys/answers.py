@@ -194,7 +194,7 @@ def spans(model: Path, rows: Sequence[Row]) -> list[Answer]:
 
 
 def span_row(row: Row) -> Answer:
-    [answer] = row["answers"]
+    [answer] = row["predictions"]
     return (answer["start"], answer["end"], answer["answer"]), np.array(answer["score"])
 
 

@@ -206,7 +206,7 @@ def ways(model_type: str, task: str) -> tuple[Way, ...]:
 
 
 def claimed(way: Way) -> bool:
-    """Whether what its models are for is a task here, and takes the options that they are run with."""
+    """Whether what its models are for is a task here that takes the options they are run with."""
     task = TASKS.get(way.task)
     asked = [option for option in way.options if option.startswith("--")]
     return task is not None and (task.generates or set(asked) <= set(task.run_options))
