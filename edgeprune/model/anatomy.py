@@ -219,10 +219,9 @@ class Anatomy:
 
     @property
     def reads_token_types(self) -> bool:
-        """Whether clients say of each token to which of two texts it belongs."""
-        function, table = self.family.encoder, self.embeddings.get("token_type")
-        typed = function is None or function.reads_token_types
-        return typed and table is not None and self.shape(table)[0] > 1
+        """Whether a token of the second of two texts has another row than one of the first."""
+        table = self.embeddings.get("token_type")
+        return table is not None and self.shape(table)[0] > 1
 
     @property
     def head_units(self) -> list[int]:

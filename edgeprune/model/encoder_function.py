@@ -42,8 +42,6 @@ class EncoderFunction:
     """A linear after the embeddings where these are narrower than the layers."""
     projects_first: bool = False
     """That linear stands before the embeddings' norm."""
-    reads_token_types: bool = False
-    """Whether clients say of each token to which of two texts it belongs; else all are of 0."""
     activation: str = "hidden_act"
     """The setting that names the feed-forward's."""
     epsilon: str | None = "layer_norm_eps"

@@ -16,7 +16,6 @@ _BERT_FUNCTION = EncoderFunction(
         ("cls.predictions.transform.LayerNorm", None),
         (_BERT_HEAD, None),
     ),
-    reads_token_types=True,
 )
 _DEBERTA_FUNCTION = replace(
     _BERT_FUNCTION,
@@ -162,7 +161,6 @@ FAMILIES: tuple[Family, ...] = (
             _BERT_FUNCTION,
             label_head=_DENSE_HEAD,
             word_head=_LM_HEAD_LAYERS,
-            reads_token_types=False,
         ),
     ),
     Family(

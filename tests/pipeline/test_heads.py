@@ -19,6 +19,7 @@ from tiny_builds import recipe_file
 import edgeprune
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
+from edgeprune.export.opened import open_model
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.fits import check_fits
 from edgeprune.runtime.bundle import Bundle
@@ -158,3 +159,15 @@ def test_an_unknown_activation_is_refused_before_the_work(tmp_path):
     folder = pair_folder(tmp_path / "model", labels=1, **theirs)
     with pytest.raises(UserError, match=r"their\.module\.Sigmoid, which EdgePrune does not run"):
         check_fits(open_checkpoint(str(folder)))
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "deberta-v2", "mpnet"])
+def test_rerankers_of_other_families_score_as_sentence_transformers_does(family, tmp_path):
+    """With a table of two types, of one, and without any."""
+    folder = pair_folder(tmp_path / "model", f"{family}-classifier", labels=1)
+    theirs = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
+    expected = theirs.predict(pairs()[:6])
+    with open_model(folder) as opened:
+        found = edgeprune.load(opened).logits(pairs()[:6])[:, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.ptp(expected) > 0.05

@@ -114,7 +114,7 @@ def test_types_reach_torch_the_walk_and_both_graphs(folder, model, tmp_path):
         ("electra-classifier", True),
         ("distilbert-classifier", False),
         ("mpnet-classifier", False),
-        ("roberta-classifier", False),
+        ("roberta-classifier", True),
     ],
 )
 def test_families_with_and_without_types(family, typed, tmp_path):
