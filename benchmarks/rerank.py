@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from built import build_once
-from finetune_classifier import MODEL
+from finetune import MODEL
 from finetune_reranker import finetune
 from results_file import ratio_text
 from resumed import run_rows

@@ -155,7 +155,7 @@ def test_an_encoder_is_pruned_and_measured(condition, tmp_path, monkeypatch):
     minilm.prune_and_measure(Cell(1, "cubic", "grad", "clean", 0), tmp_path, folder)
     again = minilm.prune_and_measure(Cell(1, "mv", "platon", condition, 0), tmp_path, folder)
     assert {**again, "seconds": 0} == {**row, "seconds": 0}
-    answers = minilm.of_seed(0, tmp_path, folder)[1].module.answers
+    answers = minilm.of_seed(0, tmp_path, folder)[1].module.forward.answers
     held_out = len(minilm.of_seed(0, tmp_path, folder)[0].held_out_batches())
     assert len(answers) == 12 + held_out  # one for each step's text, however many runs
 
