@@ -176,7 +176,7 @@ def test_an_unknown_family_lists_those_that_are_known(made, out, tmp_path):
 def test_a_head_that_would_be_lost(made, out, tmp_path):
     model = copied(made, tmp_path)
     config = json.loads((model / "config.json").read_text())
-    config["architectures"] = ["BertForQuestionAnswering"]
+    config["architectures"] = ["BertForMultipleChoice"]
     (model / "config.json").write_text(json.dumps(config))
     assert "a head that EdgePrune does not run" in refused(out, *of(made, model=model))
 

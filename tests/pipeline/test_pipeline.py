@@ -507,7 +507,7 @@ PAIR = '{"text": "a", "text_pair": "b", "score": %s}'
     ("family", "settings", "words"),
     [
         ("bert", ["require.drop=0.1"], "require.drop cannot be judged by cosine, all that"),
-        ("bert", ["require.drop=0.1"], "set measure.task to sts, and measure.data"),
+        ("bert", ["require.drop=0.1"], "set measure.task to sts or ranking, and"),
         ("llama", ["require.cosine=0.9"], "require.cosine is for encoders' embeddings"),
         (
             "llama",

@@ -41,7 +41,7 @@ quantize:
   group: 16
   method: gptq
   calibration_samples: 8
-measure: {tokens: 12, profile: false, curve: [], stages: true}
+measure: {tokens: 12, launches: 1, profile: false, curve: [], stages: true}
 """
 PRUNE = (
     "prune: {pattern: channels, sparsity: 0.3, steps: 4, updates: 2, checks: 1, precision: float32}"

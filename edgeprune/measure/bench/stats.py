@@ -6,6 +6,7 @@ graph with itself, 64 of such intervals held the truth. Launches are what repeat
 `ratio_of_launches` takes one value of each.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -88,6 +89,7 @@ def ratio_of_launches(
     )
 
 
+@functools.cache
 def student(freedom: int, share: float = 0.95) -> float:
     """The t within which Student's distribution holds a share, by numeric integration.
 

@@ -29,6 +29,7 @@ from edgeprune.measure.evaluate.classification import macro_f1
 from edgeprune.measure.evaluate.measures import MEASURES, evaluate
 from edgeprune.measure.evaluate.result import Quality, Sample, percentages
 from edgeprune.measure.evaluate.sts import mean_ranks, spearman
+from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.logits import kl_divergence, negative_log_likelihood
 from edgeprune.text.files import read_document, read_rows, read_texts
@@ -330,12 +331,7 @@ def test_text_is_read_from_every_kind_of_place(tmp_path: Path) -> None:
 
 
 def test_every_measure_fits_a_task_that_runs() -> None:
-    assert {task for measure in MEASURES.values() for task in measure.tasks} == {
-        "feature-extraction",
-        "text-classification",
-        "text-generation",
-        "token-classification",
-    }
+    assert {task for measure in MEASURES.values() for task in measure.tasks} == set(TASKS)
 
 
 @pytest.mark.slow
