@@ -242,11 +242,16 @@ def run(
         raise UserError("--labels pairs each text with its labels itself: leave --pair out.")
     if labels is None and (hypothesis or multi_label):
         raise UserError("--hypothesis and --multi-label are for labels: name them with --labels.")
+    named = tuple(label.strip() for label in (labels or "").split(",") if label.strip())
+    if labels is not None and not named:
+        raise UserError("--labels names no label: give some, with commas between them.")
+    if documents and pair is not None:
+        raise UserError("--documents pairs the query with each document itself: leave --pair out.")
     asked = terminal.Asked(
         sampling,
         raw,
         as_json,
-        labels=tuple(label.strip() for label in (labels or "").split(",") if label.strip()),
+        labels=named,
         hypothesis=hypothesis or terminal.TEMPLATE,
         multi_label=multi_label,
         documents=ranked,

@@ -297,6 +297,7 @@ _ROWS = (
         logits_axes=3,
         needs_class=True,
         generates=True,
+        run_options=("--raw", "--max-tokens", "--temperature", "--top-p", "--seed"),
     ),
 )
 

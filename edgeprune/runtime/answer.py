@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from edgeprune.base.errors import UserError
-from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.batches import check_number, mixes_texts, run_batches
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
@@ -29,6 +29,7 @@ from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.runtime.windows import Windows
 from edgeprune.text.answers import cut_into_windows, windows
 from edgeprune.text.batches import Tokens
+from edgeprune.text.pairs import checked
 
 _LONGEST = 384
 """Tokens of a window at most."""
@@ -83,8 +84,9 @@ class QuestionTokenizer(Tokenizer):
         Raises:
             UserError: a text is no pair, or a question leaves its context no room.
         """
-        pairs = [text for text in texts if not isinstance(text, str)]
-        if len(pairs) < len(texts):
+        given = checked(texts)
+        pairs = [text for text in given if not isinstance(text, str)]
+        if len(pairs) < len(given):
             raise UserError(
                 "A question needs the context that its answer is looked for in: give both, the "
                 "question as text and the context as text_pair (--pair)."
@@ -144,8 +146,7 @@ class Answerer:
     def encode(self, questions: Sequence[Text], wanted: Wanted) -> list[Question]:
         """Tokenized questions that say which answers are wanted; errors as of `answer`."""
         for name in ("top_k", "max_answer_len"):
-            if (number := getattr(wanted, name)) < 1:
-                raise UserError(f"{name} must be at least 1, not {number}.")
+            check_number(name, getattr(wanted, name))
         return [
             replace(each, wanted=wanted)
             for each in self.tokenizer.encode(questions)
@@ -217,7 +218,8 @@ class _Merged:
         probabilities = softmax(logits[chosen].T)
         self._none = min(self._none, float(probabilities[:, 0].prod()))
         starts, ends = probabilities[:, 1:]
-        scores = np.tril(np.triu(np.outer(starts, ends)), wanted.max_answer_len - 1)
+        longest = min(wanted.max_answer_len, len(tokens))
+        scores = np.tril(np.triu(np.outer(starts, ends)), longest - 1)
         # Some become the same once they are whole words.
         count = min(scores.size, 2 * wanted.top_k + 10)
         best = np.argpartition(-scores, count - 1, axis=None)[:count]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from edgeprune.base.errors import UserError
 from edgeprune.runtime.names import empty_cache, is_past
 from edgeprune.runtime.onnx_file import read_outline
 from edgeprune.runtime.session import input_types, running, token_inputs
@@ -16,6 +17,16 @@ CALL_TOKENS = 256
 """Tokens in one call, padding included, if no batch size is given; a longer text runs alone. With
 more, a layer's output no longer fits into a core's caches (benchmarks/README.md, "tokens in a
 call")."""
+
+
+def check_number(name: str, number: object) -> None:
+    """Refuse a number of things that is no whole number of at least 1.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not isinstance(number, int | np.integer) or number < 1:
+        raise UserError(f"{name} must be at least 1 and whole, not {number!r}.")
 
 
 def mixes_texts(model_path: Path) -> bool:
@@ -45,6 +56,8 @@ def run_batches(
     column of the last axis. Sorting by length keeps padding
     small, and running the longest first reaches the memory peak at once.
     """
+    if batch_size is not None:
+        check_number("batch_size", batch_size)
     types = input_types(session)
     past = {node.name: node.shape for node in session.get_inputs() if is_past(node.name)}
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")

@@ -205,9 +205,16 @@ class Bundle:
     @cached_property
     def task(self) -> str:
         """One of TASKS: as the manifest states it, else by the graph's outputs."""
-        if stated := self.manifest.get("task"):
-            return stated
         outputs = self.outline.outputs
+        if stated := self.manifest.get("task"):
+            config = self.read_json("config.json")
+            seen = task_of_graph(outputs, config) if config else None
+            if seen is not None and seen.name != stated:
+                raise UserError(
+                    f"{self.folder / MANIFEST} says that the model does {stated}, and its graph "
+                    f"and config.json are of {seen.name}: correct the task, or build it again."
+                )
+            return stated
         # Logits are told apart by the configuration; anything else may do without.
         config = self.config if "logits" in outputs or task_of_graph(outputs) is None else {}
         if task := task_of_graph(outputs, config):

@@ -17,6 +17,7 @@ from edgeprune.runtime.finite import finite
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.text.batches import Tokens
+from edgeprune.text.pairs import checked
 
 _SHOWN_NUMBERS = 6
 
@@ -73,6 +74,7 @@ class Embedder:
     def _chunked(
         self, texts: Sequence[Text], batch_size: int | None, prompt: str | None
     ) -> np.ndarray:
+        texts = checked(texts)
         split = [self.tokenizer.parts(_alone(text), prompt) for text in texts]
         parts = [part for found in split for part in found]
         vectors = self.embed_tokens([part.tokens for part in parts], batch_size)

@@ -11,9 +11,12 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.runtime.logits import softmax
+from edgeprune.text.pairs import checked, listed
 
 TEMPLATE = "This example is {}."
 """The hypothesis, with the label in place of the braces."""
+PLACE = "{}"
+"""Stands in it for the label."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,16 @@ def hypotheses(
     Raises:
         UserError: there is no label, or the template has no place for one.
     """
-    if not labels or not all(label.strip() for label in labels):
-        raise UserError("Zero-shot classification needs labels, none of them empty.")
+    labels = listed(labels, "Labels")
+    if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise UserError("Zero-shot classification needs labels, none of them empty, each a text.")
     found = [_hypothesis(template, label) for label in labels]
-    return [(text, hypothesis) for text in texts for hypothesis in found]
+    single = [text for text in checked(texts) if isinstance(text, str)]
+    if len(single) < len(texts):
+        raise UserError(
+            "Zero-shot classification pairs each text with its labels itself: give single texts."
+        )
+    return [(text, hypothesis) for text in single for hypothesis in found]
 
 
 def ranked(
@@ -83,12 +92,10 @@ def entailment_of(names: Sequence[str]) -> int:
 
 
 def _hypothesis(template: str, label: str) -> str:
-    try:
-        found = template.format(label)
-    except (IndexError, KeyError, ValueError):
-        found = template
-    if found == template:
+    # Not by str.format, whose fields reach into objects and write any number of spaces.
+    if template.count(PLACE) != 1:
         raise UserError(
-            f"The hypothesis {template!r} has no place for a label: write {{}} where it belongs."
+            f"The hypothesis {template!r:.60} has no place for a label, or several: write {PLACE} "
+            "where it belongs, once."
         )
-    return found
+    return template.replace(PLACE, label)

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.batches import check_number, mixes_texts, run_batches
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
@@ -16,6 +16,7 @@ from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.text.batches import Tokens
 from edgeprune.text.masks import mask_token
+from edgeprune.text.pairs import listed
 
 TOP_K = 5
 """Fills of a masked token if no number is given, as transformers gives."""
@@ -68,7 +69,9 @@ class MaskTokenizer(Tokenizer):
             UserError: there is none.
         """
         found = []
-        for word in words:
+        for word in listed(words, "Words that may fill"):
+            if not isinstance(word, str):
+                raise UserError(f"A word that may fill is a text, and {word!r:.60} is none.")
             number = self.rust.token_to_id(word)
             if number is None:
                 begin = self.rust.encode(word, add_special_tokens=False).ids[:1]
@@ -138,8 +141,7 @@ class Filler:
         Args:
             cut: at the model's maximum; otherwise all of a text is there, however long.
         """
-        if top_k < 1:
-            raise UserError(f"top_k must be at least 1, not {top_k}.")
+        check_number("top_k", top_k)
         wanted = self.tokenizer.targets(targets) if targets else ()
         read = self.tokenizer.encode if cut else self.tokenizer.whole
         return [
@@ -175,6 +177,10 @@ class Filler:
                 chosen = values[self._places(encoded[row])]
                 found[row] = finite(chosen, "logits", self.bundle)
         return found
+
+    def masks_in(self, tokens: Tokens) -> int:
+        """The number of a text's masked tokens."""
+        return len(self._places(tokens))
 
     def _places(self, tokens: Tokens) -> np.ndarray:
         return np.flatnonzero(np.asarray(tokens.ids) == self.tokenizer.mask_id)

@@ -10,6 +10,7 @@ from edgeprune.model.scores import ACTIVATIONS, activation_of
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import SequenceModel
 from edgeprune.runtime.tokenize import Text
+from edgeprune.text.pairs import listed
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Ranker(SequenceModel):
         self, query: str, documents: Sequence[str], batch_size: int | None = None
     ) -> list[Ranked]:
         """The documents in the order of their scores beside the query, the best first."""
+        documents = listed(documents, "Documents")
         scores = self.score([(query, document) for document in documents], batch_size)
         return [Ranked(index, scores[index], documents[index]) for index in order(scores)]
 

@@ -90,6 +90,11 @@ def run_rows(
     """
     model = runtime.load(folder, threads)
     pairs = TASKS[model.bundle.task].pairs
+    if not pairs and any(row.get("text_pair") for row in rows):
+        raise UserError(
+            f"The rows have pairs of texts, and {model.bundle.folder} reads single ones: name the "
+            "field that it is to read with --field text=NAME, or give each text a row of its own."
+        )
     documents = (document_of(row, "") if pairs else row["text"] for row in rows)
     lines = _pieces(model, documents, replace(asked, as_json=True))
     with nullcontext(sys.stdout) if output is None else whole_file(output) as opened:
@@ -108,6 +113,8 @@ def _pieces(model: Any, texts: Iterator[Document], asked: Asked) -> Iterator[str
         ("--labels", bool(asked.labels)),
         ("--top-k", asked.top_k is not None),
         ("--target", bool(asked.targets)),
+        ("--raw", asked.raw),
+        *((f"--{name.replace('_', '-')}", True) for name in asked.sampling.model_fields_set),
     ):
         if given and option not in task.run_options:
             raise UserError(

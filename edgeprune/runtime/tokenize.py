@@ -11,7 +11,7 @@ from edgeprune.base.progress import say
 from edgeprune.model.token_types import tells_token_types
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.text.batches import Tokens
-from edgeprune.text.pairs import Document
+from edgeprune.text.pairs import Document, checked
 from edgeprune.text.prompts import prompt_tokens
 from edgeprune.text.tokenizer_file import open_tokenizer
 
@@ -71,7 +71,7 @@ class Tokenizer:
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         self.bundle.cut_texts += cut
         if self.warns:
-            self.warn_of_cut(cut, len(texts))
+            self.warn_of_cut(cut, len(encodings))
         return self._tokens(encodings, first)
 
     def warn_of_cut(self, cut: int, count: int, remedy: str = "") -> None:
@@ -109,7 +109,7 @@ class Tokenizer:
 
     def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
         """Encodings, and how many of the first tokens are the prompt's."""
-        before = self._library.prompt(prompt)
+        before, texts = self._library.prompt(prompt), checked(texts)
         if before:
             texts = [
                 before + text if isinstance(text, str) else (before + text[0], text[1])

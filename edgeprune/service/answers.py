@@ -102,9 +102,13 @@ class TextAnswers:
         return json_response({self._name: await self._answered(request, encoded)})
 
     def _check_count(self, texts: Sequence[Document]) -> None:
+        self._check_number(len(texts))
+
+    def _check_number(self, texts: int) -> None:
+        """Refuse more texts than a request may have."""
         most = self._settings.max_texts
-        if len(texts) > most:
-            raise Refused(400, f"There are {len(texts)} texts; one request takes {most}.")
+        if texts > most:
+            raise Refused(400, f"There are {texts} texts; one request takes {most}.")
 
     async def _answered(self, request: Request, encoded: Sequence[Tokens]) -> list[Any]:
         """An answer for each tokenized text, in its turn."""

@@ -9,10 +9,12 @@ from starlette.responses import Response
 
 from edgeprune.runtime.fill import TOP_K, Filler
 from edgeprune.service.answers import TextAnswers, read_body
-from edgeprune.service.requests import Texts, parse
+from edgeprune.service.requests import Refused, Texts, parse
 from edgeprune.service.responses import json_response
 
 _MOST = 1000
+_MOST_FILLS = 10_000
+"""Of one request: each is a whole text."""
 
 
 class Filled(Texts):
@@ -34,4 +36,11 @@ class FillAnswers(TextAnswers):
         encoded = await asyncio.to_thread(
             self._model.encode, asked.texts, asked.top_k, asked.targets or (), cut=False
         )
+        masked = sum(self._model.masks_in(tokens) for tokens in encoded)
+        if masked * asked.top_k > _MOST_FILLS:
+            raise Refused(
+                400,
+                f"{masked:,} masked tokens with {asked.top_k:,} fills each are more than the "
+                f"{_MOST_FILLS:,} fills of one request: lower top_k, or send fewer texts.",
+            )
         return json_response({self._name: await self._answered(request, encoded)})

@@ -44,7 +44,7 @@ class Predict(BaseModel):
     @property
     def single(self) -> bool:
         """Whether one answer is wanted, and no list of them."""
-        return not isinstance(self.inputs[0], list)
+        return isinstance(self.inputs, str) or not isinstance(self.inputs[0], list)
 
 
 class Labelled(BaseModel):
@@ -121,6 +121,8 @@ class ClassifierAnswers(PredictionAnswers):
         asked = parse(Labelled, await read_body(request, self._settings))
         names = self._sequences.labels
         entailment_of(names)
+        # Before there are pairs: a small body can ask for billions.
+        self._check_number(len(asked.texts) * len(asked.labels))
         pairs = list(hypotheses(asked.texts, asked.labels, asked.hypothesis_template))
         logits, _ = await self._logits_by(request, [*pairs], self._premises)
         found = ranked(logits, names, asked.labels, asked.multi_label)
