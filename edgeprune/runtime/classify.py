@@ -15,6 +15,7 @@ from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.text.batches import Tokens
+from edgeprune.text.pairs import listed
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Classifier(SequenceModel):
             UserError: no label of the model is called entailment, or the template has no {}.
         """
         entailment_of(self.labels)
+        labels = listed(labels, "Labels")
         pairs = hypotheses(texts, labels, template)
         encoded = self.tokenizer.encode(pairs, first_only=True)
         return ranked(self.logits_of(encoded, None), self.labels, labels, multi_label)

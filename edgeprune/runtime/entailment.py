@@ -39,8 +39,9 @@ def hypotheses(
     if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
         raise UserError("Zero-shot classification needs labels, none of them empty, each a text.")
     found = [_hypothesis(template, label) for label in labels]
-    single = [text for text in checked(texts) if isinstance(text, str)]
-    if len(single) < len(texts):
+    given = checked(texts)
+    single = [text for text in given if isinstance(text, str)]
+    if len(single) < len(given):
         raise UserError(
             "Zero-shot classification pairs each text with its labels itself: give single texts."
         )

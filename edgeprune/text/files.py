@@ -33,7 +33,7 @@ def read_rows(
         UserError: no such file, not UTF-8, no rows, or a row without a value in one of the fields.
     """
     path = Path(path)
-    text = _read(path)
+    text = read_text(path)
     if path.suffix == ".jsonl":
         rows = _jsonl(path, text)
     elif path.suffix == ".csv":
@@ -98,9 +98,9 @@ def read_texts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if path.is_dir():
-        texts = [_read(file) for file in _text_files(path)]
+        texts = [read_text(file) for file in _text_files(path)]
     elif path.suffix == ".txt":
-        texts = [line.strip() for line in _read(path).splitlines()]
+        texts = [line.strip() for line in read_text(path).splitlines()]
     else:
         texts = [text_of(row, "text", path) for row in read_rows(path, ["text"])]
     texts = [text for text in texts if text.strip()]
@@ -117,14 +117,19 @@ def read_document(path: str | Path) -> str:
     """
     path = Path(path)
     if not path.is_dir() and path.suffix == ".txt":
-        text = _read(path)
+        text = read_text(path)
         if not text.strip():
             raise UserError(f"{path} is empty: it has no text.")
         return text
     return "\n\n".join(read_texts(path))
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        UserError: no such file, a folder, or not UTF-8.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name one file in it.")
     if not path.is_file():

@@ -10,13 +10,14 @@ A row has a `query`, a list of `positive` documents and one of `negative` ones. 
 """
 
 import csv
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.text.files import Row, read_rows, text_of
+from edgeprune.text.files import Row, read_rows, read_text, text_of
 
 LISTS = ("query", "positive", "negative")
 """The fields of a row with judged documents."""
@@ -44,7 +45,7 @@ def pairs_of(rows: Iterable[Row], place: object) -> Iterator[Row]:
     """
     for row in rows:
         others = {name: value for name, value in row.items() if name not in LISTS}
-        query = text_of(row, "query", str(place))
+        query = _query(row, place)
         for field, score in (("positive", 1), ("negative", 0)):
             for document in _documents(row, field, place):
                 yield others | {"text": query, "text_pair": document, "score": score}
@@ -59,7 +60,7 @@ def judged_rows(rows: Iterable[Row], place: object) -> list[Judged]:
     found = []
     for row in rows:
         good, bad = (_documents(row, field, place) for field in LISTS[1:])
-        query = text_of(row, "query", str(place))
+        query = _query(row, place)
         found.append(Judged(query, [*good, *bad], [1] * len(good) + [0] * len(bad)))
     return found
 
@@ -97,6 +98,11 @@ def read_beir(folder: Path) -> list[Judged]:
     ]
     if not found:
         raise UserError(f"{folder}: no query of queries.jsonl has a relevant document in {file}.")
+    if not any(any(each.relevance) for each in found):
+        raise UserError(
+            f"{folder}: no relevant document of {file} is among those to be ranked: take the "
+            "corpus, and candidates, that it was made for."
+        )
     return found
 
 
@@ -119,12 +125,17 @@ def _judged(
 
 def _table(file: Path) -> Iterator[list[str]]:
     """The rows of a .tsv below its header, of at least two cells."""
-    with file.open(encoding="utf-8", newline="") as opened:
-        for number, cells in enumerate(csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE)):
-            if number and cells:
-                if len(cells) < 2:
-                    raise UserError(f"{file}, line {number + 1}: not a query and a document.")
-                yield cells
+    lines = io.StringIO(read_text(file), newline="")
+    for number, cells in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)):
+        if not number and len(cells) > 2 and cells[2].strip().lstrip("-").isdigit():
+            raise UserError(
+                f"{file} begins with a judgement, which would be lost: put the header "
+                "query-id, corpus-id, score above it, with tabs between."
+            )
+        if number and cells:
+            if len(cells) < 2:
+                raise UserError(f"{file}, line {number + 1}: not a query and a document.")
+            yield cells
 
 
 def _grade(cells: Sequence[str], file: Path) -> int:
@@ -136,8 +147,22 @@ def _grade(cells: Sequence[str], file: Path) -> int:
 
 def _documents(row: Mapping[str, Any], field: str, place: object) -> list[str]:
     """The documents of a field, which may hold a single one."""
-    value = row[field]
+    value = _value(row, field, place)
     documents = [value] if isinstance(value, str) else value
     if not isinstance(documents, list) or not all(isinstance(each, str) for each in documents):
         raise UserError(f"{place}: field {field!r} must be a list of texts, not {value!r:.60}.")
     return documents
+
+
+def _query(row: Row, place: object) -> str:
+    _value(row, "query", place)
+    return text_of(row, "query", str(place))
+
+
+def _value(row: Mapping[str, Any], field: str, place: object) -> Any:
+    if row.get(field) is None:
+        raise UserError(
+            f"{place}: a row has no {field!r}. Each needs {', '.join(LISTS[:-1])} and {LISTS[-1]}; "
+            "a list may be empty."
+        )
+    return row[field]

@@ -81,3 +81,25 @@ def test_other_folders_are_refused(tmp_path):
     (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d1"}))
     with pytest.raises(UserError, match="no field 'text'"):
         read_beir(folder)
+
+
+@pytest.mark.parametrize("field", ["query", "positive", "negative"])
+def test_a_row_that_lacks_a_field_is_refused(field, tmp_path):
+    whole = {"query": "q", "positive": ["a"], "negative": []}
+    rows = [whole, {name: value for name, value in whole.items() if name != field}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(UserError, match=f"a row has no '{field}'"):
+        read_corpus([str(path)], ["LABEL_0"], form="scored")
+
+
+def test_judgements_that_would_be_lost_are_refused(tmp_path):
+    folder = beir(tmp_path)
+    (folder / "qrels.tsv").write_text("a\td1\t2\nb\td2\t1\n")
+    with pytest.raises(UserError, match="begins with a judgement, which would be lost"):
+        read_beir(folder)
+    (folder / "qrels.tsv").write_bytes(b"head\na\td1\t1\xff\n")
+    with pytest.raises(UserError, match="not UTF-8 text"):
+        read_beir(folder)
+    (folder / "qrels.tsv").write_text("head\na\tother\t1\n")
+    with pytest.raises(UserError, match=r"no relevant document of .* is among those to be ranked"):
+        read_beir(folder)

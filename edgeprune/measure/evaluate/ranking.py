@@ -89,9 +89,10 @@ def _similarities(model: Embedder, items: Sequence[Judged]) -> list[np.ndarray]:
     documents = model.embed(list(texts), prompt=answered)
     queries = model.embed([item.query for item in items], prompt=asked)
     by = model.bundle.library.similarity
+    places = [np.array([texts[text] for text in item.documents], np.int64) for item in items]
     return [
-        each_with_each(query[None], documents[[texts[text] for text in item.documents]], by)[0]
-        for query, item in zip(queries, items, strict=True)
+        each_with_each(query[None], documents[rows], by)[0]
+        for query, rows in zip(queries, places, strict=True)
     ]
 
 

@@ -109,6 +109,13 @@ def test_a_sentence_encoder_ranks_all_documents(beir, tmp_path):
     }
     result = evaluate(folder, "ranking", beir, limit=QUERIES)
     assert result.values == pytest.approx(as_trec(beir, scores), rel=1e-4)
+    # A query none of whose candidates is there finds nothing, and the others are as they were.
+    lines = [f"{query}\t{name}" for query in list(queries)[1:] for name in corpus]
+    (beir / "candidates.tsv").write_text("\n".join(["query-id\tcorpus-id", *lines]))
+    fewer = as_trec(beir, {name: ranks for name, ranks in scores.items() if name in [*queries][1:]})
+    share = (QUERIES - 1) / QUERIES
+    expected = {name: share * value for name, value in fewer.items()}
+    assert evaluate(folder, "ranking", beir).values == pytest.approx(expected, rel=1e-4)
 
 
 def test_rows_of_lists(tmp_path):
