@@ -1,6 +1,8 @@
 """The settings of a benchmark."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from edgeprune.base.settings import Settings
 
@@ -85,3 +87,9 @@ class BenchSettings(Settings):
     counters: bool = Field(
         default=False, description="also count a call's instructions and cycles, where perf may"
     )
+
+    @model_validator(mode="after")
+    def _several_launches_are_spread(self) -> Self:
+        if self.spread and self.launches < 2:
+            raise ValueError("spread is the time between launches, and there is one: ask for more")
+        return self

@@ -485,3 +485,10 @@ def test_cores_are_shared_by_all_and_leave_the_first_free() -> None:
     assert choose_cores(len(allowed)) is None
     if len(allowed) > 1:
         assert choose_cores(1) == allowed[-1:]
+
+
+def test_one_launch_is_not_spread():
+    """It would be said to hold for an hour, and hold for its own seconds."""
+    with pytest.raises(ValidationError, match="spread is the time between launches"):
+        BenchSettings(spread=3600.0, launches=1)
+    assert BenchSettings(spread=3600.0, launches=2).spread == 3600.0
