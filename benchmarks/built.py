@@ -4,6 +4,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from edgeprune.measure.bench.compare import compare
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.evaluate.measures import evaluate
+
+_KEPT = ("conditions", "values", "original", "difference", "difference_interval")
 
 _BARELY_MEASURED = (
     "measure.seconds=1",
@@ -30,3 +37,18 @@ def build_once(
         if subprocess.run(command, check=False).returncode:
             sys.exit(f"{output.name}: the build failed")
     return output
+
+
+def speed_row(name: str, output: Path, seconds: float) -> dict[str, Any]:
+    """A result's line: the speed of a build's bundle beside its original's."""
+    settings = BenchSettings(time_limit=seconds)
+    speed = compare(output / "bundle", output / "original", settings).to_json()
+    for side in ("candidate", "baseline"):
+        speed[side]["name"] = side  # not where it lies on this machine
+    return {"name": name, "speed": speed}
+
+
+def quality_row(name: str, output: Path, measure: str, data: Path) -> dict[str, Any]:
+    """A result's line: a measure of a build's bundle beside its original's, on a file or folder."""
+    found = evaluate(output / "bundle", measure, data, against=output / "original").to_json()
+    return {"name": name, **{key: found[key] for key in _KEPT}}

@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from built import build_once
+from built import build_once, quality_row, speed_row
 from finetune import DATA, finetune
 from results_file import ratio_text
 from resumed import run_rows
-
-from edgeprune.measure.bench.compare import compare
-from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.evaluate.measures import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "ner.jsonl"
 RECIPE = "ner"
@@ -58,15 +54,9 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     for file in learned.train:
         options += ["--data", str(data / file)]
     build_once(RECIPE, output, options=options)
-    bundle, original = output / "bundle", output / "original"
     if row.dev is None:
-        speed = compare(bundle, original, BenchSettings(time_limit=seconds)).to_json()
-        for side in ("candidate", "baseline"):
-            speed[side]["name"] = side  # not where it lies on this machine
-        return {"name": row.name, "speed": speed}
-    found = evaluate(bundle, "entities", data / row.dev, against=original).to_json()
-    kept = ("conditions", "values", "original", "difference", "difference_interval")
-    return {"name": row.name, **{key: found[key] for key in kept}}
+        return speed_row(row.name, output, seconds)
+    return quality_row(row.name, output, "entities", data / row.dev)
 
 
 def table(done: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from built import build_once
+from built import build_once, quality_row, speed_row
 from finetune import MODEL
 from finetune_reranker import finetune
 from results_file import ratio_text
@@ -28,9 +28,6 @@ from resumed import run_rows
 
 from edgeprune import runtime
 from edgeprune.export.opened import open_model
-from edgeprune.measure.bench.compare import compare
-from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.evaluate.measures import evaluate
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.text.files import read_rows
 
@@ -60,16 +57,9 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         finetune(data, model)
     options = ("--model", str(model), "--data", str(model.with_suffix(".jsonl")))
     build_once(RECIPE, output, options=options)
-    bundle, original = output / "bundle", output / "original"
     if row.data is None:
-        speed = compare(bundle, original, BenchSettings(time_limit=seconds)).to_json()
-        for side in ("candidate", "baseline"):
-            speed[side]["name"] = side  # not where it lies on this machine
-        return {"name": row.name, "speed": speed}
-    place = row.data(data, work)
-    found = evaluate(bundle, "ranking", place, against=original).to_json()
-    kept = ("conditions", "values", "original", "difference", "difference_interval")
-    return {"name": row.name, **{key: found[key] for key in kept}}
+        return speed_row(row.name, output, seconds)
+    return quality_row(row.name, output, "ranking", row.data(data, work))
 
 
 def trecqa(data: Path, work: Path) -> Path:

@@ -67,7 +67,7 @@ class Steadiness:
             return False
         trend = self.trend or norm  # without any before it, or among zeros, a norm is its own trend
         self.deviation = norm / trend - 1 if trend else 0.0
-        self.recent = [*self.recent[1 - self.memory :], norm] if self.memory > 1 else [norm]
+        self.recent = [*self.recent, norm][-self.memory :]
         self.norms += norm
         self.squares += self.deviation * self.deviation
         self.steps += 1

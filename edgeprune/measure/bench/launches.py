@@ -58,7 +58,8 @@ def time_launches(subjects: Sequence[Subject], points: Sequence[BenchSettings]) 
     others: list[float] = []
     started = time.monotonic()
     for launch in track(range(first.launches), "timing, a launch each", first.launches):
-        _wait_until(started + first.spread * launch / max(1, first.launches - 1))
+        due = started + first.spread * launch / max(1, first.launches - 1)
+        time.sleep(max(0.0, due - time.monotonic()))
         cores = choose_cores(first.threads, launch)
         used |= set(cores or ())
         order = range(len(subjects)) if launch % 2 == 0 else reversed(range(len(subjects)))
@@ -94,8 +95,3 @@ def _timed(
     seconds = settings.time_limit / len(kinds) / settings.launches
     least = -(-settings.min_rounds // settings.launches)
     return {kind: time_rounds(processes, kind, settings, seconds, least) for kind in kinds}
-
-
-def _wait_until(moment: float) -> None:
-    while (left := moment - time.monotonic()) > 0:
-        time.sleep(left)

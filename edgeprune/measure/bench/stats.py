@@ -18,7 +18,7 @@ from edgeprune.measure.bench.record import Ratio
 RESAMPLES = 2000
 
 
-def median(values: Sequence[float]) -> float:
+def median(values: Sequence[float] | np.ndarray) -> float:
     return float(np.median(values))
 
 
@@ -39,12 +39,7 @@ def paired_ratio(
     Raises:
         ValueError: the lists are empty or differ in length, or a value is not above zero.
     """
-    top, bottom = np.asarray(numerators, float), np.asarray(denominators, float)
-    if top.shape != bottom.shape or not top.size:
-        raise ValueError("paired measurements must come in pairs")
-    if not (np.all(top > 0) and np.all(bottom > 0)):
-        raise ValueError("measurements must be above zero")
-    ratios = top / bottom
+    ratios = _ratios(numerators, denominators)
     drawn = np.random.default_rng(seed).integers(0, ratios.size, (RESAMPLES, ratios.size))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     return Ratio(
@@ -71,22 +66,30 @@ def ratio_of_launches(
     Raises:
         ValueError: as `paired_ratio`, or the two have not the same number of launches.
     """
-    found = [
-        paired_ratio(top, bottom, seed)
-        for top, bottom in zip(numerators, denominators, strict=True)
-    ]
-    if len(found) == 1:
-        return found[0].model_copy(update={"launches": 1})
-    logs = [math.log(each.value) for each in found]
+    if len(numerators) == len(denominators) == 1:
+        alone = paired_ratio(numerators[0], denominators[0], seed)
+        return alone.model_copy(update={"launches": 1})
+    found = [_ratios(*pairs) for pairs in zip(numerators, denominators, strict=True)]
+    logs = [math.log(median(ratios)) for ratios in found]
     middle = fmean(logs)
     half = student(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Ratio(
         value=math.exp(middle),
         low=math.exp(middle - half),
         high=math.exp(middle + half),
-        pairs=sum(each.pairs or 0 for each in found),
+        pairs=sum(len(ratios) for ratios in found),
         launches=len(found),
     )
+
+
+def _ratios(numerators: Sequence[float], denominators: Sequence[float]) -> np.ndarray:
+    """The ratio of each pair; errors as of `paired_ratio`."""
+    top, bottom = np.asarray(numerators, float), np.asarray(denominators, float)
+    if top.shape != bottom.shape or not top.size:
+        raise ValueError("paired measurements must come in pairs")
+    if not (np.all(top > 0) and np.all(bottom > 0)):
+        raise ValueError("measurements must be above zero")
+    return top / bottom
 
 
 @functools.cache
