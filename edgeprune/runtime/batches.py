@@ -42,6 +42,11 @@ def mixes_texts(model_path: Path) -> bool:
     return any(name.startswith("DynamicQuantize") for name in operators)
 
 
+def usual_batch(model_path: Path) -> int | None:
+    """Texts in a call if no batch size is given; None: as many as run fast together."""
+    return 1 if mixes_texts(model_path) else None
+
+
 def run_batches(
     session: onnxruntime.InferenceSession,
     tokenizer: Tokenizer,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.batches import run_batches, usual_batch
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.entailment import TEMPLATE, ZeroShot, entailment_of, hypotheses, ranked
 from edgeprune.runtime.finite import finite
@@ -39,8 +39,7 @@ class SequenceModel:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
-        # Texts in a call if no batch size is given; None: as many as run fast together.
-        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
+        self.default_batch = usual_batch(bundle.model_path)
         if "logits" not in [node.name for node in self.session.get_outputs()]:
             raise UserError(
                 f"{bundle.model_path} has no output named logits: it is not a classifier."

@@ -10,7 +10,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say, say_once
 from edgeprune.model.pooling import MAX, Pooling, pooled_tokens, token_weights
 from edgeprune.model.projection import UnitLength, apply, unit_length
-from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.batches import run_batches, usual_batch
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.compact import Precision, compact
 from edgeprune.runtime.finite import finite
@@ -31,8 +31,7 @@ class Embedder:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
-        # Texts in a call if no batch size is given; None: as many as run fast together.
-        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
+        self.default_batch = usual_batch(bundle.model_path)
         self._output, self._pooled = self._choose_output()
         stated, self._steps = bundle.pooling, bundle.steps
         if stated is None and not self._pooled:

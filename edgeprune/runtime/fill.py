@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.runtime.batches import check_number, mixes_texts, run_batches
+from edgeprune.runtime.batches import check_number, run_batches, usual_batch
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
@@ -109,8 +109,7 @@ class Filler:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
-        # Texts in a call if no batch size is given; None: as many as run fast together.
-        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
+        self.default_batch = usual_batch(bundle.model_path)
 
     def fill(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from edgeprune.base.errors import UserError
-from edgeprune.runtime.batches import mixes_texts, run_batches
+from edgeprune.runtime.batches import run_batches, usual_batch
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.classify import label_names_of
 from edgeprune.runtime.entities import Aggregation, Entity, Piece, entities, without_overlaps
@@ -66,8 +66,7 @@ class Tagger:
         self.session = open_session(
             bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
         )
-        # Texts in a call if no batch size is given; None: as many as run fast together.
-        self.default_batch = 1 if mixes_texts(bundle.model_path) else None
+        self.default_batch = usual_batch(bundle.model_path)
         self.labels = label_names_of(bundle)
         self._prefix = getattr(self.tokenizer.rust.model, "continuing_subword_prefix", None)
 
