@@ -74,7 +74,7 @@ class BlockTimes(Record):
     factors: Factors = Factors()
     built: Many[Built] = ()
     """The models by which the factors were fitted."""
-    machine: dict[str, Any] = {}
+    machine: dict[str, Any]
     """The machine and its load while it was measured."""
 
     def attention(self, heads: int) -> float:
