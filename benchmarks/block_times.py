@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from results_file import add_result, read_results
 
+from edgeprune.measure.bench.beside import time_beside
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.search.shape import Shape
 from edgeprune.search.times.correct import corrected
 from edgeprune.search.times.design import uniform
-from edgeprune.search.times.measure import measure_blocks, time_graphs, write_graphs
+from edgeprune.search.times.measure import bench_settings, measure_blocks, write_graphs
 from edgeprune.search.times.predict import predict
 from edgeprune.search.times.settings import BlockSettings
 from edgeprune.targets import Target, detect
@@ -120,7 +121,7 @@ def timed(
     with TemporaryDirectory(prefix="edgeprune-") as folder:
         files = write_graphs(checkpoint, [*shapes, whole], settings, target, Path(folder))
         longer = settings.model_copy(update={"launches": 4, "time_limit": _SECONDS})
-        *times, beside = time_graphs(files, longer)[0]
+        *times, beside = time_beside(files, bench_settings(longer), settings.work).seconds
     rows = [
         {
             "layers": shape.layers,

@@ -628,11 +628,17 @@ def build(
     show_default=True,
     help="Formats and break-even: calls of each linear.",
 )
+@click.option(
+    "--remote", metavar="USER@HOST", help="Blocks: time there by ssh; needs edgeprune there."
+)
+@click.option("--remote-python", default="python3", metavar="PATH", help="The Python there.")
 @_json_option
 def calibrate(
     model: str | None,
     kinds: tuple[str, ...],
     rounds: int,
+    remote: str | None,
+    remote_python: str,
     json_file: str | None,
     **options: Any,
 ) -> None:
@@ -646,12 +652,17 @@ def calibrate(
 
     settings = _settings(BlockSettings, **options)
     try:
-        from edgeprune.search.times.calibrate import calibrate
+        from edgeprune.search.times.calibrate import calibrate, calibrate_remotely
     except ModuleNotFoundError as error:
         raise UserError(
             f"Calibrating needs the package {error.name}: {install('build')}."
         ) from None
-    result = calibrate(model, kinds, settings, rounds)  # type: ignore[arg-type]
+    if remote is None:
+        result = calibrate(model, kinds, settings, rounds)  # type: ignore[arg-type]
+    elif model is None or set(kinds) - {"blocks"}:
+        raise UserError("--remote is for times of a model's blocks: give --model --only blocks.")
+    else:
+        result = calibrate_remotely(remote, model, settings, remote_python)
     _show(result.to_json(), calibrated_table(result), json_file)
 
 

@@ -9,6 +9,7 @@ feed-forward cannot be told from whole models, and no choice between shapes asks
 """
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,13 +91,17 @@ class BlockTimes(Record):
         """Its name in the store."""
         return table_name(self.model, self.format, self.work, self.tokens, self.batch)
 
-    def keep(self) -> Path:
+    def keep(self, machine: Mapping[str, Any] | None = None) -> Path:
         """Write it into the store; returns its file.
+
+        Args:
+            machine: the facts (store.py) of the machine that it was measured on; None: this one.
 
         Raises:
             UserError: nothing may be written there.
         """
-        return store.keep(self.to_json(), KIND, self.name, self.threads)
+        where = store.facts(self.threads) if machine is None else machine
+        return store.keep(self.to_json(), KIND, self.name, where)
 
 
 def between(levels: tuple[Level, ...], count: int) -> float:
@@ -116,12 +121,22 @@ def table_name(model: str, form: str, work: str, tokens: int, batch: int) -> str
 
 
 def kept(
-    model: str, form: str, work: str, tokens: int, batch: int, threads: int
+    model: str,
+    form: str,
+    work: str,
+    tokens: int,
+    batch: int,
+    threads: int,
+    machine: Mapping[str, Any] | None = None,
 ) -> BlockTimes | None:
-    """The table that was measured on this machine; None where it was not.
+    """The table that was measured on a machine; None where it was not.
+
+    Args:
+        machine: its facts (store.py); None: this one.
 
     Raises:
         UserError: its file is damaged.
     """
-    file = store.place(KIND, table_name(model, form, work, tokens, batch), threads)
+    where = store.facts(threads) if machine is None else machine
+    file = store.place(KIND, table_name(model, form, work, tokens, batch), where)
     return BlockTimes.read(file, _REMEDY) if file.is_file() else None

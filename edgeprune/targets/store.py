@@ -34,9 +34,9 @@ def facts(threads: int) -> dict[str, Any]:
     }
 
 
-def fingerprint(threads: int) -> str:
-    """A short hash of these facts."""
-    text = json.dumps(facts(threads), sort_keys=True)
+def fingerprint(machine: Mapping[str, Any]) -> str:
+    """A short hash of a machine's facts."""
+    text = json.dumps(machine, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -45,27 +45,25 @@ def times_folder() -> Path:
     return cache_folder() / "times"
 
 
-def place(kind: str, name: str, threads: int) -> Path:
+def place(kind: str, name: str, machine: Mapping[str, Any]) -> Path:
     """The file of a table, which may not be there.
 
     Args:
         kind: what it holds times of, as a folder's name.
         name: the model or target that it is for.
+        machine: the facts of the machine whose times they are.
     """
-    return times_folder() / fingerprint(threads) / kind / f"{name}.json"
+    return times_folder() / fingerprint(machine) / kind / f"{name}.json"
 
 
-def keep(content: Mapping[str, Any], kind: str, name: str, threads: int) -> Path:
+def keep(content: Mapping[str, Any], kind: str, name: str, machine: Mapping[str, Any]) -> Path:
     """Write a table, whole or not at all; returns its file.
 
     Raises:
         UserError: nothing may be written there.
     """
-    file = place(kind, name, threads)
+    file = place(kind, name, machine)
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(
-        times_folder() / fingerprint(threads) / "machine.json",
-        json.dumps(facts(threads), indent=1) + "\n",
-    )
+    replace_file(file.parents[1] / "machine.json", json.dumps(machine, indent=1) + "\n")
     replace_file(file, json.dumps(content, indent=1) + "\n")
     return file

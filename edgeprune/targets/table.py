@@ -46,7 +46,7 @@ def own_table(folder: Path, target: str) -> Path | None:
     not."""
     if not store.times_folder().is_dir():  # asking the processor takes seconds
         return None
-    file = store.place(folder.name, target, _THREADS)
+    file = store.place(folder.name, target, store.facts(_THREADS))
     return file if file.is_file() else None
 
 
@@ -84,7 +84,7 @@ def keep_table(content: Mapping[str, Any], folder: Path) -> Path:
     Raises:
         UserError: nothing may be written there.
     """
-    return store.keep(content, folder.name, content["target"], _THREADS)
+    return store.keep(content, folder.name, content["target"], store.facts(_THREADS))
 
 
 def write_table(content: Mapping[str, Any], folder: Path, output: Path | None = None) -> Path:

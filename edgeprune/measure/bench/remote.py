@@ -21,8 +21,11 @@ from typing import Any, Self
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
 from edgeprune.export.opened import open_model
+from edgeprune.measure.bench.beside import FIRST, Beside, Where
 from edgeprune.measure.bench.graph_file import of_graph_file
 from edgeprune.measure.bench.record import Speed, Sweep, read_speed
+from edgeprune.measure.bench.settings import BenchSettings
+from edgeprune.measure.works import Work
 
 _SSH_FAILED, _NO_SUCH_COMMAND = 255, 127
 _SIDES = ("candidate", "baseline")
@@ -67,6 +70,68 @@ def bench_remotely(
         result = _run_in(host, folder, [*command, *_as_options(options)])
     points = [_named_here(point, destination, targets) for point in _points(result, destination)]
     return Sweep(sweep=tuple(points)) if "sweep" in result else points[0]
+
+
+class Timer:
+    """Another machine that times graphs beside each other. A context: leaving it ends the
+    connection."""
+
+    def __init__(self, destination: str, python: str = "python3") -> None:
+        """Connect; ssh may ask for a password.
+
+        Raises:
+            UserError: the host cannot be reached, or has no edgeprune.
+        """
+        self._python = python
+        self._host = Host(destination)
+        try:
+            _require_edgeprune(self._host, python)
+        except BaseException:
+            self._host.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._host.close()
+
+    def where(self, threads: int) -> Where:
+        """That machine.
+
+        Raises:
+            UserError: it answers something else.
+        """
+        with _folder_on(self._host) as folder:
+            answer = _run_in(self._host, folder, [*self._program, "facts", str(threads)])
+        return Where.from_json(answer, self._answered, _REMEDY)
+
+    def time_beside(
+        self, files: Sequence[Path], settings: BenchSettings, work: Work | None
+    ) -> Beside:
+        """As beside.time_beside, there; the graphs are copied with their configurations.
+
+        Raises:
+            UserError: they do not arrive, or it fails there.
+        """
+        with _folder_on(self._host) as folder:
+            say(f"Copying {len(files)} graphs to {self._host.destination} ...")
+            there = []
+            for place, file in enumerate(files):
+                parts = _graph_files(file)
+                self._host.send(parts, f"{folder}/{place}")
+                there.append(f"{place}/{file.name}")
+            asked = ["time", work or FIRST, settings.model_dump_json(), *there]
+            answer = _run_in(self._host, folder, [*self._program, *asked])
+        return Beside.from_json(answer, self._answered, _REMEDY)
+
+    @property
+    def _program(self) -> list[str]:
+        return [self._python, "-P", "-m", "edgeprune.measure.bench.beside"]
+
+    @property
+    def _answered(self) -> Path:
+        return Path(f"{self._host.destination}'s answer")
 
 
 def _points(result: dict[str, Any], destination: str) -> list[Speed]:
@@ -203,12 +268,17 @@ def _model_files(target: str) -> Iterator[tuple[list[tuple[Path, str]], str]]:
         raise UserError(f"--remote copies models, and {target} is a program of this machine.")
     path = Path(target)
     if path.suffix == ".onnx":
-        files = [(file, str(file.relative_to(path.parent))) for file in of_graph_file(path).files]
-        config = path.parent / "config.json"
-        yield files + ([(config, config.name)] if config.is_file() else []), path.name
+        yield _graph_files(path), path.name
     else:
         with open_model(target) as bundle:
             yield [(bundle.folder, ".")], ""
+
+
+def _graph_files(path: Path) -> list[tuple[Path, str]]:
+    """A graph, its data and the configuration beside it, each with its name."""
+    files = [(file, str(file.relative_to(path.parent))) for file in of_graph_file(path).files]
+    config = path.parent / "config.json"
+    return files + ([(config, config.name)] if config.is_file() else [])
 
 
 def _require_edgeprune(host: Host, python: str) -> None:

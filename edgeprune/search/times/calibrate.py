@@ -1,4 +1,4 @@
-"""Measure this machine's tables of times, and keep them for the planner and the search."""
+"""Measure a machine's tables of times, and keep them for the planner and the search."""
 
 import time
 from collections.abc import Callable, Collection
@@ -6,15 +6,47 @@ from pathlib import Path
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.bench.machine import machine_facts
+from edgeprune.measure.bench.remote import Timer
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.search.times.break_even import measure_break_even
 from edgeprune.search.times.formats import measure_formats
-from edgeprune.search.times.measure import measure_blocks
+from edgeprune.search.times.measure import measure_blocks, refuse_uneven
 from edgeprune.search.times.record import KINDS, Calibrated, Kept, Kind
 from edgeprune.search.times.settings import BlockSettings
-from edgeprune.targets import DENSE_TIMES, SPARSE_TIMES, detect
+from edgeprune.targets import DENSE_TIMES, SPARSE_TIMES, detect, find
 from edgeprune.targets.block_times import BlockTimes
 from edgeprune.targets.table import keep_table
+
+
+def calibrate_remotely(
+    destination: str, model: str, settings: BlockSettings, python: str = "python3"
+) -> Calibrated:
+    """Measure a model's blocks on another machine: graphs are made here, and timed there.
+
+    The table is kept here, under that machine's fingerprint.
+
+    Args:
+        destination: ssh's: user@host, or a name of its configuration.
+        python: the Python there that has edgeprune.
+
+    Raises:
+        UserError: the host cannot be reached, has no edgeprune, or something cannot be measured.
+    """
+    checkpoint = open_checkpoint(model)
+    refuse_uneven(checkpoint)
+    with Timer(destination, python) as timer:
+        where = timer.where(settings.threads)
+        started = time.monotonic()
+        table = measure_blocks(checkpoint, settings, find(where.target), timer.time_beside)
+    file = table.keep(where.facts)
+    seconds = round(time.monotonic() - started, 1)
+    points = len(table.heads) + len(table.channels)
+    return Calibrated(
+        target=where.target,
+        machine=table.machine,
+        kept=(Kept(kind="blocks", file=str(file), points=points, seconds=seconds),),
+        blocks=table,
+    )
 
 
 def calibrate(

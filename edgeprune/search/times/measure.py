@@ -1,6 +1,6 @@
-"""Measure the times of a model's blocks on this machine."""
+"""Measure the times of a model's blocks, on this machine or another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,12 +8,8 @@ import numpy as np
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
-from edgeprune.measure.bench.graph_file import of_graph_file
-from edgeprune.measure.bench.launches import time_launches
-from edgeprune.measure.bench.machine import machine_facts
-from edgeprune.measure.bench.rounds import Samples
+from edgeprune.measure.bench.beside import Beside, time_beside
 from edgeprune.measure.bench.settings import BenchSettings
-from edgeprune.measure.bench.stats import polished
 from edgeprune.measure.works import Work
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint
@@ -54,11 +50,21 @@ def refuse_uneven(checkpoint: Checkpoint) -> None:
         )
 
 
-def measure_blocks(checkpoint: Checkpoint, settings: BlockSettings, target: Target) -> BlockTimes:
+Timing = Callable[[Sequence[Path], BenchSettings, Work | None], Beside]
+"""Times graphs beside each other: beside.time_beside, or a Timer's of another machine."""
+
+
+def measure_blocks(
+    checkpoint: Checkpoint,
+    settings: BlockSettings,
+    target: Target,
+    timing: Timing = time_beside,
+) -> BlockTimes:
     """Time small models of many widths beside each other, and the whole one, and fit the times of
     blocks to theirs.
 
-    One thread's times are the processor's, which are the clock's where nothing else runs.
+    Args:
+        target: the kind of processor of the machine that times them.
 
     Raises:
         UserError: the model's layers differ, or its graph cannot be written.
@@ -66,10 +72,10 @@ def measure_blocks(checkpoint: Checkpoint, settings: BlockSettings, target: Targ
     refuse_uneven(checkpoint)
     anatomy = checkpoint.anatomy
     shapes = design(anatomy, settings)
-    machine = machine_facts()
     with TemporaryDirectory(prefix="edgeprune-") as name:
         files = write_graphs(checkpoint, shapes, settings, target, Path(name))
-        times, work = time_graphs(files, settings)
+        timed = timing(files, bench_settings(settings), settings.work)
+    times = timed.seconds
     heads = head_levels(anatomy, settings.head_levels)
     part = anatomy.feed_forwards[0]
     channels = channel_levels(part.channels, settings.channel_levels, settings.step)
@@ -79,7 +85,7 @@ def measure_blocks(checkpoint: Checkpoint, settings: BlockSettings, target: Targ
     return BlockTimes(
         model=model_name(anatomy),
         format=settings.form,
-        work=work,
+        work=timed.work,
         tokens=settings.tokens,
         batch=settings.batch,
         threads=settings.threads,
@@ -90,7 +96,7 @@ def measure_blocks(checkpoint: Checkpoint, settings: BlockSettings, target: Targ
         layers=len(anatomy.blocks),
         whole=times[-1] * 1e6,
         error=float(np.median(np.abs(predicted / np.array(times) - 1))),
-        machine=machine.to_json(),
+        machine=timed.machine.to_json(),
     )
 
 
@@ -110,17 +116,9 @@ def write_graphs(
     ]
 
 
-def time_graphs(files: Sequence[Path], settings: BlockSettings) -> tuple[list[float], Work]:
-    """Seconds of a call of each graph, beside each other, and the kind of work.
-
-    Raises:
-        UserError: the models do not do that kind of work.
-    """
-    subjects = [of_graph_file(file) for file in files]
-    work = settings.work or subjects[0].kinds[0]
-    if work not in subjects[0].kinds:
-        raise UserError(f"This model's work is {' and '.join(subjects[0].kinds)}, not {work}.")
-    bench = BenchSettings(
+def bench_settings(settings: BlockSettings) -> BenchSettings:
+    """How the small models are timed."""
+    return BenchSettings(
         batch=settings.batch,
         tokens=settings.tokens,
         threads=settings.threads,
@@ -130,14 +128,6 @@ def time_graphs(files: Sequence[Path], settings: BlockSettings) -> tuple[list[fl
         min_rounds=2 * settings.launches,
         seed=settings.seed,
     )
-    launched = time_launches(subjects, [bench])
-    return polished([_turns(each, settings.threads) for each in launched.points[0][work]]), work
-
-
-def _turns(samples: Samples, threads: int) -> list[list[float]]:
-    """[launches][turns]: the clock's times of several threads, whose processor's time adds up."""
-    spent = samples.processor if threads == 1 else None
-    return samples.turns if spent is None else spent
 
 
 def _levels(counts: Sequence[int], steps: np.ndarray) -> tuple[Level, ...]:

@@ -21,8 +21,13 @@ from onnx_models import encoder_folder
 from processes import until
 
 import edgeprune
+from edgeprune.base.errors import UserError
 from edgeprune.cli import main
+from edgeprune.measure.bench.beside import here
+from edgeprune.measure.bench.machine import machine_facts
 from edgeprune.measure.bench.record import read_speed
+from edgeprune.measure.bench.remote import Timer
+from edgeprune.measure.bench.settings import BenchSettings
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(
@@ -218,3 +223,21 @@ def test_ctrl_c_ends_it_here_and_there(device: str, tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == "edgeprune: Stopped."
     assert out == ""
+
+
+def test_graphs_are_timed_beside_each_other_there(device: str, tmp_path: Path) -> None:
+    files = [next(encoder_folder(tmp_path / name).rglob("*.onnx")) for name in "ab"]
+    settings = BenchSettings(launches=1, time_limit=0.1, tokens=8)
+    with Timer(device, sys.executable) as timer:
+        assert timer.where(1) == here(1)
+        found = timer.time_beside(files, settings, None)
+        with pytest.raises(UserError, match=f"failed on {device}"):
+            timer.time_beside(files, settings, "decode")
+    assert (found.work, len(found.seconds)) == ("encoder", 2)
+    assert all(seconds > 0 for seconds in found.seconds)
+    assert found.machine.processor == machine_facts().processor
+
+
+def test_a_host_without_edgeprune_times_nothing(device: str) -> None:
+    with pytest.raises(UserError, match="has no no-python"):
+        Timer(device, "no-python")
