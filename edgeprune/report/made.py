@@ -28,6 +28,8 @@ class Made:
     formats: Sequence[str] = ()
     """The formats that weights are stored in, the most common first; empty where all are
     float32."""
+    minutes: float = 0
+    """Of training that is to go by the clock, whose steps nobody knows yet."""
 
     @property
     def title(self) -> str:
@@ -47,7 +49,9 @@ class Made:
     def sentence(self) -> str:
         """Shares, steps and formats."""
         removed = f"{listed(list(map(str, self.removed))) or 'nothing'} removed"
-        trained = f"{many(self.steps, 'step')} of distillation" if self.steps else "nothing trained"
+        lengths = [many(self.steps, "step")] if self.steps else []
+        lengths += [f"{self.minutes:g} minutes"] if self.minutes else []
+        trained = f"{listed(lengths)} of distillation" if lengths else "nothing trained"
         stored = f"weights in {listed(self.formats or ['float32'])}"
         text = f"{removed}, {trained}, {stored}."
         return text[0].upper() + text[1:]
