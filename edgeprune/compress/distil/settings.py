@@ -23,6 +23,13 @@ class Optimization(Settings):
     train_embeddings: bool = Field(
         False, description="Whether embedding tables are trained; they make up most of the memory."
     )
+    embedding_rate: float = Field(
+        4.0,
+        gt=0,
+        le=100,
+        description="Times the learning rate at which a trained table of words learns, of which a "
+        "step sees few rows; where it is a head's weight as well, 1.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Arithmetic of the matrix products; auto is bfloat16 where the processor has "

@@ -86,16 +86,21 @@ def distil(
     """
     objective = objective_of(student)
     weights = list(trained_weights(student, settings))
+    table = looked_up(student, settings)
+    dense = [weight for weight in weights if table is None or weight is not table.weight]
     optimizer = torch.optim.AdamW(
-        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        dense, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+    optimizers: list[torch.optim.Optimizer] = [optimizer]
+    if table is not None:
+        optimizers.append(torch.optim.SparseAdam([table.weight], lr=settings.learning_rate))
     steps = course(settings, what, minutes)
     history: list[dict[str, float]] = []
     best, best_loss = None, math.inf
     for step in steps:
-        for group in optimizer.param_groups:
-            group["lr"] = steps.rate
-        optimizer.zero_grad(set_to_none=True)
+        for each, times in zip(optimizers, (1.0, settings.embedding_rate), strict=False):
+            each.param_groups[0]["lr"] = times * steps.rate
+            each.zero_grad(set_to_none=True)
         batch = next(batches)
         loss, output = _loss(student, original, batch, objective, settings, answers)
         _check_finite(loss.item(), f"The loss of {what}", step, steps)
@@ -103,8 +108,9 @@ def distil(
         probed = probe(output, batch) if probe is not None else {}
         seen = [watcher.observe(probed) for watcher in watchers]
         if all(seen):
-            nn.utils.clip_grad_norm_(weights, settings.clip_norm)
-            optimizer.step()
+            nn.utils.clip_grad_norm_(dense, settings.clip_norm)
+            for each in optimizers:
+                each.step()
         for watcher in watchers:
             watcher.after_step(optimizer)
         if steps.due():
@@ -115,6 +121,8 @@ def distil(
             )
             if step >= best_from and held < best_loss:
                 best, best_loss = _snapshot(student), held
+    if table is not None:
+        table.sparse = False
     if best is not None:
         student.module.load_state_dict(best, strict=False)
     chosen = min((row for row in history if row["step"] >= best_from), key=lambda r: r["held_out"])
@@ -152,6 +160,18 @@ def trained_weights(model: Model, settings: TrainSettings) -> Iterator[nn.Parame
         parameter.requires_grad_(trained)
         if trained:
             yield parameter
+
+
+def looked_up(model: Model, settings: TrainSettings) -> nn.Embedding | None:
+    """The table of words where it is trained and only looked up, made to give gradients of the rows
+    that a batch has; None where it is not, or is a head's weight as well."""
+    if not settings.train_embeddings or model.anatomy.tied_embeddings:
+        return None
+    table = model.module.get_submodule(model.anatomy.embeddings["word"])
+    if not isinstance(table, nn.Embedding):
+        return None
+    table.sparse = True
+    return table
 
 
 @torch.no_grad()
