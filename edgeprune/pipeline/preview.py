@@ -49,11 +49,12 @@ def expected(build: Build, outlook: Mapping[str, Sequence[str]]) -> Expected:
         would = [*stage.would(settings, facts), *outlook.get(stage.name, [])]
         lines += [(stage.name, line) for line in would]
         facts = stage.leaves(settings, facts)
-    steps = sum(getattr(settings, "steps", 0) for settings in context.settings.values())
+    trained = [each for each in context.settings.values() if hasattr(each, "steps")]
+    timed = [each.minutes for each in trained if getattr(each, "minutes", None)]
+    steps = sum(each.steps for each in trained if not getattr(each, "minutes", None))
     plan = facts.plan or plan_formats(facts.anatomy, _PLAIN)
-    made = Made(
-        model_name(called(context.checkpoint.name)), _removed(before, facts), steps, _formats(facts)
-    )
+    name, removed = model_name(called(context.checkpoint.name)), _removed(before, facts)
+    made = Made(name, removed, steps, _formats(facts), sum(timed))
     known = [("size", _size_line(before.anatomy, facts, plan))]
     if found := built(build.recipe):
         known.append(("measured", f"with {found.where}: {found.reached}; {found.took}"))

@@ -12,7 +12,7 @@ from edgeprune.compress.facts import UNITS, Removed
 from edgeprune.compress.prune.row import pruned_noun
 from edgeprune.report.records import BuildRecord
 
-_TRAINING = ("prune", "sparsify", "recover")
+_TRAINING = ("prune", "shape", "sparsify", "recover")
 _MARGINAL = 0.01
 """Share of the weights below which a format is not worth a word: norms, and tables of two rows."""
 
@@ -28,6 +28,8 @@ class Made:
     formats: Sequence[str] = ()
     """The formats that weights are stored in, the most common first; empty where all are
     float32."""
+    minutes: float = 0
+    """Of training that is to go by the clock, whose steps nobody knows yet."""
 
     @property
     def title(self) -> str:
@@ -47,7 +49,9 @@ class Made:
     def sentence(self) -> str:
         """Shares, steps and formats."""
         removed = f"{listed(list(map(str, self.removed))) or 'nothing'} removed"
-        trained = f"{many(self.steps, 'step')} of distillation" if self.steps else "nothing trained"
+        lengths = [many(self.steps, "step")] if self.steps else []
+        lengths += [f"{self.minutes:g} minutes"] if self.minutes else []
+        trained = f"{listed(lengths)} of distillation" if lengths else "nothing trained"
         stored = f"weights in {listed(self.formats or ['float32'])}"
         text = f"{removed}, {trained}, {stored}."
         return text[0].upper() + text[1:]
@@ -101,7 +105,7 @@ def _tokens(did: Mapping[str, Any]) -> list[Removed]:
 
 def _cut(record: BuildRecord) -> list[Removed]:
     """Layers that are gone, and heads and channels of those that are left."""
-    cut, load = record.stage("cut"), record.stage("load")
+    cut, load = record.stage("cut") or record.stage("shape"), record.stage("load")
     if not cut:
         return []
     if "heads" not in load:

@@ -100,6 +100,17 @@ def test_sizes_are_those_after_the_cut(encoder) -> None:
     assert float(cut.split()[1]) < float(whole.split()[1])
 
 
+def test_training_by_the_clock_is_told_in_minutes(encoder) -> None:
+    shape = {"channels": [9, 20], "steps": 30}
+    recipe = validate({"shape": shape, "recover": {"minutes": 7.5, "hidden_weight": 0}}, "r")
+    found = expected(recipe, encoder)
+    assert "30 steps and 7.5 minutes of distillation" in found.made.sentence
+    told = [line for stage, line in found.stages if stage in ("shape", "recover")]
+    assert told[0] == "29 of 80 channels stay"
+    assert "30 steps of distillation between" in told[1]
+    assert told[2].startswith("7.5 minutes of distillation, learning rate 0.0003")
+
+
 def test_what_cannot_be_known_is_named(encoder) -> None:
     recipe = validate({"vocabulary": {}, "quantize": {"weights": "mixed"}}, "r")
     facts = dict(expected(recipe, encoder).facts)

@@ -74,6 +74,15 @@ def record(
             "weights in float32.",
         ),
         (
+            [
+                {**CUT, "name": "shape", "layers": [0, 3], "heads": [6, 9], "channels": [50, 90]},
+                RECOVER,
+            ],
+            "cut",
+            "50 % of the layers, 30 % of the feed-forward channels and 37.5 % of the attention "
+            "heads removed, 400 steps of distillation, weights in float32.",
+        ),
+        (
             [BLOCKS, RECOVER, INT8],
             "pruned and in INT8",
             "20 % of the weights in blocks of 4x16 removed, 400 steps of distillation, weights in "

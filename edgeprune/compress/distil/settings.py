@@ -1,10 +1,12 @@
 """The settings of training: what the distillation of pruning and of recovery have in common."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from edgeprune.base.settings import Settings
+from edgeprune.base.words import many
 from edgeprune.compress.objectives.settings import LossWeights
 
 
@@ -21,6 +23,13 @@ class Optimization(Settings):
     train_embeddings: bool = Field(
         False, description="Whether embedding tables are trained; they make up most of the memory."
     )
+    embedding_rate: float = Field(
+        4.0,
+        gt=0,
+        le=100,
+        description="Times the learning rate at which a trained table of words learns, of which a "
+        "step sees few rows; where it is a head's weight as well, 1.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Arithmetic of the matrix products; auto is bfloat16 where the processor has "
@@ -36,3 +45,35 @@ class TrainSettings(LossWeights, Optimization):
 
     The learning rate rises over `warmup` of the steps and falls to zero along a half cosine.
     """
+
+
+class DistilSettings(TrainSettings):
+    """Distillation of what is left, for as many steps or as long."""
+
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Minutes to train for, held-out checks included, in place of `steps`; the "
+        "learning rate and the checks follow the share of them that has passed.",
+    )
+    answers: Path | None = Field(
+        None,
+        exclude=True,  # where they lie changes no result, and is nobody else's business
+        description="Folder in which the original's answers to the training text are kept, so that "
+        "none is computed twice; trainings on the same text may share it. None: `answers` in the "
+        "build's output. Nothing is kept where hidden states are compared (hidden_weight), nor of "
+        "models that answer token by token.",
+    )
+    answers_megabytes: int = Field(
+        512,
+        ge=0,
+        le=1_000_000,
+        description="The most that these answers take on disk; 0 keeps none.",
+    )
+
+    @property
+    def length(self) -> str:
+        """The minutes or steps in words."""
+        if self.minutes is not None:
+            return "1 minute" if self.minutes == 1 else f"{self.minutes:g} minutes"
+        return many(self.steps, "step")

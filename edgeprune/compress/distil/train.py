@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from edgeprune.base import processor
 from edgeprune.base.errors import UserError
-from edgeprune.base.progress import track
-from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.answers import Answers
+from edgeprune.compress.distil.course import Course, course
+from edgeprune.compress.distil.settings import DistilSettings, TrainSettings
 from edgeprune.compress.objectives.objective import Objective, objective_of
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
@@ -64,6 +66,8 @@ def distil(
     watchers: Sequence[Watcher] = (),
     probe: Probe | None = None,
     best_from: int = 0,
+    minutes: float | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Train `student` towards `original`; it is left with its best weights on held-out text.
 
@@ -71,6 +75,8 @@ def distil(
         what: named in the progress bar.
         probe: what a pruner learns from beside the training loss.
         best_from: the first step whose weights may be chosen (a pruner needs its last ones).
+        minutes: how long to train, in place of the settings' steps.
+        answers: the original's, where they are kept.
 
     Returns:
         The trajectory: a row of step, loss and learning rate for every held-out check.
@@ -80,57 +86,70 @@ def distil(
     """
     objective = objective_of(student)
     weights = list(trained_weights(student, settings))
+    table = looked_up(student, settings)
+    dense = [weight for weight in weights if table is None or weight is not table.weight]
     optimizer = torch.optim.AdamW(
-        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        dense, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    every = max(1, settings.steps // settings.checks)
+    optimizers: list[torch.optim.Optimizer] = [optimizer]
+    if table is not None:
+        optimizers.append(torch.optim.SparseAdam([table.weight], lr=settings.learning_rate))
+    steps = course(settings, what, minutes)
     history: list[dict[str, float]] = []
     best, best_loss = None, math.inf
-    for step in track(range(1, settings.steps + 1), what, settings.steps):
-        rate = learning_rate(step, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
+    for step in steps:
+        for each, times in zip(optimizers, (1.0, settings.embedding_rate), strict=False):
+            each.param_groups[0]["lr"] = times * steps.rate
+            each.zero_grad(set_to_none=True)
         batch = next(batches)
-        loss, output = _loss(student, original, batch, objective, settings)
-        _check_finite(loss.item(), f"The loss of {what}", step, settings)
+        loss, output = _loss(student, original, batch, objective, settings, answers)
+        _check_finite(loss.item(), f"The loss of {what}", step, steps)
         loss.backward(retain_graph=probe is not None)
         probed = probe(output, batch) if probe is not None else {}
         seen = [watcher.observe(probed) for watcher in watchers]
         if all(seen):
-            nn.utils.clip_grad_norm_(weights, settings.clip_norm)
-            optimizer.step()
+            nn.utils.clip_grad_norm_(dense, settings.clip_norm)
+            for each in optimizers:
+                each.step()
         for watcher in watchers:
             watcher.after_step(optimizer)
-        if step % every == 0 or step == settings.steps:
-            held = held_out_loss(student, original, held_out, objective, settings)
-            _check_finite(held, f"The held-out loss of {what}", step, settings)
+        if steps.due():
+            held = held_out_loss(student, original, held_out, objective, settings, answers)
+            _check_finite(held, f"The held-out loss of {what}", step, steps)
             history.append(
-                {"step": step, "learning_rate": rate, "loss": loss.item(), "held_out": held}
+                {"step": step, "learning_rate": steps.rate, "loss": loss.item(), "held_out": held}
             )
             if step >= best_from and held < best_loss:
                 best, best_loss = _snapshot(student), held
+    if table is not None:
+        table.sparse = False
     if best is not None:
         student.module.load_state_dict(best, strict=False)
     chosen = min((row for row in history if row["step"] >= best_from), key=lambda r: r["held_out"])
     return {"checks": history, "best_step": int(chosen["step"]), "held_out": chosen["held_out"]}
 
 
-def _check_finite(loss: float, which: str, step: int, settings: TrainSettings) -> None:
+def kept_answers(original: Model, settings: DistilSettings, output: Path) -> Answers | None:
+    """The original's answers on disk; None where they are not kept.
+
+    Args:
+        output: the build's, in which they lie unless the settings name a folder.
+    """
+    objective = objective_of(original)
+    if not settings.answers_megabytes or not objective.by_text:
+        return None
+    if objective.reads_hidden_states(settings):
+        return None
+    folder = settings.answers or output / "answers"
+    return Answers(folder, original, objective, settings.answers_megabytes)
+
+
+def _check_finite(loss: float, which: str, step: int, steps: Course) -> None:
     if not math.isfinite(loss):
         raise UserError(
-            f"{which} is {loss} at step {step} of {settings.steps}; "
+            f"{which} is {loss} at step {step} {steps.end}; "
             "lower its learning_rate. Nothing of this stage was kept."
         )
-
-
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up to `learning_rate`, then a half cosine to zero; steps count from 1."""
-    warm = max(1, round(settings.warmup * settings.steps))
-    if step <= warm:
-        return settings.learning_rate * step / warm
-    done = (step - warm) / max(1, settings.steps - warm)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def trained_weights(model: Model, settings: TrainSettings) -> Iterator[nn.Parameter]:
@@ -143,6 +162,18 @@ def trained_weights(model: Model, settings: TrainSettings) -> Iterator[nn.Parame
             yield parameter
 
 
+def looked_up(model: Model, settings: TrainSettings) -> nn.Embedding | None:
+    """The table of words where it is trained and only looked up, made to give gradients of the rows
+    that a batch has; None where it is not, or is a head's weight as well."""
+    if not settings.train_embeddings or model.anatomy.tied_embeddings:
+        return None
+    table = model.module.get_submodule(model.anatomy.embeddings["word"])
+    if not isinstance(table, nn.Embedding):
+        return None
+    table.sparse = True
+    return table
+
+
 @torch.no_grad()
 def held_out_loss(
     student: Model,
@@ -150,10 +181,12 @@ def held_out_loss(
     held_out: Sequence[Batch],
     objective: Objective,
     settings: TrainSettings,
+    answers: Answers | None = None,
 ) -> float:
     """Mean objective over the held-out batches, each weighted by its sequences."""
     total = sum(
-        float(_loss(student, original, batch, objective, settings)[0]) * len(batch.input_ids)
+        float(_loss(student, original, batch, objective, settings, answers)[0])
+        * len(batch.input_ids)
         for batch in held_out
     )
     return total / sum(len(batch.input_ids) for batch in held_out)
@@ -165,7 +198,13 @@ def _loss(
     batch: Batch,
     objective: Objective,
     settings: TrainSettings,
+    answers: Answers | None,
 ) -> tuple[Tensor, Any]:
+    if answers is not None:
+        with precision(settings):
+            wanted = answers.of(batch)
+            output = student.run(batch)
+        return objective.loss_from(output, wanted, batch, settings), output
     hidden = {"output_hidden_states": objective.reads_hidden_states(settings)}
     with precision(settings):
         with torch.no_grad():

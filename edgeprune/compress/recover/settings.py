@@ -1,7 +1,7 @@
 """The settings of recovery. No torch here."""
 
-from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.settings import DistilSettings
 
 
-class RecoverSettings(TrainSettings):
+class RecoverSettings(DistilSettings):
     """Recovery after cutting."""

@@ -10,13 +10,14 @@ from scipy.special import log_softmax, rel_entr, softmax
 from tiny_models import VOCABULARY, make_model
 
 from edgeprune.base.errors import UserError
+from edgeprune.compress.distil.course import learning_rate
 from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.distil.train import (
     Gradients,
     HeldMasks,
     distil,
     held_out_loss,
-    learning_rate,
+    looked_up,
 )
 from edgeprune.compress.objectives.embedding import embed
 from edgeprune.compress.objectives.logits import divergence
@@ -394,7 +395,8 @@ def test_the_original_is_never_changed(student, original):
 
 
 def test_recovery_settings_are_training_settings():
-    assert RecoverSettings().model_dump() == TrainSettings().model_dump()
+    own = RecoverSettings().model_dump()
+    assert {**own, **TrainSettings().model_dump()} == own
 
 
 def test_bfloat16_stays_close_to_float32(student, original):
@@ -406,3 +408,27 @@ def test_bfloat16_stays_close_to_float32(student, original):
         losses.append(held_out_loss(student, original, held, objective, settings))
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert losses[1] != losses[0]
+
+
+def test_words_that_a_step_does_not_see_stay_and_the_others_take_a_larger_step(student, original):
+    """Adam's first step is the rate itself wherever there is a gradient."""
+    table = student.module.get_submodule(student.anatomy.embeddings["word"])
+    before = table.weight.detach().clone()
+    settings = TrainSettings(
+        steps=1, warmup=0, checks=1, train_embeddings=True, embedding_rate=3, **QUIET
+    )
+    run(student, original, settings)
+    moved = (table.weight - before).detach().abs()
+    batch = make_batches(student.task)[0]
+    seen = np.unique(batch.input_ids[batch.attention_mask == 1]).tolist()
+    unseen = [row for row in range(VOCABULARY) if row not in {*seen, *batch.input_ids.flat}]
+    assert not moved[unseen].any()
+    assert float(moved[seen].median()) == pytest.approx(3 * 1e-3, rel=1e-2)
+    assert not table.sparse
+
+
+@pytest.mark.parametrize("family", ["llama-fused", "bert-filler"])
+def test_a_table_that_is_a_head_as_well_is_trained_as_a_whole(family, tmp_path):
+    student = make_model(family, tmp_path / "s", unequal=False, seed=1)
+    assert student.anatomy.tied_embeddings
+    assert looked_up(student, TrainSettings(train_embeddings=True)) is None
