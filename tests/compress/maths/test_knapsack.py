@@ -48,8 +48,9 @@ def test_everything_free_is_chosen_though_the_bound_is_rounded():
         generator = torch.Generator().manual_seed(seed)
         things = []
         for _ in range(8):
-            costs = torch.rand(40, generator=generator).sort(descending=True).values.tolist()
-            things.append([Option(10 * (n + 1), cost) for n, cost in enumerate([*costs, 0.0])])
+            costs = torch.rand(40, generator=generator, dtype=torch.float64).tolist()
+            ordered = [*sorted(costs, reverse=True), 0.0]
+            things.append([Option(10 * (n + 1), cost) for n, cost in enumerate(ordered)])
         assert choose(things, 8 * 410) == [40] * 8
 
 
