@@ -1,4 +1,4 @@
-"""Paths in published records: names of files and folders, never their locations on this machine."""
+"""Places on this machine: the cache, and names for places that leave it in published records."""
 
 import os
 import sys
@@ -6,6 +6,18 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+
+def cache_folder() -> Path:
+    """The user's folder for what may be deleted and made again: edgeprune in XDG_CACHE_HOME, or in
+    the system's own such folder."""
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "edgeprune"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "edgeprune"
+    below = ("Library", "Caches") if sys.platform == "darwin" else (".cache",)
+    return Path.home().joinpath(*below, "edgeprune")
 
 
 def called(place: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from edgeprune.measure.bench.record import Ratio
 
 RESAMPLES = 2000
+_POLISHES = 20
 
 
 def median(values: Sequence[float] | np.ndarray) -> float:
@@ -80,6 +81,25 @@ def ratio_of_launches(
         pairs=sum(len(ratios) for ratios in found),
         launches=len(found),
     )
+
+
+def polished(turns: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """The typical time of each of several subjects, freed of what slowed whole rounds.
+
+    Times are a subject's factor and a round's; medians of the logarithms are taken out of subjects
+    and rounds by turns until they rest (Tukey's median polish, 1977). A round in which the machine
+    was half as fast so moves no subject against another.
+
+    Args:
+        turns: [subjects][launches][turns], of one round each, above zero.
+    """
+    launches = [np.log(np.array(launch, float)) for launch in zip(*turns, strict=True)]
+    left = np.concatenate(launches, axis=1)
+    for _ in range(_POLISHES):
+        own = np.median(left, axis=1, keepdims=True)
+        left = left - np.median(left - own, axis=0, keepdims=True)
+    common = np.median(np.concatenate(launches, axis=1) - left)
+    return [float(value) for value in np.exp(np.median(left, axis=1) + common)]
 
 
 def _ratios(numerators: Sequence[float], denominators: Sequence[float]) -> np.ndarray:
