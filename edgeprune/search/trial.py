@@ -1,0 +1,122 @@
+"""One trial of a search: a shape, trained for a while, as a bundle with its figures.
+
+A trial is a build (edgeprune/pipeline) whose recipe holds the shape, so that it resumes like one,
+and is a pure function of the model, the shape, the seed and the text. What it measures of speed is
+not taken: a trial may run beside others, or on another machine; bundles are timed alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.record import Many, Record
+from edgeprune.measure.bench.record import Comparison
+from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.record import Measured
+from edgeprune.measure.requirements import Loss, loss_of
+from edgeprune.pipeline.build import Build, prepare
+from edgeprune.pipeline.recipe import Recipe, validate
+from edgeprune.pipeline.run import run
+from edgeprune.search.shape import Shape
+
+_LEFT_OUT = ("prune", "sparsify", "cut", "vocabulary")
+"""Stages of the recipe whose work the shape does; a vocabulary stays whole."""
+_BETWEEN = 1 / 6
+"""Share of the training that comes between the cuts."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A shape to train and build. Everything is plain, so that it can go to another machine.
+
+    recipe: the whole recipe as JSON values; see `recipe_of`. folder: of the build's output.
+    """
+
+    recipe: Mapping[str, Any]
+    folder: str
+
+
+class Tried(Record):
+    """The quality of a trial's bundle, beside the original."""
+
+    evaluations: Many[Evaluation]
+    """On held-out text, then on the data by which models are judged, where there is any."""
+    speed: Comparison
+    """As it was measured in the build: of a trial that ran beside others no more than a hint."""
+
+    @property
+    def loss(self) -> Loss:
+        """What is lost by the main measure of the last data: less is better."""
+        return loss_of([each for each in self.evaluations if each.difference][-1])
+
+    @property
+    def distance(self) -> float:
+        """What is lost on held-out text, of which there is more: it tells candidates apart."""
+        first = self.evaluations[0]
+        name = next(iter(first.values))
+        if first.difference:
+            return loss_of(first).value
+        return 1 - first.values[name]  # a cosine to the original's answers
+
+
+def recipe_of(
+    base: Recipe,
+    shape: Shape | None,
+    minutes: float,
+    start: Path | None,
+    brief: bool,
+    group: int = 1,
+) -> Recipe:
+    """The recipe of a trial.
+
+    Args:
+        base: whose text, quantization, losses of training and target are taken.
+        shape: None is the original's: it is quantized alone.
+        minutes: of training.
+        start: the folder of a torch model that is already smaller, from which it goes on.
+        brief: the bundle is one of several to choose from, and measured as little as can be.
+        group: query heads that leave together.
+    """
+    content = base.model_dump(mode="json")
+    for name in _LEFT_OUT:
+        content[name] = "off"
+    if shape is None:
+        content["recover"] = "off"
+    else:
+        content["shape"] = {
+            "layers": list(shape.layers),
+            "heads": [heads // group for heads in shape.heads],
+            "channels": list(shape.channels),
+            "minutes": _BETWEEN * minutes,
+            **({"start": str(start)} if start else {}),
+        }
+        content["recover"] = {**(content["recover"] or {}), "minutes": (1 - _BETWEEN) * minutes}
+    if content.get("quantize") is None:
+        content["quantize"] = {}
+    if brief:
+        hurried = {"seconds": 1.0, "launches": 1, "profile": False, "curve": [], "stages": False}
+        content["measure"] = {**content["measure"], **hurried}
+    return validate(content, "the search's recipe")
+
+
+def try_out(trial: Trial) -> Tried:
+    """Build a trial's bundle, or take what an interrupted one left."""
+    build = prepared(trial)
+    run(build)
+    measured = build.context.results["measure"]
+    assert isinstance(measured, Measured)
+    return Tried(evaluations=measured.quality, speed=measured.speed)
+
+
+def prepared(trial: Trial) -> Build:
+    """The build of a trial.
+
+    Raises:
+        UserError: the model, the text or the folder cannot be used.
+    """
+    recipe = validate(dict(trial.recipe), "the search's recipe")
+    if recipe.model is None:
+        raise UserError("A search names its model: give --model.")
+    return prepare(recipe, None, (), Path(trial.folder))
