@@ -9,26 +9,19 @@ weights are random: speed only. JSON goes to --json FILE, or - for the screen.
 
 import argparse
 import json
-import random
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.kernels import register
 from edgeprune.kernels.formats import FORMATS
 from edgeprune.kernels.library import system_facts
-from edgeprune.kernels.node import add_functions, make_sparse_linear
-from edgeprune.kernels.pack import pack
+from edgeprune.measure.bench.linears import Call, interleaved
 from edgeprune.measure.bench.machine import machine_facts
 from edgeprune.measure.bench.stats import median, paired_ratio
+from edgeprune.search.times.linears import dense, sparse
 
-OPSET = 17
 BASELINES = ("dense int8", "dense int4", "dense float32")
 
 
@@ -97,49 +90,6 @@ def call_only(name: str, times: int, inputs: int, outputs: int, rows: int) -> No
         call.time()
 
 
-class Call:
-    """A session with its input and output bound."""
-
-    def __init__(
-        self, model: onnx.ModelProto, x: np.ndarray, outputs: int, threads: int, library: bool
-    ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Many sessions in one process: threads that spin for work would take it from the next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if library:
-            register(options)
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        self._y = np.empty((len(x), outputs), np.float32)
-        self._binding = self._session.io_binding()
-        self._binding.bind_cpu_input("x", x)
-        self._binding.bind_output("y", "cpu", 0, np.float32, self._y.shape, self._y.ctypes.data)
-
-    def time(self) -> float:
-        """Seconds of one run."""
-        start = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        return time.perf_counter() - start
-
-
-def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds by name; the k-th of each list are of one round."""
-    order = list(calls)
-    draw = random.Random(0)
-    for call in calls.values():
-        for _ in range(5):
-            call.time()
-    times: dict[str, list[float]] = {name: [] for name in order}
-    for _ in range(rounds):
-        draw.shuffle(order)
-        for name in order:
-            # What ran before has emptied the caches; a product in a model finds its input there.
-            calls[name].time()
-            times[name].append(calls[name].time())
-    return times
-
-
 def summary(name: str, times: dict[str, list[float]]) -> dict[str, Any]:
     """Median microseconds, and the ratio of each baseline's time to this one's."""
     found: dict[str, Any] = {
@@ -161,73 +111,6 @@ def table(result: dict[str, Any]) -> str:
             f"{name:32}{row['microseconds']:8.0f}" + "".join(f"{text:>26}" for text in ratios)
         )
     return "\n".join(lines)
-
-
-def sparse(
-    name: str, inputs: int, outputs: int, share: float, rng: np.random.Generator
-) -> onnx.ModelProto:
-    """A linear with blocks gone at random."""
-    form = FORMATS[name]
-    kept = rng.random((-(-inputs // form.inputs), -(-outputs // form.outputs))) >= share
-    kept = kept.repeat(form.inputs, 0).repeat(form.outputs, 1)[:inputs, :outputs]
-    if form.dtype == "int8":
-        weight = (rng.integers(1, 128, (inputs, outputs)) * kept).astype(np.int8)
-        scales = np.full(outputs, 0.01, np.float32)
-    else:
-        weight, scales = (rng.standard_normal((inputs, outputs)) * kept).astype(np.float32), None
-    node, initializers = make_sparse_linear("linear", "x", "y", pack(weight, name), scales=scales)
-    return model_of([node], initializers, inputs, outputs)
-
-
-def dense(name: str, inputs: int, outputs: int, rng: np.random.Generator) -> onnx.ModelProto:
-    """The runtime's own product of the same shape, with a bias."""
-    stored: dict[str, np.ndarray] = {"bias": np.zeros(outputs, np.float32)}
-    if name == "dense int8":
-        stored["weight"] = rng.integers(-127, 128, (inputs, outputs)).astype(np.int8)
-        stored["scales"] = np.full(outputs, 0.01, np.float32)
-        nodes = [
-            helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero"]),
-            helper.make_node("MatMulInteger", ["codes", "weight", "zero"], ["sums"]),
-            helper.make_node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["scale", "scales"], ["both"]),
-            helper.make_node("Mul", ["floats", "both"], ["product"]),
-            helper.make_node("Add", ["product", "bias"], ["y"]),
-        ]
-    elif name == "dense int4":
-        # Groups of 128: the fastest INT4 that the runtime has.
-        groups = -(-inputs // 128)
-        stored["codes"] = rng.integers(0, 256, (outputs, groups, 64)).astype(np.uint8)
-        stored["scales"] = np.full(outputs * groups, 0.01, np.float32)
-        settings = {"K": inputs, "N": outputs, "bits": 4, "block_size": 128, "accuracy_level": 4}
-        nodes = [
-            helper.make_node(
-                "MatMulNBits",
-                ["x", "codes", "scales"],
-                ["product"],
-                domain="com.microsoft",
-                **settings,
-            ),
-            helper.make_node("Add", ["product", "bias"], ["y"]),
-        ]
-    else:
-        stored["weight"] = rng.standard_normal((inputs, outputs)).astype(np.float32)
-        nodes = [helper.make_node("Gemm", ["x", "weight", "bias"], ["y"])]
-    initializers = [numpy_helper.from_array(value, part) for part, value in stored.items()]
-    return model_of(nodes, initializers, inputs, outputs)
-
-
-def model_of(
-    nodes: list[onnx.NodeProto], initializers: list[TensorProto], inputs: int, outputs: int
-) -> onnx.ModelProto:
-    """A model of x to y."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", inputs])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", outputs])
-    graph = helper.make_graph(nodes, "linear", [x], [y], initializers)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets)
-    model.ir_version = 8
-    add_functions(model)
-    return model
 
 
 if __name__ == "__main__":

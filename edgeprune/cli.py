@@ -607,6 +607,55 @@ def build(
 
 
 @main.command()
+@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="Also time this one's blocks.")
+@click.option(
+    "--only",
+    "kinds",
+    multiple=True,
+    type=click.Choice(["formats", "break-even", "blocks"]),
+    help="Measure this table; repeatable.  [default: all]",
+)
+@click.option("--form", help="Blocks: format of the linears.  [default: int8]")
+@click.option("--work", help="Blocks of a decoder: prompt or decode.  [default: prompt]")
+@click.option("--batch", type=int, help="Blocks: texts per call.  [default: 1]")
+@click.option("--tokens", type=int, help="Blocks: tokens per text, or prompt.  [default: 128]")
+@click.option("--threads", type=int, help="Blocks: threads.  [default: 1]")
+@click.option("--seed", type=int, help="Blocks: the seed of what is drawn.  [default: 0]")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Formats and break-even: calls of each linear.",
+)
+@_json_option
+def calibrate(
+    model: str | None,
+    kinds: tuple[str, ...],
+    rounds: int,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Measure how fast this machine is, once: builds for it are planned by what is kept.
+
+    Formats and break-even take minutes on a quiet machine, the blocks of a small model two. The
+    tables lie in your cache folder (EDGEPRUNE_CACHE) and hold for this processor and ONNX Runtime.
+    """
+    from edgeprune.search.times.settings import BlockSettings
+    from edgeprune.search.times.table import calibrated_table
+
+    settings = _settings(BlockSettings, **options)
+    try:
+        from edgeprune.search.times.calibrate import calibrate
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"Calibrating needs the package {error.name}: {install('build')}."
+        ) from None
+    result = calibrate(model, kinds, settings, rounds)  # type: ignore[arg-type]
+    _show(result.to_json(), calibrated_table(result), json_file)
+
+
+@main.command()
 @click.argument(
     "places",
     metavar="DIR|RESULT...",

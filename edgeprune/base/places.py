@@ -9,8 +9,10 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """The user's folder for what may be deleted and made again: edgeprune in XDG_CACHE_HOME, or in
-    the system's own such folder."""
+    """The user's folder for what may be deleted and made again: EDGEPRUNE_CACHE, or edgeprune in
+    the system's folder for such files."""
+    if own := os.environ.get("EDGEPRUNE_CACHE"):
+        return Path(own)
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "edgeprune"
     if sys.platform == "win32":

@@ -2,7 +2,7 @@
 
 A key follows from what is read: the input and the settings, the code that the stage imports, the
 tables that lie beside that code, the versions of the libraries, the target that the formats are
-for, and, of what is timed, the processor.
+for with this machine's own tables of it, and, of what is timed, the processor.
 """
 
 import ast

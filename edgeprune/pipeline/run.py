@@ -34,7 +34,14 @@ from edgeprune.pipeline.keep import (
     sweep_stages,
     write_record,
 )
-from edgeprune.pipeline.keys import assets_digest, code_digest, digest, model_digest, reads
+from edgeprune.pipeline.keys import (
+    assets_digest,
+    code_digest,
+    digest,
+    files_digest,
+    model_digest,
+    reads,
+)
 from edgeprune.report.canvas import check_drawable
 
 
@@ -108,7 +115,7 @@ def stage_key(stage: Stage, context: Context, before: str) -> str:
     functions = (stage.run, *stage.asks(task))
     parts = [before, stage.name, settings, context.seed, code_digest(functions)]
     if any(reads(function).targets for function in functions):
-        parts.append(context.target.name)
+        parts += [context.target.name, files_digest(context.target.own_tables)]
     return digest(*parts, *stage.reads(settings, context))
 
 

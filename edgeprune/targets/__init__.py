@@ -5,12 +5,19 @@ An unmeasured entry is the conservative choice. Every entry is used by the code.
 
 import platform
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from edgeprune.base import processor
 from edgeprune.base.errors import UserError
+from edgeprune.targets.break_even import FOLDER as SPARSE_TIMES
 from edgeprune.targets.break_even import BreakEven, break_even
+from edgeprune.targets.format_times import FOLDER as DENSE_TIMES
 from edgeprune.targets.format_times import FormatTimes, format_times
+from edgeprune.targets.table import own_table
+
+TABLES = (SPARSE_TIMES, DENSE_TIMES)
+"""The folders of the tables that ship."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class Target:
     def format_times(self) -> FormatTimes:
         """Times of a dense linear in each format, by shape and rows."""
         return format_times(self.name)
+
+    @property
+    def own_tables(self) -> list[Path]:
+        """The files of its tables that were measured on this machine, where it is one."""
+        files = (own_table(folder, self.name) for folder in TABLES)
+        return [file for file in files if file]
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data, for the manifest."""

@@ -1,19 +1,18 @@
 """The sparsity from which a sparse linear is faster: a measured table per kind of processor.
 
-`benchmarks/break_even.py` measures a table, which is kept in tables/ under the target's name.
-A target without one is planned conservatively: blocks of 4x16, from a sparsity at which they take
-at most half of dense INT8's instructions on every set that the operators are compiled for; and no
-time is predicted.
+`edgeprune calibrate` measures a machine's own (store.py); `benchmarks/break_even.py` one that
+ships, which is kept in tables/ under the target's name. A target without one is planned
+conservatively: blocks of 4x16, from a sparsity at which they take at most half of dense INT8's
+instructions on every set that the operators are compiled for; and no time is predicted.
 """
 
-import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.targets.table import nearest, read_table
+from edgeprune.targets.table import nearest, read_table, table_file
 
 FOLDER = Path(__file__).parent / "tables"
 UNMEASURED_FORMAT, UNMEASURED_FROM = "int8-4x16", 0.75
@@ -77,15 +76,14 @@ class BreakEven:
         return min(found, key=lambda choice: choice.microseconds or 0.0, default=None)
 
 
-@functools.cache
 def break_even(target: str) -> BreakEven:
-    """The table of a target, by its name."""
-    content = read_table(FOLDER, target)
-    return BreakEven() if content is None else from_json(content)
+    """The table of a target, by its name: this machine's own where there is one."""
+    file = table_file(FOLDER, target)
+    return BreakEven() if file is None else read_table(file, from_json)
 
 
 def from_json(content: Mapping[str, Any]) -> BreakEven:
-    """The table that benchmarks/break_even.py wrote."""
+    """The table that search/times/break_even.py measured."""
     points = tuple(
         Point(
             entry["inputs"],

@@ -1,16 +1,16 @@
 """Times of a dense linear in each format: a measured table per kind of processor.
 
-`benchmarks/format_times.py` measures a table, which is kept in format_times/ under the target's
-name. A target without one predicts nothing.
+`edgeprune calibrate` measures a machine's own (store.py); `benchmarks/format_times.py` one that
+ships, which is kept in format_times/ under the target's name. A target without one predicts
+nothing.
 """
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.targets.table import nearest, read_table
+from edgeprune.targets.table import nearest, read_table, table_file
 
 FOLDER = Path(__file__).parent / "format_times"
 
@@ -49,15 +49,14 @@ def form_name(weights: str, group: int | None) -> str:
     return weights if group is None else f"{weights}-{group}"
 
 
-@functools.cache
 def format_times(target: str) -> FormatTimes:
-    """The table of a target, by its name."""
-    content = read_table(FOLDER, target)
-    return FormatTimes() if content is None else from_json(content)
+    """The table of a target, by its name: this machine's own where there is one."""
+    file = table_file(FOLDER, target)
+    return FormatTimes() if file is None else read_table(file, from_json)
 
 
 def from_json(content: Mapping[str, Any]) -> FormatTimes:
-    """The table that benchmarks/format_times.py wrote."""
+    """The table that search/times/formats.py measured."""
     points = tuple(
         Point(entry["inputs"], entry["outputs"], entry["rows"], dict(entry["us"]))
         for entry in content["points"]

@@ -121,7 +121,7 @@ def _time_budget(settings: QuantizeSettings, target: Target) -> _Budget:
         if found is None:
             raise UserError(
                 f"quantize.linears_ms needs times of {form} on {target.name}, and none were "
-                f"measured: run benchmarks/format_times.py there, or set average_bits instead."
+                "measured: run `edgeprune calibrate` there, or set average_bits instead."
             )
         return round(1000 * found)
 

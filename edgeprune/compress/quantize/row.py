@@ -98,7 +98,7 @@ def _refuse_budget(settings: QuantizeSettings, facts: Facts) -> None:
         if unknown:
             raise UserError(
                 f"quantize.linears_ms needs times of {unknown[0]} on {target.name}, and none were "
-                "measured: run benchmarks/format_times.py there, or set average_bits instead."
+                "measured: run `edgeprune calibrate` there, or set average_bits instead."
             )
         return
     pruning = (facts.settings.get("prune"), facts.settings.get("sparsify"))
