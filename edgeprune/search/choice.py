@@ -115,14 +115,14 @@ def _solve(
     items: list[list[Option]] = []
     levels: list[list[int]] = []
     for own, other in curves:
-        for curve, time, size in ((own, times.heads, sizes.heads), (other, times.channels, sizes.channels)):
+        for curve, time, size in (
+            (own, times.heads, sizes.heads),
+            (other, times.channels, sizes.channels),
+        ):
             kept = list(levels_of(curve))
             levels.append(kept)
             items.append(
-                [
-                    Option(round(time(n) / _TICK), curve.loss(n) + multiplier * size(n))
-                    for n in kept
-                ]
+                [Option(round(time(n) / _TICK), curve.loss(n) + multiplier * size(n)) for n in kept]
             )
     fixed = times.rest + len(layers) * times.layer
     most = sum(max(option.size for option in options) for options in items)

@@ -74,7 +74,7 @@ def next_goal(
     limit = _bytes(wish, whole)
     if wish.max_drop is not None:
         return _next_within_a_loss(wish, settings, whole, fastest, made, limit)
-    speeds: list[float | None]
+    speeds: Sequence[float | None]
     if wish.speedup:
         speeds = sorted(wish.speedup)
     elif wish.latency is not None:
@@ -82,7 +82,7 @@ def next_goal(
     elif limit is not None:
         speeds = [None]
     else:
-        speeds = list(front(whole.speedup.value, fastest, settings.points - 1))
+        speeds = front(whole.speedup.value, fastest, settings.points - 1)
     needed = [speed for speed in speeds if speed is None or speed > whole.speedup.value]
     if len(made) < len(needed):
         return Goal(needed[len(made)], limit)

@@ -27,9 +27,7 @@ def measured_times(prepared: Prepared) -> BlockTimes:
     settings, checkpoint = prepared.settings, prepared.checkpoint
     name = model_name(checkpoint.anatomy)
     work = prepared.work
-    found = kept(
-        name, prepared.form, work, settings.tokens, settings.batch, settings.threads
-    )
+    found = kept(name, prepared.form, work, settings.tokens, settings.batch, settings.threads)
     if found is not None:
         say("[search] times of blocks: kept from an earlier measurement")
         return found

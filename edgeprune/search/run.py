@@ -18,12 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
 from edgeprune.base.words import duration
-from edgeprune.compress.cut.shape_row import SHAPE
 from edgeprune.compress.recover.row import RECOVER
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.machine import machine_facts

@@ -49,16 +49,23 @@ class Tried(Record):
     @property
     def loss(self) -> Loss:
         """What is lost by the main measure of the last data: less is better."""
-        return loss_of([each for each in self.evaluations if each.difference][-1])
+        return _loss(self.evaluations[-1])
 
     @property
     def distance(self) -> float:
         """What is lost on held-out text, of which there is more: it tells candidates apart."""
-        first = self.evaluations[0]
-        name = next(iter(first.values))
-        if first.difference:
-            return loss_of(first).value
-        return 1 - first.values[name]  # a cosine to the original's answers
+        return _loss(self.evaluations[0]).value
+
+
+def _loss(quality: Evaluation) -> Loss:
+    """The loss by an evaluation; of one that compares two models itself, what is missing to 1 of
+    its main value, in per cent."""
+    if quality.difference:
+        return loss_of(quality)
+    name, value = next(iter(quality.values.items()))
+    ends = (quality.interval or {}).get(name)
+    between = (100 * (1 - ends[1]), 100 * (1 - ends[0])) if ends else None
+    return Loss(f"{name.replace('_', ' ')} to 1", 100 * (1 - value), between, " %")
 
 
 def recipe_of(
