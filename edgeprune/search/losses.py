@@ -24,10 +24,9 @@ from torch import Tensor
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS, Gate, make_gates
-from edgeprune.compress.calibrate.walk import Walk
-from edgeprune.compress.cut.compensate import norm_weights
+from edgeprune.compress.calibrate.walk import InputStatistics, Walk
+from edgeprune.compress.cut.compensate import compensated, hessian_of, norm_weights
 from edgeprune.compress.cut.surgery import only_layers
-from edgeprune.compress.maths.obs import damped, least_squares
 from edgeprune.compress.maths.structured import removal
 from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.anatomy import Block
@@ -175,11 +174,7 @@ def _curve(
     columns = unit_columns(gate)
     weigh = functools.partial(norm_weights, linear.weight, linear.bias)
     seen = walk.inputs(block, name, weigh)
-    gram = seen.gram.double()
-    if linear.bias is not None:  # it takes over the mean of what leaves
-        mean = seen.total.double() / seen.tokens
-        gram -= seen.tokens * torch.outer(mean, mean)
-    hessian = damped(gram, _DAMPING)
+    hessian = hessian_of(seen, linear.bias is not None, _DAMPING)
     units, step = len(columns), len(gate.value) // len(columns)
     gone = removal(linear.weight, hessian, columns, together=max(1, units // _STEPS))
     energy = float(((linear.weight.double() @ hessian) * linear.weight.double()).sum())
@@ -196,7 +191,7 @@ def _curve(
     for left in [level for level in levels if 0 < level <= len(gone.order)]:
         kept = torch.ones(linear.in_features, dtype=torch.bool)
         kept[columns[gone.order[:left]].flatten()] = False
-        lost = _loss_with(model, linear, kept, hessian, seen.total / seen.tokens, judged, whole)
+        lost = _loss_with(model, linear, kept, seen, judged, whole)
         curve.measured[step * (units - left)] = lost
     return curve
 
@@ -214,28 +209,28 @@ def _loss_with(
     model: Model,
     linear: torch.nn.Linear,
     kept: Tensor,
-    hessian: Tensor,
-    mean: Tensor,
+    seen: InputStatistics,
     judged: Sequence[Batch],
     whole: list[Tensor],
 ) -> float:
     """The loss with one linear compensated for the inputs that leave, everything else whole."""
     with values_restored([each for each in (linear.weight, linear.bias) if each is not None]):
-        before = linear.weight.double()
-        fitted = torch.zeros_like(before)
-        fitted[:, kept] = least_squares(linear.weight, hessian, kept)
-        if linear.bias is not None:
-            linear.bias.add_(((before - fitted) @ mean.double()).to(linear.bias.dtype))
-        linear.weight.copy_(fitted)
+        weight, bias = compensated(linear.weight, linear.bias, seen, kept, _DAMPING)
+        linear.weight.zero_()
+        linear.weight[:, kept] = weight
+        if bias is not None:
+            linear.bias.copy_(bias)
         return lost(model, judged, whole)
 
 
+@torch.no_grad()
 def references(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
     """What the objective compares of the model's outputs, a batch each."""
     objective = objective_of(model)
     return [objective.reference(model.run(batch), batch) for batch in batches]
 
 
+@torch.no_grad()
 def lost(model: Model, batches: Sequence[Batch], whole: Sequence[Tensor]) -> float:
     """Damage against the whole model's references, mean over texts; infinite where the outputs are
     not finite."""

@@ -13,6 +13,7 @@ from typing import Any
 from edgeprune.base.errors import UserError
 from edgeprune.base.record import Many, Record
 from edgeprune.measure.bench.record import Comparison
+from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import Loss, loss_of
@@ -58,14 +59,16 @@ class Tried(Record):
 
 
 def _loss(quality: Evaluation) -> Loss:
-    """The loss by an evaluation; of one that compares two models itself, what is missing to 1 of
-    its main value, in per cent."""
+    """The loss by an evaluation; by one that compares two models itself, how far its main value is
+    from that of equal models."""
     if quality.difference:
         return loss_of(quality)
     name, value = next(iter(quality.values.items()))
+    equal = MEASURES[quality.task].equal
     ends = (quality.interval or {}).get(name)
-    between = (100 * (1 - ends[1]), 100 * (1 - ends[0])) if ends else None
-    return Loss(f"{name.replace('_', ' ')} to 1", 100 * (1 - value), between, " %")
+    low, high = sorted(abs(equal - end) for end in ends) if ends else (None, None)
+    between = None if low is None or high is None else (low, high)
+    return Loss(f"{name.replace('_', ' ')}, beside {equal:g}", abs(equal - value), between)
 
 
 def recipe_of(
