@@ -63,7 +63,8 @@ def test_bytes_are_kept_beside_the_time():
     least = 1000 + 3 * 10 + 3 * 40
     limit = (free.bytes + least) / 2
     for each in candidates(LOSSES, TIMES, SIZES, Budget(1.3, limit)):
-        assert each.bytes <= limit and each.seconds <= 1.3
+        assert each.bytes <= limit
+        assert each.seconds <= 1.3
 
 
 def test_what_cannot_be_had_has_no_candidate():
@@ -76,11 +77,13 @@ def test_a_loss_passes_through_its_measurements_and_never_rises_with_more_units(
     for kept, loss in one.measured.items():
         assert one.loss(kept) == pytest.approx(loss)
     losses = [one.loss(kept) for kept in range(16, 0, -1)]
-    assert losses[0] == 0 and losses == sorted(losses)
+    assert losses[0] == 0
+    assert losses == sorted(losses)
 
 
 def test_levels_of_many_channels_are_multiples_of_sixteen_up_to_all_of_them():
     wide = Curve(0, CHANNELS, 1500, 1, tuple(range(1500, 0, -1)), tuple(range(1500)), {750: 1.0})
     levels = levels_of(wide)
-    assert all(level % 16 == 0 for level in list(levels)[:-1]) and list(levels)[-1] == 1500
+    assert all(level % 16 == 0 for level in list(levels)[:-1])
+    assert list(levels)[-1] == 1500
     assert 40 <= len(list(levels)) <= 50

@@ -1,5 +1,7 @@
 """The models that a search makes next, from what was asked and what it has."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,8 @@ def goals(wish: Wish, answer, settings=None, fastest=60.0):
 def test_a_front_goes_from_the_whole_model_to_the_fastest_in_equal_ratios():
     asked, _ = goals(Wish(), lambda goal: found(goal.speedup))
     speeds = [goal.speedup for goal in asked]
-    assert len(speeds) == 4 and speeds[-1] == pytest.approx(40)
+    assert len(speeds) == 4
+    assert speeds[-1] == pytest.approx(40)
     ratios = [b / a for a, b in zip([3.0, *speeds], speeds, strict=False)]
     assert ratios == pytest.approx([ratios[0]] * 4)
 
@@ -54,8 +57,9 @@ def test_a_front_goes_from_the_whole_model_to_the_fastest_in_equal_ratios():
 @given(st.floats(1.5, 10), st.floats(1.01, 200), st.integers(1, 11))
 def test_a_front_rises_from_the_slowest(slowest, fastest, count):
     speeds = front(slowest, fastest, count)
-    assert len(speeds) == count and slowest < speeds[0]
-    assert all(a < b for a, b in zip(speeds, speeds[1:], strict=False))
+    assert len(speeds) == count
+    assert slowest < speeds[0]
+    assert all(a < b for a, b in itertools.pairwise(speeds))
 
 
 def test_speeds_that_are_asked_for_are_made_in_order_and_those_the_whole_model_has_are_not():
@@ -70,7 +74,8 @@ def test_a_latency_is_a_speedup_of_the_original():
 
 def test_a_size_alone_has_no_limit_of_time():
     (goal,), _ = goals(Wish(megabytes=15), lambda goal: found(5, megabytes=14))
-    assert goal.speedup is None and goal.bytes == 15e6
+    assert goal.speedup is None
+    assert goal.bytes == 15e6
 
 
 def test_memory_limits_what_the_graph_may_have():
@@ -101,11 +106,15 @@ def test_a_limit_is_kept_by_the_whole_interval():
 
 
 @pytest.mark.parametrize(
-    "limits",
-    [{"speedup": (0.5,)}, {"speedup": (5,), "latency": 3}, {"speedup": (5, 7), "max_drop": 1}],
+    ("limits", "why"),
+    [
+        ({"speedup": (0.5,)}, "more than 1"),
+        ({"speedup": (5,), "latency": 3}, "both limit the time"),
+        ({"speedup": (5, 7), "max_drop": 1}, "one speedup at most"),
+    ],
 )
-def test_limits_that_contradict_are_refused(limits):
-    with pytest.raises(ValueError):
+def test_limits_that_contradict_are_refused(limits, why):
+    with pytest.raises(ValueError, match=why):
         Wish(**limits)
 
 

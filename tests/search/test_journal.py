@@ -1,5 +1,7 @@
 """The journal of a search: each decision once, whenever the process ends."""
 
+import contextlib
+
 from edgeprune.search.journal import Journal
 
 
@@ -14,7 +16,9 @@ def test_an_entry_is_made_once_and_read_by_the_next_session(tmp_path):
     assert first.once("a", make, list, tuple) == (1, 2)
     assert first.once("a", make, list, tuple) == (1, 2)
     assert Journal(file).once("a", make, list, tuple) == (1, 2)
-    assert len(calls) == 1 and "a" in Journal(file) and "b" not in first
+    assert len(calls) == 1
+    assert "a" in Journal(file)
+    assert "b" not in first
 
 
 def test_the_time_of_earlier_sessions_counts(tmp_path):
@@ -31,8 +35,7 @@ def test_a_failure_leaves_no_entry(tmp_path):
     def fail():
         raise RuntimeError
 
-    try:
+    with contextlib.suppress(RuntimeError):
         journal.once("a", fail)
-    except RuntimeError:
-        pass
-    assert "a" not in journal and "a" not in Journal(journal.file)
+    assert "a" not in journal
+    assert "a" not in Journal(journal.file)

@@ -48,7 +48,7 @@ def removal(
         together: units that leave in one step, chosen by what each alone costs; what they cost
             together is exact, and shared out among them in equal parts.
     """
-    work = weight.double().clone()
+    work = weight.detach().double().clone()
     inverse = torch.linalg.inv(hessian)
     alive = torch.arange(len(columns))
     order: list[int] = []

@@ -36,7 +36,8 @@ def test_costs_are_least_squares_on_what_is_left(seed, units, width, together):
     weight, hessian, columns = _problem(seed, units, width)
     found = removal(weight, hessian, columns, together=together)
     assert sorted(found.order.tolist()) != list(range(units))  # one is left
-    assert len(found.costs) == units and found.costs[0] == 0
+    assert len(found.costs) == units
+    assert found.costs[0] == 0
     assert bool((found.costs.diff() >= 0).all())
     for gone in range(0, units, together):
         kept = torch.ones(weight.shape[1], dtype=torch.bool)
