@@ -35,6 +35,7 @@ from edgeprune.search.goals import Goal, missed, next_goal
 from edgeprune.search.journal import Journal
 from edgeprune.search.losses import Losses
 from edgeprune.search.measured import measured_losses, measured_times, sizes_of
+from edgeprune.search.page import write_page
 from edgeprune.search.prepare import MARK, Prepared
 from edgeprune.search.record import Brief, Found, SearchRecord, plain, shape_of
 from edgeprune.search.shape import Shape
@@ -134,6 +135,7 @@ class _Search:
             best = min(few, key=lambda each: each.loss)
             again = [c for c in self._candidates(goal) if c.shape.layers == best.shape.layers]
             best = again[0] if again else best
+            self._mark(name, best)
         else:
             best = few[0]
         recipe = recipe_of(
@@ -150,6 +152,16 @@ class _Search:
         )
         self._learn(best.shape, found.speedup.value)
         return found
+
+    def _mark(self, of: str, best: Candidate) -> None:
+        """Mark the trial whose layers were chosen."""
+        layers = list(best.shape.layers)
+        self.trials = [
+            trial.model_copy(update={"chosen": True})
+            if trial.of == of and trial.shape["layers"] == layers
+            else trial
+            for trial in self.trials
+        ]
 
     def _try(
         self, name: str, candidate: Candidate, minutes: float, start: Path | None
@@ -345,6 +357,7 @@ class _Search:
             finished=finished,
         )
         record.write(prepared.output / "search.json")
+        write_page(record, prepared.output)
         if best is not None:
             _copy(prepared.output / "models" / best / "bundle", prepared.output / "best")
         return record

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from edgeprune.base.names import Name
 from edgeprune.base.words import duration
-from edgeprune.search.record import Found, SearchRecord
+from edgeprune.search.record import Brief, Found, SearchRecord
 
 
 def search_table(record: SearchRecord, output: Path) -> RenderableType:
@@ -40,7 +40,7 @@ def search_table(record: SearchRecord, output: Path) -> RenderableType:
     return Group(*parts, places)
 
 
-def shape_line(found: Found) -> str:
+def shape_line(found: Found | Brief) -> str:
     """A shape in a line."""
     if found.shape is None:
         return "all"
