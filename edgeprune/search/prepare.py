@@ -15,7 +15,7 @@ from edgeprune.pipeline.recipe import Recipe, validate
 from edgeprune.search.settings import SearchSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
 from edgeprune.search.times.settings import Form
-from edgeprune.search.trial import recipe_of
+from edgeprune.search.trial import contents, recipe_of
 from edgeprune.targets import Target
 from edgeprune.text.files import read_rows
 from edgeprune.text.pairs import texts_of
@@ -109,9 +109,7 @@ def prepare(
         UserError: model, text, limits or output cannot be used.
     """
     _refuse_output(output)
-    content = recipe.model_dump(mode="json")
-    for stage in ("prune", "sparsify", "cut", "vocabulary"):
-        content[stage] = "off"
+    content = contents(recipe)
     if model is not None:
         content["model"] = str(Path(model).absolute()) if Path(model).exists() else model
     if data:

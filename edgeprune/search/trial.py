@@ -18,7 +18,7 @@ from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.record import Measured
 from edgeprune.measure.requirements import Loss, loss_of
 from edgeprune.pipeline.build import Build, prepare
-from edgeprune.pipeline.recipe import Recipe, validate
+from edgeprune.pipeline.recipe import SECTIONS, Recipe, validate
 from edgeprune.pipeline.run import run
 from edgeprune.search.shape import Shape
 
@@ -89,11 +89,9 @@ def recipe_of(
         brief: the bundle is one of several to choose from, and measured as little as can be.
         group: query heads that leave together.
     """
-    content = base.model_dump(mode="json")
-    for name in _LEFT_OUT:
-        content[name] = "off"
+    content = contents(base)
     if shape is None:
-        content["recover"] = "off"
+        content.pop("recover", None)
     else:
         content["shape"] = {
             "layers": list(shape.layers),
@@ -102,13 +100,24 @@ def recipe_of(
             "minutes": _BETWEEN * minutes,
             **({"start": str(start)} if start else {}),
         }
-        content["recover"] = {**(content["recover"] or {}), "minutes": (1 - _BETWEEN) * minutes}
-    if content.get("quantize") is None:
-        content["quantize"] = {}
+        own = content.get("recover", {})
+        content["recover"] = {**own, "minutes": (1 - _BETWEEN) * minutes}
+    content.setdefault("quantize", {})
     if brief:
         hurried = {"seconds": 1.0, "launches": 1, "profile": False, "curve": [], "stages": False}
         content["measure"] = {**content["measure"], **hurried}
     return validate(content, "the search's recipe")
+
+
+def contents(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON values, without the stages that it leaves out and those that a shape takes
+    the place of."""
+    given = recipe.model_dump(mode="json")
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in _LEFT_OUT and not (name in SECTIONS and value is None)
+    }
 
 
 def try_out(trial: Trial) -> Tried:
