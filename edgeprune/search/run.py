@@ -41,7 +41,7 @@ from edgeprune.search.record import Brief, Found, SearchRecord, plain, shape_of
 from edgeprune.search.shape import Shape
 from edgeprune.search.times.correct import corrected
 from edgeprune.search.times.predict import fixed, predict
-from edgeprune.search.trial import Trial, Tried, recipe_of
+from edgeprune.search.trial import Trial, Tried, contents, recipe_of
 from edgeprune.targets.block_times import BlockTimes
 
 _MARGIN = 1.03
@@ -92,7 +92,7 @@ class _Search:
     def whole(self) -> Found:
         """The original in the plan's formats, nothing cut."""
         recipe = recipe_of(self.prepared.base, None, 0.0, None, brief=False)
-        return self._found("whole", None, 0.0, None, 1.0, Trial(recipe.model_dump(mode="json"), ""))
+        return self._found("whole", None, 0.0, None, 1.0, Trial(contents(recipe), ""))
 
     # The search ---------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class _Search:
             brief=False,
             group=self.prepared.group,
         )
-        trial = Trial(recipe.model_dump(mode="json"), "")
+        trial = Trial(contents(recipe), "")
         found = self._found(
             name, best.shape, minutes, goal.speedup, self._speedup(best.seconds), trial
         )
@@ -180,7 +180,7 @@ class _Search:
                 brief=True,
                 group=self.prepared.group,
             )
-            (tried,) = self.engine.run([Trial(recipe.model_dump(mode="json"), str(folder))])
+            (tried,) = self.engine.run([Trial(contents(recipe), str(folder))])
             speed = self._timed(folder / "bundle", folder / "original", brief=True)
             found = Brief(
                 name=called,
