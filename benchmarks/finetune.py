@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer
 
+from edgeprune.compress.distil.course import learning_rate
 from edgeprune.compress.distil.settings import TrainSettings
-from edgeprune.compress.distil.train import learning_rate, precision
+from edgeprune.compress.distil.train import precision
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
 from edgeprune.model.tasks import TASKS

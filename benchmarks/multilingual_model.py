@@ -24,8 +24,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
+from edgeprune.compress.distil.course import learning_rate
 from edgeprune.compress.distil.settings import TrainSettings
-from edgeprune.compress.distil.train import learning_rate
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint
 from edgeprune.text.corpus import Corpus

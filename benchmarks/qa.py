@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 import edgeprune
+from edgeprune.compress.distil.course import learning_rate
 from edgeprune.compress.distil.settings import TrainSettings
-from edgeprune.compress.distil.train import learning_rate, precision
+from edgeprune.compress.distil.train import precision
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.model.checkpoint import open_checkpoint

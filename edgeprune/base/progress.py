@@ -56,3 +56,29 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
             left = (now - started) / done * (total - done)
             say(f"  {what}: {done} of {total}, about {left:.0f} s left")
         yield item
+
+
+def passing(seconds: float, what: str) -> Iterator[float]:
+    """Yield the seconds that have passed, without end, under a progress bar of `seconds`; off a
+    terminal, print a plain line now and then."""
+    started = printed = time.monotonic()
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("  {task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=seconds)
+            while True:
+                now = time.monotonic() - started
+                bar.update(task, completed=min(now, seconds))
+                yield now
+    while True:
+        now = time.monotonic()
+        if now - printed > _LINE_EVERY_SECONDS:
+            printed = now
+            say(f"  {what}: about {max(0.0, seconds - (now - started)):.0f} s left")
+        yield now - started

@@ -1,6 +1,7 @@
 """Every stage that makes the model, in the order in which they run. No torch here."""
 
 from edgeprune.compress.cut.row import CUT
+from edgeprune.compress.cut.shape_row import SHAPE
 from edgeprune.compress.cut.vocabulary_row import VOCABULARY
 from edgeprune.compress.load.row import LOAD
 from edgeprune.compress.prune.row import PRUNE, SPARSIFY
@@ -15,6 +16,7 @@ MAKING = (
     VOCABULARY,
     PRUNE,
     CUT,
+    SHAPE,
     SPARSIFY,
     RECOVER,
     QUANTIZE,

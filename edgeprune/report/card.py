@@ -109,7 +109,7 @@ def _front(record: BuildRecord, name: str, base: str | None, sentences: bool) ->
 
 def _tags(record: BuildRecord, stages: set[str]) -> list[str]:
     tags = ["onnx", "onnxruntime", "edgeprune", "cpu", record.task]
-    if stages & {"prune", "cut", "sparsify"}:
+    if stages & {"prune", "cut", "shape", "sparsify"}:
         tags.append("pruned")
     if "recover" in stages:
         tags.append("distilled")

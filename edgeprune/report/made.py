@@ -12,7 +12,7 @@ from edgeprune.compress.facts import UNITS, Removed
 from edgeprune.compress.prune.row import pruned_noun
 from edgeprune.report.records import BuildRecord
 
-_TRAINING = ("prune", "sparsify", "recover")
+_TRAINING = ("prune", "shape", "sparsify", "recover")
 _MARGINAL = 0.01
 """Share of the weights below which a format is not worth a word: norms, and tables of two rows."""
 
@@ -101,7 +101,7 @@ def _tokens(did: Mapping[str, Any]) -> list[Removed]:
 
 def _cut(record: BuildRecord) -> list[Removed]:
     """Layers that are gone, and heads and channels of those that are left."""
-    cut, load = record.stage("cut"), record.stage("load")
+    cut, load = record.stage("cut") or record.stage("shape"), record.stage("load")
     if not cut:
         return []
     if "heads" not in load:

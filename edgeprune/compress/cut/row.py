@@ -153,7 +153,8 @@ def _resize(shapes: dict[str, tuple[int, ...]], linear: str, side: int, count: i
         shapes[f"{linear}.bias"] = (count,)
 
 
-def _told(did: Cut) -> list[str]:
+def told_cut(did: Cut) -> list[str]:
+    """The units and parameters that are left, in a sentence."""
     return [
         f"{sum(did.heads):,} heads and {sum(did.channels):,} channels in "
         f"{many(len(did.heads), 'layer')} are left, {did.parameters:,} parameters"
@@ -173,6 +174,6 @@ CUT = Stage(
     refuse=_refuse,
     would=_would,
     leaves=_leaves,
-    told=_told,
+    told=told_cut,
     asks=objective,
 )

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from edgeprune.base.settings import Settings
+from edgeprune.base.words import many
 from edgeprune.compress.objectives.settings import LossWeights
 
 
@@ -36,3 +37,21 @@ class TrainSettings(LossWeights, Optimization):
 
     The learning rate rises over `warmup` of the steps and falls to zero along a half cosine.
     """
+
+
+class TimedSettings(TrainSettings):
+    """Distillation for as many steps, or for as long."""
+
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Minutes to train for, held-out checks included, in place of `steps`; the "
+        "learning rate and the checks follow the share of them that has passed.",
+    )
+
+    @property
+    def length(self) -> str:
+        """The minutes or steps in words."""
+        if self.minutes is not None:
+            return "1 minute" if self.minutes == 1 else f"{self.minutes:g} minutes"
+        return many(self.steps, "step")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeprune.base import processor
 from edgeprune.base.errors import UserError
-from edgeprune.base.progress import track
+from edgeprune.compress.distil.course import Course, course
 from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.objectives.objective import Objective, objective_of
 from edgeprune.model.model import Model
@@ -64,6 +64,7 @@ def distil(
     watchers: Sequence[Watcher] = (),
     probe: Probe | None = None,
     best_from: int = 0,
+    minutes: float | None = None,
 ) -> dict[str, Any]:
     """Train `student` towards `original`; it is left with its best weights on held-out text.
 
@@ -71,6 +72,7 @@ def distil(
         what: named in the progress bar.
         probe: what a pruner learns from beside the training loss.
         best_from: the first step whose weights may be chosen (a pruner needs its last ones).
+        minutes: how long to train, in place of the settings' steps.
 
     Returns:
         The trajectory: a row of step, loss and learning rate for every held-out check.
@@ -83,17 +85,16 @@ def distil(
     optimizer = torch.optim.AdamW(
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    every = max(1, settings.steps // settings.checks)
+    steps = course(settings, what, minutes)
     history: list[dict[str, float]] = []
     best, best_loss = None, math.inf
-    for step in track(range(1, settings.steps + 1), what, settings.steps):
-        rate = learning_rate(step, settings)
+    for step in steps:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = steps.rate
         optimizer.zero_grad(set_to_none=True)
         batch = next(batches)
         loss, output = _loss(student, original, batch, objective, settings)
-        _check_finite(loss.item(), f"The loss of {what}", step, settings)
+        _check_finite(loss.item(), f"The loss of {what}", step, steps)
         loss.backward(retain_graph=probe is not None)
         probed = probe(output, batch) if probe is not None else {}
         seen = [watcher.observe(probed) for watcher in watchers]
@@ -102,11 +103,11 @@ def distil(
             optimizer.step()
         for watcher in watchers:
             watcher.after_step(optimizer)
-        if step % every == 0 or step == settings.steps:
+        if steps.due():
             held = held_out_loss(student, original, held_out, objective, settings)
-            _check_finite(held, f"The held-out loss of {what}", step, settings)
+            _check_finite(held, f"The held-out loss of {what}", step, steps)
             history.append(
-                {"step": step, "learning_rate": rate, "loss": loss.item(), "held_out": held}
+                {"step": step, "learning_rate": steps.rate, "loss": loss.item(), "held_out": held}
             )
             if step >= best_from and held < best_loss:
                 best, best_loss = _snapshot(student), held
@@ -116,21 +117,12 @@ def distil(
     return {"checks": history, "best_step": int(chosen["step"]), "held_out": chosen["held_out"]}
 
 
-def _check_finite(loss: float, which: str, step: int, settings: TrainSettings) -> None:
+def _check_finite(loss: float, which: str, step: int, steps: Course) -> None:
     if not math.isfinite(loss):
         raise UserError(
-            f"{which} is {loss} at step {step} of {settings.steps}; "
+            f"{which} is {loss} at step {step} {steps.end}; "
             "lower its learning_rate. Nothing of this stage was kept."
         )
-
-
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up to `learning_rate`, then a half cosine to zero; steps count from 1."""
-    warm = max(1, round(settings.warmup * settings.steps))
-    if step <= warm:
-        return settings.learning_rate * step / warm
-    done = (step - warm) / max(1, settings.steps - warm)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def trained_weights(model: Model, settings: TrainSettings) -> Iterator[nn.Parameter]:

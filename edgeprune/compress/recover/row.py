@@ -11,7 +11,7 @@ def _would(settings: RecoverSettings, facts: Facts) -> list[str]:
     tables = sum(rows * width for rows, width in map(anatomy.shape, anatomy.embeddings.values()))
     frozen = "" if settings.train_embeddings else f"; {tables:,} embedding weights stay frozen"
     rate = settings.learning_rate
-    return [f"{settings.steps:,} steps of distillation, learning rate {rate:g}{frozen}"]
+    return [f"{settings.length} of distillation, learning rate {rate:g}{frozen}"]
 
 
 def _told(did: Recovered) -> list[str]:

@@ -1,7 +1,7 @@
 """The settings of recovery. No torch here."""
 
-from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.settings import TimedSettings
 
 
-class RecoverSettings(TrainSettings):
+class RecoverSettings(TimedSettings):
     """Recovery after cutting."""

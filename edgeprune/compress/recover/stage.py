@@ -21,6 +21,7 @@ def run(context: Context, source: Path, target: Path, settings: RecoverSettings)
         settings,
         "recovery",
         watchers,
+        minutes=settings.minutes,
     )
     save_model(student, target, masks or None)
     return Recovered.from_values(result)

@@ -27,7 +27,7 @@ def stages(record: BuildRecord) -> Section:
 def layers(record: BuildRecord) -> Section:
     """Heads and channels of every layer, before and after the cut."""
     title = "What every layer kept"
-    cut, load = record.stage("cut"), record.stage("load")
+    cut, load = record.stage("cut") or record.stage("shape"), record.stage("load")
     if not cut:
         return Section("layers", title)
     left = cut.get("layers", list(range(len(cut["heads"]))))

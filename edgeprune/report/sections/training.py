@@ -61,7 +61,7 @@ def training(record: BuildRecord) -> Section:
     """The losses of every stage that trained."""
     name, title = "training", "Loss on held-out text"
     pictures, tables = [], []
-    for stage in ("prune", "sparsify", "recover"):
+    for stage in ("prune", "shape", "sparsify", "recover"):
         did = record.stage(stage)
         if checks := did.get("checks"):
             pictures.append(loss_lines(f"training-{stage}", stage, checks, did.get("best_step")))
