@@ -77,6 +77,8 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValueError as error:
         first = error.errors()[0]  # type: ignore[attr-defined]
+        if not first["loc"]:
+            raise UserError(f"{first['msg'].removeprefix('Value error, ').capitalize()}.") from None
         name = str(first["loc"][0]).replace("_", "-")
         raise UserError(f"--{name} {first['input']}: {first['msg']}.") from None
 

@@ -23,6 +23,7 @@ from edgeprune.text.text import Text
 
 MARK = "search"
 """The folder of an output that only a search makes."""
+_WORK = ("tokens", "batch", "threads")
 _TRAINED_ON = 0.01
 """Share of the judging data's texts that may stand in the training text: some are too short to
 be anybody's."""
@@ -114,7 +115,8 @@ def prepare(
         content["model"] = str(Path(model).absolute()) if Path(model).exists() else model
     if data:
         content["text"] |= {"data": [_absolute(each) for each in data]}
-    work = {name: getattr(settings, name) for name in ("tokens", "batch", "threads")}
+    settings = _with_work(settings, recipe)
+    work = {name: getattr(settings, name) for name in _WORK}
     judged: dict[str, Any] = {}
     if settings.task is not None:
         judged = {"task": settings.task, "data": _absolute(str(settings.eval))}
@@ -142,6 +144,13 @@ def prepare(
         )
     _refuse_trained_on(prepared)
     return prepared
+
+
+def _with_work(settings: SearchSettings, recipe: Recipe) -> SearchSettings:
+    """The settings with the recipe's work where none was given."""
+    own = {name: getattr(recipe.measure, name) for name in _WORK}
+    given = settings.model_dump(include=settings.model_fields_set)
+    return SearchSettings(**{**own, **given})
 
 
 def _absolute(source: str) -> str:

@@ -48,7 +48,7 @@ _MARGIN = 1.03
 """How much faster than asked a model is aimed at, so that its interval lies beyond the limit."""
 _OVERHEAD = 3.0
 """Minutes that a model takes beside its training: built, measured, and its candidates too."""
-_LEAST_MINUTES = 0.2
+_LEAST_MINUTES = 0.02
 _BRIEF_SECONDS, _BRIEF_LAUNCHES = 8.0, 4
 _PER_KIND = 1e-6
 
@@ -181,7 +181,7 @@ class _Search:
                 group=self.prepared.group,
             )
             (tried,) = self.engine.run([Trial(contents(recipe), str(folder))])
-            speed = self._timed(folder / "bundle", folder / "original", brief=True)
+            speed = self._timed(folder)
             found = Brief(
                 name=called,
                 of=name,
@@ -247,17 +247,18 @@ class _Search:
             held_out=tried.distance,
         )
 
-    def _timed(self, bundle: Path, original: Path, brief: bool) -> Comparison:
-        settings = self.prepared.settings
+    def _timed(self, folder: Path) -> Comparison:
+        """A trial's bundle beside the original, briefly, and alone on this machine."""
+        measure = self.prepared.base.measure
         return compare(
-            bundle,
-            original,
+            folder / "bundle",
+            folder / "original",
             BenchSettings(
-                tokens=settings.tokens,
-                batch=settings.batch,
-                threads=settings.threads,
-                time_limit=_BRIEF_SECONDS,
-                launches=_BRIEF_LAUNCHES,
+                tokens=measure.tokens,
+                batch=measure.batch,
+                threads=measure.threads,
+                time_limit=min(_BRIEF_SECONDS, measure.seconds),
+                launches=min(_BRIEF_LAUNCHES, measure.launches),
             ),
         )
 

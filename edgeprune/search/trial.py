@@ -105,6 +105,7 @@ def recipe_of(
     content.setdefault("quantize", {})
     if brief:
         hurried = {"seconds": 1.0, "launches": 1, "profile": False, "curve": [], "stages": False}
+        hurried |= {"task": None, "data": None}  # held-out text tells candidates apart
         content["measure"] = {**content["measure"], **hurried}
     return validate(content, "the search's recipe")
 
