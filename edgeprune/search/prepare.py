@@ -123,7 +123,9 @@ def prepare(
     content["measure"] = {**content["measure"], **work, **judged}
     content["require"] = {}
     base = validate(content, "the search's recipe")
-    build = prepare_build(recipe_of(base, None, 0.0, None, brief=True), None, (), output / "trials")
+    build = prepare_build(
+        recipe_of(base, None, 0.0, None, brief=False), None, (), output / "trials"
+    )
     context = build.context
     if context.streamed:
         raise UserError(
