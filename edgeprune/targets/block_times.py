@@ -37,8 +37,8 @@ class Built(Record):
 class Factors(Record):
     """By what measured models turned out slower, a kind of block each."""
 
+    rest: float = 1.0
     layer: float = 1.0
-    """Of the rest and of the layers' constant."""
     heads: float = 1.0
     channels: float = 1.0
 

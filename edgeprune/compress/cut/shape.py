@@ -18,7 +18,7 @@ from edgeprune.compress.cut.shape_record import Shaped
 from edgeprune.compress.cut.shape_settings import ShapeSettings
 from edgeprune.compress.cut.stage import remove_masked
 from edgeprune.compress.cut.surgery import keep_layers
-from edgeprune.compress.distil.train import distil
+from edgeprune.compress.distil.train import distil, kept_answers
 from edgeprune.compress.maths.ranking import highest
 from edgeprune.model.model import Model
 from edgeprune.model.store import TRAINING_ATTENTION, load_masks, load_model, save_model
@@ -52,6 +52,7 @@ def run(context: Context, source: Path, target: Path, settings: ShapeSettings) -
     lengths = _lengths(settings, len(shapes) - 1)
     scored = context.calibration(settings.samples) if shapes else []
     batches, held_out = context.batches("shape"), context.held_out()
+    answers = kept_answers(context.original, settings, context.output)
     checks: list[dict[str, Any]] = []
     for number, shape in enumerate(shapes):
         cut_to(model, shape, scored, context.seed + number)
@@ -64,6 +65,7 @@ def run(context: Context, source: Path, target: Path, settings: ShapeSettings) -
                 settings.model_copy(update=lengths[number]),
                 f"training after cut {number + 1} of {len(shapes)}",
                 minutes=lengths[number]["minutes"],
+                answers=answers,
             )
             before = checks[-1]["step"] if checks else 0
             checks += [{**row, "step": before + row["step"]} for row in found["checks"]]

@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import many
-from edgeprune.compress.distil.settings import TimedSettings
+from edgeprune.compress.distil.settings import DistilSettings
 
 Kept = tuple[Annotated[int, Field(ge=1)], ...]
 
 
-class ShapeSettings(TimedSettings):
+class ShapeSettings(DistilSettings):
     """Removal of layers, heads and channels down to a given shape, in rounds of cutting by scores
     and of training what is left.
 

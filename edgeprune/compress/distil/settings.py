@@ -1,5 +1,6 @@
 """The settings of training: what the distillation of pruning and of recovery have in common."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -39,14 +40,28 @@ class TrainSettings(LossWeights, Optimization):
     """
 
 
-class TimedSettings(TrainSettings):
-    """Distillation for as many steps, or for as long."""
+class DistilSettings(TrainSettings):
+    """Distillation of what is left, for as many steps or as long."""
 
     minutes: float | None = Field(
         None,
         gt=0,
         description="Minutes to train for, held-out checks included, in place of `steps`; the "
         "learning rate and the checks follow the share of them that has passed.",
+    )
+    answers: Path | None = Field(
+        None,
+        exclude=True,  # where they lie changes no result, and is nobody else's business
+        description="Folder in which the original's answers to the training text are kept, so that "
+        "none is computed twice; trainings on the same text may share it. None: `answers` in the "
+        "build's output. Nothing is kept where hidden states are compared (hidden_weight), nor of "
+        "models that answer token by token.",
+    )
+    answers_megabytes: int = Field(
+        512,
+        ge=0,
+        le=1_000_000,
+        description="The most that these answers take on disk; 0 keeps none.",
     )
 
     @property

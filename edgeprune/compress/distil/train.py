@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from edgeprune.base import processor
 from edgeprune.base.errors import UserError
+from edgeprune.compress.distil.answers import Answers
 from edgeprune.compress.distil.course import Course, course
-from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.settings import DistilSettings, TrainSettings
 from edgeprune.compress.objectives.objective import Objective, objective_of
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
@@ -65,6 +67,7 @@ def distil(
     probe: Probe | None = None,
     best_from: int = 0,
     minutes: float | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """Train `student` towards `original`; it is left with its best weights on held-out text.
 
@@ -73,6 +76,7 @@ def distil(
         probe: what a pruner learns from beside the training loss.
         best_from: the first step whose weights may be chosen (a pruner needs its last ones).
         minutes: how long to train, in place of the settings' steps.
+        answers: the original's, where they are kept.
 
     Returns:
         The trajectory: a row of step, loss and learning rate for every held-out check.
@@ -93,7 +97,7 @@ def distil(
             group["lr"] = steps.rate
         optimizer.zero_grad(set_to_none=True)
         batch = next(batches)
-        loss, output = _loss(student, original, batch, objective, settings)
+        loss, output = _loss(student, original, batch, objective, settings, answers)
         _check_finite(loss.item(), f"The loss of {what}", step, steps)
         loss.backward(retain_graph=probe is not None)
         probed = probe(output, batch) if probe is not None else {}
@@ -104,7 +108,7 @@ def distil(
         for watcher in watchers:
             watcher.after_step(optimizer)
         if steps.due():
-            held = held_out_loss(student, original, held_out, objective, settings)
+            held = held_out_loss(student, original, held_out, objective, settings, answers)
             _check_finite(held, f"The held-out loss of {what}", step, steps)
             history.append(
                 {"step": step, "learning_rate": steps.rate, "loss": loss.item(), "held_out": held}
@@ -115,6 +119,21 @@ def distil(
         student.module.load_state_dict(best, strict=False)
     chosen = min((row for row in history if row["step"] >= best_from), key=lambda r: r["held_out"])
     return {"checks": history, "best_step": int(chosen["step"]), "held_out": chosen["held_out"]}
+
+
+def kept_answers(original: Model, settings: DistilSettings, output: Path) -> Answers | None:
+    """The original's answers on disk; None where they are not kept.
+
+    Args:
+        output: the build's, in which they lie unless the settings name a folder.
+    """
+    objective = objective_of(original)
+    if not settings.answers_megabytes or not objective.by_text:
+        return None
+    if objective.reads_hidden_states(settings):
+        return None
+    folder = settings.answers or output / "answers"
+    return Answers(folder, original, objective, settings.answers_megabytes)
 
 
 def _check_finite(loss: float, which: str, step: int, steps: Course) -> None:
@@ -142,10 +161,12 @@ def held_out_loss(
     held_out: Sequence[Batch],
     objective: Objective,
     settings: TrainSettings,
+    answers: Answers | None = None,
 ) -> float:
     """Mean objective over the held-out batches, each weighted by its sequences."""
     total = sum(
-        float(_loss(student, original, batch, objective, settings)[0]) * len(batch.input_ids)
+        float(_loss(student, original, batch, objective, settings, answers)[0])
+        * len(batch.input_ids)
         for batch in held_out
     )
     return total / sum(len(batch.input_ids) for batch in held_out)
@@ -157,7 +178,13 @@ def _loss(
     batch: Batch,
     objective: Objective,
     settings: TrainSettings,
+    answers: Answers | None,
 ) -> tuple[Tensor, Any]:
+    if answers is not None:
+        with precision(settings):
+            wanted = answers.of(batch)
+            output = student.run(batch)
+        return objective.loss_from(output, wanted, batch, settings), output
     hidden = {"output_hidden_states": objective.reads_hidden_states(settings)}
     with precision(settings):
         with torch.no_grad():

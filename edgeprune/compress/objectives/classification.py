@@ -6,7 +6,7 @@ loss   logits_weight * T^2 KL(teacher || student) + label_weight * cross-entropy
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class ClassificationObjective(Logits):
     """layers: which of the teacher's layers the student has."""
 
     layers: Sequence[int]
+    by_text: ClassVar[bool] = True
 
     def reference(self, output: Any, batch: Batch) -> Tensor:
         """The answers."""
@@ -54,14 +55,23 @@ class ClassificationObjective(Logits):
         """The loss of logits that have labels: cross-entropy."""
         return functional.cross_entropy(logits.float(), labels)
 
-    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
-        """As at the top of the file, with labels where the text has them."""
-        candidate, reference = (self.logits(output, batch) for output in (student, teacher))
-        loss = weights.logits_weight * self.apart(candidate, reference, weights.temperature)
+    def wanted(self, teacher: Any, batch: Batch) -> Tensor:
+        """The logits whose divergence counts."""
+        return self.logits(teacher, batch)
+
+    def loss_from(self, student: Any, wanted: Tensor, batch: Batch, weights: LossWeights) -> Tensor:
+        """The first two parts, with labels where the text has them."""
+        apart = self.apart(self.logits(student, batch), wanted, weights.temperature)
+        loss = weights.logits_weight * apart
         if weights.label_weight and batch.labels is not None:
             logits, labels = self.labelled(student, batch)
             if len(labels):
                 loss = loss + weights.label_weight * self.own(logits, labels)
+        return loss
+
+    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
+        """As at the top of the file."""
+        loss = self.loss_from(student, self.wanted(teacher, batch), batch, weights)
         if weights.hidden_weight:
             mask = torch.from_numpy(batch.attention_mask)
             error = hidden_error(student, teacher, mask, self.layers)

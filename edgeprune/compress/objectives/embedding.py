@@ -8,7 +8,7 @@ The parts of the loss are our own choice.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -89,6 +89,7 @@ class EmbeddingObjective:
     steps: Sequence[Step] = ()
     left_out: int = 0
     width: int | None = None
+    by_text: ClassVar[bool] = True
 
     def answer(self, output: Any, batch: Inputs) -> Tensor:
         """Unit embeddings [texts, width]."""
@@ -120,12 +121,20 @@ class EmbeddingObjective:
         """Embeddings along random directions."""
         return (answer * torch.randn(answer.shape, generator=generator)).sum()
 
-    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
-        """As at the top of the file; every part is zero where student and teacher agree."""
-        found, wanted = self.answer(student, batch), self.answer(teacher, batch)
+    def wanted(self, teacher: Any, batch: Batch) -> Tensor:
+        """The answers."""
+        return self.answer(teacher, batch)
+
+    def loss_from(self, student: Any, wanted: Tensor, batch: Batch, weights: LossWeights) -> Tensor:
+        """The first two parts."""
+        found = self.answer(student, batch)
         loss = weights.embedding_weight * (1 - (found * wanted).sum(-1)).mean()
         similarities = functional.mse_loss(found @ found.T, wanted @ wanted.T)
-        loss = loss + weights.similarity_weight * similarities
+        return loss + weights.similarity_weight * similarities
+
+    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
+        """As at the top of the file; every part is zero where student and teacher agree."""
+        loss = self.loss_from(student, self.wanted(teacher, batch), batch, weights)
         if weights.hidden_weight:
             mask = torch.from_numpy(batch.attention_mask)
             error = hidden_error(student, teacher, mask, self.layers)

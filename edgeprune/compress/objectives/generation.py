@@ -4,7 +4,7 @@ loss   logits_weight * T^2 KL(teacher || student) per token + label_weight * cro
        the text
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ def next_token_loss(logits: Tensor, batch: Batch) -> Tensor:
 class GenerationObjective(Logits):
     """The text has its own targets: each token is the one before's."""
 
+    by_text: ClassVar[bool] = False
+
     def reference(self, output: Any, batch: Batch) -> Tensor:
         """The text's cross-entropy."""
         return next_token_loss(output.logits, batch)
@@ -37,13 +39,22 @@ class GenerationObjective(Logits):
         """Cross-entropy of the text's tokens; nothing is drawn."""
         return next_token_loss(output.logits, batch) * len(batch.input_ids)
 
-    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
+    def wanted(self, teacher: Any, batch: Batch) -> Tensor:
+        """All logits."""
+        logits: Tensor = teacher.logits
+        return logits
+
+    def loss_from(self, student: Any, wanted: Tensor, batch: Batch, weights: LossWeights) -> Tensor:
         """As at the top of the file."""
-        apart = divergence(student.logits, teacher.logits, weights.temperature)
+        apart = divergence(student.logits, wanted, weights.temperature)
         loss = weights.logits_weight * apart
         if weights.label_weight:
             loss = loss + weights.label_weight * next_token_loss(student.logits, batch)
         return loss
+
+    def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
+        """The same."""
+        return self.loss_from(student, self.wanted(teacher, batch), batch, weights)
 
     def reads_hidden_states(self, weights: LossWeights) -> bool:
         """Never."""

@@ -61,6 +61,15 @@ class Objective(Protocol):
         """The same of answers, with targets drawn from the prediction: the mean square of its
         gradient is the diagonal of the Gauss-Newton matrix of `distance`."""
 
+    by_text: bool
+    """Whether `wanted` is a row a text, few enough numbers to be kept on disk for a whole text."""
+
+    def wanted(self, teacher: Any, batch: Batch) -> Tensor:
+        """The part of a teacher's output that the loss reads, hidden states aside."""
+
+    def loss_from(self, student: Any, wanted: Tensor, batch: Batch, weights: LossWeights) -> Tensor:
+        """The loss that training minimizes where hidden states are not compared."""
+
     def loss(self, student: Any, teacher: Any, batch: Batch, weights: LossWeights) -> Tensor:
         """The loss that training minimizes."""
 

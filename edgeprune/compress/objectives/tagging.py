@@ -5,7 +5,7 @@ loss   as a classifier's of whole texts, over tokens: the divergence over all th
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class _Counted:
 
 class TokenObjective(ClassificationObjective):
     """Of tokens where a classifier's is of texts."""
+
+    by_text: ClassVar[bool] = False
 
     def counted(self, batch: Inputs) -> Tensor:
         """Which tokens' answers count [texts, tokens]: all that are no padding."""

@@ -1,7 +1,7 @@
 """The settings of recovery. No torch here."""
 
-from edgeprune.compress.distil.settings import TimedSettings
+from edgeprune.compress.distil.settings import DistilSettings
 
 
-class RecoverSettings(TimedSettings):
+class RecoverSettings(DistilSettings):
     """Recovery after cutting."""

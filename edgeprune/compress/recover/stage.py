@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgeprune.compress.context import Context
-from edgeprune.compress.distil.train import HeldMasks, distil
+from edgeprune.compress.distil.train import HeldMasks, distil, kept_answers
 from edgeprune.compress.recover.record import Recovered
 from edgeprune.compress.recover.settings import RecoverSettings
 from edgeprune.model.store import TRAINING_ATTENTION, load_masks, load_model, save_model
@@ -22,6 +22,7 @@ def run(context: Context, source: Path, target: Path, settings: RecoverSettings)
         "recovery",
         watchers,
         minutes=settings.minutes,
+        answers=kept_answers(context.original, settings, context.output),
     )
     save_model(student, target, masks or None)
     return Recovered.from_values(result)

@@ -16,7 +16,7 @@ def predict(table: BlockTimes, shape: Shape) -> float:
 
 def fixed(table: BlockTimes) -> float:
     """What no layer holds, in the table's unit."""
-    return table.factors.layer * table.rest
+    return table.factors.rest * table.rest
 
 
 def layer(table: BlockTimes, heads: int, channels: int) -> float:

@@ -7,7 +7,7 @@ import pytest
 from edgeprune.base import progress
 from edgeprune.compress.distil import course as course_file
 from edgeprune.compress.distil.course import course
-from edgeprune.compress.distil.settings import TimedSettings
+from edgeprune.compress.distil.settings import DistilSettings
 from edgeprune.pipeline.recipe import validate
 
 
@@ -25,7 +25,7 @@ def clock(monkeypatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def train(clock: Clock, settings: TimedSettings, step: float, check: float = 0.0):
+def train(clock: Clock, settings: DistilSettings, step: float, check: float = 0.0):
     """Rows of (seconds at the step's start, rate, checked) of a training."""
     steps = course(settings, "training", settings.minutes)
     began, rows = clock.now, []
@@ -40,7 +40,7 @@ def train(clock: Clock, settings: TimedSettings, step: float, check: float = 0.0
 
 @pytest.mark.parametrize("checks", [1, 3, 7])
 def test_the_rate_is_that_of_the_share_of_time(clock, checks):
-    settings = TimedSettings(minutes=2, learning_rate=0.01, warmup=0.25, checks=checks)
+    settings = DistilSettings(minutes=2, learning_rate=0.01, warmup=0.25, checks=checks)
     rows, took = train(clock, settings, step=0.7)
     assert 120 <= took < 120.7
     for seconds, rate, _ in rows:
@@ -57,7 +57,7 @@ def test_the_rate_is_that_of_the_share_of_time(clock, checks):
 
 
 def test_slow_steps_are_each_checked_and_a_check_that_takes_the_rest_ends_it(clock):
-    settings = TimedSettings(minutes=1, checks=6)
+    settings = DistilSettings(minutes=1, checks=6)
     rows, _ = train(clock, settings, step=25)
     assert [(seconds, due) for seconds, _, due in rows] == [(0, True), (25, True), (50, True)]
     rows, _ = train(clock, settings, step=1, check=55)
@@ -66,7 +66,7 @@ def test_slow_steps_are_each_checked_and_a_check_that_takes_the_rest_ends_it(clo
 
 
 def test_one_step_is_taken_at_least(clock):
-    rows, _ = train(clock, TimedSettings(minutes=0.01), step=90)
+    rows, _ = train(clock, DistilSettings(minutes=0.01), step=90)
     assert [due for *_, due in rows] == [True]
 
 
