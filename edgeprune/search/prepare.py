@@ -114,14 +114,17 @@ def prepare(
     if model is not None:
         content["model"] = str(Path(model).absolute()) if Path(model).exists() else model
     if data:
-        content["text"] |= {"data": [_absolute(each) for each in data]}
+        content["text"] = {
+            **content.get("text", {}),
+            "data": [_absolute(each) for each in data],
+        }
     settings = _with_work(settings, recipe)
     work = {name: getattr(settings, name) for name in _WORK}
     judged: dict[str, Any] = {}
     if settings.task is not None:
         judged = {"task": settings.task, "data": _absolute(str(settings.eval))}
-    content["measure"] = {**content["measure"], **work, **judged}
-    content["require"] = {}
+    content["measure"] = {**content.get("measure", {}), **work, **judged}
+    content.pop("require", None)
     base = validate(content, "the search's recipe")
     build = prepare_build(
         recipe_of(base, None, 0.0, None, brief=False), None, (), output / "trials"

@@ -29,6 +29,7 @@ from edgeprune.measure.bench.record import Comparison
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.pipeline.keep import MARK as STAGES
 from edgeprune.pipeline.keep import locked
+from edgeprune.pipeline.recipe import Recipe
 from edgeprune.search.choice import Budget, Candidate, Costs, candidates
 from edgeprune.search.engines import Engine
 from edgeprune.search.goals import Goal, missed, next_goal
@@ -92,7 +93,7 @@ class _Search:
     def whole(self) -> Found:
         """The original in the plan's formats, nothing cut."""
         recipe = recipe_of(self.prepared.base, None, 0.0, None, brief=False)
-        return self._found("whole", None, 0.0, None, 1.0, Trial(contents(recipe), ""))
+        return self._found("whole", None, 0.0, None, 1.0, recipe)
 
     # The search ---------------------------------------------------------------------------------
 
@@ -138,20 +139,29 @@ class _Search:
             self._mark(name, best)
         else:
             best = few[0]
-        recipe = recipe_of(
-            self.prepared.base,
-            best.shape,
-            max(_LEAST_MINUTES, (1 - share) * minutes),
-            self._start([best]),
-            brief=False,
-            group=self.prepared.group,
-        )
-        trial = Trial(contents(recipe), "")
-        found = self._found(
-            name, best.shape, minutes, goal.speedup, self._speedup(best.seconds), trial
-        )
+        recipe = self._recipe(best, (1 - share) * minutes, self._start([best]), brief=False)
+        speed = self._speedup(best.seconds)
+        found = self._found(name, best.shape, minutes, goal.speedup, speed, recipe)
         self._learn(best.shape, found.speedup.value)
         return found
+
+    def _recipe(
+        self, candidate: Candidate, minutes: float, start: Path | None, brief: bool
+    ) -> Recipe:
+        prepared = self.prepared
+        return recipe_of(
+            prepared.base,
+            candidate.shape,
+            max(_LEAST_MINUTES, minutes),
+            start,
+            brief,
+            prepared.group,
+            prepared.checkpoint.anatomy.hidden_size,
+        )
+
+    def _trial(self, recipe: Recipe, folder: Path) -> Trial:
+        answers = self.prepared.output / MARK / "answers"
+        return Trial(contents(recipe), str(folder), str(answers.absolute()))
 
     def _mark(self, of: str, best: Candidate) -> None:
         """Mark the trial whose layers were chosen."""
@@ -172,15 +182,8 @@ class _Search:
         folder = self.prepared.output / MARK / "trials" / called
 
         def make() -> Brief:
-            recipe = recipe_of(
-                self.prepared.base,
-                candidate.shape,
-                max(_LEAST_MINUTES, minutes),
-                start,
-                brief=True,
-                group=self.prepared.group,
-            )
-            (tried,) = self.engine.run([Trial(contents(recipe), str(folder))])
+            recipe = self._recipe(candidate, minutes, start, brief=True)
+            (tried,) = self.engine.run([self._trial(recipe, folder)])
             speed = self._timed(folder)
             found = Brief(
                 name=called,
@@ -207,13 +210,13 @@ class _Search:
         minutes: float,
         asked: float | None,
         predicted: float,
-        trial: Trial,
+        recipe: Recipe,
     ) -> Found:
         """A model of the front, built and measured."""
         folder = self.prepared.output / "models" / name
 
         def make() -> Found:
-            (tried,) = self.engine.run([replace(trial, folder=str(folder))])
+            (tried,) = self.engine.run([self._trial(recipe, folder)])
             return self._figures(name, shape, minutes, asked, predicted, tried)
 
         return self.journal.once(name, make, Found.to_json, Found.model_validate)

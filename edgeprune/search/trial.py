@@ -26,6 +26,12 @@ _LEFT_OUT = ("prune", "sparsify", "cut", "vocabulary")
 """Stages of the recipe whose work the shape does; a vocabulary stays whole."""
 _BETWEEN = 1 / 6
 """Share of the training that comes between the cuts."""
+_RATE, _WIDTH = 8e-4, 384
+"""The largest learning rate at a width of hidden states; a wider model's is smaller in
+proportion."""
+_AGAIN = 0.375
+"""The share of that rate with which a trained model is trained further: at the whole rate it first
+loses what it had learned."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,12 @@ class Trial:
     """A shape to train and build. Everything is plain, so that it can go to another machine.
 
     recipe: the whole recipe as JSON values; see `recipe_of`. folder: of the build's output.
+    answers: the folder of the original's answers, which trials share.
     """
 
     recipe: Mapping[str, Any]
     folder: str
+    answers: str
 
 
 class Tried(Record):
@@ -78,8 +86,10 @@ def recipe_of(
     start: Path | None,
     brief: bool,
     group: int = 1,
+    width: int = 384,
 ) -> Recipe:
-    """The recipe of a trial.
+    """The recipe of a trial. What the base says of training holds; what it leaves out is set for
+    training by time against the original's kept answers.
 
     Args:
         base: whose text, quantization, losses of training and target are taken.
@@ -88,32 +98,36 @@ def recipe_of(
         start: the folder of a torch model that is already smaller, from which it goes on.
         brief: the bundle is one of several to choose from, and measured as little as can be.
         group: query heads that leave together.
+        width: of the model's hidden states.
     """
     content = contents(base)
     if shape is None:
         content.pop("recover", None)
     else:
+        rate = _RATE * _WIDTH / width * (_AGAIN if start else 1.0)
+        training = {"hidden_weight": 0.0, "learning_rate": rate, **content.get("recover", {})}
+        content["recover"] = {**training, "minutes": (1 - _BETWEEN) * minutes}
+        training.pop("checks", None)
         content["shape"] = {
+            **training,
             "layers": list(shape.layers),
             "heads": [heads // group for heads in shape.heads],
             "channels": list(shape.channels),
             "minutes": _BETWEEN * minutes,
             **({"start": str(start)} if start else {}),
         }
-        own = content.get("recover", {})
-        content["recover"] = {**own, "minutes": (1 - _BETWEEN) * minutes}
     content.setdefault("quantize", {})
     if brief:
         hurried = {"seconds": 1.0, "launches": 1, "profile": False, "curve": [], "stages": False}
         hurried |= {"task": None, "data": None}  # held-out text tells candidates apart
-        content["measure"] = {**content["measure"], **hurried}
+        content["measure"] = {**content.get("measure", {}), **hurried}
     return validate(content, "the search's recipe")
 
 
 def contents(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as JSON values, without the stages that it leaves out and those that a shape takes
-    the place of."""
-    given = recipe.model_dump(mode="json")
+    """What a recipe says, as JSON values, without the stages that it leaves out and those that a
+    shape takes the place of."""
+    given = recipe.model_dump(mode="json", exclude_unset=True)
     return {
         name: value
         for name, value in given.items()
@@ -136,7 +150,12 @@ def prepared(trial: Trial) -> Build:
     Raises:
         UserError: the model, the text or the folder cannot be used.
     """
-    recipe = validate(dict(trial.recipe), "the search's recipe")
+    shared = {"answers": trial.answers}
+    content = {
+        name: {**value, **shared} if name in ("shape", "recover") else value
+        for name, value in trial.recipe.items()
+    }
+    recipe = validate(content, "the search's recipe")
     if recipe.model is None:
         raise UserError("A search names its model: give --model.")
     return prepare(recipe, None, (), Path(trial.folder))
