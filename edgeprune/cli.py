@@ -649,6 +649,9 @@ def build(
 @click.option("--batch", type=int, help="Texts in a timed call.  [default: 1]")
 @click.option("--threads", type=int, help="Threads of a timed session.  [default: 1]")
 @click.option("--hours", type=float, help="About how long it may take.  [default: 1]")
+@click.option(
+    "--steps", type=int, help="Train by steps, not by time: the same command, the same models."
+)
 @click.option("--points", type=int, help="Models of a front.  [default: 5]")
 @click.option("--candidates", type=int, help="Shapes trained briefly for each model.  [default: 3]")
 @click.option(
@@ -669,6 +672,8 @@ def search(
     target: str | None,
     overrides: tuple[str, ...],
     seed: int | None,
+    workers: int | None,
+    cluster: str | None,
     output: Path,
     json_file: str | None,
     **options: Any,
@@ -692,14 +697,15 @@ def search(
     wish = _settings(Wish, **{name: options.pop(name) for name in Wish.model_fields})
     settings = _settings(SearchSettings, **options)
     try:
-        from edgeprune.search.engines import Here
+        from edgeprune.search.engine import engine
         from edgeprune.search.prepare import prepare
         from edgeprune.search.run import search as carry_out
     except ModuleNotFoundError as error:
         raise UserError(f"Searching needs the package {error.name}: {install('build')}.") from None
     given = read_recipe(recipe, sets) if recipe else validate({"name": "search"}, "the search")
     prepared = prepare(given, model, data, wish, settings, output)
-    record = carry_out(prepared, Here())
+    with engine(prepared, workers, cluster) as trials:
+        record = carry_out(prepared, trials)
     _show(record.to_json(), search_table(record, output), json_file)
     if record.verdict:
         raise RequirementMissed("; ".join(record.verdict) + ".")

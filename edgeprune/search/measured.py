@@ -15,7 +15,7 @@ from edgeprune.search.losses import Losses, measure_losses
 from edgeprune.search.prepare import MARK, Prepared
 from edgeprune.search.times.measure import measure_blocks, model_name
 from edgeprune.search.times.settings import BlockSettings
-from edgeprune.search.trial import recipe_of
+from edgeprune.search.trial import Length, recipe_of
 from edgeprune.targets.block_times import BlockTimes, kept
 
 _TOGETHER = 32
@@ -65,7 +65,7 @@ def measured_losses(prepared: Prepared) -> Losses:
 def _measure(prepared: Prepared) -> Losses:
     from edgeprune.model.store import TRAINING_ATTENTION, load_model
 
-    recipe = recipe_of(prepared.base, None, 0.0, None, brief=True)
+    recipe = recipe_of(prepared.base, None, Length(), None, brief=True)
     context = prepare(recipe, None, (), prepared.output / MARK / "trials").context
     settings = prepared.settings
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as name:

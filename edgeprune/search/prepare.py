@@ -15,7 +15,7 @@ from edgeprune.pipeline.recipe import Recipe, validate
 from edgeprune.search.settings import SearchSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
 from edgeprune.search.times.settings import Form
-from edgeprune.search.trial import contents, recipe_of
+from edgeprune.search.trial import Length, contents, recipe_of
 from edgeprune.targets import Target
 from edgeprune.text.files import read_rows
 from edgeprune.text.pairs import texts_of
@@ -127,7 +127,7 @@ def prepare(
     content.pop("require", None)
     base = validate(content, "the search's recipe")
     build = prepare_build(
-        recipe_of(base, None, 0.0, None, brief=False), None, (), output / "trials"
+        recipe_of(base, None, Length(), None, brief=False), None, (), output / "trials"
     )
     context = build.context
     if context.streamed:

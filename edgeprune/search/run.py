@@ -13,8 +13,9 @@ it is brief, and corrects the table of times before the long training. Larger mo
 that a smaller one goes on from what they have learned.
 """
 
+import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from edgeprune.pipeline.keep import MARK as STAGES
 from edgeprune.pipeline.keep import locked
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.search.choice import Budget, Candidate, Costs, candidates
-from edgeprune.search.engines import Engine
+from edgeprune.search.engine import Engine
 from edgeprune.search.goals import Goal, missed, next_goal
 from edgeprune.search.journal import Journal
 from edgeprune.search.losses import Losses
@@ -42,7 +43,7 @@ from edgeprune.search.record import Brief, Found, SearchRecord, plain, shape_of
 from edgeprune.search.shape import Shape
 from edgeprune.search.times.correct import corrected
 from edgeprune.search.times.predict import fixed, predict
-from edgeprune.search.trial import Trial, Tried, contents, recipe_of
+from edgeprune.search.trial import Length, Trial, Tried, contents, recipe_of
 from edgeprune.targets.block_times import BlockTimes
 
 _MARGIN = 1.03
@@ -92,7 +93,7 @@ class _Search:
     @cached_property
     def whole(self) -> Found:
         """The original in the plan's formats, nothing cut."""
-        recipe = recipe_of(self.prepared.base, None, 0.0, None, brief=False)
+        recipe = recipe_of(self.prepared.base, None, Length(), None, brief=False)
         return self._found("whole", None, 0.0, None, 1.0, recipe)
 
     # The search ---------------------------------------------------------------------------------
@@ -132,27 +133,31 @@ class _Search:
         few = chosen[: settings.candidates]
         share = settings.brief if len(few) > 1 else 0.0
         if share:
-            few = [self._try(name, each, share * minutes / len(few), start) for each in few]
+            few = self._tried(name, few, minutes, share / len(few), start)
             best = min(few, key=lambda each: each.loss)
             again = [c for c in self._candidates(goal) if c.shape.layers == best.shape.layers]
             best = again[0] if again else best
             self._mark(name, best)
         else:
             best = few[0]
-        recipe = self._recipe(best, (1 - share) * minutes, self._start([best]), brief=False)
+        recipe = self._recipe(best, minutes, 1 - share, self._start([best]), brief=False)
         speed = self._speedup(best.seconds)
         found = self._found(name, best.shape, minutes, goal.speedup, speed, recipe)
         self._learn(best.shape, found.speedup.value)
         return found
 
     def _recipe(
-        self, candidate: Candidate, minutes: float, start: Path | None, brief: bool
+        self, candidate: Candidate, minutes: float, share: float, start: Path | None, brief: bool
     ) -> Recipe:
+        """The recipe of a trial that gets a share of a model's training."""
         prepared = self.prepared
+        steps = prepared.settings.steps
         return recipe_of(
             prepared.base,
             candidate.shape,
-            max(_LEAST_MINUTES, minutes),
+            Length(share * minutes)
+            if steps is None
+            else Length(steps=max(1, round(share * steps))),
             start,
             brief,
             prepared.group,
@@ -173,35 +178,57 @@ class _Search:
             for trial in self.trials
         ]
 
-    def _try(
-        self, name: str, candidate: Candidate, minutes: float, start: Path | None
-    ) -> Candidate:
-        """Train a candidate briefly; it comes back with what it lost."""
-        depth = len(candidate.shape.layers)
-        called = f"{name}-{depth}-layers"
-        folder = self.prepared.output / MARK / "trials" / called
-
-        def make() -> Brief:
-            recipe = self._recipe(candidate, minutes, start, brief=True)
-            (tried,) = self.engine.run([self._trial(recipe, folder)])
-            speed = self._timed(folder)
-            found = Brief(
-                name=called,
-                of=name,
-                shape=plain(candidate.shape),
-                minutes=minutes,
-                predicted=self._speedup(candidate.seconds),
-                speedup=speed.measures[self.prepared.work].ratio.value,
-                held_out=tried.distance,
-                chosen=False,
+    def _tried(
+        self,
+        of: str,
+        few: Sequence[Candidate],
+        minutes: float,
+        share: float,
+        start: Path | None,
+    ) -> list[Candidate]:
+        """Train candidates briefly, beside each other where the engine can; they come back with
+        what they lost."""
+        folders = {f"{of}-{len(each.shape.layers)}-layers": each for each in few}
+        place = self.prepared.output / MARK / "trials"
+        trials = {
+            name: self._trial(self._recipe(each, minutes, share, start, brief=True), place / name)
+            for name, each in folders.items()
+            if name not in self.journal
+        }
+        results = dict(zip(trials, self.engine.run(list(trials.values())), strict=True))
+        found = []
+        for name, candidate in folders.items():
+            brief = self.journal.once(
+                name,
+                functools.partial(self._brief, of, name, candidate, share * minutes, results),
+                Brief.to_json,
+                Brief.model_validate,
             )
-            shutil.rmtree(folder, ignore_errors=True)
-            return found
+            shutil.rmtree(place / name, ignore_errors=True)
+            self.trials.append(brief)
+            self._learn(candidate.shape, brief.speedup)
+            found.append(replace(candidate, loss=brief.held_out))
+        return found
 
-        brief = self.journal.once(called, make, Brief.to_json, Brief.model_validate)
-        self.trials.append(brief)
-        self._learn(candidate.shape, brief.speedup)
-        return replace(candidate, loss=brief.held_out)
+    def _brief(
+        self,
+        of: str,
+        name: str,
+        candidate: Candidate,
+        minutes: float,
+        results: Mapping[str, Tried],
+    ) -> Brief:
+        speed = self._timed(self.prepared.output / MARK / "trials" / name)
+        return Brief(
+            name=name,
+            of=of,
+            shape=plain(candidate.shape),
+            minutes=minutes,
+            predicted=self._speedup(candidate.seconds),
+            speedup=speed.measures[self.prepared.work].ratio.value,
+            held_out=results[name].distance,
+            chosen=False,
+        )
 
     def _found(
         self,
@@ -273,6 +300,8 @@ class _Search:
 
     def _learn(self, shape: Shape, speedup: float) -> None:
         """Correct the table by a model that was timed, as its time is beside the whole one's."""
+        if self.prepared.settings.steps is not None:
+            return
         seconds = self.table.whole * _PER_KIND * self.whole.speedup.value / speedup
         self.table = corrected(self.table, [(shape, seconds)])
 

@@ -63,6 +63,12 @@ class SearchSettings(Settings):
     hours: float = Field(
         1.0, gt=0, le=1000, description="about how long the search may take, in all"
     )
+    steps: int | None = Field(
+        None,
+        ge=2,
+        description="optimizer steps of a model's training in place of a share of the hours, and "
+        "no correction of times by what was measured: the same command, the same models",
+    )
     task: str | None = Field(None, description="a quality measure by which models are judged")
     eval: str | None = Field(None, description="the data of that measure, never trained on")
     points: int = Field(5, ge=2, le=12, description="models of a front")

@@ -26,12 +26,29 @@ _LEFT_OUT = ("prune", "sparsify", "cut", "vocabulary")
 """Stages of the recipe whose work the shape does; a vocabulary stays whole."""
 _BETWEEN = 1 / 6
 """Share of the training that comes between the cuts."""
+_ROUNDS = 4
+"""Cuts, with training between them."""
+_LEAST_MINUTES = 0.01
 _RATE, _WIDTH = 8e-4, 384
 """The largest learning rate at a width of hidden states; a wider model's is smaller in
 proportion."""
 _AGAIN = 0.375
 """The share of that rate with which a trained model is trained further: at the whole rate it first
 loses what it had learned."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a model is trained: minutes, or steps."""
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def part(self, share: float) -> dict[str, float | int]:
+        """A share of it as settings of a training."""
+        if self.steps is not None:
+            return {"steps": max(_ROUNDS - 1, round(share * self.steps))}
+        return {"minutes": max(_LEAST_MINUTES, share * (self.minutes or 0.0))}
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ def _loss(quality: Evaluation) -> Loss:
 def recipe_of(
     base: Recipe,
     shape: Shape | None,
-    minutes: float,
+    length: Length,
     start: Path | None,
     brief: bool,
     group: int = 1,
@@ -94,7 +111,7 @@ def recipe_of(
     Args:
         base: whose text, quantization, losses of training and target are taken.
         shape: None is the original's: it is quantized alone.
-        minutes: of training.
+        length: of training.
         start: the folder of a torch model that is already smaller, from which it goes on.
         brief: the bundle is one of several to choose from, and measured as little as can be.
         group: query heads that leave together.
@@ -106,14 +123,15 @@ def recipe_of(
     else:
         rate = _RATE * _WIDTH / width * (_AGAIN if start else 1.0)
         training = {"hidden_weight": 0.0, "learning_rate": rate, **content.get("recover", {})}
-        content["recover"] = {**training, "minutes": (1 - _BETWEEN) * minutes}
+        content["recover"] = {**training, **length.part(1 - _BETWEEN)}
         training.pop("checks", None)
         content["shape"] = {
             **training,
             "layers": list(shape.layers),
             "heads": [heads // group for heads in shape.heads],
             "channels": list(shape.channels),
-            "minutes": _BETWEEN * minutes,
+            **length.part(_BETWEEN),
+            "rounds": _ROUNDS,
             **({"start": str(start)} if start else {}),
         }
     content.setdefault("quantize", {})

@@ -1,5 +1,6 @@
 """The real command on a tiny model: what it writes, what it resumes, what it refuses."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_data_that_is_trained_on_cannot_judge(place):
     lines = (place / "text.txt").read_text().splitlines()
     rows = [
         {"text": a, "text_pair": b, "score": n % 5}
-        for n, (a, b) in enumerate(zip(lines, lines[1:], strict=False))
+        for n, (a, b) in enumerate(itertools.pairwise(lines))
     ]
     file = place / "pairs.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
