@@ -1,7 +1,7 @@
 """Search MiniLM's front, and judge it by text that chose nothing.
 
-    EDGEPRUNE_DATA=<folder> python benchmarks/search.py [--hours 2] [--seed 0] [--speedups 7,10,14,20,40]
-        [--beside BUNDLE] [--work FOLDER] [--table]
+    EDGEPRUNE_DATA=<folder> python benchmarks/search.py [--hours 2] [--seed 0]
+        [--speedups 7,10,14,20,40] [--beside BUNDLE] [--work FOLDER] [--table]
 
 One `edgeprune search` makes all models of a seed: STS-B's training pairs judge candidates, and are
 never trained on. Each bundle is then judged once by STS-B's development pairs and by SICK's, which

@@ -662,6 +662,12 @@ def build(
     help="Change a setting of the recipe; repeatable.",
 )
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Train candidates in so many processes, by Ray.  [default: this one]",
+)
+@click.option("--cluster", metavar="ADDRESS", help="Train candidates on this Ray cluster.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Output folder.")
 @_json_option
 def search(
