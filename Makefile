@@ -3,6 +3,7 @@
 # make coverage   the suite again, to count the lines and branches that it runs
 # make test-clients  optimum, sentence-transformers 5 and transformers.js open what was built, and
 #                    optimum's exporter writes what is built on
+# make test-cluster   trials of `edgeprune search` on Ray's workers
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
 # make mutation   plant small faults into the numerics and count those that the tests notice
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-clients test-masked coverage golden mutation usage gate lint clean
+.PHONY: demo test test-slow test-clients test-cluster test-masked coverage golden mutation usage gate lint clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -44,6 +45,10 @@ test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow
+
+test-cluster: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster]'
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/search/test_cluster.py
 
 test-masked: $(VENV)/.test
 	$(AVX2) $(PYTEST) -m "not slow"

@@ -77,6 +77,8 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValueError as error:
         first = error.errors()[0]  # type: ignore[attr-defined]
+        if not first["loc"]:
+            raise UserError(f"{first['msg'].removeprefix('Value error, ').capitalize()}.") from None
         name = str(first["loc"][0]).replace("_", "-")
         raise UserError(f"--{name} {first['input']}: {first['msg']}.") from None
 
@@ -153,6 +155,22 @@ class Duration(click.ParamType):
         if found is None:
             self.fail(f"{value!r} is no time: write it as 90s, 30m or 1h.", param, ctx)
         return float(found[1]) * {"h": 3600, "m": 60}.get(found[2], 1)
+
+
+class Suffixed(click.ParamType):
+    """A number that may have a unit behind it."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.name = unit, unit.upper()
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value).strip()
+        try:
+            return float(re.sub(rf"\s*{self.unit}$", "", text, flags=re.IGNORECASE))
+        except ValueError:
+            self.fail(f"{value!r} is no number of {self.unit}: write it as 10{self.unit}.")
 
 
 NUMBERS = Numbers()
@@ -604,6 +622,99 @@ def build(
     terminal.show_outcome(outcome)
     if outcome.missed:
         raise RequirementMissed("; ".join(outcome.missed) + ".")
+
+
+@main.command()
+@click.argument("recipe", required=False)
+@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress.")
+@click.option(
+    "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; repeatable."
+)
+@_field_option
+@click.option("--task", help="A quality measure by which models are judged; see evaluate.")
+@click.option("--eval", metavar="FILE", help="The data of that measure, never trained on.")
+@click.option(
+    "--speedup",
+    type=float,
+    multiple=True,
+    help="Least loss at so many times the speed; repeatable.",
+)
+@click.option("--latency", type=Suffixed("ms"), help="Least loss within 10ms of a call.")
+@click.option("--max-drop", type=float, help="The fastest model that loses no more.")
+@click.option("--megabytes", type=float, help="Least loss within so many megabytes of the graph.")
+@click.option("--memory", type=Suffixed("MB"), help="Least loss within 120MB of memory.")
+@click.option("--on", "target", metavar="TARGET", help="The kind of processor.  [default: this]")
+@click.option("--work", help="Of a decoder: prompt or decode.  [default: prompt]")
+@click.option("--tokens", type=int, help="Tokens of a timed text or prompt.  [default: 128]")
+@click.option("--batch", type=int, help="Texts in a timed call.  [default: 1]")
+@click.option("--threads", type=int, help="Threads of a timed session.  [default: 1]")
+@click.option("--hours", type=float, help="About how long it may take.  [default: 1]")
+@click.option(
+    "--steps", type=int, help="Train by steps, not by time: the same command, the same models."
+)
+@click.option("--points", type=int, help="Models of a front.  [default: 5]")
+@click.option("--candidates", type=int, help="Shapes trained briefly for each model.  [default: 3]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="STAGE.KEY=VALUE",
+    help="Change a setting of the recipe; repeatable.",
+)
+@click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Train candidates in so many processes, by Ray.  [default: this one]",
+)
+@click.option("--cluster", metavar="ADDRESS", help="Train candidates on this Ray cluster.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Output folder.")
+@_json_option
+def search(
+    recipe: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    fields: tuple[str, ...],
+    target: str | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    workers: int | None,
+    cluster: str | None,
+    output: Path,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Find the best model within a loss, a speed, a size or memory, by measurement.
+
+    With --max-drop the fastest model that loses no more; with a speed, size or memory the one that
+    loses least within it; with none a front of models, from nearly lossless to very fast. RECIPE
+    gives text, quantization and training. Stopped, it goes on with the same command. Exit codes: 0
+    done, 1 a limit was missed, 2 a mistake in what was given, 70 a fault of edgeprune's own.
+    """
+    from edgeprune.pipeline.recipe import read_recipe, validate
+    from edgeprune.search.settings import SearchSettings, Wish
+    from edgeprune.search.terminal import search_table
+
+    sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    sets += [f"target={target}"] if target not in (None, "this") else []
+    sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
+    if recipe is None and model is None:
+        raise UserError("Name a recipe, a model or both: `edgeprune recipes` lists recipes.")
+    wish = _settings(Wish, **{name: options.pop(name) for name in Wish.model_fields})
+    settings = _settings(SearchSettings, **options)
+    try:
+        from edgeprune.search.engine import engine
+        from edgeprune.search.prepare import prepare
+        from edgeprune.search.run import search as carry_out
+    except ModuleNotFoundError as error:
+        raise UserError(f"Searching needs the package {error.name}: {install('build')}.") from None
+    given = read_recipe(recipe, sets) if recipe else validate({"name": "search"}, "the search")
+    prepared = prepare(given, model, data, wish, settings, output)
+    with engine(prepared, workers, cluster) as trials:
+        record = carry_out(prepared, trials)
+    _show(record.to_json(), search_table(record, output), json_file)
+    if record.verdict:
+        raise RequirementMissed("; ".join(record.verdict) + ".")
 
 
 @main.command()

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from edgeprune.base.settings import Settings
 from edgeprune.measure.bench.record import Comparison
-from edgeprune.measure.evaluate.result import Evaluation
+from edgeprune.measure.evaluate.result import LOWER_IS_BETTER, Evaluation
 from edgeprune.measure.record import Measured
 from edgeprune.measure.works import WORKS
 
@@ -45,6 +45,39 @@ class Judged:
     met: bool
     sentence: str
     """A sentence on how it was missed, for the last line of a build that did."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a quality measure's main value against the original's: more is worse.
+
+    of: the value's name in words. value, interval: points, or per cent of the original's where
+    `unit` says so; None where the interval is not known.
+    """
+
+    of: str
+    value: float
+    interval: tuple[float, float] | None
+    unit: str = ""
+
+
+def loss_of(quality: Evaluation) -> Loss:
+    """The loss of an evaluation beside the original; of a perplexity as a share of the
+    original's."""
+    assert quality.original is not None
+    assert quality.difference is not None
+    key = next(iter(quality.difference))
+    relative = key == "perplexity"
+    sign = 1 if key in LOWER_IS_BETTER else -1
+    scale = 100 / quality.original[key] if relative else sign
+    ends = (quality.difference_interval or {}).get(key)
+    low, high = sorted(scale * end for end in ends) if ends else (None, None)
+    return Loss(
+        key.replace("_", " "),
+        scale * quality.difference[key],
+        None if low is None or high is None else (low, high),
+        " %" if relative else "",
+    )
 
 
 def judge(measured: Measured, require: Requirements) -> list[Judged]:
@@ -113,21 +146,15 @@ def _cosines(qualities: Sequence[Evaluation], least: float) -> Iterator[Judged]:
 
 
 def _drop(quality: Evaluation, most: float) -> Judged:
-    assert quality.original is not None
-    assert quality.difference is not None
-    key = next(iter(quality.difference))
-    relative = key == "perplexity"
-    scale = 100 / quality.original[key] if relative else -1
-    lost = scale * quality.difference[key]
-    ends = (quality.difference_interval or {}).get(key)
-    shown, unit = _apart(lost, most, 2), " %" if relative else ""
+    loss = loss_of(quality)
+    shown = _apart(loss.value, most, 2)
     return Judged(
-        f"{key.replace('_', ' ')} lost",
-        f"at most {most:.15g}{unit}",
-        f"{shown}{unit}",
-        _ends(shown, sorted(scale * end for end in ends) if ends else None),
-        lost <= most,
-        f"{quality.task} lost {shown} of {key}; {most:.15g} were allowed",
+        f"{loss.of} lost",
+        f"at most {most:.15g}{loss.unit}",
+        f"{shown}{loss.unit}",
+        _ends(shown, loss.interval),
+        loss.value <= most,
+        f"{quality.task} lost {shown} of {loss.of}; {most:.15g} were allowed",
     )
 
 

@@ -114,12 +114,19 @@ def compensated(
         kept: mask [in].
         damping: share of the mean diagonal that is added to the Gram matrix's.
     """
-    gram = inputs.gram.double()
-    mean = inputs.total.double() / inputs.tokens
-    if bias is not None:
-        gram = gram - inputs.tokens * torch.outer(mean, mean)
-    fitted = least_squares(weight, damped(gram, damping), kept)
+    fitted = least_squares(weight, hessian_of(inputs, bias is not None, damping), kept)
     if bias is None:
         return fitted.to(weight.dtype), None
+    mean = inputs.total.double() / inputs.tokens
     shift = weight.double() @ mean - fitted @ mean[kept]
     return fitted.to(weight.dtype), (bias.double() + shift).to(bias.dtype)
+
+
+def hessian_of(inputs: InputStatistics, biased: bool, damping: float) -> Tensor:
+    """The damped Hessian [in, in], float64, under which inputs leave: of the deviations from the
+    mean where a bias makes up for that, else of the inputs as they are."""
+    gram = inputs.gram.double()
+    if biased:
+        mean = inputs.total.double() / inputs.tokens
+        gram = gram - inputs.tokens * torch.outer(mean, mean)
+    return damped(gram, damping)

@@ -36,7 +36,10 @@ def run(context: Context, source: Path, target: Path, settings: ShapeSettings) -
     Raises:
         UserError: it is no larger than the shape in every part, or has weights pruned.
     """
+    if settings.start is not None:
+        source = Path(settings.start)
     model = load_model(source, TRAINING_ATTENTION)
+    _refuse_another(model, context.original)
     if load_masks(source):
         raise UserError(
             f"{source} has pruned weights, which training would fill again: shape it first, and "
@@ -77,6 +80,17 @@ def run(context: Context, source: Path, target: Path, settings: ShapeSettings) -
             **({"checks": checks} if checks else {}),
         }
     )
+
+
+def _refuse_another(model: Model, original: Model) -> None:
+    """Refuse to start from a model whose tokens or outputs are not the original's."""
+    ours, theirs = model.anatomy, original.anatomy
+    word = ours.embeddings["word"]
+    if ours.shape(word) != theirs.shape(word) or ours.model_type != theirs.model_type:
+        raise UserError(
+            f"shape.start: {model.folder} is not a smaller model of {original.folder.name}: its "
+            f"table of tokens is {ours.shape(word)}, not {theirs.shape(word)}."
+        )
 
 
 def units_of(model: Model) -> Units:

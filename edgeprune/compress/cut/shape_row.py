@@ -1,19 +1,29 @@
 """The row of the shape stage, by which a model is cut to a given shape while it is trained."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import many
+from edgeprune.compress.context import Context
 from edgeprune.compress.cut.row import evened, told_cut
 from edgeprune.compress.cut.shape_record import Shaped
 from edgeprune.compress.cut.shape_settings import ShapeSettings
 from edgeprune.compress.facts import Facts
 from edgeprune.compress.stage import Stage, objective
+from edgeprune.model.assets import SIZES
+from edgeprune.model.checkpoint import WEIGHTS
 
 
 def _refuse(settings: ShapeSettings, facts: Facts) -> None:
+    if settings.start is not None and not (Path(settings.start) / SIZES).is_file():
+        raise UserError(
+            f"shape.start: {settings.start} holds no model that a stage of a build wrote; name a "
+            "folder like OUTPUT/stages/recover-..., or leave it out."
+        )
     facts.refuse_mixture("shape")
     if settings.layers:
         facts.refuse_repeats("shape", "layers")
@@ -65,6 +75,17 @@ def _leaves(settings: ShapeSettings, facts: Facts) -> Facts:
     return replace(facts, anatomy=anatomy, units=left)
 
 
+def _reads(settings: ShapeSettings, context: Context) -> list[str]:
+    """A hash of the model that it starts from, where that is not the original."""
+    if settings.start is None:
+        return []
+    hashed = hashlib.sha256()
+    for name in (SIZES, WEIGHTS):
+        with (Path(settings.start) / name).open("rb") as file:
+            hashed.update(hashlib.file_digest(file, "sha256").digest())
+    return [hashed.hexdigest()]
+
+
 def _told(did: Shaped) -> list[str]:
     lines = told_cut(did)
     if did.checks:
@@ -89,5 +110,6 @@ SHAPE = Stage(
     would=_would,
     leaves=_leaves,
     told=_told,
+    reads=_reads,
     asks=objective,
 )

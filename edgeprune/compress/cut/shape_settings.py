@@ -30,6 +30,12 @@ class ShapeSettings(DistilSettings):
     channels: Kept = Field(
         (), description="Feed-forward channels that each kept layer keeps; empty: all."
     )
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="A folder with a smaller model of the same original, as an earlier build's "
+        "stages/recover-... is, to cut further from there; layers keep their numbers.",
+    )
     rounds: int = Field(
         4,
         ge=1,

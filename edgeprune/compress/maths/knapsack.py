@@ -15,6 +15,9 @@ import numpy as np
 
 _SLACK = 1e-9
 """Relative slack of the bound, above the rounding of sums in float64."""
+_ROUNDING = 1e-12
+"""The same of the largest costs: where the best choice costs nothing, what rounding leaves of them
+is no reason to drop it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ def choose(items: Sequence[Sequence[Option]], budget: int) -> list[int]:
         raise ValueError(f"the smallest options take {sum(smallest)}, more than {budget}")
     relaxed = _relaxations(items)
     best = _greedy(items, budget)
-    bound = best + _SLACK * abs(best) + np.finfo(float).tiny
+    largest = sum(max(abs(option.cost) for option in options) for options in items)
+    bound = best + _SLACK * abs(best) + _ROUNDING * largest
     sizes, costs = np.zeros(1, np.int64), np.zeros(1)
     trail: list[tuple[np.ndarray, np.ndarray]] = []
     for place, options in enumerate(items):

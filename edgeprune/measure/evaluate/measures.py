@@ -42,6 +42,7 @@ class Measure:
     name: str
     function: str  # "module:function" of bundle, (original,) data and options; imported on use
     against_original: bool = False  # whether it compares two models token by token or text by text
+    equal: float = 0.0  # of one that does: its main value where both are the same
     options: tuple[str, ...] = ()  # which of window and stride it takes
     per_token: str | None = None  # the measure in its place for models of different tokens
     own: bool = False  # whether a build takes it as measure.task, on data of the user's
@@ -64,10 +65,19 @@ _MEASURES = (
         own=True,
         fields={"text": text_of, "text_pair": text_of, "score": number_of},
     ),
-    Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True),
-    Measure("retrieval", "edgeprune.measure.evaluate.retrieval:retrieval", against_original=True),
-    Measure("mixing", "edgeprune.measure.evaluate.mixing:mixing", against_original=True),
-    Measure("vectors", "edgeprune.measure.evaluate.vectors:vectors", against_original=True),
+    Measure("cosine", "edgeprune.measure.evaluate.cosine:cosine", against_original=True, equal=1.0),
+    Measure(
+        "retrieval",
+        "edgeprune.measure.evaluate.retrieval:retrieval",
+        against_original=True,
+        equal=100.0,
+    ),
+    Measure(
+        "mixing", "edgeprune.measure.evaluate.mixing:mixing", against_original=True, equal=100.0
+    ),
+    Measure(
+        "vectors", "edgeprune.measure.evaluate.vectors:vectors", against_original=True, equal=100.0
+    ),
     Measure(
         "classification",
         "edgeprune.measure.evaluate.classification:classification",
@@ -112,7 +122,12 @@ _MEASURES = (
         further=answers.FURTHER,
         check="edgeprune.measure.evaluate.spans:check_rows",
     ),
-    Measure("same_spans", "edgeprune.measure.evaluate.spans:same_spans", against_original=True),
+    Measure(
+        "same_spans",
+        "edgeprune.measure.evaluate.spans:same_spans",
+        against_original=True,
+        equal=100.0,
+    ),
     Measure("masked", "edgeprune.measure.evaluate.masked:masked", per_token="masked_kl", own=True),
     Measure("masked_kl", "edgeprune.measure.evaluate.masked:masked_kl", against_original=True),
     Measure("calibration", "edgeprune.measure.evaluate.calibration:calibration"),

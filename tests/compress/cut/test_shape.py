@@ -174,3 +174,43 @@ def test_one_stage_decides_what_leaves(other):
     recipe = {"shape": {"channels": [9]}, "prune": {"pattern": "4x4"}, "cut": {}}
     with pytest.raises(UserError, match=f"shape and {other} both decide what leaves"):
         validate({name: recipe[name] for name in ("shape", other)}, "r")
+
+
+def test_a_smaller_model_is_cut_further_with_the_layers_numbers_of_the_original(tmp_path):
+    original = make_model("bert", tmp_path / "hf", unequal=False, layers=3)
+    context = context_of(original, False)
+    first = ShapeSettings(layers=(0, 2), heads=(3, 3), channels=(20, 18), **QUICK)
+    run(context, tmp_path / "hf", tmp_path / "first", first)
+    start = str(tmp_path / "first")
+    second = ShapeSettings(start=start, layers=(2,), heads=(1,), channels=(9,), **QUICK)
+    did = run(context, tmp_path / "hf", tmp_path / "second", second)
+    assert (did.layers, did.heads, did.channels) == ([2], [1], [9])
+    larger = load_model(tmp_path / "first")
+    assert set(load_model(tmp_path / "second").channels[0]) <= set(larger.channels[1])
+    more = ShapeSettings(start=start, layers=(2,), channels=(19,), **QUICK)
+    with pytest.raises(UserError, match="keeps 19 in the kept layer 0, which has 18"):
+        run(context, tmp_path / "hf", tmp_path / "third", more)
+    gone = ShapeSettings(start=start, layers=(1,), **QUICK)
+    with pytest.raises(UserError, match="layer 1, and the model has the layers 0, 2"):
+        run(context, tmp_path / "hf", tmp_path / "fourth", gone)
+
+
+def test_the_key_follows_the_model_that_it_starts_from(tmp_path):
+    original = make_model("bert", tmp_path / "hf", unequal=False, layers=2)
+    save_model(original, tmp_path / "start")
+    settings = ShapeSettings(start=str(tmp_path / "start"), layers=(0,))
+    before = list(SHAPE.reads(settings, None))
+    assert before == list(SHAPE.reads(settings, None)) != []
+    with torch.no_grad():
+        original.module.embeddings.word_embeddings.weight[0, 0] += 1
+    save_model(original, tmp_path / "start")
+    assert list(SHAPE.reads(settings, None)) != before
+    assert list(SHAPE.reads(ShapeSettings(layers=(0,)), None)) == []
+
+
+def test_a_start_that_is_no_stage_of_a_build_is_refused(tmp_path):
+    make_model("bert", tmp_path / "hf", unequal=False, layers=2)
+    recipe = validate({"shape": {"layers": [0], "start": str(tmp_path)}}, "r")
+    facts = facts_of(recipe, open_checkpoint(str(tmp_path / "hf")))
+    with pytest.raises(UserError, match="holds no model that a stage"):
+        SHAPE.refuse(recipe.shape, facts)

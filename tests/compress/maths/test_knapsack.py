@@ -42,6 +42,18 @@ def test_a_budget_that_cannot_be_met_is_refused():
         choose([[Option(3, 0.0), Option(9, 0.0)], [Option(4, 1.0)]], 6)
 
 
+def test_everything_free_is_chosen_though_the_bound_is_rounded():
+    # The relaxation adds up what steps save: rounded, that is not quite what nothing costs.
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        things = []
+        for _ in range(8):
+            costs = torch.rand(40, generator=generator, dtype=torch.float64).tolist()
+            ordered = [*sorted(costs, reverse=True), 0.0]
+            things.append([Option(10 * (n + 1), cost) for n, cost in enumerate(ordered)])
+        assert choose(things, 8 * 410) == [40] * 8
+
+
 def test_hundreds_of_tensors_of_odd_sizes_are_chosen_at_once():
     generator = torch.Generator().manual_seed(0)
     things = []

@@ -1,0 +1,148 @@
+"""The shape that loses least within a time and a size: exactly, for every set of layers.
+
+Within a set of layers the losses and times of blocks add up, so the best widths are a
+multiple-choice knapsack (compress/maths/knapsack.py), solved exactly over whole nanoseconds. A
+limit of bytes beside that of time is taken into the cost by a multiplier, the least under which the
+choice fits. Sums of losses compare within a set; between depths they are a guess, which training
+settles: so the best shape of every depth is given, not one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from edgeprune.compress.maths.knapsack import Option, choose
+from edgeprune.search.losses import Curve, Losses
+from edgeprune.search.shape import Shape
+
+_TICK = 1e-9
+"""Seconds of the knapsack's unit."""
+_MULTIPLIERS = 40
+"""Halvings of the interval that holds the multiplier of bytes."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a shape costs, block by block, in seconds or bytes.
+
+    rest: everything outside the layers. layer: of each layer whatever its widths. heads, channels:
+    of a layer beyond that, by the units that it keeps.
+    """
+
+    rest: float
+    layer: float
+    heads: Callable[[int], float]
+    channels: Callable[[int], float]
+
+    def of(self, shape: Shape) -> float:
+        """The sum over a shape."""
+        widths = zip(shape.heads, shape.channels, strict=True)
+        return self.rest + sum(self.layer + self.heads(h) + self.channels(c) for h, c in widths)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a shape may cost; None is no limit."""
+
+    seconds: float | None = None
+    bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape with what was predicted of it."""
+
+    shape: Shape
+    loss: float
+    seconds: float
+    bytes: float
+
+
+def candidates(losses: Losses, times: Costs, sizes: Costs, budget: Budget) -> list[Candidate]:
+    """The best shape of every depth that fits the budget, the least predicted loss first."""
+    best: dict[int, Candidate] = {}
+    for layers in losses.layers:
+        found = _best(losses, layers.kept, times, sizes, budget)
+        if found is None:
+            continue
+        found = replace(found, loss=found.loss + layers.loss)
+        depth = len(layers.kept)
+        if depth not in best or found.loss < best[depth].loss:
+            best[depth] = found
+    return sorted(best.values(), key=lambda each: each.loss)
+
+
+def _best(
+    losses: Losses, layers: Sequence[int], times: Costs, sizes: Costs, budget: Budget
+) -> Candidate | None:
+    """The best widths of some layers; None where even the least do not fit."""
+    curves = [(losses.heads[layer], losses.channels[layer]) for layer in layers]
+
+    def solved(multiplier: float) -> Candidate | None:
+        shape = _solve(curves, layers, times, sizes, budget.seconds, multiplier)
+        if shape is None:
+            return None
+        widths = zip(curves, shape.heads, shape.channels, strict=True)
+        loss = sum(own.loss(h) + other.loss(c) for (own, other), h, c in widths)
+        return Candidate(shape, loss, times.of(shape), sizes.of(shape))
+
+    found = solved(0.0)
+    if found is None or budget.bytes is None or found.bytes <= budget.bytes:
+        return found
+    low, high = 0.0, 1e-9  # loss a byte
+    while (heavy := solved(high)) is not None and heavy.bytes > budget.bytes:
+        low, high = high, 16 * high
+        if high > 1e9:
+            return None  # even the smallest are too large
+    for _ in range(_MULTIPLIERS):
+        middle = (low + high) / 2
+        tried = solved(middle)
+        if tried is not None and tried.bytes <= budget.bytes:
+            high, heavy = middle, tried
+        else:
+            low = middle
+    return heavy
+
+
+def _solve(
+    curves: Sequence[tuple[Curve, Curve]],
+    layers: Sequence[int],
+    times: Costs,
+    sizes: Costs,
+    seconds: float | None,
+    multiplier: float,
+) -> Shape | None:
+    """The widths of least loss + multiplier * bytes within `seconds`."""
+    items: list[list[Option]] = []
+    levels: list[list[int]] = []
+    for own, other in curves:
+        for curve, time, size in (
+            (own, times.heads, sizes.heads),
+            (other, times.channels, sizes.channels),
+        ):
+            kept = list(levels_of(curve))
+            levels.append(kept)
+            items.append(
+                [Option(round(time(n) / _TICK), curve.loss(n) + multiplier * size(n)) for n in kept]
+            )
+    fixed = times.rest + len(layers) * times.layer
+    most = sum(max(option.size for option in options) for options in items)
+    limit = most if seconds is None else int((seconds - fixed) / _TICK)
+    try:
+        chosen = choose(items, limit)
+    except ValueError:
+        return None
+    widths = [kept[place] for kept, place in zip(levels, chosen, strict=True)]
+    return Shape(tuple(layers), tuple(widths[::2]), tuple(widths[1::2]))
+
+
+def levels_of(curve: Curve) -> Iterable[int]:
+    """The numbers of units of a block that a shape may keep, rising: every head; channels in 48
+    steps of equal size, each a multiple of 16 where there are so many."""
+    if curve.units // curve.step <= _LEVELS:
+        return range(curve.step, curve.units + 1, curve.step)
+    width = max(1, round(curve.units / _LEVELS / 16)) * 16
+    least = max(width, min(curve.kept))
+    return sorted({*range(-(-least // width) * width, curve.units, width), curve.units})
+
+
+_LEVELS = 48

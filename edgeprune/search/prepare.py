@@ -1,0 +1,203 @@
+"""A search before its work: what was asked, checked, and what all its trials have in common."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.words import listed
+from edgeprune.measure.works import WORKS, Work
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.tasks import TASKS
+from edgeprune.pipeline.build import prepare as prepare_build
+from edgeprune.pipeline.keys import assets_digest, code_digest, digest, model_digest
+from edgeprune.pipeline.recipe import Recipe, validate
+from edgeprune.search.settings import SearchSettings, Wish
+from edgeprune.search.times.measure import refuse_uneven
+from edgeprune.search.times.settings import Form
+from edgeprune.search.trial import Length, contents, recipe_of
+from edgeprune.targets import Target
+from edgeprune.text.files import read_rows
+from edgeprune.text.pairs import texts_of
+from edgeprune.text.text import Text
+
+MARK = "search"
+"""The folder of an output that only a search makes."""
+_WORK = ("tokens", "batch", "threads")
+_TRAINED_ON = 0.01
+"""Share of the judging data's texts that may stand in the training text: some are too short to
+be anybody's."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a search works on, checked.
+
+    base: the recipe whose text, quantization and training the trials take, with the model's folder
+        in it, and the work and the measure that were asked for.
+    """
+
+    base: Recipe
+    checkpoint: Checkpoint
+    text: Text
+    target: Target
+    wish: Wish
+    settings: SearchSettings
+    output: Path
+
+    @property
+    def key(self) -> str:
+        """The key of the search's decisions: all that they depend on."""
+        functions = ("edgeprune.search.run:search",)
+        return digest(self.common, self.wish, self.settings, code_digest(functions))
+
+    @property
+    def common(self) -> str:
+        """The key of what every search on this model and text has in common."""
+        checkpoint = self.checkpoint
+        inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), self.text.digest)
+        return digest(*inputs, self.base.model_dump_json(exclude={"measure"}))
+
+    @property
+    def group(self) -> int:
+        """Query heads that leave together: one of each key-value head where these are shared."""
+        anatomy = self.checkpoint.anatomy
+        shared = anatomy.shared_key_value_heads
+        return anatomy.attentions[0].num_key_value_heads if shared else 1
+
+    @property
+    def work(self) -> Work:
+        """The kind of work whose time counts."""
+        works = TASKS[self.checkpoint.task].works
+        return next(work for work in WORKS if work == (self.settings.work or works[0]))
+
+    @property
+    def form(self) -> Form:
+        """The format of the linears, as the table of times names it."""
+        return form_of(self.base)
+
+
+def form_of(recipe: Recipe) -> Form:
+    """The one format of a recipe's linears.
+
+    Raises:
+        UserError: they have several, of which there is no table.
+    """
+    quantize = recipe.quantize
+    if quantize is None or quantize.weights == "none":
+        return "float32"
+    if quantize.weights == "int8":
+        return "int8-token" if quantize.activations == "token" else "int8"
+    if quantize.weights == "int4" and quantize.group in (32, 64, 128):
+        return f"int4-{quantize.group}"  # type: ignore[return-value]
+    raise UserError(
+        f"A search needs one format for all linears, and quantize.weights is {quantize.weights}: "
+        "take int8, int4 or none."
+    )
+
+
+def prepare(
+    recipe: Recipe,
+    model: str | None,
+    data: tuple[str, ...],
+    wish: Wish,
+    settings: SearchSettings,
+    output: Path,
+) -> Prepared:
+    """Check everything that can be checked before work begins.
+
+    Raises:
+        UserError: model, text, limits or output cannot be used.
+    """
+    _refuse_output(output)
+    content = contents(recipe)
+    if model is not None:
+        content["model"] = str(Path(model).absolute()) if Path(model).exists() else model
+    if data:
+        content["text"] = {
+            **content.get("text", {}),
+            "data": [_absolute(each) for each in data],
+        }
+    settings = _with_work(settings, recipe)
+    work = {name: getattr(settings, name) for name in _WORK}
+    judged: dict[str, Any] = {}
+    if settings.task is not None:
+        judged = {"task": settings.task, "data": _absolute(str(settings.eval))}
+    content["measure"] = {**content.get("measure", {}), **work, **judged}
+    content.pop("require", None)
+    base = validate(content, "the search's recipe")
+    build = prepare_build(
+        recipe_of(base, None, Length(), None, brief=False), None, (), output / "trials"
+    )
+    context = build.context
+    if context.streamed:
+        raise UserError(
+            "A search trains every candidate, and this model's weights do not fit into memory."
+        )
+    refuse_uneven(context.checkpoint)
+    form_of(base)
+    works = TASKS[context.checkpoint.task].works
+    if settings.work is not None and settings.work not in works:
+        raise UserError(f"--work {settings.work}: this model's work is {listed(works)}.")
+    prepared = Prepared(
+        base, context.checkpoint, context.text, context.target, wish, settings, output
+    )
+    if wish.max_drop is not None and base.measure.task is None:
+        raise UserError(
+            "--max-drop is a loss of a quality measure: name one with --task, and its data with "
+            "--eval."
+        )
+    _refuse_trained_on(prepared)
+    return prepared
+
+
+def _with_work(settings: SearchSettings, recipe: Recipe) -> SearchSettings:
+    """The settings with the recipe's work where none was given."""
+    own = {name: getattr(recipe.measure, name) for name in _WORK}
+    given = settings.model_dump(include=settings.model_fields_set)
+    return SearchSettings(**{**own, **given})
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def _refuse_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file; name a folder for the output.")
+    if output.is_dir() and any(output.iterdir()) and not (output / MARK).is_dir():
+        raise UserError(
+            f"{output} holds something other than a search of edgeprune: name another --output."
+        )
+
+
+def _refuse_trained_on(prepared: Prepared) -> None:
+    """Refuse data to judge by that is trained on."""
+    measure = prepared.base.measure
+    if measure.data is None or not Path(measure.data).is_file():
+        return
+    judged = _texts(Path(measure.data))
+    if not judged:
+        return
+    trained = {text.strip() for each in prepared.text.train.documents for text in texts_of(each)}
+    if prepared.text.reads == "sentences":
+        trained |= {text.strip() for text in prepared.text.train.sentences.texts}
+    seen = sum(text in trained for text in judged)
+    if seen > _TRAINED_ON * len(judged):
+        raise UserError(
+            f"{seen:,} of the {len(judged):,} texts of {measure.data} are in the text that is "
+            "trained on, so that they cannot judge: name other data with --eval, or other text "
+            "with --data."
+        )
+
+
+_TEXT = 20
+"""Characters from which on a field's value is a text, and no label or name."""
+
+
+def _texts(file: Path) -> set[str]:
+    """The different texts of a file of rows; of others none."""
+    rows = read_rows(file, []) if file.suffix in (".jsonl", ".csv") else []
+    values = (str(value).strip() for row in rows for value in row.values())
+    return {value for value in values if len(value) >= _TEXT}

@@ -1,0 +1,157 @@
+"""The real command on a tiny model: what it writes, what it resumes, what it refuses."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny_builds import model_folder, recipe_file, text_file
+
+from edgeprune.cli import main
+from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.search import measured, run
+from edgeprune.search.record import SearchRecord
+from edgeprune.search.times.measure import model_name
+from edgeprune.targets.block_times import BlockTimes, Level
+
+RECIPE = """
+name: tiny
+text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
+recover: {checks: 2, precision: float32}
+quantize: {calibration_samples: 8}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
+"""
+QUICK = ["--hours", "0.001", "--candidates", "2"]
+
+
+def table(model: Path) -> BlockTimes:
+    """Times as they might have been measured: channels take nearly all of it."""
+    anatomy = open_checkpoint(str(model)).anatomy
+    part = anatomy.attentions[0]
+    return BlockTimes(
+        model=model_name(anatomy),
+        format="int8",
+        work="encoder",
+        tokens=12,
+        batch=1,
+        threads=1,
+        rest=10.0,
+        layer=20.0,
+        heads=(Level(count=1, us=0.0), Level(count=part.num_heads, us=30.0)),
+        channels=(Level(count=1, us=0.0), Level(count=40, us=100.0)),
+        layers=len(anatomy.blocks),
+        whole=10.0 + len(anatomy.blocks) * 150.0,
+        error=0.01,
+        machine={},
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    model = model_folder(folder / "model")
+    text_file(folder / "text.txt", 80)
+    recipe_file(folder / "recipe.yaml", RECIPE)
+    table(model).keep()
+    return folder
+
+
+def search(place: Path, output: str, *more: str):
+    given = ["search", str(place / "recipe.yaml"), "--model", str(place / "model")]
+    given += ["--data", str(place / "text.txt"), "--output", str(place / output)]
+    return CliRunner().invoke(main, [*given, *more])
+
+
+@pytest.fixture(scope="module")
+def found(place):
+    with pytest.MonkeyPatch.context() as patch:
+        # A tiny model in INT8 is no faster, and its times are noise: half as long is 2x.
+        patch.setattr(run._Search, "_speedup", lambda self, seconds: 320e-6 / seconds)
+        patch.setattr(run._Search, "_learn", lambda self, shape, speedup: None)
+        patch.setattr(run._Search, "_budget", lambda self, goal: run.Budget(320e-6 / goal.speedup))
+        result = search(place, "out", "--speedup", "2.2", *QUICK)
+        again = search(place, "out", "--speedup", "2.2", *QUICK)
+    return result, again
+
+
+def test_a_search_leaves_bundles_a_record_and_a_page(place, found):
+    result, _ = found
+    assert result.exit_code in (0, 1), result.output  # a tiny model's speed is noise
+    record = SearchRecord.read(place / "out" / "search.json", "")
+    assert [each.name for each in record.models] == ["whole", "1-2.2x"]
+    assert record.finished
+    for each in record.models:
+        assert (place / "out" / "models" / each.name / "bundle" / "edgeprune.json").is_file()
+    made = record.models[1]
+    assert made.predicted == pytest.approx(2.2 * run._MARGIN, rel=0.15)
+    assert made.shape is not None
+    assert 1 <= len(made.shape["layers"]) <= 2
+    assert {trial.of for trial in record.trials} == {"1-2.2x"}
+    assert sum(trial.chosen for trial in record.trials) == 1
+    assert (place / "out" / "best" / "edgeprune.json").is_file()
+    assert "<html" in (place / "out" / "search.html").read_text()
+
+
+def test_the_manifest_of_a_model_has_the_shape_that_the_record_has(place, found):
+    record = SearchRecord.read(place / "out" / "search.json", "")
+    manifest = json.loads(
+        (place / "out" / "models" / "1-2.2x" / "bundle" / "edgeprune.json").read_text()
+    )
+    stage = next(stage for stage in manifest["stages"] if stage["name"] == "shape")
+    assert stage["layers"] == record.models[1].shape["layers"]
+    assert stage["heads"] == record.models[1].shape["heads"]
+    assert stage["channels"] == record.models[1].shape["channels"]
+
+
+def test_the_same_command_takes_what_there_is(place, found):
+    first, again = found
+    assert again.exit_code == first.exit_code
+    assert "[search] losses of levels" in again.stderr
+    assert "recover" not in again.stderr  # nothing was built
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--max-drop", "1"], "name one with --task"),
+        (["--speedup", "0.5"], "more than 1"),
+        (["--speedup", "3", "--latency", "2ms"], "give one of the two"),
+        (["--latency", "soon"], "is no number of ms"),
+        (["--task", "sts"], "give both"),
+        (["--work", "decode"], "this model's work is encoder"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_a_sentence(place, given, why):
+    result = search(place, "refused", *given)
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert not (place / "refused").exists()
+
+
+def test_data_that_is_trained_on_cannot_judge(place):
+    lines = (place / "text.txt").read_text().splitlines()
+    rows = [
+        {"text": a, "text_pair": b, "score": n % 5}
+        for n, (a, b) in enumerate(itertools.pairwise(lines))
+    ]
+    file = place / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    result = search(place, "refused", "--task", "sts", "--eval", str(file))
+    assert result.exit_code == 2
+    assert "are in the text that is trained on" in result.stderr
+
+
+def test_a_folder_of_something_else_is_left_alone(place):
+    (place / "other").mkdir()
+    (place / "other" / "mine.txt").write_text("mine")
+    result = search(place, "other")
+    assert result.exit_code == 2
+    assert "holds something other than a search" in result.stderr
+    assert [file.name for file in (place / "other").iterdir()] == ["mine.txt"]
+
+
+def test_losses_are_kept_for_the_next_search(place, found, monkeypatch):
+    monkeypatch.setattr(measured, "_measure", lambda prepared: pytest.fail("measured again"))
+    kept = list((place / "out" / "search").glob("losses-*.json"))
+    assert len(kept) == 1
