@@ -11,8 +11,8 @@ momentum, fisher and platon; conditions clean, noisy (batches of 8, 20 % of the 
 five times the learning rate at fixed places, a switch of domain, bursts at fixed places (noise of
 25 times the gradient's norm, 20 % of the labels drawn anew) and bursts at random places (3 to 6, of
 1 to 40 of 500 steps, 3 to 100 times the norm, the same labels). Every figure is accuracy on 8,000
-fresh samples, in points. A seed's difference is the mean over the four saliencies
-that read averages (all but magnitude); intervals are Student's, 95 %, over seeds, paired.
+fresh samples, in points. A seed's difference is the mean over the four saliencies that read
+averages (all but magnitude); intervals are Student's, 95 %, over seeds, paired.
 
 M  The mechanism. Under random bursts and with adaptive averages, momentum-variance prunes inside
    bursts at most half of what cubic prunes there, both as means over seeds and the four saliencies.
@@ -28,11 +28,11 @@ C  Worst cases are better if and only if the fifth percentile of the runs (seeds
    lies above 0 under random bursts; a percentile bootstrap over seeds.
 
 Tier 1. MiniLM, single weights at 75 %, platon and fisher, clean and random bursts (3 to 6, of 1 to
-10 of 120 steps), seeds 400 to 409; Spearman times 100 on STS-B dev. The same with a margin of 0.3: A1 adaptive minus clipped, both
-cubic, above 0 under random bursts and its lower end above -0.3 clean; B1 momentum-variance minus
-cubic, both with adaptive averages, under random bursts: helps above 0, no effect inside -0.3 to
-+0.3, else not shown; W the whole, momentum-variance with adaptive averages minus static with
-clipped ones, judged as B1.
+10 of 120 steps), seeds 400 to 409; Spearman times 100 on STS-B dev. The same with a margin of 0.3:
+A1 adaptive minus clipped, both cubic, above 0 under random bursts and its lower end above -0.3
+clean; B1 momentum-variance minus cubic, both with adaptive averages, under random bursts: helps
+above 0, no effect inside -0.3 to +0.3, else not shown; W the whole, momentum-variance with adaptive
+averages minus static with clipped ones, judged as B1.
 
 Runs go by seed; what is not run when the time that was set aside is over is cut by whole seeds,
 whatever they say, and the verdict says of how many seeds it is. Nothing else decides: other tables
