@@ -111,7 +111,7 @@ def verdicts(rows: Sequence[Row], tier: int) -> list[Verdict]:
     worst = bootstrap(
         of_choice(random, MV, "metric"),
         of_choice(random, CLIPPED, "metric"),
-        lambda values: float(np.percentile(values, PERCENTILE)),
+        lambda values: np.percentile(values, PERCENTILE, axis=1),
         RESAMPLES,
     )
     parts = [_effect("B", budget, MARGINS[0]), _above("C", {"fifth percentile": worst})]

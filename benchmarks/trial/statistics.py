@@ -75,22 +75,27 @@ def of_choice(rows: Iterable[Row], choice: Choice, value: str) -> dict[int, list
 def bootstrap(
     candidate: Mapping[int, Sequence[float]],
     baseline: Mapping[int, Sequence[float]],
-    statistic: Callable[[np.ndarray], float],
+    statistic: Callable[[np.ndarray], np.ndarray],
     resamples: int,
 ) -> Paired:
     """Interval of statistic(candidate) - statistic(baseline), seeds drawn with replacement.
 
-    candidate, baseline: seed -> values of its runs, as many of each seed. The bootstrap's 2.5 and
-    97.5 percentiles.
+    candidate, baseline: seed -> values of its runs, as many of each seed. statistic: of values
+    [samples, runs] one for each sample. The bootstrap's 2.5 and 97.5 percentiles.
     """
     seeds = sorted(candidate.keys() & baseline.keys())
     if len(seeds) < 2:
         return Paired(math.nan, math.nan, math.nan, len(seeds))
     sides = [np.array([side[seed] for seed in seeds]) for side in (candidate, baseline)]
     drawn = np.random.default_rng(0).integers(len(seeds), size=(resamples, len(seeds)))
-    differences = [statistic(sides[0][each]) - statistic(sides[1][each]) for each in drawn]
-    low, high = np.percentile(differences, (2.5, 97.5))
-    return Paired(statistic(sides[0]) - statistic(sides[1]), float(low), float(high), len(seeds))
+
+    def difference(picked: np.ndarray) -> np.ndarray:
+        first, second = (statistic(side[picked].reshape(len(picked), -1)) for side in sides)
+        return first - second
+
+    low, high = np.percentile(difference(drawn), (2.5, 97.5))
+    (found,) = difference(np.arange(len(seeds))[None])
+    return Paired(float(found), float(low), float(high), len(seeds))
 
 
 def _choice(row: Row) -> Choice:

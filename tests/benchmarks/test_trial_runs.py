@@ -1,12 +1,15 @@
-"""Tier 0 of the trial: arms that train together are what each would be alone with the package."""
+"""Runs of the trial: arms that train together are what each would be alone with the package."""
 
 import copy
+import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_builds import model_folder, sentence_lines, text_file
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +18,7 @@ from edgeprune.compress.prune.saliency import SALIENCIES
 from edgeprune.compress.prune.settings import PruneSettings
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STEPS = 60
+STEPS = 30
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def synthetic(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_default_dtype(torch.float64)
     from trial import synthetic
 
-    monkeypatch.setattr(synthetic, "DENSE_STEPS", 40)
+    monkeypatch.setattr(synthetic, "DENSE_STEPS", 20)
     monkeypatch.setattr(synthetic, "TESTS", 1000)
     synthetic.make_task.cache_clear()
     yield synthetic
@@ -135,3 +138,73 @@ def test_clipped_averages_take_gradients_held_to_twice_the_mean_norm(synthetic, 
     for layer, buffers in zip(pruner._layers, expected, strict=True):
         for name, buffer in buffers.items():
             torch.testing.assert_close(layer.buffers[name], buffer)
+
+
+def test_all_arms_of_a_seed_repeat_themselves_and_reach_their_sparsity(synthetic):
+    from trial.design import BLOCKS
+
+    arms = BLOCKS["rule"][::3]
+    first, again = (synthetic.run(3, "bursts", arms, STEPS) for _ in range(2))
+    assert first == again
+    for arm, row in zip(arms, first, strict=True):
+        assert (row["budget"], row["averages"], row["saliency"]) == (
+            arm.budget, arm.averages, arm.saliency,
+        )  # fmt: skip
+        assert 0 <= row["inside"] <= 1
+        assert 0 < row["metric"] < 100
+
+
+def test_label_noise_and_domains_are_what_they_say(synthetic):
+    task = synthetic.make_task(0)
+    for share in (0.0, 0.2):
+        x, y = task.draw(20000, 0, share, torch.Generator().manual_seed(5))
+        wrong = float((task.teacher(x).argmax(1) != y).double().mean())
+        assert wrong == pytest.approx(share * 0.9, abs=0.02)
+    spreads = [
+        task.draw(20000, domain, 0, torch.Generator().manual_seed(5))[0].T.cov()
+        for domain in (0, 1)
+    ]
+    values = [torch.linalg.eigvalsh(spread) for spread in spreads]
+    torch.testing.assert_close(values[0], values[1], rtol=0.02, atol=0.02)  # turned, not stretched
+    assert float((spreads[0] - spreads[1]).norm()) > 0.5 * float(spreads[0].norm())
+
+
+def test_a_burst_has_each_arms_own_norm_and_one_direction(synthetic):
+    gradients = [torch.randn(2, 80, 90), torch.randn(2, 700)]
+    for gradient in gradients:
+        gradient[1] *= 3
+    before = [gradient.clone() for gradient in gradients]
+    synthetic.add_burst(gradients, 25.0, torch.Generator().manual_seed(0))
+    added = [after - was for after, was in zip(gradients, before, strict=True)]
+    sizes = synthetic.norms(added) / synthetic.norms(before)
+    torch.testing.assert_close(sizes, torch.tensor([25.0, 25.0]), rtol=0.05, atol=0)
+    ratio = float(synthetic.norms(before)[1] / synthetic.norms(before)[0])
+    for each in added:
+        torch.testing.assert_close(each[1], each[0] * ratio)
+
+
+@pytest.mark.parametrize("averages", ["clip", "adaptive"])
+def test_an_encoder_is_pruned_and_measured(averages, tmp_path, monkeypatch):
+    """Tier 1 on a tiny model: a correlation that repeats itself, whatever ran before."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from trial import minilm
+    from trial.design import Arm
+
+    for name in ("text", "pairs"):
+        (tmp_path / name).mkdir()
+    text_file(tmp_path / minilm.TEXT, 200)
+    pairs = [
+        {"text": a, "text_pair": b, "score": i % 6}
+        for i, (a, b) in enumerate(itertools.pairwise(sentence_lines(40, seed=3)))
+    ]
+    (tmp_path / minilm.PAIRS).write_text("\n".join(map(json.dumps, pairs)))
+    monkeypatch.setattr(minilm, "STEPS", 12)
+    folder = model_folder(tmp_path / "model")
+    arm = Arm("mv", averages, "platon")
+    row = minilm.prune_and_measure(arm, "random", 0, tmp_path, folder)
+    assert -100 <= row["metric"] <= 100
+    minilm.prune_and_measure(Arm("cubic", "adaptive", "fisher"), "clean", 0, tmp_path, folder)
+    assert minilm.prune_and_measure(arm, "random", 0, tmp_path, folder) == row
+    answers = minilm.of_seed(0, tmp_path, folder)[1].module.forward.answers
+    held_out = len(minilm.of_seed(0, tmp_path, folder)[0].held_out_batches())
+    assert len(answers) == 12 + held_out  # one for each step's text, however many runs
