@@ -35,10 +35,6 @@ class Arm:
     saliency: str
 
 
-def _pair(arm: Arm) -> tuple[str, str]:
-    return arm.budget, arm.averages
-
-
 @dataclass(frozen=True)
 class Condition:
     """What disturbs a run.
@@ -68,19 +64,26 @@ CONDITIONS: dict[str, Condition] = {
 }
 BURST_FREE = ("clean", "noisy", "rate_spike", "switch")
 
-_RULED = [
-    ("cubic", "clip"), ("cubic", "adaptive"), ("static_gradnorm", "adaptive"),
-    ("fixed_mom", "adaptive"), ("mv", "adaptive"),
-]  # fmt: skip
 _ALL = (
     *(Arm(budget, "plain", "magnitude") for budget in BUDGETS),  # it has no averages
     *itertools.starmap(Arm, itertools.product(BUDGETS, AVERAGES, AVERAGED)),
 )
+
+
+def _block(arm: Arm) -> str:
+    if arm.saliency in AVERAGED and arm.budget == "cubic" and arm.averages != "plain":
+        return "averages"
+    return "budgets" if arm.averages == "adaptive" else "rest"
+
+
 BLOCKS: dict[str, tuple[Arm, ...]] = {
-    "rule": tuple(arm for arm in _ALL if arm.saliency in AVERAGED and _pair(arm) in _RULED),
-    "rest": tuple(arm for arm in _ALL if arm.saliency not in AVERAGED or _pair(arm) not in _RULED),
+    block: tuple(arm for arm in _ALL if _block(arm) == block)
+    for block in ("averages", "budgets", "rest")
 }
-"""The arms of tier 0 that train together: those that the rule speaks of, and all others."""
+"""The arms of tier 0 that train together: those by which the rule judges averages, those that it
+needs beside them to judge budgets, and all others."""
+RULED = {"random": ("averages", "budgets"), **dict.fromkeys(BURST_FREE, ("averages",))}
+"""What the rule needs: condition -> blocks."""
 TIER1_ARMS = tuple(
     Arm(budget, averages, saliency)
     for saliency in ("platon", "fisher")
@@ -93,13 +96,18 @@ TIER1_CONDITIONS = ("clean", "random")
 
 def tier0() -> list[tuple[str, int, str]]:
     """(block, seed, condition) in the order in which they run: what the rule needs, first."""
-    needed = [("rule", seed, name) for seed in TIER0_SEEDS for name in ("random", *BURST_FREE)]
+    needed = [
+        (block, seed, name)
+        for seed in TIER0_SEEDS
+        for name, blocks in RULED.items()
+        for block in blocks
+    ]
     others = [
         (block, seed, name)
         for seed in TIER0_SEEDS
-        for name in CONDITIONS
+        for name in reversed(CONDITIONS)
         for block in BLOCKS
-        if (block, seed, name) not in needed
+        if block not in RULED.get(name, ())
     ]
     return needed + others
 

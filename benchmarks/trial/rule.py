@@ -51,7 +51,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trial.design import AVERAGED, BLOCKS, BURST_FREE, TIER1_ARMS, TIER1_CONDITIONS
+from trial.design import AVERAGED, BLOCKS, BURST_FREE, RULED, TIER1_ARMS, TIER1_CONDITIONS
 from trial.statistics import Choice, Paired, Row, bootstrap, chosen, of_choice, paired
 
 MOST_INSIDE = 0.5
@@ -82,9 +82,11 @@ class Verdict:
 
 def whole_seeds(rows: Sequence[Row], tier: int) -> list[Row]:
     """The rows of the seeds of which everything that the rule speaks of is there."""
-    arms = BLOCKS["rule"] if tier == 0 else TIER1_ARMS
-    conditions = ("random", *BURST_FREE) if tier == 0 else TIER1_CONDITIONS
-    needed = {(a.budget, a.averages, a.saliency, c) for a in arms for c in conditions}
+    arms = {
+        0: {name: [a for b in blocks for a in BLOCKS[b]] for name, blocks in RULED.items()},
+        1: dict.fromkeys(TIER1_CONDITIONS, TIER1_ARMS),
+    }[tier]
+    needed = {(a.budget, a.averages, a.saliency, name) for name in arms for a in arms[name]}
     there: dict[int, set[tuple[str, ...]]] = {}
     for row in rows:
         if row["tier"] == tier:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,16 @@ def test_the_factorial_is_whole_and_what_the_rule_needs_comes_first():
 
     arms = [arm for block in BLOCKS.values() for arm in block]
     assert len(arms) == len(set(arms)) == 4 * 3 * 4 + 4  # magnitude has no averages
-    assert len(BLOCKS["rule"]) == 5 * len(AVERAGED)
+    assert [len(BLOCKS[name]) for name in ("averages", "budgets")] == [
+        2 * len(AVERAGED), 3 * len(AVERAGED),
+    ]  # fmt: skip
     work = tier0()
     assert len(work) == len(set(work)) == len(BLOCKS) * 20 * len(CONDITIONS)
-    first = work[: 20 * 5]
-    assert {(block, seed) for block, seed, _ in first} == {("rule", s) for s in range(300, 320)}
-    assert {name for *_, name in first} == {"random", *BURST_FREE}
-    assert [seed for _, seed, _ in first] == sorted(seed for _, seed, _ in first)
+    first = work[: 20 * 6]
+    assert {(block, name) for block, _, name in first} == {
+        ("averages", "random"), ("budgets", "random"), *(("averages", n) for n in BURST_FREE),
+    }  # fmt: skip
+    assert [seed for _, seed, _ in first] == sorted(6 * list(range(300, 320)))
     assert len(set(tier1())) == len(tier1()) == 8 * 10 * 2
 
 
@@ -117,15 +120,16 @@ def rows_of(tier: int = 0, noise: float = 0.1, **shifts: Any) -> list[dict[str, 
 
     shifts: "budget_averages" or "budget_averages_condition" -> points that these arms have more.
     """
-    from trial.design import BLOCKS, BURST_FREE, TIER1_ARMS, TIER1_CONDITIONS
+    from trial.design import BLOCKS, RULED, TIER1_ARMS, TIER1_CONDITIONS
 
     rng = np.random.default_rng(0)
-    conditions = ("random", *BURST_FREE) if tier == 0 else TIER1_CONDITIONS
+    conditions = RULED if tier == 0 else TIER1_CONDITIONS
+    ruled = [arm for block in ("averages", "budgets") for arm in BLOCKS[block]]
     rows = []
     for seed in range(10):
         level = 80 + 5 * rng.standard_normal()
         for condition in conditions:
-            for arm in BLOCKS["rule"] if tier == 0 else TIER1_ARMS:
+            for arm in ruled if tier == 0 else TIER1_ARMS:
                 name = f"{arm.budget}_{arm.averages}"
                 more = shifts.get(f"{name}_{condition}", shifts.get(name, 0.0))
                 rows.append(
@@ -252,8 +256,7 @@ def test_jobs_that_are_there_are_not_run_again(tmp_path, monkeypatch):
         ran.append(job.name)
         if len(ran) == 8:
             raise KeyboardInterrupt
-        arms = [{"budget": a.budget, "averages": a.averages} for a in job.arms]
-        return [{**arm, "metric": 1.0} for arm in arms]
+        return [{**asdict(arm), "metric": 1.0} for arm in job.arms]
 
     monkeypatch.setattr(momentum_variance, "run", run)
     file = tmp_path / "rows.jsonl"
@@ -261,13 +264,13 @@ def test_jobs_that_are_there_are_not_run_again(tmp_path, monkeypatch):
         momentum_variance.fill(file, 0)
     assert len(file.read_text().splitlines()) == 7
     momentum_variance.fill(file, 0)
-    assert len(ran) == 240 + 1
-    assert len(set(ran)) == 240
+    assert len(ran) == 360 + 1
+    assert len(set(ran)) == 360
     rows = list(momentum_variance.arm_rows(read_results(file)))
     assert len(rows) == 52 * 6 * 20
     assert all(json.dumps(row) for row in rows)
     momentum_variance.fill(file, 0)
-    assert len(ran) == 241
+    assert len(ran) == 361
 
 
 def test_what_is_left_is_counted_and_timed():
@@ -275,10 +278,15 @@ def test_what_is_left_is_counted_and_timed():
     from results_file import read_results
 
     assert list(momentum_variance.left({})) == [
-        "tier 0: 240 of 240 jobs are left, 60 minutes",
+        "tier 0: 360 of 360 jobs are left, 42 minutes",
         "tier 1: 160 of 160 jobs are left, 320 minutes",
     ]
-    done = momentum_variance.jobs(0)[:90]
-    lines = {job.name: {"tier": 0, "seconds": 6.0} for job in done}
-    assert next(momentum_variance.left(lines)) == "tier 0: 150 of 240 jobs are left, 15 minutes"
+    lines = {
+        job.name: {
+            "tier": 0, "seed": job.seed, "condition": job.condition, "seconds": 6.0,
+            "arms": [asdict(arm) for arm in job.arms],
+        }
+        for job in momentum_variance.jobs(0)[:90]
+    }  # fmt: skip
+    assert next(momentum_variance.left(lines)) == "tier 0: 270 of 360 jobs are left, 27 minutes"
     assert read_results(Path("/nowhere")) == {}
