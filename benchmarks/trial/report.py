@@ -89,7 +89,7 @@ def _tier(rows: Sequence[Row], tier: int) -> Iterator[str]:
     for title, contrasts in CONTRASTS.items():
         yield from _contrasts(rows, title, contrasts, count)
     yield from _inside(rows)
-    yield from _means(rows)
+    yield from _means(rows, count)
 
 
 def _verdicts(found: Sequence[Verdict], seeds: int) -> Iterator[str]:
@@ -120,33 +120,41 @@ def _contrasts(
 
 
 def _inside(rows: Sequence[Row]) -> Iterator[str]:
-    yield "\nWhere there are bursts, the share of all pruning that is done inside them, and the"
-    yield "largest share of all weights that goes at one update; means of runs:\n"
-    yield "| condition | budget | averages | inside | largest update |\n|---|---|---|---|---|"
+    yield "\nWhere there are bursts or spikes of the learning rate, the share of all pruning that is"
+    yield "done inside them, and the largest share of all weights that goes at one update; means:\n"
+    yield "| condition | budget | averages | seeds | inside | largest update |"
+    yield "|---|---|---|---|---|---|"
     for condition in ("rate_spike", "bursts", "random"):
         some = chosen(rows, [condition], AVERAGED)
         for choice in _choices(some):
+            seeds = len(of_choice(some, choice, "inside"))
             values = [_values(some, choice, name) for name in ("inside", "largest_update")]
             shown = " | ".join(f"{np.mean(each):.3f}" for each in values)
-            yield f"| {condition} | {choice[0]} | {choice[1]} | {shown} |"
+            yield f"| {condition} | {choice[0]} | {choice[1]} | {seeds} | {shown} |"
 
 
-def _means(rows: Sequence[Row]) -> Iterator[str]:
+def _means(rows: Sequence[Row], seeds: int) -> Iterator[str]:
     conditions = [c for c in CONDITIONS if any(row["condition"] == c for row in rows)]
     yield "\nMeans over seeds (standard deviation over seeds):\n"
     yield f"| saliency | budget | averages | {' | '.join(conditions)} |"
     yield f"|---|---|---|{'---|' * len(conditions)}"
     for saliency in SALIENCIES:
         for choice in _choices(chosen(rows, conditions, [saliency])):
-            shown = []
-            for name in conditions:
-                values = _values(chosen(rows, [name], [saliency]), choice, "metric")
-                shown.append(
-                    f"{np.mean(values):.2f} ({np.std(values, ddof=1):.2f})"
-                    if len(values) > 1
-                    else ""
-                )
+            shown = [
+                _mean(_values(chosen(rows, [name], [saliency]), choice, "metric"), seeds)
+                for name in conditions
+            ]
             yield f"| {saliency} | {choice[0]} | {choice[1]} | {' | '.join(shown)} |"
+
+
+def _mean(values: Sequence[float], seeds: int) -> str:
+    if len(values) < 2:
+        return ""
+    return f"{np.mean(values):.2f} ({np.std(values, ddof=1):.2f}{_fewer(len(values), seeds)})"
+
+
+def _fewer(count: int, seeds: int) -> str:
+    return "" if count == seeds else f", {count} seeds"
 
 
 def _choices(rows: Sequence[Row]) -> list[Choice]:
@@ -162,8 +170,8 @@ def show(found: Paired, seeds: int, digits: int = 2) -> str:
     """A difference with its interval, and over how many seeds where these are not `seeds`."""
     if found.seeds < 2:
         return "not run"
-    fewer = "" if found.seeds == seeds else f", {found.seeds} seeds"
-    return f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f}{fewer})"
+    bounds = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
+    return f"{found.mean:+.{digits}f} ({bounds}{_fewer(found.seeds, seeds)})"
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
