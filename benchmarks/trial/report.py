@@ -120,8 +120,10 @@ def _contrasts(
 
 
 def _inside(rows: Sequence[Row]) -> Iterator[str]:
-    yield "\nWhere there are bursts or spikes of the learning rate, the share of all pruning that is"
-    yield "done inside them, and the largest share of all weights that goes at one update; means:\n"
+    yield (
+        "\nWhere there are bursts or spikes of the learning rate, the share of all pruning that is "
+        "done inside them, and the largest share of all weights that goes at one update; means:\n"
+    )
     yield "| condition | budget | averages | seeds | inside | largest update |"
     yield "|---|---|---|---|---|---|"
     for condition in ("rate_spike", "bursts", "random"):
