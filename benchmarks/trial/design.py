@@ -10,6 +10,8 @@ AVERAGES = ("plain", "clip", "adaptive")
 SALIENCIES = ("magnitude", "grad", "momentum", "fisher", "platon")
 AVERAGED = SALIENCIES[1:]
 """The saliencies that read averages of gradients."""
+LAYERED = "layered"
+"""Averages that weigh a step by each layer's own norm: not in the rule, added after its verdict."""
 TIER0_SEEDS = tuple(range(300, 320))
 TIER1_SEEDS = tuple(range(400, 410))
 
@@ -67,10 +69,13 @@ BURST_FREE = ("clean", "noisy", "rate_spike", "switch")
 _ALL = (
     *(Arm(budget, "plain", "magnitude") for budget in BUDGETS),  # it has no averages
     *itertools.starmap(Arm, itertools.product(BUDGETS, AVERAGES, AVERAGED)),
+    *(Arm("cubic", LAYERED, saliency) for saliency in AVERAGED),
 )
 
 
 def _block(arm: Arm) -> str:
+    if arm.averages == LAYERED:
+        return "layers"
     if arm.saliency in AVERAGED and arm.budget == "cubic" and arm.averages != "plain":
         return "averages"
     return "budgets" if arm.averages == "adaptive" else "rest"
@@ -78,10 +83,10 @@ def _block(arm: Arm) -> str:
 
 BLOCKS: dict[str, tuple[Arm, ...]] = {
     block: tuple(arm for arm in _ALL if _block(arm) == block)
-    for block in ("averages", "budgets", "rest")
+    for block in ("averages", "budgets", "layers", "rest")
 }
 """The arms of tier 0 that train together: those by which the rule judges averages, those that it
-needs beside them to judge budgets, and all others."""
+needs beside them to judge budgets, weights by layer, and all others."""
 RULED = {"random": ("averages", "budgets"), **dict.fromkeys(BURST_FREE, ("averages",))}
 """What the rule needs: condition -> blocks."""
 TIER1_ARMS = tuple(
@@ -102,14 +107,14 @@ def tier0() -> list[tuple[str, int, str]]:
         for name, blocks in RULED.items()
         for block in blocks
     ]
-    others = [
+    everything = [
         (block, seed, name)
+        for blocks in (["layers"], ["averages", "budgets", "rest"])
         for seed in TIER0_SEEDS
         for name in reversed(CONDITIONS)
-        for block in BLOCKS
-        if block not in RULED.get(name, ())
+        for block in blocks
     ]
-    return needed + others
+    return list(dict.fromkeys(needed + everything))
 
 
 def tier1() -> list[tuple[Arm, int, str]]:

@@ -10,6 +10,7 @@ from trial.design import (
     AVERAGES,
     BUDGETS,
     CONDITIONS,
+    LAYERED,
     SALIENCIES,
     TIER0_SEEDS,
     TIER1_SEEDS,
@@ -43,6 +44,7 @@ CONTRASTS: dict[str, dict[str, tuple[Choice, Choice]]] = {
         "adaptive - clipped": (CUBIC, CLIPPED),
         "adaptive - plain": (CUBIC, ("cubic", "plain")),
         "clipped - plain": (CLIPPED, ("cubic", "plain")),
+        "by layer - adaptive": (("cubic", LAYERED), CUBIC),
     },
     "The budget, with adaptive averages: momentum-variance minus": {
         "cubic": (MV, CUBIC),
@@ -161,7 +163,7 @@ def _fewer(count: int, seeds: int) -> str:
 
 def _choices(rows: Sequence[Row]) -> list[Choice]:
     there = {(row["budget"], row["averages"]) for row in rows}
-    return [(b, a) for b in BUDGETS for a in AVERAGES if (b, a) in there]
+    return [(b, a) for b in BUDGETS for a in (*AVERAGES, LAYERED) if (b, a) in there]
 
 
 def _values(rows: Sequence[Row], choice: Choice, value: str) -> list[float]:

@@ -27,7 +27,7 @@ def test_the_factorial_is_whole_and_what_the_rule_needs_comes_first():
     from trial.design import AVERAGED, BLOCKS, BURST_FREE, CONDITIONS, tier0, tier1
 
     arms = [arm for block in BLOCKS.values() for arm in block]
-    assert len(arms) == len(set(arms)) == 4 * 3 * 4 + 4  # magnitude has no averages
+    assert len(arms) == len(set(arms)) == 4 * 3 * 4 + 4 + 4  # magnitude has no averages
     assert [len(BLOCKS[name]) for name in ("averages", "budgets")] == [
         2 * len(AVERAGED), 3 * len(AVERAGED),
     ]  # fmt: skip
@@ -233,7 +233,7 @@ def test_the_report_says_what_the_rule_says_and_draws_it(tmp_path):
     assert "| A | averages: adaptive minus clipped, cubic budget | **helps** |" in text
     of_grad = chosen([row for row in rows if row["tier"] == 0], ["random"], ["grad"])
     one = paired(of_grad, ("cubic", "adaptive"), ("cubic", "clip"))
-    assert f"| random | grad | {show(one, 10)} | not run | not run |" in text
+    assert f"| random | grad | {show(one, 10)} | not run | not run | not run |" in text
     assert show(replace(one, seeds=7), 10).endswith(", 7 seeds)")
     assert show(Paired(1, -0.5, 2.5, 3), 3) == "+1.00 (-0.50 to +2.50)"
     files = [tmp_path / name for name in ("one.svg", "two.svg")]
@@ -264,13 +264,13 @@ def test_jobs_that_are_there_are_not_run_again(tmp_path, monkeypatch):
         momentum_variance.fill(file, 0)
     assert len(file.read_text().splitlines()) == 7
     momentum_variance.fill(file, 0)
-    assert len(ran) == 360 + 1
-    assert len(set(ran)) == 360
+    assert len(ran) == 480 + 1
+    assert len(set(ran)) == 480
     rows = list(momentum_variance.arm_rows(read_results(file)))
-    assert len(rows) == 52 * 6 * 20
+    assert len(rows) == 56 * 6 * 20
     assert all(json.dumps(row) for row in rows)
     momentum_variance.fill(file, 0)
-    assert len(ran) == 361
+    assert len(ran) == 481
 
 
 def test_what_is_left_is_counted_and_timed():
@@ -278,7 +278,7 @@ def test_what_is_left_is_counted_and_timed():
     from results_file import read_results
 
     assert list(momentum_variance.left({})) == [
-        "tier 0: 360 of 360 jobs are left, 42 minutes",
+        "tier 0: 480 of 480 jobs are left, 56 minutes",
         "tier 1: 160 of 160 jobs are left, 320 minutes",
     ]
     lines = {
@@ -288,5 +288,5 @@ def test_what_is_left_is_counted_and_timed():
         }
         for job in momentum_variance.jobs(0)[:90]
     }  # fmt: skip
-    assert next(momentum_variance.left(lines)) == "tier 0: 270 of 360 jobs are left, 27 minutes"
+    assert next(momentum_variance.left(lines)) == "tier 0: 390 of 480 jobs are left, 39 minutes"
     assert read_results(Path("/nowhere")) == {}
