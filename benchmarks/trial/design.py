@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 BUDGETS = ("cubic", "static_gradnorm", "fixed_mom", "mv")
 AVERAGES = ("plain", "clip", "adaptive")
@@ -35,6 +35,16 @@ class Arm:
     budget: str
     averages: str
     saliency: str
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the trial clips the gradients of which the averages are."""
+        return self.averages == "clip"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The package's settings."""
+        return {**asdict(self), "averages": "plain" if self.clipped else self.averages}
 
 
 @dataclass(frozen=True)

@@ -127,13 +127,10 @@ def prune_and_measure(
     """The same, of the model in a folder."""
     reader, original = of_seed(seed, data, folder)
     student = load_model(folder, TRAINING_ATTENTION)
-    clipped = arm.averages == "clip"
     settings = PruneStageSettings(
         pattern="weights",
         sparsity=SPARSITY,
-        saliency=arm.saliency,
-        budget=arm.budget,
-        averages="plain" if clipped else arm.averages,
+        **arm.settings,
         steps=STEPS,
         updates=30,
         start=PRUNED_FROM,
@@ -142,7 +139,7 @@ def prune_and_measure(
     )
     windows = bursts(CONDITIONS[condition], seed, STEPS)
     noise = [Noise(student, windows, seed)] if windows else []
-    clip = [Clip(student)] if clipped else []
+    clip = [Clip(student)] if arm.clipped else []
     (pruner,), checks = prune(
         student,
         original,

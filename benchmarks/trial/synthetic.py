@@ -155,20 +155,13 @@ def run(seed: int, condition: str, arms: Sequence[Arm], steps: int = STEPS) -> l
     windows = bursts(disturbed_by, seed, steps)
     net = Stacked(task.student, len(arms))
     gradients = [parameter.grad for parameter in net.parameters]
-    pruners, clips = [], {}
+    pruners, clips = [], []
     for place, arm in enumerate(arms):
         weights = net.weights(place)
-        clipped = arm.averages == "clip"
-        if clipped:
-            clips[place] = ClippedAverages(weights)
-        settings = PruneSettings(
-            **_CORE,
-            budget=arm.budget,
-            saliency=arm.saliency,
-            averages="plain" if clipped else arm.averages,
-        )
         prunables = [Prunable(str(number), weight) for number, weight in enumerate(weights)]
+        settings = PruneSettings(**_CORE, **arm.settings)
         pruners.append(MomentumVariancePruner(prunables, settings, steps))
+        clips.append(ClippedAverages(weights) if arm.clipped else None)
     optimizer = torch.optim.Adam(net.parameters, lr=RATE, fused=True)
     data, noise, tests = (torch.Generator().manual_seed(1000 * seed + i) for i in (1, 2, 3))
     last = int(disturbed_by.switch)
@@ -184,8 +177,8 @@ def run(seed: int, condition: str, arms: Sequence[Arm], steps: int = STEPS) -> l
         with torch.no_grad():
             if burst and burst.noise:
                 add_burst(gradients, burst.noise, noise)
-            for place, pruner in enumerate(pruners):
-                pruner.observe(clips[place].judged({}) if place in clips else None)
+            for pruner, clip in zip(pruners, clips, strict=True):
+                pruner.observe(clip.judged({}) if clip else None)
             factors = (CLIP_NORM / (norms(gradients) + 1e-6)).clamp(max=1.0)
             for gradient in gradients:
                 gradient.mul_(_spread(factors, gradient))
