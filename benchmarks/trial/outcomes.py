@@ -1,42 +1,22 @@
-"""What a run says about stability, from its trajectory of mask updates and its loss curve."""
+"""What a run says about stability, from its trajectory of mask updates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trial.design import in_window
-
-SPIKE_STEPS = 50
-
-
-def loss_spike(curve: Mapping[int, float], updates: Sequence[int]) -> float:
-    """The largest rise of the loss within SPIKE_STEPS after a mask update.
-
-    From the last point at or before the update to the highest one after it. curve: step -> loss
-    on the same undisturbed text.
-    """
-    rises = [0.0]
-    for update in updates:
-        before = [step for step in curve if step <= update]
-        after = [loss for step, loss in curve.items() if update < step <= update + SPIKE_STEPS]
-        if before and after:
-            rises.append(max(after) - curve[max(before)])
-    return max(rises)
+from trial.design import Burst, burst_at
 
 
 def stability(
-    trajectory: Sequence[Mapping[str, Any]], curve: Mapping[int, float], steps: int, window: int
+    trajectory: Sequence[Mapping[str, Any]], windows: Sequence[Burst]
 ) -> dict[str, float]:
     """Figures of one run.
 
-    churn: units dropped or grown, over all updates, as a share of all units (without regrowth the
-    sparsity itself). largest_update: the largest such share at one update. in_windows: share of
-    what was dropped that went inside a window of disturbance. loss_spike: see there.
+    inside: share of what was pruned that went inside a burst. largest_update: the largest share of
+    all units that changed at one update.
     """
     dropped = sum(row["dropped"] for row in trajectory)
-    inside = sum(row["dropped"] for row in trajectory if in_window(row["step"], steps, window))
+    inside = sum(row["dropped"] for row in trajectory if burst_at(row["step"], windows))
     return {
-        "churn": sum(row["churn"] for row in trajectory),
+        "inside": inside / dropped,
         "largest_update": max(row["churn"] for row in trajectory),
-        "in_windows": inside / dropped,
-        "loss_spike": loss_spike(curve, [row["step"] for row in trajectory]),
     }

@@ -1,7 +1,7 @@
-"""Paired differences between budgets, their intervals, and the rule that decides."""
+"""Paired differences between arms, and their intervals over seeds."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +9,23 @@ import numpy as np
 from scipy import stats
 
 Row = Mapping[str, Any]
-"""One run: what the cell was, and what was measured."""
+"""One arm of one seed and condition, and what was measured."""
+Choice = tuple[str, str]
+"""A budget and its averages."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of paired differences with Student's 95 % interval; NaN for fewer than two pairs."""
+    """A difference with its 95 % interval over seeds; NaN for fewer than two seeds."""
 
     mean: float
     low: float
     high: float
-    pairs: int
+    seeds: int
+
+    def inside(self, margin: float) -> bool:
+        """Whether the whole interval lies between -margin and margin."""
+        return self.low > -margin and self.high < margin
 
 
 def interval(differences: Sequence[float]) -> Paired:
@@ -33,49 +39,64 @@ def interval(differences: Sequence[float]) -> Paired:
     return Paired(mean, mean - half, mean + half, count)
 
 
-def paired(
-    rows: Iterable[Row], candidate: str, baseline: str, value: str = "metric", **where: str
-) -> Paired:
-    """Interval of value(candidate) - value(baseline), two budgets, over seeds.
+def chosen(rows: Iterable[Row], conditions: Sequence[str], saliencies: Sequence[str]) -> list[Row]:
+    """The rows of these conditions and saliencies."""
+    return [r for r in rows if r["condition"] in conditions and r["saliency"] in saliencies]
 
-    where: fields that rows must have. A seed's difference is the mean over all pairs of that seed
-    (such as several saliencies): seeds are what is independent.
+
+def paired(
+    rows: Iterable[Row], candidate: Choice, baseline: Choice, value: str = "metric"
+) -> Paired:
+    """Interval of value(candidate) - value(baseline) over seeds.
+
+    A seed's difference is the mean over all of its pairs (such as several saliencies): seeds are
+    what is independent.
     """
-    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    found: dict[tuple[Any, ...], dict[Choice, float]] = {}
     for row in rows:
-        if row["budget"] in (candidate, baseline) and all(
-            row[key] == v for key, v in where.items()
-        ):
-            key = (row["seed"], row["tier"], row["variant"], row["saliency"], row["condition"])
-            found.setdefault(key, {})[row["budget"]] = row[value]
+        key = (row["seed"], row["saliency"], row["condition"])
+        found.setdefault(key, {})[_choice(row)] = row[value]
     by_seed: dict[int, list[float]] = {}
     for (seed, *_), pair in found.items():
-        if len(pair) == 2:
+        if candidate in pair and baseline in pair:
             by_seed.setdefault(seed, []).append(pair[candidate] - pair[baseline])
     return interval([float(np.mean(each)) for each in by_seed.values()])
 
 
-def decide(against_cubic: Paired, against_static: Paired) -> str:
-    """The rule set down before the trial: "helps" only where both intervals lie above zero."""
-    if min(against_cubic.pairs, against_static.pairs) < 2:
-        return "not run"
-    if against_cubic.low > 0 and against_static.low > 0:
-        return "helps"
-    if against_cubic.high < 0 and against_static.high < 0:
-        return "harms"
-    return "not shown"
+def of_choice(rows: Iterable[Row], choice: Choice, value: str) -> dict[int, list[float]]:
+    """Seed -> a value of all of its rows that have this budget and these averages."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if _choice(row) == choice:
+            found.setdefault(row["seed"], []).append(row[value])
+    return found
 
 
-def spread(rows: Iterable[Row], value: str, **where: str) -> tuple[float, float, int]:
-    """Mean and standard deviation over runs, and how many."""
-    found = [row[value] for row in rows if all(row[key] == v for key, v in where.items())]
-    deviation = float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
-    return (float(np.mean(found)) if found else math.nan, deviation, len(found))
+def bootstrap(
+    candidate: Mapping[int, Sequence[float]],
+    baseline: Mapping[int, Sequence[float]],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    resamples: int,
+) -> Paired:
+    """Interval of statistic(candidate) - statistic(baseline), seeds drawn with replacement.
+
+    candidate, baseline: seed -> values of its runs, as many of each seed. statistic: of values
+    [samples, runs] one for each sample. The bootstrap's 2.5 and 97.5 percentiles.
+    """
+    seeds = sorted(candidate.keys() & baseline.keys())
+    if len(seeds) < 2:
+        return Paired(math.nan, math.nan, math.nan, len(seeds))
+    sides = [np.array([side[seed] for seed in seeds]) for side in (candidate, baseline)]
+    drawn = np.random.default_rng(0).integers(len(seeds), size=(resamples, len(seeds)))
+
+    def difference(picked: np.ndarray) -> np.ndarray:
+        first, second = (statistic(side[picked].reshape(len(picked), -1)) for side in sides)
+        return first - second
+
+    low, high = np.percentile(difference(drawn), (2.5, 97.5))
+    (found,) = difference(np.arange(len(seeds))[None])
+    return Paired(float(found), float(low), float(high), len(seeds))
 
 
-def seed_spread(rows: Sequence[Row], budget: str, condition: str) -> float:
-    """Standard deviation of the metric over seeds, root mean square over saliencies."""
-    kept = [row for row in rows if row["variant"] == "core" and row["condition"] == condition]
-    saliencies = {row["saliency"] for row in kept}
-    found = [spread(kept, "metric", budget=budget, saliency=each)[1] for each in saliencies]
-    return float(np.sqrt(np.mean(np.square(found))))
+def _choice(row: Row) -> Choice:
+    return row["budget"], row["averages"]

@@ -1,11 +1,14 @@
-"""Tier 0: a student learns a random teacher's classes, then is pruned to 5 % of its weights."""
+"""Tier 0: a student learns a random teacher's classes, then is pruned to 5 % of its weights.
 
-import copy
+All arms of a seed and condition train at once, as one network with a dimension more: the same data,
+the same noise, each arm's own weights. What is pruned when is decided by the package itself, by a
+pruner for each arm over its part of the weights.
+"""
+
 import functools
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,14 +17,18 @@ from torch.nn import functional
 
 from edgeprune.compress.prune.controller import MomentumVariancePruner, Prunable
 from edgeprune.compress.prune.settings import PruneSettings
-from trial.design import DISTURBANCES, Cell, Condition, in_window
+from trial.clipped import ClippedAverages
+from trial.design import CONDITIONS, PRUNED_FROM, PRUNED_TO, Arm, burst_at, bursts
 from trial.outcomes import stability
 
 INPUTS, WIDTH, CLASSES = 64, 128, 10
-DENSE_STEPS, STEPS, WINDOW = 1500, 500, 20
+DENSE_STEPS, STEPS = 1500, 500
 RATE, CLIP_NORM = 1e-3, 5.0
-PROBE_EVERY = 5
-_CORE = {"pattern": "weights", "sparsity": 0.95, "max_layer_sparsity": 0.99, "updates": 40}
+TESTS = 8000
+_CORE = {
+    "pattern": "weights", "sparsity": 0.95, "max_layer_sparsity": 0.99, "updates": 40,
+    "start": PRUNED_FROM, "end": PRUNED_TO,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def make_task(seed: int) -> Task:
     with torch.no_grad():
         teacher[0].weight.copy_(torch.randn(48, INPUTS, generator=generator) / 3)
         teacher[2].weight.copy_(torch.randn(CLASSES, 48, generator=generator))
-    spectrum = torch.arange(1, INPUTS + 1).float().pow(-0.5)
+    spectrum = torch.arange(1.0, INPUTS + 1).pow(-0.5)
     spectrum *= math.sqrt(INPUTS / float(spectrum.square().sum()))
     turn = torch.linalg.qr(torch.randn(INPUTS, INPUTS, generator=generator)).Q
     student = nn.Sequential(
@@ -72,69 +79,118 @@ def make_task(seed: int) -> Task:
     return task
 
 
-def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of classes that a network finds, in per cent."""
-    with torch.no_grad():
-        return 100 * float((net(x).argmax(1) == y).double().mean())
+class Stacked:
+    """As many copies of a student as there are arms, in one set of parameters [arms, ...]."""
+
+    def __init__(self, student: nn.Sequential, arms: int) -> None:
+        self.arms = arms
+        self.parameters = [
+            parameter.detach().expand(arms, *parameter.shape).clone().requires_grad_()
+            for parameter in student.parameters()
+        ]
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)  # kept: arms hold views of it
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits [arms, samples, CLASSES] of inputs [samples, INPUTS]."""
+        h = x.expand(self.arms, *x.shape)
+        layers = list(zip(self.parameters[::2], self.parameters[1::2], strict=True))
+        for place, (weight, bias) in enumerate(layers):
+            h = torch.baddbmm(bias[:, None], h, weight.transpose(1, 2))
+            if place < len(layers) - 1:
+                h = h.relu()
+        return h
+
+    def weights(self, arm: int) -> list[Tensor]:
+        """One arm's weights, and their gradients: views."""
+        found = []
+        for parameter in self.parameters[::2]:
+            weight = parameter.detach()[arm]
+            weight.grad = parameter.grad[arm]
+            found.append(weight)
+        return found
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Cross entropy, the mean over samples and the sum over arms."""
+        logits = self(x).reshape(-1, CLASSES)
+        return functional.cross_entropy(logits, y.repeat(self.arms), reduction="sum") / len(y)
 
 
 def add_burst(gradients: Sequence[Tensor], ratio: float, generator: torch.Generator) -> None:
-    """Add Gaussian noise to gradients, of `ratio` times their common norm."""
-    norm = math.hypot(*(float(torch.linalg.vector_norm(g)) for g in gradients))
-    scale = ratio * norm / math.sqrt(sum(g.numel() for g in gradients))
-    for gradient in gradients:
-        gradient.add_(torch.randn(gradient.shape, generator=generator), alpha=scale)
+    """Add Gaussian noise to gradients [arms, ...], for each arm of `ratio` times their common norm.
 
-
-def run(cell: Cell, steps: int = STEPS) -> dict[str, Any]:
-    """Prune and fine-tune a copy of the seed's student; accuracy on the last domain, in per cent.
-
-    Everything random depends on the seed and the condition alone, so that runs are paired.
+    The noise is the same for all arms but for its size.
     """
-    task, condition = make_task(cell.seed), DISTURBANCES[cell.condition]
-    net = copy.deepcopy(task.student)
-    weights = {str(i): net[i].weight for i in (0, 2, 4)}
-    settings = PruneSettings(
-        **{**_CORE, **cell.settings, "budget": cell.budget, "saliency": cell.saliency}
-    )
-    prunables = [Prunable(name, weight) for name, weight in weights.items()]
-    pruner = MomentumVariancePruner(prunables, settings, steps)
-    optimizer = torch.optim.Adam(net.parameters(), lr=RATE, fused=True)
-    data, noise, tests = (
-        torch.Generator().manual_seed(1000 * cell.seed + offset) for offset in (1, 2, 3)
-    )
-    last = int(condition.switch)
-    probes = [task.draw(512, domain, 0.0, tests) for domain in range(last + 1)]
-    x_probe, y_probe = (torch.cat(parts) for parts in zip(*probes, strict=True))
-    x_test, y_test = task.draw(8000, last, 0.0, tests)
-    curve: dict[int, float] = {}
-    started = time.monotonic()
+    scale = ratio * norms(gradients) / math.sqrt(sum(g[0].numel() for g in gradients))
+    for gradient in gradients:
+        noise = torch.randn(gradient.shape[1:], generator=generator, dtype=gradient.dtype)
+        gradient.add_(noise * _spread(scale, gradient))
+
+
+def norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Common norm [arms] of gradients [arms, ...]."""
+    each = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
+    return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """Values [arms] over the dimensions of `like` [arms, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Samples by as many as the processor's cache holds the activations of, for all arms."""
+    return zip(x.split(250), y.split(250), strict=True)
+
+
+def run(seed: int, condition: str, arms: Sequence[Arm], steps: int = STEPS) -> list[dict[str, Any]]:
+    """Prune and fine-tune copies of the seed's student; accuracy on the last domain, in per cent.
+
+    Everything random depends on the seed and the condition alone, so that arms are paired.
+
+    Returns:
+        For each arm its accuracy ("metric") and what outcomes.stability says.
+    """
+    task, disturbed_by = make_task(seed), CONDITIONS[condition]
+    windows = bursts(disturbed_by, seed, steps)
+    net = Stacked(task.student, len(arms))
+    gradients = [parameter.grad for parameter in net.parameters]
+    pruners, clips = [], []
+    for place, arm in enumerate(arms):
+        weights = net.weights(place)
+        prunables = [Prunable(str(number), weight) for number, weight in enumerate(weights)]
+        settings = PruneSettings(**_CORE, **arm.settings)
+        pruners.append(MomentumVariancePruner(prunables, settings, steps))
+        clips.append(ClippedAverages(weights) if arm.clipped else None)
+    optimizer = torch.optim.Adam(net.parameters, lr=RATE, fused=True)
+    data, noise, tests = (torch.Generator().manual_seed(1000 * seed + i) for i in (1, 2, 3))
+    last = int(disturbed_by.switch)
     for step in range(1, steps + 1):
-        disturbed = in_window(step, steps, WINDOW)
-        domain = int(condition.switch and step > steps // 2)
-        x, y = task.draw(condition.batch, domain, _label_noise(condition, disturbed), data)
+        burst = burst_at(step, windows)
+        domain = int(disturbed_by.switch and step > steps // 2)
+        labels = max(disturbed_by.label_noise, disturbed_by.labels if burst else 0.0)
+        x, y = task.draw(disturbed_by.batch, domain, labels, data)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * (condition.rate if disturbed else 1.0)
-        optimizer.zero_grad()
-        functional.cross_entropy(net(x), y).backward()
-        if disturbed and condition.burst_noise:
-            add_burst([p.grad for p in net.parameters()], condition.burst_noise, noise)
-        pruner.observe()
-        nn.utils.clip_grad_norm_(net.parameters(), CLIP_NORM)
+            group["lr"] = RATE * (disturbed_by.rate if burst else 1.0)
+        optimizer.zero_grad(set_to_none=False)
+        net.loss(x, y).backward()
+        with torch.no_grad():
+            if burst and burst.noise:
+                add_burst(gradients, burst.noise, noise)
+            for pruner, clip in zip(pruners, clips, strict=True):
+                pruner.observe(clip.judged({}) if clip else None)
+            factors = (CLIP_NORM / (norms(gradients) + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(_spread(factors, gradient))
         optimizer.step()
-        pruner.after_step(optimizer)
-        if step % PROBE_EVERY == 0:
-            with torch.no_grad():
-                curve[step] = float(functional.cross_entropy(net(x_probe), y_probe))
-    pruner.finish()
-    return {
-        "metric": accuracy(net, x_test, y_test),
-        "dense": accuracy(task.student, x_test, y_test),
-        "sparsity": pruner.sparsity,
-        **stability(pruner.trajectory, curve, steps, WINDOW),
-        "seconds": round(time.monotonic() - started, 2),
-    }
-
-
-def _label_noise(condition: Condition, disturbed: bool) -> float:
-    return max(condition.label_noise, condition.burst_labels if disturbed else 0.0)
+        for pruner in pruners:
+            pruner.after_step()
+    x, y = task.draw(TESTS, last, 0.0, tests)
+    with torch.no_grad():
+        hits = [(net(part).argmax(2) == truth) for part, truth in _parts(x, y)]
+    found = 100 * torch.cat(hits, 1).double().mean(1)
+    rows = []
+    for arm, pruner, accuracy in zip(arms, pruners, found.tolist(), strict=True):
+        pruner.finish()
+        rows.append({**asdict(arm), "metric": accuracy, **stability(pruner.trajectory, windows)})
+    return rows

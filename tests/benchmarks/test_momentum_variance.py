@@ -1,20 +1,16 @@
-"""The trial of momentum-variance budgets: pairs are pairs, figures are right, the rule decides."""
+"""The trial of momentum-variance pruning: pairs are pairs, intervals hold, the rule decides."""
 
-import itertools
 import json
 import math
 from dataclasses import asdict, replace
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tiny_builds import model_folder, sentence_lines, text_file
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -22,167 +18,70 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture(autouse=True)
 def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    torch.set_num_threads(1)
 
 
 # the design ------------------------------------------------------------------------------------
 
 
-def test_the_factorial_is_whole_and_comes_in_pairs():
-    from trial.design import BUDGETS, CONDITIONS, SALIENCIES, cells
+def test_the_factorial_is_whole_and_what_the_rule_needs_comes_first():
+    from trial.design import AVERAGED, BLOCKS, BURST_FREE, CONDITIONS, tier0, tier1
 
-    core = [cell for cell in cells(0) if cell.variant == "core"]
-    assert len(core) == len(BUDGETS) * len(SALIENCIES) * len(CONDITIONS) * 10 == 1000
-    assert len({cell.key for cell in cells(0)}) == len(list(cells(0)))
-    for tier, count in ((0, 1000 + 5 * 3 * 2 * 10), (1, 3 * 2 * 2 * 5)):
-        made = list(cells(tier))
-        assert len(made) == count
-        without = {replace(cell, budget="mv").key for cell in made}
-        assert len(without) * len({c.budget for c in made}) >= count
-
-
-def test_windows_lie_where_pruning_goes_on():
-    from trial.design import in_window
-
-    inside = [step for step in range(1, 801) if in_window(step, 800, 30)]
-    assert len(inside) == 4 * 30
-    assert inside[0] == 121
-    assert inside[-1] == 510
+    arms = [arm for block in BLOCKS.values() for arm in block]
+    assert len(arms) == len(set(arms)) == 4 * 3 * 4 + 4 + 4  # magnitude has no averages
+    assert [len(BLOCKS[name]) for name in ("averages", "budgets")] == [
+        2 * len(AVERAGED), 3 * len(AVERAGED),
+    ]  # fmt: skip
+    work = tier0()
+    assert len(work) == len(set(work)) == len(BLOCKS) * 20 * len(CONDITIONS)
+    first = work[: 20 * 6]
+    assert {(block, name) for block, _, name in first} == {
+        ("averages", "random"), ("budgets", "random"), *(("averages", n) for n in BURST_FREE),
+    }  # fmt: skip
+    assert [seed for _, seed, _ in first] == sorted(6 * list(range(300, 320)))
+    assert len(set(tier1())) == len(tier1()) == 8 * 10 * 2
 
 
-# a run -----------------------------------------------------------------------------------------
+def test_fixed_bursts_lie_where_pruning_goes_on():
+    from trial.design import CONDITIONS, burst_at, bursts
+
+    windows = bursts(CONDITIONS["bursts"], 0, 500)
+    inside = [step for step in range(1, 501) if burst_at(step, windows)]
+    assert len(inside) == 4 * 20
+    assert (inside[0], inside[-1]) == (76, 320)
+    assert not bursts(CONDITIONS["switch"], 0, 500)
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from trial import synthetic
+@given(st.integers(0, 10_000), st.sampled_from([120, 500]))
+def test_random_bursts_are_of_the_sizes_that_the_rule_names(seed, steps):
+    from trial.design import CONDITIONS, bursts
 
-    monkeypatch.setattr(synthetic, "DENSE_STEPS", 40)
-    synthetic.make_task.cache_clear()
-    yield synthetic
-    synthetic.make_task.cache_clear()
-
-
-@pytest.mark.parametrize("condition", ["clean", "noisy", "bursts", "rate_spike", "switch"])
-def test_a_run_repeats_itself_and_reaches_its_sparsity(short, condition):
-    from trial.design import Cell
-
-    cell = Cell(0, "mv", "platon", condition, 3)
-    first, again = (short.run(cell, steps=40) for _ in range(2))
-    for row in (first, again):
-        del row["seconds"]
-    assert first == again
-    weights = 64 * 128 + 128 * 128 + 128 * 10
-    assert first["sparsity"] == round(0.95 * weights) / weights
-    assert first["churn"] == pytest.approx(0.95, abs=1e-4)  # nothing grows back
-    assert 0 <= first["in_windows"] <= 1
+    windows = bursts(CONDITIONS["random"], seed, steps)
+    assert 3 <= len(windows) <= 6
+    for each in windows:
+        assert 0.05 * steps - 1 < each.after < 0.7 * steps + 1
+        assert 1 <= each.length <= {120: 10, 500: 40}[steps]
+        assert 3 <= each.noise <= 100
+    assert windows == bursts(CONDITIONS["random"], seed, steps)
 
 
-def test_pairs_see_the_same_data_and_the_same_noise(short, monkeypatch):
-    """Whatever the budget: batches, labels and gradient noise are those of the seed."""
-    from trial.design import Cell
+def test_the_strongest_of_bursts_that_overlap_holds():
+    from trial.design import Burst, burst_at
 
-    seen: dict[str, list[float]] = {}
-    real_draw, real_burst = short.Task.draw, short.add_burst
-
-    def draw(self, count, domain, noise, generator):
-        x, y = real_draw(self, count, domain, noise, generator)
-        seen[budget] += [count, domain, float(x.sum()), float(y.sum())]
-        return x, y
-
-    def burst(tensors, ratio, generator):
-        seen[budget].append(float(generator.get_state().double().sum()))
-        real_burst(tensors, ratio, generator)
-
-    monkeypatch.setattr(short.Task, "draw", draw)
-    monkeypatch.setattr(short, "add_burst", burst)
-    for budget in ("cubic", "mv"):
-        seen[budget] = []
-        short.make_task.cache_clear()
-        short.run(Cell(0, budget, "grad", "bursts", 1), steps=40)
-    assert seen["cubic"] == seen["mv"]
+    windows = (Burst(10, 10, 3.0), Burst(15, 2, 9.0))
+    assert [burst_at(step, windows) for step in (10, 11, 16, 18, 21)] == [
+        None, windows[0], windows[1], windows[0], None,
+    ]  # fmt: skip
 
 
-def test_label_noise_and_domains_are_what_they_say(short):
-    task = short.make_task(0)
-    for share in (0.0, 0.2):
-        x, y = task.draw(20000, 0, share, torch.Generator().manual_seed(5))
-        wrong = float((task.teacher(x).argmax(1) != y).double().mean())
-        assert wrong == pytest.approx(share * 0.9, abs=0.02)
-    spreads = [
-        task.draw(20000, domain, 0, torch.Generator().manual_seed(5))[0].T.cov()
-        for domain in (0, 1)
-    ]
-    values = [torch.linalg.eigvalsh(spread) for spread in spreads]
-    torch.testing.assert_close(values[0], values[1], rtol=0.02, atol=0.02)  # turned, not stretched
-    assert float((spreads[0] - spreads[1]).norm()) > 0.5 * float(spreads[0].norm())
-
-
-def test_a_burst_has_the_norm_that_was_asked_for():
-    from trial.synthetic import add_burst
-
-    gradients = [torch.randn(80, 90), torch.randn(700)]
-    before = [gradient.clone() for gradient in gradients]
-    add_burst(gradients, 25.0, torch.Generator().manual_seed(0))
-    norm = math.hypot(*(float(g.norm()) for g in before))
-    added = math.hypot(*(float((a - b).norm()) for a, b in zip(gradients, before, strict=True)))
-    assert added == pytest.approx(25 * norm, rel=0.05)
-
-
-@pytest.mark.parametrize("condition", ["clean", "bursts"])
-def test_an_encoder_is_pruned_and_measured(condition, tmp_path, monkeypatch):
-    """Tier 1 on a tiny model: exact shares, both pools' updates, a correlation."""
-    from trial import minilm
-    from trial.design import Cell
-
-    for name in ("text", "pairs"):
-        (tmp_path / name).mkdir()
-    text_file(tmp_path / minilm.TEXT, 200)
-    lines = sentence_lines(40, seed=3)
-    pairs = [
-        {"text": a, "text_pair": b, "score": i % 6}
-        for i, (a, b) in enumerate(itertools.pairwise(lines))
-    ]
-    (tmp_path / minilm.PAIRS).write_text("\n".join(map(json.dumps, pairs)))
-    monkeypatch.setattr(minilm, "STEPS", 12)
-    folder = model_folder(tmp_path / "model")
-    row = minilm.prune_and_measure(Cell(1, "mv", "platon", condition, 0), tmp_path, folder)
-    assert row["sparsity"] == 0.5
-    assert row["churn"] == pytest.approx(0.5)
-    assert -100 <= row["metric"] <= 100
-    assert row["loss_spike"] >= 0
-    # What the original answered to other runs' text changes nothing.
-    minilm.prune_and_measure(Cell(1, "cubic", "grad", "clean", 0), tmp_path, folder)
-    again = minilm.prune_and_measure(Cell(1, "mv", "platon", condition, 0), tmp_path, folder)
-    assert {**again, "seconds": 0} == {**row, "seconds": 0}
-    answers = minilm.of_seed(0, tmp_path, folder)[1].module.forward.answers
-    held_out = len(minilm.of_seed(0, tmp_path, folder)[0].held_out_batches())
-    assert len(answers) == 12 + held_out  # one for each step's text, however many runs
-
-
-# outcomes --------------------------------------------------------------------------------------
-
-
-def test_a_spike_is_a_rise_within_fifty_steps_of_an_update():
-    from trial.outcomes import loss_spike
-
-    curve = {0: 1.0, 10: 1.2, 20: 0.5, 60: 4.0, 80: 0.4}
-    assert loss_spike(curve, [5]) == pytest.approx(0.2)  # 60 is out of reach
-    assert loss_spike(curve, [20]) == pytest.approx(3.5)
-    assert loss_spike(curve, [60]) == 0.0
-    assert loss_spike(curve, [80]) == 0.0  # nothing after it
-
-
-def test_what_falls_into_windows_is_counted():
+def test_what_falls_into_bursts_is_counted():
+    from trial.design import Burst
     from trial.outcomes import stability
 
     updates = [
         {"step": s, "dropped": d, "churn": d / 100} for s, d in [(10, 5), (16, 20), (70, 15)]
     ]
-    found = stability(updates, {0: 1.0}, steps=100, window=3)
-    assert found["in_windows"] == 20 / 40
-    assert found["largest_update"] == 0.2
-    assert found["churn"] == pytest.approx(0.4)
+    found = stability(updates, [Burst(15, 3, 1.0), Burst(10, 2, 1.0)])
+    assert found == {"inside": 20 / 40, "largest_update": 0.2}
 
 
 # statistics ------------------------------------------------------------------------------------
@@ -197,124 +96,197 @@ def test_the_interval_is_students(values):
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
-def rows_of(effect_cubic: float, effect_static: float, noise: float = 0.1) -> list[dict[str, Any]]:
-    """Core rows of ten seeds whose budgets differ by planted effects, seeds by far more."""
+def test_the_bootstrap_over_seeds_is_that_of_scipy():
+    from trial.statistics import bootstrap
+
+    rng = np.random.default_rng(1)
+    sides = [{seed: rng.normal(at, 1, 4).tolist() for seed in range(20)} for at in (1.0, 0.0)]
+    arrays = [np.array(list(side.values())) for side in sides]
+
+    def difference(picked: Any) -> float:
+        return float(np.percentile(arrays[0][picked], 5) - np.percentile(arrays[1][picked], 5))
+
+    expected = stats.bootstrap(
+        (np.arange(20),), difference, n_resamples=4000, method="percentile", vectorized=False
+    ).confidence_interval
+    found = bootstrap(*sides, lambda values: np.percentile(values, 5, axis=1), 4000)
+    assert found.mean == pytest.approx(difference(np.arange(20)))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.1)
+    assert math.isnan(bootstrap({1: [2.0]}, {1: [1.0]}, lambda v: v.mean(1), 10).low)
+
+
+def rows_of(tier: int = 0, noise: float = 0.1, **shifts: Any) -> list[dict[str, Any]]:
+    """A tier's rows that the rule speaks of, of ten seeds that differ by five points.
+
+    shifts: "budget_averages" or "budget_averages_condition" -> points that these arms have more.
+    """
+    from trial.design import BLOCKS, RULED, TIER1_ARMS, TIER1_CONDITIONS
+
     rng = np.random.default_rng(0)
-    shift = {"cubic": -effect_cubic, "static_gradnorm": -effect_static, "mv": 0.0}
+    conditions = RULED if tier == 0 else TIER1_CONDITIONS
+    ruled = [arm for block in ("averages", "budgets") for arm in BLOCKS[block]]
     rows = []
     for seed in range(10):
         level = 80 + 5 * rng.standard_normal()
-        for saliency in ("grad", "platon"):
-            for budget, by in shift.items():
-                metric = level + by + noise * rng.standard_normal()
-                stable = {"churn": 0.95, "largest_update": 0.1, "loss_spike": 0.2}
+        for condition in conditions:
+            for arm in ruled if tier == 0 else TIER1_ARMS:
+                name = f"{arm.budget}_{arm.averages}"
+                more = shifts.get(f"{name}_{condition}", shifts.get(name, 0.0))
                 rows.append(
                     {
-                        "tier": 0, "variant": "core", "budget": budget, "saliency": saliency,
-                        "condition": "bursts", "seed": seed, "metric": metric,
-                        "in_windows": 0.1, **stable,
+                        "tier": tier, "seed": seed, "condition": condition, "budget": arm.budget,
+                        "averages": arm.averages, "saliency": arm.saliency,
+                        "metric": level + more + noise * rng.standard_normal(),
+                        "inside": shifts.get("inside", 0.03) if arm.budget == "mv" else 0.1,
+                        "largest_update": 0.1,
                     }
                 )  # fmt: skip
     return rows
 
 
-@pytest.mark.parametrize(
-    ("cubic", "static", "expected"),
-    [
-        (1.0, 1.0, "helps"),
-        (1.0, 0.0, "not shown"),
-        (0.0, 1.0, "not shown"),
-        (-1.0, 1.0, "not shown"),
-        (-1.0, -1.0, "harms"),
-    ],
-)
-def test_the_rule_falls_either_way(cubic, static, expected):
-    from trial.report import report, show, verdict
-    from trial.statistics import paired
+def outcomes(rows: list[dict[str, Any]], tier: int = 0) -> dict[str, str]:
+    from trial.rule import verdicts
 
-    rows = rows_of(cubic, static)
-    found, against_cubic, _ = verdict(rows)
-    assert found == expected
-    assert against_cubic.pairs == 10  # seeds, not runs
-    assert against_cubic.mean == pytest.approx(cubic, abs=0.1)
-    text = report(rows)
-    assert f"| grad | bursts | {show(paired(rows, 'mv', 'cubic', saliency='grad'))} |" in text
-    assert ("budget helps: both" in text) == (expected == "helps")
+    return {each.part: each.outcome for each in verdicts(rows, tier)}
 
 
 def test_pairing_removes_what_seeds_share():
     """Seeds differ by 5 points, pairs by a tenth: the interval knows the tenth."""
     from trial.statistics import paired
 
-    found = paired(rows_of(0.3, 0.0), "mv", "cubic")
-    assert found.high - found.low < 0.3
-    assert found.low > 0
+    found = paired(rows_of(mv_adaptive=0.3), ("mv", "adaptive"), ("cubic", "adaptive"))
+    assert found.seeds == 10  # seeds, not runs
+    assert found.mean == pytest.approx(0.3, abs=0.05)
+    assert 0 < found.low < found.high < 0.6
 
 
 def test_half_a_pair_counts_for_nothing():
     from trial.statistics import paired
 
-    rows = [row for row in rows_of(1, 1) if row["budget"] == "mv" or row["seed"] == 4]
-    assert paired(rows, "mv", "cubic").pairs == 1
+    rows = [row for row in rows_of() if row["budget"] == "mv" or row["seed"] == 4]
+    assert paired(rows, ("mv", "adaptive"), ("cubic", "adaptive")).seeds == 1
 
 
-def test_the_figure_is_drawn(tmp_path):
+# the rule --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shifts", "expected"),
+    [
+        ({}, {"M": "holds", "A": "not shown", "B": "no effect", "C": "not shown"}),
+        ({"inside": 0.05}, {"M": "holds"}),
+        ({"inside": 0.051}, {"M": "does not hold", "B": "void", "C": "void"}),
+        ({"cubic_clip": -1}, {"A": "helps", "B": "no effect", "C": "helps"}),
+        # A gain in bursts that costs half a point and more in one calm condition is none.
+        ({"cubic_clip": -1, "cubic_clip_switch": 0.6}, {"A": "not shown", "B": "no effect"}),
+        ({"cubic_clip": -1, "cubic_clip_switch": 0.3}, {"A": "helps"}),
+        ({"cubic_clip": 0.3}, {"A": "not shown"}),
+        ({"mv_adaptive": 1}, {"A": "not shown", "B": "helps", "C": "helps"}),
+        ({"mv_adaptive": 0.3}, {"B": "helps"}),  # above 0 helps, however small
+        ({"mv_adaptive": -0.3}, {"B": "no effect"}),
+        ({"mv_adaptive": -1}, {"B": "not shown", "C": "not shown"}),
+        ({"mv_adaptive": 1, "static_gradnorm_adaptive": 1}, {"B": "not shown"}),
+        ({"mv_adaptive": 1, "fixed_mom_adaptive": 1.3}, {"B": "not shown"}),
+    ],
+)  # fmt: skip
+def test_the_rule_falls_either_way(shifts, expected):
+    found = outcomes(rows_of(**shifts))
+    assert {part: found[part] for part in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("shifts", "expected"),
+    [
+        ({}, {"A1": "not shown", "B1": "no effect", "W": "no effect"}),
+        ({"cubic_clip": -1}, {"A1": "helps", "B1": "no effect"}),
+        ({"cubic_clip": -1, "cubic_clip_clean": 0.4}, {"A1": "not shown"}),
+        ({"mv_adaptive": 0.5}, {"B1": "helps", "W": "helps"}),
+        ({"mv_adaptive": -0.5}, {"B1": "not shown", "W": "not shown"}),
+    ],
+)
+def test_the_rule_of_minilm_falls_either_way(shifts, expected):
+    found = outcomes(rows_of(1, **shifts), 1)
+    assert {part: found[part] for part in expected} == expected
+
+
+def test_a_verdict_is_over_whole_seeds():
+    """A seed of which one arm is missing counts nowhere; one seed decides nothing."""
+    from trial.rule import verdicts, whole_seeds
+
+    rows = rows_of()
+    cut = [r for r in rows if (r["seed"], r["condition"], r["averages"]) != (9, "switch", "clip")]
+    assert {row["seed"] for row in whole_seeds(cut, 0)} == set(range(9))
+    for verdict in verdicts(cut, 0):
+        assert {each.seeds for each in verdict.found.values()} == {9}
+    one = [row for row in rows if row["seed"] == 3]
+    assert set(outcomes(one).values()) == {"not run"}
+
+
+def test_the_report_says_what_the_rule_says_and_draws_it(tmp_path):
     pytest.importorskip("matplotlib")
-    from trial.report import draw
+    from trial.report import draw, report, show
+    from trial.statistics import Paired, chosen, paired
 
-    draw(rows_of(1, 0), tmp_path / "figure.svg")
-    assert "momentum-variance minus cubic" in (tmp_path / "figure.svg").read_text().replace(
-        "<!-- Tier 0: ", ""
-    )
+    rows = [*rows_of(cubic_clip=-1), *rows_of(1)]
+    text = report(rows)
+    assert "over 10 of its 20 seeds" in text
+    assert "| A | averages: adaptive minus clipped, cubic budget | **helps** |" in text
+    of_grad = chosen([row for row in rows if row["tier"] == 0], ["random"], ["grad"])
+    one = paired(of_grad, ("cubic", "adaptive"), ("cubic", "clip"))
+    assert f"| random | grad | {show(one, 10)} | not run | not run | not run |" in text
+    assert show(replace(one, seeds=7), 10).endswith(", 7 seeds)")
+    assert show(Paired(1, -0.5, 2.5, 3), 3) == "+1.00 (-0.50 to +2.50)"
+    files = [tmp_path / name for name in ("one.svg", "two.svg")]
+    for file in files:
+        draw(rows, file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "adaptive minus clipped" in files[0].read_text()
 
 
 # running ---------------------------------------------------------------------------------------
 
 
-def test_runs_that_are_there_are_not_run_again(tmp_path, monkeypatch):
+def test_jobs_that_are_there_are_not_run_again(tmp_path, monkeypatch):
     import momentum_variance
+    from results_file import read_results
 
     ran = []
 
-    def run(cell):
-        ran.append(cell.key)
-        return {"metric": 1.0}
+    def run(job):
+        ran.append(job.name)
+        if len(ran) == 8:
+            raise KeyboardInterrupt
+        return [{**asdict(arm), "metric": 1.0} for arm in job.arms]
 
     monkeypatch.setattr(momentum_variance, "run", run)
     file = tmp_path / "rows.jsonl"
-    momentum_variance.fill(file, 1, None, 7)
-    momentum_variance.fill(file, 1, None, None)
-    assert len(ran) == len(set(ran)) == 60
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert {row["metric"] for row in rows} == {1.0}
-    momentum_variance.fill(file, 1, None, None)
-    assert len(ran) == 60
-
-
-def test_processes_share_runs_out_and_change_nothing(tmp_path, monkeypatch):
-    import momentum_variance
-    from trial.design import cells
-
-    monkeypatch.setattr(momentum_variance, "run", lambda cell: {"metric": hash(cell.key)})
-    files = [tmp_path / f"{jobs}.jsonl" for jobs in (1, 2)]
-    with ThreadPool(2) as pool:
-        monkeypatch.setattr(momentum_variance, "_pool", lambda jobs: pool)
-        for jobs, file in enumerate(files, start=1):
-            momentum_variance.fill(file, 0, None, 50, jobs)
-    one, two = (momentum_variance.read(file) for file in files)
-    assert one == two
-    assert [cell.key for cell in momentum_variance.absent(0, one)] == [
-        cell.key for cell in list(cells(0))[50:]
-    ]
+    with pytest.raises(KeyboardInterrupt):
+        momentum_variance.fill(file, 0)
+    assert len(file.read_text().splitlines()) == 7
+    momentum_variance.fill(file, 0)
+    assert len(ran) == 480 + 1
+    assert len(set(ran)) == 480
+    rows = list(momentum_variance.arm_rows(read_results(file)))
+    assert len(rows) == 56 * 6 * 20
+    assert all(json.dumps(row) for row in rows)
+    momentum_variance.fill(file, 0)
+    assert len(ran) == 481
 
 
 def test_what_is_left_is_counted_and_timed():
     import momentum_variance
-    from trial.design import cells
+    from results_file import read_results
 
-    first, *_ = momentum_variance.left([])
-    assert first == "tier 0, core: 1000 of 1000 runs are left, 20 minutes"
-    rows = [{**asdict(cell), "seconds": 6.0} for cell in cells(0) if cell.variant == "core"][:400]
-    first, *others = momentum_variance.left(rows)
-    assert first == "tier 0, core: 600 of 1000 runs are left, 60 minutes"
-    assert others[-1] == "tier 1, core: 60 of 60 runs are left, 55 minutes"
+    assert list(momentum_variance.left({})) == [
+        "tier 0: 480 of 480 jobs are left, 56 minutes",
+        "tier 1: 160 of 160 jobs are left, 320 minutes",
+    ]
+    lines = {
+        job.name: {
+            "tier": 0, "seed": job.seed, "condition": job.condition, "seconds": 6.0,
+            "arms": [asdict(arm) for arm in job.arms],
+        }
+        for job in momentum_variance.jobs(0)[:90]
+    }  # fmt: skip
+    assert next(momentum_variance.left(lines)) == "tier 0: 390 of 480 jobs are left, 39 minutes"
+    assert read_results(Path("/nowhere")) == {}
