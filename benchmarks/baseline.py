@@ -77,7 +77,9 @@ def rebuild(work: Path) -> dict[str, Any]:
         for recipe in RECIPES:
             if not (work / recipe / "report.json").exists():
                 words = [python, "-m", "edgeprune", "build", recipe, "--output", work / recipe]
-                subprocess.run(words, check=True, cwd=work / "checkout")
+                # What this process finds its own code by would hide the commit's.
+                clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+                subprocess.run(words, check=True, cwd=work / "checkout", env=clean)
         made = {
             "commit": COMMIT,
             "versions": versions(python),
