@@ -202,8 +202,8 @@ def page(claims: Claims) -> str:
         "",
         "Every figure of README.md and docs/ that states something measured. This page is made",
         "from `claims.yaml` by `python benchmarks/claims.py --write`; `make claims` prints it with",
-        'its state: a row whose code has changed since is "measured at" its commit. Dates are those',
-        "of the commit that recorded a figure.",
+        'its state: a row whose code has changed since is "measured at" its commit. Dates are',
+        "those of the commit that recorded a figure.",
         "",
     ]
     exceptions = ["", "Numbers that claim nothing:", "", "| words | in | why |", "|---|---|---|"]
