@@ -142,7 +142,13 @@ def test_help():
 
 # dry runs --------------------------------------------------------------------------------------
 
-SHORT = ("text.max_tokens=32", "measure.tokens=16", "measure.task=null", "measure.data=null")
+SHORT = (
+    "text.held_out=0.2",
+    "text.max_tokens=32",
+    "measure.tokens=16",
+    "measure.task=null",
+    "measure.data=null",
+)
 KINDS = {"classifier": "classifier", "decoder": "llama-fused"}
 
 
