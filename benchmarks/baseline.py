@@ -169,6 +169,8 @@ def beside(
 
 def table(done: dict[str, Any]) -> str:
     """The rows as Markdown."""
+    if not done:
+        return "No row is recorded yet."
     lines = [
         "| bundle | beside | speed | STS-B dev: that, this, change | MB | built by |",
         "|---|---|---|---|---|---|",
