@@ -7,13 +7,16 @@
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
 # make mutation   plant small faults into the numerics and count those that the tests notice
+# make claims   print every figure of the texts with what measured it, and whether that code is as now
+# make release   refuse figures of other code, run the suite, and build the wheel into dist
 # make gate   build a tiny bundle and compare it with the figures kept in .ci
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
-.PHONY: demo test test-slow test-clients test-cluster test-masked coverage golden mutation usage gate lint clean
+.PHONY: demo test test-slow test-clients test-cluster test-masked coverage golden mutation usage gate lint \
+	claims release clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -73,6 +76,14 @@ usage: $(VENV)/.test
 
 gate: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py
+
+claims: $(VENV)/.test
+	$(BIN)/python benchmarks/claims.py
+
+release: $(VENV)/.test
+	$(BIN)/python benchmarks/claims.py --strict
+	$(MAKE) test
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -41,14 +41,23 @@ def build_once(
 
 def speed_row(name: str, output: Path, seconds: float) -> dict[str, Any]:
     """A result's line: the speed of a build's bundle beside its original's."""
-    settings = BenchSettings(time_limit=seconds)
-    speed = compare(output / "bundle", output / "original", settings).to_json()
-    for side in ("candidate", "baseline"):
-        speed[side]["name"] = side  # not where it lies on this machine
-    return {"name": name, "speed": speed}
+    return {"name": name, "speed": speed_beside(output / "bundle", output / "original", seconds)}
 
 
 def quality_row(name: str, output: Path, measure: str, data: Path) -> dict[str, Any]:
     """A result's line: a measure of a build's bundle beside its original's, on a file or folder."""
-    found = evaluate(output / "bundle", measure, data, against=output / "original").to_json()
-    return {"name": name, **{key: found[key] for key in _KEPT}}
+    return {"name": name, **quality_beside(output / "bundle", output / "original", measure, data)}
+
+
+def speed_beside(candidate: Path, baseline: Path, seconds: float) -> dict[str, Any]:
+    """The speed of one model beside another, interleaved."""
+    speed = compare(candidate, baseline, BenchSettings(time_limit=seconds)).to_json()
+    for side in ("candidate", "baseline"):
+        speed[side]["name"] = side  # not where it lies on this machine
+    return speed
+
+
+def quality_beside(candidate: Path, baseline: Path, measure: str, data: Path) -> dict[str, Any]:
+    """A measure of one model beside another, on a file or folder."""
+    found = evaluate(candidate, measure, data, against=baseline).to_json()
+    return {key: found[key] for key in _KEPT}

@@ -142,7 +142,13 @@ def test_help():
 
 # dry runs --------------------------------------------------------------------------------------
 
-SHORT = ("text.max_tokens=32", "measure.tokens=16", "measure.task=null", "measure.data=null")
+SHORT = (
+    "text.held_out=0.2",
+    "text.max_tokens=32",
+    "measure.tokens=16",
+    "measure.task=null",
+    "measure.data=null",
+)
 KINDS = {"classifier": "classifier", "decoder": "llama-fused"}
 
 
@@ -204,7 +210,8 @@ def schema(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
 def test_manifest(family, recipe, tmp_path, monkeypatch):
     """Keys and types that a bundle's manifest has, which programs read."""
     model = model_folder(tmp_path / "model", family)
-    text = text_file(tmp_path / ("text.jsonl" if family == "classifier" else "text.txt"))
+    name = "text.jsonl" if family == "classifier" else "text.txt"
+    text = text_file(tmp_path / name, 120)  # so that a tenth has more than ten neighbours
     task = {"llama": "text-generation", "bert": "feature-extraction"}
     speed = named_by_side(make_speed(task.get(family, "text-classification")))
     monkeypatch.setattr("edgeprune.pipeline.measure.stage.compare", lambda *_: speed)

@@ -99,7 +99,8 @@ def _check_required(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 def _check_text(checkpoint: Checkpoint, text: Text) -> None:
     if text.reads == "sentences":
-        for part, use in ((text.train, "train on"), (text.held_out, "hold out")):
+        held = ((text.held_out, "hold out"), (text.measured, "measure"))
+        for part, use in ((text.train, "train on"), *held):
             if not part.sentences.texts:
                 raise UserError(
                     f"{text.source} leaves no sentence of three words or more to {use}: "
@@ -118,13 +119,13 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
     if file.exists():
         tokenizer = open_tokenizer(file)
         _check_tokens(text.corpus, tokenizer, checkpoint)
-        for part in (text.train, text.held_out) if text.reads == "windows" else ():
+        for part in (text.train, text.held_out, text.measured) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
         if text.reads == "asked":
             check_questions(tokenizer, text.corpus.documents, text.settings.max_tokens)
         if text.reads == "masked":
             mask_token(checkpoint.assets, tokenizer)
-            for part in (text.train, text.held_out):
+            for part in (text.train, text.held_out, text.measured):
                 _check_long_enough(part, tokenizer)
         if text.settings.language_balance and text.reads == "windows":
             for name, part in text.train.by_language.items():

@@ -6,6 +6,7 @@ for with this machine's own tables of it, and, of what is timed, the processor.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -24,6 +25,7 @@ from edgeprune.model.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 _CODE = {".py", ".pyc"}
+_COMPILED = {".so", ".dylib", ".dll"}
 _OURS = rf"{ROOT.name}(\.\w+)+(:\w+)?"
 _TARGETS = f"{ROOT.name}.targets"
 _ROWS = f"{ROOT.name}.model.tasks"
@@ -83,6 +85,37 @@ def code_digest(functions: Iterable[str]) -> str:
     files = sorted({file for each in read for file in each.files})
     libraries = {library for each in read for library in each.libraries}
     return digest(files_digest(files), json.dumps(versions(libraries)))
+
+
+def closure_digest(functions: Iterable[str]) -> str | None:
+    """A hash of our code and tables that run when these are called, each by its place and content;
+    without the libraries' versions, and without what is compiled from files that are there too.
+    None where a module is not there."""
+    functions = list(functions)
+    if not all(_file(function.partition(":")[0]) for function in functions):
+        return None
+    files = sorted({file for each in functions for file in reads(each).files})
+    sources = [file for file in files if file.suffix not in _COMPILED]
+    return digest(*(file.relative_to(ROOT).as_posix() for file in sources), files_digest(sources))
+
+
+@contextlib.contextmanager
+def package_at(folder: Path) -> Iterator[None]:
+    """Keys of the package as it lies in another folder, for a while."""
+    global ROOT
+    was, ROOT = ROOT, folder
+    forget()
+    try:
+        yield
+    finally:
+        ROOT = was
+        forget()
+
+
+def forget() -> None:
+    """Read the files' imports again: one process reads each once."""
+    for remembered in (reads, _file, _imports):
+        remembered.cache_clear()
 
 
 def processor_digest() -> str:

@@ -61,25 +61,25 @@ class Corpus:
                 content.update(f"{self.named[number]}\0".encode())
         return content.hexdigest()[:16]
 
-    def split(self, share: float, seed: int) -> tuple["Corpus", "Corpus"]:
-        """Training and held-out documents; round(share * n) are held out, and at least one. Of
-        several languages, so many of each, but for those of a single document.
+    def split(self, share: float, seed: int, least: int = 1) -> tuple["Corpus", "Corpus"]:
+        """Training and held-out documents; round(share * n) are held out, and at least `least`. Of
+        several languages, so many of each and at least one, but for those of a single document.
 
         Raises:
-            UserError: there are fewer than two documents.
+            UserError: there are no more documents than that.
         """
         count = len(self.documents)
-        if count < 2:
+        if count <= least:
             raise UserError(
-                f"{self.source} holds a single text; give at least two, so that one can be held "
-                "out for choosing checkpoints."
+                f"{self.source} holds too few texts; give at least {least + 1}, so that some "
+                "can be held out for choosing checkpoints and for measuring them."
             )
         rng = np.random.default_rng(seed)
         names = np.array(self.languages)
         known = np.unique(names)
         if len(known) == 1:
             order = rng.permutation(count)
-            held = max(1, round(share * count))
+            held = max(least, round(share * count))
             return self._take(order[held:]), self._take(order[:held])
         # What a language is called depends on the other documents: the parts keep it.
         whole = replace(self, named=[*self.languages])
@@ -90,7 +90,7 @@ class Corpus:
             held = max(1, round(share * len(order))) if len(order) > 1 else 0
             train += order[held:].tolist()
             held_out += order[:held].tolist()
-        if not held_out:
+        while len(held_out) < least:
             held_out.append(train.pop())
         return whole._take(rng.permutation(train)), whole._take(rng.permutation(held_out))
 

@@ -42,7 +42,11 @@ class TextSettings(Settings):
         1536, ge=64, description="Tokens in one training batch, padding included."
     )
     held_out: float = Field(
-        0.05, gt=0, lt=0.5, description="Share of the documents kept for choosing checkpoints."
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Share of the documents that are not trained on: half of them choose "
+        "checkpoints, and quality is measured on the other half.",
     )
     held_out_samples: int = Field(
         256, ge=8, description="Most sequences that the held-out loss is measured on."

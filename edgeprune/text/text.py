@@ -1,4 +1,5 @@
-"""The text of a build: opened once, and split once into what trains and what is held out."""
+"""The text of a build: opened once, and split once into what trains, what chooses among the trained
+weights, and what is measured."""
 
 import functools
 from collections import Counter
@@ -39,8 +40,14 @@ class Text:
 
     @property
     def held_out(self) -> Corpus:
-        """The documents that no stage trains on."""
+        """The documents that no stage trains on, and that choose the best weights."""
         return self._parts[1]
+
+    @property
+    def measured(self) -> Corpus:
+        """The documents that neither train nor choose: quality on the ones that choose is the best
+        of several tries, and so too good."""
+        return self._parts[2]
 
     @property
     def source(self) -> str:
@@ -90,7 +97,7 @@ class Text:
         return f"{line}: {len(sentences.texts):,} sentences; left out: {left_out or 'nothing'}"
 
     def reader(self, folder: Path, pad_id: int = 0, typed: bool = True) -> Reader:
-        """Batches of both parts, in the tokens of a model's folder.
+        """Batches of what trains and what chooses, in the tokens of a model's folder.
 
         Args:
             typed: whether its tokenizer tells of which of a pair's texts each token is.
@@ -118,8 +125,11 @@ class Text:
         )
 
     @functools.cached_property
-    def _parts(self) -> tuple[Corpus, Corpus]:
-        return self.corpus.split(self.settings.held_out, self.seed)
+    def _parts(self) -> tuple[Corpus, Corpus, Corpus]:
+        train, held = self.corpus.split(self.settings.held_out, self.seed, least=2)
+        # A language of which a single document is held out is measured rather than chosen by.
+        measured, choosing = held.split(0.5, self.seed)
+        return train, choosing, measured
 
 
 def open_text(

@@ -31,23 +31,14 @@ def package(tmp_path_factory) -> Iterator[Path]:
     """A copy of the package, to be changed, whose keys are taken."""
     copy = tmp_path_factory.mktemp("copy") / "edgeprune"
     shutil.copytree(keys.ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keys, "ROOT", copy)
-        forget()
+    with keys.package_at(copy):
         yield copy
-    forget()
 
 
 @pytest.fixture(scope="module")
 def before(package) -> dict[str, str]:
     """Of the package as it is."""
     return codes()
-
-
-def forget() -> None:
-    """What files import, which one process reads once."""
-    for remembered in (keys.reads, keys._file, keys._imports):
-        remembered.cache_clear()
 
 
 @contextlib.contextmanager
@@ -114,11 +105,11 @@ def test_changed_tables_run_what_decides_by_them(folder, before, package):
 def test_a_new_import_counts_wherever_it_stands(before, package):
     more = "\ndef more():\n    from edgeprune.service import app\n"
     with longer(package / "runtime" / "embed.py", more):
-        forget()
+        keys.forget()
         changed = codes()
         with longer(package / "service" / "app.py", "\n# changed\n"):
             assert differing(before, changed) == differing(changed, codes()) == {"measure"}
-    forget()
+    keys.forget()
     assert codes() == before
 
 

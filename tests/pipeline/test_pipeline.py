@@ -417,7 +417,7 @@ def test_the_same_seed_builds_the_same_bytes(site, output, untimed):
         (stage(folder, "measure") / "held_out.txt").read_text().splitlines()
         for folder in (output, other)
     ]
-    assert len(held[0]) == len(held[1]) == 12
+    assert len(held[0]) == len(held[1]) == 6
     assert held[0] != held[1]
 
 
@@ -633,7 +633,7 @@ def test_a_classifier_is_built_and_classifies(untimed, tmp_path):
     assert bundle.task == "text-classification"
     quality = Bundle.open(bundle.folder).manifest["stages"][-1]["quality"][0]
     assert quality["task"] == "classification"
-    assert quality["conditions"]["texts"] == 12
+    assert quality["conditions"]["texts"] == 6
     run = CliRunner().invoke(main, ["run", str(bundle.folder), "w001 w002", "--json"])
     assert run.exit_code == 0, run.stderr
 

@@ -42,5 +42,5 @@ def test_another_seed_is_another_split():
 
 
 def test_a_single_text_cannot_be_split():
-    with pytest.raises(UserError, match="holds a single text; give at least two"):
+    with pytest.raises(UserError, match="holds too few texts; give at least 2"):
         Corpus("it", ["one"]).split(0.1, 0)

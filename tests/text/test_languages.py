@@ -86,7 +86,7 @@ def _text(reads: str, balance: float, **more) -> Text:
         max_tokens=12,
         batch_tokens=1200,
         held_out=0.4,
-        held_out_samples=40,
+        held_out_samples=20,
         fragments=0,
         language_balance=balance,
         **more,
@@ -144,8 +144,8 @@ def test_languages_are_evened_out_exactly(folder, reads, balance) -> None:
     held = _drawn(reader.held_out_batches(), text.corpus)
     sizes = Counter(text.held_out.languages)
     share = sizes["sw"] ** (1 - balance) / sum(size ** (1 - balance) for size in sizes.values())
-    assert held.total() == 40
-    assert held["sw"] == pytest.approx(40 * share, abs=1)
+    assert held.total() == 20
+    assert held["sw"] == pytest.approx(20 * share, abs=1)
 
 
 @pytest.mark.parametrize("reads", ["sentences", "labelled", "windows"])

@@ -47,12 +47,34 @@ def opened(rows: Path, reads: str = "sentences", seed: int = 3, **settings) -> T
 def test_all_who_ask_get_the_same_split(reads, rows, tmp_path):
     text, folder = opened(rows, reads), encoder_folder(tmp_path)
     labels = ["bad", "good"] if reads in FORMS else None
-    train, held_out = read_corpus([str(rows)], labels, form=reads).split(0.2, 3)
-    assert (text.train, text.held_out) == (train, held_out)
+    train, held = read_corpus([str(rows)], labels, form=reads).split(0.2, 3)
+    assert text.train == train
+    parts = (text.held_out.documents, text.measured.documents)
+    assert [len(part) for part in parts] == [4, 4]
+    assert sorted(map(str, [*parts[0], *parts[1]])) == sorted(map(str, held.documents))
     assert text.train is text.train  # its sentences are told apart once
     reader = text.reader(folder)
     assert reader.train is text.train
     assert reader.held_out is text.held_out
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_fewest_texts_train_choose_and_are_measured(count, seed, tmp_path):
+    lines = [f"a line of number {n}" for n in range(count - 1)] + ["πάντα ῥεῖ καὶ οὐδέν"]
+    (tmp_path / "few.txt").write_text("\n".join(lines), encoding="utf-8")
+    text = opened(tmp_path / "few.txt", seed=seed)
+    parts = [part.documents for part in (text.train, text.held_out, text.measured)]
+    assert all(parts)
+    assert sorted(line for part in parts for line in part) == sorted(lines)
+
+
+def test_a_language_of_which_one_text_is_held_out_is_measured(tmp_path):
+    lines = [f"a line of number {n}" for n in range(40)] + ["πάντα ῥεῖ", "πάντα", "ἓν"]
+    (tmp_path / "two.txt").write_text("\n".join(lines), encoding="utf-8")
+    text = opened(tmp_path / "two.txt")
+    assert set(text.train.languages) == set(text.measured.languages) == {"Latin", "Greek"}
+    assert set(text.held_out.languages) == {"Latin"}
 
 
 def test_the_seed_decides_the_split_and_not_the_digest(rows):
@@ -98,10 +120,11 @@ def test_further_texts_of_the_vocabulary_train_nothing(rows, tmp_path):
         open_text(TextSettings(data=str(rows)), "sentences", 0, vocabulary=["./nowhere"])
 
 
-def test_a_single_text_is_refused_where_it_is_split(tmp_path):
-    (tmp_path / "one.txt").write_text("a single line of text")
-    text = opened(tmp_path / "one.txt")
-    with pytest.raises(UserError, match="holds a single text; give at least two"):
+@pytest.mark.parametrize("lines", ["a single line of text", "a line of text\nand another line"])
+def test_too_few_texts_are_refused_where_they_are_split(lines, tmp_path):
+    (tmp_path / "few.txt").write_text(lines)
+    text = opened(tmp_path / "few.txt")
+    with pytest.raises(UserError, match="holds too few texts; give at least 3"):
         _ = text.train
 
 

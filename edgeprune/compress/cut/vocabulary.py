@@ -77,7 +77,7 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
             compare_tokens(tokenizer, trimmed, kept, _texts(part, text.reads))
         )
 
-    parts = text.held_out.by_language if text.languages else {}
+    parts = text.measured.by_language if text.languages else {}
     languages = {name: compared(part) for name, part in parts.items()}
     return Trimmed(
         tokens_before=rows,
@@ -85,7 +85,7 @@ def run(context: Context, source: Path, target: Path, settings: VocabularySettin
         used=len(used),
         parameters_before=before,
         parameters=after,
-        held_out=compared(text.held_out),
+        held_out=compared(text.measured),
         **({"languages": languages} if languages else {}),
     )
 

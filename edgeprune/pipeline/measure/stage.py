@@ -110,11 +110,11 @@ def _of_held_out(measure: str, held: Path, window: int, languages: bool) -> Ques
 
 
 def write_held_out(context: Context, folder: Path) -> Path:
-    """Write the text that no stage has trained on, in the form that the measures read; of several
-    languages, in rows that name them."""
+    """Write the text that no stage has trained on or chosen by, in the form that the measures read;
+    of several languages, in rows that name them."""
     folder.mkdir(parents=True, exist_ok=True)
     text = context.text
-    reads, held = text.reads, text.held_out
+    reads, held = text.reads, text.measured
     if held.labels is not None:
         named = held.languages if text.languages else None
         return _write_labelled(held, named, folder / "held_out.jsonl", FORMS[reads])
@@ -141,7 +141,7 @@ def _write_labelled(held: Corpus, named: list[str] | None, file: Path, form: For
 
 def _write_languages(text: Text, file: Path) -> Path:
     """Documents with their language; of sentences so many, shared out as in training."""
-    parts = text.held_out.by_language
+    parts = text.measured.by_language
     texts = {name: part.documents for name, part in parts.items()}
     if text.reads == "sentences":
         found = {name: part.sentences.texts for name, part in parts.items()}

@@ -101,7 +101,9 @@ def test_what_would_change_nothing_of_an_encoder_is_refused(setting, purpose, sp
 )
 def test_a_cache_in_integers_is_for_attention_that_is_fused(family, fits, tmp_path):
     model = model_folder(tmp_path / "model", family)
-    recipe = recipe_file(tmp_path / "a.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}")
+    recipe = recipe_file(
+        tmp_path / "a.yaml", "text: {max_tokens: 16, held_out: 0.2}\nmeasure: {tokens: 12}"
+    )
     given = (recipe, "--model", model, "--data", text_file(tmp_path / "a.txt"), "--dry-run")
     result = build(*given, "--set", "quantize.cache_bits=8")
     assert result.exit_code == (0 if fits else 2), result.stderr
