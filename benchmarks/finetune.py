@@ -30,7 +30,8 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.text.batches import Batch
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import read_rows
-from edgeprune.text.readers import READERS, Reader
+from edgeprune.text.reader import Reader
+from edgeprune.text.readers import READERS
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.tags import IGNORED

@@ -14,7 +14,7 @@ from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.chat import Message, apply_chat_template, chat_template
 from edgeprune.runtime.finite import finite_logits
 from edgeprune.runtime.logits import softmax
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Tokenizer
 
 # A byte-level tokenizer decodes an incomplete character to this.
@@ -49,9 +49,7 @@ class Generator:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.decoder = Decoder(self.session, bundle.config)
 
     @cached_property
