@@ -1,6 +1,7 @@
 """Convert text to token ids with the model's tokenizer.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +39,8 @@ class Tokenizer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.warns = True
-        """Whether `encode` warns; who reads many texts in turn does so once, by `warn_of_cut`."""
+        self._counted: list[int] | None = None
+        """Within `counting`, the texts that were cut and those that were read."""
         self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
         self._typed = tells_token_types(bundle.tokenizer_config, bundle.config)
@@ -70,16 +71,27 @@ class Tokenizer:
             self.rust.no_truncation()
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         self.bundle.cut_texts += cut
-        if self.warns:
-            self.warn_of_cut(cut, len(encodings))
+        if self._counted is None:
+            self._warn_of_cut(cut, len(encodings), "")
+        else:
+            self._counted = [self._counted[0] + cut, self._counted[1] + len(encodings)]
         return self._tokens(encodings, first)
 
-    def warn_of_cut(self, cut: int, count: int, remedy: str = "") -> None:
-        """Say how many of so many texts were cut, if any was.
+    @contextmanager
+    def counting(self, remedy: str = "") -> Iterator[None]:
+        """Warn once of all texts that `encode` cuts meanwhile, and not at every call.
 
         Args:
             remedy: what would read them whole, as a sentence.
         """
+        self._counted = [0, 0]
+        try:
+            yield
+        finally:
+            (cut, count), self._counted = self._counted, None
+        self._warn_of_cut(cut, count, remedy)
+
+    def _warn_of_cut(self, cut: int, count: int, remedy: str) -> None:
         if not cut:
             return
         whose, cut_off = "The text is", "was cut"
