@@ -72,6 +72,8 @@ class Embedder:
         self, texts: Sequence[Text], batch_size: int | None, prompt: str | None
     ) -> np.ndarray:
         texts = checked(texts)
+        if not texts:
+            return self.embed_tokens([])
         split = [self.tokenizer.parts(_alone(text), prompt) for text in texts]
         parts = [part for found in split for part in found]
         vectors = self.embed_tokens([part.tokens for part in parts], batch_size)
