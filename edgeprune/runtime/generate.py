@@ -11,11 +11,12 @@ from edgeprune.base.progress import say
 from edgeprune.base.settings import Settings
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
-from edgeprune.runtime.chat import Message, apply_chat_template, chat_template
+from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.finite import finite_logits
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.text.chat_template import Message, chat_template
 
 # A byte-level tokenizer decodes an incomplete character to this.
 _INCOMPLETE = "\ufffd"
@@ -69,7 +70,7 @@ class Generator:
 
     @property
     def has_chat_template(self) -> bool:
-        return chat_template(self.bundle) is not None
+        return chat_template(self.bundle.folder, self.bundle.tokenizer_config) is not None
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
         """Answer a chat, piece by piece, through the model's chat template."""

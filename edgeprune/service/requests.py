@@ -118,7 +118,7 @@ def parse(kind: type[Body], body: bytes) -> Body:
 
 
 def _told(error: ValidationError, body: bytes) -> str:
-    """What is wrong first: of a value that may have several forms, what each form lacks first."""
+    """The first fault: of a value that may have several forms, what each form lacks first."""
     errors = error.errors(include_url=False, include_input=False)
     value = None if errors[0]["type"] == "json_invalid" else from_json(body)
     first = errors[0]["loc"]

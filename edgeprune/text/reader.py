@@ -12,6 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from edgeprune.text.balance import Evened, balanced_rows, shares
 from edgeprune.text.batches import Batch, Shape, Tokens, by_length
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.pair_template import PairTemplate
 from edgeprune.text.pairs import Document
 from edgeprune.text.samplers import from_clusters, share_out
 from edgeprune.text.settings import TextSettings
@@ -44,6 +45,8 @@ class Reader(ABC):
     """Whether clients say of which of a pair's texts each token is."""
     mask_id: int = 0
     """The token that stands for a masked one, where some are."""
+    template: PairTemplate | None = None
+    """The text that stands around a pair, where the model reads one."""
 
     def batches(self, purpose: str = "") -> Iterator[Batch]:
         """Training batches without end: the same for the same seed and purpose, others for
@@ -99,6 +102,14 @@ class Reader(ABC):
     def encode(self, texts: Sequence[Document]) -> list[Tokens]:
         """Tokens of texts or pairs with special tokens, cut at max_tokens, of a pair the longer
         text first."""
+        if self.template is not None:
+            self.tokenizer.no_padding()
+            self.tokenizer.no_truncation()
+            end, whole = self.template.end(self.tokenizer), map(self.template.joined, texts)
+            most = self.template.room(self.tokenizer, self.settings.max_tokens)
+            self.tokenizer.enable_truncation(most)
+            found = self.tokenizer.encode_batch(list(whole), add_special_tokens=False)
+            return [Tokens(ids := [*each.ids, *end], [0] * len(ids)) for each in found]
         return [Tokens(each.ids, self.types_of(each)) for each in self.encodings(texts)]
 
     def encodings(self, texts: Sequence[Document]) -> list[Encoding]:

@@ -11,6 +11,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import mask_token
+from edgeprune.text.pair_template import read_pair_template
 from edgeprune.text.prompts import read_library
 from edgeprune.text.reader import Reader
 from edgeprune.text.readers import READERS
@@ -117,6 +118,7 @@ class Text:
             before,
             typed,
             mask_id,
+            read_pair_template(folder),
         )
 
     @functools.cached_property

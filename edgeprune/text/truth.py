@@ -32,8 +32,8 @@ class Form:
     """Whether rows may have a query and lists of documents in place of a pair and its truth."""
 
     told: Callable[[Any], Iterable[Any]] | None = lambda truth: [str(truth)]
-    """What a truth says of its text, or of its words, one by one: data in which all say the same
-    teach nothing. None: where that is no matter."""
+    """The values that a truth gives its text, or its words, one by one: data in which all are the
+    same teach nothing. None: where that is no matter."""
 
     def row(self, document: Document, truth: Any) -> Row:
         """The row of a document and its truth."""

@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Answers:
-    """What is true of texts and what was found: of each its class, by number [texts]; or whether it
+    """The truth of texts and what was found: of each its class, by number [texts]; or whether it
     has each of several labels [texts, labels].
 
     A case is a text, or one of the labels of one.
