@@ -18,6 +18,7 @@ from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.languages import OTHER
 from edgeprune.text.masks import FEWEST_TOKENS, mask_token, too_short
+from edgeprune.text.pair_template import read_pair_template
 from edgeprune.text.samplers import share_out
 from edgeprune.text.text import Text
 from edgeprune.text.tokenizer_file import open_tokenizer
@@ -118,6 +119,8 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
     if file.exists():
         tokenizer = open_tokenizer(file)
         _check_tokens(text.corpus, tokenizer, checkpoint)
+        if template := read_pair_template(checkpoint.assets):
+            template.room(tokenizer, text.settings.max_tokens)
         for part in (text.train, text.held_out) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
         if text.reads == "asked":

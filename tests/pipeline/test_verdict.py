@@ -106,6 +106,11 @@ def test_training_reads_what_the_model_reads_when_it_runs(folder, tmp_path) -> N
     small = open_text(TextSettings(**settings | {"max_tokens": 16}), "scored", 0, ["LABEL_0"])
     with pytest.raises(UserError, match=r"around a pair has \d+ tokens, and 16 are the most"):
         small.reader(model.folder).encode([pair])
+    recipe = recipe_file(tmp_path / "r.yaml", "text: {max_tokens: 16}")
+    words = ["build", recipe, "--model", folder, "--data", data, "--dry-run"]
+    told = CliRunner().invoke(main, list(map(str, words)))
+    assert told.exit_code == 2
+    assert "tokens, and 16 are the most here" in " ".join(told.output.split())
 
 
 @pytest.mark.parametrize(
