@@ -27,6 +27,7 @@ from edgeprune.report.story import (
 )
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.text.chat_template import chat_template
+from edgeprune.text.pair_template import PAIR_TEMPLATE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FOLDERS = re.compile(r"(?<!\S)[~.]{0,2}/(\S*/)?(?=\S)")
@@ -82,6 +83,7 @@ def model_card(bundle: Bundle) -> str:
         "sentence_transformers": sentences,
         "prompts": ", ".join(name for name, text in bundle.library.prompts.items() if text),
         "chat": chat_template(bundle.folder, bundle.tokenizer_config) is not None,
+        "around_pairs": (bundle.folder / PAIR_TEMPLATE).is_file(),
         "kernels": "kernels" in manifest,
         "limits": not_measured(record),
     }

@@ -1,6 +1,7 @@
 """Decoders that rank by a word, beside sentence-transformers and the decoder itself."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,14 @@ def test_a_bundle_answers_as_sentence_transformers(family, options, tmp_path) ->
     assert np.corrcoef(small.score(texts), ranker.score(texts))[0, 1] > 0.95
     listed = json.loads((tmp_path / "out" / "bundle" / "modules.json").read_text())
     assert [each["path"] for each in listed] == [""]  # its graph gives scores
+    blocks = re.findall(
+        r"```python\n(.*?)```", (small.bundle.folder / "README.md").read_text(), re.S
+    )
+    names = {"folder": str(small.bundle.folder)}
+    for block in (blocks[2], blocks[-1]):  # of the texts around a pair, and of the runtime alone
+        exec(block, names)
+    [[logit]] = small.logits([("A query", "A document")])
+    assert float(names["logits"][0, 0]) == pytest.approx(float(logit), abs=1e-5)
     with pytest.raises(UserError, match="was given a single text: give both"):
         ranker.score(["alone"])
 
