@@ -18,7 +18,6 @@ from edgeprune.text.readers import READERS
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.tokenizer_file import open_tokenizer
-from edgeprune.text.truth import FORMS, Form
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def open_text(
         vocabulary: sources of further texts whose tokens are kept.
 
     Raises:
-        UserError: a source is missing, empty or not text, its rows lack a field, or all of them
-            have the same label or score.
+        UserError: a source is missing, empty or not text, or its rows lack a field.
     """
     corpus = read_corpus(
         settings.data,
@@ -152,19 +150,5 @@ def open_text(
         settings.language,
         reads,
     )
-    if labels is not None:
-        _refuse_one_truth(corpus, FORMS[reads])
     further = read_corpus(vocabulary) if vocabulary else None
     return Text(corpus, reads, settings, seed, further)
-
-
-def _refuse_one_truth(corpus: Corpus, form: Form) -> None:
-    """Refuse texts, or words, whose labels or scores are all the same: a model that learns from
-    them can only forget what tells texts apart."""
-    if form.told is None or corpus.labels is None or len(corpus.labels) < 2:
-        return
-    if len({each for truth in corpus.labels for each in form.told(truth)}) < 2:
-        raise UserError(
-            f"{corpus.source}: all of its {len(corpus.labels):,} texts say the same by their "
-            f"{form.field}, of which a model learns nothing: give texts of at least two kinds."
-        )

@@ -107,21 +107,3 @@ def test_a_single_text_is_refused_where_it_is_split(tmp_path):
 
 def test_every_task_has_a_reader():
     assert {task.reads for task in TASKS.values()} == set(READERS)
-
-
-@pytest.mark.parametrize(
-    ("reads", "same"),
-    [
-        ("labelled", {"label": 1}),
-        ("multi-labelled", {"labels": ["good"]}),
-        ("scored", {"score": 0.5}),
-        ("tagged", {"tags": [0, 0], "tokens": ["one", "two"]}),
-    ],
-)
-def test_data_of_one_label_are_refused(reads, same, rows, tmp_path):
-    whole = [json.loads(line) | same for line in rows.read_text().splitlines()]
-    alike = write_jsonl(tmp_path / "alike.jsonl", whole)
-    [field, *_] = same
-    with pytest.raises(UserError, match=f"all of its 40 texts say the same by their {field}"):
-        opened(alike, reads)
-    assert len(opened(alike).corpus.documents) == 40  # where no label is read
