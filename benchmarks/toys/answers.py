@@ -1,5 +1,6 @@
 """Rows for each task, what transformers answers to them, and what `edgeprune run` says of a row."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,32 @@ def ranked(model: Path, rows: Sequence[Row]) -> list[Answer]:
 
     encoder = CrossEncoder(str(model), device="cpu")
     return [("", np.array(encoder.predict((row["text"], row["text_pair"])))) for row in rows]
+
+
+class Deciding(torch.nn.Module):
+    """A decoder whose answer is how much likelier one token is than another after the last."""
+
+    def __init__(self, decoder: torch.nn.Module, tokens: Mapping[str, int]) -> None:
+        super().__init__()
+        self.decoder, self.tokens = decoder, tokens
+
+    def forward(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits [texts, 1] of texts of one length."""
+        logits = self.decoder(input_ids).logits[:, -1]
+        yes, no = (self.tokens[f"{name}_token_id"] for name in ("true", "false"))
+        return {"logits": (logits[:, yes] - logits[:, no])[:, None]}
+
+
+def loaded(model: Path, loader: str) -> torch.nn.Module:
+    """A model by a class of transformers."""
+    module: torch.nn.Module = getattr(t, loader).from_pretrained(model, dtype="float32").eval()
+    return module
+
+
+def deciding(model: Path, loader: str) -> torch.nn.Module:
+    """A decoder that ranks by a word."""
+    tokens = json.loads((model / "1_LogitScore" / "config.json").read_text())
+    return Deciding(loaded(model, "AutoModelForCausalLM"), tokens)
 
 
 def scored_row(row: Row) -> Answer:

@@ -88,11 +88,11 @@ def far(expected: Sequence[Answer], found: Sequence[Answer]) -> float:
     return largest
 
 
-def drift(model: Path, bundle: Built, rows: Sequence[Row]) -> float:
+def drift(model: Path, way: Way, bundle: Built, rows: Sequence[Row]) -> float:
     """How far a bundle's outputs lie from torch's, ||a - b|| / ||a|| over all rows."""
     opened = Bundle.open(bundle.folder)
     task = TASKS[opened.task]
-    module = getattr(t, task.loader).from_pretrained(model, dtype="float32").eval()
+    module = way.read(model, task.loader)
     reads = inspect.signature(module.forward).parameters
     tokenizer = t.AutoTokenizer.from_pretrained(model)
     session = ort.InferenceSession(str(opened.model_path), providers=["CPUExecutionProvider"])

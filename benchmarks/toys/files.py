@@ -103,6 +103,52 @@ _CHAT = (
 )
 
 
+def with_verdict(folder: Path) -> None:
+    """The tokens by which a decoder says whether a document answers a query, the chat that asks it,
+    and the instruction that it has unless told otherwise."""
+    kinds = [("", "base.modules.transformer.Transformer")]
+    kinds.append(("1_LogitScore", "cross_encoder.modules.logit_score.LogitScore"))
+    _write(
+        folder / "modules.json",
+        [
+            {
+                "idx": place,
+                "name": str(place),
+                "path": path,
+                "type": f"sentence_transformers.{kind}",
+            }
+            for place, (path, kind) in enumerate(kinds)
+        ],
+    )
+    (folder / "1_LogitScore").mkdir()
+    _write(folder / "1_LogitScore" / "config.json", {"true_token_id": 70, "false_token_id": 75})
+    reads = {"method": "forward", "method_output_name": "logits"}
+    _write(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": "text-generation",
+            "modality_config": {"text": reads, "message": {**reads, "format": "flat"}},
+            "module_output_name": "causal_logits",
+        },
+    )
+    _write(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "CrossEncoder",
+            "prompts": {"search": "Find it."},
+            "default_prompt_name": "search",
+        },
+    )
+    (folder / "chat_template.jinja").write_text(_VERDICT, encoding="utf-8")
+
+
+_SAID = "{{ messages | selectattr('role', 'eq', 'ROLE') | map(attribute='content') | first }}"
+_VERDICT = (
+    f"<|im_start|>{_SAID.replace('ROLE', 'system').replace('first', 'first | default(1)')}\n"
+    f"Q: {_SAID.replace('ROLE', 'query')}\nD: {_SAID.replace('ROLE', 'document')}<|im_end|>\n"
+)
+
+
 def with_prompts(folder: Path) -> None:
     """Texts that stand before a query's, padding on the left, and a last token that is pooled."""
     _write(

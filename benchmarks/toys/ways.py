@@ -37,6 +37,8 @@ class Way:
     """Further ones of `edgeprune run`."""
     saved: tuple[Saved, ...] = ()
     """Changes of the files that transformers writes."""
+    read: Callable[[Path, str], torch.nn.Module] = a.loaded
+    """The model in float32 by the class of a task, with the outputs of that task."""
     posed: Callable[[str, Any], Row] = lambda text, tokenizer: {"text": text}
     """A row to answer, by its text and the model's tokenizer."""
 
@@ -88,7 +90,13 @@ _RERANKER = Way(
     a.scored_row,
     posed=a.pair,
 )
-_DECODING_RERANKER = replace(_RERANKER, name="yes or no", task="", head=_DECODER.head)
+_DECODING_RERANKER = replace(
+    _RERANKER,
+    name="yes or no",
+    head=_DECODER.head,
+    saved=(f.in_half(torch.bfloat16), f.with_verdict),
+    read=a.deciding,
+)
 _FILLER = Way(
     "masked",
     "fill-mask",

@@ -22,7 +22,7 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.importing import import_checkpoint, import_tokenizer
 from edgeprune.model.model import Model
 from edgeprune.model.store import TRAINING_ATTENTION, load_model, save_model
-from edgeprune.text.readers import Reader
+from edgeprune.text.reader import Reader
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import open_text
 from trial.clipped import ClippedAverages

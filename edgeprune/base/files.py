@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -55,6 +56,14 @@ def replace_file(file: Path, text: str) -> None:
         aside.replace(real)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let `target` have the content of `source`, by a symbolic link where that may be made."""
+    try:
+        target.symlink_to(source)
+    except OSError:  # a system that does not let every user make them
+        shutil.copyfile(source, target)
 
 
 def _followed(file: Path) -> Path:

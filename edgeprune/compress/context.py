@@ -14,7 +14,7 @@ from edgeprune.base.record import Record
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.token_types import tells_token_types
 from edgeprune.text.batches import Batch, Tokens
-from edgeprune.text.readers import Reader
+from edgeprune.text.reader import Reader
 from edgeprune.text.text import Text
 from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS
 

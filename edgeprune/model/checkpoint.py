@@ -6,7 +6,7 @@ refused.
 """
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgeprune.model.modules import pools
 from edgeprune.model.safetensors_header import read_header
 from edgeprune.model.tasks import base_class, task_of
 from edgeprune.model.tensor_files import TENSORS, TensorFiles
+from edgeprune.model.verdict import HEAD, as_scorer, read_verdict
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -94,6 +95,16 @@ def open_checkpoint(name: str) -> Checkpoint:
     config_file = folder / "config.json"
     if folder.is_file() or not config_file.exists():
         return _open_gguf(name, folder)
+    found = _open_folder(name, folder)
+    if (verdict := read_verdict(folder)) is None:
+        return found
+    scorer = _open_folder(name, as_scorer(folder, found.config, found.files, found.shapes, verdict))
+    shapes = {tensor: shape for tensor, shape in scorer.shapes.items() if tensor != HEAD}
+    return replace(scorer, shapes=shapes)
+
+
+def _open_folder(name: str, folder: Path) -> Checkpoint:
+    """A folder with a config.json."""
     _refuse_adapter(folder)
     config = read_config(folder)
     if pools(folder):
@@ -211,7 +222,7 @@ def _from_hub(name: str) -> Path:
             f"{name!r} is not a folder here, and fetching it from the hub needs {install('build')}."
         ) from None
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-    patterns += ["*_Pooling/*", "*_Dense/*"]
+    patterns += ["*_Pooling/*", "*_Dense/*", "*_LogitScore/*"]
     others = [f"{_ORIGINAL}/*", "consolidated*"]  # the model once more, in another layout
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=others))

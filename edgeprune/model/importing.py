@@ -1,7 +1,6 @@
 """A user's model, in any format that we read, as a module in float32."""
 
 import json
-import shutil
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from edgeprune.base.errors import UserError, reason
+from edgeprune.base.files import link_or_copy
 from edgeprune.base.progress import track
 from edgeprune.base.quiet import quiet
 from edgeprune.model.assets import copy_assets
@@ -161,15 +161,8 @@ def _from_pretrained(auto: Any, checkpoint: Checkpoint, **options: Any) -> Any:
             (folder / "config.json").write_text(json.dumps(checkpoint.config))
         for file in (*checkpoint.files, checkpoint.folder / INDEX):
             if file.exists():
-                _link(file.resolve(), folder / file.name)
+                link_or_copy(file.resolve(), folder / file.name)
         return auto.from_pretrained(folder, trust_remote_code=False, **options)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.symlink_to(source)
-    except OSError:  # a system that does not let every user make them
-        shutil.copyfile(source, target)
 
 
 def _check_whole(checkpoint: Checkpoint, config: dict[str, Any], lacking: list[Any]) -> None:

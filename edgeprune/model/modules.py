@@ -67,9 +67,14 @@ def pools(folder: Path) -> bool:
 
 def kinds_of(folder: Path) -> list[str]:
     """The kinds of the modules that a model's folder lists, whether they are run here or not."""
+    return [_kind(each) for each in listed_modules(folder)]
+
+
+def listed_modules(folder: Path) -> list[dict[str, Any]]:
+    """The modules that a model's folder lists, as modules.json has them."""
     path = folder / MODULES
     listed = load_json(path) if path.is_file() else []
-    return [_kind(each) for each in listed if isinstance(each, dict)] if listed else []
+    return [each for each in listed if isinstance(each, dict)] if listed else []
 
 
 def settings_of(folder: Path, module: Module) -> dict[str, Any]:

@@ -18,9 +18,11 @@ from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.languages import OTHER
 from edgeprune.text.masks import FEWEST_TOKENS, mask_token, too_short
+from edgeprune.text.pair_template import read_pair_template
 from edgeprune.text.samplers import share_out
 from edgeprune.text.text import Text
 from edgeprune.text.tokenizer_file import open_tokenizer
+from edgeprune.text.truth import FORMS
 
 
 def check(recipe: Recipe, context: Context) -> None:
@@ -62,6 +64,21 @@ def check(recipe: Recipe, context: Context) -> None:
         stage.refuse(settings, facts)
         facts = stage.leaves(settings, facts)
     _check_text(checkpoint, text)
+    if any(stage.trains for stage in recipe.stages):
+        _refuse_one_truth(text)
+
+
+def _refuse_one_truth(text: Text) -> None:
+    """Refuse to train on texts, or words, whose labels or scores are all the same: a model that
+    learns from them can only forget what tells texts apart."""
+    corpus, form = text.corpus, FORMS.get(text.reads)
+    if form is None or form.told is None or corpus.labels is None:
+        return
+    if len({each for truth in corpus.labels for each in form.told(truth)}) < 2:
+        raise UserError(
+            f"{text.source}: all of its {len(corpus.labels):,} texts say the same by their "
+            f"{form.field}, of which a model learns nothing: give texts of at least two kinds."
+        )
 
 
 def _refuse_required(recipe: Recipe) -> None:
@@ -119,6 +136,8 @@ def _check_text(checkpoint: Checkpoint, text: Text) -> None:
     if file.exists():
         tokenizer = open_tokenizer(file)
         _check_tokens(text.corpus, tokenizer, checkpoint)
+        if template := read_pair_template(checkpoint.assets):
+            template.room(tokenizer, text.settings.max_tokens)
         for part in (text.train, text.held_out, text.measured) if text.reads == "windows" else ():
             _check_window(part, tokenizer, text.settings.max_tokens)
         if text.reads == "asked":

@@ -109,8 +109,9 @@ def _turned(changes: Changes) -> str:
     lost = sorted(changes.right_to_wrong_by_class.items(), key=lambda entry: -entry[1])
     most = [f"{name} ({count:,})" for name, count in lost[:_NAMED] if count]
     which = f", most of {listed(most)}" if most else ""
+    lost_in_all = many(changes.right_to_wrong, changes.of)
     return (
-        f"{many(changes.right_to_wrong, 'text')} that the original has right became wrong{which}; "
+        f"{lost_in_all} that the original has right became wrong{which}; "
         f"{changes.wrong_to_right:,} became right. `edgeprune evaluate --against` shows some."
     )
 

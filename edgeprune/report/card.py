@@ -26,7 +26,8 @@ from edgeprune.report.story import (
     verdict,
 )
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.chat import chat_template
+from edgeprune.text.chat_template import chat_template
+from edgeprune.text.pair_template import PAIR_TEMPLATE
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FOLDERS = re.compile(r"(?<!\S)[~.]{0,2}/(\S*/)?(?=\S)")
@@ -81,7 +82,8 @@ def model_card(bundle: Bundle) -> str:
         "use": TASKS[record.task].card,
         "sentence_transformers": sentences,
         "prompts": ", ".join(name for name, text in bundle.library.prompts.items() if text),
-        "chat": chat_template(bundle) is not None,
+        "chat": chat_template(bundle.folder, bundle.tokenizer_config) is not None,
+        "around_pairs": (bundle.folder / PAIR_TEMPLATE).is_file(),
         "kernels": "kernels" in manifest,
         "limits": not_measured(record),
     }

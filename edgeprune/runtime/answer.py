@@ -24,7 +24,7 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
 from edgeprune.runtime.names import PER_TOKEN
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.runtime.windows import Windows
 from edgeprune.text.answers import cut_into_windows, windows
@@ -114,9 +114,7 @@ class Answerer:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = QuestionTokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.default_batch = usual_batch(bundle.model_path)
 
     def answer(

@@ -12,7 +12,7 @@ from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.entailment import TEMPLATE, ZeroShot, entailment_of, hypotheses, ranked
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.text.batches import Tokens
 from edgeprune.text.pairs import listed
@@ -36,9 +36,7 @@ class SequenceModel:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.default_batch = usual_batch(bundle.model_path)
         if "logits" not in [node.name for node in self.session.get_outputs()]:
             raise UserError(

@@ -14,7 +14,7 @@ from edgeprune.runtime.batches import run_batches, usual_batch
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.compact import Precision, compact
 from edgeprune.runtime.finite import finite
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.text.batches import Tokens
 from edgeprune.text.pairs import checked
@@ -28,9 +28,7 @@ class Embedder:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.default_batch = usual_batch(bundle.model_path)
         self._output, self._pooled = self._choose_output()
         stated, self._steps = bundle.pooling, bundle.steps
@@ -74,6 +72,8 @@ class Embedder:
         self, texts: Sequence[Text], batch_size: int | None, prompt: str | None
     ) -> np.ndarray:
         texts = checked(texts)
+        if not texts:
+            return self.embed_tokens([])
         split = [self.tokenizer.parts(_alone(text), prompt) for text in texts]
         parts = [part for found in split for part in found]
         vectors = self.embed_tokens([part.tokens for part in parts], batch_size)
@@ -95,6 +95,8 @@ class Embedder:
 
     def embed_tokens(self, encoded: Sequence[Tokens], batch_size: int | None = None) -> np.ndarray:
         """`embed` for tokenized texts."""
+        if not len(encoded):  # the width of none is that of any
+            return self.embed_tokens(self.tokenizer.whole([""]))[:0]
         embeddings: list[np.ndarray | None] = [None] * len(encoded)
         for rows, hidden, mask in run_batches(
             self.session, self.tokenizer, self._output, encoded, batch_size or self.default_batch

@@ -12,7 +12,7 @@ from edgeprune.runtime.batches import check_number, run_batches, usual_batch
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.text.batches import Tokens
 from edgeprune.text.masks import mask_token
@@ -106,9 +106,7 @@ class Filler:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = MaskTokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.default_batch = usual_batch(bundle.model_path)
 
     def fill(

@@ -11,11 +11,12 @@ from edgeprune.base.progress import say
 from edgeprune.base.settings import Settings
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
-from edgeprune.runtime.chat import Message, apply_chat_template, chat_template
+from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.finite import finite_logits
 from edgeprune.runtime.logits import softmax
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Tokenizer
+from edgeprune.text.chat_template import Message, chat_template
 
 # A byte-level tokenizer decodes an incomplete character to this.
 _INCOMPLETE = "\ufffd"
@@ -49,9 +50,7 @@ class Generator:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = Tokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.decoder = Decoder(self.session, bundle.config)
 
     @cached_property
@@ -71,7 +70,7 @@ class Generator:
 
     @property
     def has_chat_template(self) -> bool:
-        return chat_template(self.bundle) is not None
+        return chat_template(self.bundle.folder, self.bundle.tokenizer_config) is not None
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
         """Answer a chat, piece by piece, through the model's chat template."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,30 @@ def text_rows(path: Path, own: Mapping[str, str]) -> list[Row]:
     return rows
 
 
-def answered_rows(rows: Iterable[Row], lines: Iterable[str]) -> Iterator[str]:
-    """Rows as JSON lines, with the fields of their answers.
+PREFIX = "answer_"
+"""Before the name of an answer's field where rows have one of that name."""
+
+
+def answered_rows(rows: Sequence[Row], lines: Iterable[str]) -> Iterator[str]:
+    """Rows as JSON lines, with the fields of their answers; those that rows have themselves, such
+    as a true label, stay, and the answers' are named with PREFIX before them in all rows.
 
     Args:
-        lines: the answers, a JSON object each.
+        lines: the answers, a JSON object each, with the row's text.
     """
+    taken = {name for row in rows for name in row if name not in FIELDS}
     for row, line in zip(rows, lines, strict=True):
-        whole: dict[str, Any] = row | json.loads(line)
+        answer = json.loads(line)
+        named = {_free(name, taken): value for name, value in answer.items()}
+        whole: dict[str, Any] = row | named
         yield json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """A name of an answer's field that no row has."""
+    while name in taken:
+        name = PREFIX + name
+    return name
 
 
 @contextmanager

@@ -8,6 +8,7 @@ installed, as a client does with `edgeprune.kernels.register`.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ import onnxruntime
 from edgeprune import kernels
 from edgeprune.base.errors import ModelFault, UserError, reason
 from edgeprune.kernels.formats import DOMAIN
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.names import is_past
 from edgeprune.runtime.onnx_file import read_outline
 
@@ -84,6 +86,19 @@ def open_session(
         )
     except Exception as error:  # the runtime's own errors share no base class
         raise UserError(f"ONNX Runtime cannot open {model_path}: {reason(error)}") from error
+
+
+def bundle_session(
+    bundle: Bundle, threads: int | None = None, **options: Any
+) -> onnxruntime.InferenceSession:
+    """`open_session` for a bundle's graph, which refuses a runtime older than its manifest allows.
+
+    Args:
+        options: further arguments of `open_session`.
+    """
+    return open_session(
+        bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime, **options
+    )
 
 
 @contextlib.contextmanager

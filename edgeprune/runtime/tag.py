@@ -14,7 +14,7 @@ from edgeprune.runtime.classify import label_names_of
 from edgeprune.runtime.entities import Aggregation, Entity, Piece, entities, without_overlaps
 from edgeprune.runtime.finite import finite
 from edgeprune.runtime.logits import softmax
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Text, Tokenizer
 from edgeprune.runtime.windows import Windows
 from edgeprune.text.batches import Tokens
@@ -63,9 +63,7 @@ class Tagger:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
         self.tokenizer = WindowTokenizer(bundle)
-        self.session = open_session(
-            bundle.model_path, threads, minimum_onnxruntime=bundle.minimum_onnxruntime
-        )
+        self.session = bundle_session(bundle, threads)
         self.default_batch = usual_batch(bundle.model_path)
         self.labels = label_names_of(bundle)
         self._prefix = getattr(self.tokenizer.rust.model, "continuing_subword_prefix", None)

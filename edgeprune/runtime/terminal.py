@@ -171,11 +171,9 @@ def _in_batches(
     remedy: str = "",
 ) -> Iterator[str]:
     """The lines of some texts at a time; then, where texts were cut, how many, and what to do."""
-    count, model.tokenizer.warns = 0, False
-    while batch := list(islice(texts, _LINES)):
-        count += len(batch)
-        yield from written(model, batch, asked)
-    model.tokenizer.warn_of_cut(model.bundle.cut_texts, count, remedy)
+    with model.tokenizer.counting(remedy):
+        while batch := list(islice(texts, _LINES)):
+            yield from written(model, batch, asked)
 
 
 def _written(
@@ -192,13 +190,15 @@ def _written(
 
 
 def _rankings(model: Any, queries: Iterator[Document], asked: Asked) -> Iterator[str]:
-    """A line for each document of each query, the best first."""
-    for query in queries:
-        for rank, found in enumerate(model.rank(query, asked.documents), start=1):
-            if asked.as_json:
-                yield _json(query=query, rank=rank, **asdict(found)) + "\n"
-            else:
-                yield f"{found.score:.6g} {found.index + 1} {found.document}\n"
+    """A line for each document of each query, the best first. One warning counts the pairs that
+    were cut."""
+    with model.tokenizer.counting():
+        for query in queries:
+            for rank, found in enumerate(model.rank(query, asked.documents), start=1):
+                if asked.as_json:
+                    yield _json(query=query, rank=rank, **asdict(found)) + "\n"
+                else:
+                    yield f"{found.score:.6g} {found.index + 1} {found.document}\n"
 
 
 def _zero_shot(model: Any, texts: list[Any], asked: Asked) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Convert text to token ids with the model's tokenizer.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from edgeprune.base.progress import say
 from edgeprune.model.token_types import tells_token_types
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.text.batches import Tokens
+from edgeprune.text.pair_template import read_pair_template
 from edgeprune.text.pairs import Document, checked
 from edgeprune.text.prompts import prompt_tokens
 from edgeprune.text.tokenizer_file import open_tokenizer
@@ -38,14 +40,16 @@ class Tokenizer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.warns = True
-        """Whether `encode` warns; who reads many texts in turn does so once, by `warn_of_cut`."""
+        self._counted: list[int] | None = None
+        """Within `counting`, the texts that were cut and those that were read."""
         self.rust = open_tokenizer(bundle.tokenizer_path)
         self.max_length = bundle.max_length
         self._typed = tells_token_types(bundle.tokenizer_config, bundle.config)
         self.pad_id = self._pad_id(bundle)
         self.eos_id = self._named(bundle, "eos_token")
         self._library = bundle.library
+        self._template = read_pair_template(bundle.folder)
+        self._end = self._template.end(self.rust) if self._template else []
         self.unknown_id = self._named(bundle, "unk_token")
         self._side = bundle.tokenizer_config.get("truncation_side", "right")
 
@@ -70,16 +74,27 @@ class Tokenizer:
             self.rust.no_truncation()
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         self.bundle.cut_texts += cut
-        if self.warns:
-            self.warn_of_cut(cut, len(encodings))
+        if self._counted is None:
+            self._warn_of_cut(cut, len(encodings), "")
+        else:
+            self._counted = [self._counted[0] + cut, self._counted[1] + len(encodings)]
         return self._tokens(encodings, first)
 
-    def warn_of_cut(self, cut: int, count: int, remedy: str = "") -> None:
-        """Say how many of so many texts were cut, if any was.
+    @contextmanager
+    def counting(self, remedy: str = "") -> Iterator[None]:
+        """Warn once of all texts that `encode` cuts meanwhile, and not at every call.
 
         Args:
             remedy: what would read them whole, as a sentence.
         """
+        self._counted = [0, 0]
+        try:
+            yield
+        finally:
+            (cut, count), self._counted = self._counted, None
+        self._warn_of_cut(cut, count, remedy)
+
+    def _warn_of_cut(self, cut: int, count: int, remedy: str) -> None:
         if not cut:
             return
         whose, cut_off = "The text is", "was cut"
@@ -98,18 +113,28 @@ class Tokenizer:
 
     def _tokens(self, encodings: Sequence[Encoding], first: int) -> list[Tokens]:
         return [
-            Tokens(each.ids, each.type_ids if self._typed else [0] * len(each.ids), first)
+            Tokens(
+                [*each.ids, *self._end],
+                [*(each.type_ids if self._typed else [0] * len(each.ids)), *[0] * len(self._end)],
+                first,
+            )
             for each in encodings
         ]
 
     def cut_at(self, tokens: int, first_only: bool = False) -> None:
         """Let `whole` cut each text at so many tokens, of a pair the longer one first."""
+        if self._template is not None:
+            self.rust.no_truncation()
+            tokens = self._template.room(self.rust, tokens)
         strategy = "only_first" if first_only else "longest_first"
         self.rust.enable_truncation(tokens, strategy=strategy, direction=self._side)
 
     def _encoded(self, texts: Sequence[Text], prompt: str | None) -> tuple[list[Encoding], int]:
         """Encodings, and how many of the first tokens are the prompt's."""
         before, texts = self._library.prompt(prompt), checked(texts)
+        if self._template is not None:
+            whole = [self._template.joined(text) for text in texts]
+            return self.rust.encode_batch(whole, add_special_tokens=False), 0
         if before:
             texts = [
                 before + text if isinstance(text, str) else (before + text[0], text[1])

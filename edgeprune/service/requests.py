@@ -1,8 +1,10 @@
 """Parse requests strictly, and refuse them with a status and a sentence."""
 
-from typing import Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
 
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.generate import Sampling
@@ -111,7 +113,41 @@ def parse(kind: type[Body], body: bytes) -> Body:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:_MAX_ECHO]
-        what = f"{where}: {first['msg']}" if where else first["msg"]
-        raise Refused(400, f"The body is not what this path takes: {what}.") from None
+        told = _told(error, body)
+        raise Refused(400, f"The body is not what this path takes: {told}.") from None
+
+
+def _told(error: ValidationError, body: bytes) -> str:
+    """The first fault: of a value that may have several forms, what each form lacks first."""
+    errors = error.errors(include_url=False, include_input=False)
+    value = None if errors[0]["type"] == "json_invalid" else from_json(body)
+    first = errors[0]["loc"]
+    start = next((place for place, form in enumerate(_forms(errors[0], value)) if form), None)
+    if start is None:
+        return _at(first, errors[0]["msg"])
+    by_form: dict[int | str, str] = {}
+    for each in errors:
+        forms = _forms(each, value)
+        if each["loc"][:start] == first[:start] and forms[start]:
+            where = [part for part, form in zip(each["loc"], forms, strict=True) if not form]
+            by_form.setdefault(each["loc"][start], _at(where, each["msg"]))
+    return "; or ".join(dict.fromkeys(by_form.values()))
+
+
+def _forms(error: ErrorDetails, value: Any) -> list[bool]:
+    """Of each part of an error's place whether it names a form of what stands there, and is no part
+    of the body."""
+    found = []
+    for part in error["loc"]:
+        inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        form = not inside and not (isinstance(value, Mapping) and part in value)
+        value = value if form else value[part]
+        found.append(form)
+    if error["type"] == "missing":  # the last part is a field that is not there
+        found[-1] = False
+    return found
+
+
+def _at(place: Sequence[int | str], what: str) -> str:
+    where = ".".join(map(str, place))[:_MAX_ECHO]
+    return f"{where}: {what}" if where else what

@@ -22,6 +22,8 @@ class Corpus:
     between, a list of one of each word.
     language: the ISO 639 code of their language, where it is known to be one.
     named: the language of each, None of those of which the source does not say.
+    together: a name for each; documents of one name, such as those judged for one query, are not
+    parted by a split.
     """
 
     source: str
@@ -30,6 +32,7 @@ class Corpus:
     groups: list[str] | None = None
     language: str | None = None
     named: list[str | None] | None = None
+    together: list[str] | None = None
 
     @functools.cached_property
     def languages(self) -> list[str]:
@@ -64,9 +67,10 @@ class Corpus:
     def split(self, share: float, seed: int, least: int = 1) -> tuple["Corpus", "Corpus"]:
         """Training and held-out documents; round(share * n) are held out, and at least `least`. Of
         several languages, so many of each and at least one, but for those of a single document.
+        Where documents stay together, as many as come nearest to that, and `least` such units.
 
         Raises:
-            UserError: there are no more documents than that.
+            UserError: there are no more documents, or units of them, than that.
         """
         count = len(self.documents)
         if count <= least:
@@ -74,45 +78,80 @@ class Corpus:
                 f"{self.source} holds too few texts; give at least {least + 1}, so that some "
                 "can be held out for choosing checkpoints and for measuring them."
             )
+        units = np.arange(count)
+        if self.together is not None:
+            _, first, unit = np.unique(self.together, return_index=True, return_inverse=True)
+            units = first[unit]
+            if len(first) <= least:
+                raise UserError(
+                    f"{self.source} holds documents of too few queries; give those of at least "
+                    f"{least + 1}, so that some can be held out for choosing checkpoints and for "
+                    "measuring them."
+                )
         rng = np.random.default_rng(seed)
-        names = np.array(self.languages)
+        names = np.array(self.languages)[units]
         known = np.unique(names)
         if len(known) == 1:
-            order = rng.permutation(count)
-            held = max(least, round(share * count))
-            return self._take(order[held:]), self._take(order[:held])
+            held, trained = _parted(rng.permutation(count), units, share, least)
+            return self._take(trained), self._take(held)
         # What a language is called depends on the other documents: the parts keep it.
         whole = replace(self, named=[*self.languages])
         train: list[int] = []
         held_out: list[int] = []
         for name in known:
             order = rng.permutation(np.flatnonzero(names == name))
-            held = max(1, round(share * len(order))) if len(order) > 1 else 0
-            train += order[held:].tolist()
-            held_out += order[:held].tolist()
-        while len(held_out) < least:
-            held_out.append(train.pop())
+            held, trained = _parted(order, units, share)
+            train += trained.tolist()
+            held_out += held.tolist()
+        while len(np.unique(units[held_out])) < least:
+            last = units[train[-1]]
+            held_out += [row for row in train if units[row] == last]
+            train = [row for row in train if units[row] != last]
         return whole._take(rng.permutation(train)), whole._take(rng.permutation(held_out))
 
     def _take(self, index: np.ndarray) -> "Corpus":
         labels = None if self.labels is None else [self.labels[i] for i in index]
         groups = None if self.groups is None else [self.groups[i] for i in index]
         named = None if self.named is None else [self.named[i] for i in index]
+        together = None if self.together is None else [self.together[i] for i in index]
         documents = [self.documents[i] for i in index]
-        return Corpus(self.source, documents, labels, groups, self.language, named)
+        return Corpus(self.source, documents, labels, groups, self.language, named, together)
 
     def by_group(self) -> dict[str, "Corpus"]:
         """The documents of each group, in the order in which groups first appear; a corpus without
         groups is one group, named 1."""
-        return {"1": self} if self.groups is None else self._parted(self.groups)
+        return {"1": self} if self.groups is None else self._by_name(self.groups)
 
     @functools.cached_property
     def by_language(self) -> dict[str, "Corpus"]:
         """The documents of each language, in the order in which languages first appear."""
-        return self._parted(self.languages)
+        return self._by_name(self.languages)
 
-    def _parted(self, names: list[str]) -> dict[str, "Corpus"]:
+    def _by_name(self, names: list[str]) -> dict[str, "Corpus"]:
         members: dict[str, list[int]] = {}
         for index, name in enumerate(names):
             members.setdefault(name, []).append(index)
         return {name: self._take(np.array(indices)) for name, indices in members.items()}
+
+
+def _parted(
+    order: np.ndarray, units: np.ndarray, share: float, least: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out rows, and the others: of the rows in `order` the first units, whose number of rows
+    comes nearest to the share; at least one is not held out, no unit is parted, and a single one is
+    not held out.
+
+    Args:
+        units: of every row, the number of its unit.
+        least: units that are held out at least, where there are more.
+    """
+    found, first, sizes = np.unique(units[order], return_index=True, return_counts=True)
+    if len(found) < 2:
+        return order[:0], order
+    turns = np.argsort(first)
+    ends = np.cumsum(sizes[turns])[min(least, len(found) - 1) - 1 : -1]
+    held = ends[np.abs(ends - max(1, round(share * len(order)))).argmin()]
+    place = np.empty(int(units.max()) + 1, np.int64)
+    place[found[turns]] = np.arange(len(found))
+    whole = order[np.argsort(place[units[order]], kind="stable")]
+    return whole[:held], whole[held:]

@@ -32,6 +32,18 @@ def read_rows(
     Raises:
         UserError: no such file, not UTF-8, no rows, or a row without a value in one of the fields.
     """
+    return checked_rows(path, parsed_rows(path, fields), fields, own, further)
+
+
+def parsed_rows(path: str | Path, fields: Sequence[str] = ()) -> list[tuple[int, Row]]:
+    """The line and the content of each row of a .jsonl or .csv file.
+
+    Args:
+        fields: that rows will have to have, for the refusal of another kind of file.
+
+    Raises:
+        UserError: no such file, not UTF-8, or no rows.
+    """
     path = Path(path)
     text = read_text(path)
     if path.suffix == ".jsonl":
@@ -41,7 +53,20 @@ def read_rows(
     else:
         needed = f"with fields {', '.join(fields)}" if fields else "whose rows are read here"
         raise UserError(f"{path} is neither .jsonl nor .csv, {needed}.")
-    own = own_names(rows[0][1] if rows else {}, [*fields, *further], own or {})
+    if not rows:
+        raise UserError(f"{path} is empty: it has no rows.")
+    return rows
+
+
+def checked_rows(
+    path: str | Path,
+    rows: Sequence[tuple[int, Row]],
+    fields: Sequence[str],
+    own: Mapping[str, str] | None = None,
+    further: Sequence[str] = (),
+) -> list[Row]:
+    """Parsed rows under our names of their fields, as `read_rows` has them."""
+    own = own_names(rows[0][1], [*fields, *further], own or {})
     for line, row in rows:
         for field in (own.get(field, field) for field in fields):
             if field not in row:
@@ -51,8 +76,6 @@ def read_rows(
                     f"{path}, line {line}: the field {field!r} has no value; give it one, or leave "
                     "the row out."
                 )
-    if not rows:
-        raise UserError(f"{path} is empty: it has no rows.")
     return [renamed(row, own) for _, row in rows]
 
 

@@ -1,14 +1,14 @@
 """Sources of text: the files, folders, packages and datasets that a user names."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from edgeprune.base.errors import UserError
 from edgeprune.text import wordnet
 from edgeprune.text.columns import own_names
 from edgeprune.text.corpus import Corpus
-from edgeprune.text.files import Row, read_rows, read_texts, renamed, text_of
+from edgeprune.text.files import Row, checked_rows, parsed_rows, read_texts, renamed, text_of
 from edgeprune.text.hub import load_hub
 from edgeprune.text.judged import LISTS, pairs_of
 from edgeprune.text.languages import FIELD
@@ -49,6 +49,11 @@ def read_corpus(
         for group in part.groups or [str(number)] * len(part.documents)
     ]
     named = [name for part in parts for name in part.named or [None] * len(part.documents)]
+    together = [
+        f"{number}.{row}" if part.together is None else part.together[row]
+        for number, part in enumerate(parts, start=1)
+        for row in range(len(part.documents))
+    ]
     return Corpus(
         " and ".join(sources),
         [document for part in parts for document in part.documents],
@@ -56,6 +61,7 @@ def read_corpus(
         groups if len(parts) > 1 or group_field else None,
         language,
         named if any(named) else None,
+        together if any(part.together for part in parts) else None,
     )
 
 
@@ -83,14 +89,15 @@ def _read_source(
         return Corpus(source, texts)
     path = Path(source).expanduser()
     further = truth.further if truth else FIELDS[1:]
-    if truth and truth.judged and (judged := _judged(path, source, fields)):
-        rows = judged
-    elif not path.exists():
-        rows = _from_hub(source, [text, *needed], fields, further)
-    elif not needed and (path.is_dir() or path.suffix == ".txt"):
+    if path.exists() and not needed and (path.is_dir() or path.suffix == ".txt"):
         return Corpus(source, read_texts(path))
-    else:
-        rows = read_rows(path, [text, *needed], fields, further)
+    judges, together = truth is not None and truth.judged, None
+    rows = (_from_file if path.exists() else _from_hub)(
+        source, [text, *needed], fields, further, judges
+    )
+    if judges and _has_lists(rows[0] if rows else {}):
+        rows = list(pairs_of(rows, path))
+        together = [row["text"] for row in rows]
     rows = [row for row in rows if row[text] != []]  # no words
     if truth is None:
         if any(row.get("text_pair") for row in rows):
@@ -106,15 +113,31 @@ def _read_source(
         documents: Sequence[Document] = [document_of(row, path) for row in rows]
         return Corpus(source, documents, None, groups, named=_named(rows))
     documents, found = truth.read(rows, labels, path)
-    return Corpus(source, documents, found, groups, named=_named(rows))
+    return Corpus(source, documents, found, groups, named=_named(rows), together=together)
 
 
-def _judged(path: Path, source: str, fields: Mapping[str, str]) -> list[Row]:
-    """Pairs and their truth where the rows have a query and lists of documents; else none."""
-    rows = read_rows(path, [], fields) if path.exists() else _from_hub(source, [], fields, ())
-    if not rows or not set(LISTS) <= rows[0].keys():
-        return []
-    return list(pairs_of(rows, path))
+def _has_lists(row: Container[str], own: Mapping[str, str] | None = None) -> bool:
+    """Whether a row, or all rows by their columns, have a query and lists of documents."""
+    return all(name in row or (own or {}).get(name, name) in row for name in LISTS)
+
+
+def _from_file(
+    name: str,
+    needed: Sequence[str],
+    fields: Mapping[str, str],
+    further: Sequence[str],
+    judges: bool,
+) -> list[Row]:
+    """Rows of a .jsonl or .csv.
+
+    Args:
+        judges: whether they may have lists of judged documents in place of `needed`.
+    """
+    path = Path(name).expanduser()
+    lines = parsed_rows(path, needed)
+    if judges and _has_lists(lines[0][1], fields):
+        return [renamed(row, fields) for _, row in lines]
+    return checked_rows(path, lines, needed, fields, further)
 
 
 def _named(rows: Sequence[Row]) -> list[str | None] | None:
@@ -146,10 +169,16 @@ def _from_package(package: str) -> list[str]:
 
 
 def _from_hub(
-    name: str, needed: Sequence[str], fields: Mapping[str, str], further: Sequence[str]
+    name: str,
+    needed: Sequence[str],
+    fields: Mapping[str, str],
+    further: Sequence[str],
+    judges: bool,
 ) -> list[Row]:
     """Rows of a dataset's train split; its columns may have other names."""
     _, rows = load_hub(name, ["train"])
+    if judges and _has_lists(rows.features, fields):
+        return [renamed(dict(row), fields) for row in rows]
     own = own_names(rows.features, [*needed, *further], fields)
     wanted = [own.get(each, each) for each in needed]
     if any(each not in rows.features for each in wanted):

@@ -12,8 +12,10 @@ from edgeprune.base.errors import UserError
 from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import mask_token
+from edgeprune.text.pair_template import read_pair_template
 from edgeprune.text.prompts import read_library
-from edgeprune.text.readers import READERS, Reader
+from edgeprune.text.reader import Reader
+from edgeprune.text.readers import READERS
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.sources import read_corpus
 from edgeprune.text.tokenizer_file import open_tokenizer
@@ -122,6 +124,7 @@ class Text:
             before,
             typed,
             mask_id,
+            read_pair_template(folder),
         )
 
     @functools.cached_property

@@ -1,6 +1,6 @@
 """The truth of texts, in each form in which a model's data have it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,10 @@ class Form:
     """The row of which `read` makes a document and its truth; None: their fields."""
     judged: bool = False
     """Whether rows may have a query and lists of documents in place of a pair and its truth."""
+
+    told: Callable[[Any], Iterable[Any]] | None = lambda truth: [str(truth)]
+    """The values that a truth gives its text, or its words, one by one: data in which all are the
+    same teach nothing. None: where that is no matter."""
 
     def row(self, document: Document, truth: Any) -> Row:
         """The row of a document and its truth."""
@@ -90,7 +94,9 @@ FORMS: Mapping[str, Form] = {
     "labelled": Form("label", labelled),
     "multi-labelled": Form("labels", multi_labelled),
     "scored": Form("score", scored, judged=True),
-    "tagged": Form("tags", tagged, "tokens", (), tagged_row),
-    "asked": Form("context", answers.spanned, "question", answers.FURTHER, answers.row_of),
+    "tagged": Form("tags", tagged, "tokens", (), tagged_row, told=iter),
+    "asked": Form(
+        "context", answers.spanned, "question", answers.FURTHER, answers.row_of, told=None
+    ),
 }
 """By the form in which a task reads its data."""

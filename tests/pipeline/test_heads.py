@@ -171,3 +171,31 @@ def test_rerankers_of_other_families_score_as_sentence_transformers_does(family,
         found = edgeprune.load(opened).logits(pairs()[:6])[:, 0]
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert np.ptp(expected) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "same", "field"),
+    [
+        ({"labels": 3}, {"label": "neutral"}, "label"),
+        (KINDS["labels"], {"labels": ["neutral"]}, "labels"),
+        (KINDS["score"], {"score": 0.5}, "score"),
+    ],
+)
+def test_data_of_one_label_train_nothing(kind, same, field, tmp_path):
+    """Whoever quantizes alone may give any."""
+    model, data = pair_folder(tmp_path / "m", **kind), write_pairs(tmp_path / "rows.jsonl")
+    rows = [json.loads(line) | same for line in data.read_text().splitlines()]
+    data.write_text("\n".join(map(json.dumps, rows)))
+
+    def told(recipe: str) -> tuple[int, str]:
+        file = recipe_file(
+            tmp_path / "r.yaml", f"text: {{max_tokens: 16}}\nmeasure: {{tokens: 12}}\n{recipe}"
+        )
+        words = ["build", file, "--model", model, "--data", data, "--dry-run"]
+        result = CliRunner().invoke(main, list(map(str, words)))
+        return result.exit_code, " ".join(result.stderr.split())
+
+    code, said = told("recover: {steps: 4}")
+    assert (code, f"all of its 60 texts say the same by their {field}" in said) == (2, True), said
+    code, said = told("quantize: {calibration_samples: 8}")
+    assert code == 0, said

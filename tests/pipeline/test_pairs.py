@@ -25,7 +25,7 @@ from edgeprune.model.model import Model
 from edgeprune.model.store import save_model
 from edgeprune.text.batches import Batch, text_by_text
 from edgeprune.text.corpus import Corpus
-from edgeprune.text.readers import Reader
+from edgeprune.text.reader import Reader
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import Text
 

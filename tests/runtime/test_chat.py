@@ -20,10 +20,11 @@ from processes import wait_for_end
 
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
-from edgeprune.runtime import template_process, template_worker
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.chat import MAX_TEMPLATE_CHARACTERS, apply_chat_template
-from edgeprune.runtime.template_process import SHARED, TemplateFailure, TemplateProcess
+from edgeprune.runtime.chat import apply_chat_template
+from edgeprune.text import template_process, template_worker
+from edgeprune.text.chat_template import MAX_TEMPLATE_CHARACTERS
+from edgeprune.text.template_process import SHARED, TemplateFailure, TemplateProcess
 
 TEMPLATES = {
     path.stem: path.read_text(encoding="utf-8")
@@ -289,7 +290,7 @@ def test_memory_alone_is_limited() -> None:
 def test_time_is_limited_where_the_system_cannot_measure_a_processors() -> None:
     code = (
         "import signal; vars(signal).pop('setitimer', None)\n"
-        "from edgeprune.runtime import template_worker\n"
+        "from edgeprune.text import template_worker\n"
         "template_worker._WAIT_SECONDS = 0.2\n"
         "template_worker.main(300, 2 ** 40)"
     )
@@ -371,7 +372,7 @@ def test_it_is_told_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) 
 # Renders, says which process did, and once that was looked at does what follows.
 RENDERING = """
 import os, sys, time
-from edgeprune.runtime.template_process import SHARED
+from edgeprune.text.template_process import SHARED
 def pid():
     assert SHARED.render("{{ x }}", {"x": "hi"}) == "hi"
     return SHARED.process.pid

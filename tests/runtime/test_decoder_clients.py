@@ -1,14 +1,11 @@
 """Other clients generate with a fused decoder what PyTorch generates, padded batches included."""
 
-import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from other_python import in_clients, needs_clients
+from other_python import in_clients, in_node, needs_clients, needs_node
 from tiny_models import make_batch, make_model
 
 from edgeprune.export.rewrite.run import rewrite
@@ -18,7 +15,6 @@ from edgeprune.targets import find
 torch.set_num_threads(1)
 STEPS = 24
 # Folder that holds node_modules/@huggingface/transformers (npm i @huggingface/transformers).
-NODE = os.environ.get("EDGEPRUNE_NODE")
 
 
 @pytest.fixture(scope="module")
@@ -69,33 +65,23 @@ def test_optimum_generates_the_same(bound, folder, prompts, tmp_path):
 
 
 SCRIPT = """
-import {{ AutoModelForCausalLM, Tensor, env }} from "{module}";
-const [place, ids, mask, steps] = JSON.parse(process.argv[2]);
-env.allowRemoteModels = false;
-env.localModelPath = "";
-const options = {{ dtype: "fp32", device: "cpu", local_files_only: true }};
-const model = await AutoModelForCausalLM.from_pretrained(place, options);
+const [place, ids, mask, steps] = given;
+const options = { dtype: "fp32", device: "cpu", local_files_only: true };
+const model = await t.AutoModelForCausalLM.from_pretrained(place, options);
 const found = [];
-for (let row = 0; row < ids.length; row++) {{
+for (let row = 0; row < ids.length; row++) {
     const tensor = (values) =>
-        new Tensor("int64", BigInt64Array.from(values.map(BigInt)), [1, values.length]);
-    const inputs = {{ input_ids: tensor(ids[row]), attention_mask: tensor(mask[row]) }};
-    const output = await model.generate({{ ...inputs, max_new_tokens: steps, do_sample: false }});
+        new t.Tensor("int64", BigInt64Array.from(values.map(BigInt)), [1, values.length]);
+    const inputs = { input_ids: tensor(ids[row]), attention_mask: tensor(mask[row]) };
+    const output = await model.generate({ ...inputs, max_new_tokens: steps, do_sample: false });
     found.push(Array.from(output.data, Number));
-}}
+}
 console.log(JSON.stringify(found));
 """
 
 
-@pytest.mark.skipif(NODE is None, reason="EDGEPRUNE_NODE names no folder with transformers.js")
+@needs_node
 def test_transformers_js_generates_the_same(folder, prompts, tmp_path):
     place, expected = folder
-    module = Path(str(NODE)) / "node_modules/@huggingface/transformers/src/transformers.js"
-    script = tmp_path / "generate.mjs"
-    script.write_text(SCRIPT.format(module=module.absolute()))
     given = [str(place), prompts["input_ids"].tolist(), prompts["attention_mask"].tolist(), STEPS]
-    found = subprocess.run(
-        ["node", str(script), json.dumps(given)], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout.splitlines()[-1]) == expected
+    assert in_node(tmp_path / "generate.mjs", SCRIPT, *given) == expected

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from onnx_models import write_jsonl
 from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 from tiny_builds import RECIPE, WORDS, model_folder, recipe_file, sentence_lines
@@ -104,6 +105,26 @@ def test_fifteen_percent_of_a_texts_own_tokens_are_drawn(lengths):
         assert own[places].all()
     seeds = [drawn([True] * 40, np.random.default_rng(seed)).tolist() for seed in (0, 0, 1)]
     assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_each_text_of_a_pair_is_measured(folder, tmp_path):
+    lines = sentence_lines(6)
+    pairs = [
+        {"text": one, "text_pair": two, "lang": lang}
+        for one, two, lang in zip(lines[::2], lines[1::2], ["en", "de", "en"], strict=True)
+    ]
+    files = [write_jsonl(tmp_path / "pairs.jsonl", pairs), tmp_path / "lines.txt"]
+    files[1].write_text("\n".join(lines))
+    found, expected = (edgeprune.evaluate(folder, "masked", file) for file in files)
+    assert (found.values, found.conditions) == (expected.values, expected.conditions)
+    named = [{"sentence1": row["text"], "sentence2": row["text_pair"]} for row in pairs]
+    other = edgeprune.evaluate(folder, "masked", write_jsonl(tmp_path / "named.jsonl", named))
+    assert other.values == expected.values
+    first = {"text": "sentence1"}
+    alone = edgeprune.evaluate(folder, "masked", tmp_path / "named.jsonl", fields=first)
+    assert alone.conditions["texts"] == 3
+    by_language = edgeprune.evaluate(folder, "masked", files[0], group="lang").groups
+    assert {name: each.rows for name, each in by_language.items()} == {"de": 2, "en": 4}
 
 
 def test_the_measure_agrees_with_transformers_loss(folder, tmp_path):

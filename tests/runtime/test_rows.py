@@ -103,3 +103,16 @@ def test_nothing_is_left_of_a_file_that_is_not_whole(folder, tmp_path, monkeypat
     assert result.exit_code == 2
     assert (tmp_path / "out.jsonl").read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_rows_own_label_stays_beside_the_answer(tmp_path):
+    """In every row, though one alone has it; and what was named so before has another name."""
+    folder = classifier_folder(tmp_path / "classifier")
+    rows = [{"text": "the cat", "label": "mine", "answer_label": 1}, {"text": "a dog"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = edgeprune(folder, "--input", tmp_path / "rows.jsonl")
+    written = [json.loads(line) for line in result.stdout.splitlines()]
+    labels = [each.label for each in runtime.load(folder).classify(["the cat", "a dog"])]
+    assert [row.pop("answer_answer_label") for row in written] == labels
+    assert all(row.pop("probabilities") for row in written)
+    assert written == rows

@@ -132,7 +132,10 @@ def test_a_long_text_is_cut_at_the_maximum_and_said_to_be(
 
 
 def test_no_texts_give_no_embeddings(tmp_path: Path) -> None:
-    assert len(runtime.load(encoder_folder(tmp_path), threads=1).embed([])) == 0
+    model = runtime.load(encoder_folder(tmp_path), threads=1)
+    assert model.embed([]).shape == (0, model.embed(["the cat"]).shape[1])
+    assert model.embed([], precision="ubinary").shape == (0, 1)
+    assert model.embed([], chunk=True).shape == model.embed([]).shape
 
 
 def test_zero_vectors_stay_zero() -> None:

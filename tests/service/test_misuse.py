@@ -44,3 +44,20 @@ def test_fills_are_counted(clients):
     refused = clients[1].post("/fill", json=body)
     assert (refused.status_code, "lower top_k" in refused.json()["error"]) == (400, True)
     assert clients[1].post("/fill", json=body | {"top_k": 3}).is_success
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/classify", {"texts": ["a", 3]}, "texts.1: Input should be a valid string; or texts.1: "),
+        ("/classify", {"texts": [{"text": 1}]}, "valid string; or texts.0.text: Input should be"),
+        ("/classify", {"texts": [{"txt": "a"}]}, "valid string; or texts.0.text: Field required"),
+        ("/predict", {"inputs": 5}, "valid string; or inputs: Input should be a valid array"),
+        ("/predict", {"inputs": ["a", "b", "c"]}, "at most 2 items after validation, not 3; or"),
+        ("/classify", {}, "takes: texts: Field required."),
+        ("/classify", {"texts": ["a"], "more": 1}, "takes: more: Extra inputs are not permitted."),
+    ],
+)
+def test_every_form_that_a_body_may_have_is_told(path, body, words, clients):
+    refused = clients[0].post(path, json=body)
+    assert (refused.status_code, words in refused.json()["error"]) == (400, True), refused.json()

@@ -7,6 +7,7 @@ import pytest
 from onnx_models import write_jsonl
 
 from edgeprune.base.errors import UserError
+from edgeprune.text import files
 from edgeprune.text.judged import Judged, read_beir
 from edgeprune.text.sources import read_corpus
 
@@ -103,3 +104,40 @@ def test_judgements_that_would_be_lost_are_refused(tmp_path):
     (folder / "qrels.tsv").write_text("head\na\tother\t1\n")
     with pytest.raises(UserError, match=r"no relevant document of .* is among those to be ranked"):
         read_beir(folder)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_query_is_on_one_side_of_the_split(seed, tmp_path):
+    rows = [
+        {"query": f"query {n}", "positive": [f"good {n}"], "negative": [f"bad {n}"] * (n % 5)}
+        for n in range(40)
+    ]
+    plain = [{"text": f"query {n}", "text_pair": f"more {n}", "score": n / 9} for n in range(9)]
+    places = [write_jsonl(tmp_path / "a.jsonl", rows), write_jsonl(tmp_path / "b.jsonl", plain)]
+    corpus = read_corpus(list(map(str, places)), ["LABEL_0"], form="scored")
+    parts = corpus.split(0.2, seed)
+    assert sum(len(part.documents) for part in parts) == len(corpus.documents)
+    judged = [
+        {query for query, text in part.documents if text.split()[0] in ("good", "bad")}
+        for part in parts
+    ]
+    assert not judged[0] & judged[1]
+    assert len(judged[1]) > 1
+    # A query has five documents at most, so that a unit more or less is at most three away.
+    assert abs(len(parts[1].documents) - 0.2 * len(corpus.documents)) <= 3
+    alone = read_corpus([str(write_jsonl(tmp_path / "c.jsonl", rows[4:5]))], ["L"], form="scored")
+    with pytest.raises(UserError, match="documents of a single query"):
+        alone.split(0.2, seed)
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    judged = [{"query": "q", "positive": ["a"], "negative": ["b"]}]
+    plain = [{"text": "q", "text_pair": "a", "score": 1.0}]
+    read = []
+    monkeypatch.setattr(
+        files, "read_text", lambda path: read.append(path) or path.read_text(encoding="utf-8")
+    )
+    for rows, name in ((judged, "judged.jsonl"), (plain, "plain.jsonl")):
+        path = write_jsonl(tmp_path / name, rows)
+        read_corpus([str(path)], ["LABEL_0"], form="scored")
+    assert [path.name for path in read] == ["judged.jsonl", "plain.jsonl"]

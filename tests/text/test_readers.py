@@ -11,7 +11,7 @@ from onnx_models import VOCABULARY, WORDS, encoder_folder
 from edgeprune.base.errors import UserError
 from edgeprune.text.batches import LENGTH_STEP, Batch
 from edgeprune.text.corpus import Corpus
-from edgeprune.text.readers import Reader
+from edgeprune.text.reader import Reader
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import Text
 

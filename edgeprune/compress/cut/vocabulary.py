@@ -27,9 +27,11 @@ from edgeprune.compress.cut.vocabulary_settings import VocabularySettings
 from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.chat import apply_chat_template, chat_template
+from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.vocabulary import KEPT
+from edgeprune.text.chat_template import chat_template
 from edgeprune.text.corpus import Corpus
+from edgeprune.text.pair_template import read_pair_template
 from edgeprune.text.tokenizer_file import open_tokenizer
 
 _TOKENIZER = "tokenizer.json"
@@ -151,11 +153,12 @@ def _texts(corpus: Corpus, kind: str) -> list[str]:
 
 
 def _chats(folder: Path) -> list[str]:
-    """Chats of hardly a word, for the tokens of the template's own text."""
+    """Chats and pairs of hardly a word, for the tokens of the template's own text."""
     place = Bundle(folder, {})
-    if chat_template(place) is None:
-        return []
-    texts = []
+    pair = read_pair_template(folder)
+    texts = [pair.joined(("", "")), pair.after] if pair else []
+    if chat_template(folder, place.tokenizer_config) is None:
+        return texts
     for chat in _CHATS:
         try:
             texts.append(apply_chat_template(place, chat))

@@ -303,6 +303,11 @@ def _check_alike(first: Subject, second: Subject) -> None:
             for model in (first, second)
         )
         raise UserError(f"{' and '.join(described)}: there is nothing to compare.")
+    if first.task and second.task and first.task != second.task:
+        raise UserError(
+            f"{first.name} does {first.task} and {second.name} {second.task}: there is nothing to "
+            "compare; name the original that the first was built from."
+        )
 
 
 def _check_length(subject: Subject, settings: BenchSettings) -> None:

@@ -21,7 +21,7 @@ from edgeprune.measure.bench.record import SideName, Speed
 from edgeprune.measure.works import Work
 from edgeprune.runtime.bundle import MANIFEST, Bundle
 from edgeprune.runtime.onnx_file import read_outline
-from edgeprune.runtime.session import open_session
+from edgeprune.runtime.session import bundle_session
 
 FORMAT_VERSION = 1
 _SAVE = "save one with `edgeprune check BUNDLE --save FILE`."
@@ -216,13 +216,8 @@ def count_operators(bundle: Bundle) -> Operators:
     """
     with TemporaryDirectory(prefix="edgeprune-") as scratch:
         path = Path(scratch) / "optimized.onnx"
-        open_session(
-            bundle.model_path,
-            threads=1,
-            minimum_onnxruntime=bundle.minimum_onnxruntime,
-            optimized_path=path,
-            stock=True,  # the same count wherever it is taken
-        )
+        # Stock: the same count wherever it is taken.
+        bundle_session(bundle, threads=1, optimized_path=path, stock=True)
         run = read_outline(path).operators
     return Operators(written=dict(bundle.outline.operators), run=dict(run))
 

@@ -8,16 +8,39 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Answers:
-    """Texts of one class each: the true one and the one that was found, by number [texts]."""
+    """The truth of texts and what was found: of each its class, by number [texts]; or whether it
+    has each of several labels [texts, labels].
+
+    A case is a text, or one of the labels of one.
+    """
 
     texts: Sequence[str]
     truth: np.ndarray
     found: np.ndarray
 
     @property
+    def several(self) -> bool:
+        """Whether a text has any number of labels."""
+        return self.truth.ndim > 1
+
+    @property
     def right(self) -> np.ndarray:
-        """Whether each was found [texts]."""
-        return self.truth == self.found
+        """Whether each case was found [cases]."""
+        return (self.truth == self.found).ravel()
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """The class of each case: a text's true one, or the label in question [cases]."""
+        return np.indices(self.truth.shape)[1].ravel() if self.several else self.truth
+
+    def text_of(self, case: int) -> int:
+        """The number of a case's text."""
+        return case // self.truth.shape[1] if self.several else case
+
+    def found_in(self, text: int) -> list[int]:
+        """The numbers of the classes that were found in a text."""
+        one = self.found[text]
+        return np.flatnonzero(one).tolist() if self.several else [int(one)]
 
 
 @dataclass(frozen=True)
@@ -27,7 +50,7 @@ class Classes:
     names: in the order of their numbers.
     counts: rows (indices, repeated or not) -> how often each class was right, was found, and was
         true, [3, classes].
-    answers: where every row is a text of one class.
+    answers: where every row is a text.
     """
 
     names: Sequence[str]

@@ -10,9 +10,10 @@ import numpy as np
 from edgeprune.base.errors import UserError
 from edgeprune.measure.evaluate.result import Sample
 from edgeprune.text.columns import own_names
-from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed, text_of
+from edgeprune.text.files import Row, read_document, read_rows, read_texts, renamed
 from edgeprune.text.hub import load_hub
 from edgeprune.text.languages import FIELD, languages
+from edgeprune.text.pairs import FIELDS, document_of, texts_of
 
 T = TypeVar("T")
 # A hub's test labels are often hidden, and its training rows are not a test.
@@ -66,7 +67,7 @@ class Data:
         return self._by_stratum(self._rows(fields, further), fields)
 
     def texts(self) -> list[Row]:
-        """Rows whose field `text` holds some."""
+        """Rows whose field `text` holds some; of a row with a pair of texts, one for each."""
         return self._by_stratum(self._texts(), ())
 
     def documents(self) -> list[tuple[str | None, str]]:
@@ -106,7 +107,12 @@ class Data:
         plain = self._path.is_dir() or self._path.suffix == ".txt"
         if plain and self.group in (None, LANGUAGE) and self._hub is None:
             return self._by_language([{"text": text} for text in read_texts(self._path)], ["text"])
-        rows = [row for row in self._rows(["text"]) if text_of(row, "text", self.place).strip()]
+        rows = [
+            row | {"text": text, "text_pair": None}
+            for row in self._rows(["text"], FIELDS[1:])
+            for text in texts_of(document_of(row, self.place))
+            if text.strip()
+        ]
         if not rows:
             raise UserError(f"{self.place} is empty: it has no text.")
         return rows

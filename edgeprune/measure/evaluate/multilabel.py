@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.measure.evaluate.classes import Classes
+from edgeprune.measure.evaluate.classes import Answers, Classes
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Quality, Scores
 from edgeprune.runtime.bundle import Bundle
@@ -36,12 +36,13 @@ def multilabel(bundle: Bundle, data: Data) -> Quality:
         "ranking_loss": np.array([_ranking_loss(*row) for row in zip(truth, likely, strict=True)]),
     }
     by_label = np.stack([truth * scores["found"], scores["found"], truth]).astype(np.int64)
+    answers = Answers([row["text"] for row in rows], truth, scores["found"])
     return Quality(
         scores,
         _values,
         {"texts": len(rows)},
         data.groups(rows),
-        classes=Classes(model.labels, lambda chosen: by_label[:, chosen].sum(axis=1)),
+        classes=Classes(model.labels, lambda chosen: by_label[:, chosen].sum(axis=1), answers),
     )
 
 

@@ -74,10 +74,11 @@ def _scores(bundle: Bundle, items: Sequence[Judged], place: str) -> list[np.ndar
             f"{MOST_PAIRS:,} at most: list each query's candidates in candidates.tsv (query-id, "
             "corpus-id), or give a --limit of queries."
         )
-    return [
-        model.values([(item.query, document) for document in item.documents])
-        for item in track(items, "ranking", len(items))
-    ]
+    with model.tokenizer.counting():
+        return [
+            model.values([(item.query, document) for document in item.documents])
+            for item in track(items, "ranking", len(items))
+        ]
 
 
 def _similarities(model: Embedder, items: Sequence[Judged]) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -116,22 +116,25 @@ class Summary(Record):
 
 
 class Change(Record):
-    """A text whose class the original found and the bundle did not."""
+    """A text whose class the original found and the bundle did not; or one of several labels of a
+    text, which the original rightly found, or left out, and the bundle did not."""
 
     text: str
     label: str
     found: str
-    """The class that the bundle found instead."""
+    """The class that the bundle found instead; of several labels, those that it found."""
 
 
 class Changes(Record):
-    """Texts that only one of the two models classifies rightly."""
+    """Texts that only one of the two models classifies rightly; or labels of texts, where these
+    have several."""
 
+    of: Literal["text", "label"] = "text"
     right_to_wrong: int
     """By the original, and by the bundle."""
     wrong_to_right: int
     right_to_wrong_by_class: dict[str, int]
-    """By the true class, of each that the texts have."""
+    """By the true class, of each that the texts have; or by the label."""
     wrong_to_right_by_class: dict[str, int]
     examples: Many[Change] | None = None
     """Some of those that are wrong now, where they were asked for."""
@@ -165,7 +168,7 @@ class Evaluation(Record):
     classes: dict[str, Summary] | None = None
     """F1, precision and recall of every class, where rows have classes."""
     changes: Changes | None = None
-    """Of texts with a class each, beside an original."""
+    """Of texts with classes, beside an original."""
     rows: dict[str, dict[str, list[Any]]] | None = None
     """The scores of each row, of "bundle" and, where it has rows of its own, "original"."""
 

@@ -116,7 +116,7 @@ def _classes(classes: Mapping[str, Summary]) -> list[RenderableType]:
 def _changes(changes: Changes) -> list[RenderableType]:
     """The number of texts that were right and are wrong now, and some of them."""
     lines = [
-        f"{many(changes.right_to_wrong, 'text')} that the original has right "
+        f"{many(changes.right_to_wrong, changes.of)} that the original has right "
         f"{'is' if changes.right_to_wrong == 1 else 'are'} wrong now, "
         f"{changes.wrong_to_right:,} the other way round"
     ]

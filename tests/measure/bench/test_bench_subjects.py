@@ -11,7 +11,7 @@ import onnx
 import pytest
 from bench_runs import QUICK, _no_process_stays, table_text  # noqa: F401
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import decoder_folder, encoder_folder
+from onnx_models import classifier_folder, decoder_folder, encoder_folder
 
 from edgeprune.base.errors import UserError
 from edgeprune.measure.bench.compare import compare, measure
@@ -256,3 +256,9 @@ serve("Loud " + os.environ["ORT_DISABLE_TELEMETRY"], {"load": load, "encoder": e
             Process(subject, QUICK, None) as process,
         ):
             process.ask("encoder", batch=1, tokens=1, calls=1)
+
+
+def test_models_of_different_tasks_are_not_compared(tmp_path: Path) -> None:
+    encoder, classifier = encoder_folder(tmp_path / "e"), classifier_folder(tmp_path / "c")
+    with pytest.raises(UserError, match=r"does text-classification and .* feature-extraction"):
+        compare(classifier, encoder, QUICK)

@@ -77,6 +77,42 @@ def test_changes_are_counted_by_class(rows: list[tuple[int, int, int]]) -> None:
     assert len(shown) == min(3, len({t for t, *_ in lost}))
 
 
+decided = st.lists(
+    st.tuples(*[st.lists(st.booleans(), min_size=5, max_size=5)] * 3), min_size=1, max_size=9
+)
+
+
+@settings(deadline=None)
+@given(decided)
+def test_changes_of_several_labels_are_counted_one_by_one(rows: list[tuple[list[bool]]]) -> None:
+    truth, before, now = (np.array(column, float) for column in zip(*rows, strict=True))
+    texts = [f"text {n}" for n in range(len(rows))]
+
+    def side(found: np.ndarray) -> Quality:
+        answers = Answers(texts, truth, found)
+        classes = Classes(NAMES, lambda chosen: np.zeros((3, 5), np.int64), answers)
+        return Quality({"found": found}, percentages, {}, classes=classes)
+
+    told = changed(side(now), side(before), examples=100)
+    lost = [
+        (text, label)
+        for text in range(len(rows))
+        for label in range(5)
+        if before[text, label] == truth[text, label] != now[text, label]
+    ]
+    assert told.of == "label"
+    assert told.right_to_wrong == len(lost) == sum(told.right_to_wrong_by_class.values())
+    assert told.right_to_wrong_by_class == {
+        name: sum(each == label for _, each in lost) for label, name in enumerate(NAMES)
+    }
+    assert told.wrong_to_right == int(((before != truth) & (now == truth)).sum())
+    found = [
+        (texts[text], NAMES[label], ", ".join(np.array(NAMES)[now[text] > 0]) or "none")
+        for text, label in lost
+    ]
+    assert sorted((e.text, e.label, e.found) for e in told.examples) == sorted(found)
+
+
 def test_a_class_in_a_resample_is_as_often_true_as_in_the_rows() -> None:
     """With one row, its recall has no spread, and its paired difference neither."""
     truth, before, now = [0] * 9 + [1], [0] * 9 + [1], [0] * 6 + [1] * 3 + [1]
@@ -195,6 +231,9 @@ def test_each_of_several_labels_is_scikit_learns(tmp_path: Path) -> None:
         assert each.values["recall"] == pytest.approx(100 * expected[label]["recall"])
         assert each.rows == expected[label]["support"]
     assert found.changes is None
+    data = tmp_path / "rows.jsonl"
+    beside = evaluate(folder, "multilabel", data, against=folder, examples=1).changes
+    assert (beside.of, beside.right_to_wrong, beside.examples) == ("label", 0, ())
 
 
 def test_kinds_of_entities_are_seqevals(tmp_path: Path) -> None:

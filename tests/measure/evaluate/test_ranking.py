@@ -140,3 +140,14 @@ def test_too_many_pairs_are_refused(beir, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"480 pairs .* candidates in candidates\.tsv"):
         evaluate(folder, "ranking", beir)
     assert evaluate(folder, "ranking", beir, limit=2).conditions["queries"] == 2
+
+
+def test_pairs_that_were_cut_are_told_once(tmp_path, capsys):
+    folder = classifier_folder(tmp_path / "m", ("score",), max_position_embeddings=8)
+    long = " ".join(WORDS[:3] * 4)
+    rows = [{"query": "the cat", "positive": [long], "negative": ["a dog"]} for _ in range(5)]
+    found = evaluate(folder, "ranking", write_jsonl(tmp_path / "rows.jsonl", rows))
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("Warning") == 1
+    assert "5 of 10 texts are longer than the model's 8 tokens and were cut" in told
+    assert found.conditions["texts_cut"] == 5

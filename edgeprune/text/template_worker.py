@@ -1,4 +1,4 @@
-"""A process that renders chat templates: `python -m edgeprune.runtime.template_worker`.
+"""A process that renders chat templates: `python -m edgeprune.text.template_worker`.
 
 A chat template is a program that comes with a model. It runs in jinja2's immutable sandbox with the
 helpers that transformers gives to templates. No sandbox bounds time and memory, so the process has

@@ -19,7 +19,7 @@ from edgeprune.base.errors import UserError
 
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 256 * 1024 * 1024
-_MODULE = "edgeprune.runtime.template_worker"
+_MODULE = "edgeprune.text.template_worker"
 # Variables that Python may need to start, and the time zone; keys and tokens are withheld.
 _ENVIRONMENT = ("DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TZ")
 _CHUNK = 1024 * 1024
