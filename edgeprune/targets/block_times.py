@@ -79,11 +79,11 @@ class BlockTimes(Record):
     """The machine and its load while it was measured."""
 
     def attention(self, heads: int) -> float:
-        """What this many heads add to a layer of the least."""
+        """The time that this many heads add to a layer of the least."""
         return self.factors.heads * between(self.heads, heads)
 
     def feed_forward(self, channels: int) -> float:
-        """What this many channels add to a layer of the least."""
+        """The time that this many channels add to a layer of the least."""
         return self.factors.channels * between(self.channels, channels)
 
     @property

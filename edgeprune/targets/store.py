@@ -23,7 +23,7 @@ from edgeprune.base.places import cache_folder
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """What decides how long a product takes on this machine."""
+    """The facts that decide how long a product takes on this machine."""
     found = processor.processor()
     return {
         "processor": found.get("brand_raw"),

@@ -61,7 +61,7 @@ def table_file(folder: Path, target: str) -> Path | None:
 
 
 def read_table(file: Path, read: Callable[[dict[str, Any]], T]) -> T:
-    """What a table's file holds; read once, until it is written anew."""
+    """The content of a table's file; read once, until it is written anew."""
     stat = file.stat()
     known: T = _read(file, stat.st_mtime_ns, stat.st_size, read)
     return known

@@ -36,7 +36,7 @@ class Where(Record):
     target: str
     """The name of its kind of processor."""
     facts: dict[str, Any]
-    """What decides how long a product takes there, as targets/store.py has it."""
+    """The facts that decide how long a product takes there, as targets/store.py has it."""
 
 
 class Beside(Record):

@@ -1,4 +1,4 @@
-"""Which small models are timed, so that every width's time follows from them.
+"""The small models that are timed, so that every width's time follows from them.
 
 A small model has a few layers of one width each. Pairs of heads and channels are drawn so that
 neither says anything about the other; of many drawings that is taken whose least certain level is

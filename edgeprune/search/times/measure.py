@@ -117,7 +117,7 @@ def write_graphs(
 
 
 def bench_settings(settings: BlockSettings) -> BenchSettings:
-    """How the small models are timed."""
+    """The benchmark of the small models."""
     return BenchSettings(
         batch=settings.batch,
         tokens=settings.tokens,

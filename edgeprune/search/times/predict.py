@@ -15,7 +15,7 @@ def predict(table: BlockTimes, shape: Shape) -> float:
 
 
 def fixed(table: BlockTimes) -> float:
-    """What no layer holds, in the table's unit."""
+    """The rest that no layer holds, in the table's unit."""
     return table.factors.rest * table.rest
 
 
