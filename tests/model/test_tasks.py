@@ -35,7 +35,7 @@ def test_what_a_row_names_is_there(task):
     shown = (
         environment(str)
         .get_template(task.card)
-        .render(sentence_transformers=True, chat=True, prompts="query")
+        .render(sentence_transformers=True, chat=True, prompts="query", around_pairs=True)
     )
     assert "edgeprune.load(folder)" in shown
 
