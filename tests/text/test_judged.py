@@ -126,7 +126,7 @@ def test_a_query_is_on_one_side_of_the_split(seed, tmp_path):
     # A query has five documents at most, so that a unit more or less is at most three away.
     assert abs(len(parts[1].documents) - 0.2 * len(corpus.documents)) <= 3
     alone = read_corpus([str(write_jsonl(tmp_path / "c.jsonl", rows[4:5]))], ["L"], form="scored")
-    with pytest.raises(UserError, match="documents of a single query"):
+    with pytest.raises(UserError, match="documents of too few queries"):
         alone.split(0.2, seed)
 
 
