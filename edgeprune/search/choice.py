@@ -22,7 +22,7 @@ _MULTIPLIERS = 40
 
 @dataclass(frozen=True)
 class Costs:
-    """What a shape costs, block by block, in seconds or bytes.
+    """The costs of a shape, block by block, in seconds or bytes.
 
     rest: everything outside the layers. layer: of each layer whatever its widths. heads, channels:
     of a layer beyond that, by the units that it keeps.

@@ -31,7 +31,7 @@ def met(found: Found, wish: Wish) -> bool:
 
 
 def missed(found: Found, wish: Wish) -> list[str]:
-    """How a model misses each limit that it misses, as sentences' parts."""
+    """The limits that a model misses, and by how much, as sentences' parts."""
     lines = []
     if len(wish.speedup) == 1 and found.speedup.low < wish.speedup[0]:
         lines.append(

@@ -1,4 +1,4 @@
-"""What each level of each block loses, and each set of layers, measured on the user's text.
+"""Losses of each level of each block, and of sets of layers, measured on the user's text.
 
 A level of a block is how many units it keeps: heads of an attention, channels of a feed-forward.
 Which units leave, and in which order, follows from their compensated removal (maths/structured.py)
@@ -225,7 +225,7 @@ def _loss_with(
 
 @torch.no_grad()
 def references(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
-    """What the objective compares of the model's outputs, a batch each."""
+    """References of the model's outputs, which the objective compares, a batch each."""
     objective = objective_of(model)
     return [objective.reference(model.run(batch), batch) for batch in batches]
 

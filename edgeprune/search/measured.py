@@ -1,4 +1,4 @@
-"""What a search measures before it chooses, kept for the next: times, losses, sizes."""
+"""Times, losses and sizes, which a search measures before it chooses, kept for the next."""
 
 import json
 import math

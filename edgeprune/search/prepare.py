@@ -10,7 +10,7 @@ from edgeprune.measure.works import WORKS, Work
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import prepare as prepare_build
-from edgeprune.pipeline.keys import assets_digest, code_digest, digest, model_digest
+from edgeprune.pipeline.keys import assets_digest, digest, model_digest
 from edgeprune.pipeline.recipe import Recipe, validate
 from edgeprune.search.settings import SearchSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
@@ -31,7 +31,7 @@ be anybody's."""
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a search works on, checked.
+    """The model, the text and the limits of a search, checked.
 
     base: the recipe whose text, quantization and training the trials take, with the model's folder
         in it, and the work and the measure that were asked for.
@@ -44,12 +44,6 @@ class Prepared:
     wish: Wish
     settings: SearchSettings
     output: Path
-
-    @property
-    def key(self) -> str:
-        """The key of the search's decisions: all that they depend on."""
-        functions = ("edgeprune.search.run:search",)
-        return digest(self.common, self.wish, self.settings, code_digest(functions))
 
     @property
     def common(self) -> str:

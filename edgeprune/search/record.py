@@ -26,7 +26,7 @@ class Found(Record):
     megabytes: float
     memory_megabytes: float | None
     loss: float
-    """What the measure that judges lost: points, or per cent of a perplexity."""
+    """By the measure that judges: points, or per cent of a perplexity."""
     loss_interval: Ends | None
     loss_of: str
     loss_unit: str

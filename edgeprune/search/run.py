@@ -30,6 +30,7 @@ from edgeprune.measure.bench.record import Comparison
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.pipeline.keep import MARK as STAGES
 from edgeprune.pipeline.keep import locked
+from edgeprune.pipeline.keys import code_digest, digest
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.search.choice import Budget, Candidate, Costs, candidates
 from edgeprune.search.engine import Engine
@@ -47,7 +48,7 @@ from edgeprune.search.trial import Length, Trial, Tried, contents, recipe_of
 from edgeprune.targets.block_times import BlockTimes
 
 _MARGIN = 1.03
-"""How much faster than asked a model is aimed at, so that its interval lies beyond the limit."""
+"""A model is aimed at so much more than the speed asked for, so that its interval lies beyond."""
 _OVERHEAD = 3.0
 """Minutes that a model takes beside its training: built, measured, and its candidates too."""
 _LEAST_MINUTES = 0.02
@@ -65,8 +66,14 @@ def search(prepared: Prepared, engine: Engine) -> SearchRecord:
     folder = prepared.output / MARK
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
-        going = _Search(prepared, engine, Journal(folder / f"{prepared.key[:12]}.json"))
+        going = _Search(prepared, engine, Journal(folder / f"{_key(prepared)[:12]}.json"))
         return going.run()
+
+
+def _key(prepared: Prepared) -> str:
+    """The key of a search's decisions: all that they depend on."""
+    code = code_digest([f"{__name__}:search"])
+    return digest(prepared.common, prepared.wish, prepared.settings, code)
 
 
 @dataclass

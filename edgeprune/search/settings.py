@@ -1,4 +1,4 @@
-"""What is asked of a search: the limits that a model must keep, and what the search may take.
+"""The settings of a search: the limits that a model must keep, and what the search may take.
 
 No torch here.
 """

@@ -51,14 +51,14 @@ def shape_line(found: Found | Brief) -> str:
 
 
 def loss_line(found: Found) -> str:
-    """What a model lost, with its interval."""
+    """The loss of a model, with its interval."""
     ends = found.loss_interval
     between = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
     return f"{found.loss:.2f}{found.loss_unit}{between}"
 
 
 def sentences(record: SearchRecord) -> list[str]:
-    """What was lost of what, and whether the wish was met."""
+    """The measure of what was lost, and whether the wish was met."""
     lines = [f"Lost: {record.models[0].loss_of}, against the original."]
     if record.best is not None and not record.verdict:
         lines.append(f"{record.best} keeps every limit.")

@@ -39,7 +39,7 @@ loses what it had learned."""
 
 @dataclass(frozen=True)
 class Length:
-    """How long a model is trained: minutes, or steps."""
+    """The length of a training: minutes, or steps."""
 
     minutes: float | None = None
     steps: int | None = None
@@ -74,12 +74,12 @@ class Tried(Record):
 
     @property
     def loss(self) -> Loss:
-        """What is lost by the main measure of the last data: less is better."""
+        """The loss by the main measure of the last data: less is better."""
         return _loss(self.evaluations[-1])
 
     @property
     def distance(self) -> float:
-        """What is lost on held-out text, of which there is more: it tells candidates apart."""
+        """The loss on held-out text, of which there is more: it tells candidates apart."""
         return _loss(self.evaluations[0]).value
 
 
@@ -143,8 +143,8 @@ def recipe_of(
 
 
 def contents(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says, as JSON values, without the stages that it leaves out and those that a
-    shape takes the place of."""
+    """The settings that a recipe gives, as JSON values, without the stages that it leaves out and
+    those that a shape takes the place of."""
     given = recipe.model_dump(mode="json", exclude_unset=True)
     return {
         name: value

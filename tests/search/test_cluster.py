@@ -6,11 +6,11 @@ Skipped where Ray is not installed: `make test-cluster` installs it.
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import command_of, until
 from tiny_builds import model_folder, recipe_file, text_file
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-cluster")
@@ -71,22 +71,17 @@ def test_a_trial_gives_the_same_bundle_on_a_worker_as_here(prepared, tmp_path):
 def test_a_worker_that_is_killed_loses_nothing(prepared, tmp_path):
     killed = []
 
-    def kill() -> None:
-        end = time.monotonic() + 120
-        while not killed and time.monotonic() < end:
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    busy = "_carry_out" in " ".join(process.cmdline())
-                except psutil.Error:
-                    continue
-                if busy and list(tmp_path.glob("*/stages/load-*")):
-                    os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
-                    return
-            time.sleep(0.05)
+    def killed_one() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            busy = any("_carry_out" in word for word in command_of(process))
+            if busy and list(tmp_path.glob("*/stages/load-*")):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+                return True
+        return False
 
     with cluster(prepared, 1, None) as workers:
-        thread = threading.Thread(target=kill)
+        thread = threading.Thread(target=until, args=(killed_one,))
         thread.start()
         tried = workers.run(trials(prepared, tmp_path, steps=200))
         thread.join()

@@ -1,4 +1,4 @@
-"""What every number of a linear's input units costs to remove, in one pass, compensated.
+"""Costs of removing any number of a linear's input units, in one pass, compensated.
 
 A unit is a set of input columns (a channel's one, a head's head_dim, a slot's heads): removing it
 takes the columns away, and the columns that stay make up for it by least squares under the Hessian
