@@ -44,7 +44,9 @@ def engine(prepared: Prepared, workers: int | None, address: str | None) -> Iter
         yield Here()
         return
     if workers is not None and address is not None:
-        raise UserError("--workers starts processes here and --cluster takes a cluster's: give one")
+        raise UserError(
+            "--workers starts processes here and --cluster takes a cluster's: give one."
+        )
     try:
         from edgeprune.search.cluster import cluster
     except ModuleNotFoundError as error:

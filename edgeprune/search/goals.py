@@ -79,8 +79,8 @@ def next_goal(
         speeds = sorted(wish.speedup)
     elif wish.latency is not None:
         speeds = [whole.original_ms / wish.latency]
-    elif limit is not None:
-        speeds = [None]
+    elif limit is not None:  # of models of the same plan the whole one loses least
+        speeds = [] if 1e6 * whole.megabytes <= limit else [None]
     else:
         speeds = front(whole.speedup.value, fastest, settings.points - 1)
     needed = [speed for speed in speeds if speed is None or speed > whole.speedup.value]

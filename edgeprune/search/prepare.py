@@ -16,7 +16,7 @@ from edgeprune.search.settings import SearchSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
 from edgeprune.search.times.settings import Form
 from edgeprune.search.trial import Length, contents, recipe_of
-from edgeprune.targets import Target
+from edgeprune.targets import Target, detect
 from edgeprune.text.files import read_rows
 from edgeprune.text.pairs import texts_of
 from edgeprune.text.text import Text
@@ -127,6 +127,11 @@ def prepare(
     if context.streamed:
         raise UserError(
             "A search trains every candidate, and this model's weights do not fit into memory."
+        )
+    if context.target.name != detect().name:
+        raise UserError(
+            f"A search times what it finds, and this machine is no {context.target.name}: run it "
+            "there, or leave --on out."
         )
     refuse_uneven(context.checkpoint)
     form_of(base)

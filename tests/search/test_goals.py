@@ -78,6 +78,10 @@ def test_a_size_alone_has_no_limit_of_time():
     assert goal.bytes == 15e6
 
 
+def test_a_size_that_the_whole_model_has_needs_no_other():
+    assert next_goal(Wish(megabytes=25), SearchSettings(), WHOLE, 60.0, []) is None
+
+
 def test_memory_limits_what_the_graph_may_have():
     (goal,), _ = goals(Wish(memory=70), lambda goal: found(5))
     assert goal.bytes == pytest.approx(10e6)  # 60 MB are not the graph's

@@ -13,6 +13,7 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.search import measured, run
 from edgeprune.search.record import SearchRecord
 from edgeprune.search.times.measure import model_name
+from edgeprune.targets import detect, names
 from edgeprune.targets.block_times import BlockTimes, Level
 
 RECIPE = """
@@ -22,6 +23,7 @@ recover: {checks: 2, precision: float32}
 quantize: {calibration_samples: 8}
 measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
+ELSEWHERE = next(name for name in names() if name not in ("auto", detect().name))
 QUICK = ["--hours", "0.001", "--candidates", "2"]
 
 
@@ -120,6 +122,8 @@ def test_the_same_command_takes_what_there_is(place, found):
         (["--latency", "soon"], "is no number of ms"),
         (["--task", "sts"], "give both"),
         (["--work", "decode"], "this model's work is encoder"),
+        (["--on", ELSEWHERE], f"this machine is no {ELSEWHERE}"),
+        (["--workers", "2", "--cluster", "here:1"], "give one"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_sentence(place, given, why):
