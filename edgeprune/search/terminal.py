@@ -16,22 +16,27 @@ def search_table(record: SearchRecord, output: Path) -> RenderableType:
     """The models of the front, the slowest first, and where they lie."""
     shown = Table(box=SIMPLE_HEAD, title=f"{record.model}: {len(record.models)} models")
     shown.add_column("model")
-    shown.add_column("layers, heads, channels", overflow="fold")
-    for heading in ("predicted", "speed", "lost", "MB", "memory", "trained"):
+    for heading in ("speed", "lost", "MB", "trained"):
         shown.add_column(heading, justify="right")
     for found in record.models:
         mark = " *" if found.name == record.best else ""
         shown.add_row(
             f"{found.name}{mark}",
-            shape_line(found),
-            f"{found.predicted:.2f}x",
             f"{found.speedup.value:.2f}x ({found.speedup.low:.2f} to {found.speedup.high:.2f})",
             loss_line(found),
             f"{found.megabytes:.1f}",
-            "" if found.memory_megabytes is None else f"{found.memory_megabytes:.0f} MB",
             duration(60 * found.minutes) if found.minutes else "",
         )
-    parts: list[RenderableType] = [shown, *map(Text, sentences(record))]
+    shapes = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("model", "predicted", "layers; heads; channels"):
+        shapes.add_column(heading)
+    for found in record.models:
+        if found.shape:
+            shapes.add_row(found.name, f"{found.predicted:.2f}x", shape_line(found))
+    parts: list[RenderableType] = [shown]
+    if len(record.models) > 1:
+        parts += [shapes, Text()]
+    parts += map(Text, sentences(record))
     places = Table.grid(padding=(0, 2, 0, 0))
     if record.best is not None:
         places.add_row("best", Name(str(output / "best")))
