@@ -247,7 +247,7 @@ def run(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Do what the bundle is for: embed, classify, generate; - reads lines of standard input."""
+    """Do what the bundle is for: embed, classify, generate; - reads lines of input."""
     from edgeprune.runtime import terminal
     from edgeprune.runtime.generate import Sampling
     from edgeprune.runtime.rows import text_rows

@@ -353,7 +353,7 @@ def test_settings_that_do_not_fit_the_model(family, settings, words, made, out):
         ("a.txt", b"", "is empty"),
         ("a.txt", b"\x89PNG\x00\x01", "UTF-8"),
         ("a.txt", b"PK\x00\x00", "zero bytes"),
-        ("a.txt", b"only one sentence stands in here\n", "holds a single text"),
+        ("a.txt", bX),
         ("a.txt", b"two words\nno more\nin here\n", "leaves no sentence of three words"),
         ("a.parquet", b"PAR1", "neither .jsonl nor .csv"),
         ("a.jsonl", b'{"phrase": "a b c"}', "no field 'text'; it has phrase"),
@@ -411,7 +411,7 @@ def test_a_package_has_no_labels(made, out, tmp_path, monkeypatch):
 
 
 def test_too_little_text_for_a_window(made, out, tmp_path):
-    (tmp_path / "a.txt").write_text("w001 w002\nw003 w004\n")
+    (tmp_path / "a.txt").write_text("w001 w002\nw003 w004\nw005 w006\n")
     sentence = refused(out, *of(made, "llama", data=tmp_path / "a.txt"))
     assert "less than one window of 16" in sentence
 

@@ -104,7 +104,8 @@ def _published_facts(build: Build, done: Mapping[str, Done]) -> dict[str, Any]:
     for settings in context.settings.values():
         data = getattr(settings, "data", None) or ()
         named += [data] if isinstance(data, str) else data
-        named.append(getattr(settings, "start", None))
+        start = getattr(settings, "start", None)  # of a shape; of other stages a number
+        named += [start] if isinstance(start, str) else []
     return without_places(facts, context.output / MARK, [place for place in named if place])
 
 

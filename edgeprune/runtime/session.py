@@ -8,7 +8,7 @@ installed, as a client does with `edgeprune.kernels.register`.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -16,9 +16,11 @@ import onnxruntime
 from edgeprune import kernels
 from edgeprune.base.errors import ModelFault, UserError, reason
 from edgeprune.kernels.formats import DOMAIN
-from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.names import is_past
 from edgeprune.runtime.onnx_file import read_outline
+
+if TYPE_CHECKING:
+    from edgeprune.runtime.bundle import Bundle
 
 _FATAL_ONLY = 4  # errors are raised anyway
 _NUMPY_TYPES = {
@@ -89,7 +91,7 @@ def open_session(
 
 
 def bundle_session(
-    bundle: Bundle, threads: int | None = None, **options: Any
+    bundle: "Bundle", threads: int | None = None, **options: Any
 ) -> onnxruntime.InferenceSession:
     """`open_session` for a bundle's graph, which refuses a runtime older than its manifest allows.
 

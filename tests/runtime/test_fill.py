@@ -247,7 +247,7 @@ def test_a_long_text_goes_on_in_windows_and_masks_change_from_pass_to_pass(folde
 
 def test_texts_of_few_tokens_are_refused(folder, tmp_path):
     data = tmp_path / "text.txt"
-    data.write_text("w001 w002\nw003 w004 w005")
+    data.write_text("w001 w002\nw003 w004 w005\nw006 w007")
     text = open_text(TextSettings(data=(str(data),)), "masked", 0)
     with pytest.raises(edgeprune.UserError, match="no text of 4 tokens or more"):
         text.reader(folder).held_out_batches()

@@ -75,9 +75,9 @@ def _leaves(settings: ShapeSettings, facts: Facts) -> Facts:
     return replace(facts, anatomy=anatomy, units=left)
 
 
-def _reads(settings: ShapeSettings, context: Context) -> list[str]:
+def _reads(settings: ShapeSettings | None, context: Context) -> list[str]:
     """A hash of the model that it starts from, where that is not the original."""
-    if settings.start is None:
+    if settings is None or settings.start is None:
         return []
     hashed = hashlib.sha256()
     for name in (SIZES, WEIGHTS):

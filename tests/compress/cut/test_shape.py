@@ -30,6 +30,7 @@ def context_of(original, windows: bool):
     """The part of a build's context that the stage reads."""
     return SimpleNamespace(
         original=original,
+        output=original.folder,
         seed=0,
         calibration=lambda _samples: make_batches(windows),
         batches=lambda _purpose: itertools.cycle(make_batches(windows, seed=4)),
