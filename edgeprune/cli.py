@@ -692,7 +692,7 @@ def search(
     done, 1 a limit was missed, 2 a mistake in what was given, 70 a fault of edgeprune's own.
     """
     from edgeprune.pipeline.recipe import read_recipe, validate
-    from edgeprune.search.settings import SearchSettings, Wish
+    from edgeprune.search.settings import SearchRunSettings, Wish
     from edgeprune.search.terminal import search_table
 
     sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
@@ -701,7 +701,7 @@ def search(
     if recipe is None and model is None:
         raise UserError("Name a recipe, a model or both: `edgeprune recipes` lists recipes.")
     wish = _settings(Wish, **{name: options.pop(name) for name in Wish.model_fields})
-    settings = _settings(SearchSettings, **options)
+    settings = _settings(SearchRunSettings, **options)
     try:
         from edgeprune.search.engine import engine
         from edgeprune.search.prepare import prepare

@@ -353,7 +353,7 @@ def test_settings_that_do_not_fit_the_model(family, settings, words, made, out):
         ("a.txt", b"", "is empty"),
         ("a.txt", b"\x89PNG\x00\x01", "UTF-8"),
         ("a.txt", b"PK\x00\x00", "zero bytes"),
-        ("a.txt", bX),
+        ("a.txt", b"only one sentence stands in here\n", "holds too few texts"),
         ("a.txt", b"two words\nno more\nin here\n", "leaves no sentence of three words"),
         ("a.parquet", b"PAR1", "neither .jsonl nor .csv"),
         ("a.jsonl", b'{"phrase": "a b c"}', "no field 'text'; it has phrase"),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprune.search.record import Found
-from edgeprune.search.settings import SearchSettings, Wish
+from edgeprune.search.settings import SearchRunSettings, Wish
 
 _STEP = 1.6
 """By how much faster a search for the fastest model within a loss goes on, while it finds some."""
@@ -59,7 +59,7 @@ def _most_lost(found: Found) -> float:
 
 def next_goal(
     wish: Wish,
-    settings: SearchSettings,
+    settings: SearchRunSettings,
     whole: Found,
     fastest: float,
     made: Sequence[Found],
@@ -102,7 +102,7 @@ def _bytes(wish: Wish, whole: Found) -> float | None:
 
 def _next_within_a_loss(
     wish: Wish,
-    settings: SearchSettings,
+    settings: SearchRunSettings,
     whole: Found,
     fastest: float,
     made: Sequence[Found],

@@ -12,7 +12,7 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import prepare as prepare_build
 from edgeprune.pipeline.keys import assets_digest, digest, model_digest
 from edgeprune.pipeline.recipe import Recipe, validate
-from edgeprune.search.settings import SearchSettings, Wish
+from edgeprune.search.settings import SearchRunSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
 from edgeprune.search.times.settings import Form
 from edgeprune.search.trial import Length, contents, recipe_of
@@ -42,7 +42,7 @@ class Prepared:
     text: Text
     target: Target
     wish: Wish
-    settings: SearchSettings
+    settings: SearchRunSettings
     output: Path
 
     @property
@@ -95,7 +95,7 @@ def prepare(
     model: str | None,
     data: tuple[str, ...],
     wish: Wish,
-    settings: SearchSettings,
+    settings: SearchRunSettings,
     output: Path,
 ) -> Prepared:
     """Check everything that can be checked before work begins.
@@ -150,11 +150,11 @@ def prepare(
     return prepared
 
 
-def _with_work(settings: SearchSettings, recipe: Recipe) -> SearchSettings:
+def _with_work(settings: SearchRunSettings, recipe: Recipe) -> SearchRunSettings:
     """The settings with the recipe's work where none was given."""
     own = {name: getattr(recipe.measure, name) for name in _WORK}
     given = settings.model_dump(include=settings.model_fields_set)
-    return SearchSettings(**{**own, **given})
+    return SearchRunSettings(**{**own, **given})
 
 
 def _absolute(source: str) -> str:

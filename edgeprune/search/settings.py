@@ -51,7 +51,7 @@ class Wish(Settings):
         return len(self.speedup) == 1 or any(each is not None for each in asked)
 
 
-class SearchSettings(Settings):
+class SearchRunSettings(Settings):
     """The work whose time counts, and what the search may spend."""
 
     work: Work | None = Field(

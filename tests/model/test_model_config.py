@@ -37,7 +37,9 @@ def made(tmp_path_factory) -> Path:
         model_folder(folder / family, family)
     text_file(folder / "text.txt")
     text_file(folder / "labelled.jsonl")
-    recipe_file(folder / "tiny.yaml", "text: {max_tokens: 16}\nmeasure: {tokens: 12}\n")
+    recipe_file(
+        folder / "tiny.yaml", "text: {max_tokens: 16, held_out: 0.2}\nmeasure: {tokens: 12}\n"
+    )
     return folder
 
 

@@ -20,7 +20,7 @@ from edgeprune.pipeline.recipe import read_recipe  # noqa: E402
 from edgeprune.search.cluster import Packed, cluster  # noqa: E402
 from edgeprune.search.engine import Here  # noqa: E402
 from edgeprune.search.prepare import prepare  # noqa: E402
-from edgeprune.search.settings import SearchSettings, Wish  # noqa: E402
+from edgeprune.search.settings import SearchRunSettings, Wish  # noqa: E402
 from edgeprune.search.shape import Shape  # noqa: E402
 from edgeprune.search.trial import Length, Trial, contents, recipe_of  # noqa: E402
 
@@ -41,7 +41,7 @@ def prepared(tmp_path_factory):
     model = model_folder(place / "model")
     recipe = read_recipe(str(recipe_file(place / "recipe.yaml", RECIPE)))
     data = (str(text_file(place / "text.txt", 80)),)
-    return prepare(recipe, str(model), data, Wish(), SearchSettings(), place / "out")
+    return prepare(recipe, str(model), data, Wish(), SearchRunSettings(), place / "out")
 
 
 def trials(prepared, place: Path, steps: int = 12) -> list[Trial]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgeprune.measure.bench.record import Ratio
 from edgeprune.search.goals import front, missed, next_goal
 from edgeprune.search.record import Found
-from edgeprune.search.settings import SearchSettings, Wish
+from edgeprune.search.settings import SearchRunSettings, Wish
 
 
 def found(speed: float, lost: float = 0.0, megabytes: float = 20.0, memory: float = 80.0) -> Found:
@@ -38,7 +38,7 @@ WHOLE = found(3.0)
 def goals(wish: Wish, answer, settings=None, fastest=60.0):
     """The speedups of all goals, each answered by a model."""
     made, asked = [], []
-    while goal := next_goal(wish, settings or SearchSettings(), WHOLE, fastest, made):
+    while goal := next_goal(wish, settings or SearchRunSettings(), WHOLE, fastest, made):
         asked.append(goal)
         made.append(answer(goal))
         assert len(made) < 20
@@ -79,7 +79,7 @@ def test_a_size_alone_has_no_limit_of_time():
 
 
 def test_a_size_that_the_whole_model_has_needs_no_other():
-    assert next_goal(Wish(megabytes=25), SearchSettings(), WHOLE, 60.0, []) is None
+    assert next_goal(Wish(megabytes=25), SearchRunSettings(), WHOLE, 60.0, []) is None
 
 
 def test_memory_limits_what_the_graph_may_have():
@@ -92,14 +92,14 @@ def test_the_fastest_within_a_loss_is_found_between_the_last_good_and_the_first_
         return (speed / 9) ** 2
 
     wish = Wish(max_drop=1.2)  # the interval is 0.2 wide to either side
-    settings = SearchSettings(points=12)
+    settings = SearchRunSettings(points=12)
     _, made = goals(wish, lambda goal: found(goal.speedup, lost(goal.speedup)), settings)
     inside = [each.speedup.value for each in made if not missed(each, wish)]
     assert 9 / 1.12 < max(inside) <= 9
 
 
 def test_nothing_more_is_made_where_the_whole_model_loses_too_much():
-    assert next_goal(Wish(max_drop=0.1), SearchSettings(), WHOLE, 60.0, []) is None
+    assert next_goal(Wish(max_drop=0.1), SearchRunSettings(), WHOLE, 60.0, []) is None
 
 
 def test_a_limit_is_kept_by_the_whole_interval():
@@ -124,4 +124,4 @@ def test_limits_that_contradict_are_refused(limits, why):
 
 def test_a_measure_needs_its_data():
     with pytest.raises(ValueError, match="give both"):
-        SearchSettings(task="sts")
+        SearchRunSettings(task="sts")
