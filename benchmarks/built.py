@@ -60,4 +60,4 @@ def speed_beside(candidate: Path, baseline: Path, seconds: float) -> dict[str, A
 def quality_beside(candidate: Path, baseline: Path, measure: str, data: Path) -> dict[str, Any]:
     """A measure of one model beside another, on a file or folder."""
     found = evaluate(candidate, measure, data, against=baseline).to_json()
-    return {key: found[key] for key in _KEPT}
+    return {key: found[key] for key in _KEPT if key in found}

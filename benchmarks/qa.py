@@ -20,16 +20,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from built import build_once
+from built import build_once, quality_row, speed_row
 from finetune import MODEL, train
 from results_file import add_result, ratio_text, read_results
 from torch import Tensor
 from torch.nn import functional
 
-import edgeprune
 from edgeprune.compress.distil.settings import TrainSettings
-from edgeprune.measure.bench.compare import compare
-from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.model.forward import tensors
 from edgeprune.text.batches import Batch
@@ -68,16 +65,13 @@ def measure(work: Path, data: Path) -> None:
     if not (model / "config.json").exists():
         teach(train, model)
     built = build_once(RECIPE, work / "built", (), ("--model", str(model), "--data", str(train)))
-    bundle, original = built / "bundle", built / "original"
     done = read_results(RESULTS)
     if "speed" not in done:
-        speed = compare(bundle, original, BenchSettings(time_limit=40.0)).to_json()
-        add_result(RESULTS, {"name": "speed", **speed})
+        add_result(RESULTS, speed_row("speed", built, seconds=40.0))
     for name, place in (("xquad.en, last 300", asked), ("policyqa", data / ANOTHER)):
         for task in ("spans", "same_spans"):
             if f"{task}, {name}" not in done:
-                found = edgeprune.evaluate(bundle, task, place, against=original)
-                add_result(RESULTS, {"name": f"{task}, {name}", **found.to_json()})
+                add_result(RESULTS, quality_row(f"{task}, {name}", built, task, place))
 
 
 def teach(questions: Path, output: Path) -> None:
@@ -106,8 +100,8 @@ def ends_loss(module: torch.nn.Module, batch: Batch) -> Tensor:
 
 def told(row: dict[str, Any]) -> str:
     """A row in words."""
-    if "measures" in row:
-        [timed] = row["measures"].values()
+    if "speed" in row:
+        [timed] = row["speed"]["measures"].values()
         return ratio_text(timed["ratio"])
     if "original" not in row:
         return ", ".join(f"{name} {value:.2f}" for name, value in row["values"].items())
