@@ -85,7 +85,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One build that records everything."""
     folder = tmp_path_factory.mktemp("report")
     recipe = recipe_file(folder / "tiny.yaml", WHOLE)
-    model, text = model_folder(folder / "model"), text_file(folder / "text.txt")
+    model, text = model_folder(folder / "model"), text_file(folder / "text.txt", 120)
     out = folder / "out"
     done = run("build", recipe, "--model", model, "--data", text, "--output", out)
     assert done.exit_code == 0, done.stderr
