@@ -8,6 +8,7 @@ are not taken from workers: the search times bundles itself, alone (run.py).
 
 import getpass
 import hashlib
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from edgeprune.base.progress import say
 from edgeprune.search.prepare import Prepared
 from edgeprune.search.trial import Trial, Tried, try_out
 
+_ANSWERS = 10.0
+"""Seconds in which a cluster takes a connection."""
 _TRIES = 3
 """Times that a trial runs again whose worker died."""
 
@@ -70,6 +73,7 @@ def cluster(prepared: Prepared, workers: int | None, address: str | None) -> Ite
     Raises:
         UserError: the cluster does not answer.
     """
+    _refuse_silent(address)
     try:
         started: Any = ray.init(
             address=address,
@@ -79,16 +83,31 @@ def cluster(prepared: Prepared, workers: int | None, address: str | None) -> Ite
             logging_level="ERROR",
         )
     except ConnectionError as error:
-        raise UserError(
-            f"No Ray cluster answers at {address}: start one with `ray start --head`, or leave "
-            f"--cluster out. ({error})"
-        ) from None
+        raise UserError(f"{_no_cluster(address)} ({error})") from None
     if url := getattr(started, "dashboard_url", None):
         say(f"[search] Ray's dashboard: http://{url}")
     try:
         yield Workers(prepared)
     finally:
         ray.shutdown()
+
+
+def _refuse_silent(address: str | None) -> None:
+    """Refuse an address at which nobody listens: Ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # a name like auto, which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWERS).close()
+    except OSError:
+        raise UserError(_no_cluster(address)) from None
+
+
+def _no_cluster(address: str | None) -> str:
+    return (
+        f"No Ray cluster answers at {address}: start one with `ray start --head`, or leave "
+        "--cluster out."
+    )
 
 
 class Workers:
