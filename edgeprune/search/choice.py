@@ -18,6 +18,9 @@ _TICK = 1e-9
 """Seconds of the knapsack's unit."""
 _MULTIPLIERS = 40
 """Halvings of the interval that holds the multiplier of bytes."""
+_LEVELS = 48
+Levels = dict[int, float]
+"""Units that a block may keep -> its loss with them, rising in units."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,14 @@ class Candidate:
 
 def candidates(losses: Losses, times: Costs, sizes: Costs, budget: Budget) -> list[Candidate]:
     """The best shape of every depth that fits the budget, the least predicted loss first."""
+    blocks = [
+        (_levels(own), _levels(other))
+        for own, other in zip(losses.heads, losses.channels, strict=True)
+    ]
     best: dict[int, Candidate] = {}
     for layers in losses.layers:
-        found = _best(losses, layers.kept, times, sizes, budget)
+        kept = [blocks[layer] for layer in layers.kept]
+        found = _best(kept, layers.kept, times, sizes, budget)
         if found is None:
             continue
         found = replace(found, loss=found.loss + layers.loss)
@@ -71,18 +79,30 @@ def candidates(losses: Losses, times: Costs, sizes: Costs, budget: Budget) -> li
     return sorted(best.values(), key=lambda each: each.loss)
 
 
+def _levels(curve: Curve) -> Levels:
+    """The loss of each level of a block."""
+    return {kept: curve.loss(kept) for kept in levels_of(curve)}
+
+
 def _best(
-    losses: Losses, layers: Sequence[int], times: Costs, sizes: Costs, budget: Budget
+    blocks: Sequence[tuple[Levels, Levels]],
+    layers: Sequence[int],
+    times: Costs,
+    sizes: Costs,
+    budget: Budget,
 ) -> Candidate | None:
-    """The best widths of some layers; None where even the least do not fit."""
-    curves = [(losses.heads[layer], losses.channels[layer]) for layer in layers]
+    """The best widths of some layers; None where even the least do not fit.
+
+    Args:
+        blocks: attention and feed-forward of each of the layers.
+    """
 
     def solved(multiplier: float) -> Candidate | None:
-        shape = _solve(curves, layers, times, sizes, budget.seconds, multiplier)
+        shape = _solve(blocks, layers, times, sizes, budget.seconds, multiplier)
         if shape is None:
             return None
-        widths = zip(curves, shape.heads, shape.channels, strict=True)
-        loss = sum(own.loss(h) + other.loss(c) for (own, other), h, c in widths)
+        widths = zip(blocks, shape.heads, shape.channels, strict=True)
+        loss = sum(own[heads] + other[channels] for (own, other), heads, channels in widths)
         return Candidate(shape, loss, times.of(shape), sizes.of(shape))
 
     found = solved(0.0)
@@ -104,7 +124,7 @@ def _best(
 
 
 def _solve(
-    curves: Sequence[tuple[Curve, Curve]],
+    blocks: Sequence[tuple[Levels, Levels]],
     layers: Sequence[int],
     times: Costs,
     sizes: Costs,
@@ -112,18 +132,15 @@ def _solve(
     multiplier: float,
 ) -> Shape | None:
     """The widths of least loss + multiplier * bytes within `seconds`."""
-    items: list[list[Option]] = []
-    levels: list[list[int]] = []
-    for own, other in curves:
-        for curve, time, size in (
-            (own, times.heads, sizes.heads),
-            (other, times.channels, sizes.channels),
-        ):
-            kept = list(levels_of(curve))
-            levels.append(kept)
-            items.append(
-                [Option(round(time(n) / _TICK), curve.loss(n) + multiplier * size(n)) for n in kept]
-            )
+    kinds = ((times.heads, sizes.heads), (times.channels, sizes.channels))
+    levels = [level for block in blocks for level in block]
+    items = [
+        [
+            Option(round(time(kept) / _TICK), loss + multiplier * size(kept))
+            for kept, loss in level.items()
+        ]
+        for level, (time, size) in zip(levels, kinds * len(blocks), strict=True)
+    ]
     fixed = times.rest + len(layers) * times.layer
     most = sum(max(option.size for option in options) for options in items)
     limit = most if seconds is None else int((seconds - fixed) / _TICK)
@@ -131,7 +148,7 @@ def _solve(
         chosen = choose(items, limit)
     except ValueError:
         return None
-    widths = [kept[place] for kept, place in zip(levels, chosen, strict=True)]
+    widths = [list(level)[place] for level, place in zip(levels, chosen, strict=True)]
     return Shape(tuple(layers), tuple(widths[::2]), tuple(widths[1::2]))
 
 
@@ -143,6 +160,3 @@ def levels_of(curve: Curve) -> Iterable[int]:
     width = max(1, round(curve.units / _LEVELS / 16)) * 16
     least = max(width, min(curve.kept))
     return sorted({*range(-(-least // width) * width, curve.units, width), curve.units})
-
-
-_LEVELS = 48

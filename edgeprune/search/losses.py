@@ -13,6 +13,7 @@ alone. Sets come from a beam: of the best sets of a size, each without one layer
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,9 @@ from edgeprune.base.progress import track
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS, Gate, make_gates
 from edgeprune.compress.calibrate.walk import InputStatistics, Walk
 from edgeprune.compress.cut.compensate import compensated, hessian_of, norm_weights
+from edgeprune.compress.cut.depth import damage, references
 from edgeprune.compress.cut.surgery import only_layers
 from edgeprune.compress.maths.structured import removal
-from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.model.anatomy import Block
 from edgeprune.model.model import Model
 from edgeprune.model.restored import values_restored
@@ -223,22 +224,10 @@ def _loss_with(
         return lost(model, judged, whole)
 
 
-@torch.no_grad()
-def references(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
-    """References of the model's outputs, which the objective compares, a batch each."""
-    objective = objective_of(model)
-    return [objective.reference(model.run(batch), batch) for batch in batches]
-
-
-@torch.no_grad()
 def lost(model: Model, batches: Sequence[Batch], whole: Sequence[Tensor]) -> float:
-    """Damage against the whole model's references, mean over texts; infinite where the outputs are
-    not finite."""
-    objective = objective_of(model)
-    found = references(model, batches)
-    damages = [objective.damage(*pair) for pair in zip(found, whole, strict=True)]
-    mean = float(np.average(damages, weights=[len(batch.input_ids) for batch in batches]))
-    return mean if np.isfinite(mean) else float("inf")
+    """Damage against the whole model's references; infinite where the outputs are not finite."""
+    found = damage(model, batches, whole)
+    return found if math.isfinite(found) else math.inf
 
 
 def layer_sets(

@@ -9,9 +9,10 @@ from tiny_models import make_batch, make_model
 
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut.compensate import cut_channels, hessian_of, norm_weights
+from edgeprune.compress.cut.depth import references
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.maths.structured import removal
-from edgeprune.search.losses import Losses, lost, measure_losses, references
+from edgeprune.search.losses import Losses, lost, measure_losses
 from edgeprune.text.batches import Batch
 
 

@@ -59,22 +59,31 @@ def layer_scores(model: Model, batches: Sequence[Batch], score: str, seed: int) 
 @torch.no_grad()
 def loss_changes(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
     """Damage, mean over texts, when each layer alone is left out."""
-    whole = _references(model, batches)
+    whole = references(model, batches)
     everything = list(range(len(model.anatomy.blocks)))
-    changes, objective = [], objective_of(model)
+    changes = []
     for left_out in track(everything, "leaving layers out", len(everything)):
         with only_layers(model, [layer for layer in everything if layer != left_out]):
-            found = _references(model, batches)
-        lost = [objective.damage(*pair) for pair in zip(found, whole, strict=True)]
-        texts = sum(len(batch.input_ids) for batch in batches)
-        weighted = [x * len(b.input_ids) for x, b in zip(lost, batches, strict=True)]
-        changes.append(sum(weighted) / texts)
+            changes.append(damage(model, batches, whole))
     return torch.tensor(changes, dtype=torch.float64)
 
 
-def _references(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
+@torch.no_grad()
+def references(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
+    """References of the model's outputs, which the objective compares, a batch each."""
     objective = objective_of(model)
     return [objective.reference(model.run(batch), batch) for batch in batches]
+
+
+@torch.no_grad()
+def damage(model: Model, batches: Sequence[Batch], whole: Sequence[Tensor]) -> float:
+    """Damage of the model as it is against references of the whole one, mean over texts."""
+    objective = objective_of(model)
+    found = references(model, batches)
+    lost = [objective.damage(*pair) for pair in zip(found, whole, strict=True)]
+    texts = sum(len(batch.input_ids) for batch in batches)
+    weighted = [x * len(b.input_ids) for x, b in zip(lost, batches, strict=True)]
+    return sum(weighted) / texts
 
 
 def taylor(model: Model, batches: Sequence[Batch], seed: int) -> Tensor:
