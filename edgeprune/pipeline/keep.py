@@ -76,6 +76,20 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def check_output(folder: Path) -> None:
     """An output folder is new, empty, or an earlier build's."""
+    refuse_foreign(folder, "a build", _is_stages(folder / MARK))
+    for part in _BUNDLES:
+        check_replaceable(folder / part)
+
+
+def refuse_foreign(folder: Path, of: str, ours: bool) -> None:
+    """Refuse an output folder that is neither new nor empty nor ours.
+
+    Args:
+        of: what ours would be of, with its article.
+
+    Raises:
+        UserError: it is a file, a link to nowhere, or holds something else.
+    """
     if folder.is_symlink() and not folder.exists():
         raise UserError(
             f"{folder} is a link to {folder.readlink()}, which is not there: make that folder, or "
@@ -83,12 +97,10 @@ def check_output(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for the output.")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_stages(folder / MARK):
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise UserError(
-            f"{folder} holds something other than a build of edgeprune: name another --output."
+            f"{folder} holds something other than {of} of edgeprune: name another --output."
         )
-    for part in _BUNDLES:
-        check_replaceable(folder / part)
 
 
 def _is_stages(folder: Path) -> bool:

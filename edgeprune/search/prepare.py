@@ -1,5 +1,6 @@
 """A search before its work: what was asked, checked, and what all its trials have in common."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from edgeprune.measure.works import WORKS, Work
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import prepare as prepare_build
+from edgeprune.pipeline.keep import refuse_foreign
 from edgeprune.pipeline.keys import assets_digest, digest, model_digest
 from edgeprune.pipeline.recipe import Recipe, validate
+from edgeprune.runtime.bundle import check_replaceable
 from edgeprune.search.settings import SearchRunSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
 from edgeprune.search.times.settings import Form
@@ -23,6 +26,9 @@ from edgeprune.text.text import Text
 
 MARK = "search"
 """The folder of an output that only a search makes."""
+BEST = "best"
+_KEPT = re.compile(r"trials|answers|(losses-)?[0-9a-f]{12}\.json|\..*")
+"""Names in that folder: trials, answers, losses, journals, and files that are being written."""
 _WORK = ("tokens", "batch", "threads")
 _TRAINED_ON = 0.01
 """Share of the judging data's texts that may stand in the training text: some are too short to
@@ -106,7 +112,7 @@ def prepare(
     _refuse_output(output)
     content = contents(recipe)
     if model is not None:
-        content["model"] = str(Path(model).absolute()) if Path(model).exists() else model
+        content["model"] = _absolute(model)
     if data:
         content["text"] = {
             **content.get("text", {}),
@@ -163,12 +169,11 @@ def _absolute(source: str) -> str:
 
 
 def _refuse_output(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; name a folder for the output.")
-    if output.is_dir() and any(output.iterdir()) and not (output / MARK).is_dir():
-        raise UserError(
-            f"{output} holds something other than a search of edgeprune: name another --output."
-        )
+    """Refuse a folder that is not a search's: what is in one may be replaced."""
+    kept = output / MARK
+    ours = kept.is_dir() and all(_KEPT.fullmatch(found.name) for found in kept.iterdir())
+    refuse_foreign(output, "a search", ours)
+    check_replaceable(output / BEST)
 
 
 def _refuse_trained_on(prepared: Prepared) -> None:

@@ -39,7 +39,7 @@ from edgeprune.search.journal import Journal
 from edgeprune.search.losses import Losses
 from edgeprune.search.measured import measured_losses, measured_times, sizes_of
 from edgeprune.search.page import write_page
-from edgeprune.search.prepare import MARK, Prepared
+from edgeprune.search.prepare import BEST, MARK, Prepared
 from edgeprune.search.record import Brief, Found, SearchRecord, plain, shape_of
 from edgeprune.search.shape import Shape
 from edgeprune.search.times.correct import corrected
@@ -399,7 +399,7 @@ class _Search:
         record.write(prepared.output / "search.json")
         write_page(record, prepared.output)
         if best is not None:
-            _copy(prepared.output / "models" / best / "bundle", prepared.output / "best")
+            _copy(prepared.output / "models" / best / "bundle", prepared.output / BEST)
         return record
 
     def _best(self) -> tuple[str | None, list[str]]:

@@ -155,6 +155,17 @@ def test_a_folder_of_something_else_is_left_alone(place):
     assert [file.name for file in (place / "other").iterdir()] == ["mine.txt"]
 
 
+def test_a_folder_whose_search_is_somebody_elses_is_left_alone(place):
+    for name in ("search", "best"):
+        (place / "project" / name).mkdir(parents=True)
+        (place / "project" / name / "mine.py").write_text("mine")
+    result = search(place, "project")
+    assert result.exit_code == 2
+    assert "holds something other than a search" in result.stderr
+    assert (place / "project" / "best" / "mine.py").read_text() == "mine"
+    assert (place / "project" / "search" / "mine.py").read_text() == "mine"
+
+
 def test_losses_are_kept_for_the_next_search(place, found, monkeypatch):
     monkeypatch.setattr(measured, "_measure", lambda prepared: pytest.fail("measured again"))
     kept = list((place / "out" / "search").glob("losses-*.json"))
