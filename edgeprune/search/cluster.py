@@ -113,10 +113,14 @@ def _no_cluster(address: str | None) -> str:
 class Workers:
     """Ray's workers, a core or more each."""
 
+    alone = False
+
     def __init__(self, prepared: Prepared) -> None:
         recipe = prepared.base
         named = [str(recipe.model), *recipe.text.data]
-        self._packed = {name: ray.put(Packed.of(Path(name))) for name in named if _is_here(name)}
+        self._packed = {
+            name: ray.put(Packed.of(Path(name))) for name in named if Path(name).exists()
+        }
 
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """All at once, as many as there are cores.
@@ -137,10 +141,6 @@ class Workers:
                 "again when it is back."
             ) from None
         return [Tried.model_validate(each) for each in found]
-
-
-def _is_here(place: str) -> bool:
-    return Path(place).exists()
 
 
 @ray.remote(num_cpus=1, max_retries=_TRIES)

@@ -17,12 +17,17 @@ from edgeprune.search.trial import Trial, Tried, try_out
 class Engine(Protocol):
     """Carries out trials."""
 
+    alone: bool
+    """Whether they run on this machine with nothing beside, so that their times hold."""
+
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """The results, in the order of the trials."""
 
 
 class Here:
     """This process, one after the other."""
+
+    alone = True
 
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """Each in turn."""

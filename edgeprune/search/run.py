@@ -44,21 +44,27 @@ from edgeprune.search.record import Brief, Found, SearchRecord, plain, shape_of
 from edgeprune.search.shape import Shape
 from edgeprune.search.times.correct import corrected
 from edgeprune.search.times.predict import fixed, predict
-from edgeprune.search.trial import Length, Trial, Tried, contents, recipe_of
+from edgeprune.search.trial import (
+    Length,
+    Trial,
+    Tried,
+    contents,
+    hurried,
+    recipe_of,
+    try_out,
+)
 from edgeprune.targets.block_times import BlockTimes
 
 _MARGIN = 1.03
 """A model is aimed at so much more than the speed asked for, so that its interval lies beyond."""
 _OVERHEAD = 3.0
 """Minutes that a model takes beside its training: built, measured, and its candidates too."""
-_LEAST_MINUTES = 0.02
 _BRIEF_SECONDS, _BRIEF_LAUNCHES = 8.0, 4
-_PER_KIND = 1e-6
+_MICROSECONDS = 1e-6
 
 
 def search(prepared: Prepared, engine: Engine) -> SearchRecord:
-    """Search until there are enough models, or the time is up; what was found is written after
-    every model.
+    """Search until there are enough models; what was found is written after every one.
 
     Raises:
         UserError: another search is using the folder, or no shape keeps a limit.
@@ -85,12 +91,9 @@ class _Search:
     def __post_init__(self) -> None:
         self.models: list[Found] = []
         self.trials: list[Brief] = []
-        self.table: BlockTimes = self._table()
+        self.table: BlockTimes = measured_times(self.prepared)
 
     # What is measured once ----------------------------------------------------------------------
-
-    def _table(self) -> BlockTimes:
-        return measured_times(self.prepared)
 
     @cached_property
     def losses(self) -> Losses:
@@ -250,8 +253,10 @@ class _Search:
         folder = self.prepared.output / "models" / name
 
         def make() -> Found:
-            (tried,) = self.engine.run([self._trial(recipe, folder)])
-            return self._figures(name, shape, minutes, asked, predicted, tried)
+            trial = self._trial(recipe, folder)
+            if not self.engine.alone:  # what is left to do here is to measure
+                self.engine.run([self._trial(hurried(recipe), folder)])
+            return self._figures(name, shape, minutes, asked, predicted, try_out(trial))
 
         return self.journal.once(name, make, Found.to_json, Found.model_validate)
 
@@ -303,23 +308,23 @@ class _Search:
 
     def _speedup(self, seconds: float) -> float:
         """The predicted speedup of a shape of this predicted time."""
-        return self.whole.speedup.value * self.table.whole * _PER_KIND / seconds
+        return self.whole.speedup.value * self.table.whole * _MICROSECONDS / seconds
 
     def _learn(self, shape: Shape, speedup: float) -> None:
         """Correct the table by a model that was timed, as its time is beside the whole one's."""
         if self.prepared.settings.steps is not None:
             return
-        seconds = self.table.whole * _PER_KIND * self.whole.speedup.value / speedup
+        seconds = self.table.whole * _MICROSECONDS * self.whole.speedup.value / speedup
         self.table = corrected(self.table, [(shape, seconds)])
 
     def _times(self) -> Costs:
         table = self.table
         constant = table.factors.layer * table.layer
         return Costs(
-            fixed(table) * _PER_KIND,
-            constant * _PER_KIND,
-            lambda heads: table.attention(heads) * _PER_KIND,
-            lambda channels: table.feed_forward(channels) * _PER_KIND,
+            fixed(table) * _MICROSECONDS,
+            constant * _MICROSECONDS,
+            lambda heads: table.attention(heads) * _MICROSECONDS,
+            lambda channels: table.feed_forward(channels) * _MICROSECONDS,
         )
 
     def _sizes(self) -> Costs:
@@ -328,7 +333,7 @@ class _Search:
     def _budget(self, goal: Goal) -> Budget:
         if goal.speedup is None:
             return Budget(None, goal.bytes)
-        whole = self.table.whole * _PER_KIND * self.whole.speedup.value
+        whole = self.table.whole * _MICROSECONDS * self.whole.speedup.value
         return Budget(whole / (_MARGIN * goal.speedup), goal.bytes)
 
     def _candidates(self, goal: Goal) -> list[Candidate]:
@@ -364,7 +369,7 @@ class _Search:
         planned = len(wish.speedup) or (1 if wish.latency or wish.megabytes or wish.memory else 0)
         planned = settings.points - 1 if wish.max_drop or not planned else planned
         left = 60 * settings.hours - self.journal.seconds / 60
-        return max(_LEAST_MINUTES, left / max(1, planned - number + 1) - _OVERHEAD)
+        return max(0.0, left / max(1, planned - number + 1) - _OVERHEAD)
 
     def _start(self, chosen: Sequence[Candidate]) -> Path | None:
         """The folder of the smallest model that was trained and holds all of these shapes."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.base.errors import UserError
 from edgeprune.base.record import Many, Record
 from edgeprune.measure.bench.record import Comparison
 from edgeprune.measure.evaluate.measures import MEASURES
@@ -135,10 +134,16 @@ def recipe_of(
             **({"start": str(start)} if start else {}),
         }
     content.setdefault("quantize", {})
-    if brief:
-        hurried = {"seconds": 1.0, "launches": 1, "profile": False, "curve": [], "stages": False}
-        hurried |= {"task": None, "data": None}  # held-out text tells candidates apart
-        content["measure"] = {**content.get("measure", {}), **hurried}
+    recipe = validate(content, "the search's recipe")
+    return hurried(recipe) if brief else recipe
+
+
+def hurried(recipe: Recipe) -> Recipe:
+    """The recipe with as little measuring as can be: held-out text tells candidates apart."""
+    content = contents(recipe)
+    measure = {"seconds": 1.0, "launches": 1, "profile": False, "curve": [], "stages": False}
+    measure |= {"task": None, "data": None}
+    content["measure"] = {**content.get("measure", {}), **measure}
     return validate(content, "the search's recipe")
 
 
@@ -174,6 +179,4 @@ def prepared(trial: Trial) -> Build:
         for name, value in trial.recipe.items()
     }
     recipe = validate(content, "the search's recipe")
-    if recipe.model is None:
-        raise UserError("A search names its model: give --model.")
     return prepare(recipe, None, (), Path(trial.folder))

@@ -1,5 +1,6 @@
 """The real command on a tiny model: what it writes, what it resumes, what it refuses."""
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -10,9 +11,10 @@ from tiny_builds import model_folder, recipe_file, text_file
 
 from edgeprune.cli import main
 from edgeprune.model.checkpoint import open_checkpoint
-from edgeprune.search import measured, run
+from edgeprune.search import engine, measured, run
 from edgeprune.search.record import SearchRecord
 from edgeprune.search.times.measure import model_name
+from edgeprune.search.trial import try_out
 from edgeprune.targets import detect, names
 from edgeprune.targets.block_times import BlockTimes, Level
 
@@ -164,6 +166,29 @@ def test_a_folder_whose_search_is_somebody_elses_is_left_alone(place):
     assert "holds something other than a search" in result.stderr
     assert (place / "project" / "best" / "mine.py").read_text() == "mine"
     assert (place / "project" / "search" / "mine.py").read_text() == "mine"
+
+
+def test_what_was_trained_elsewhere_is_timed_here(place, monkeypatch):
+    seen = []
+
+    class Elsewhere:
+        alone = False
+
+        def run(self, trials):
+            seen.extend(trials)
+            return [try_out(trial) for trial in trials]
+
+    monkeypatch.setattr(engine, "engine", lambda *_: contextlib.nullcontext(Elsewhere()))
+    result = search(place, "elsewhere", "--megabytes", "1000")
+    assert result.exit_code == 0, result.output
+    [trial] = seen
+    assert trial.recipe["measure"]["seconds"] == 1.0
+    bundle = place / "elsewhere" / "models" / "whole" / "bundle"
+    stages = json.loads((bundle / "edgeprune.json").read_text())["stages"]
+    measure = next(stage for stage in stages if stage["name"] == "measure")
+    assert measure["speed"]["settings"]["time_limit"] == 0.2  # the recipe's, in this process
+    found = SearchRecord.read(place / "elsewhere" / "search.json", "").models[0]
+    assert found.ms == measure["speed"]["measures"]["encoder"]["candidate"]["median_ms"]
 
 
 def test_losses_are_kept_for_the_next_search(place, found, monkeypatch):
