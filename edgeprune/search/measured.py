@@ -3,19 +3,18 @@
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.base.files import read_json, replace_file
 from edgeprune.base.progress import say
 from edgeprune.compress.load.row import LOAD
-from edgeprune.pipeline.build import prepare
 from edgeprune.pipeline.keys import code_digest, digest
 from edgeprune.search.choice import Costs
 from edgeprune.search.losses import Losses, measure_losses
 from edgeprune.search.prepare import MARK, Prepared
 from edgeprune.search.times.measure import measure_blocks, model_name
 from edgeprune.search.times.settings import BlockSettings
-from edgeprune.search.trial import Length, recipe_of
 from edgeprune.targets.block_times import BlockTimes, kept
 
 _TOGETHER = 32
@@ -39,7 +38,7 @@ def measured_times(prepared: Prepared) -> BlockTimes:
         batch=settings.batch,
         threads=settings.threads,
     )
-    table = measure_blocks(checkpoint, blocks, prepared.target)
+    table = measure_blocks(checkpoint, blocks, prepared.context.target)
     table.keep()
     return table
 
@@ -65,11 +64,10 @@ def measured_losses(prepared: Prepared) -> Losses:
 def _measure(prepared: Prepared) -> Losses:
     from edgeprune.model.store import TRAINING_ATTENTION, load_model
 
-    recipe = recipe_of(prepared.base, None, Length(), None, brief=True)
-    context = prepare(recipe, None, (), prepared.output / MARK / "trials").context
     settings = prepared.settings
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as name:
         folder = Path(name)
+        context = replace(prepared.context)  # what it learns of the model goes with it
         LOAD.load()(context, context.checkpoint.folder, folder, context.settings.get(LOAD.name))
         context.given = {"reference": folder, "model": folder}
         drawn = context.calibration(settings.samples + settings.judged, _TOGETHER)

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import listed
+from edgeprune.compress.context import Context
 from edgeprune.measure.works import WORKS, Work
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.tasks import TASKS
@@ -19,10 +20,9 @@ from edgeprune.search.settings import SearchRunSettings, Wish
 from edgeprune.search.times.measure import refuse_uneven
 from edgeprune.search.times.settings import Form
 from edgeprune.search.trial import Length, contents, recipe_of
-from edgeprune.targets import Target, detect
+from edgeprune.targets import detect
 from edgeprune.text.files import read_rows
 from edgeprune.text.pairs import texts_of
-from edgeprune.text.text import Text
 
 MARK = "search"
 """The folder of an output that only a search makes."""
@@ -41,21 +41,26 @@ class Prepared:
 
     base: the recipe whose text, quantization and training the trials take, with the model's folder
         in it, and the work and the measure that were asked for.
+    context: of a build that only quantizes: model, text, target.
     """
 
     base: Recipe
-    checkpoint: Checkpoint
-    text: Text
-    target: Target
+    context: Context
     wish: Wish
     settings: SearchRunSettings
     output: Path
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """The uncompressed model."""
+        return self.context.checkpoint
+
+    @property
     def common(self) -> str:
         """The key of what every search on this model and text has in common."""
         checkpoint = self.checkpoint
-        inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), self.text.digest)
+        text = self.context.text.digest
+        inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), text)
         return digest(*inputs, self.base.model_dump_json(exclude={"measure"}))
 
     @property
@@ -144,9 +149,7 @@ def prepare(
     works = TASKS[context.checkpoint.task].works
     if settings.work is not None and settings.work not in works:
         raise UserError(f"--work {settings.work}: this model's work is {listed(works)}.")
-    prepared = Prepared(
-        base, context.checkpoint, context.text, context.target, wish, settings, output
-    )
+    prepared = Prepared(base, context, wish, settings, output)
     if wish.max_drop is not None and base.measure.task is None:
         raise UserError(
             "--max-drop is a loss of a quality measure: name one with --task, and its data with "
@@ -184,10 +187,11 @@ def _refuse_trained_on(prepared: Prepared) -> None:
     judged = _texts(Path(measure.data))
     if not judged:
         return
-    trained = {text.strip() for each in prepared.text.train.documents for text in texts_of(each)}
-    if prepared.text.reads == "sentences":
-        trained |= {text.strip() for text in prepared.text.train.sentences.texts}
-    seen = sum(text in trained for text in judged)
+    text = prepared.context.text
+    trained = {part.strip() for each in text.train.documents for part in texts_of(each)}
+    if text.reads == "sentences":
+        trained |= {sentence.strip() for sentence in text.train.sentences.texts}
+    seen = sum(each in trained for each in judged)
     if seen > _TRAINED_ON * len(judged):
         raise UserError(
             f"{seen:,} of the {len(judged):,} texts of {measure.data} are in the text that is "

@@ -389,7 +389,7 @@ class _Search:
         best, verdict = self._best()
         record = SearchRecord(
             model=prepared.checkpoint.name,
-            text=prepared.text.line,
+            text=prepared.context.text.line,
             wish=prepared.wish.model_dump(mode="json"),
             settings=prepared.settings.model_dump(mode="json"),
             machine=machine_facts().to_json(),
