@@ -1,7 +1,7 @@
 """Rows drawn so that rare labels and languages come more often."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,17 @@ def balanced_rows(count: int, by: Sequence[Evened], rng: np.random.Generator) ->
         by: kinds of the rows, and of those the kinds within each; nothing: every row once.
     """
     return rng.permutation(_drawn(np.arange(count), count, by, rng))
+
+
+def rounds(
+    count: int, by: Sequence[Evened], size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Rows without end, at most `size` at a time: all of them in random order, and again in another
+    (see `balanced_rows`)."""
+    while True:
+        order = balanced_rows(count, by, rng)
+        for start in range(0, count, size):
+            yield order[start : start + size]
 
 
 def label_counts(labels: Iterable[Truth]) -> dict[int, int]:

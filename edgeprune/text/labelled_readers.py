@@ -6,7 +6,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from edgeprune.text.answers import cut_into_windows, token_span, windows
-from edgeprune.text.balance import Evened, balanced_rows, rarest
+from edgeprune.text.balance import Evened, rarest, rounds
 from edgeprune.text.batches import Batch, Tokens, by_length
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.pairs import Document
@@ -21,12 +21,9 @@ class LabelledReader(Reader):
         return list(self._labelled(self.held_out, np.array(self._held_out())))
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
-        rows, by = self._evened(self.train)
-        count = self._sequences_in_pool
-        while True:
-            order = balanced_rows(len(rows), by, rng) if by else rng.permutation(len(rows))
-            for start in range(0, len(order), count):
-                yield from shuffled(self._labelled(self.train, order[start : start + count]), rng)
+        every, by = self._evened(self.train)
+        for rows in rounds(len(every), by, self._sequences_in_pool, rng):
+            yield from shuffled(self._labelled(self.train, rows), rng)
 
     def _evened(self, part: Corpus) -> tuple[Sequence[int], list[Evened]]:
         """The rows of a part's documents, evened out by language, and by label within each."""

@@ -1,12 +1,12 @@
 """Readers of texts alone: sentences, texts to be masked, and windows of the running text."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.text.balance import balanced_rows
+from edgeprune.text.balance import rounds
 from edgeprune.text.batches import Batch, Tokens, by_length, full
 from edgeprune.text.corpus import Corpus
 from edgeprune.text.masks import FEWEST_TOKENS, masked, too_short
@@ -22,11 +22,7 @@ class SentenceReader(Reader):
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
         pool, by = self._evened(self.train)
-        count = self._sequences_in_pool
-        while True:
-            rows: Iterable[int] = (int(rng.integers(len(pool))) for _ in range(count))
-            if by:
-                rows = balanced_rows(len(pool), by, rng)[:count]
+        for rows in rounds(len(pool), by, self._sequences_in_pool, rng):
             texts = [self._view(pool[row], rng) for row in rows]
             yield from shuffled(by_length(self.encode(texts), self._shape), rng)
 
@@ -42,8 +38,11 @@ class SentenceReader(Reader):
         return self.encode([self._view(text, rng) for text in drawn])
 
     def _view(self, text: str, rng: np.random.Generator) -> str:
-        """The sentence, or now and then a few words out of it."""
-        return fragment(text, rng) if rng.random() < self.settings.fragments else text
+        """The sentence, or now and then a few words out of it: always the same ones, so that the
+        original answers them once."""
+        if rng.random() >= self.settings.fragments:
+            return text
+        return fragment(text, np.random.default_rng([self.seed, 3, *text.encode()]))
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,8 @@ class MaskedReader(Reader):
 
     def _training(self, rng: np.random.Generator) -> Iterator[Batch]:
         windows, by = self._evened(self.train)
-        count = self._sequences_in_pool
-        while True:
-            order = balanced_rows(len(windows), by, rng) if by else rng.permutation(len(windows))
-            for start in range(0, len(order), count):
-                some = [windows[place] for place in order[start : start + count]]
-                yield from shuffled(self._masked(some, rng), rng)
+        for rows in rounds(len(windows), by, self._sequences_in_pool, rng):
+            yield from shuffled(self._masked([windows[row] for row in rows], rng), rng)
 
     def _masked(self, windows: Sequence[_Window], rng: np.random.Generator) -> Iterator[Batch]:
         pairs = [masked(window.ids, window.own, self.mask_id, rng) for window in windows]
@@ -105,10 +100,9 @@ class WindowReader(Reader):
         found, by = self._evened(self.train)
         windows = np.array(found)
         size = min(self._full_sequences, len(windows))
-        while True:
-            order = balanced_rows(len(windows), by, rng) if by else rng.permutation(len(windows))
-            for start in range(0, len(order) - size + 1, size):
-                yield full(windows[order[start : start + size]])
+        for rows in rounds(len(windows), by, size, rng):
+            if len(rows) == size:
+                yield full(windows[rows])
 
     def _found(self, part: Corpus) -> np.ndarray:
         """Every whole window [windows, tokens]."""

@@ -176,6 +176,25 @@ def test_text_without_sentences_is_refused(model_folder):
 # views ---------------------------------------------------------------------------------------
 
 
+def test_a_round_of_sentences_loses_nothing_and_has_one_fragment_of_each(model_folder):
+    """Every sentence once a round, and whatever the purpose the same few words out of it."""
+    made = reader(model_folder, "sentences", max_tokens=64, fragments=1.0)
+    count = len(made.train.sentences.texts)
+
+    def one_round(batches):
+        seen: Counter = Counter()
+        while sum(seen.values()) < count:
+            seen += Counter(texts_of(next(batches)))
+        return seen
+
+    batches = made.batches("first")
+    first = one_round(batches)
+    assert sum(first.values()) == count
+    assert one_round(batches) == first == one_round(made.batches("second"))
+    plain = one_round(reader(model_folder, "sentences", max_tokens=64).batches())
+    assert plain == Counter(made.train.sentences.texts)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_fragments_come_as_often_as_asked(share, model_folder):
     made = reader(model_folder, "sentences", max_tokens=64, batch_tokens=512, fragments=share)
