@@ -1,7 +1,8 @@
 """The context of a stage: settings, the original, the text, and where its result goes."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,10 @@ from edgeprune.text.tokenizer_file import TOKENIZER_SETTINGS
 if TYPE_CHECKING:
     from edgeprune.model.model import Model
     from edgeprune.targets import Target
+
+
+def _as_it_is(model: "Model") -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass
@@ -43,6 +48,9 @@ class Context:
     """The folder of each stage's output, by its name."""
     given: dict[str, Path] = field(default_factory=dict)
     """The folders of the latest "reference" and "model"; see `Stage.gives`."""
+
+    through: Callable[["Model"], AbstractContextManager[None]] = _as_it_is
+    """The context in which a model runs as later stages will have it, where a stage trains so."""
 
     @property
     def model(self) -> Path:

@@ -83,6 +83,11 @@ class Stage:
     """Whether there is anything to look for under these settings."""
     reads: Callable[[Any, Context], Iterable[str]] = _no_lines
     """Digests of what its result depends on beside its input, settings, code and target."""
+    through: str | None = None
+    """"module:function" of (model, context, settings): the context in which a model that is trained
+    runs as it will after this stage, and is left so that this stage keeps what it learned."""
+    trains_through: Callable[[Any], bool] = lambda settings: False
+    """Whether it trains within the contexts of later stages (`Context.through`)."""
     asks: Callable[[Task], Iterable[str]] = _no_lines
     """Code that it finds through the task's row: modules, or "module:function"."""
 

@@ -13,7 +13,11 @@ build at a time uses an output folder: it holds a lock there, which ends with it
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.progress import say
@@ -42,6 +46,10 @@ from edgeprune.pipeline.keys import (
     model_digest,
     reads,
 )
+from edgeprune.pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from edgeprune.model.model import Model
 from edgeprune.report.canvas import check_drawable
 
 
@@ -67,6 +75,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
 
 def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool) -> dict[str, Done]:
     source, key = context.checkpoint.folder, first_key(context)
+    context.through = partial(_through, context)
     looked = False
     done: dict[str, Done] = {}
     for number, stage in enumerate(stages, start=1):
@@ -86,6 +95,20 @@ def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool)
             context.given |= {stage.gives: folder, "model": folder}
         forget_others(place, stage.name, folder)
     return done
+
+
+def _throughs(context: Context) -> list[Stage]:
+    """The stages that say how a model runs after them, of those that run."""
+    return [stage for stage in STAGES if stage.through and stage.name in context.settings]
+
+
+@contextmanager
+def _through(context: Context, model: "Model") -> Iterator[None]:
+    with ExitStack() as within:
+        for stage in _throughs(context):
+            enter = loaded(stage.through or "")
+            within.enter_context(enter(model, context, context.settings[stage.name]))
+        yield
 
 
 def _look_ahead(stages: list[Stage], context: Context) -> None:
@@ -114,6 +137,10 @@ def stage_key(stage: Stage, context: Context, before: str) -> str:
     settings, task = context.settings.get(stage.name), TASKS[context.checkpoint.task]
     functions = (stage.run, *stage.asks(task))
     parts = [before, stage.name, settings, context.seed, code_digest(functions)]
+    for later in _throughs(context) if stage.trains_through(settings) else ():
+        own = later.through or ""
+        parts += [context.settings[later.name], code_digest([own])]
+        functions += (own,)
     if any(reads(function).targets for function in functions):
         parts += [context.target.name, files_digest(context.target.own_tables)]
     return digest(*parts, *stage.reads(settings, context))

@@ -17,8 +17,13 @@ _LEVELS = 255
 _LEAST = 1e-12
 
 
-def round_input(values: Tensor, entry: Entry) -> Tensor:
-    """A linear's input [..., inputs] at the values that its format has codes for."""
+def round_input(values: Tensor, entry: Entry, by_text: bool = False) -> Tensor:
+    """A linear's input [..., inputs] at the values that its format has codes for.
+
+    Args:
+        by_text: one dynamic scale for each text, along the first axis, as where each is run alone;
+            else one for all of them.
+    """
     if entry.format in GROUPED:
         return _by_group(values, entry.group or 1)
     if entry.format.endswith("-token"):
@@ -28,10 +33,11 @@ def round_input(values: Tensor, entry: Entry) -> Tensor:
         return _unsigned(values, *fixed)
     if not values.numel():  # an expert that no token chose
         return values
-    low, high = values.min().clamp(max=0.0), values.max().clamp(min=0.0)
+    along = tuple(range(int(by_text), values.ndim))
+    low = values.amin(along, keepdim=True).clamp(max=0.0)
+    high = values.amax(along, keepdim=True).clamp(min=0.0)
     scale = (high - low) / _LEVELS
-    if float(scale) == 0.0:
-        return values
+    scale = torch.where(scale == 0.0, torch.ones_like(scale), scale)  # zeros stay zeros
     return _unsigned(values, scale, (-low / scale).round())
 
 

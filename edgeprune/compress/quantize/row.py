@@ -209,5 +209,6 @@ QUANTIZE = Stage(
     told=_told,
     look="edgeprune.compress.quantize.outlook:look_ahead",
     looks=lambda settings: settings.quantizes_linears,
+    through="edgeprune.compress.quantize.through:trained_through",
     asks=objective,
 )

@@ -1,5 +1,6 @@
 """The recover stage: distil the cut model from the original, masks held."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from edgeprune.compress.context import Context
@@ -13,16 +14,17 @@ def run(context: Context, source: Path, target: Path, settings: RecoverSettings)
     """Train the model in `source` towards the original; write the best weights into `target`."""
     student, masks = load_model(source, TRAINING_ATTENTION), load_masks(source)
     watchers = [HeldMasks(student, masks)] if masks else []
-    result = distil(
-        student,
-        context.original,
-        context.batches("recover"),
-        context.held_out(),
-        settings,
-        "recovery",
-        watchers,
-        minutes=settings.minutes,
-        answers=kept_answers(context.original, settings, context.output),
-    )
+    with context.through(student) if settings.quantized else nullcontext():
+        result = distil(
+            student,
+            context.original,
+            context.batches("recover"),
+            context.held_out(),
+            settings,
+            "recovery",
+            watchers,
+            minutes=settings.minutes,
+            answers=kept_answers(context.original, settings, context.output),
+        )
     save_model(student, target, masks or None)
     return Recovered.from_values(result)
