@@ -9,6 +9,7 @@ from rich.text import Text
 
 from edgeprune.base.names import Name
 from edgeprune.base.words import duration
+from edgeprune.search.outlook import outlook
 from edgeprune.search.record import Brief, Found, SearchRecord
 
 
@@ -70,6 +71,9 @@ def sentences(record: SearchRecord) -> list[str]:
     if record.verdict:
         lines.append(f"No model keeps every limit; {record.best} is the nearest:")
         lines += [f"  {line}" for line in record.verdict]
+    shown = next((each for each in record.models if each.name == record.best), record.models[-1])
+    if more := outlook(record, shown):
+        lines.append(more)
     if not record.finished:
         lines.append("Stopped before its end; the same command goes on.")
     return lines
