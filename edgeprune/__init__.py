@@ -104,7 +104,8 @@ def load(
     Args:
         bundle: a bundle's folder, or an opened `Bundle`; any folder with an ONNX model and its
             tokenizer.
-        threads: for the matrix products; None takes all cores.
+        threads: for the matrix products; None takes all cores that may be used: those of
+            the fastest kind, within a container's share and the affinity.
 
     Raises:
         UserError: the bundle is damaged, or this ONNX Runtime is too old for it.

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeprune.base.cores import usable_cores
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.progress import say
 from edgeprune.compress.context import Context
@@ -65,6 +66,7 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     # Read when torch is loaded. Threads that spin at barriers while a neighbour holds their core
     # made training ten times slower on a shared machine of two cores (6 s a step, not 0.6).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     check_drawable("build")
     with made(build.context.output / MARK) as folder, locked(folder / LOCK):
         sweep_stages(folder)

@@ -19,7 +19,7 @@ def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
 
     Args:
         folder: a bundle's folder, or an opened `Bundle`.
-        threads: for the matrix products; None leaves the number to ONNX Runtime: all cores.
+        threads: for the matrix products; None takes all cores that may be used.
 
     Returns:
         An instance of the class named by its task's row: an `Embedder`, a `Classifier`, a

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from edgeprune import kernels
+from edgeprune.base.cores import all_cores, usable_cores
 from edgeprune.base.errors import ModelFault, UserError, reason
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.names import is_past
@@ -47,7 +48,8 @@ def open_session(
     """Open a session on the CPU for one ONNX file.
 
     Args:
-        threads: intra-op threads; None is the runtime's default, all cores.
+        threads: intra-op threads; None takes as many as there are cores that may be used: the
+            runtime's own default where those are all.
         disabled_optimizers: names of the runtime's graph fusions to leave out.
         minimum_onnxruntime: the oldest release that opens the model, if known.
         optimized_path: where to write the graph after the runtime's own optimizer.
@@ -70,6 +72,8 @@ def open_session(
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
+    if threads is None and (usable := usable_cores()) < all_cores():
+        threads = usable
     if threads is not None:
         options.intra_op_num_threads = threads
     if optimized_path is not None:

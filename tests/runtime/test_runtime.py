@@ -34,7 +34,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say_once
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.projection import unit_length
-from edgeprune.runtime import cache
+from edgeprune.runtime import cache, session
 from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
 from edgeprune.runtime.session import open_session
@@ -388,6 +388,17 @@ def test_a_session_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="cannot open"):
         open_session(path)
+
+
+@pytest.mark.parametrize(("usable", "asked", "threads"), [(4, None, 0), (3, None, 3), (3, 2, 2)])
+def test_a_session_has_a_thread_for_each_core_that_may_be_used(
+    usable, asked, threads, tmp_path, monkeypatch
+):
+    """0 is the runtime's own default, all cores."""
+    monkeypatch.setattr(session, "all_cores", lambda: 4)
+    monkeypatch.setattr(session, "usable_cores", lambda: usable)
+    opened = open_session(encoder_folder(tmp_path) / "model.onnx", asked)
+    assert opened.get_session_options().intra_op_num_threads == threads
 
 
 def test_a_bundle_for_a_newer_runtime_is_refused(tmp_path: Path) -> None:

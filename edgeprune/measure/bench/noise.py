@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import psutil
 
+from edgeprune.base.cores import allowed_cpus
 from edgeprune.measure.bench.record import Noise
 from edgeprune.measure.bench.rounds import Samples
 
@@ -36,7 +37,7 @@ class CoreWatch:
     def __init__(self, cores: Sequence[int] | None, pids: Iterable[int]) -> None:
         """`cores` are those in use, None for all that this process may use; `pids` the processes
         that are timed."""
-        self._cores = list(cores) if cores else _allowed_cores()
+        self._cores = list(cores) if cores else allowed_cpus()
         # The asking process works only while the others wait for it: that is not a disturbance.
         self._timed = [psutil.Process(pid) for pid in (*pids, os.getpid())]
         self._before = self._read()
@@ -80,9 +81,3 @@ def judge(spread: float, others: float | None) -> Noise:
     return Noise(
         turn_spread=spread, others_share=others, limit=LIMIT, noisy=bool(why), why=tuple(why)
     )
-
-
-def _allowed_cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(psutil.cpu_count() or 1))
