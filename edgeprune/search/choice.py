@@ -7,7 +7,7 @@ choice fits. Sums of losses compare within a set; between depths they are a gues
 settles: so the best shape of every depth is given, not one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.compress.maths.knapsack import Option, choose
@@ -152,7 +152,7 @@ def _solve(
     return Shape(tuple(layers), tuple(widths[::2]), tuple(widths[1::2]))
 
 
-def levels_of(curve: Curve) -> Iterable[int]:
+def levels_of(curve: Curve) -> Sequence[int]:
     """The numbers of units of a block that a shape may keep, rising: every head; channels in 48
     steps of equal size, each a multiple of 16 where there are so many."""
     if curve.units // curve.step <= _LEVELS:

@@ -14,7 +14,7 @@ alone. Sets come from a beam: of the best sets of a size, each without one layer
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,7 @@ from edgeprune.compress.calibrate.walk import InputStatistics, Walk
 from edgeprune.compress.cut.compensate import compensated, hessian_of, norm_weights
 from edgeprune.compress.cut.depth import damage, references
 from edgeprune.compress.cut.surgery import only_layers
-from edgeprune.compress.maths.structured import removal
-from edgeprune.model.anatomy import Block
+from edgeprune.compress.maths.structured import Removal, removal
 from edgeprune.model.model import Model
 from edgeprune.model.restored import values_restored
 from edgeprune.text.batches import Batch
@@ -148,40 +147,74 @@ def measure_losses(
             the text gives values that are not finite.
     """
     curves: dict[str, list[Curve]] = {HEADS: [], CHANNELS: []}
-    walk, whole = Walk(model, statistics), references(model, judged)
-    gates = {kind: make_gates(model, kind) for kind in curves}
-    blocks = model.anatomy.blocks
-    for block in track(blocks, "losses of levels", len(blocks)):
-        readers = {HEADS: block.attention.output, CHANNELS: block.feed_forward.down}
-        for kind, linear in readers.items():
-            curves[kind].append(
-                _curve(model, walk, block, linear, gates[kind][block.index], judged, whole)
-            )
-        walk.advance(block)
+    whole = references(model, judged)
+    for leaving in blocks_of(model, statistics, "losses of levels"):
+        curves[leaving.kind].append(_curve(model, leaving, judged, whole))
     sets = layer_sets(model, judged, whole, first_stays)
     return Losses(tuple(curves[HEADS]), tuple(curves[CHANNELS]), tuple(sets))
 
 
-def _curve(
-    model: Model,
-    walk: Walk,
-    block: Block,
-    name: str,
-    gate: Gate,
-    judged: Sequence[Batch],
-    whole: list[Tensor],
-) -> Curve:
-    linear = model.linear(name)
-    columns = unit_columns(gate)
-    weigh = functools.partial(norm_weights, linear.weight, linear.bias)
-    seen = walk.inputs(block, name, weigh)
-    hessian = hessian_of(seen, linear.bias is not None, _DAMPING)
-    units, step = len(columns), len(gate.value) // len(columns)
-    gone = removal(linear.weight, hessian, columns, together=max(1, units // _STEPS))
+@dataclass(frozen=True)
+class Leaving:
+    """A block of the whole model, and how its units leave.
+
+    linear: its last, by name. step: units that leave together at least. columns: of the linear that
+    each unit writes [units, columns]. gone: the order in which they leave, with the squared errors.
+    seen: what the linear reads.
+    """
+
+    layer: int
+    kind: str
+    linear: str
+    step: int
+    columns: Tensor
+    gone: Removal
+    seen: InputStatistics
+
+    def without(self, weight: Tensor, bias: Tensor | None, left: int) -> tuple[Tensor, Tensor]:
+        """The linear's weight [out, in] and bias [out] without the first `left` that leave: zero
+        there, the others compensated. Without a bias that is empty."""
+        kept = torch.ones(weight.shape[1], dtype=torch.bool)
+        kept[self.columns[self.gone.order[:left]].flatten()] = False
+        narrow, shifted = compensated(weight, bias, self.seen, kept, _DAMPING)
+        wide = torch.zeros_like(weight)
+        wide[:, kept] = narrow
+        return wide, weight.new_empty(0) if shifted is None else shifted
+
+
+def blocks_of(model: Model, statistics: Sequence[Batch], what: str) -> Iterator[Leaving]:
+    """The blocks of the whole model, layer after layer, attention first.
+
+    Args:
+        what: named in the progress bar.
+    """
+    walk = Walk(model, statistics)
+    gates = {kind: make_gates(model, kind) for kind in (HEADS, CHANNELS)}
+    blocks = model.anatomy.blocks
+    for block in track(blocks, what, len(blocks)):
+        readers = {HEADS: block.attention.output, CHANNELS: block.feed_forward.down}
+        for kind, name in readers.items():
+            gate, linear = gates[kind][block.index], model.linear(name)
+            columns = unit_columns(gate)
+            seen = walk.inputs(
+                block, name, functools.partial(norm_weights, linear.weight, linear.bias)
+            )
+            hessian = hessian_of(seen, linear.bias is not None, _DAMPING)
+            together = max(1, len(columns) // _STEPS)
+            gone = removal(linear.weight, hessian, columns, together)
+            step = len(gate.value) // len(columns)
+            yield Leaving(block.index, kind, name, step, columns, gone, seen)
+        walk.advance(block)
+
+
+def _curve(model: Model, leaving: Leaving, judged: Sequence[Batch], whole: list[Tensor]) -> Curve:
+    linear, gone = model.linear(leaving.linear), leaving.gone
+    units, step = len(leaving.columns), leaving.step
+    hessian = hessian_of(leaving.seen, linear.bias is not None, _DAMPING)
     energy = float(((linear.weight.double() @ hessian) * linear.weight.double()).sum())
     curve = Curve(
-        block.index,
-        gate.kind,
+        leaving.layer,
+        leaving.kind,
         units * step,
         step,
         tuple(step * (units - left) for left in range(len(gone.costs))),
@@ -189,11 +222,14 @@ def _curve(
         {},
     )
     levels = sorted({min(len(gone.order), max(1, round(share * units))) for share in _MEASURED})
+    own = [each for each in (linear.weight, linear.bias) if each is not None]
     for left in [level for level in levels if 0 < level <= len(gone.order)]:
-        kept = torch.ones(linear.in_features, dtype=torch.bool)
-        kept[columns[gone.order[:left]].flatten()] = False
-        lost = _loss_with(model, linear, kept, seen, judged, whole)
-        curve.measured[step * (units - left)] = lost
+        with values_restored(own):
+            for tensor, values in zip(
+                own, leaving.without(linear.weight, linear.bias, left), strict=False
+            ):
+                tensor.copy_(values)
+            curve.measured[step * (units - left)] = lost(model, judged, whole)
     return curve
 
 
@@ -204,24 +240,6 @@ def unit_columns(gate: Gate) -> Tensor:
         return columns
     units = int(gate.groups.max()) + 1
     return torch.stack([columns[gate.groups == unit].flatten() for unit in range(units)])
-
-
-def _loss_with(
-    model: Model,
-    linear: torch.nn.Linear,
-    kept: Tensor,
-    seen: InputStatistics,
-    judged: Sequence[Batch],
-    whole: list[Tensor],
-) -> float:
-    """The loss with one linear compensated for the inputs that leave, everything else whole."""
-    with values_restored([each for each in (linear.weight, linear.bias) if each is not None]):
-        weight, bias = compensated(linear.weight, linear.bias, seen, kept, _DAMPING)
-        linear.weight.zero_()
-        linear.weight[:, kept] = weight
-        if bias is not None:
-            linear.bias.copy_(bias)
-        return lost(model, judged, whole)
 
 
 def lost(model: Model, batches: Sequence[Batch], whole: Sequence[Tensor]) -> float:

@@ -3,8 +3,11 @@
 import json
 import math
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.base.files import read_json, replace_file
 from edgeprune.base.progress import say
@@ -14,8 +17,15 @@ from edgeprune.search.choice import Costs
 from edgeprune.search.losses import Losses, measure_losses
 from edgeprune.search.prepare import MARK, Prepared
 from edgeprune.search.times.measure import measure_blocks, model_name
+from edgeprune.search.times.predict import fixed
 from edgeprune.search.times.settings import BlockSettings
 from edgeprune.targets.block_times import BlockTimes, kept
+from edgeprune.text.batches import Batch
+
+if TYPE_CHECKING:
+    from edgeprune.model.model import Model
+
+_MICROSECONDS = 1e-6
 
 _TOGETHER = 32
 """Sequences of a batch, at most: the text is divided by batches."""
@@ -62,6 +72,24 @@ def measured_losses(prepared: Prepared) -> Losses:
 
 
 def _measure(prepared: Prepared) -> Losses:
+    with whole_model(prepared) as (model, texts):
+        first = model.anatomy.family.unnormed_first
+        return measure_losses(model, texts.statistics, texts.judged, first)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Batches of different texts: from which order and compensation are taken, by which shapes are
+    chosen, and by which a choice is proved."""
+
+    statistics: Sequence[Batch]
+    judged: Sequence[Batch]
+    proof: Sequence[Batch]
+
+
+@contextmanager
+def whole_model(prepared: Prepared) -> Iterator[tuple["Model", Texts]]:
+    """The uncompressed model, read, and text to measure it on."""
     from edgeprune.model.store import TRAINING_ATTENTION, load_model
 
     settings = prepared.settings
@@ -70,11 +98,22 @@ def _measure(prepared: Prepared) -> Losses:
         context = replace(prepared.context)  # what it learns of the model goes with it
         LOAD.load()(context, context.checkpoint.folder, folder, context.settings.get(LOAD.name))
         context.given = {"reference": folder, "model": folder}
-        drawn = context.calibration(settings.samples + settings.judged, _TOGETHER)
-        model = load_model(folder, TRAINING_ATTENTION)
-        first = model.anatomy.family.unnormed_first
-        parts = max(1, round(len(drawn) * settings.judged / (settings.samples + settings.judged)))
-        return measure_losses(model, drawn[parts:], drawn[:parts], first)
+        count = settings.samples + 2 * settings.judged
+        drawn = context.calibration(count, _TOGETHER)
+        part = max(1, round(len(drawn) * settings.judged / count))
+        texts = Texts(drawn[2 * part :], drawn[:part], drawn[part : 2 * part])
+        yield load_model(folder, TRAINING_ATTENTION), texts
+
+
+def times_of(table: BlockTimes) -> Costs:
+    """Seconds of a shape by a table of times."""
+    constant = table.factors.layer * table.layer
+    return Costs(
+        fixed(table) * _MICROSECONDS,
+        constant * _MICROSECONDS,
+        lambda heads: table.attention(heads) * _MICROSECONDS,
+        lambda channels: table.feed_forward(channels) * _MICROSECONDS,
+    )
 
 
 def sizes_of(prepared: Prepared, whole: float) -> Costs:

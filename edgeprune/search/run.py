@@ -20,9 +20,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
 from edgeprune.base.words import duration
+from edgeprune.compress.calibrate.gates import CHANNELS, HEADS
 from edgeprune.compress.recover.row import RECOVER
 from edgeprune.measure.bench.compare import compare
 from edgeprune.measure.bench.machine import machine_facts
@@ -32,18 +35,27 @@ from edgeprune.pipeline.keep import MARK as STAGES
 from edgeprune.pipeline.keep import locked
 from edgeprune.pipeline.keys import code_digest, digest
 from edgeprune.pipeline.recipe import Recipe
-from edgeprune.search.choice import Budget, Candidate, Costs, candidates
+from edgeprune.search.choice import Budget, Candidate, Costs, candidates, levels_of
 from edgeprune.search.engine import Engine
 from edgeprune.search.goals import Goal, missed, next_goal
 from edgeprune.search.journal import Journal
-from edgeprune.search.losses import Losses
-from edgeprune.search.measured import measured_losses, measured_times, sizes_of
+from edgeprune.search.losses import Losses, blocks_of
+from edgeprune.search.measured import (
+    Texts,
+    measured_losses,
+    measured_times,
+    sizes_of,
+    times_of,
+    whole_model,
+)
 from edgeprune.search.page import write_page
 from edgeprune.search.prepare import BEST, MARK, Prepared
 from edgeprune.search.record import Brief, Found, SearchRecord, plain, shape_of
 from edgeprune.search.shape import Shape
+from edgeprune.search.stitched import Stitched
+from edgeprune.search.switching import switched
 from edgeprune.search.times.correct import corrected
-from edgeprune.search.times.predict import fixed, predict
+from edgeprune.search.times.predict import predict
 from edgeprune.search.trial import (
     Length,
     Trial,
@@ -101,6 +113,12 @@ class _Search:
         return measured_losses(self.prepared)
 
     @cached_property
+    def _stitched(self) -> tuple[Stitched, Texts]:
+        """Shapes as they stand before training, and text to measure them on."""
+        with whole_model(self.prepared) as (model, texts):
+            return Stitched(model, list(blocks_of(model, texts.statistics, "levels"))), texts
+
+    @cached_property
     def whole(self) -> Found:
         """The original in the plan's formats, nothing cut."""
         recipe = recipe_of(self.prepared.base, None, Length(), None, brief=False)
@@ -140,13 +158,12 @@ class _Search:
             raise UserError(self._impossible(goal))
         start = self._start(chosen)
         settings = self.prepared.settings
-        few = chosen[: settings.candidates]
+        few = [self._switched(name, goal, each) for each in chosen[: settings.candidates]]
         share = settings.brief if len(few) > 1 else 0.0
         if share:
             few = self._tried(name, few, minutes, share / len(few), start)
             best = min(few, key=lambda each: each.loss)
-            again = [c for c in self._candidates(goal) if c.shape.layers == best.shape.layers]
-            best = again[0] if again else best
+            best = self._again(name, goal, best)
             self._mark(name, best)
         else:
             best = few[0]
@@ -155,6 +172,48 @@ class _Search:
         found = self._found(name, best.shape, minutes, goal.speedup, speed, recipe)
         self._learn(best.shape, found.speedup.value)
         return found
+
+    def _again(self, name: str, goal: Goal, best: Candidate) -> Candidate:
+        """The candidate by the times as they are known now: as it was where it keeps them."""
+        seconds, limit = self._times().of(best.shape), self._budget(goal).seconds
+        if limit is None or seconds <= limit:
+            return replace(best, seconds=seconds)
+        chosen = [c for c in self._candidates(goal) if c.shape.layers == best.shape.layers]
+        return self._switched(f"{name} again", goal, chosen[0]) if chosen else best
+
+    def _switched(self, name: str, goal: Goal, candidate: Candidate) -> Candidate:
+        """A candidate, or one near it that loses less as a whole, on the text that chose it and on
+        text that did not."""
+        prepared = self.prepared
+        if not prepared.settings.switches:
+            return candidate
+
+        def make() -> Shape:
+            depth = len(candidate.shape.layers)
+            say(f"[search] shapes near the choice of {depth} layers")
+            stitched, texts = self._stitched
+            curves = {HEADS: self.losses.heads, CHANNELS: self.losses.channels}
+            whole = stitched.references(texts.judged)
+            found = switched(
+                candidate.shape,
+                lambda kind, layer: levels_of(curves[kind][layer]),
+                self._times(),
+                self._sizes(),
+                self._budget(goal),
+                functools.partial(stitched.loss, batches=texts.judged, whole=whole),
+                prepared.settings.switches,
+                np.random.default_rng(prepared.base.seed),
+            )
+            whole = stitched.references(texts.proof)
+            before, after = (
+                stitched.loss(shape, texts.proof, whole) for shape in (candidate.shape, found)
+            )
+            return found if after < before else candidate.shape
+
+        key = f"{name}, {len(candidate.shape.layers)} layers, switched"
+        shape = self.journal.once(key, make, plain, shape_of)
+        seconds, size = self._times().of(shape), self._sizes().of(shape)
+        return replace(candidate, shape=shape, seconds=seconds, bytes=size)
 
     def _recipe(
         self, candidate: Candidate, minutes: float, share: float, start: Path | None, brief: bool
@@ -318,14 +377,7 @@ class _Search:
         self.table = corrected(self.table, [(shape, seconds)])
 
     def _times(self) -> Costs:
-        table = self.table
-        constant = table.factors.layer * table.layer
-        return Costs(
-            fixed(table) * _MICROSECONDS,
-            constant * _MICROSECONDS,
-            lambda heads: table.attention(heads) * _MICROSECONDS,
-            lambda channels: table.feed_forward(channels) * _MICROSECONDS,
-        )
+        return times_of(self.table)
 
     def _sizes(self) -> Costs:
         return sizes_of(self.prepared, self.whole.megabytes * 1e6)

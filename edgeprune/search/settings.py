@@ -86,6 +86,13 @@ class SearchRunSettings(Settings):
     )
     judged: int = Field(96, ge=8, description="sequences on which losses of levels are measured")
 
+    switches: int = Field(
+        60,
+        ge=0,
+        description="shapes near each candidate that are measured whole and untrained, to improve "
+        "on the sums of losses by which it was chosen",
+    )
+
     @model_validator(mode="after")
     def _measure_has_data(self) -> Self:
         if (self.task is None) != (self.eval is None):

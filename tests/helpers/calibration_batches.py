@@ -1,7 +1,7 @@
 """Batches of random tokens, as calibration draws them."""
 
 import numpy as np
-from tiny_models import VOCABULARY
+from tiny_models import VOCABULARY, make_batch
 
 from edgeprune.text.batches import Batch
 
@@ -18,3 +18,9 @@ def make_batches(windows: bool, seed: int = 3) -> list[Batch]:
                 mask[row, tokens - row :] = 0
         made.append(Batch(np.where(mask == 1, ids, 1), mask))
     return made
+
+
+def batches_of(count: int, seed: int = 0) -> list[Batch]:
+    """Batches of 12 texts of up to 20 tokens."""
+    made = [make_batch(rows=12, tokens=20, seed=seed + i) for i in range(count)]
+    return [Batch(b["input_ids"].numpy(), b["attention_mask"].numpy()) for b in made]

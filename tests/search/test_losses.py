@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from tiny_models import make_batch, make_model
+from calibration_batches import batches_of
+from tiny_models import make_model
 
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut.compensate import cut_channels, hessian_of, norm_weights
@@ -13,13 +14,6 @@ from edgeprune.compress.cut.depth import references
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.maths.structured import removal
 from edgeprune.search.losses import Losses, lost, measure_losses
-from edgeprune.text.batches import Batch
-
-
-def batches_of(count: int, seed: int = 0) -> list[Batch]:
-    made = [make_batch(rows=12, tokens=20, seed=seed + i) for i in range(count)]
-    return [Batch(b["input_ids"].numpy(), b["attention_mask"].numpy()) for b in made]
-
 
 STATISTICS, JUDGED = batches_of(3), batches_of(2, seed=50)
 
