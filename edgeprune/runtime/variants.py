@@ -1,0 +1,152 @@
+"""The variants of a bundle, and which of them this processor runs fastest.
+
+A bundle holds one graph of a model, or several in other formats or for other processors; its
+manifest tells of each what decides where it is right and how fast it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from edgeprune.base import processor
+from edgeprune.targets import Target, detect
+from edgeprune.targets.format_times import FormatTimes
+
+_ROWS = {"decode": 1}
+_PROMPT_ROWS = 128
+"""Rows of a linear's input by the kind of work; of any other kind than these."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One graph of a bundle, as its manifest has it."""
+
+    name: str = ""
+    """Empty for the only graph of a folder whose manifest names none."""
+    file: str = ""
+    """Its path in the bundle."""
+    hub: str | None = None
+    """The processors that it was made for, as names of files on the hub have them."""
+    minimum_onnxruntime: str | None = None
+    int8_bits: int | None = None
+    """The most bits of a weight in an INT8 product; None where it has no such product."""
+    linears: tuple[tuple[str, int, int, int], ...] = ()
+    """(format, inputs, outputs, count), formats by the names of format_times.py."""
+    processor: str | None = None
+    """The one that it was measured on."""
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """How many times as fast as the original it was there, by the kind of work."""
+    stages: Sequence[Mapping[str, Any]] | None = None
+    """The records of the stages that it has of its own; None: those at the manifest's head."""
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Variant":
+        """Read a manifest's entry.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is damaged.
+        """
+        measured = entry.get("measured") or {}
+        bits = entry.get("int8_bits")
+        return cls(
+            name=_text(entry["name"]),
+            file=_text(entry["file"]),
+            hub=entry.get("hub"),
+            minimum_onnxruntime=entry.get("minimum_onnxruntime"),
+            int8_bits=None if bits is None else int(bits),
+            linears=tuple(
+                (str(form), int(inputs), int(outputs), int(count))
+                for form, inputs, outputs, count in entry.get("linears", ())
+            ),
+            processor=measured.get("processor"),
+            ratios={work: float(ratio) for work, ratio in measured.get("ratios", {}).items()},
+            stages=entry.get("stages"),
+        )
+
+    @property
+    def weights(self) -> str:
+        """The format of most of its linears' weights: int8, int4 or float32."""
+        sizes = {"float32": 0}
+        for form, inputs, outputs, count in self.linears:
+            kind = form.partition("-")[0]
+            sizes[kind] = sizes.get(kind, 0) + inputs * outputs * count
+        return max(sizes, key=lambda kind: sizes[kind])
+
+    def right_on(self, here: Target) -> bool:
+        """Whether no INT8 product saturates there."""
+        return self.int8_bits is None or self.int8_bits <= here.weight_bits
+
+    def measured(self, processor_name: str | None, works: Sequence[str]) -> float | None:
+        """Time of a call as a share of the original's, over all works; None where it was not
+        measured on that processor."""
+        if processor_name is None or processor_name != self.processor:
+            return None
+        ratios = [self.ratios.get(work, 0.0) for work in works]
+        return _mean([1 / ratio for ratio in ratios]) if all(ratios) else None
+
+    def predicted(self, times: FormatTimes, works: Sequence[str]) -> float | None:
+        """Microseconds of its linears by a target's table, over all works; None where the table
+        lacks one of them."""
+        sums = []
+        for work in works:
+            rows = _ROWS.get(work, _PROMPT_ROWS)
+            found = [
+                (times.microseconds(form, inputs, outputs, rows), count)
+                for form, inputs, outputs, count in self.linears
+            ]
+            sums.append(sum(count * time for time, count in found if time is not None))
+            if not found or any(time is None for time, _ in found):
+                return None
+        return _mean(sums)
+
+
+def fastest(
+    variants: Sequence[Variant], works: Sequence[str], here: Target, processor_name: str | None
+) -> Variant:
+    """The variant that a processor runs fastest, of those that are right there.
+
+    What was measured on that very processor counts first; then what the target's table predicts;
+    then formats by the target's record, and of a format the graph made for that processor.
+
+    Args:
+        works: kinds of work that the model does; see edgeprune/measure/works.py.
+        here: the processor's target.
+        processor_name: its name, as benchmarks record it.
+    """
+    right = [each for each in variants if each.right_on(here)] or list(variants[:1])
+    order = _order(works, here)
+
+    def rank(variant: Variant) -> tuple[Any, ...]:
+        apart = variant.hub != here.hub
+        if (time := variant.measured(processor_name, works)) is not None:
+            return 0, time, apart
+        if (time := variant.predicted(here.format_times, works)) is not None:
+            return 1, time, apart
+        return 2, order.index(variant.weights), apart
+
+    return min(right, key=rank)
+
+
+def fastest_here(variants: Sequence[Variant], works: Sequence[str]) -> Variant:
+    """The variant that this machine's processor runs fastest; asking for that takes a second."""
+    if len(variants) == 1:
+        return variants[0]
+    return fastest(variants, works, detect(), processor.processor().get("brand_raw"))
+
+
+def _order(works: Sequence[str], here: Target) -> list[str]:
+    """Formats of weights, the fastest first, by a target's record."""
+    first = here.decode_weights if "decode" in works else "int8"
+    return [first, *(kind for kind in ("int8", "int4") if kind != first), "float32"]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The geometric mean."""
+    return prod(values) ** (1 / len(values))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is no name")
+    return value
