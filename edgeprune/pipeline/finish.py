@@ -201,12 +201,18 @@ def _write(
     graphs: Mapping[str, Path],
     card: Callable[[Bundle], str] | None = None,
 ) -> Bundle:
+    # Reading graphs needs the build install, and a dry run on a device imports this file.
+    from edgeprune.export.genai_config import write_genai_config
+
     assets = built.parent / f".assets-{built.name}"
     shutil.rmtree(assets, ignore_errors=True)
     try:
         with telling_of_a_full_disk(folder):
             graph = shutil.ignore_patterns("model.onnx", "model.onnx_data", RECORD)
             shutil.copytree(built, assets, ignore=graph)
+            if TASKS[manifest["task"]].generates:
+                place, file = next(iter(graphs.items()))
+                write_genai_config(assets, file, place)
             return write_bundle(folder, graphs, assets, manifest, card)
     finally:
         shutil.rmtree(assets, ignore_errors=True)

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from edgeprune.base import processor
+from edgeprune.base.releases import release
 from edgeprune.targets import Target, detect
 from edgeprune.targets.format_times import FormatTimes
 
@@ -53,7 +54,7 @@ class Variant:
             name=_text(entry["name"]),
             file=_text(entry["file"]),
             hub=entry.get("hub"),
-            minimum_onnxruntime=entry.get("minimum_onnxruntime"),
+            minimum_onnxruntime=_text(entry["minimum_onnxruntime"]),
             int8_bits=None if bits is None else int(bits),
             linears=tuple(
                 (str(form), int(inputs), int(outputs), int(count))
@@ -132,7 +133,17 @@ def fastest_here(variants: Sequence[Variant], works: Sequence[str]) -> Variant:
     """The variant that this machine's processor runs fastest; asking for that takes a second."""
     if len(variants) == 1:
         return variants[0]
-    return fastest(variants, works, detect(), processor.processor().get("brand_raw"))
+    import onnxruntime
+
+    opening = [each for each in variants if not older(onnxruntime.__version__, each)]
+    name = processor.processor().get("brand_raw")
+    return fastest(opening or variants, works, detect(), name)
+
+
+def older(installed: str, variant: Variant) -> bool:
+    """Whether an ONNX Runtime is older than the oldest that opens a variant."""
+    needed = variant.minimum_onnxruntime
+    return needed is not None and release(installed) < release(needed)
 
 
 def _order(works: Sequence[str], here: Target) -> list[str]:
