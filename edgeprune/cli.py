@@ -94,7 +94,7 @@ def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
 
 
 def _opened(bundle: str, variant: str | None) -> "str | Bundle":
-    """What a command was given, opened already where a variant is named."""
+    """The model that a command was given, opened already where a variant is named."""
     if variant is None:
         return bundle
     from edgeprune.runtime.bundle import Bundle

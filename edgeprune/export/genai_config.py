@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from edgeprune.base.files import read_object
 from edgeprune.export.graph import Graph
-from edgeprune.model.settings import max_positions
+from edgeprune.model.settings import hidden_size, max_positions, num_heads
 from edgeprune.runtime.names import PAST, PAST_CONVOLVED, PRESENT, SHARED_CACHE
 
 FILE = "genai_config.json"
@@ -59,8 +59,8 @@ def write_genai_config(folder: Path, graph_file: Path, place: str) -> bool:
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": place,
                 "head_size": head_dim,
-                "hidden_size": config["hidden_size"],
-                "num_attention_heads": config["num_attention_heads"],
+                "hidden_size": hidden_size(config),
+                "num_attention_heads": num_heads(config),
                 "num_key_value_heads": heads,
                 "num_hidden_layers": layers,
                 "inputs": {

@@ -60,7 +60,7 @@ class Made:
     variant: Variant
     context: Context
     done: Mapping[str, Done]
-    """What they did; of the first also those that all share."""
+    """The records of these; of the first also those that all share."""
 
     @property
     def graph(self) -> Path:

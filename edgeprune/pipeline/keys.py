@@ -30,7 +30,7 @@ _OURS = rf"{ROOT.name}(\.\w+)+(:\w+)?"
 _TARGETS = f"{ROOT.name}.targets"
 _ROWS = f"{ROOT.name}.model.tasks"
 _CHOICE = f"{ROOT.name}.runtime.variants"
-"""Where a device chooses among graphs: a stage opens folders of one."""
+"""The choice of a device among graphs: a stage opens folders of one."""
 _distributions = functools.cache(importlib.metadata.packages_distributions)
 
 

@@ -30,7 +30,7 @@ class Format:
 
     file: str
     quantize: Mapping[str, Any] | None
-    """What it changes of the recipe's quantization; None: it has none."""
+    """Changes of the recipe's quantization; None: it has none."""
 
 
 FORMATS: Mapping[str, Format] = {
@@ -77,7 +77,7 @@ class Variant:
         ]
 
     def context(self, build: Context) -> Context:
-        """What its stages are given, where the others' results are."""
+        """The context of its stages, with the results of those that all share."""
         return build.branch(self.settings, self.target)
 
 

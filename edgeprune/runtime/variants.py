@@ -37,7 +37,7 @@ class Variant:
     processor: str | None = None
     """The one that it was measured on."""
     ratios: Mapping[str, float] = field(default_factory=dict)
-    """How many times as fast as the original it was there, by the kind of work."""
+    """Its speed there as a multiple of the original's, by the kind of work."""
     stages: Sequence[Mapping[str, Any]] | None = None
     """The records of the stages that it has of its own; None: those at the manifest's head."""
 
