@@ -181,8 +181,13 @@ async function timed(task, calls) {
   return times.map((each) => each.sort((a, b) => a - b)[Math.floor(each.length / 2)]);
 }
 
-const shown = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
-const paint = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+function shown(ms) {
+  return `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
+}
+
+function paint() {
+  return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+}
 
 function cosine(a, b) {
   const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);

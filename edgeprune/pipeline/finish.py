@@ -161,7 +161,10 @@ def _entry(made: Made, first: bool) -> dict[str, Any]:
     }
     if isinstance(measured, Measured):
         machine = measured.speed.machine
-        ratios = {work: found.ratio.value for work, found in measured.speed.measures.items()}
+        ratios = {
+            work: [found.ratio.low, found.ratio.high]
+            for work, found in measured.speed.measures.items()
+        }
         entry["measured"] = {"processor": machine.processor, "ratios": ratios}
     own = {} if first else {**_kernels(made.graph), "stages": _told(made.done)}
     return {**entry, **own}

@@ -36,8 +36,9 @@ class Variant:
     """(format, inputs, outputs, count), formats by the names of format_times.py."""
     processor: str | None = None
     """The one that it was measured on."""
-    ratios: Mapping[str, float] = field(default_factory=dict)
-    """Its speed there as a multiple of the original's, by the kind of work."""
+    ratios: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Its speed there as a multiple of the original's, by the kind of work: both ends of the 95 %
+    interval."""
     stages: Sequence[Mapping[str, Any]] | None = None
     """The records of the stages that it has of its own; None: those at the manifest's head."""
 
@@ -61,7 +62,10 @@ class Variant:
                 for form, inputs, outputs, count in entry.get("linears", ())
             ),
             processor=measured.get("processor"),
-            ratios={work: float(ratio) for work, ratio in measured.get("ratios", {}).items()},
+            ratios={
+                work: (float(low), float(high))
+                for work, (low, high) in measured.get("ratios", {}).items()
+            },
             stages=entry.get("stages"),
         )
 
@@ -78,13 +82,14 @@ class Variant:
         """Whether no INT8 product saturates there."""
         return self.int8_bits is None or self.int8_bits <= here.weight_bits
 
-    def measured(self, processor_name: str | None, works: Sequence[str]) -> float | None:
-        """Time of a call as a share of the original's, over all works; None where it was not
-        measured on that processor."""
-        if processor_name is None or processor_name != self.processor:
+    def speed(self, processor_name: str | None, works: Sequence[str]) -> tuple[float, float] | None:
+        """Both ends of its speed as a multiple of the original's, over all works; None where it was
+        not measured on that processor."""
+        known = processor_name is not None and processor_name == self.processor
+        if not known or any(work not in self.ratios for work in works):
             return None
-        ratios = [self.ratios.get(work, 0.0) for work in works]
-        return _mean([1 / ratio for ratio in ratios]) if all(ratios) else None
+        low, high = (_mean([self.ratios[work][end] for work in works]) for end in (0, 1))
+        return low, high
 
     def predicted(self, times: FormatTimes, works: Sequence[str]) -> float | None:
         """Microseconds of its linears by a target's table, over all works; None where the table
@@ -107,8 +112,9 @@ def fastest(
 ) -> Variant:
     """The variant that a processor runs fastest, of those that are right there.
 
-    What was measured on that very processor counts first; then what the target's table predicts;
-    then formats by the target's record, and of a format the graph made for that processor.
+    What was measured on that very processor leaves those that are not clearly slower than another;
+    of these the target's table predicts the fastest, or else formats count by the target's record,
+    and of a format the graph made for that processor.
 
     Args:
         works: kinds of work that the model does; see edgeprune/measure/works.py.
@@ -117,16 +123,18 @@ def fastest(
     """
     right = [each for each in variants if each.right_on(here)] or list(variants[:1])
     order = _order(works, here)
+    speeds = [(each, each.speed(processor_name, works)) for each in right]
+    measured = [(each, speed) for each, speed in speeds if speed is not None]
+    least = max((low for _, (low, _) in measured), default=0.0)
+    left = [each for each, (_, high) in measured if high >= least] or right
 
-    def rank(variant: Variant) -> tuple[Any, ...]:
+    def rank(variant: Variant) -> tuple[int, float, bool]:
         apart = variant.hub != here.hub
-        if (time := variant.measured(processor_name, works)) is not None:
-            return 0, time, apart
         if (time := variant.predicted(here.format_times, works)) is not None:
-            return 1, time, apart
-        return 2, order.index(variant.weights), apart
+            return 0, time, apart
+        return 1, order.index(variant.weights), apart
 
-    return min(right, key=rank)
+    return min(left, key=rank)
 
 
 def fastest_here(variants: Sequence[Variant], works: Sequence[str]) -> Variant:

@@ -43,8 +43,8 @@ def test_an_encoder_takes_the_int8_that_was_made_for_the_processor():
 
 
 def test_what_would_saturate_is_not_taken_however_fast_it_was():
-    fast = variant("fast", processor="a chip", ratios={"encoder": 9.0})
-    slow = variant("slow", "float32", processor="a chip", ratios={"encoder": 1.0})
+    fast = variant("fast", processor="a chip", ratios={"encoder": (8.9, 9.1)})
+    slow = variant("slow", "float32", processor="a chip", ratios={"encoder": (0.9, 1.1)})
     assert chosen((fast, slow), AVX2, processor="a chip") == "slow"
     assert chosen((fast, slow), VNNI, processor="a chip") == "fast"
     assert chosen((fast,), AVX2) == "fast"  # a single graph is opened as ever
@@ -52,17 +52,26 @@ def test_what_would_saturate_is_not_taken_however_fast_it_was():
 
 def test_a_measurement_counts_on_its_own_processor_alone():
     measured = {"processor": "a chip"}
-    first = variant("first", hub="avx512_vnni", **measured, ratios={"encoder": 2.0})
-    second = variant("second", "float32", **measured, ratios={"encoder": 3.0})
+    first = variant("first", hub="avx512_vnni", **measured, ratios={"encoder": (1.9, 2.1)})
+    second = variant("second", "float32", **measured, ratios={"encoder": (2.9, 3.1)})
     assert chosen((first, second), VNNI, processor="a chip") == "second"
     for other in ("another", None):
         assert chosen((first, second), VNNI, processor=other) == "first"
 
 
+def test_a_measurement_that_tells_nothing_apart_decides_nothing():
+    int8 = variant("int8", hub="avx512_vnni", processor="a", ratios={"encoder": (0.5, 13.8)})
+    plain = variant("plain", "float32", processor="a", ratios={"encoder": (0.9, 1.1)})
+    assert chosen((plain, int8), VNNI, processor="a") == "int8"
+    never = variant("never", "float32")  # nor does it speak for what was not measured
+    assert chosen((never, plain), VNNI, processor="a") == "plain"
+
+
 def test_both_works_of_a_decoder_count_alike():
     """Geometric means: 4 and 1 are less than 2.5 and 2.5."""
-    prompts = variant("prompts", processor="a", ratios={"prompt": 4.0, "decode": 1.0})
-    both = variant("both", processor="a", ratios={"prompt": 2.5, "decode": 2.5})
+    four, one, between = (4.0, 4.0), (1.0, 1.0), (2.5, 2.5)
+    prompts = variant("prompts", processor="a", ratios={"prompt": four, "decode": one})
+    both = variant("both", processor="a", ratios={"prompt": between, "decode": between})
     assert chosen((prompts, both), VNNI, ("prompt", "decode"), "a") == "both"
     assert chosen((prompts, both), VNNI, ("prompt",), "a") == "prompts"
 
@@ -95,12 +104,12 @@ RATIOS = st.floats(0.1, 20)
 )
 def test_the_fastest_that_is_right_wins_whatever_the_order(rows, here):
     made = [
-        variant(str(place), int8_bits=bits, processor="a", ratios={"encoder": ratio})
+        variant(str(place), int8_bits=bits, processor="a", ratios={"encoder": (ratio, ratio)})
         for place, (bits, ratio) in enumerate(rows)
     ]
     right = [ratio for bits, ratio in rows if bits is None or bits <= here.weight_bits]
     expected = max(right) if right else rows[0][1]
-    assert fastest(made, ("encoder",), here, "a").ratios["encoder"] == expected
+    assert fastest(made, ("encoder",), here, "a").ratios["encoder"][0] == expected
 
 
 def test_all_of_arm_have_the_same_choices_so_one_file_serves_them():
