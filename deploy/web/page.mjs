@@ -41,7 +41,9 @@ const TASKS = {
     hint: `the beginning of a text, which goes on for ${NEW_TOKENS} tokens`,
     whole: true,
     turns: 3,
-    each: (model, text) => model(text, { max_new_tokens: NEW_TOKENS, do_sample: false }),
+    // Special tokens as the tokenizer itself sets them, as the model was trained.
+    each: (model, text) =>
+      model(text, { max_new_tokens: NEW_TOKENS, do_sample: false, add_special_tokens: true }),
     prose: ([[found]]) => found.generated_text,
   },
 };
