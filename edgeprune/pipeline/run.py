@@ -82,9 +82,9 @@ def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
     walk = _Walk(build, place, fresh, len(build.shared) + sum(map(len, branches)))
     at = At(context.checkpoint.folder, first_key(context))
     at, shared = walk.along(build.shared, context, at)
+    contexts = [context, *(variant.context(context) for variant in variants[1:])]
     made: list[Made] = []
-    for variant, stages in zip(variants, branches, strict=True):
-        own = variant.context(context)
+    for variant, stages, own in zip(variants, branches, contexts, strict=True):
         note = f", {variant.name}" if len(variants) > 1 else ""
         _, done = walk.along(stages, own, at, note)
         made.append(Made(variant, own, {**({} if made else shared), **done}))
