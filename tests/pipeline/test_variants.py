@@ -18,10 +18,11 @@ from without_measuring import MEASURED, leave_out_measuring
 
 from edgeprune.cli import main
 from edgeprune.pipeline.build import prepare
-from edgeprune.pipeline.recipe import read_recipe
+from edgeprune.pipeline.recipe import read_recipe, validate
 from edgeprune.pipeline.run import run
 from edgeprune.runtime.bundle import MANIFEST, Bundle
 from edgeprune.runtime.embed import Embedder
+from edgeprune.search.trial import hurried
 
 NAMES = {
     "x86-avx512-vnni": "onnx/model_qint8_avx512_vnni.onnx",
@@ -43,7 +44,9 @@ def build(place: Path, model: Path, *sets: str, output: str = "out") -> Path:
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
         leave_out_measuring(patch)
-        run(prepare(read, str(model), (text,), place / output))
+        made = prepare(read, str(model), (text,), place / output)
+        run(made)
+    assert made.context.results["measure"] == MEASURED  # a search reads it there
     (place / "said").write_text(said.getvalue())
     return place / output
 
@@ -199,3 +202,9 @@ def test_a_decoder_s_variants_fit_other_clients(tmp_path):
         "int4": ("int4", None),
     }
     assert [each.target.name for each in made.variants][1:3] == ["x86-avx2"] * 2
+
+
+def test_a_search_s_candidates_have_one_graph():
+    recipe = validate({"variants": ["arm64"], "quantize": {}}, "here")
+    assert recipe.variants == ("arm64",)
+    assert hurried(recipe).variants == ()
