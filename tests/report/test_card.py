@@ -130,6 +130,12 @@ def test_it_lists_several_graphs(bundle: Bundle) -> None:
     assert "several graphs" not in model_card(bundle)
 
 
+def test_a_decoder_alone_names_its_graph_to_onnxruntime_genai(bundle: Bundle) -> None:
+    file = bundle.folder / "genai_config.json"
+    named = [json.loads(file.read_text())["model"]["decoder"]["filename"]] if file.exists() else []
+    assert named == (["onnx/model.onnx"] if bundle.task == "text-generation" else [])
+
+
 def test_people_may_edit_it(bundle: Bundle) -> None:
     file = bundle.folder / CARD
     before = file.read_text(encoding="utf-8")
