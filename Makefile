@@ -1,8 +1,9 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
 # make test   install with test tools and run the suite, in random order on every core
 # make coverage   the suite again, to count the lines and branches that it runs
-# make test-clients  optimum, sentence-transformers 5 and transformers.js open what was built, and
-#                    optimum's exporter writes what is built on
+# make test-clients  optimum, sentence-transformers 5, onnxruntime-genai, and transformers.js in Node
+#                    and in a browser (Debian's chromium, or EDGEPRUNE_CHROMIUM) open what was built,
+#                    and optimum's exporter writes what is built on
 # make test-cluster   trials of `edgeprune search` on Ray's workers
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
@@ -37,14 +38,16 @@ demo: $(VENV)/.build
 test: $(VENV)/.test
 	$(PYTEST) -m "not slow"
 
-# Other projects' clients open what this one builds: transformers.js in Node, and those that hold
-# transformers below 5 in an environment of their own.
+# Other projects' clients open what this one builds: transformers.js in Node and in a browser, and
+# those that hold transformers below 5, with onnxruntime-genai, in an environment of their own.
 CLIENTS := .venv-clients
 NODE := build/node
 test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
 	EDGEPRUNE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python EDGEPRUNE_NODE=$(NODE) \
+		EDGEPRUNE_NODE_MODULES=$(CURDIR)/$(NODE)/node_modules \
 		$(PYTEST) tests/runtime/test_clients.py tests/runtime/test_decoder_clients.py \
-		tests/runtime/test_js_tasks.py tests/report/test_card.py tests/export/test_optimum.py
+		tests/runtime/test_js_tasks.py tests/report/test_card.py tests/export/test_optimum.py \
+		tests/deploy/test_examples.py tests/deploy/test_web.py
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow
@@ -117,7 +120,7 @@ $(CLIENTS)/.made: constraints-clients.txt
 $(NODE)/.made:
 	# Without what is for graphics cards, which its runtime fetches from a place of its own.
 	ONNXRUNTIME_NODE_INSTALL=skip \
-		npm install --silent --prefix $(NODE) @huggingface/transformers@4
+		npm install --silent --prefix $(NODE) @huggingface/transformers@4 playwright-core@1
 	touch $@
 
 clean:

@@ -140,7 +140,8 @@ def inject(source: Bundle, folder: Path, units: int) -> Path:
         parts.mkdir()
         onnx.save(model, parts / "model.onnx")
         shutil.copytree(source.folder, assets, ignore=shutil.ignore_patterns("onnx", MANIFEST))
-        write_bundle(folder, parts, assets, {"task": source.task, **source.manifest})
+        graphs = {"onnx/model.onnx": parts / "model.onnx"}
+        write_bundle(folder, graphs, assets, {"task": source.task, **source.manifest})
     check_answers(source, Bundle.open(folder))
     return folder
 

@@ -97,7 +97,7 @@ def build(
 
 
 def load(
-    bundle: Union[str, Path, "Bundle"], threads: int | None = None
+    bundle: Union[str, Path, "Bundle"], threads: int | None = None, variant: str | None = None
 ) -> Union["Embedder", "Classifier", "Tagger", "Answerer", "Filler", "Generator"]:
     """Load a bundle for what its task is, such as to embed, to classify or to generate.
 
@@ -106,9 +106,11 @@ def load(
             tokenizer.
         threads: for the matrix products; None takes all cores that may be used: those of
             the fastest kind, within a container's share and the affinity.
+        variant: the name of one of its graphs, of a folder that holds several; None: the one that
+            this processor runs fastest.
 
     Raises:
-        UserError: the bundle is damaged, or this ONNX Runtime is too old for it.
+        UserError: the bundle is damaged, has no such variant, or needs a newer ONNX Runtime.
 
     Example:
         >>> model = edgeprune.load("small/bundle", threads=1)
@@ -117,7 +119,7 @@ def load(
     """
     from edgeprune import runtime
 
-    return runtime.load(bundle, threads)
+    return runtime.load(bundle, threads, variant)
 
 
 def evaluate(
@@ -154,15 +156,20 @@ def evaluate(
 
 
 @overload
-def bench(bundle: str | Path, against: None = None, **settings: Any) -> "Speed": ...
+def bench(bundle: Union[str, Path, "Bundle"], against: None = None, **settings: Any) -> "Speed": ...
 @overload
-def bench(bundle: str | Path, against: str | Path, **settings: Any) -> "Comparison": ...
-def bench(bundle: str | Path, against: str | Path | None = None, **settings: Any) -> "Speed":
+def bench(
+    bundle: Union[str, Path, "Bundle"], against: str | Path, **settings: Any
+) -> "Comparison": ...
+def bench(
+    bundle: Union[str, Path, "Bundle"], against: str | Path | None = None, **settings: Any
+) -> "Speed":
     """Time a model, alone or interleaved with another, in processes of their own.
 
     Args:
         bundle: a bundle, a folder with an ONNX model, a Hugging Face folder, an ONNX file,
-            `torch:FOLDER`, `command:PROGRAM` or `stock:BUNDLE`, as `edgeprune bench` takes them.
+            `torch:FOLDER`, `command:PROGRAM` or `stock:BUNDLE`, as `edgeprune bench` takes them;
+            or an opened `Bundle`, as `Bundle.open(folder, variant)` gives.
         against: the same, for the baseline.
         **settings: batch, tokens, threads, launches, time_limit and the like, as
             `edgeprune.measure.bench.settings.BenchSettings` describes them.
@@ -185,14 +192,15 @@ def bench(bundle: str | Path, against: str | Path | None = None, **settings: Any
 
     from edgeprune.measure.bench.compare import compare, measure
     from edgeprune.measure.bench.settings import BenchSettings
+    from edgeprune.runtime.bundle import Bundle
 
     try:
         chosen = BenchSettings(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    place, other = str(bundle), None if against is None else str(against)
-    return measure(place, chosen) if other is None else compare(place, other, chosen)
+    place = bundle if isinstance(bundle, Bundle) else str(bundle)
+    return measure(place, chosen) if against is None else compare(place, str(against), chosen)
 
 
 def __getattr__(name: str) -> Any:

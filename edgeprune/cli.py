@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import RenderableType
 
+    from edgeprune.runtime.bundle import Bundle
+
     Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -89,6 +91,15 @@ def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
     if not all(named.values()):
         raise UserError("--field is NAME=YOURS, for example --field text=sentence.")
     return named
+
+
+def _opened(bundle: str, variant: str | None) -> "str | Bundle":
+    """The model that a command was given, opened already where a variant is named."""
+    if variant is None:
+        return bundle
+    from edgeprune.runtime.bundle import Bundle
+
+    return Bundle.open(bundle, variant)
 
 
 def _show(result: dict[str, Any], table: "RenderableType", json_file: str | None) -> None:
@@ -185,6 +196,11 @@ _json_option = click.option(
 _field_option = click.option(
     "--field", "fields", multiple=True, metavar="NAME=YOURS", help="Your name for a field."
 )
+_variant_option = click.option(
+    "--variant",
+    metavar="NAME",
+    help="The graph to run, of several.  [default: the fastest on this processor]",
+)
 _against_option = click.option(
     "--against", metavar="BUNDLE|FOLDER", help="Compare with this model."
 )
@@ -223,6 +239,7 @@ def main() -> None:
 @click.option("--top-p", type=float, help="Sample from the likeliest only.  [default: 1]")
 @click.option("--seed", type=int, help="The same seed gives the same text.  [default: 0]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
+@_variant_option
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON, one object per line.")
 def run(
     bundle: str,
@@ -245,6 +262,7 @@ def run(
     top_p: float | None,
     seed: int | None,
     threads: int | None,
+    variant: str | None,
     as_json: bool,
 ) -> None:
     """Do what the bundle is for: embed, classify, generate; - reads lines of input."""
@@ -282,7 +300,7 @@ def run(
     if rows is None:
         if output or fields:
             raise UserError("--output and --field are for a file of rows: name it with --input.")
-        terminal.run(bundle, text, asked, threads)
+        terminal.run(_opened(bundle, variant), text, asked, threads)
         return
     if text is not None:
         raise UserError("Give a text or --input, not both.")
@@ -291,12 +309,14 @@ def run(
             "--pair and --documents are for one text; rows have a second text in the field "
             "text_pair."
         )
-    terminal.run_rows(bundle, text_rows(Path(rows), _own_names(fields)), output, asked, threads)
+    read = text_rows(Path(rows), _own_names(fields))
+    terminal.run_rows(_opened(bundle, variant), read, output, asked, threads)
 
 
 @main.command()
 @click.argument("bundle")
 @_against_option
+@_variant_option
 @click.option("--batch", type=NUMBERS, help="Texts per call; 1,8 measures both.  [default: 1]")
 @click.option("--tokens", type=NUMBERS, help="Tokens per text, or of the prompt.  [default: 128]")
 @click.option("--threads", type=NUMBERS, help="Threads.  [default: 1]")
@@ -330,6 +350,7 @@ def run(
 def bench(
     bundle: str,
     against: str | None,
+    variant: str | None,
     batch: tuple[int, ...] | None,
     tokens: tuple[int, ...] | None,
     threads: tuple[int, ...] | None,
@@ -360,12 +381,13 @@ def bench(
         raise UserError("--submit-file is of one run: give one batch, one length, one --threads.")
     told = submitted(bundle) if submit_file else None
     if remote:
-        options |= {"batch": batch, "tokens": tokens, "threads": threads}
+        options |= {"batch": batch, "tokens": tokens, "threads": threads, "variant": variant}
         result = bench_remotely(remote, bundle, against, options, remote_python)
     elif len(points) > 1:
-        result = sweep(bundle, against, points)
+        result = sweep(_opened(bundle, variant), against, points)
     else:
-        result = compare(bundle, against, *points) if against else measure(bundle, *points)
+        timed = _opened(bundle, variant)
+        result = compare(timed, against, *points) if against else measure(timed, *points)
     if told and submit_file and isinstance(result, Speed):
         submission(result, told).write(Path(submit_file))
     _show(result.to_json(), bench_table(result), json_file)
@@ -405,13 +427,20 @@ def bench(
 )
 @click.option("--rows", "keep_rows", is_flag=True, help="Include every row's scores in the JSON.")
 @_against_option
+@_variant_option
 @_json_option
-def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> None:
+def evaluate(
+    bundle: str,
+    variant: str | None,
+    json_file: str | None,
+    fields: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Measure a bundle's quality, and its loss against the original with --against."""
     from edgeprune.measure.evaluate.measures import evaluate
     from edgeprune.measure.evaluate.table import evaluate_table
 
-    result = evaluate(**options, fields=_own_names(fields))
+    result = evaluate(_opened(bundle, variant), **options, fields=_own_names(fields))
     _show(result.to_json(), evaluate_table(result), json_file)
 
 
@@ -427,6 +456,7 @@ def evaluate(json_file: str | None, fields: tuple[str, ...], **options: Any) -> 
     callback=_replaceable,
     help="Save this bundle's figures as a later baseline.",
 )
+@_variant_option
 @click.option("--max-slowdown", metavar="PERCENT", help="Growth of time per call.  [default: 5%]")
 @click.option("--max-memory", metavar="PERCENT", help="Growth of peak memory.  [default: 5%]")
 @click.option("--max-size", metavar="PERCENT", help="Growth of graph and data.  [default: 2%]")
@@ -458,6 +488,7 @@ def check(
     candidate: str,
     against: str | None,
     save: str | None,
+    variant: str | None,
     strict: bool,
     form: str,
     json_file: str | None,
@@ -481,7 +512,7 @@ def check(
     bench = _settings(BenchSettings, **options)
     if against is None and save is None:
         raise UserError("Name a baseline with --against, or a file to keep figures in with --save.")
-    outcome = run.check(candidate, against, limits, bench, quality)
+    outcome = run.check(candidate, against, limits, bench, quality, variant)
     try:
         if save:
             run.save(outcome.candidate, Path(save))
@@ -501,8 +532,9 @@ def check(
 @click.option(
     "--system", is_flag=True, help="Show this machine and the installed packages instead."
 )
+@_variant_option
 @_json_option
-def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
+def inspect(bundle: str | None, system: bool, variant: str | None, json_file: str | None) -> None:
     """Show a model's layers with shapes and bits, bytes, operators and manifest."""
     if system == bool(bundle):
         raise UserError("Name a bundle or a folder to inspect, or give --system; one of the two.")
@@ -514,7 +546,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
         return
     from edgeprune.measure.inspect import describe, inspect_table
 
-    found = describe(bundle)
+    found = describe(bundle, variant)
     _show(found.to_json(), inspect_table(found), json_file)
 
 
@@ -523,6 +555,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
 @click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
 @click.option("--threads", type=int, help="Threads.  [default: all cores]")
+@_variant_option
 @click.option(
     "--allowed-host",
     multiple=True,
@@ -547,7 +580,7 @@ def inspect(bundle: str | None, system: bool, json_file: str | None) -> None:
     "--generate-seconds", type=float, help="Time for generated text to end.  [default: 300]"
 )
 @click.option("--stop-seconds", type=int, help="Time for requests to end at a stop.  [default: 30]")
-def serve(bundle: str, **options: Any) -> None:
+def serve(bundle: str, variant: str | None, **options: Any) -> None:
     """Answer over HTTP, on the path of the bundle's task; /health, /metrics."""
     from edgeprune.service.settings import ServiceSettings
 
@@ -556,7 +589,7 @@ def serve(bundle: str, **options: Any) -> None:
         from edgeprune.service.server import serve as answer
     except ModuleNotFoundError as error:
         raise UserError(f"Serving needs the package {error.name}: {install('service')}.") from None
-    answer(bundle, settings)
+    answer(_opened(bundle, variant), settings)
 
 
 @main.command()

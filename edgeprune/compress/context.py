@@ -1,5 +1,6 @@
 """The context of a stage: settings, the original, the text, and where its result goes."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -51,6 +52,15 @@ class Context:
 
     through: Callable[["Model"], AbstractContextManager[None]] = _as_it_is
     """The context in which a model runs as later stages will have it, where a stage trains so."""
+
+    def branch(self, settings: Mapping[str, Any], target: "Target") -> "Context":
+        """The same build so far, going on with other settings for another target; what has been
+        read stays read."""
+        twin = copy.copy(self)
+        twin.settings, twin.target = settings, target
+        twin.results, twin.folders = dict(self.results), dict(self.folders)
+        twin.given = dict(self.given)
+        return twin
 
     @property
     def model(self) -> Path:

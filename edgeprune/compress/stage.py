@@ -60,6 +60,8 @@ class Stage:
     whole: Callable[[Any], str] | None = None
     """The setting for which it needs the whole model in memory, empty where none does; None: the
     stage needs it."""
+    varies: bool = False
+    """Whether each variant of the bundle has its own; none that follows it is shared."""
     compares: bool = False
     """Whether it looks at the original as a whole, and is left out where that is streamed."""
     trains: bool = False

@@ -346,6 +346,11 @@ class Graph:
         self._shelf.put(self.initializers)
         return self._shelf.write(self._bare_model(), self.initializers)
 
+    def save_on(self, shelf: Shelf, name: str) -> Path:
+        """Write the model beside a shelf's file, which holds those of its tensors that were put
+        there; return its path."""
+        return shelf.write(self._bare_model(), self.initializers, name)
+
     def outline(self) -> onnx.ModelProto:
         """The graph with large weights as inputs: enough for shape inference."""
         self.sort()

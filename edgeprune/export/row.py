@@ -80,6 +80,7 @@ EXPORT = Stage(
     description="The graph in float32 that rewriting begins with.",
     gives="graph",
     always=True,
+    varies=True,
     whole=lambda settings: "export.by: optimum" if settings.by == "optimum" else "",
     refuse=_refuse,
     would=_would,

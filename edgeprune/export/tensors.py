@@ -24,7 +24,7 @@ _PROTOBUF_LIMIT = 1_900_000_000
 # What the runtime reads in place must begin at a page.
 _PAGE = 4096
 # Smaller tensors stay in the graph's own file: the runtime wants to see sizes and axes.
-_SMALL_BYTES = 4096
+SMALL_BYTES = 4096
 # Fields of ONNX's messages that hold other messages or bytes, by their numbers in onnx.proto.
 _GRAPH, _INITIALIZER, _RAW_DATA = (field << 3 | 2 for field in (7, 5, 9))
 
@@ -48,6 +48,11 @@ def bytes_of(tensors: Tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
+def fits(tensors: Tensors) -> bool:
+    """Whether one file holds a model with these tensors."""
+    return bytes_of(tensors) < _PROTOBUF_LIMIT
+
+
 def write_model(model: onnx.ModelProto, tensors: Tensors, path: Path) -> list[Path]:
     """Write a model without tensors, and its tensors, as one file; beyond 2 GB the tensors go to a
     second one beside it, `path` with "_data" at its end. A file at either place is replaced.
@@ -57,7 +62,7 @@ def write_model(model: onnx.ModelProto, tensors: Tensors, path: Path) -> list[Pa
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = path.with_name(path.name + "_data")
-    if bytes_of(tensors) < _PROTOBUF_LIMIT:
+    if fits(tensors):
         with _aside(path).open("wb") as file:
             _write_whole(model, tensors, file)
         written = [path]
@@ -80,22 +85,23 @@ def _aside(path: Path) -> Path:
 
 
 class Shelf:
-    """Large tensors in one temporary file, which sessions read in place instead of a copy each.
+    """Large tensors in one file, which sessions read in place instead of a copy each."""
 
-    The file lives as long as the shelf.
-    """
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
-        self._file = self.folder / "tensors"
+    def __init__(self, file: Path | None = None) -> None:
+        """`file`: where it is written; None: a temporary one, which lives as long as the shelf."""
+        if file is None:
+            folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            file = folder / "tensors"
+        self.folder = file.parent
+        self._file = file
         self._file.touch()
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def put(self, tensors: dict[str, ir.TensorProtocol]) -> None:
         """Move the large ones of these tensors here: each entry becomes its place in the file."""
         with self._file.open("ab") as file:
             for name, tensor in tensors.items():
-                if tensor.nbytes >= _SMALL_BYTES and self._place(tensor) is None:
+                if tensor.nbytes >= SMALL_BYTES and self._place(tensor) is None:
                     tensors[name] = ir.ExternalTensor(
                         self._file.name,
                         _append(tensor, file),
@@ -106,9 +112,9 @@ class Shelf:
                         base_dir=self.folder,
                     )
 
-    def write(self, model: onnx.ModelProto, tensors: Tensors) -> Path:
-        """Write a model without tensors whose tensors were `put` here; return its path, which the
-        next model's takes."""
+    def write(self, model: onnx.ModelProto, tensors: Tensors, file: str = "model.onnx") -> Path:
+        """Write a model without tensors beside the file, to which those of its tensors refer that
+        were `put` here; return its path, which the next model of that name takes."""
         for name, tensor in tensors.items():
             offset = self._place(tensor)
             model.graph.initializer.append(
@@ -116,7 +122,7 @@ class Shelf:
                 if offset is None
                 else _in_file(name, tensor, self._file.name, offset)
             )
-        path = self.folder / "model.onnx"
+        path = self.folder / file
         path.write_bytes(model.SerializeToString())
         return path
 

@@ -12,6 +12,7 @@ from edgeprune.pipeline.checks import check
 from edgeprune.pipeline.keep import check_output
 from edgeprune.pipeline.recipe import Recipe
 from edgeprune.pipeline.streaming import is_streamed
+from edgeprune.pipeline.variants import Variant, variants_of
 from edgeprune.targets import find
 from edgeprune.text.labels import label_names
 from edgeprune.text.text import open_text
@@ -27,10 +28,20 @@ class Build:
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages that run, in order: of a streamed model none that looks at the original as a
-        whole."""
+        """The stages that run for the first variant, in order: of a streamed model none that looks
+        at the original as a whole."""
         streamed = self.context.streamed
         return [stage for stage in self.recipe.stages if not (streamed and stage.compares)]
+
+    @property
+    def shared(self) -> list[Stage]:
+        """Those of them whose results all variants share."""
+        return [stage for stage in self.stages if not stage.varies]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The graphs that the bundle will hold, the recipe's own first."""
+        return variants_of(self.recipe, self.context)
 
 
 def prepare(recipe: Recipe, model: str | None, data: tuple[str, ...], output: Path | None) -> Build:

@@ -1,11 +1,15 @@
 """Checks that refuse a build before its work begins, without torch."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from tokenizers import Tokenizer
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
 from edgeprune.compress.context import Context
 from edgeprune.compress.facts import Facts
+from edgeprune.compress.stage import Stage
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.fits import check_fits
@@ -13,6 +17,7 @@ from edgeprune.model.settings import max_positions, short_length
 from edgeprune.pipeline.measure.question import held_out_measures
 from edgeprune.pipeline.measure.settings import OWN_TASKS
 from edgeprune.pipeline.recipe import Recipe
+from edgeprune.pipeline.variants import variants_of
 from edgeprune.text.answers import check_questions
 from edgeprune.text.balance import label_counts
 from edgeprune.text.corpus import Corpus
@@ -50,22 +55,37 @@ def check(recipe: Recipe, context: Context) -> None:
             f"text.max_tokens is {recipe.text.max_tokens}, and {checkpoint.name} takes at most "
             f"{longest} tokens."
         )
-    if context.streamed:
+    streamed = context.streamed
+    if streamed:
         _refuse_required(recipe)
     else:
         _check_required(recipe, checkpoint)
     facts = Facts.of(checkpoint, text, context.target, context.settings)
-    for stage in recipe.stages:
-        settings = context.settings.get(stage.name)
-        if context.streamed and stage.compares:
-            continue
+    shared = (each for each in recipe.stages if not (each.varies or (streamed and each.compares)))
+    facts = _refuse_each(shared, facts)
+    first, *others = variants_of(recipe, context)
+    _refuse_each(first.stages(streamed), facts)
+    for variant in others:
+        own = replace(facts, target=variant.target, settings=variant.settings)
+        try:
+            _refuse_each(variant.stages(streamed), own)
+        except UserError as error:
+            raise UserError(f"variants: {variant.name} cannot be made: {error}") from None
+    _check_text(checkpoint, text)
+    if any(stage.trains for stage in recipe.stages):
+        _refuse_one_truth(text)
+
+
+def _refuse_each(stages: Iterable[Stage], facts: Facts) -> Facts:
+    """Refuse settings that cannot be carried out on what the stages before leave; the facts that
+    these stages leave."""
+    for stage in stages:
+        settings = facts.settings.get(stage.name)
         if stage.attends:
             facts.refuse_convolutions(stage.name)
         stage.refuse(settings, facts)
         facts = stage.leaves(settings, facts)
-    _check_text(checkpoint, text)
-    if any(stage.trains for stage in recipe.stages):
-        _refuse_one_truth(text)
+    return facts
 
 
 def _refuse_one_truth(text: Text) -> None:

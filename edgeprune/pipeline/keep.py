@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,8 @@ def sweep_stages(stages: Path) -> None:
         sweep(stages.parent / name)
 
 
-def forget_others(stages: Path, name: str, keep: Path) -> None:
-    """Only the newest output of a stage is kept: models are large."""
+def forget_others(stages: Path, name: str, keep: Collection[Path]) -> None:
+    """Only the newest outputs of a stage are kept: models are large."""
     for folder in stages.glob(f"{name}-*"):
-        if folder != keep:
+        if folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)

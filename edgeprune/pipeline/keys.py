@@ -29,6 +29,8 @@ _COMPILED = {".so", ".dylib", ".dll"}
 _OURS = rf"{ROOT.name}(\.\w+)+(:\w+)?"
 _TARGETS = f"{ROOT.name}.targets"
 _ROWS = f"{ROOT.name}.model.tasks"
+_CHOICE = f"{ROOT.name}.runtime.variants"
+"""The choice of a device among graphs: a stage opens folders of one."""
 _distributions = functools.cache(importlib.metadata.packages_distributions)
 
 
@@ -182,7 +184,7 @@ def _packages(module: str) -> list[str]:
 @functools.cache
 def _imports(module: str, whole: bool) -> frozenset[str]:
     """The modules that a module names, in its functions too where `whole`; of another's, none."""
-    if not _file(module):
+    if not _file(module) or module == _CHOICE:
         return frozenset()
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     statements = (each for each in _statements(module) if whole or not isinstance(each, functions))

@@ -2,7 +2,7 @@
 where it is installed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from edgeprune.base.places import called
@@ -16,6 +16,7 @@ from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.units import parameters
 from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.builds import built
+from edgeprune.pipeline.variants import Variant
 from edgeprune.report.made import Made, format_names, model_name
 
 _PLAIN = QuantizeSettings(weights="none", embeddings=False)
@@ -43,12 +44,14 @@ def expected(build: Build, outlook: Mapping[str, Sequence[str]]) -> Expected:
     """
     context = build.context
     before = facts = Facts.of(context.checkpoint, context.text, context.target, context.settings)
-    lines = []
+    lines, shared = [], facts
     for stage in build.stages:
         settings = context.settings.get(stage.name)
         would = [*stage.would(settings, facts), *outlook.get(stage.name, [])]
         lines += [(stage.name, line) for line in would]
         facts = stage.leaves(settings, facts)
+        shared = shared if stage.varies else facts
+    lines += [("variants", _variant_line(each, shared)) for each in build.variants[1:]]
     trained = [each for each in context.settings.values() if hasattr(each, "steps")]
     timed = [each.minutes for each in trained if getattr(each, "minutes", None)]
     steps = sum(each.steps for each in trained if not getattr(each, "minutes", None))
@@ -89,6 +92,15 @@ def _looked(stage: Stage, build: Build) -> list[str]:
         return [f"massive activations are looked for where {error.name} is installed"]
     lines: list[str] = look(context, context.settings[stage.name])
     return lines
+
+
+def _variant_line(variant: Variant, shared: Facts) -> str:
+    """A further graph, by the stages that it has of its own after those that all share."""
+    facts = replace(shared, target=variant.target, settings=variant.settings, plan=None)
+    for stage in variant.stages(streamed=False):
+        facts = stage.leaves(variant.settings.get(stage.name), facts)
+    plan = facts.plan or plan_formats(facts.anatomy, _PLAIN)
+    return f"{variant.name}: {variant.file}, about {size(_bytes(facts.anatomy, plan))}"
 
 
 def _removed(before: Facts, after: Facts) -> list[Removed]:

@@ -45,6 +45,11 @@ class _Head(Settings):
     target: str = Field(
         "auto", description="The kind of processor to build for; auto is this machine's."
     )
+    variants: tuple[str, ...] = Field(
+        (),
+        description="Further graphs in the bundle, as [arm64, float32]: float32, quantized (INT8 "
+        "that is right on every processor and in a browser), int4, or a target's name.",
+    )
     text: TextSettings = Field(TextSettings(), description="The text to learn from.")
 
 
@@ -85,7 +90,7 @@ class Recipe(_Sections):
     @property
     def stages(self) -> list[Stage]:
         """The stages that run, in order."""
-        return [stage for stage in STAGES if stage.always or stage.name in self.settings]
+        return stages_of(self.settings)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -100,6 +105,11 @@ class Recipe(_Sections):
             if content[stage] is None:
                 content[stage] = "off"  # an empty stage would mean its defaults
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def stages_of(settings: Mapping[str, Any]) -> list[Stage]:
+    """The stages that run under settings by the stage's name, in order."""
+    return [stage for stage in STAGES if stage.always or stage.name in settings]
 
 
 def shipped() -> dict[str, Path]:
@@ -225,7 +235,7 @@ def _section_classes() -> dict[str, type[BaseModel]]:
 def explain(recipe: Recipe) -> list[tuple[str, str, str, str]]:
     """Every setting of a recipe: (name, value, default, description)."""
     rows = []
-    for key in ("model", "seed", "target"):
+    for key in ("model", "seed", "target", "variants"):
         field = Recipe.model_fields[key]
         rows.append(
             (key, _told(getattr(recipe, key)), _told(field.default), str(field.description))

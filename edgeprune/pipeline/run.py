@@ -13,8 +13,9 @@ build at a time uses an output folder: it holds a lock there, which ends with it
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from edgeprune.compress.stage import Stage, loaded
 from edgeprune.measure.bench.protocol import peak_bytes
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
-from edgeprune.pipeline.finish import Outcome, finish
+from edgeprune.pipeline.finish import Made, Outcome, finish
 from edgeprune.pipeline.keep import (
     LOCK,
     MARK,
@@ -71,32 +72,79 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     with made(build.context.output / MARK) as folder, locked(folder / LOCK):
         sweep_stages(folder)
         say(f"[text] {build.context.text.line}")
-        done = _run_stages(build.stages, build.context, folder, fresh)
-        return finish(build, done)
+        return finish(build, _run_variants(build, folder, fresh))
 
 
-def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool) -> dict[str, Done]:
-    source, key = context.checkpoint.folder, first_key(context)
-    context.through = partial(_through, context)
-    looked = False
-    done: dict[str, Done] = {}
-    for number, stage in enumerate(stages, start=1):
-        own = stage_key(stage, context, key)
-        folder = place / f"{stage.name}-{own[:12]}"
-        say(f"[{number}/{len(stages)}] {stage.name}")
-        kept = None if fresh else recorded(folder, stage.record)
-        if kept is None and stage.trains and not looked:
-            _look_ahead(stages, context)
-            looked = True
-        done[stage.name] = kept or _run_stage(stage, context, source, folder)
-        context.results[stage.name] = done[stage.name].record
-        context.folders[stage.name] = folder
-        if stage.gives:
-            source, key = folder, own
-        if stage.gives in ("reference", "model"):
-            context.given |= {stage.gives: folder, "model": folder}
-        forget_others(place, stage.name, folder)
-    return done
+def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
+    """Run the stages that all variants share, then each variant's own."""
+    context, variants = build.context, build.variants
+    branches = [variant.stages(context.streamed) for variant in variants]
+    walk = _Walk(build, place, fresh, len(build.shared) + sum(map(len, branches)))
+    at = At(context.checkpoint.folder, first_key(context))
+    at, shared = walk.along(build.shared, context, at)
+    contexts = [context, *(variant.context(context) for variant in variants[1:])]
+    made: list[Made] = []
+    for variant, stages, own in zip(variants, branches, contexts, strict=True):
+        note = f", {variant.name}" if len(variants) > 1 else ""
+        _, done = walk.along(stages, own, at, note)
+        made.append(Made(variant, own, {**({} if made else shared), **done}))
+    walk.forget()
+    return made
+
+
+@dataclass(frozen=True)
+class At:
+    """The place at which a build goes on: the folder of the last output, and its key."""
+
+    source: Path
+    key: str
+
+
+class _Walk:
+    """The stages of a build, each taken from an earlier build or run."""
+
+    def __init__(self, build: Build, place: Path, fresh: bool, count: int) -> None:
+        self._build, self._place, self._fresh, self._count = build, place, fresh, count
+        self._number = 0
+        self._looked = False
+        self._kept: dict[str, list[Path]] = {}
+        self._alone = len(build.variants) == 1
+
+    def along(
+        self, stages: Sequence[Stage], context: Context, at: At, note: str = ""
+    ) -> tuple[At, dict[str, Done]]:
+        """Go on through some stages; where that leads, and what they did.
+
+        Args:
+            note: what a line on the terminal says behind a stage's name.
+        """
+        context.through = partial(_through, context)
+        done: dict[str, Done] = {}
+        for stage in stages:
+            own = stage_key(stage, context, at.key)
+            folder = self._place / f"{stage.name}-{own[:12]}"
+            self._number += 1
+            say(f"[{self._number}/{self._count}] {stage.name}{note}")
+            kept = None if self._fresh else recorded(folder, stage.record)
+            if kept is None and stage.trains and not self._looked:
+                _look_ahead(self._build, context)
+                self._looked = True
+            done[stage.name] = kept or _run_stage(stage, context, at.source, folder)
+            context.results[stage.name] = done[stage.name].record
+            context.folders[stage.name] = folder
+            if stage.gives:
+                at = At(folder, own)
+            if stage.gives in ("reference", "model"):
+                context.given |= {stage.gives: folder, "model": folder}
+            self._kept.setdefault(stage.name, []).append(folder)
+            if self._alone or not stage.varies:
+                forget_others(self._place, stage.name, self._kept[stage.name])
+        return at, done
+
+    def forget(self) -> None:
+        """Remove what earlier builds left of the stages that ran here."""
+        for name, folders in self._kept.items():
+            forget_others(self._place, name, folders)
 
 
 def _throughs(context: Context) -> list[Stage]:
@@ -113,13 +161,19 @@ def _through(context: Context, model: "Model") -> Iterator[None]:
         yield
 
 
-def _look_ahead(stages: list[Stage], context: Context) -> None:
+def _look_ahead(build: Build, context: Context) -> None:
     """Refuse before the training what a later stage would refuse after it."""
-    for stage in stages:
-        settings = context.settings.get(stage.name)
-        if stage.look and stage.looks(settings):
-            say("      looking at activations first")
-            loaded(stage.look)(context, settings)
+    seen = set()
+    for variant in build.variants:
+        own = variant.context(context)
+        for stage in (*build.shared, *variant.stages(context.streamed)):
+            settings = own.settings.get(stage.name)
+            if stage.look and stage.looks(settings):
+                asked = digest(stage.name, settings, own.target.name)
+                if asked not in seen:
+                    say("      looking at activations first")
+                    loaded(stage.look)(own, settings)
+                seen.add(asked)
 
 
 def first_key(context: Context) -> str:

@@ -42,7 +42,7 @@ def model_card(bundle: Bundle) -> str:
     base = _base_model(record.model)
     pools = TASKS[record.task].pools
     sentences = pools and (bundle.folder / _MODULES).is_file()
-    learned = manifest["text"]
+    learned, variants = manifest["text"], manifest.get("variants", [])
     content = {
         "front": _front(record, result.name, base, sentences),
         "title": result.title,
@@ -79,6 +79,7 @@ def model_card(bundle: Bundle) -> str:
             for name, entry in manifest["files"].items()
             if name.startswith("onnx/") and entry["bytes"]
         ],
+        "variants": variants if len(variants) > 1 else [],
         "use": TASKS[record.task].card,
         "sentence_transformers": sentences,
         "prompts": ", ".join(name for name, text in bundle.library.prompts.items() if text),

@@ -14,23 +14,27 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(folder: Union[str, Path, "Bundle"], threads: int | None = None) -> Any:
+def load(
+    folder: Union[str, Path, "Bundle"], threads: int | None = None, variant: str | None = None
+) -> Any:
     """Load a bundle for its task.
 
     Args:
         folder: a bundle's folder, or an opened `Bundle`.
         threads: for the matrix products; None takes all cores that may be used.
+        variant: the name of one of its graphs, of a folder that holds several; None: the one that
+            this processor runs fastest.
 
     Returns:
         An instance of the class named by its task's row: an `Embedder`, a `Classifier`, a
         `MultiLabelClassifier`, a `Ranker`, a `Tagger`, an `Answerer`, a `Filler` or a `Generator`.
 
     Raises:
-        UserError: the bundle is damaged, or this ONNX Runtime is too old for it.
+        UserError: the bundle is damaged, has no such variant, or needs a newer ONNX Runtime.
     """
     from edgeprune.base.registry import load_function
     from edgeprune.model.tasks import TASKS
     from edgeprune.runtime.bundle import Bundle
 
-    bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder)
+    bundle = folder if isinstance(folder, Bundle) else Bundle.open(folder, variant)
     return load_function(TASKS[bundle.task].runtime)(bundle, threads)

@@ -2,6 +2,7 @@
 
     my-bundle/
       onnx/model.onnx  (+ onnx/model.onnx_data)      the graph and, beyond 2 GB, its weights
+      onnx/model_qint8_arm64.onnx, ...               other variants of it, where it has any
       config.json, generation_config.json            the model, as the Hugging Face hub lays it out
       tokenizer.json, tokenizer_config.json, ...     its tokenizer
       modules.json, 1_Pooling/config.json, 2_Dense/  how a sentence encoder pools
@@ -32,6 +33,7 @@ from edgeprune.model.pooling import Pooling, read_pooling
 from edgeprune.model.projection import Step, read_steps
 from edgeprune.model.tasks import TASKS, task_of_graph
 from edgeprune.runtime.onnx_file import Outline, read_outline
+from edgeprune.runtime.variants import Variant, fastest_here
 from edgeprune.text.prompts import Library, read_library
 
 MANIFEST = "edgeprune.json"
@@ -66,21 +68,27 @@ _NO_MAXIMUM = 1_000_000
 class Bundle:
     """An opened bundle. Create one with `Bundle.open`; nothing heavy is loaded."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], variant: Variant | None = None
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._variant = variant or Variant()
         self.cut_texts = 0
         """Texts beyond the model's maximum of which only the first part was read since then."""
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: str | Path, variant: str | None = None) -> Self:
         """Open a bundle, or a plain folder with an ONNX model, and check that it is complete.
 
         Sizes and paths are checked here; `verify` reads every byte.
 
+        Args:
+            variant: the name of one of its graphs; None: the one that this processor runs fastest.
+
         Raises:
             UserError: no such folder, not a folder, no model in it, a missing or truncated file,
-                external data outside the folder, or a manifest of a newer format.
+                external data outside the folder, no such variant, or a manifest of a newer format.
         """
         folder = Path(folder)
         if folder.is_file():
@@ -89,7 +97,7 @@ class Bundle:
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}: name a bundle, the folder build wrote.")
         manifest = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
-        bundle = cls(folder, manifest)
+        bundle = cls(folder, manifest, _chosen(folder, manifest, variant))
         for name, entry in manifest.get("files", {}).items():
             size = _listed_file(folder, name).stat().st_size
             if size != entry["bytes"]:
@@ -101,9 +109,27 @@ class Bundle:
         return bundle
 
     @property
+    def variant(self) -> str:
+        """The name of the graph that was opened, where the manifest names any; else empty."""
+        return self._variant.name
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The names of all its graphs, the one that the build compared with the original first;
+        none where the manifest names none."""
+        return tuple(each.name for each in read_variants(self.folder, self.manifest))
+
+    @property
+    def stages(self) -> Any:
+        """The manifest's records of the stages: of another variant than the first, of those that
+        it has of its own."""
+        own = self._variant.stages
+        return self.manifest.get("stages", []) if own is None else own
+
+    @property
     def graph_sha256(self) -> str | None:
         """The graph's hash as the manifest states it; None without a manifest."""
-        return graph_sha256(self.manifest)
+        return graph_sha256(self.manifest, self._variant.file)
 
     def verify(self) -> None:
         """Compare the folder with its manifest, if it has one: each listed file has its SHA-256,
@@ -135,6 +161,8 @@ class Bundle:
 
     @cached_property
     def model_path(self) -> Path:
+        if self._variant.file:
+            return _listed_file(self.folder, self._variant.file)
         for place in _MODEL_PLACES:
             if (self.folder / place).is_file():
                 return self.folder / place
@@ -170,7 +198,7 @@ class Bundle:
 
     @property
     def model_bytes(self) -> int:
-        """Bytes of model.onnx and its external data."""
+        """Bytes of the graph and its external data."""
         return sum(path.stat().st_size for path in (self.model_path, *self.data_paths))
 
     @property
@@ -200,7 +228,7 @@ class Bundle:
     @property
     def minimum_onnxruntime(self) -> str | None:
         """The oldest ONNX Runtime that opens it; None if the manifest states none."""
-        return self.manifest.get("minimum_onnxruntime")
+        return self._variant.minimum_onnxruntime or self.manifest.get("minimum_onnxruntime")
 
     @cached_property
     def task(self) -> str:
@@ -269,7 +297,7 @@ def oldest_onnxruntime(outline: Outline) -> str:
 
 def write_bundle(
     folder: str | Path,
-    onnx_folder: str | Path,
+    graphs: Mapping[str, Path],
     assets_folder: str | Path,
     manifest: dict[str, Any],
     card: Callable[[Bundle], str] | None = None,
@@ -280,17 +308,17 @@ def write_bundle(
     bundle is replaced; anything else is left alone.
 
     Args:
-        onnx_folder: holds model.onnx and the external data that it names.
+        graphs: by its path in the bundle, each graph, which lies beside its external data.
         assets_folder: tokenizer, config and the rest, copied unchanged.
-        manifest: must name a "task"; format, versions and the files' hashes are added here.
+        manifest: must name a "task"; format, versions and the files' hashes are added here, and
+            the bytes and the oldest ONNX Runtime of each entry of "variants".
         card: writes the model card from the bundle with its complete manifest. The manifest does
             not list the card, because people edit it later, also on the hub.
 
     Raises:
         UserError: `folder` holds something else, a part is missing, or the disk is full.
     """
-    folder, onnx_folder, assets_folder = Path(folder), Path(onnx_folder), Path(assets_folder)
-    folder = folder.absolute()
+    folder, assets_folder = Path(folder).absolute(), Path(assets_folder)
     if manifest.get("task") not in TASKS:
         raise ValueError(f"the manifest must name a task, one of {', '.join(TASKS)}")
     check_replaceable(folder)
@@ -302,13 +330,12 @@ def write_bundle(
             for path in sorted(assets_folder.rglob("*")):
                 if path.is_file():
                     _copy(path, built / path.relative_to(assets_folder))
-            _copy(onnx_folder / "model.onnx", built / "onnx" / "model.onnx")
-            for location in read_outline(onnx_folder / "model.onnx").external_files:
-                if leaves_folder(location):
-                    raise UserError(
-                        f"{onnx_folder / 'model.onnx'} keeps its data outside its folder."
-                    )
-                _copy(onnx_folder / location, built / "onnx" / location)
+            for name, graph in graphs.items():
+                _copy(graph, built / name)
+                for location in read_outline(graph).external_files:
+                    if leaves_folder(location):
+                        raise UserError(f"{graph} keeps its data outside its folder.")
+                    _copy(graph.parent / location, (built / name).parent / location)
             _write_manifest(built, manifest)
             opened = Bundle.open(built)
             if card is not None:
@@ -370,15 +397,74 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         for path in files
         if path not in (folder / MANIFEST, folder / CARD)
     }
+    variants = [_completed(folder, entry) for entry in manifest.get("variants", ())]
+    first = folder / (variants[0]["file"] if variants else _MODEL_PLACES[0])
     whole = {
         "format_version": FORMAT_VERSION,
         "edgeprune": __version__,
-        "minimum_onnxruntime": oldest_onnxruntime(read_outline(folder / "onnx/model.onnx")),
+        "minimum_onnxruntime": oldest_onnxruntime(read_outline(first)),
         **manifest,
+        **({"variants": variants} if variants else {}),
         "files": listed,
     }
     text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _completed(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """A variant's entry with what its files tell."""
+    outline = read_outline(folder / entry["file"])
+    beside = (folder / entry["file"]).parent
+    files = [folder / entry["file"], *(beside / name for name in outline.external_files)]
+    known = {
+        "bytes": sum(path.stat().st_size for path in files),
+        "minimum_onnxruntime": oldest_onnxruntime(outline),
+    }
+    return {**entry, **known}
+
+
+def read_variants(folder: Path, manifest: Mapping[str, Any]) -> list[Variant]:
+    """The variants that a manifest names; none of a bundle of an earlier release.
+
+    Raises:
+        UserError: the manifest is damaged there.
+    """
+    try:
+        found = [Variant.from_json(entry) for entry in manifest.get("variants", ())]
+        unlisted = [each.file for each in found if each.file not in manifest["files"]]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{folder / MANIFEST} is damaged where it names the variants ({error}): copy or build "
+            "the bundle again."
+        ) from None
+    if unlisted:
+        raise UserError(
+            f"{folder / MANIFEST} names the variant {unlisted[0]!r}, which is none of its files: "
+            "copy or build the bundle again."
+        )
+    return found
+
+
+def _chosen(folder: Path, manifest: Mapping[str, Any], name: str | None) -> Variant | None:
+    """The variant of that name; of none, the one that this processor runs fastest; None where the
+    manifest names no variants.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    found = read_variants(folder, manifest)
+    if name is None:
+        works = TASKS[manifest["task"]].works if found else ()
+        return fastest_here(found, works) if found else None
+    for each in found:
+        if each.name == name:
+            return each
+    known = ", ".join(each.name for each in found)
+    raise UserError(
+        f"{folder} has no variant {name!r}: name one of {known}."
+        if known
+        else f"{folder} has one graph and no variants: leave --variant out."
+    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -405,10 +491,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def graph_sha256(manifest: Mapping[str, Any]) -> str | None:
-    """The hash of a bundle's graph, by which it is known wherever it lies."""
-    listed: str | None = manifest.get("files", {}).get(_MODEL_PLACES[0], {}).get("sha256")
-    return listed
+def graph_sha256(manifest: Mapping[str, Any], file: str = "") -> str | None:
+    """The hash of a bundle's graph, by which it is known wherever it lies.
+
+    Args:
+        file: the graph's path; empty: that of the first.
+    """
+    variants = manifest.get("variants") or [{"file": _MODEL_PLACES[0]}]
+    listed = manifest.get("files", {}).get(file or variants[0]["file"], {})
+    found: str | None = listed.get("sha256")
+    return found
 
 
 def _listed_file(folder: Path, name: str) -> Path:

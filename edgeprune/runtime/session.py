@@ -16,6 +16,7 @@ import onnxruntime
 from edgeprune import kernels
 from edgeprune.base.cores import all_cores, usable_cores
 from edgeprune.base.errors import ModelFault, UserError, reason
+from edgeprune.base.releases import release
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.names import is_past
 from edgeprune.runtime.onnx_file import read_outline
@@ -65,7 +66,7 @@ def open_session(
             f"{model_path} states the ONNX Runtime that it needs as {minimum_onnxruntime!r} "
             "(edgeprune.json, minimum_onnxruntime), which is not a release: build the bundle again."
         )
-    if minimum_onnxruntime and _release(onnxruntime.__version__) < _release(minimum_onnxruntime):
+    if minimum_onnxruntime and release(onnxruntime.__version__) < release(minimum_onnxruntime):
         raise UserError(
             f"{model_path} needs ONNX Runtime {minimum_onnxruntime} or newer and "
             f"{onnxruntime.__version__} is installed: run `pip install -U onnxruntime`."
@@ -179,13 +180,3 @@ def token_inputs(
                 f"text encoders, classifiers and decoders with a key-value cache."
             )
     return inputs
-
-
-def _release(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

@@ -15,6 +15,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.answer import Answerer, Wanted
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.entailment import TEMPLATE
 from edgeprune.runtime.fill import TOP_K, Filler
 from edgeprune.runtime.generate import Generator, Sampling
@@ -55,7 +56,9 @@ class Asked:
     """The words that may fill; none: all tokens."""
 
 
-def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None = None) -> None:
+def run(
+    folder: str | Path | Bundle, text: str | None, asked: Asked, threads: int | None = None
+) -> None:
     """Run a bundle on one text and write its answer; or on each line of standard input, if text is
     "-" or is missing in a pipe.
 
@@ -76,7 +79,7 @@ def run(folder: str | Path, text: str | None, asked: Asked, threads: int | None 
 
 
 def run_rows(
-    folder: str | Path,
+    folder: str | Path | Bundle,
     rows: list[Row],
     output: Path | None,
     asked: Asked,

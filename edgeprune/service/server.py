@@ -15,6 +15,7 @@ import uvicorn
 from edgeprune import runtime
 from edgeprune.base.errors import UserError
 from edgeprune.model.tasks import TASKS
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.service.answers import Answers
 from edgeprune.service.app import make_app
 from edgeprune.service.connections import Connection, Lobby
@@ -46,14 +47,14 @@ class _Server(uvicorn.Server):
         await self._seldom.tell()
 
 
-def serve(folder: str | Path, settings: ServiceSettings) -> None:
+def serve(bundle: str | Path | Bundle, settings: ServiceSettings) -> None:
     """Serve a bundle until told to stop; then accept no more, and let running requests finish.
 
     Raises:
         UserError: the bundle cannot be run, or the address is not available.
     """
     listener = _listen(settings.host, settings.port)
-    model = runtime.load(folder, settings.threads)
+    model = runtime.load(bundle, settings.threads)
     app, seldom = make_app(model, settings), Seldom()
     config = uvicorn.Config(
         app,
@@ -74,7 +75,8 @@ def serve(folder: str | Path, settings: ServiceSettings) -> None:
     shown = f"[{host}]" if ":" in host else host
     # One line at any terminal width: other programs read the port from it.
     path = TASKS[model.bundle.task].path
-    click.echo(f"{folder} answers at http://{shown}:{port}{path}", err=True)
+    variant = f" ({model.bundle.variant})" if model.bundle.variant else ""
+    click.echo(f"{model.bundle.folder}{variant} answers at http://{shown}:{port}{path}", err=True)
     _Server(config, app.state.answers, seldom).run(sockets=[listener])
 
 

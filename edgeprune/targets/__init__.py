@@ -35,6 +35,8 @@ class Target:
     """Format of the linears in which a decoder generates fastest."""
     skip_layer_norm_harmful: bool
     """Whether a residual must be hidden from SkipLayerNormalization."""
+    hub: str
+    """The end of the names that files for it have on the hub, as model_qint8_arm64.onnx."""
     evidence: dict[str, str] = field(default_factory=dict)
     """Entry -> the measurement behind it, or "unmeasured"."""
 
@@ -82,6 +84,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=8,
         decode_weights="int4",
         skip_layer_norm_harmful=True,
+        hub="avx512_vnni",
         evidence={
             "weight_bits": "no saturation: outputs equal exact integer sums (Zen 4 and Zen 5)",
             "decode_weights": "SmolLM2 decodes in int8 0.7 times as fast (a busy Zen 5)",
@@ -95,6 +98,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=8,
         decode_weights="int8",
         skip_layer_norm_harmful=True,
+        hub="avx_vnni",
         evidence={
             "weight_bits": "unmeasured; VNNI sums in 32 bits by its definition",
             "decode_weights": "unmeasured",
@@ -108,6 +112,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=7,
         decode_weights="int8",
         skip_layer_norm_harmful=True,
+        hub="avx2",
         evidence={
             "weight_bits": "8 bits saturate, 7 are exact (QEMU, Haswell)",
             "decode_weights": "unmeasured",
@@ -123,6 +128,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=8,
         decode_weights="int8",
         skip_layer_norm_harmful=True,
+        hub="arm64",
         evidence={
             "weight_bits": "8 bits are exact (QEMU, max without SME)",
             "decode_weights": "unmeasured",
@@ -136,6 +142,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=8,
         decode_weights="int8",
         skip_layer_norm_harmful=True,
+        hub="arm64",
         evidence={
             "weight_bits": "8 bits are exact (QEMU, Neoverse N1)",
             "decode_weights": "unmeasured",
@@ -149,6 +156,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=8,
         decode_weights="int8",
         skip_layer_norm_harmful=True,
+        hub="arm64",
         evidence={
             "weight_bits": "8 bits are exact (QEMU, Cortex-A72)",
             "decode_weights": (
@@ -165,6 +173,7 @@ TARGETS: tuple[Target, ...] = (
         weight_bits=8,
         decode_weights="int8",
         skip_layer_norm_harmful=True,
+        hub="x86",
         evidence={
             "weight_bits": "8 bits are exact (QEMU, Nehalem)",
             "decode_weights": (
@@ -178,6 +187,8 @@ TARGETS: tuple[Target, ...] = (
     ),
 )
 
+ALIASES = {"pi3": "arm", "pi4": "arm", "pi5": "arm-dotprod", "arm64": "arm"}
+"""Other names of targets: of boards by their processor, and of all of ARM by what any runs."""
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 # Newer kernels write some flags without the underscore.
 _SPELLINGS = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
@@ -185,11 +196,11 @@ _SPELLINGS = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
 
 def names() -> list[str]:
     """The names by which a target can be asked for."""
-    return [target.name for target in TARGETS]
+    return [*(target.name for target in TARGETS), *ALIASES]
 
 
 def find(name: str) -> Target:
-    """A target by its name, or this machine's for "auto".
+    """A target by its name or an alias, or this machine's for "auto".
 
     Raises:
         UserError: no target has that name.
@@ -197,7 +208,7 @@ def find(name: str) -> Target:
     if name == "auto":
         return detect()
     for target in TARGETS:
-        if target.name == name:
+        if target.name == ALIASES.get(name, name):
             return target
     raise UserError(f"There is no target {name!r}; known are auto, {', '.join(names())}.")
 

@@ -20,20 +20,28 @@ from sparse_models import library_for_tests, open_sparse, random_linear, sparse_
 from tokenizers import Tokenizer
 
 from edgeprune import runtime
+from edgeprune.runtime.bundle import write_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 TEXTS = ["the cat sat on a mat", "a dog", " ".join(WORDS)]
-NORMALIZED = [{"idx": 0, "type": "sentence_transformers.models.Normalize", "path": ""}]
+KINDS = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+MODULES = [
+    {"idx": number, "type": f"sentence_transformers.models.{kind}", "path": path}
+    for number, (path, kind) in enumerate(KINDS.items())
+]
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
-    """An encoder in the hub's layout, of which sentence-transformers would say: mean, length 1."""
-    folder = encoder_folder(tmp_path_factory.mktemp("bundle") / "b", depth=2)
-    (folder / "onnx").mkdir()
-    (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
-    (folder / "modules.json").write_text(json.dumps(NORMALIZED))
-    return folder
+    """A bundle of an encoder, of which sentence-transformers would say: mean, length 1."""
+    place = tmp_path_factory.mktemp("bundle")
+    assets = encoder_folder(place / "assets", depth=2)
+    graph = (assets / "model.onnx").rename(place / "model.onnx")
+    (assets / "modules.json").write_text(json.dumps(MODULES))
+    (assets / "1_Pooling").mkdir()
+    (assets / "1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    manifest = {"task": "feature-extraction"}
+    return write_bundle(place / "b", {"onnx/model.onnx": graph}, assets, manifest).folder
 
 
 def ids(folder: Path, texts: list[str]) -> str:

@@ -198,7 +198,8 @@ def make_bundle(folder: Path, parts: Path, **manifest: Any) -> Path:
     assets.mkdir()
     for file in parts.glob("*.json"):
         file.rename(assets / file.name)
-    write_bundle(folder, onnx_folder, assets, {"task": task} | manifest)
+    graphs = {"onnx/model.onnx": onnx_folder / "model.onnx"}
+    write_bundle(folder, graphs, assets, {"task": task} | manifest)
     return folder
 
 

@@ -21,6 +21,14 @@ needs_node = pytest.mark.skipif(
 )
 
 
+CHROMIUM = os.environ.get("EDGEPRUNE_CHROMIUM", "/usr/bin/chromium")
+needs_browser = pytest.mark.skipif(
+    NODE is None or not Path(CHROMIUM).is_file(),
+    reason="EDGEPRUNE_NODE names no folder with transformers.js and playwright-core (make "
+    "test-clients), or there is no Chromium: EDGEPRUNE_CHROMIUM may name it",
+)
+
+
 def in_node(script: Path, code: str, *given: Any) -> Any:
     """What a script prints last, as JSON; it finds transformers.js as `t` and what it was given as
     `given`."""

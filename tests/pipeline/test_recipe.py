@@ -355,7 +355,7 @@ def test_explain_covers_every_setting_with_a_description(method):
         stages["sparsify"] = {"pattern": "4x16"}
     everything = validate(stages, "here")
     rows = {name: (value, default, text) for name, value, default, text in explain(everything)}
-    expected = {"model", "seed", "target"}
+    expected = {"model", "seed", "target", "variants"}
     for stage in Recipe.model_fields:
         part = getattr(everything, stage)
         if isinstance(part, BaseModel):

@@ -120,6 +120,22 @@ def test_it_says_what_was_required_and_what_became_worse(bundle: Bundle) -> None
     assert "required" not in model_card(bundle).partition("## What it reaches")[0]
 
 
+def test_it_lists_several_graphs(bundle: Bundle) -> None:
+    [entry] = bundle.manifest["variants"]
+    other = {"name": "arm64", "file": "onnx/model_qint8_arm64.onnx", "bytes": 1234567}
+    manifest = {**bundle.manifest, "variants": [entry, {**entry, **other}]}
+    oldest = bundle.minimum_onnxruntime
+    line = f"| arm64 | `onnx/model_qint8_arm64.onnx` | 1,234,567 | {oldest} |"
+    assert line in model_card(Bundle(bundle.folder, manifest))
+    assert "several graphs" not in model_card(bundle)
+
+
+def test_a_decoder_alone_names_its_graph_to_onnxruntime_genai(bundle: Bundle) -> None:
+    file = bundle.folder / "genai_config.json"
+    named = [json.loads(file.read_text())["model"]["decoder"]["filename"]] if file.exists() else []
+    assert named == (["onnx/model.onnx"] if bundle.task == "text-generation" else [])
+
+
 def test_people_may_edit_it(bundle: Bundle) -> None:
     file = bundle.folder / CARD
     before = file.read_text(encoding="utf-8")

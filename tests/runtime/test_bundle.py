@@ -247,6 +247,10 @@ def test_links_are_followed_only_as_the_hubs_cache_has_them(tmp_path: Path) -> N
     assert Bundle.open(parts).data_paths == (parts / "data",)
 
 
+def graph_of(folder: Path) -> dict[str, Path]:
+    return {"onnx/model.onnx": folder / "model.onnx"}
+
+
 def test_a_full_disk_leaves_the_old_bundle_and_no_crumbs(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +265,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_no_crumbs(
 
     monkeypatch.setattr(shutil, "copyfile", copyfile)
     with pytest.raises(UserError, match="disk is full"):
-        write_bundle(bundle, parts, parts, {"task": "feature-extraction"})
+        write_bundle(bundle, graph_of(parts), parts, {"task": "feature-extraction"})
     assert len(calls) == 3
     assert contents(bundle) == before
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "parts", "parts2"}
@@ -280,7 +284,7 @@ def test_a_rename_that_fails_puts_the_old_bundle_back(
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(PermissionError):
-        write_bundle(bundle, parts, parts, {"task": "feature-extraction"})
+        write_bundle(bundle, graph_of(parts), parts, {"task": "feature-extraction"})
     assert contents(bundle) == before
 
 
@@ -291,8 +295,9 @@ def test_a_bundle_replaces_a_bundle_and_nothing_else(bundle: Path, tmp_path: Pat
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("irreplaceable")
+    graphs = graph_of(parts / "onnx_parts")
     with pytest.raises(UserError, match="other than a bundle"):
-        write_bundle(other, parts / "onnx_parts", parts / "assets", {"task": "feature-extraction"})
+        write_bundle(other, graphs, parts / "assets", {"task": "feature-extraction"})
     assert contents(other) == {"chapter.txt": b"irreplaceable"}
 
 
@@ -300,7 +305,7 @@ def test_an_incomplete_part_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     parts = encoder_folder(tmp_path / "parts")
     (parts / "model.onnx").unlink()
     with pytest.raises(UserError, match=r"model\.onnx is missing"):
-        write_bundle(tmp_path / "out", parts, parts, {"task": "feature-extraction"})
+        write_bundle(tmp_path / "out", graph_of(parts), parts, {"task": "feature-extraction"})
     assert [path.name for path in tmp_path.iterdir()] == ["parts"]
 
 

@@ -1,15 +1,20 @@
 """Other clients generate with a fused decoder what PyTorch generates, padded batches included."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from other_python import in_clients, in_node, needs_clients, needs_node
-from tiny_models import make_batch, make_model
+from tiny_models import VOCABULARY, make_batch, make_model
 
+from edgeprune.export.genai_config import write_genai_config
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.trace import export_onnx
+from edgeprune.runtime.cache import Decoder
+from edgeprune.runtime.session import open_session
 from edgeprune.targets import find
 
 torch.set_num_threads(1)
@@ -62,6 +67,50 @@ def test_optimum_generates_the_same(bound, folder, prompts, tmp_path):
     given = {name: values.tolist() for name, values in prompts.items()}
     found = in_clients(tmp_path / "run.py", OPTIMUM, str(place), given, STEPS, bound)
     assert found == expected
+
+
+GENAI = """
+import numpy
+import onnxruntime_genai as genai
+folder, prompts, steps = given
+model = genai.Model(folder)
+found = []
+for prompt in prompts:
+    settings = genai.GeneratorParams(model)
+    settings.set_search_options(do_sample=False, max_length=len(prompt) + steps)
+    generator = genai.Generator(model, settings)
+    generator.append_tokens(numpy.array([prompt], numpy.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    found.append(generator.get_sequence(0).tolist())
+print(json.dumps(found))
+"""
+
+
+@needs_clients
+def test_onnxruntime_genai_generates_the_same(folder, prompts, tmp_path):
+    """It lays out the cache by genai_config.json, and so do we by the graph."""
+    place, expected = folder
+    assert write_genai_config(place, place / "onnx/model.onnx", "onnx/model.onnx")
+    # Its own end of text would stop it before ours, which have none.
+    settings = json.loads((place / "genai_config.json").read_text())
+    settings["model"]["eos_token_id"] = VOCABULARY - 1
+    assert all(VOCABULARY - 1 not in row for row in expected)
+    (place / "genai_config.json").write_text(json.dumps(settings))
+    masks = prompts["attention_mask"].bool()
+    rows = [ids[mask].tolist() for ids, mask in zip(prompts["input_ids"], masks, strict=True)]
+    found = in_clients(tmp_path / "run.py", GENAI, str(place), rows, STEPS)
+    lengths = [int(mask.sum()) for mask in masks]
+    assert found == [row[-count - STEPS :] for row, count in zip(expected, lengths, strict=True)]
+    decoder = Decoder(open_session(place / "onnx/model.onnx"), {})
+    for row, tokens in zip(rows, found, strict=True):
+        decoding = decoder.start(1)
+        ours = list(row)
+        logits = decoding.feed(np.array([row]), last_only=True)
+        for _ in range(STEPS):
+            ours.append(int(logits[0, -1].argmax()))
+            logits = decoding.feed(np.array([ours[-1:]]), last_only=True)
+        assert tokens == ours
 
 
 SCRIPT = """

@@ -202,6 +202,7 @@ QUANTIZE = Stage(
     settings=QuantizeSettings,
     default=QuantizeSettings,
     description="INT8 and INT4 weights.",
+    varies=True,
     whole=_whole,
     refuse=_refuse,
     would=_would,

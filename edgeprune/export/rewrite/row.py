@@ -17,6 +17,7 @@ REWRITE = Stage(
     Rewritten,
     gives="graph",
     always=True,
+    varies=True,
     whole=lambda settings: "",
     would=lambda settings, facts: [f"for {facts.target.name}, every pass checked on real batches"],
     told=_told,

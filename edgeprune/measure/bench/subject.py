@@ -70,7 +70,7 @@ class Subject:
             task=bundle.task,
             max_length=bundle.max_length,
             fusable=is_float(outline),
-            notes=kernels_note(bundle.model_path),
+            notes=(*_variant_note(bundle), *kernels_note(bundle.model_path)),
             graph=bundle.graph_sha256,
         )
 
@@ -103,6 +103,13 @@ def kernels_note(path: Path) -> tuple[str, ...]:
     if not uses_kernels(path):
         return ()
     return (f"{path}: sparse linears by edgeprune.kernels, {system_facts()['chosen']}.",)
+
+
+def _variant_note(bundle: Bundle) -> tuple[str, ...]:
+    """The note on which of several graphs is run."""
+    if len(bundle.variants) < 2:
+        return ()
+    return (f"{bundle.folder}: its variant {bundle.variant}, of {', '.join(bundle.variants)}.",)
 
 
 def works_of(task: str) -> tuple[Work, ...]:

@@ -129,6 +129,7 @@ class Figures(_Saved):
     name: str
     task: str
     source: str | None = None
+    variant: str | None = None  # which of a bundle's graphs
     model_bytes: PositiveInt
     peak_memory_bytes: PositiveInt
     speed: dict[Work, Latency]
@@ -160,6 +161,7 @@ def figures_of(
     return Figures(
         name=name,
         source=identify(bundle, name).source,
+        variant=bundle.variant or None,
         **_speed_figures(result, side),
         operators=count_operators(bundle),
         as_built=measured_as_built(bundle),
@@ -256,7 +258,8 @@ def measured_as_built(bundle: Bundle) -> tuple[Quality, ...]:
         UserError: the manifest is damaged where it tells of the build.
     """
     file, remedy = bundle.folder / MANIFEST, "copy or build the bundle again"
-    built = _Built.from_json(bundle.manifest, file, remedy)
+    manifest = {**bundle.manifest, "stages": bundle.stages}
+    built = _Built.from_json(manifest, file, remedy)
     # The same text, wherever it lay, cut into the same held-out part by the same seed.
     cutting = {key: value for key, value in built.recipe.text.items() if key != "data"}
     digest = _digest(built.text.get("digest"), cutting, built.recipe.seed)

@@ -99,6 +99,7 @@ def check(
     limits: Limits,
     bench: BenchSettings,
     task: QualityTask,
+    variant: str | None = None,
 ) -> Outcome:
     """Measure a candidate, and compare it with a baseline.
 
@@ -106,6 +107,9 @@ def check(
         against: a bundle (or an ONNX or Hugging Face folder), or the file that `check --save` or
             `bench --json` wrote; None measures the candidate alone, and checks nothing.
         task: the quality measure to run on both sides, if any.
+        variant: the name of the candidate's graph, where it has several; None: the saved
+            baseline's, or the one that this processor runs fastest. A baseline with a graph of
+            that name is compared by it.
 
     Raises:
         UserError: a side is damaged, cannot be measured, or is of another model; or a saved one
@@ -119,20 +123,21 @@ def check(
         }
     )
     with ExitStack() as stack:
-        opened = _whole(stack, candidate)
+        saved = read_figures(Path(against)) if against and _is_saved(against) else None
+        opened = _whole(stack, candidate, variant, saved.variant if saved else None)
         if against is None:
             quality = measure_quality(task, opened, None)
             figures, disturbed = _alone(opened, candidate, settings, quality)
             return Outcome(figures, None, [], limits, disturbed)
-        if _is_saved(against):
-            baseline_figures = read_figures(Path(against))
+        if saved:
+            baseline_figures = saved
             checks.refuse_another_model(identify(opened, candidate), baseline_figures.identity)
             quality = measure_quality(task, opened, None)
             checks.refuse_other_quality(quality, baseline_figures)
             figures, disturbed = _alone(opened, candidate, settings, quality)
             speed = checks.saved_speed(figures, baseline_figures, limits)
         else:
-            opened_baseline = _whole(stack, against)
+            opened_baseline = _whole(stack, against, None, opened.variant)
             checks.refuse_another_model(
                 identify(opened, candidate), identify(opened_baseline, against)
             )
@@ -171,9 +176,16 @@ def save(figures: Figures, file: Path) -> None:
     figures.write(file)
 
 
-def _whole(stack: ExitStack, place: str | Path) -> Bundle:
-    """A side, with every byte compared with its manifest, which must be whole itself."""
-    bundle = stack.enter_context(open_model(place))
+def _whole(stack: ExitStack, place: str | Path, variant: str | None, rather: str | None) -> Bundle:
+    """A side, with every byte compared with its manifest, which must be whole itself.
+
+    Args:
+        variant: the name of its graph.
+        rather: the name of the one to open where none is named and there is such a one.
+    """
+    bundle = stack.enter_context(open_model(place)) if variant is None else None
+    if bundle is None or (rather != bundle.variant and rather in bundle.variants):
+        bundle = Bundle.open(place, variant or rather)
     bundle.verify()
     measured_as_built(bundle)
     return bundle

@@ -23,8 +23,12 @@ from edgeprune.runtime.bundle import MANIFEST, Bundle
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def describe(folder: str | Path) -> OnnxFolder | SafetensorsFolder:
+def describe(folder: str | Path, variant: str | None = None) -> OnnxFolder | SafetensorsFolder:
     """Describe the model in a folder.
+
+    Args:
+        variant: the name of one of a bundle's graphs; None: the one that this processor runs
+            fastest.
 
     Raises:
         UserError: there is no model in the folder, it is damaged, or its weights are pickled.
@@ -37,7 +41,9 @@ def describe(folder: str | Path) -> OnnxFolder | SafetensorsFolder:
     if (folder / "edgeprune.json").exists() or any(
         (folder / place).is_file() for place in ("onnx/model.onnx", "model.onnx")
     ):
-        return _describe_onnx(folder)
+        return _describe_onnx(folder, variant)
+    if variant is not None:
+        raise UserError(f"{folder} is no bundle and has no variants: leave --variant out.")
     shards = sorted(folder.glob("*.safetensors"))
     if shards:
         return _describe_safetensors(folder, shards)
@@ -50,8 +56,8 @@ def describe(folder: str | Path) -> OnnxFolder | SafetensorsFolder:
     raise UserError(f"{folder} holds no model: neither model.onnx nor *.safetensors.")
 
 
-def _describe_onnx(folder: Path) -> OnnxFolder:
-    bundle = Bundle.open(folder)
+def _describe_onnx(folder: Path, variant: str | None) -> OnnxFolder:
+    bundle = Bundle.open(folder, variant)
     bundle.verify()
     _check_manifest(bundle)
     model = read_model(bundle.model_path)
@@ -77,6 +83,7 @@ def _describe_onnx(folder: Path) -> OnnxFolder:
         layers=tuple(layers),
         bytes=dict(by_kind),
         model_bytes=bundle.model_bytes,
+        variant=bundle.variant or None,
         manifest=bundle.manifest or None,
     )
 

@@ -53,6 +53,8 @@ class OnnxFolder(Record):
     bytes: dict[str, int]
     """By what they are of."""
     model_bytes: int
+    variant: str | None = None
+    """The name of the graph that is described, where the manifest names any."""
     manifest: dict[str, Any] | None
 
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.base import words
 from edgeprune.base.names import Name
 from edgeprune.measure.inspect.record import Layer, OnnxFolder, SafetensorsFolder
 
@@ -94,6 +95,8 @@ def _manifest_lines(manifest: dict[str, Any]) -> RenderableType:
         f"{manifest.get('minimum_onnxruntime')} and newer",
         f"files: {len(manifest['files'])}, all as the manifest says",
     ]
+    for each in manifest.get("variants") or []:
+        lines.append(f"variant {each['name']}: {each['file']}, {words.size(each['bytes'])}")
     if source:
         lines.append(f"source: {_brief(source)}")
     if recipe:

@@ -100,6 +100,7 @@ MEASURE = Stage(
     description="Speed, memory and quality.",
     gives=None,
     always=True,
+    varies=True,
     compares=True,
     refuse=_refuse,
     would=_would,
