@@ -8,6 +8,8 @@
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
 # make mutation   plant small faults into the numerics and count those that the tests notice
+# make docs    the site of docs/ into build/site; a warning or a link to nowhere is an error
+# make docs-slow   the pages' commands again, on the real models of which packages are there
 # make claims   print every figure of the texts with what measured it, and whether that code is as now
 # make release   refuse figures of other code, run the suite, and build the wheel into dist
 # make gate   build a tiny bundle and compare it with the figures kept in .ci
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
 .PHONY: demo test test-slow test-clients test-cluster test-masked coverage golden mutation usage gate lint \
-	claims release clean
+	docs docs-slow claims release clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -88,6 +90,12 @@ release: $(VENV)/.test
 	$(MAKE) test
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow tests/docs
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -103,6 +111,10 @@ $(VENV)/.build: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.build
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,demo,service,test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,demo,service,test,docs]'
 	touch $@
 
 # The parts of one archive, 400 MB; tests skip, saying so, where they are not there.

@@ -67,7 +67,7 @@ def build(
         UserError: something given cannot be used; the sentence says what to do.
         RequirementMissed: the bundle is built and measured, and misses what the recipe requires.
 
-    Example:
+    Examples:
         >>> bundle = edgeprune.build("model", "text.txt", "encoder-int8", output="small")
         >>> bundle.task
         'feature-extraction'
@@ -112,7 +112,7 @@ def load(
     Raises:
         UserError: the bundle is damaged, has no such variant, or needs a newer ONNX Runtime.
 
-    Example:
+    Examples:
         >>> model = edgeprune.load("small/bundle", threads=1)
         >>> model.embed(["w001 w002 w003", "w004 w005"]).shape
         (2, 32)
@@ -145,7 +145,7 @@ def evaluate(
     Raises:
         UserError: an unknown measure, one that does not fit the bundle, or data of another form.
 
-    Example:
+    Examples:
         >>> found = edgeprune.evaluate("small/bundle", "cosine", "text.txt", "small/original")
         >>> bool(0.9 < found.values["mean_cosine"] <= 1)
         True
@@ -181,7 +181,7 @@ def bench(
     Raises:
         UserError: a model cannot be opened or run, or the two do different tasks.
 
-    Example:
+    Examples:
         >>> quick = {"tokens": 12, "launches": 2, "time_limit": 0.2}
         >>> found = edgeprune.bench("small/bundle", "small/original", **quick)
         >>> ratio = found.measures["encoder"].ratio
