@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgeprune.measure.requirements import missed
 from edgeprune.model.settings import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
+from edgeprune.pipeline.command import command_of
 from edgeprune.pipeline.keep import MARK, RECORD, Done
 from edgeprune.pipeline.keys import model_digest, reads, versions
 from edgeprune.pipeline.measure.row import MEASURE
@@ -66,7 +68,12 @@ def finish(build: Build, done: Mapping[str, Done]) -> Outcome:
     about = {name: facts[name] for name in ("source", "made_with")}
     plain = {**shared, **about, "stages": [], "recipe": {"name": "original"}}
     original = _write(context.output / "original", context.folders[ORIGINAL.name], plain)
-    report = write_report(context.output, {**facts, "task": shared["task"], "stages": stages})
+    # Apart from the manifest, which is the same whenever it is written.
+    about_build = {"at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": command_of(build)}
+    report = write_report(
+        context.output,
+        {**facts, "task": shared["task"], "built": about_build, "stages": stages},
+    )
     measured = context.results[MEASURE.name]
     assert isinstance(measured, Measured)
     return Outcome(

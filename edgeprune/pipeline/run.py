@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING
 
 from edgeprune.base.cores import usable_cores
 from edgeprune.base.disk import telling_of_a_full_disk
-from edgeprune.base.progress import say
+from edgeprune.base.progress import say, within
+from edgeprune.base.words import duration, size
 from edgeprune.compress.context import Context
 from edgeprune.compress.stage import Stage, loaded
 from edgeprune.measure.bench.protocol import peak_bytes
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
+from edgeprune.pipeline.builds import Pace, built
+from edgeprune.pipeline.builds import kept as kept_build
 from edgeprune.pipeline.finish import Outcome, finish
 from edgeprune.pipeline.keep import (
     LOCK,
@@ -71,11 +74,15 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     with made(build.context.output / MARK) as folder, locked(folder / LOCK):
         sweep_stages(folder)
         say(f"[text] {build.context.text.line}")
-        done = _run_stages(build.stages, build.context, folder, fresh)
+        known = kept_build(build) or built(build.recipe)
+        pace = Pace(known.stages if known else {})
+        done = _run_stages(build.stages, build.context, folder, fresh, pace)
         return finish(build, done)
 
 
-def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool) -> dict[str, Done]:
+def _run_stages(
+    stages: list[Stage], context: Context, place: Path, fresh: bool, pace: Pace
+) -> dict[str, Done]:
     source, key = context.checkpoint.folder, first_key(context)
     context.through = partial(_through, context)
     looked = False
@@ -83,12 +90,19 @@ def _run_stages(stages: list[Stage], context: Context, place: Path, fresh: bool)
     for number, stage in enumerate(stages, start=1):
         own = stage_key(stage, context, key)
         folder = place / f"{stage.name}-{own[:12]}"
-        say(f"[{number}/{len(stages)}] {stage.name}")
+        left = pace.left([each.name for each in stages[number - 1 :]])
+        told = "" if left is None else f", about {duration(left)} left in all"
+        say(f"[{number}/{len(stages)}] {stage.name}{told}")
         kept = None if fresh else recorded(folder, stage.record)
         if kept is None and stage.trains and not looked:
             _look_ahead(stages, context)
             looked = True
-        done[stage.name] = kept or _run_stage(stage, context, source, folder)
+        if kept is None:
+            with within(left):
+                done[stage.name] = _run_stage(stage, context, source, folder)
+            pace.took(stage.name, done[stage.name].seconds)
+        else:
+            done[stage.name] = kept
         context.results[stage.name] = done[stage.name].record
         context.folders[stage.name] = folder
         if stage.gives:
@@ -163,5 +177,5 @@ def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> Do
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    say(f"      {seconds:.0f} s")
+    say(f"      {seconds:.0f} s, up to {size(peak_bytes())} of memory so far")
     return done

@@ -23,7 +23,7 @@ _UNITS: dict[str, Callable[[float], str]] = {
     "operators": lambda value: f"{value:,.0f}",
     "": lambda value: f"{value:.4g}",
 }
-_HEADS = ("baseline", "candidate", "change", "at most")
+_HEADS = ("baseline", "result", "change", "at most")
 
 
 def text(outcome: Outcome) -> RenderableType:

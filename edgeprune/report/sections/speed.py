@@ -35,7 +35,7 @@ def result(record: BuildRecord) -> Section:
     table = Table(("measured", "original", "result", "change"), listed)
     return Section(
         "result",
-        "Original and result",
+        "Before and after",
         tables=[table],
         text=conditions(record),
         items=meaning(record),
@@ -106,7 +106,7 @@ def latency(record: BuildRecord) -> Section:
     if not pictures:
         off = record.recipe.get("measure", {}).get("curve") == []
         text = "Measured at one length alone: measure.curve is empty." if off else NOT_RECORDED
-    return Section("latency", "Latency", pictures, tables, text)
+    return Section("latency", "Time of a call, by length of text", pictures, tables, text)
 
 
 def _latency_table(work: Work, key: str, line: Sequence[Point]) -> Table:
@@ -145,7 +145,8 @@ def operators(record: BuildRecord) -> Section:
     if not profile:
         off = record.recipe.get("measure", {}).get("profile") is False
         text = "Not measured: measure.profile is off." if off else NOT_RECORDED
-    return Section("operators", "Time by operator", pictures, tables, " ".join([text, *notes]))
+    title = "Where the time of a call goes"
+    return Section("operators", title, pictures, tables, " ".join([text, *notes]))
 
 
 def _operator_table(name: str, sides: Mapping[SideName, Profile]) -> Table:
