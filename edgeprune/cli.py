@@ -139,7 +139,7 @@ def _examples(*lines: str) -> str:
 NUMBERS, PLACE = Numbers(), Place()
 MEASURE = Listed("edgeprune.measure.evaluate.measures:MEASURES")
 RECIPE = Named("edgeprune.pipeline.recipe:shipped")
-WORK = click.Choice(["encoder", "prompt", "decode"])
+WORK = Listed("edgeprune.measure.works:WORKS")
 _json_option = click.option(
     "--json",
     "json_file",

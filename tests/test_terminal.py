@@ -16,6 +16,7 @@ from rich.text import Text
 from edgeprune.base.console import Terminal
 from edgeprune.cli import main
 from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.measure.works import WORKS
 from edgeprune.pipeline.recipe import shipped
 from edgeprune.search.times.settings import FORMS
 from edgeprune.targets import NAMES
@@ -44,7 +45,9 @@ def test_every_help_ends_with_examples_that_can_be_typed(name, tmp_path, monkeyp
         ("check", "task", list(MEASURES)),
         ("search", "task", list(MEASURES)),
         ("search", "target", ["this", *NAMES]),
+        ("search", "work", list(WORKS)),
         ("calibrate", "form", list(FORMS)),
+        ("calibrate", "work", list(WORKS)),
     ],
 )
 def test_choices_are_those_of_the_code(command, option, names):
@@ -54,7 +57,7 @@ def test_choices_are_those_of_the_code(command, option, names):
     [long] = [word for word in parameter.opts if word.startswith("--")]
     done = CliRunner().invoke(main, [command, long, "nothing"])
     assert done.exit_code == 2
-    assert repr(names[-1]) in done.output
+    assert f"There is no {long} 'nothing': take one of {', '.join(names)}." in done.stderr
 
 
 def test_the_help_of_a_measure_names_them_all():

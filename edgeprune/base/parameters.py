@@ -1,5 +1,6 @@
 """The kinds of values that the command line's options take, and what a shell completes of them."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from edgeprune.base.errors import UserError
 from edgeprune.base.registry import load_function
 
 
@@ -102,3 +104,12 @@ class Listed(click.Choice):
     @property
     def choices(self) -> Sequence[str]:  # type: ignore[override]
         return [*self._first, *load_function(self._where)]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = self.choices
+        if value in names:
+            return str(value)
+        near = difflib.get_close_matches(str(value), names, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        name = param.opts[0] if param else "value"
+        raise UserError(f"There is no {name} {value!r}: take one of {', '.join(names)}.{hint}")

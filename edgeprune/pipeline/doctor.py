@@ -56,9 +56,9 @@ class Finding(Record):
     state: State
     found: str
     costs: str = ""
-    """What is lost by it; empty where nothing is."""
+    """The loss that by it; empty where nothing is."""
     do: str = ""
-    """What to do about it; empty where nothing can be done."""
+    """The remedy; empty where nothing can be done."""
 
 
 class Examined(Record):
@@ -72,7 +72,7 @@ class Examined(Record):
     findings: Many[Finding]
 
     def missed(self, needed: Sequence[str]) -> list[str]:
-        """What is missing of the extras that are needed, a sentence each."""
+        """The missing parts of the extras that are needed, a sentence each."""
         return [
             f"{each.part} is not here ({each.found}): {each.do}"
             for each in self.findings
@@ -98,7 +98,7 @@ def examine() -> Examined:
 
 
 def doctor_table(examined: Examined) -> RenderableType:
-    """What is here, then a few lines for whatever is missing or could be better."""
+    """A line for all that is here, then a few lines for whatever is missing or could be better."""
     seen = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for each in examined.findings:
         seen.add_row(each.part, each.state, each.found)

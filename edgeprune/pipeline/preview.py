@@ -81,7 +81,10 @@ def _outcome(build: Build, made: Made) -> list[tuple[str, str]]:
 
 
 def _linears(build: Build, facts: Facts, plan: Plan) -> str:
-    """The time of the result's linears by the target's table; empty where it lacks one of them."""
+    """The time of the result's linears by the target's table; empty where it lacks one of them, or
+    where only the build can tell what they become."""
+    if facts.smaller:
+        return ""
     table, settings = build.context.target.format_times, build.context.settings["measure"]
     inside, total = facts.anatomy.block_linears(), 0.0
     for entry in plan:

@@ -96,7 +96,7 @@ def show_outcome(outcome: Outcome) -> None:
 
 
 def _next(record: BuildRecord, bundle: Path, original: Path | None) -> str:
-    """What to do after a build: see what a limit would cost, measure its own task, or use it."""
+    """The next step after a build: see what a limit would cost, measure its own task, or use it."""
     place = shlex.quote(str(bundle))
     if any(not each.met for each in requirements(record)):
         return "edgeprune search --help: the best model within a limit; or remove less (--set)"

@@ -13,7 +13,7 @@ from edgeprune.report.story import requirements
 
 @dataclass(frozen=True)
 class Headline:
-    """What was reached, and what follows from it."""
+    """The result of a build, and what follows from it."""
 
     reached: str
     decision: str = ""

@@ -36,7 +36,7 @@ class Page:
     facts: Sequence[tuple[str, str]] = ()
     """When, by what and on what it was built, of what, and from what text."""
     command: str = ""
-    """What repeats it."""
+    """The command that repeats it."""
     footer: str = "Written by edgeprune. This page holds everything that it shows."
 
 
@@ -68,7 +68,7 @@ def build_page(record: BuildRecord, others: Sequence[Other] = ()) -> Page:
 
 
 def _facts(record: BuildRecord) -> list[tuple[str, str]]:
-    """What a reader needs to believe the figures, or to get them again."""
+    """The facts that a reader needs to believe the figures, or to get them again."""
     machine, text = record.speed.machine, record.content.get("text")
     found = [("Built", record.built.get("at", "on a day that was not recorded"))]
     found.append(("By", f"edgeprune {machine.edgeprune}, ONNX Runtime {machine.onnxruntime}"))

@@ -176,6 +176,9 @@ class Profile(Record):
     run_ms: float
     operators: dict[str, Spent]
     outside_share: float
+    layers: dict[str, float] = Field(default={})
+    """Milliseconds of a run by the number of the layer that an operator's name tells; those outside
+    under an empty name. Empty where the runtime does not tell it."""
 
 
 class Missing(Record):
