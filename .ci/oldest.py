@@ -1,4 +1,4 @@
-"""Print constraints by which pip takes the oldest version that each of a device's packages may have."""
+"""Constraints by which pip takes the oldest version that each of a device's packages may have."""
 
 import re
 import tomllib

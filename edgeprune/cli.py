@@ -156,7 +156,15 @@ _against_option = click.option(
 )
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+A first look: `edgeprune doctor`, then `edgeprune build encoder --dry-run`.
+Completion, in ~/.bashrc: eval "$(_EDGEPRUNE_COMPLETE=bash_source edgeprune)"
+(zsh_source in ~/.zshrc; fish: _EDGEPRUNE_COMPLETE=fish_source edgeprune | source)
+Colours are off where the output is no terminal, and by NO_COLOR=1.""",
+)
 @click.version_option(__version__, prog_name="edgeprune")
 def main() -> None:
     """Make a Hugging Face transformer small and fast on a CPU, and prove it by measurement."""

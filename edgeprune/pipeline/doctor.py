@@ -56,7 +56,7 @@ class Finding(Record):
     state: State
     found: str
     costs: str = ""
-    """The loss that by it; empty where nothing is."""
+    """The loss by it; empty where nothing is lost."""
     do: str = ""
     """The remedy; empty where nothing can be done."""
 

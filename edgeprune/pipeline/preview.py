@@ -98,7 +98,7 @@ def _linears(build: Build, facts: Facts, plan: Plan) -> str:
     if not total:
         return ""
     return (
-        f"about {facts.anatomy.repeats * total / 1000:.2f} ms of a call of {settings.tokens} "
+        f"about {facts.anatomy.repeats * total / 1000:.3g} ms of a call of {settings.tokens} "
         f"tokens, one thread, by times of {table.evidence}; the rest of a call is not in them"
     )
 

@@ -145,7 +145,7 @@ def test_the_time_of_linears_is_the_tables(encoder) -> None:
         outputs, inputs = left.shape(name)
         total += table.microseconds("int8", inputs, outputs, 128)
     told = dict(expected(recipe, encoder).facts)["linears"]
-    assert told.startswith(f"about {total / 1000:.2f} ms of a call of 128 tokens, one thread")
+    assert told.startswith(f"about {total / 1000:.3g} ms of a call of 128 tokens, one thread")
     assert "linears" not in dict(expected(validate({"cut": {}}, "r"), encoder).facts)
 
 

@@ -155,7 +155,7 @@ def _bytes(layer: Layer | None) -> int:
 
 
 def _changed(layer: Layer, before: Mapping[str, Layer]) -> str:
-    """What became of a tensor: it is new, or has other bits or another shape."""
+    """A tensor's change: it is new, or has other bits or another shape."""
     old = before.get(layer.name)
     if old is None:
         return " (new)"

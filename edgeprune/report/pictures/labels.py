@@ -30,7 +30,7 @@ _PLACES = (
     (-1, 3.4, "right", "bottom"),
     (-1, -3.4, "right", "top"),
 )
-"""The places where a name may stand, in gaps from its point, and which of its corners stands there."""
+"""The places of a name, in gaps from its point, and which of its corners stands there."""
 
 
 @dataclass(frozen=True)
