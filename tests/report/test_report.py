@@ -561,6 +561,12 @@ def test_the_title_and_the_verdict_stand_first(built: Path, copy: Path) -> None:
     assert rows["speed"][0] == "at least 1000000x as fast"
     assert [row[-1] for row in rows.values()] == ["missed", "met"]
     assert "close to the original's" not in page.text("result")
+    facts = " ".join(page.tree.query(".facts")[0].to_text().split())
+    assert content["built"]["at"] in facts
+    assert record.speed.machine.processor in facts
+    [command] = page.tree.query(".facts code")
+    assert command.to_text() == content["built"]["command"]
+    assert command.to_text().startswith("edgeprune build recipe.yaml --model model --data text.txt")
     [verdict] = Page(built / "report.html").tree.query(".verdict")
     assert verdict.to_text() == str(headline(open_record(built)))
 

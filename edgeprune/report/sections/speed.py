@@ -22,7 +22,7 @@ from edgeprune.report.points import Point as Shown
 from edgeprune.report.points import points
 from edgeprune.report.records import BuildRecord, Quality, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
-from edgeprune.report.story import meaning, requirements
+from edgeprune.report.story import meaning, requirements, verdict
 
 _SIDES = {side: name for side, (_, name) in SIDES.items()}
 
@@ -56,7 +56,7 @@ def required(record: BuildRecord) -> Section:
     ]
     head = ("requirement", "asked", "measured", "")
     tables = [Table(head, listed, words=frozenset({0, 1}))] if judged else []
-    return Section("required", "What was required", tables=tables)
+    return Section("required", "What was required", tables=tables, text=verdict(judged))
 
 
 def speed_quality(record: BuildRecord, others: Sequence[Other]) -> Section:
