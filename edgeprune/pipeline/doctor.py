@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.base import processor
+from edgeprune.base.cores import all_cores, usable_cores
 from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
-from edgeprune.base.limits import usable_cores, usable_memory
+from edgeprune.base.limits import usable_memory
 from edgeprune.base.places import cache_folder
 from edgeprune.base.record import Many, Record
 from edgeprune.base.version import __version__
@@ -140,18 +141,16 @@ def _processor(target: Target) -> Finding:
 
 
 def _cores() -> Finding:
-    machine = machine_facts()
-    usable, whole = usable_cores(), machine.logical_cores or 1
-    governor = machine.governor
-    text = f"{usable:g} of {whole} may be used, {machine.physical_cores or whole} physical"
+    usable, whole, governor = usable_cores(), all_cores(), machine_facts().governor
+    text = f"{usable} of {whole} may be used"
     text += f", governor {governor}" if governor else ""
     if usable < whole:
         return Finding(
             part="cores",
             state="worse",
             found=text,
-            costs="threads beyond those that may be used slow each other down",
-            do=f"run with --threads {max(1, int(usable))}, or raise the container's limit",
+            costs="the other cores stand still: builds and sessions take so many threads",
+            do="raise the container's limit or the affinity, where it is one",
         )
     if governor not in (None, "performance"):
         return Finding(

@@ -1,8 +1,6 @@
 """The look at this machine: limits of containers, extras by their versions, exit codes."""
 
 import json
-import os
-from pathlib import Path
 
 import psutil
 import pytest
@@ -12,48 +10,29 @@ from hypothesis import strategies as st
 from on_device import on_a_device
 from packaging.requirements import Requirement
 
-from edgeprune.base.limits import usable_cores, usable_memory
+from edgeprune.base.limits import usable_memory
 from edgeprune.cli import main
 from edgeprune.pipeline import doctor
 from edgeprune.targets import detect
 
 
-def groups(folder: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """A system's control groups, and the file that names a process's."""
-    for name, text in files.items():
-        (folder / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "groups" / name).write_text(text)
-    (folder / "own").write_text(own)
-    return folder / "groups", folder / "own"
-
-
 @pytest.mark.parametrize(
-    ("own", "files", "cores", "memory"),
+    ("own", "files", "memory"),
     [
-        ("0::/", {"cpu.max": "50000 100000", "memory.max": "1000000"}, 0.5, 1000000),
-        ("0::/a/b", {"a/cpu.max": "25000 100000", "a/b/cpu.max": "max 100000"}, 0.25, None),
-        ("0::/a/b", {"a/b/memory.max": "max", "memory.max": "7"}, None, 7),
-        (
-            "3:cpu,cpuacct:/d\n4:memory:/d",
-            {
-                "cpu/d/cpu.cfs_quota_us": "10000",
-                "cpu/d/cpu.cfs_period_us": "100000",
-                "memory/d/memory.limit_in_bytes": "5",
-            },
-            0.1,
-            5,
-        ),
-        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None),
-        ("", {}, None, None),
+        ("0::/", {"memory.max": "1000000"}, 1000000),
+        ("0::/a/b", {"a/b/memory.max": "max", "memory.max": "7"}, 7),
+        ("4:memory:/d", {"memory/d/memory.limit_in_bytes": "5"}, 5),
+        ("4:cpu:/d", {"memory/d/memory.limit_in_bytes": "5"}, None),
+        ("", {}, None),
     ],
 )
-def test_a_container_limits_cores_and_memory(own, files, cores, memory, tmp_path):
+def test_a_container_limits_memory(own, files, memory, tmp_path):
     """Of both versions of control groups; the least of a group's and of those above it."""
-    found = groups(tmp_path, own, files)
-    whole = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert usable_cores(*found) == (whole if cores is None else cores)
-    whole_memory = psutil.virtual_memory().total
-    assert usable_memory(*found) == (whole_memory if memory is None else memory)
+    content = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    for name, text in {**content, "proc/self/cgroup": own}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_memory(tmp_path) == (memory or psutil.virtual_memory().total)
 
 
 @given(st.tuples(st.integers(0, 9), st.integers(0, 9)), st.integers(0, 9))
