@@ -64,7 +64,8 @@ def show_outcome(outcome: Outcome) -> None:
         return
     record = open_record(folder)
     result, judged, said = made(record), requirements(record), headline(record)
-    _console.print(str(said), style=f"bold {_WORSE}" if said.tone == "worse" else "bold")
+    style = f"bold {_WORSE}" if said.tone == "worse" else "bold"
+    _console.print(str(said), style=style, soft_wrap=True)
     _console.print()
     _console.print(result.title, soft_wrap=True)
     _console.print(result.sentence)

@@ -578,6 +578,13 @@ def test_a_build_says_what_its_stages_take(built):
     assert re.search(r"stages, [\d.]+ [kM]B: .*delete", line)
 
 
+def test_a_dry_run_beside_a_build_tells_what_that_took(site, output):
+    told = " ".join(site.build(output, "--dry-run").stdout.split())
+    assert "as with the build that is kept in the output folder" in told
+    other = " ".join(site.build(output, "--dry-run", "--set", "recover.steps=3").stdout.split())
+    assert "not known time, memory, speed and quality" in other
+
+
 def test_a_missed_requirement_exits_with_1_and_leaves_the_bundle(site, output, tmp_path):
     output = shutil.copytree(output, tmp_path / "out")
     result = site.build(
