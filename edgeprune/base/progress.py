@@ -1,26 +1,35 @@
-"""Progress of long work and the time left, on standard error."""
+"""Progress of long work on standard error: what is done, the time left, and the memory in use."""
 
+import contextlib
 import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import psutil
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from edgeprune.base.console import Terminal
+from edgeprune.base.words import duration, size
 
 T = TypeVar("T")
 
 console = Terminal(stderr=True)
 _LINE_EVERY_SECONDS = 20.0
+_ends: list[float] = []
+"""The moments at which the pieces of work that are under way are expected to end, the outer first;
+of the clock that `time.monotonic` reads."""
 
 
 def say(text: str) -> None:
@@ -34,6 +43,42 @@ def say_once(text: str) -> None:
     say(text)
 
 
+@contextlib.contextmanager
+def within(seconds: float | None) -> Iterator[None]:
+    """Tell beside the progress of everything in this context that the whole of it, or of what it is
+    a part of, ends in about so many seconds; None: nobody knows."""
+    if seconds is None:
+        yield
+        return
+    _ends.append(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _ends.pop()
+
+
+def all_told(left: float | None) -> str:
+    """The time left of the whole, where it is known, and the memory in use.
+
+    Args:
+        left: seconds until the part that is under way ends: the whole takes no less.
+    """
+    memory = size(psutil.Process().memory_info().rss)
+    if not _ends:
+        return memory
+    whole = max(left or 0.0, _ends[0] - time.monotonic())
+    return f"{duration(whole)} left in all, {memory}"
+
+
+class _Whole(ProgressColumn):
+    """`all_told` behind a bar."""
+
+    max_refresh = 1.0
+
+    def render(self, task: Task) -> Text:
+        return Text(all_told(task.time_remaining))
+
+
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Yield `items` under a progress bar; off a terminal, print a plain line now and then."""
     if sys.stderr.isatty():
@@ -44,6 +89,7 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Whole(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             yield from bar.track(items, total=total, description=what)
@@ -54,7 +100,7 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         if done and now - printed > _LINE_EVERY_SECONDS:
             printed = now
             left = (now - started) / done * (total - done)
-            say(f"  {what}: {done} of {total}, about {left:.0f} s left")
+            say(f"  {what}: {done} of {total}, about {duration(left)} left; {all_told(left)}")
         yield item
 
 
@@ -69,6 +115,7 @@ def passing(seconds: float, what: str) -> Iterator[float]:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Whole(),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(what, total=seconds)
@@ -80,5 +127,6 @@ def passing(seconds: float, what: str) -> Iterator[float]:
         now = time.monotonic()
         if now - printed > _LINE_EVERY_SECONDS:
             printed = now
-            say(f"  {what}: about {max(0.0, seconds - (now - started)):.0f} s left")
+            left = max(0.0, seconds - (now - started))
+            say(f"  {what}: about {duration(left)} left; {all_told(left)}")
         yield now - started

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from edgeprune.measure.requirements import missed
 from edgeprune.model.settings import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
+from edgeprune.pipeline.command import command_of
 from edgeprune.pipeline.keep import MARK, RECORD, Done
 from edgeprune.pipeline.keys import model_digest, reads, versions
 from edgeprune.pipeline.measure.row import MEASURE
@@ -99,7 +101,12 @@ def finish(build: Build, made: Sequence[Made]) -> Outcome:
     untouched = context.folders[ORIGINAL.name]
     original = {f"{ONNX}/model.onnx": untouched / ONNX / "model.onnx"}
     _write(context.output / "original", untouched, plain, original)
-    report = write_report(context.output, {**facts, "task": shared["task"], "stages": stages})
+    # Apart from the manifest, which is the same whenever it is written.
+    about_build = {"at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": command_of(build)}
+    report = write_report(
+        context.output,
+        {**facts, "task": shared["task"], "built": about_build, "stages": stages},
+    )
     measured = context.results[MEASURE.name]
     assert isinstance(measured, Measured)
     return Outcome(

@@ -15,9 +15,10 @@ from edgeprune.compress.stage import Stage
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.model.units import parameters
 from edgeprune.pipeline.build import Build
-from edgeprune.pipeline.builds import built
+from edgeprune.pipeline.builds import built, kept
 from edgeprune.pipeline.variants import Variant
 from edgeprune.report.made import Made, format_names, model_name
+from edgeprune.targets.format_times import form_name
 
 _PLAIN = QuantizeSettings(weights="none", embeddings=False)
 _LOOKED_AT = 1_000_000_000
@@ -58,13 +59,51 @@ def expected(build: Build, outlook: Mapping[str, Sequence[str]]) -> Expected:
     plan = facts.plan or plan_formats(facts.anatomy, _PLAIN)
     name, removed = model_name(called(context.checkpoint.name)), _removed(before, facts)
     made = Made(name, removed, steps, _formats(facts), sum(timed))
-    known = [("size", _size_line(before.anatomy, facts, plan))]
-    if found := built(build.recipe):
-        known.append(("measured", f"with {found.where}: {found.reached}; {found.took}"))
-    known.append(
-        ("unknown", "speed, memory and quality of this model, which the build measures last")
-    )
+    known = [("size", _size_line(before.anatomy, facts, plan)), *_outcome(build, made)]
+    if linears := _linears(build, facts, plan):
+        known.append(("linears", linears))
     return Expected(made, tuple(known), tuple(lines))
+
+
+def _outcome(build: Build, made: Made) -> list[tuple[str, str]]:
+    """Time, memory, speed and quality of a build alike, where one was measured."""
+    here = kept(build)
+    found = here or built(build.recipe)
+    if found is None:
+        trained = f", but for {made.minutes:g} minutes of training" if made.minutes else ""
+        why = "no build with these settings was measured; this one measures all of them"
+        return [("not known", f"time, memory, speed and quality{trained}: {why}")]
+    source = "the build that is kept in the output folder" if here else found.where
+    return [
+        ("time", f"about {found.minutes:.1f} minutes to build"),
+        ("memory", f"up to {found.gigabytes:.1f} GB while building"),
+        ("speed", found.faster),
+        ("quality", found.changed),
+        ("as with", f"{source}; another model or machine differs, and the build measures its own"),
+    ]
+
+
+def _linears(build: Build, facts: Facts, plan: Plan) -> str:
+    """The time of the result's linears by the target's table; empty where it lacks one of them, or
+    where only the build can tell what they become."""
+    if facts.smaller:
+        return ""
+    table, settings = build.context.target.format_times, build.context.settings["measure"]
+    inside, total = facts.anatomy.block_linears(), 0.0
+    for entry in plan:
+        if entry.name in inside:
+            outputs, inputs = entry.shape
+            form, rows = form_name(entry.format, entry.group), settings.tokens * settings.batch
+            found = entry.predicted_us or table.microseconds(form, inputs, outputs, rows)
+            if found is None:
+                return ""
+            total += found
+    if not total:
+        return ""
+    return (
+        f"about {facts.anatomy.repeats * total / 1000:.3g} ms of a call of {settings.tokens} "
+        f"tokens, one thread, by times of {table.evidence}; the rest of a call is not in them"
+    )
 
 
 def outlook(build: Build) -> dict[str, list[str]]:

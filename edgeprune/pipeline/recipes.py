@@ -31,7 +31,7 @@ def all_of_them(every: bool = False) -> dict[str, Any]:
         "recipes": {
             name: {
                 "description": " ".join(read_recipe(name).description.split()),
-                "measured": _measured(known[name]) if name in known else "",
+                "measured": known[name].told if name in known else "",
             }
             for name in shipped()
         },
@@ -78,10 +78,6 @@ def table(result: dict[str, Any]) -> RenderableType:
         hint = Text(_HINTS["one"].format(name=result["name"]))
         return Group(yaml, _settings(result["settings"]), Text(), hint)
     return Group(yaml, _settings(result["settings"]))
-
-
-def _measured(known: Any) -> str:
-    return f"Measured with {known.where}: {known.reached}; {known.took}."
 
 
 def _settings(rows: list[dict[str, str]]) -> Table:

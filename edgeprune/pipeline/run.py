@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING
 
 from edgeprune.base.cores import usable_cores
 from edgeprune.base.disk import telling_of_a_full_disk
-from edgeprune.base.progress import say
+from edgeprune.base.progress import say, within
+from edgeprune.base.words import duration, size
 from edgeprune.compress.context import Context
 from edgeprune.compress.stage import Stage, loaded
 from edgeprune.measure.bench.protocol import peak_bytes
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
+from edgeprune.pipeline.builds import Pace, built
+from edgeprune.pipeline.builds import kept as kept_build
 from edgeprune.pipeline.finish import Made, Outcome, finish
 from edgeprune.pipeline.keep import (
     LOCK,
@@ -79,7 +82,8 @@ def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
     """Run the stages that all variants share, then each variant's own."""
     context, variants = build.context, build.variants
     branches = [variant.stages(context.streamed) for variant in variants]
-    walk = _Walk(build, place, fresh, len(build.shared) + sum(map(len, branches)))
+    every = [stage.name for stages in (build.shared, *branches) for stage in stages]
+    walk = _Walk(build, place, fresh, every)
     at = At(context.checkpoint.folder, first_key(context))
     at, shared = walk.along(build.shared, context, at)
     contexts = [context, *(variant.context(context) for variant in variants[1:])]
@@ -103,9 +107,12 @@ class At:
 class _Walk:
     """The stages of a build, each taken from an earlier build or run."""
 
-    def __init__(self, build: Build, place: Path, fresh: bool, count: int) -> None:
-        self._build, self._place, self._fresh, self._count = build, place, fresh, count
+    def __init__(self, build: Build, place: Path, fresh: bool, names: Sequence[str]) -> None:
+        """names: of all stages, in their order."""
+        self._build, self._place, self._fresh, self._names = build, place, fresh, names
         self._number = 0
+        known = kept_build(build) or built(build.recipe)
+        self._pace = Pace(known.stages if known else {})
         self._looked = False
         self._kept: dict[str, list[Path]] = {}
         self._alone = len(build.variants) == 1
@@ -123,13 +130,20 @@ class _Walk:
         for stage in stages:
             own = stage_key(stage, context, at.key)
             folder = self._place / f"{stage.name}-{own[:12]}"
+            left = self._pace.left(self._names[self._number :])
             self._number += 1
-            say(f"[{self._number}/{self._count}] {stage.name}{note}")
+            told = "" if left is None else f", about {duration(left)} left in all"
+            say(f"[{self._number}/{len(self._names)}] {stage.name}{note}{told}")
             kept = None if self._fresh else recorded(folder, stage.record)
             if kept is None and stage.trains and not self._looked:
                 _look_ahead(self._build, context)
                 self._looked = True
-            done[stage.name] = kept or _run_stage(stage, context, at.source, folder)
+            if kept is None:
+                with within(left):
+                    done[stage.name] = _run_stage(stage, context, at.source, folder)
+                self._pace.took(stage.name, done[stage.name].seconds)
+            else:
+                done[stage.name] = kept
             context.results[stage.name] = done[stage.name].record
             context.folders[stage.name] = folder
             if stage.gives:
@@ -217,5 +231,5 @@ def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> Do
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    say(f"      {seconds:.0f} s")
+    say(f"      {seconds:.0f} s, up to {size(peak_bytes())} of memory so far")
     return done

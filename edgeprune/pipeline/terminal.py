@@ -1,5 +1,6 @@
 """The output of `edgeprune build`: a dry run's preview, and the result beside the original."""
 
+import shlex
 from pathlib import Path
 
 from rich.table import Table
@@ -7,14 +8,17 @@ from rich.text import Text
 
 from edgeprune.base.console import Terminal
 from edgeprune.base.words import size
+from edgeprune.measure.evaluate.measures import MEASURES
+from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.finish import NOT_MEASURED, Outcome
 from edgeprune.pipeline.keep import MARK
 from edgeprune.pipeline.preview import expected, outlook
 from edgeprune.report.figures import Cell, comparison, conditions
+from edgeprune.report.headline import headline, own_task
 from edgeprune.report.made import made
-from edgeprune.report.records import open_record
-from edgeprune.report.story import meaning, requirements, told_parts, verdict
+from edgeprune.report.records import BuildRecord, open_record
+from edgeprune.report.story import meaning, requirements, told_parts
 
 _console = Terminal()
 _WIDE = 100
@@ -59,12 +63,13 @@ def show_outcome(outcome: Outcome) -> None:
         _show_places(folder, ("bundle", outcome.bundle))
         return
     record = open_record(folder)
-    result, judged = made(record), requirements(record)
-    _console.print(result.title, style="bold", soft_wrap=True)
+    result, judged, said = made(record), requirements(record), headline(record)
+    style = f"bold {_WORSE}" if said.tone == "worse" else "bold"
+    _console.print(str(said), style=style, soft_wrap=True)
+    _console.print()
+    _console.print(result.title, soft_wrap=True)
     _console.print(result.sentence)
     if judged:
-        missed = not all(each.met for each in judged)
-        _console.print(verdict(judged), style=f"bold {_WORSE}" if missed else "bold")
         required = Table("required", "asked", "measured", "", box=None, padding=(0, 2, 0, 0))
         for each in judged:
             met = Cell("met") if each.met else Cell("missed", tone="worse")
@@ -88,6 +93,20 @@ def show_outcome(outcome: Outcome) -> None:
         ("report", outcome.report),
     )
     _show_places(folder, *places)
+    _console.print(f"{'next':<9} {_next(record, outcome.bundle, outcome.original)}", soft_wrap=True)
+
+
+def _next(record: BuildRecord, bundle: Path, original: Path | None) -> str:
+    """The next step after a build: see what a limit would cost, measure its own task, or use it."""
+    place = shlex.quote(str(bundle))
+    if any(not each.met for each in requirements(record)):
+        return "edgeprune search --help: the best model within a limit; or remove less (--set)"
+    fitting = TASKS[record.task].measures
+    own = next((name for name, each in MEASURES.items() if each.own and name in fitting), None)
+    if own and not own_task(record):
+        against = f" --against {shlex.quote(str(original))}" if original else ""
+        return f"edgeprune evaluate {place} --task {own} --data YOURS.jsonl{against}"
+    return f"edgeprune serve {place}"
 
 
 def _show_places(folder: Path, *places: tuple[str, Path | None]) -> None:

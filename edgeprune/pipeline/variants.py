@@ -15,7 +15,7 @@ from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.compress.stage import Stage
 from edgeprune.pipeline.measure.row import MEASURE
 from edgeprune.pipeline.recipe import Recipe, stages_of
-from edgeprune.targets import Target, find, names
+from edgeprune.targets import NAMES, Target, find
 
 FLOAT = "float32"
 _ANYWHERE = "x86-avx2"
@@ -127,9 +127,9 @@ def _name(asked: str, recipe: Recipe) -> str:
     """
     if asked in FORMATS:
         return asked
-    if asked not in names():
+    if asked not in NAMES:
         raise UserError(
-            f"variants: there is no {asked!r}; known are {', '.join((*FORMATS, *names()))}."
+            f"variants: there is no {asked!r}; known are {', '.join((*FORMATS, *NAMES))}."
         )
     if recipe.quantize is None:
         raise UserError(

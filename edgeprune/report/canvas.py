@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from edgeprune.base.errors import UserError
 from edgeprune.base.escape import printable
 from edgeprune.base.install import install
+from edgeprune.measure.bench.record import SIDES as NAMES
 from edgeprune.measure.bench.record import SideName
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ _VARIABLES = {
     **{colour: f"series-{number}" for number, colour in enumerate(SERIES, start=1)},
 }
 SIDES: dict[SideName, tuple[str, str]] = {
-    "baseline": (ORIGINAL, "original"),
-    "candidate": (RESULT, "result"),
+    side: (colour, NAMES[side]) for side, colour in zip(NAMES, (ORIGINAL, RESULT), strict=True)
 }
 """The two models of a benchmark: what they are drawn in and called."""
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "h")

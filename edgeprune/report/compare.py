@@ -7,7 +7,7 @@ from typing import Any
 from edgeprune.base.errors import UserError
 from edgeprune.base.words import listed, number
 from edgeprune.measure.works import Work
-from edgeprune.report.figures import WORK, Cell, cell, changed, times
+from edgeprune.report.figures import WORK, Cell, Row, cell, changed, comparison, times
 from edgeprune.report.others import Other
 from edgeprune.report.pictures.bars import bars
 from edgeprune.report.pictures.speed_quality import speed_quality
@@ -37,7 +37,8 @@ def sections(records: Sequence[BuildRecord], others: Sequence[Other] = ()) -> li
         raise UserError(
             f"These builds do {listed(list(tasks))}: one page compares builds of one task."
         )
-    return [_table(records), _pictures(records, others), _recipes(records), _caution(records)]
+    found = [_table(records), _beside(records), _pictures(records, others), _recipes(records)]
+    return [section for section in [*found, _caution(records)] if not section.empty]
 
 
 def _table(records: Sequence[BuildRecord]) -> Section:
@@ -68,6 +69,28 @@ def _table(records: Sequence[BuildRecord]) -> Section:
         "95 %. MB are of graph and data, and of peak memory; min: what the build took, in minutes."
     )
     return Section("builds", "The builds", tables=[Table(head, rows)], text=text)
+
+
+def _beside(records: Sequence[BuildRecord]) -> Section:
+    """Of two builds every figure side by side, each with its change to its own original; of more
+    the table of builds is enough."""
+    if len(records) != 2:
+        return Section("beside", "Side by side")
+    first, second = ({row.what: row for row in comparison(record)} for record in records)
+    nothing = Row("", Cell("–"), Cell("–"), Cell("–"))
+    rows: list[list[str | Cell]] = []
+    for what in dict.fromkeys((*first, *second)):
+        left, right = first.get(what, nothing), second.get(what, nothing)
+        original = left.original if left.original.text.strip("–") else right.original
+        rows.append([what, original, left.result, left.change, right.result, right.change])
+    names = [name for record in records for name in (record.name, "change")]
+    text = (
+        f"The original's figures are those that {records[0].name} was measured beside; each change "
+        "is to a build's own original, in its own run. `edgeprune bench` with --against measures "
+        "the two bundles at once."
+    )
+    table = Table(["measured", "original", *names], rows)
+    return Section("beside", "Side by side", tables=[table], text=text)
 
 
 def _quality(quality: Quality, alone: bool) -> Cell:

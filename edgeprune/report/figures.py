@@ -1,6 +1,6 @@
 """A build's numbers, as rows of text for the terminal, the page and the card alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeprune.base.words import (
@@ -50,15 +50,19 @@ def comparison(record: BuildRecord) -> list[Row]:
     """Original beside result: speed with intervals, bytes, memory, quality."""
     speed = record.speed
     result, original = speed.candidate, speed.baseline
+    noisy = "; a noisy machine" if speed.noise and speed.noise.noisy else ""
     rows = []
     for work, found in speed.measures.items():
         name = WORK.get(work, work)
         sides = list(found.sides.values())
         change = faster(ratio(found.ratio))
+        change = replace(change, interval=f"{change.interval}{noisy}")
         rows.append(
             Row(f"{name}, median", _median(found.baseline), _median(found.candidate), change)
         )
-        rows.append(Row(f"{name}, p95", *(Cell(f"{side.p95_ms:.2f} ms") for side in sides)))
+        rows.append(
+            Row(f"{name}, slowest 5 % (p95)", *(Cell(f"{side.p95_ms:.2f} ms") for side in sides))
+        )
         unit = WORKS[work].unit
         rates = [Cell(f"{getattr(side, f'{unit}_per_second'):,.0f}") for side in sides]
         of = "" if WORKS[work].alone else f"{name}, "

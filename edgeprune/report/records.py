@@ -111,6 +111,12 @@ class BuildRecord:
         """The name of the original."""
         return self.content["source"]["model"]
 
+    @property
+    def built(self) -> dict[str, str]:
+        """The day and the minute of the build ("at") and the "command" that repeats it; empty of a
+        manifest, which is the same whenever it is written, and of builds of earlier versions."""
+        return self.content.get("built", {})
+
     @cached_property
     def measured(self) -> Measured:
         """The build's own measurement."""

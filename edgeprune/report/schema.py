@@ -73,10 +73,16 @@ class _Recipe(_Read):
     quantize: dict[str, Any] | None = None
 
 
+class _Built(_Read):
+    at: str
+    command: str
+
+
 class Content(_Read):
     """A report.json or a manifest."""
 
     task: str = MISSING
+    built: _Built = MISSING
     source: _Source = MISSING
     text: _Text = MISSING
     recipe: _Recipe = MISSING

@@ -40,6 +40,7 @@ def tiles(record: BuildRecord) -> list[Tile]:
         what = WORKS[work].speed
         figure, word = re.split(", | ", found.text, maxsplit=1)
         details = [f"95 %: {found.interval}", f"{original:.2f} to {result:.2f} ms"]
+        details += ["on a noisy machine"] if speed.noise and speed.noise.noisy else []
         shown.append(Tile(figure, what, details, word, found.tone))
     for key, what in (("model_bytes", "Size"), ("peak_memory_bytes", "Peak memory")):
         original, result = getattr(speed.baseline, key), getattr(speed.candidate, key)

@@ -8,16 +8,17 @@ from typing import Any
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import replace_file
-from edgeprune.base.words import listed
+from edgeprune.base.words import listed, many
 from edgeprune.report import compare
 from edgeprune.report.canvas import check_drawable
+from edgeprune.report.headline import Headline, headline
 from edgeprune.report.layout import environment
 from edgeprune.report.made import made
 from edgeprune.report.others import Other, joined, read_others
 from edgeprune.report.records import REPORT, BuildRecord, open_record
 from edgeprune.report.sections.build import sections
 from edgeprune.report.sections.part import Section
-from edgeprune.report.story import Tile, requirements, tiles, verdict
+from edgeprune.report.story import Tile, tiles
 
 PAGE = "report.html"
 
@@ -31,9 +32,11 @@ class Page:
     lead: Sequence[str]
     sections: Sequence[Section]
     tiles: Sequence[Tile] = ()
-    verdict: str = ""
-    """Whether it is what was required of it."""
-    missed: bool = False
+    verdict: Headline | None = None
+    facts: Sequence[tuple[str, str]] = ()
+    """When, by what and on what it was built, of what, and from what text."""
+    command: str = ""
+    """The command that repeats it."""
     footer: str = "Written by edgeprune. This page holds everything that it shows."
 
 
@@ -51,22 +54,32 @@ def build_page(record: BuildRecord, others: Sequence[Other] = ()) -> Page:
     Args:
         others: what else was measured, to stand beside it.
     """
-    text, recipe = record.content.get("text", {}), record.recipe.get("name")
-    result, judged = made(record), requirements(record)
-    lead = [result.sentence, f"Original: {record.model}, {record.task}"]
-    if text:
-        lead.append(f"Text: {text['documents']:,} texts of {text['source']}")
-    if recipe:
-        lead.append(f"Recipe: {recipe}")
+    result = made(record)
     return Page(
         title=result.title,
         heading=result.title,
-        lead=lead,
+        lead=[result.sentence],
         tiles=tiles(record),
         sections=sections(record, others),
-        verdict=verdict(judged),
-        missed=not all(each.met for each in judged),
+        verdict=headline(record),
+        facts=_facts(record),
+        command=record.built.get("command", ""),
     )
+
+
+def _facts(record: BuildRecord) -> list[tuple[str, str]]:
+    """The facts that a reader needs to believe the figures, or to get them again."""
+    machine, text = record.speed.machine, record.content.get("text")
+    found = [("Built", record.built.get("at", "on a day that was not recorded"))]
+    found.append(("By", f"edgeprune {machine.edgeprune}, ONNX Runtime {machine.onnxruntime}"))
+    cores = many(machine.logical_cores or 1, "core")
+    found.append(("Measured on", f"{machine.processor}, {cores}, {machine.system}"))
+    found.append(("Original", f"{record.model}, {record.task}"))
+    if text:
+        found.append(("Text", f"{text['documents']:,} texts of {text['source']}"))
+    if recipe := record.recipe.get("name"):
+        found.append(("Recipe", recipe))
+    return found
 
 
 def compare_page(records: Sequence[BuildRecord], others: Sequence[Other] = ()) -> Page:

@@ -8,6 +8,7 @@ from edgeprune.base.files import replace_file
 from edgeprune.base.words import duration, listed
 from edgeprune.report.canvas import MARKERS, ORIGINAL, SERIES, SURFACE, draw, quiet_axes
 from edgeprune.report.figures import Cell
+from edgeprune.report.headline import Headline
 from edgeprune.report.sections.part import Section, Table
 from edgeprune.report.write import Page, render
 from edgeprune.search.record import Found, SearchRecord
@@ -37,8 +38,9 @@ def search_page(record: SearchRecord) -> Page:
         title=title,
         heading=title,
         lead=lead,
-        verdict=" ".join(line.strip() for line in found),
-        missed=bool(record.verdict),
+        verdict=Headline(
+            " ".join(line.strip() for line in found), tone="worse" if record.verdict else ""
+        ),
         sections=[_front(record), _predicted(record), _trials(record)],
     )
 

@@ -194,9 +194,8 @@ _X86 = {"x86_64", "amd64", "i386", "i686"}
 _SPELLINGS = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
 
 
-def names() -> list[str]:
-    """The names by which a target can be asked for."""
-    return [*(target.name for target in TARGETS), *ALIASES]
+NAMES = (*(target.name for target in TARGETS), *ALIASES)
+"""The names by which a target can be asked for."""
 
 
 def find(name: str) -> Target:
@@ -210,7 +209,7 @@ def find(name: str) -> Target:
     for target in TARGETS:
         if target.name == ALIASES.get(name, name):
             return target
-    raise UserError(f"There is no target {name!r}; known are auto, {', '.join(names())}.")
+    raise UserError(f"There is no target {name!r}; known are auto, {', '.join(NAMES)}.")
 
 
 def detect() -> Target:

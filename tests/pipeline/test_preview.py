@@ -27,6 +27,7 @@ from edgeprune.pipeline import builds
 from edgeprune.pipeline.preview import Expected
 from edgeprune.pipeline.preview import expected as expected_of
 from edgeprune.pipeline.recipe import Recipe, read_recipe, validate
+from edgeprune.targets import find
 from edgeprune.text.settings import TextSettings
 from edgeprune.text.text import open_text
 
@@ -115,17 +116,50 @@ def test_what_cannot_be_known_is_named(encoder) -> None:
     recipe = validate({"vocabulary": {}, "quantize": {"weights": "mixed"}}, "r")
     facts = dict(expected(recipe, encoder).facts)
     assert "less the vocabulary's rows that leave and what becomes int4" in facts["size"]
-    assert "measured" not in facts
-    assert facts["unknown"].startswith("speed, memory and quality")
+    assert facts["not known"].startswith("time, memory, speed and quality: no build with these")
+    assert not {"time", "speed", "linears"} & set(facts)
 
 
 def test_time_is_told_only_where_it_was_measured_with_these_settings(encoder, decoder) -> None:
-    known = dict(expected(read_recipe("encoder"), encoder).facts)["measured"]
-    assert "5.07x faster" in known
-    assert "built in 6.5 minutes" in known
+    known = dict(expected(read_recipe("encoder"), encoder).facts)
+    row = builds.read()["encoder"]
+    assert known["time"] == f"about {row.minutes} minutes to build"
+    assert known["memory"] == f"up to {row.gigabytes} GB while building"
+    assert known["speed"].startswith(f"{row.speed['encoder'][0]:.2f}x faster (")
+    assert row.model in known["as with"]
+    assert "not known" not in known
     for name, overrides in (("encoder", ["recover.steps=9"]), ("decoder-int4", [])):
-        assert "measured" not in dict(expected(read_recipe(name, overrides), decoder).facts)
+        facts = dict(expected(read_recipe(name, overrides), decoder).facts)
+        assert "not known" in facts
+        assert "time" not in facts
     assert builds.built(read_recipe("encoder", ["measure.tokens=16"])) is not None
+
+
+def test_the_time_of_linears_is_the_tables(encoder) -> None:
+    """Summed by hand over the linears that a cut leaves."""
+    recipe = validate({"target": "x86-avx512-vnni", "cut": {"channels": 0.5}, "quantize": {}}, "r")
+    left = left_by(recipe, encoder).anatomy
+    table = find("x86-avx512-vnni").format_times
+    total = 0.0
+    for name in left.block_linears():
+        outputs, inputs = left.shape(name)
+        total += table.microseconds("int8", inputs, outputs, 128)
+    told = dict(expected(recipe, encoder).facts)["linears"]
+    assert told.startswith(f"about {total / 1000:.3g} ms of a call of 128 tokens, one thread")
+    assert "linears" not in dict(expected(validate({"cut": {}}, "r"), encoder).facts)
+
+
+@given(st.lists(st.floats(0.1, 99), min_size=1, max_size=8))
+def test_the_time_left_follows_the_pace_so_far(stages) -> None:
+    """Every stage takes twice what it took then, and so does what is left."""
+    known = {str(place): before for place, before in enumerate(stages)}
+    pace = builds.Pace(known)
+    assert pace.left(list(known)) == pytest.approx(sum(known.values()))
+    for place, seconds in known.items():
+        pace.took(place, 2 * seconds)
+        assert pace.left(list(known)) == pytest.approx(2 * sum(known.values()))
+    assert pace.left([*known, "another"]) is None
+    assert builds.Pace({}).left(["load"]) is None
 
 
 def test_what_is_known_of_recipes_is_what_the_benchmark_has(tmp_path: Path) -> None:

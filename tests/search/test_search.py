@@ -15,7 +15,7 @@ from edgeprune.search import engine, measured, run
 from edgeprune.search.record import SearchRecord
 from edgeprune.search.times.measure import model_name
 from edgeprune.search.trial import try_out
-from edgeprune.targets import detect, names
+from edgeprune.targets import NAMES, detect
 from edgeprune.targets.block_times import BlockTimes, Level
 
 RECIPE = """
@@ -25,7 +25,7 @@ recover: {checks: 2, precision: float32}
 quantize: {calibration_samples: 8}
 measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
-ELSEWHERE = next(name for name in names() if name not in ("auto", detect().name))
+ELSEWHERE = next(name for name in NAMES if name not in ("auto", detect().name))
 QUICK = ["--hours", "0.001", "--candidates", "2"]
 
 

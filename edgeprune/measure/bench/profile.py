@@ -27,4 +27,5 @@ def profile_of(
     most_first = sorted(found["operators"].items(), key=lambda entry: -entry[1]["ms"])
     operators = {name: Spent(share=sums["ms"] / whole, **sums) for name, sums in most_first}
     inside = sum(spent.share for spent in operators.values())
-    return Profile(run_ms=whole, operators=operators, outside_share=1 - inside)
+    layers = dict(found.get("layers", {}))
+    return Profile(run_ms=whole, operators=operators, outside_share=1 - inside, layers=layers)

@@ -26,7 +26,8 @@ this can be timed, as `command:PROGRAM ARGUMENTS`.
   Decoding fills the cache with `context` tokens and takes one step, both untimed, and then times
   each of `steps` steps of one token. "processor_seconds" beside "seconds" may tell the processor's
   time of each call, over all of its threads.
-- profile follows a kind of work, in a process whose load said "profile": true.
+- profile follows a kind of work, in a process whose load said "profile": true; where the runtime
+  can tell, "layers" has the time of each by its number.
 - memory answers the most resident memory that the process has had.
 
 A failure is answered with {"error": "a sentence"}. What the process writes to standard error is

@@ -12,6 +12,8 @@ from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.works import WORKS, Work
 
 SideName = Literal["candidate", "baseline"]
+SIDES: Mapping[SideName, str] = {"baseline": "original", "candidate": "result"}
+"""The two models of a benchmark, as tables and pages call them."""
 Found = TypeVar("Found")
 Count = Annotated[int, Field(ge=0, le=10**15)]
 _WORK_SETTINGS = ("tokens", "batch", "threads")
@@ -174,6 +176,9 @@ class Profile(Record):
     run_ms: float
     operators: dict[str, Spent]
     outside_share: float
+    layers: dict[str, float] = Field(default={})
+    """Milliseconds of a run by the number of the layer that an operator's name tells; those outside
+    under an empty name. Empty where the runtime does not tell it."""
 
 
 class Missing(Record):

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from edgeprune.base.words import MEDIANS_APART, duration, listed, many
 from edgeprune.measure.bench.record import (
+    SIDES,
     Counts,
     Missing,
     Profile,
@@ -28,7 +29,6 @@ from edgeprune.measure.works import WORKS, Work
 
 _OPERATORS_SHOWN = 10
 _SWEPT = ("batch", "tokens", "threads")
-_SIDES: tuple[SideName, ...] = ("baseline", "candidate")
 _NOTHING = Spent(share=0.0, ms=0.0, count=0.0)
 
 
@@ -43,10 +43,10 @@ def _point(result: Speed) -> RenderableType:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
     if baseline:
-        table.add_column("baseline", justify="right")
-    table.add_column("candidate" if baseline else "measured", justify="right")
+        table.add_column(SIDES["baseline"], justify="right")
+    table.add_column(SIDES["candidate"] if baseline else "measured", justify="right")
     if baseline:
-        table.add_column("gain", justify="right")
+        table.add_column("change", justify="right")
     for work, found in result.measures.items():
         _add_speed(table, work, found)
     rows = (
@@ -88,7 +88,7 @@ def _point(result: Speed) -> RenderableType:
         notes.append(f"No instructions and cycles: {counted.missing}.")
     profiles = result.profile or {}
     notes += [
-        f"No time by operator of the {side}: {found.missing}."
+        f"No time by operator of the {SIDES[side]}: {found.missing}."
         for side, found in next(iter(profiles.values()), {}).items()
         if isinstance(found, Missing)
     ]
@@ -115,7 +115,7 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
     if len(works) > 1:
         table.add_column("work")
     unit = WORKS[works[0]].unit
-    sides = ["baseline", "candidate"] if baseline else ["ms"]
+    sides = list(SIDES.values()) if baseline else ["ms"]
     for title in (*sides, f"{unit}/s"):
         table.add_column(title, justify="right")
     if baseline:
@@ -137,7 +137,7 @@ def _sweep(results: Sequence[Speed]) -> RenderableType:
     same = [f"{key} {getattr(first.settings, key)}" for key in _SWEPT if key not in swept]
     notes = _names(first.candidate, baseline)
     if peaks:
-        notes.append(f"MB: peak memory{' of the candidate' if baseline else ''}")
+        notes.append(f"MB: peak memory{' of the result' if baseline else ''}")
     if baseline:
         measured = [found for result in results for found in result.measures.values()]
         notes += _when(results)
@@ -249,7 +249,7 @@ def _gained(ratio: Ratio) -> str:
 
 def _add_counts(table: Table, counted: Counts) -> None:
     for work, sides in counted.items():
-        models = [sides[side] for side in _SIDES if side in sides]
+        models = [sides[side] for side in SIDES if side in sides]
         for name in models[0]:
             cells = [f"{model[name] / 1e6:,.1f} M" for model in models]
             pair = len(models) > 1
@@ -258,7 +258,7 @@ def _add_counts(table: Table, counted: Counts) -> None:
 
 
 def _gain(ratio: float, better: str, worse: str) -> str:
-    """Baseline over candidate in words that do not call a loss a gain: "1.25x slower"."""
+    """Original over result in words that do not call a loss a gain: "1.25x slower"."""
     return f"{_upright(ratio, ratio):.2f}x {worse if ratio < 1 else better}"
 
 
@@ -272,7 +272,7 @@ def _profile(work: Work, sides: Mapping[SideName, Profile]) -> Table:
     table = Table(box=SIMPLE_HEAD, title=f"{WORKS[work].call}, by operator", title_justify="left")
     table.add_column("")
     for side in sides:
-        table.add_column(side if len(sides) > 1 else "share", justify="right")
+        table.add_column(SIDES[side] if len(sides) > 1 else "share", justify="right")
         table.add_column("ms", justify="right")
     profiles = list(sides.values())
     names = {name for found in profiles for name in found.operators}
@@ -307,8 +307,8 @@ def _names(candidate: Side, baseline: Side | None) -> list[str]:
     if baseline is None:
         return [f"{candidate.name}{_way(candidate)}"]
     return [
-        f"candidate: {candidate.name}{_way(candidate)}",
-        f"baseline:  {baseline.name}{_way(baseline)}",
+        f"result:   {candidate.name}{_way(candidate)}",
+        f"original: {baseline.name}{_way(baseline)}",
     ]
 
 

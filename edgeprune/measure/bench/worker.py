@@ -10,6 +10,7 @@ Its peak memory is measured, so it imports nothing but numpy, onnxruntime and a 
 
 import json
 import os
+import re
 import tempfile
 from typing import Any
 
@@ -81,16 +82,21 @@ class Worker:
         return self.random.integers(0, self.vocabulary, (batch, tokens))
 
 
+_LAYER = re.compile(r"\.(\d+)/")
+
+
 def by_operator(events: list[dict[str, Any]], runs: int) -> Message:
     """Sums of ONNX Runtime's profile (Chrome's trace format) over its last `runs` runs.
 
     Returns:
-        "run_ms", the milliseconds of one run, and "operators": for each type of operator the
-        "ms" and the "count" of its calls in one run. What a run takes beyond its operators is
-        the runtime's own.
+        "run_ms", the milliseconds of one run; "operators": for each type of operator the "ms" and
+        the "count" of its calls in one run; and "layers": the ms of one run by the number of the
+        layer in the operator's name ("/encoder/layer.3/output/Add"), of the others under "". What
+        a run takes beyond its operators is the runtime's own.
     """
     whole = [event for event in events if event["name"] == "model_run"][-runs:]
     operators: dict[str, dict[str, float]] = {}
+    layers: dict[str, float] = {}
     for event in events:
         # A Loop's or an If's time is that of the operators inside, which are listed as well.
         name = event["args"].get("op_name")
@@ -100,8 +106,11 @@ def by_operator(events: list[dict[str, Any]], runs: int) -> Message:
             sums = operators.setdefault(name, {"ms": 0.0, "count": 0})
             sums["ms"] += event["dur"] / 1000 / len(whole)
             sums["count"] += 1 / len(whole)
+            layer = _LAYER.search(event["name"])
+            place = layer[1] if layer else ""
+            layers[place] = layers.get(place, 0.0) + event["dur"] / 1000 / len(whole)
     run_ms = sum(event["dur"] for event in whole) / 1000 / len(whole)
-    return {"run_ms": run_ms, "operators": operators}
+    return {"run_ms": run_ms, "operators": operators, "layers": layers}
 
 
 def main() -> None:

@@ -63,6 +63,8 @@ class Quality(_Saved):
     digest: str
     values: dict[str, float] = Field(min_length=1)
     sample: str = ""
+    classes: dict[str, float] = Field(default={})
+    """F1 of each class, where rows have classes."""
 
 
 class _Scored(Record):

@@ -23,7 +23,7 @@ _UNITS: dict[str, Callable[[float], str]] = {
     "operators": lambda value: f"{value:,.0f}",
     "": lambda value: f"{value:.4g}",
 }
-_HEADS = ("baseline", "candidate", "change", "at most")
+_HEADS = ("baseline", "result", "change", "at most")
 
 
 def text(outcome: Outcome) -> RenderableType:
@@ -41,8 +41,12 @@ def text(outcome: Outcome) -> RenderableType:
         found = Text(check.verdict, style=_STYLES[check.verdict])
         table.add_row(check.name, *_cells(check), found)
     said = [
-        Text(f"{check.name}: {check.said}", style=_STYLES[check.verdict])
+        line
         for check in _worth_words(outcome)
+        for line in (
+            Text(f"{check.name}: {check.said}", style=_STYLES[check.verdict]),
+            *(Text(f"  {reason}") for reason in check.why),
+        )
     ]
     return Group(verdict, table, *said, *notes)
 
@@ -60,9 +64,10 @@ def markdown(outcome: Outcome, strict: bool = False) -> str:
     for check in outcome.checks:
         cells = [check.name, *_cells(check), f"{_SIGNS[check.verdict]} {check.verdict}"]
         lines.append(f"| {' | '.join(map(_escaped, cells))} |")
-    lines += [""] + [
-        f"- **{_escaped(check.name)}**: {_escaped(check.said)}" for check in _worth_words(outcome)
-    ]
+    lines.append("")
+    for check in _worth_words(outcome):
+        lines.append(f"- **{_escaped(check.name)}**: {_escaped(check.said)}")
+        lines += [f"  - {_escaped(reason)}" for reason in check.why]
     for note in _notes(outcome):
         lines += ["", _escaped(note)]
     return "\n".join(lines)
@@ -83,7 +88,9 @@ def junit(outcome: Outcome, strict: bool) -> str:
             ElementTree.SubElement(case, "system-out").text = check.said
             continue
         counts[kind] += 1
-        ElementTree.SubElement(case, kind, message=check.said)
+        found = ElementTree.SubElement(case, kind, message=check.said)
+        if check.why:
+            found.text = "\n".join(check.why)
     suite.set("tests", str(len(outcome.checks)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", "0")

@@ -69,6 +69,11 @@ def measure_quality(given: QualityTask, bundle: Bundle, baseline: Bundle | None)
         digest=_digest(Path(given.data), given),
         values=found.values,
         sample=sampled(found.sample) if found.sample else "",
+        classes={
+            name: f1
+            for name, each in (found.classes or {}).items()
+            if (f1 := each.values.get("f1")) is not None
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from edgeprune.base.record import Ends, Record
+from edgeprune.base.record import Ends, Many, Record
 
 Verdict = Literal["pass", "fail", "undecided", "skipped"]
 
@@ -29,6 +29,7 @@ class Check(Record):
     limit: float | None = None
     relative: bool = True
     note: str = ""  # what a reader needs to know beside a verdict of any kind
+    why: Many[str] = ()  # of a failure, what it comes from: operators, layers, tensors, classes
 
     @property
     def said(self) -> str:

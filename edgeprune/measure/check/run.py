@@ -17,6 +17,7 @@ from edgeprune.measure.bench.record import Comparison, Side, Speed
 from edgeprune.measure.bench.settings import BenchSettings
 from edgeprune.measure.bench.subject import Subject
 from edgeprune.measure.check import checks
+from edgeprune.measure.check.explain import explained
 from edgeprune.measure.check.figures import (
     Figures,
     Quality,
@@ -135,7 +136,7 @@ def check(
             quality = measure_quality(task, opened, None)
             checks.refuse_other_quality(quality, baseline_figures)
             figures, disturbed = _alone(opened, candidate, settings, quality)
-            speed = checks.saved_speed(figures, baseline_figures, limits)
+            speed, bundles = checks.saved_speed(figures, baseline_figures, limits), None
         else:
             opened_baseline = _whole(stack, against, None, opened.variant)
             checks.refuse_another_model(
@@ -155,16 +156,18 @@ def check(
             disturbed = _disturbed(result)
             ratios = {work: found.ratio for work, found in result.measures.items()}
             speed = checks.paired_speed(figures, baseline_figures, ratios, limits, settings)
-    found = [
-        checks.same_source(figures.identity, baseline_figures.identity),
-        checks.size(figures, baseline_figures, limits),
-        *checks.operators(figures, baseline_figures, limits),
-        checks.memory(figures, baseline_figures, limits),
-        *speed,
-        *checks.as_built(figures, baseline_figures, limits),
-        checks.quality(figures, baseline_figures, limits),
-    ]
-    return Outcome(figures, baseline_figures, found, limits, disturbed)
+            bundles = (opened, opened_baseline)
+        found = [
+            checks.same_source(figures.identity, baseline_figures.identity),
+            checks.size(figures, baseline_figures, limits),
+            *checks.operators(figures, baseline_figures, limits),
+            checks.memory(figures, baseline_figures, limits),
+            *speed,
+            *checks.as_built(figures, baseline_figures, limits),
+            checks.quality(figures, baseline_figures, limits),
+        ]
+        told = explained(found, (figures, baseline_figures), bundles, settings)
+    return Outcome(figures, baseline_figures, told, limits, disturbed)
 
 
 def save(figures: Figures, file: Path) -> None:

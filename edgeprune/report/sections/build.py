@@ -7,6 +7,7 @@ told not to measure, its section says.
 import json
 from collections.abc import Sequence
 
+from edgeprune.export.stages import MAKING
 from edgeprune.report.others import Other
 from edgeprune.report.points import points
 from edgeprune.report.records import BuildRecord
@@ -48,4 +49,12 @@ def _not_measured(record: BuildRecord, others: Sequence[Other]) -> Section:
 
 
 def _recipe(record: BuildRecord) -> Section:
-    return Section("recipe", "Recipe", code=json.dumps(record.recipe, indent=2, ensure_ascii=False))
+    """Every setting, as a recipe that reads back: a stage that did not run is off there."""
+    stages = {stage.name for stage in MAKING}
+    content = {
+        name: "off" if value is None and name in stages else value
+        for name, value in record.recipe.items()
+    }
+    text = "Saved as recipe.yaml, what opens here builds the same again." if content else ""
+    code = json.dumps(content, indent=2, ensure_ascii=False)
+    return Section("recipe", "Recipe", code=code, text=text)

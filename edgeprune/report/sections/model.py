@@ -12,6 +12,9 @@ from edgeprune.report.records import BuildRecord
 from edgeprune.report.sections.part import Section, Table
 from edgeprune.report.story import told
 
+_TENSOR = "tensor-"
+"""Of the names of tensors' rows, for links."""
+
 
 def stages(record: BuildRecord) -> Section:
     """The work and the time of every stage, and the memory that the build had needed by then."""
@@ -26,7 +29,7 @@ def stages(record: BuildRecord) -> Section:
 
 def layers(record: BuildRecord) -> Section:
     """Heads and channels of every layer, before and after the cut."""
-    title = "What every layer kept"
+    title = "What each layer kept"
     cut, load = record.stage("cut") or record.stage("shape"), record.stage("load")
     if not cut:
         return Section("layers", title)
@@ -49,7 +52,7 @@ def layers(record: BuildRecord) -> Section:
 
 def formats(record: BuildRecord) -> Section:
     """The planned format of every tensor, and what each takes."""
-    title = "Bits of every tensor"
+    title = "How each part is stored"
     did = record.stage("quantize")
     if not did:
         return Section("formats", title)
@@ -64,7 +67,7 @@ def formats(record: BuildRecord) -> Section:
         pictures.append(format_grid("formats-grid", "format of every linear", inside, where))
     summary = _summary(entries, kinds)
     every = _every(entries, did.get("errors", {}))
-    return Section("formats", title, pictures, [summary, every])
+    return Section("formats", title, pictures, [summary, every], link=_worst(entries, did))
 
 
 def passes(record: BuildRecord) -> Section:
@@ -81,7 +84,8 @@ def passes(record: BuildRecord) -> Section:
         for row in record.stage("rewrite").get("passes", [])
     ]
     table = Table(head, listed, words=frozenset({0, 1}))
-    return Section("passes", "Passes over the graph", tables=[table])
+    text = "Each was compared with the graph before it, on real text."
+    return Section("passes", "Changes to the graph", tables=[table], text=text)
 
 
 def _summary(entries: Sequence[dict[str, Any]], kinds: dict[str, str]) -> Table:
@@ -109,7 +113,20 @@ def _every(entries: Sequence[dict[str, Any]], errors: dict[str, Any]) -> Table:
         for entry in entries
     ]
     title = f"All {many(len(entries), 'tensor')}, packed, with the relative error of rounding"
-    return Table(head, listed, folded=title, words=frozenset({0, 2}))
+    anchors = [f"{_TENSOR}{place}" for place in range(len(entries))]
+    return Table(head, listed, folded=title, words=frozenset({0, 2}), anchors=anchors)
+
+
+def _worst(entries: Sequence[dict[str, Any]], did: dict[str, Any]) -> tuple[str, str] | None:
+    """The tensor that rounding changed most, and its row."""
+    errors = {name: each["relative"] for name, each in did.get("errors", {}).items()}
+    known = [entry["name"] for entry in entries if errors.get(entry["name"])]
+    if not known:
+        return None
+    name = max(known, key=lambda each: errors[each])
+    place = next(place for place, entry in enumerate(entries) if entry["name"] == name)
+    said = f"Rounding changed {name} most: by {errors[name]:.2%} of its weights' size"
+    return said, f"{_TENSOR}{place}"
 
 
 def _entry(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:

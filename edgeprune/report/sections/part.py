@@ -18,6 +18,8 @@ class Table:
     """The label of a table that opens on demand; empty for one that is always seen."""
     words: frozenset[int] = frozenset({0})
     """Columns that hold words, not figures."""
+    anchors: Sequence[str] = ()
+    """A name for each row, which a link may lead to; empty where there are none."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class Section:
     tables: Sequence[Table] = ()
     text: str = ""
     items: Sequence[str] = ()
+    link: tuple[str, str] | None = None
+    """A sentence, and the name of the row that it leads to."""
     code: str = ""
+    folded: str = ""
+    """The label of pictures and tables that open on demand; empty where they are always seen."""
 
     @property
     def empty(self) -> bool:

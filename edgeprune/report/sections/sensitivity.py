@@ -27,7 +27,7 @@ def sensitivity(record: BuildRecord) -> Section:
         head = ("massive activations in", "largest over root mean square")
         tables.append(Table(head, listed, folded=f"Massive activations in {len(massive)} linears"))
     text = " ".join(part.text for part in parts if part.text)
-    return Section("sensitivity", "Sensitivity", pictures, tables, text)
+    return Section("sensitivity", "Which parts lose most", pictures, tables, text)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edgeprune.report.points import Point as Shown
 from edgeprune.report.points import points
 from edgeprune.report.records import BuildRecord, Quality, ratio
 from edgeprune.report.sections.part import NOT_RECORDED, Section, Table
-from edgeprune.report.story import meaning, requirements
+from edgeprune.report.story import meaning, requirements, verdict
 
 _SIDES = {side: name for side, (_, name) in SIDES.items()}
 
@@ -35,7 +35,7 @@ def result(record: BuildRecord) -> Section:
     table = Table(("measured", "original", "result", "change"), listed)
     return Section(
         "result",
-        "Original and result",
+        "Before and after",
         tables=[table],
         text=conditions(record),
         items=meaning(record),
@@ -56,7 +56,7 @@ def required(record: BuildRecord) -> Section:
     ]
     head = ("requirement", "asked", "measured", "")
     tables = [Table(head, listed, words=frozenset({0, 1}))] if judged else []
-    return Section("required", "What was required", tables=tables)
+    return Section("required", "What was required", tables=tables, text=verdict(judged))
 
 
 def speed_quality(record: BuildRecord, others: Sequence[Other]) -> Section:
@@ -106,7 +106,7 @@ def latency(record: BuildRecord) -> Section:
     if not pictures:
         off = record.recipe.get("measure", {}).get("curve") == []
         text = "Measured at one length alone: measure.curve is empty." if off else NOT_RECORDED
-    return Section("latency", "Latency", pictures, tables, text)
+    return Section("latency", "Time of a call, by length of text", pictures, tables, text)
 
 
 def _latency_table(work: Work, key: str, line: Sequence[Point]) -> Table:
@@ -145,7 +145,8 @@ def operators(record: BuildRecord) -> Section:
     if not profile:
         off = record.recipe.get("measure", {}).get("profile") is False
         text = "Not measured: measure.profile is off." if off else NOT_RECORDED
-    return Section("operators", "Time by operator", pictures, tables, " ".join([text, *notes]))
+    title = "Where the time of a call goes"
+    return Section("operators", title, pictures, tables, " ".join([text, *notes]))
 
 
 def _operator_table(name: str, sides: Mapping[SideName, Profile]) -> Table:

@@ -26,10 +26,11 @@ def pruning(record: BuildRecord) -> list[Section]:
             momentum(f"{name}-momentum", updates),
             kept(f"{name}-kept", updates),
         ]
-        title = f"Pruning of {pool['pattern']}: {pool['removed']:,} of {pool['units']:,} removed"
+        title = f"{pool['pattern'].capitalize()} removed: {pool['removed']:,} of {pool['units']:,}"
         mode = record.recipe[stage].get("budget", "mv")
         text = _MOMENTUM if mode == "mv" else f"The budget of this recipe is {mode}."
-        found.append(Section(name, title, pictures, [_update_table(updates)], text))
+        tables = [_update_table(updates)]
+        found.append(Section(name, title, pictures, tables, text, folded="How it was pruned"))
     return found
 
 

@@ -133,6 +133,10 @@ def test_what_is_worse_is_found_and_named(bundle: Path, tmp_path: Path) -> None:
     assert checks_["graph and data"]["candidate"] == Bundle.open(heavy).model_bytes
     said = result.stderr.strip().splitlines()[-1]
     assert all(name in said for name in wrong)
+    assert checks_["operators"]["why"] == ["by kind: +24 MatMul"]
+    assert "MatMul" in checks_["latency"]["why"][0]
+    assert checks_["graph and data"]["why"][0].startswith("by tensor: ")
+    assert "(new)" in checks_["graph and data"]["why"][0]
     # And the other way round nothing but the answers is worse.
     back = found(edgeprune("check", bundle, "--against", heavy, "--tokens", 16, "--json", "-"))
     assert {check["verdict"] for check in back.values()} == {"pass", "skipped"}
