@@ -168,7 +168,7 @@ def pack_codes(codes: np.ndarray, multipliers: np.ndarray, name: str) -> PackedC
 def unpack_codes(packed: PackedCodes) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of `pack_codes`: codes [K, N] and multipliers [ceil(K / group), N], int8."""
     strips = packed.codes.shape[0]
-    units = packed.codes.reshape(strips, -1, STRIP, UNIT)
+    units: np.ndarray = packed.codes.reshape(strips, -1, STRIP, UNIT)
     if packed.format.bits == 4:
         units = np.stack([units & 15, units >> 4], 2).reshape(strips, -1, STRIP, UNIT)
     stored = units.transpose(1, 3, 0, 2).reshape(-1, strips * STRIP)[: packed.K, : packed.N]
