@@ -152,7 +152,7 @@ def pack_codes(codes: np.ndarray, multipliers: np.ndarray, name: str) -> PackedC
     strips = -(-N // STRIP)
     whole = np.pad(codes, ((0, blocks * BLOCK - K), (0, strips * STRIP - N)))
     stored = (whole.astype(np.int16) - form.lowest).astype(np.uint8)
-    units = stored.reshape(-1, UNIT, strips, STRIP).transpose(2, 0, 3, 1)
+    units: np.ndarray = stored.reshape(-1, UNIT, strips, STRIP).transpose(2, 0, 3, 1)
     if form.bits == 4:
         units = units[:, 0::2] | units[:, 1::2] << 4
     padded = np.pad(multipliers, ((0, 0), (0, strips * STRIP - N)))
