@@ -17,7 +17,20 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "src"
 LIBRARY = HERE / "libedgeprune_kernels.so"
 
-COMMON = {"operators": (), "weights": (), "run": (), "choose": (), "plain": ()}
+COMMON: dict[str, tuple[str, ...]] = dict.fromkeys(
+    (
+        "operators",
+        "sparse_linear",
+        "weights",
+        "run",
+        "quant_linear",
+        "quant_weights",
+        "quant_run",
+        "choose",
+        "plain",
+    ),
+    (),
+)
 UNITS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         **COMMON,
@@ -42,6 +55,7 @@ FLAGS = (
     "-fno-exceptions",
     "-fno-rtti",
     "-fno-math-errno",
+    "-ffp-contract=off",  # or the sets would round differently
     "-Wall",
     "-Wextra",
 )

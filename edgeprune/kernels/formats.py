@@ -1,4 +1,4 @@
-"""The sparse formats, and the names of their operators."""
+"""The sparse and the quantized formats, and the names of their operators."""
 
 from dataclasses import dataclass
 
@@ -31,6 +31,38 @@ FORMATS = {
         Format("float32-1x1", 1, 1, "float32"),
     )
 }
+
+
+@dataclass(frozen=True)
+class QuantFormat:
+    """Dense codes of `bits` bits, with an integer multiplier for each `group` inputs of a column.
+
+    A weight is code * multiplier * scale: the code signed, the multiplier of at most 4 bits and a
+    sign, the float32 scale one for each column.
+    """
+
+    name: str
+    bits: int
+    group: int
+
+    @property
+    def lowest(self) -> int:
+        """The lowest code; the highest is -lowest - 1."""
+        return -(2 ** (self.bits - 1))
+
+    def bytes(self, K: int, N: int) -> int:
+        """Bytes that pack.py stores for a matrix [K, N]: the codes and the multipliers."""
+        columns = -(-N // 16) * 16
+        return columns * (-(-K // 32) * 4 * self.bits + -(-K // self.group))
+
+
+QUANT_FORMATS = {
+    made.name: made
+    for made in (
+        QuantFormat(f"int{bits}-g{group}", bits, group) for bits in (4, 8) for group in (32, 128)
+    )
+}
+MOST_MULTIPLIER = 15
 
 # The operation after the product and the bias, and the end of the operator's name.
 EPILOGUES = {

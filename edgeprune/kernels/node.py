@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
-from edgeprune.kernels.formats import DOMAIN, EPILOGUES, INPUTS, WITH_OTHER, op_type
-from edgeprune.kernels.pack import Packed
+from edgeprune.kernels.formats import DOMAIN, EPILOGUES, INPUTS, WITH_OTHER, is_operator, op_type
+from edgeprune.kernels.pack import Packed, PackedCodes
 
 OLDEST_OPSET = 13
 
@@ -93,19 +93,62 @@ def make_sparse_linear(
     return node, initializers
 
 
+def make_quant_linear(
+    name: str,
+    x: str,
+    y: str,
+    packed: PackedCodes,
+    scales: np.ndarray,
+    bias: np.ndarray | None = None,
+) -> tuple[NodeProto, list[TensorProto]]:
+    """The node for y = x W + bias with quantized weights, and its initializers.
+
+    The node runs only where the library is registered: it has no function.
+
+    Args:
+        x: a float32 tensor [..., K]; the operator quantizes each of its rows.
+        scales: [N], a scale for each column.
+        bias: [N].
+
+    Raises:
+        ValueError: the scales or the bias are not N numbers.
+    """
+    vectors = {"scales": scales, "bias": np.zeros(packed.N) if bias is None else bias}
+    for part, vector in vectors.items():
+        if np.shape(vector) != (packed.N,):
+            raise ValueError(f"{part} must have {packed.N} numbers")
+    tensors = {"codes": packed.codes, "multipliers": packed.multipliers}
+    tensors |= {part: np.asarray(vector, np.float32) for part, vector in vectors.items()}
+    initializers = [
+        numpy_helper.from_array(value, f"{name}/{part}") for part, value in tensors.items()
+    ]
+    node = helper.make_node(
+        f"QuantLinearInt{packed.format.bits}",
+        [x, *(tensor.name for tensor in initializers)],
+        [y],
+        name,
+        domain=DOMAIN,
+        K=packed.K,
+        N=packed.N,
+        group=packed.format.group,
+    )
+    return node, initializers
+
+
 def add_functions(model: ModelProto) -> None:
     """Add the function of every sparse operator that the graph uses.
 
     Raises:
         ValueError: the model's operator set is older than 13.
     """
-    kinds = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    kinds = {kind for kind in used if is_operator(kind)}
     kinds -= {function.name for function in model.functions if function.domain == DOMAIN}
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if kinds and opset < OLDEST_OPSET:
         raise ValueError(f"sparse operators need operator set {OLDEST_OPSET}, and this is {opset}")
     model.functions.extend(function(kind, opset) for kind in sorted(kinds))
-    if kinds and DOMAIN not in {entry.domain for entry in model.opset_import}:
+    if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 

@@ -5,6 +5,14 @@
 
 with units = ceil(K / inputs). A bit per block takes less space than an index per stored block up to
 94 % sparsity, and cannot address a block outside the matrix.
+
+A quantized matrix is stored whole, in strips of 16 columns and units of 4 inputs:
+
+    codes        uint8 [ceil(N / 16), ceil(K / 32) * bits, 64]
+    multipliers  int8  [ceil(N / 16), ceil(K / group), 16]
+
+Byte 4 n + i of 64 is column n and input i of a unit, and a code is stored plus 2^(bits - 1); with 4
+bits, the low half of a byte belongs to an even unit and the high half to the next one.
 """
 
 from dataclasses import dataclass
@@ -12,7 +20,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.base.errors import UserError
-from edgeprune.kernels.formats import FORMATS, Format
+from edgeprune.kernels.formats import (
+    FORMATS,
+    MOST_MULTIPLIER,
+    QUANT_FORMATS,
+    Format,
+    QuantFormat,
+)
+
+STRIP = 16
+UNIT = 4
+BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -73,3 +91,87 @@ def unpack(packed: Packed) -> np.ndarray:
     blocks[present] = packed.values
     whole = blocks.transpose(1, 3, 0, 2).reshape(units * form.inputs, -1)
     return np.ascontiguousarray(whole[: packed.K, : packed.N])
+
+
+@dataclass(frozen=True)
+class PackedCodes:
+    """A quantized matrix [K, N], inputs by outputs, without its scales."""
+
+    format: QuantFormat
+    K: int
+    N: int
+    codes: np.ndarray
+    multipliers: np.ndarray
+
+    @property
+    def bytes(self) -> int:
+        return self.codes.nbytes + self.multipliers.nbytes
+
+
+def pack_codes(codes: np.ndarray, multipliers: np.ndarray, name: str) -> PackedCodes:
+    """Store signed codes in the layout of the quantized operators.
+
+    Args:
+        codes: [K, N] (inputs, outputs), int8: -8 to 7 for INT4, -128 to 127 for INT8.
+        multipliers: [ceil(K / group), N], int8, -15 to 15.
+        name: one of QUANT_FORMATS.
+
+    Raises:
+        UserError: no such format, another shape or type, a number out of its range, or a column
+            whose sums could exceed 32 bits.
+    """
+    if name not in QUANT_FORMATS:
+        raise UserError(
+            f"There is no quantized format {name!r}: choose from {', '.join(QUANT_FORMATS)}."
+        )
+    form = QUANT_FORMATS[name]
+    if codes.ndim != 2 or 0 in codes.shape or codes.dtype != np.int8:
+        raise UserError(
+            f"{name} stores a matrix of int8, inputs by outputs, and this is "
+            f"{codes.dtype} {list(codes.shape)}."
+        )
+    K, N = codes.shape
+    expected = (-(-K // form.group), N)
+    if multipliers.shape != expected or multipliers.dtype != np.int8:
+        raise UserError(
+            f"{name} needs multipliers of int8 {list(expected)}, and these are "
+            f"{multipliers.dtype} {list(multipliers.shape)}."
+        )
+    if codes.min() < form.lowest or codes.max() >= -form.lowest:
+        raise UserError(f"{name} stores codes from {form.lowest} to {-form.lowest - 1}: clip them.")
+    sizes = np.abs(multipliers.astype(np.int64))
+    if sizes.max() > MOST_MULTIPLIER:
+        raise UserError(
+            f"{name} stores multipliers from {-MOST_MULTIPLIER} to {MOST_MULTIPLIER}: "
+            "move what is beyond into the column's scale."
+        )
+    # The largest sum of products with activations of -128, whole groups counted.
+    if sizes.sum(0).max() * form.group * 128 * -form.lowest >= 2**31:
+        raise UserError(f"Sums of {K} inputs in {name} can exceed 32 bits: use int4.")
+    blocks = -(-K // BLOCK)
+    strips = -(-N // STRIP)
+    whole = np.pad(codes, ((0, blocks * BLOCK - K), (0, strips * STRIP - N)))
+    stored = (whole.astype(np.int16) - form.lowest).astype(np.uint8)
+    units: np.ndarray = stored.reshape(-1, UNIT, strips, STRIP).transpose(2, 0, 3, 1)
+    if form.bits == 4:
+        units = units[:, 0::2] | units[:, 1::2] << 4
+    padded = np.pad(multipliers, ((0, 0), (0, strips * STRIP - N)))
+    return PackedCodes(
+        form,
+        K,
+        N,
+        np.ascontiguousarray(units).reshape(strips, blocks * form.bits, STRIP * UNIT),
+        np.ascontiguousarray(padded.reshape(-1, strips, STRIP).transpose(1, 0, 2)),
+    )
+
+
+def unpack_codes(packed: PackedCodes) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `pack_codes`: codes [K, N] and multipliers [ceil(K / group), N], int8."""
+    strips = packed.codes.shape[0]
+    units: np.ndarray = packed.codes.reshape(strips, -1, STRIP, UNIT)
+    if packed.format.bits == 4:
+        units = np.stack([units & 15, units >> 4], 2).reshape(strips, -1, STRIP, UNIT)
+    stored = units.transpose(1, 3, 0, 2).reshape(-1, strips * STRIP)[: packed.K, : packed.N]
+    codes = (stored.astype(np.int16) + packed.format.lowest).astype(np.int8)
+    multipliers = packed.multipliers.transpose(1, 0, 2).reshape(-1, strips * STRIP)
+    return codes, np.ascontiguousarray(multipliers[:, : packed.N])

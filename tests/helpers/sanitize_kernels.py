@@ -31,7 +31,7 @@ def main() -> int:
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    tests = Path(__file__).parents[1] / "kernels" / "test_kernels.py"
+    tests = Path(__file__).parents[1] / "kernels"
     names = "products or epilogues or quantiz or hostile or threads or callers"
     line = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", names, str(tests)]
     return subprocess.run(line, env=environment, check=False).returncode

@@ -1,6 +1,8 @@
 #include "simd_avx2.h"
+
+#include "quant_tiles.h"
 #include "tiles.h"
 
 static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-EDGEPRUNE_KERNELS(avx2_kernels, "avx2", has_avx2)
+EDGEPRUNE_KERNELS(avx2_kernels, "avx2", has_avx2, &quant_kernels)

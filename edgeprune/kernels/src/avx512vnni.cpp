@@ -1,4 +1,6 @@
 #include "simd_avx512.h"
+
+#include "quant_tiles.h"
 #include "tiles.h"
 
 static bool has_avx512_vnni() {
@@ -7,4 +9,4 @@ static bool has_avx512_vnni() {
            __builtin_cpu_supports("avx512vnni");
 }
 
-EDGEPRUNE_KERNELS(avx512_vnni_kernels, "avx512vnni", has_avx512_vnni)
+EDGEPRUNE_KERNELS(avx512_vnni_kernels, "avx512vnni", has_avx512_vnni, &quant_kernels)

@@ -1,6 +1,8 @@
 #include <cpuid.h>
 
 #include "simd_avx2.h"
+
+#include "quant_tiles.h"
 #include "tiles.h"
 
 // Older compilers do not know the name: CPUID leaf 7.1, EAX, bit 4.
@@ -10,4 +12,4 @@ static bool has_avx_vnni() {
            __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
-EDGEPRUNE_KERNELS(avx_vnni_kernels, "avxvnni", has_avx_vnni)
+EDGEPRUNE_KERNELS(avx_vnni_kernels, "avxvnni", has_avx_vnni, &quant_kernels)

@@ -62,6 +62,8 @@ struct Scratch {
     size_t panel;     // while multiplying
 };
 
+struct QuantKernels;
+
 struct Kernels {
     const char* name;
     bool (*supported)();
@@ -74,6 +76,7 @@ struct Kernels {
     void (*pack)(const Job&, int64_t row, int rows, void* packed, void* staging);
     void (*multiply)(const Job&, int64_t row, int rows, int64_t first_group, int64_t end_group,
                      const void* packed, void* panel);
+    const QuantKernels* quant;  // null: plain C++ serves quantized linears
 };
 
 // Null if a set is not of this architecture.
@@ -90,5 +93,8 @@ extern const Kernels* const all_kernels[];
 // The best set that this processor has, or the one that EDGEPRUNE_KERNELS names; null if the
 // processor lacks it.
 const Kernels* choose_kernels();
+
+// The functions of a set for quantized linears.
+const QuantKernels* quant_kernels_of(const Kernels&);
 
 }  // namespace edgeprune

@@ -6,4 +6,4 @@
 // HWCAP_ASIMDDP.
 static bool has_dot_product() { return getauxval(AT_HWCAP) >> 20 & 1; }
 
-EDGEPRUNE_KERNELS(neon_dot_kernels, "neondot", has_dot_product)
+EDGEPRUNE_KERNELS(neon_dot_kernels, "neondot", has_dot_product, nullptr)

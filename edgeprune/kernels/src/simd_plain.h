@@ -133,4 +133,19 @@ inline void transpose(Float (&rows)[4]) {
         }
 }
 
+// Quantized linears.
+typedef Int Partial;
+constexpr bool kNarrow = false;
+constexpr int kQuantRows = 4;
+inline Int no_products() { return splat(0); }
+inline void add_products(Int& sums, Int codes, Int x) { sums = dot(sums, codes, x); }
+inline Int total(Int sums) { return sums; }
+inline Int low_halves(Int v) { return each<Int>([&](int i) { return v.lane[i] & 0x0f0f0f0fu; }); }
+inline Int high_halves(Int v) {
+    return each<Int>([&](int i) { return v.lane[i] >> 4 & 0x0f0f0f0fu; });
+}
+inline Int widened(const int8_t* p) {
+    return each<Int>([&](int i) { return uint32_t(int32_t(p[i])); });
+}
+
 }  // namespace

@@ -490,8 +490,8 @@ void multiply(const Job& job, int64_t row, int rows, int64_t first_group, int64_
 
 }  // namespace
 
-#define EDGEPRUNE_KERNELS(variable, name, supported)                                     \
+#define EDGEPRUNE_KERNELS(variable, name, supported, quant)                              \
     namespace edgeprune {                                                                \
-    const Kernels variable = {name,     supported, tile_rows, scratch,                   \
-                              range,    quantize,  pack,      multiply};                 \
+    const Kernels variable = {name,  supported, tile_rows, scratch, range,               \
+                              quantize, pack,   multiply,  quant};                       \
     }

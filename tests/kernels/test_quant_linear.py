@@ -1,0 +1,354 @@
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from quant_models import QuantLinear, quant_expected, quant_model, random_quant
+from sparse_models import library_for_tests, open_sparse
+
+from edgeprune.base.errors import UserError
+from edgeprune.kernels.formats import QUANT_FORMATS
+from edgeprune.kernels.node import make_quant_linear
+from edgeprune.kernels.pack import pack_codes, unpack_codes
+
+SETS = ("plain", "avx2", "avxvnni", "avx512vnni", "neondot")
+FORMATS = sorted(QUANT_FORMATS)
+ROWS = (1, 2, 3, 8, 15, 64, 65)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return library_for_tests(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="module", params=SETS)
+def set_name(request: pytest.FixtureRequest, built: Path) -> str:
+    if not ctypes.CDLL(str(built)).edgeprune_supports(request.param.encode()):
+        pytest.skip(f"this processor has no {request.param}")
+    return request.param
+
+
+def x_of(rows: int, inputs: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, inputs)).astype(np.float32)
+
+
+@st.composite
+def quantized(draw: st.DrawFn) -> QuantLinear:
+    name, seed = draw(st.sampled_from(FORMATS)), draw(st.integers(0, 2**32 - 1))
+    return random_quant(name, draw(st.integers(1, 300)), draw(st.integers(1, 50)), seed)
+
+
+# Packing ---------------------------------------------------------------------------------------
+
+
+@given(quantized())
+def test_packing_loses_nothing(linear: QuantLinear) -> None:
+    packed = pack_codes(linear.codes, linear.multipliers, linear.format)
+    codes, multipliers = unpack_codes(packed)
+    np.testing.assert_array_equal(codes, linear.codes)
+    np.testing.assert_array_equal(multipliers, linear.multipliers)
+    assert packed.bytes == packed.format.bytes(packed.K, packed.N)
+
+
+def test_a_packed_code_is_where_the_format_says() -> None:
+    """Input 5 of 40, column 17 of 20: unit 1, so the high half of the first vector of strip 1."""
+    codes = np.zeros((40, 20), np.int8)
+    codes[5, 17] = 7
+    ones = np.ones((2, 20), np.int8)
+    packed = pack_codes(codes, ones, "int4-g32")
+    assert packed.codes.shape == (2, 8, 64)
+    [[strip, vector, byte]] = np.argwhere(packed.codes != 0x88)
+    assert (strip, vector, byte, packed.codes[strip, vector, byte]) == (1, 0, 4 * 1 + 1, 0xF8)
+    packed = pack_codes(codes, ones, "int8-g32")
+    [[strip, vector, byte]] = np.argwhere(packed.codes != 0x80)
+    assert (strip, vector, byte, packed.codes[strip, vector, byte]) == (1, 1, 4 * 1 + 1, 0x87)
+
+
+def test_int4_in_groups_of_32_has_four_and_a_quarter_bits() -> None:
+    assert QUANT_FORMATS["int4-g32"].bytes(1024, 512) * 8 / (1024 * 512) == 4.25
+
+
+@pytest.mark.parametrize(
+    ("codes", "multipliers", "name", "sentence"),
+    [
+        (np.zeros((4, 4), np.int8), np.ones((1, 4), np.int8), "int3", "no quantized format 'int3'"),
+        (np.zeros((4, 4)), np.ones((1, 4), np.int8), "int4-g32", "this is float64"),
+        (np.zeros((40, 4), np.int8), np.ones((1, 4), np.int8), "int4-g32", r"int8 \[2, 4\]"),
+        (np.full((4, 4), 8, np.int8), np.ones((1, 4), np.int8), "int4-g32", "from -8 to 7"),
+        (np.zeros((4, 4), np.int8), np.full((1, 4), -16, np.int8), "int4-g32", "from -15 to 15"),
+        (np.zeros((9000, 1), np.int8), np.full((71, 1), 15, np.int8), "int8-g128", "32 bits"),
+    ],
+)
+def test_packing_refuses_what_it_cannot_store(
+    codes: np.ndarray, multipliers: np.ndarray, name: str, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        pack_codes(codes, multipliers, name)
+
+
+def test_a_node_refuses_vectors_of_another_size() -> None:
+    linear = random_quant("int4-g32", 8, 16)
+    packed = pack_codes(linear.codes, linear.multipliers, linear.format)
+    with pytest.raises(ValueError, match="bias must have 16"):
+        make_quant_linear("n", "x", "y", packed, linear.scales, np.zeros(3))
+
+
+# Products --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_are_the_integers_bit_for_bit(name: str, built: Path, set_name: str) -> None:
+    """On every set, so they agree with each other; ragged groups, blocks, units and strips."""
+    for inputs, outputs in ((389, 51), (256, 32), (1, 1), (33, 17), (130, 16)):
+        linear = random_quant(name, inputs, outputs)
+        session = open_sparse(quant_model(linear), built, set_name)
+        for rows in ROWS:
+            x = x_of(rows, inputs) * np.logspace(-3, 3, rows, dtype=np.float32)[:, None]
+            np.testing.assert_array_equal(session.run(None, {"x": x})[0], quant_expected(linear, x))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_largest_sums_are_exact(name: str, built: Path, set_name: str) -> None:
+    """Codes and multipliers at their extremes, over as many inputs as 32 bits hold."""
+    form = QUANT_FORMATS[name]
+    inputs = 139_000 if form.bits == 4 else 8_700
+    groups = -(-inputs // form.group)
+    codes = np.full((inputs, 2), form.lowest, np.int8)
+    multipliers = np.full((groups, 2), 15, np.int8)
+    multipliers[:, 1] = -15
+    vectors = np.ones(2, np.float32), np.zeros(2, np.float32)
+    linear = QuantLinear(name, codes, multipliers, *vectors)
+    session = open_sparse(quant_model(linear), built, set_name)
+    x = np.ones((2, inputs), np.float32)
+    x[1] *= -1
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], quant_expected(linear, x))
+
+
+@given(linear=quantized(), rows=st.integers(1, 70), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
+def test_products_of_any_shape(linear: QuantLinear, rows: int, seed: int, built: Path) -> None:
+    x = x_of(rows, len(linear.codes), seed) * np.float32(10.0 ** (seed % 60 - 40))
+    best = open_sparse(quant_model(linear), built)
+    np.testing.assert_array_equal(best.run(None, {"x": x})[0], quant_expected(linear, x))
+
+
+@given(linear=quantized(), cut=st.integers(1, 20))
+@settings(max_examples=20)
+def test_a_row_does_not_depend_on_the_rows_beside_it(
+    linear: QuantLinear, cut: int, built: Path
+) -> None:
+    x = x_of(21, len(linear.codes))
+    session = open_sparse(quant_model(linear), built)
+    parts = [session.run(None, {"x": part})[0] for part in (x[:cut], x[cut:])]
+    np.testing.assert_array_equal(np.concatenate(parts), session.run(None, {"x": x})[0])
+
+
+def test_quantization_rounds_halves_to_even(built: Path, set_name: str) -> None:
+    """(k + 1/2) steps for many k, where a product with 1 / scale rounds the other way."""
+    unit = QuantLinear(
+        "int8-g32",
+        np.eye(133, dtype=np.int8),
+        np.ones((5, 133), np.int8),
+        np.ones(133, np.float32),
+        np.zeros(133, np.float32),
+    )
+    session = open_sparse(quant_model(unit), built, set_name)
+    for step in (1.0, 0.1, 3e-7, 1e-38):
+        x = ((np.arange(133) - 66.5) * step).astype(np.float32)
+        x[0] = 127 * step
+        np.testing.assert_array_equal(
+            session.run(None, {"x": x[None]})[0], quant_expected(unit, x[None])
+        )
+
+
+def test_rows_of_zeros_and_of_the_smallest_numbers(built: Path, set_name: str) -> None:
+    linear = random_quant("int4-g32", 40, 20)
+    x = np.zeros((4, 40), np.float32)
+    x[1, 3], x[2, :5], x[3] = 1e-45, 2.7e-43, -3e38
+    y = open_sparse(quant_model(linear), built, set_name).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(y, quant_expected(linear, x))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_gives_nan_and_no_other_row_does(
+    bad: float, built: Path, set_name: str
+) -> None:
+    linear = random_quant("int8-g32", 70, 20)
+    x = x_of(3, 70)
+    x[1, 69] = bad
+    y = open_sparse(quant_model(linear), built, set_name).run(None, {"x": x})[0]
+    assert np.isnan(y[1]).all()
+    np.testing.assert_array_equal(y[[0, 2]], quant_expected(linear, x[[0, 2]]))
+
+
+def test_more_dimensions_and_no_rows(built: Path) -> None:
+    linear = random_quant("int4-g128", 20, 30)
+    model = quant_model(linear)
+    for value, width in ((model.graph.input[0], 20), (model.graph.output[0], 30)):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, 1, ["a", "b", width]))
+    session = open_sparse(model, built)
+    x = x_of(6, 20)
+    y = session.run(None, {"x": x.reshape(2, 3, 20)})[0]
+    np.testing.assert_array_equal(y.reshape(6, 30), quant_expected(linear, x))
+    assert session.run(None, {"x": np.zeros((2, 0, 20), np.float32)})[0].shape == (2, 0, 30)
+
+
+# Tensors that lie ------------------------------------------------------------------------------
+
+Damage = Callable[[onnx.ModelProto], onnx.ModelProto]
+
+
+def changed(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    def damage(model: onnx.ModelProto) -> onnx.ModelProto:
+        [tensor] = [t for t in model.graph.initializer if t.name == f"linear/{part}"]
+        value = np.ascontiguousarray(change(numpy_helper.to_array(tensor).copy()))
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        return model
+
+    return damage
+
+
+def with_attribute(name: str, value: int) -> Damage:
+    def damage(model: onnx.ModelProto) -> onnx.ModelProto:
+        [entry] = [a for a in model.graph.node[0].attribute if a.name == name]
+        entry.i = value
+        return model
+
+    return damage
+
+
+def one(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The last number is another."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (changed("codes", lambda a: a[:-1]), r"the codes must be uint8 \[3, \d+, 64\]"),
+        (changed("codes", lambda a: a[:, :-1]), r"the codes must be uint8 \[3, \d+, 64\]"),
+        (changed("codes", np.ravel), r"the codes must be uint8 \["),
+        (changed("codes", lambda a: a[:0]), r"the codes must be uint8 \["),
+        (changed("multipliers", lambda a: a[:, :0]), r"the multipliers must be int8 \[3, \d, 16\]"),
+        (changed("multipliers", one(16)), "column 47 has 16"),
+        (changed("multipliers", one(-128)), "column 47 has -128"),
+        (changed("scales", lambda a: a[:-1]), r"the scales must be float32 \[40\]"),
+        (changed("scales", one(np.nan)), r"the scales must be finite: float32 \[40\]"),
+        (changed("bias", one(np.inf)), r"the bias must be finite: float32 \[40\]"),
+        (changed("bias", np.atleast_2d), r"the bias must be float32 \[40\]"),
+        (with_attribute("K", 4000), r"the codes must be uint8 \["),
+        (with_attribute("K", 0), "K 0 and N 40 must be from 1"),
+        (with_attribute("N", 2**62), "must be from 1 to"),
+        (with_attribute("group", 0), "group must be 32 or 128, not 0"),
+    ],
+    ids=[
+        "a strip too few",
+        "a vector too few",
+        "flat codes",
+        "no codes",
+        "no multipliers",
+        "multiplier too great",
+        "multiplier too low",
+        "scales too short",
+        "a scale of NaN",
+        "an infinite bias",
+        "a square bias",
+        "K too great",
+        "no inputs",
+        "N too great",
+        "no group",
+    ],
+)
+@pytest.mark.parametrize("name", ["int4-g32", "int8-g128"])
+def test_hostile_tensors_are_refused_at_load(
+    name: str, damage: Damage, sentence: str, built: Path
+) -> None:
+    model = damage(quant_model(random_quant(name, 50, 40)))
+    with pytest.raises(Exception, match=f"edgeprune::QuantLinear.*{sentence}"):
+        open_sparse(model, built)
+
+
+def test_sums_that_can_exceed_32_bits_are_refused(built: Path) -> None:
+    ones = QuantLinear(
+        "int8-g128",
+        np.ones((9000, 1), np.int8),
+        np.ones((71, 1), np.int8),
+        np.ones(1, np.float32),
+        np.zeros(1, np.float32),
+    )
+    model = changed("multipliers", lambda a: a * 15)(quant_model(ones))
+    with pytest.raises(Exception, match="sums of column 0 can exceed 32 bits"):
+        open_sparse(model, built)
+
+
+def test_weights_that_are_not_constant_are_refused(built: Path) -> None:
+    model = quant_model(random_quant("int4-g32", 18, 40))
+    [codes] = [t for t in model.graph.initializer if t.name == "linear/codes"]
+    model.graph.initializer.remove(codes)
+    model.graph.input.append(helper.make_tensor_value_info("linear/codes", 2, [3, 4, 64]))
+    with pytest.raises(Exception, match="the codes must be an initializer"):
+        open_sparse(model, built)
+
+
+def test_inputs_of_another_shape_are_refused_when_run(built: Path) -> None:
+    model = quant_model(random_quant("int4-g32", 18, 40))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", 1, ["a", "b"]))
+    with pytest.raises(Exception, match="x must end with a dimension of 18"):
+        open_sparse(model, built).run(None, {"x": x_of(2, 17)})
+
+
+# Threads, memory -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_two_threads_give_what_one_gives(name: str, built: Path) -> None:
+    linear = random_quant(name, 700, 1000)
+    one, two = (open_sparse(quant_model(linear), built, threads=threads) for threads in (1, 2))
+    for rows in (1, 20, 300):
+        x = x_of(rows, 700)
+        np.testing.assert_array_equal(one.run(None, {"x": x})[0], two.run(None, {"x": x})[0])
+
+
+def test_eight_callers_of_one_session_agree_with_one(built: Path) -> None:
+    linear = random_quant("int4-g32", 300, 200)
+    session = open_sparse(quant_model(linear), built, threads=2)
+    feeds = [{"x": x_of(1 + 13 * place, 300, seed=place)} for place in range(8)]
+
+    def often(place: int) -> list[np.ndarray]:
+        return [session.run(None, feeds[place])[0] for _ in range(20)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for place, results in enumerate(pool.map(often, range(8))):
+            wanted = quant_expected(linear, feeds[place]["x"])
+            for result in results:
+                np.testing.assert_array_equal(result, wanted)
+
+
+@pytest.mark.slow
+def test_a_thousand_sessions_leak_nothing(built: Path) -> None:
+    models = [quant_model(random_quant(name, 400, 400)) for name in FORMATS]
+    hostile = changed("multipliers", one(16))(quant_model(random_quant("int8-g32", 400, 400)))
+    x = x_of(20, 400)
+
+    def cycle(times: int) -> None:
+        for place in range(times):
+            open_sparse(models[place % len(models)], built, threads=2).run(None, {"x": x})
+            with pytest.raises(Exception, match="has 16"):
+                open_sparse(hostile, built)
+
+    cycle(100)
+    before = psutil.Process().memory_info().rss
+    cycle(1000)
+    assert psutil.Process().memory_info().rss - before < 8_000_000
