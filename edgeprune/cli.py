@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import RenderableType
 
+    from edgeprune.pipeline.recipe import Recipe
     from edgeprune.runtime.bundle import Bundle
 
     Settings = TypeVar("Settings", bound=BaseModel)
@@ -648,6 +649,7 @@ def serve(bundle: str, variant: str | None, **options: Any) -> None:
         "build encoder",
         "build encoder --model ./my-encoder --data my-texts.txt --output small",
         "build classifier --model ./my-classifier --data labelled.csv --field label=category",
+        "build encoder --model ./my-encoder --data my-texts.txt --speedup 5 --output small",
         "build encoder --model ./my-encoder --data my-texts.txt --dry-run",
     )
 )
@@ -674,6 +676,12 @@ def serve(bundle: str, variant: str | None, **options: Any) -> None:
     help="Change a setting; repeatable.",
 )
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
+@click.option(
+    "--speedup",
+    type=float,
+    help="In place of the recipe's cuts, search for what loses least at so many times the speed.",
+)
+@click.option("--hours", type=float, help="With --speedup: about how long.  [default: 1]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @click.option("--all", "every", is_flag=True, help="With --dry-run, also show every setting.")
 @click.option("--fresh", is_flag=True, help="Discard what an earlier build left in the output.")
@@ -685,14 +693,17 @@ def build(
     output: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
+    speedup: float | None,
+    hours: float | None,
     dry_run: bool,
     every: bool,
     fresh: bool,
 ) -> None:
     """Build a small, fast bundle by RECIPE: a name (see `edgeprune recipes`) or a file.
 
-    Exit codes: 0 done, 1 a requirement of the recipe was missed, 2 a mistake in what was given, 70
-    a fault of edgeprune's own.
+    With --speedup the shape is searched for, as by `edgeprune search`, which knows other limits,
+    and the bundle is OUTPUT/best. Exit codes: 0 done, 1 a requirement or the speed was missed, 2 a
+    mistake in what was given, 70 a fault of edgeprune's own.
     """
     from edgeprune.pipeline import terminal
     from edgeprune.pipeline.build import prepare
@@ -709,8 +720,19 @@ def build(
         )
     if every and not dry_run:
         raise UserError("--all shows every setting of a dry run: add --dry-run.")
-    sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
-    sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
+    sets = _sets(overrides, seed, fields)
+    if speedup is not None:
+        if dry_run or fresh:
+            raise UserError(
+                f"--{'dry-run' if dry_run else 'fresh'} is for a recipe's own cuts, and --speedup "
+                "searches for others: leave one of the two out."
+            )
+        given = read_recipe(recipe or DEFAULT, sets)
+        wish, settings = {"speedup": (speedup,)}, {"hours": hours}
+        _search(given, model, data, wish, settings, output or Path("build") / given.name)
+        return
+    if hours is not None:
+        raise UserError("--hours says how long a search may take: add --speedup.")
     prepared = prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
     if dry_run:
         terminal.show_preview(prepared, every)
@@ -813,24 +835,48 @@ def search(
     done, 1 a limit was missed, 2 a mistake in what was given, 70 a fault of edgeprune's own.
     """
     from edgeprune.pipeline.recipe import read_recipe, validate
+    from edgeprune.search.settings import Wish
+
+    sets = _sets(overrides, seed, fields)
+    sets += [f"target={target}"] if target not in (None, "this") else []
+    if recipe is None and model is None:
+        raise UserError("Name a recipe, a model or both: `edgeprune recipes` lists recipes.")
+    given = read_recipe(recipe, sets) if recipe else validate({"name": "search"}, "the search")
+    wish = {name: options.pop(name) for name in Wish.model_fields}
+    _search(given, model, data, wish, options, output, workers, cluster, json_file)
+
+
+def _sets(overrides: tuple[str, ...], seed: int | None, fields: tuple[str, ...]) -> list[str]:
+    """Everything that changes a recipe's settings, as --set has it."""
+    sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    return sets + [
+        f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()
+    ]
+
+
+def _search(
+    recipe: "Recipe",
+    model: str | None,
+    data: tuple[str, ...],
+    wished: dict[str, Any],
+    options: dict[str, Any],
+    output: Path,
+    workers: int | None = None,
+    cluster: str | None = None,
+    json_file: str | None = None,
+) -> None:
+    """Search, and show what was found."""
     from edgeprune.search.settings import SearchRunSettings, Wish
     from edgeprune.search.terminal import search_table
 
-    sets = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
-    sets += [f"target={target}"] if target not in (None, "this") else []
-    sets += [f"text.fields.{name}={json.dumps(own)}" for name, own in _own_names(fields).items()]
-    if recipe is None and model is None:
-        raise UserError("Name a recipe, a model or both: `edgeprune recipes` lists recipes.")
-    wish = _settings(Wish, **{name: options.pop(name) for name in Wish.model_fields})
-    settings = _settings(SearchRunSettings, **options)
+    wish, settings = _settings(Wish, **wished), _settings(SearchRunSettings, **options)
     try:
         from edgeprune.search.engine import engine
         from edgeprune.search.prepare import prepare
         from edgeprune.search.run import search as carry_out
     except ModuleNotFoundError as error:
         raise UserError(f"Searching needs the package {error.name}: {install('build')}.") from None
-    given = read_recipe(recipe, sets) if recipe else validate({"name": "search"}, "the search")
-    prepared = prepare(given, model, data, wish, settings, output)
+    prepared = prepare(recipe, model, data, wish, settings, output)
     with engine(prepared, workers, cluster) as trials:
         record = carry_out(prepared, trials)
     _show(record.to_json(), search_table(record, output), json_file)

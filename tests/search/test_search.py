@@ -11,6 +11,7 @@ from tiny_builds import model_folder, recipe_file, text_file
 
 from edgeprune.cli import main
 from edgeprune.model.checkpoint import open_checkpoint
+from edgeprune.runtime.bundle import Bundle
 from edgeprune.search import engine, measured, run
 from edgeprune.search.record import SearchRecord
 from edgeprune.search.times.measure import model_name
@@ -67,13 +68,17 @@ def search(place: Path, output: str, *more: str):
     return CliRunner().invoke(main, [*given, *more])
 
 
+def half_as_long_is_twice_as_fast(patch: pytest.MonkeyPatch) -> None:
+    """A tiny model in INT8 is no faster, and its times are noise."""
+    patch.setattr(run._Search, "_speedup", lambda self, seconds: 320e-6 / seconds)
+    patch.setattr(run._Search, "_learn", lambda self, shape, speedup: None)
+    patch.setattr(run._Search, "_budget", lambda self, goal: run.Budget(320e-6 / goal.speedup))
+
+
 @pytest.fixture(scope="module")
 def found(place):
     with pytest.MonkeyPatch.context() as patch:
-        # A tiny model in INT8 is no faster, and its times are noise: half as long is 2x.
-        patch.setattr(run._Search, "_speedup", lambda self, seconds: 320e-6 / seconds)
-        patch.setattr(run._Search, "_learn", lambda self, shape, speedup: None)
-        patch.setattr(run._Search, "_budget", lambda self, goal: run.Budget(320e-6 / goal.speedup))
+        half_as_long_is_twice_as_fast(patch)
         result = search(place, "out", "--speedup", "2.2", *QUICK)
         again = search(place, "out", "--speedup", "2.2", *QUICK)
     return result, again
@@ -113,6 +118,21 @@ def test_the_same_command_takes_what_there_is(place, found):
     assert again.exit_code == first.exit_code
     assert "[search] losses of levels" in again.stderr
     assert "recover" not in again.stderr  # nothing was built
+
+
+def test_a_build_with_a_speed_is_a_search_for_it(place, monkeypatch):
+    half_as_long_is_twice_as_fast(monkeypatch)
+    given = ["build", str(place / "recipe.yaml"), "--model", str(place / "model")]
+    given += ["--data", str(place / "text.txt"), "--output", str(place / "built")]
+    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", "0.001"])
+    assert result.exit_code in (0, 1), result.stderr
+    record = SearchRecord.read(place / "built" / "search.json", "")
+    assert record.wish["speedup"] == [2.2]
+    assert Bundle.open(place / "built" / "best").task == "feature-extraction"
+    for more, why in ((["--speedup", "2", "--dry-run"], "leave one"), (["--hours", "1"], "add --")):
+        refused = CliRunner().invoke(main, [*given, *more])
+        assert refused.exit_code == 2
+        assert why in refused.stderr
 
 
 @pytest.mark.parametrize(
