@@ -43,7 +43,7 @@ def test_the_version_stands_in_one_place():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
     said = [
         (file.name, version)
-        for file in (ROOT / "deploy").rglob("*")
+        for file in (*(ROOT / "deploy").rglob("*"), *(ROOT / "docs").glob("*.md"))
         if file.is_file()
         for version in re.findall(
             r"edgeprune-(\d+\.\d+\.\d+)-|edgeprune/deploy/\S+@v(\d+\.\d+\.\d+)",

@@ -99,7 +99,7 @@ def test_blocks_are_a_model_s(cache, tmp_path):
     assert "--model is for times of blocks" in result.stderr
     result = _calibrate("--form", "int3")
     assert result.exit_code == 2
-    assert "--form int3" in result.stderr
+    assert "no --form 'int3'" in result.stderr
 
 
 class _Device:
