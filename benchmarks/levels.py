@@ -48,7 +48,7 @@ def main() -> None:
     if not given.table:
         with TemporaryDirectory() as folder:
             measure(given, Path(folder))
-    print(table(list(read_results(RESULTS).values())))
+    print(table(read_results(RESULTS)))
 
 
 def measure(given: argparse.Namespace, folder: Path) -> None:
@@ -138,8 +138,9 @@ def _judged(stitched: Stitched, shape: Shape, texts: Texts) -> dict[str, Any]:
     return {"shape": plain(shape), **found}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Damage before and after switching, and how well sums foretell random shapes."""
+    rows = list(results.values())
     lines = ["| speed, depth | predicted | knapsack: chose, proof | switched: chose, proof | s |"]
     lines.append("|" + "---|" * 5)
     for row in rows:

@@ -44,7 +44,7 @@ def main() -> None:
         if not folder:
             sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
         search(given, Path(folder))
-    print(table(list(read_results(RESULTS).values())))
+    print(table(read_results(RESULTS)))
 
 
 def search(given: argparse.Namespace, data: Path) -> None:
@@ -89,8 +89,9 @@ def run(*arguments: Any, allowed: tuple[int, ...] = (0,)) -> subprocess.Complete
     return done
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(results: dict[str, Any]) -> str:
     """A line a model: shape, speed, and what it lost, with 95 % intervals."""
+    rows = list(results.values())
     head = "| model | layers; heads; channels | trained, min | over float32 | predicted | "
     head += "over the frozen minilm-fast | STS-B dev lost | SICK dev lost | MB |"
     lines = [head, "|" + "---|" * 9]

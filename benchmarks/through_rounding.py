@@ -54,7 +54,7 @@ def main() -> None:
             for case, own in CASES.items():
                 for through in (False, True):
                     once(case, own, through, seed, given, Path(folder))
-    print(table(list(read_results(RESULTS).values())))
+    print(table(read_results(RESULTS)))
 
 
 def once(
@@ -111,8 +111,9 @@ def run(*arguments: Any) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(results: dict[str, Any]) -> str:
     """A line a case: what was lost either way, the seeds' mean difference and its deviation."""
+    rows = list(results.values())
     lines = ["| model | measure | plain lost | through rounding | less lost | seeds |"]
     lines.append("|" + "---|" * 6)
     found = {(row["case"], row["steps"], row["seed"], row["through"]): row for row in rows}

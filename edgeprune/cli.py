@@ -3,7 +3,7 @@
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgeprune.runtime.bundle import Bundle
 
     Settings = TypeVar("Settings", bound=BaseModel)
+    Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class Commands(click.Group):
@@ -644,6 +645,38 @@ def serve(bundle: str, variant: str | None, **options: Any) -> None:
     answer(_opened(bundle, variant), settings)
 
 
+def _recipe_options(command: "Command") -> "Command":
+    """The recipe, its changed settings, the model and the text of what is built."""
+    parts = (
+        click.argument("recipe", type=RECIPE, required=False),
+        click.option(
+            "--model",
+            type=PLACE,
+            metavar="FOLDER|HUB_ID|package:NAME",
+            help="The model to compress.",
+        ),
+        click.option(
+            "--data",
+            type=PLACE,
+            multiple=True,
+            metavar="PATH|HUB_DATASET",
+            help="Text to learn from; repeatable.",
+        ),
+        _field_option,
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="STAGE.KEY=VALUE",
+            help="Change a setting of the recipe; repeatable.",
+        ),
+        click.option("--seed", type=int, help="The seed of everything random.  [default: 0]"),
+    )
+    for part in reversed(parts):
+        command = part(command)
+    return command
+
+
 @main.command(
     epilog=_examples(
         "build encoder",
@@ -653,29 +686,10 @@ def serve(bundle: str, variant: str | None, **options: Any) -> None:
         "build encoder --model ./my-encoder --data my-texts.txt --dry-run",
     )
 )
-@click.argument("recipe", type=RECIPE, required=False)
-@click.option(
-    "--model", type=PLACE, metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress."
-)
-@click.option(
-    "--data",
-    type=PLACE,
-    multiple=True,
-    metavar="PATH|HUB_DATASET",
-    help="Text to learn from; repeatable.",
-)
-@_field_option
+@_recipe_options
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Output folder.  [default: build/RECIPE]"
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="STAGE.KEY=VALUE",
-    help="Change a setting; repeatable.",
-)
-@click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
 @click.option(
     "--speedup",
     type=float,
@@ -750,18 +764,7 @@ def build(
         "search encoder --latency 10ms --task sts --eval pairs.jsonl --output found",
     )
 )
-@click.argument("recipe", type=RECIPE, required=False)
-@click.option(
-    "--model", type=PLACE, metavar="FOLDER|HUB_ID|package:NAME", help="The model to compress."
-)
-@click.option(
-    "--data",
-    type=PLACE,
-    multiple=True,
-    metavar="PATH|HUB_DATASET",
-    help="Text to learn from; repeatable.",
-)
-@_field_option
+@_recipe_options
 @click.option(
     "--task",
     type=MEASURE,
@@ -797,14 +800,6 @@ def build(
 )
 @click.option("--points", type=int, help="Models of a front.  [default: 5]")
 @click.option("--candidates", type=int, help="Shapes trained briefly for each model.  [default: 3]")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="STAGE.KEY=VALUE",
-    help="Change a setting of the recipe; repeatable.",
-)
-@click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
