@@ -218,7 +218,7 @@ def test_the_report_is_one_page_that_says_what_was_done(output):
     cells = [cell.strip() for cell in page.cells]
     for name in STAGES:
         assert name in cells
-    assert "Pruning of channels: 40 of 80 removed" in text
+    assert "Channels removed: 40 of 80" in text
     assert report["source"]["model"] in text
     ratio = report["stages"][-1]["speed"]["measures"]["encoder"]["ratio"]
     assert f"{ratio['value']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})" in cells

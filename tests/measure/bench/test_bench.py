@@ -360,7 +360,8 @@ def test_a_profile_is_summed_over_the_last_runs_and_counts_what_is_inside_a_loop
 
     events = [
         *(node("Add", 1, 500), run(0, 900)),
-        *(node("Add", 1001, 20), node("Mul", 1030, 50), node("Loop", 1025, 60), run(1000, 100)),
+        node("Add", 1001, 20, "/encoder/layer.3/output/Add_kernel_time"),
+        *(node("Mul", 1030, 50), node("Loop", 1025, 60), run(1000, 100)),
         *(node("Add", 2001, 40), node("Add", 2050, 5, "x_fence_before"), run(2000, 200)),
     ]
     assert by_operator(events, 2) == {
@@ -369,6 +370,7 @@ def test_a_profile_is_summed_over_the_last_runs_and_counts_what_is_inside_a_loop
             "Add": {"ms": pytest.approx(0.03), "count": 1},
             "Mul": {"ms": pytest.approx(0.025), "count": 0.5},
         },
+        "layers": {"3": pytest.approx(0.01), "": pytest.approx(0.045)},
     }
 
 
