@@ -14,9 +14,11 @@ import torch
 from tiny_models import VOCABULARY, make_model
 from torch import Tensor
 
-from edgeprune.base.ranks import is_first
+from edgeprune.base.errors import UserError
+from edgeprune.base.ranks import is_first, number
 from edgeprune.compress.distil.answers import Answers
 from edgeprune.compress.distil.settings import TrainSettings
+from edgeprune.compress.distil.together import check_alike
 from edgeprune.compress.distil.train import distil
 from edgeprune.compress.objectives.objective import objective_of
 from edgeprune.compress.prune.dynamic import prune
@@ -115,11 +117,22 @@ TIMED = {"minutes": lambda place: _trained("bert", place, minutes=0.02)}
 """One that ends by the clock, so that no two are the same."""
 
 
+def refusal_of_others(place: Path) -> str:
+    """The sentence on weights that differ from process to process."""
+    weight = next(_pair("bert", place)[0].module.parameters()).detach()
+    try:
+        check_alike([weight + number()])
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def main(place: Path, result: Path) -> None:
     with joined():
         found = {name: make(place) for name, make in (CASES | TIMED).items()}
+        refused = refusal_of_others(place)
         if is_first():
-            torch.save(found, result)
+            torch.save({**found, "refused": refused}, result)
 
 
 if __name__ == "__main__":
