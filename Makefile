@@ -4,7 +4,7 @@
 # make test-clients  optimum, sentence-transformers 5, onnxruntime-genai, and transformers.js in Node
 #                    and in a browser (Debian's chromium, or EDGEPRUNE_CHROMIUM) open what was built,
 #                    and optimum's exporter writes what is built on
-# make test-cluster   trials of `edgeprune search` on Ray's workers
+# make test-cluster   trials of `edgeprune search` on Ray's workers, builds by accelerate's processes
 # make test-masked   the suite on older processors' instructions, then beside a busy machine's load
 # make golden   write the golden files anew, to be looked at with git diff
 # make mutation   plant small faults into the numerics and count those that the tests notice
@@ -58,7 +58,7 @@ test-slow: $(VENV)/.models
 
 test-cluster: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster]'
-	$(ONE_THREAD) $(BIN)/python -m pytest tests/search/test_cluster.py
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/search/test_cluster.py tests/pipeline/test_together.py
 
 test-masked: $(VENV)/.test
 	$(AVX2) $(PYTEST) -m "not slow"

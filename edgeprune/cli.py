@@ -719,8 +719,10 @@ def build(
     and the bundle is OUTPUT/best. Exit codes: 0 done, 1 a requirement or the speed was missed, 2 a
     mistake in what was given, 70 a fault of edgeprune's own.
     """
+    from edgeprune.base.ranks import in_turn
     from edgeprune.pipeline import terminal
     from edgeprune.pipeline.build import prepare
+    from edgeprune.pipeline.joined import joined
     from edgeprune.pipeline.recipe import DEFAULT, read_recipe
     from edgeprune.pipeline.run import run as carry_out
 
@@ -747,11 +749,12 @@ def build(
         return
     if hours is not None:
         raise UserError("--hours says how long a search may take: add --speedup.")
-    prepared = prepare(read_recipe(recipe or DEFAULT, sets), model, data, output)
+    given = read_recipe(recipe or DEFAULT, sets)
     if dry_run:
-        terminal.show_preview(prepared, every)
+        terminal.show_preview(prepare(given, model, data, output), every)
         return
-    outcome = carry_out(prepared, fresh)
+    with joined():
+        outcome = carry_out(in_turn(prepare, given, model, data, output), fresh)
     terminal.show_outcome(outcome)
     if outcome.missed:
         raise RequirementMissed("; ".join(outcome.missed) + ".")
@@ -861,8 +864,11 @@ def _search(
     json_file: str | None = None,
 ) -> None:
     """Search, and show what was found."""
+    from edgeprune.pipeline.joined import refuse_several
     from edgeprune.search.settings import SearchRunSettings, Wish
     from edgeprune.search.terminal import search_table
+
+    refuse_several("A search", "give --workers or --cluster, and Ray shares its trials")
 
     wish, settings = _settings(Wish, **wished), _settings(SearchRunSettings, **options)
     try:

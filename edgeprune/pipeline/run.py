@@ -8,6 +8,9 @@
 
 A stage writes into a folder aside that is renamed when it is whole; a failure leaves nothing. One
 build at a time uses an output folder: it holds a lock there, which ends with its process.
+
+Several processes may share a build (joined.py): they train together, and the first alone does the
+rest. It says which results are kept, and writes them; the others leave after the last training.
 """
 
 import os
@@ -18,13 +21,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgeprune.base.cores import usable_cores
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.progress import say, within
+from edgeprune.base.ranks import is_first, led, part
 from edgeprune.base.words import duration, size
 from edgeprune.compress.context import Context
+from edgeprune.compress.distil.settings import TrainSettings
 from edgeprune.compress.stage import Stage, loaded
 from edgeprune.measure.bench.protocol import peak_bytes
 from edgeprune.model.tasks import TASKS
@@ -72,10 +78,18 @@ def run(build: Build, fresh: bool = False) -> Outcome:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     check_drawable("build")
-    with made(build.context.output / MARK) as folder, locked(folder / LOCK):
-        sweep_stages(folder)
+    with ExitStack() as held:
+        folder = build.context.output / MARK
+        led(_take, folder, held)
         say(f"[text] {build.context.text.line}")
         return finish(build, _run_variants(build, folder, fresh))
+
+
+def _take(folder: Path, held: ExitStack) -> None:
+    """Make the folder of the stages, and keep other builds out of it for as long as it is held."""
+    held.enter_context(made(folder))
+    held.enter_context(locked(folder / LOCK))
+    sweep_stages(folder)
 
 
 def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
@@ -84,8 +98,9 @@ def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
     branches = [variant.stages(context.streamed) for variant in variants]
     every = [stage.name for stages in (build.shared, *branches) for stage in stages]
     walk = _Walk(build, place, fresh, every)
-    at = At(context.checkpoint.folder, first_key(context))
+    at = At(context.checkpoint.folder, led(first_key, context))
     at, shared = walk.along(build.shared, context, at)
+    part()
     contexts = [context, *(variant.context(context) for variant in variants[1:])]
     made: list[Made] = []
     for variant, stages, own in zip(variants, branches, contexts, strict=True):
@@ -128,15 +143,15 @@ class _Walk:
         context.through = partial(_through, context)
         done: dict[str, Done] = {}
         for stage in stages:
-            own = stage_key(stage, context, at.key)
+            own = led(stage_key, stage, context, at.key)
             folder = self._place / f"{stage.name}-{own[:12]}"
             left = self._pace.left(self._names[self._number :])
             self._number += 1
             told = "" if left is None else f", about {duration(left)} left in all"
             say(f"[{self._number}/{len(self._names)}] {stage.name}{note}{told}")
-            kept = None if self._fresh else recorded(folder, stage.record)
+            kept = None if self._fresh else led(recorded, folder, stage.record)
             if kept is None and stage.trains and not self._looked:
-                _look_ahead(self._build, context)
+                led(_look_ahead, self._build, context)
                 self._looked = True
             if kept is None:
                 with within(left):
@@ -151,7 +166,7 @@ class _Walk:
             if stage.gives in ("reference", "model"):
                 context.given |= {stage.gives: folder, "model": folder}
             self._kept.setdefault(stage.name, []).append(folder)
-            if self._alone or not stage.varies:
+            if is_first() and (self._alone or not stage.varies):
                 forget_others(self._place, stage.name, self._kept[stage.name])
         return at, done
 
@@ -217,6 +232,15 @@ def stage_key(stage: Stage, context: Context, before: str) -> str:
 
 
 def _run_stage(stage: Stage, context: Context, source: Path, folder: Path) -> Done:
+    """Run a stage: the first process into its folder, the others only where models are trained
+    together, and into nothing."""
+    if not is_first() and isinstance(context.settings.get(stage.name), TrainSettings):
+        with TemporaryDirectory() as nowhere:
+            stage.load()(context, source, Path(nowhere), context.settings[stage.name])
+    return led(_keep_stage, stage, context, source, folder)
+
+
+def _keep_stage(stage: Stage, context: Context, source: Path, folder: Path) -> Done:
     aside = folder.parent / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

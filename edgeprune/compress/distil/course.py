@@ -1,4 +1,7 @@
-"""The course of a training, in steps or in time: its learning rates, and when it is checked."""
+"""The course of a training, in steps or in time: its learning rates, and when it is checked.
+
+Of several processes that train together, the first one's clock counts.
+"""
 
 import math
 import time
@@ -6,6 +9,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from edgeprune.base.progress import passing, track
+from edgeprune.base.ranks import led
 from edgeprune.compress.distil.settings import Optimization
 
 
@@ -62,7 +66,8 @@ class _Minutes:
     def __iter__(self) -> Iterator[int]:
         self._started = time.monotonic()
         warm = self._settings.warmup * self._seconds
-        for step, passed in enumerate(passing(self._seconds, self._what), start=1):
+        for step, own in enumerate(passing(self._seconds, self._what), start=1):
+            passed = led(float, own)
             share = scheduled(passed, warm, self._seconds)
             self.rate = self._settings.learning_rate * share
             checks = self._checks
@@ -81,7 +86,7 @@ class _Minutes:
         return True
 
     def _passed(self) -> float:
-        return time.monotonic() - self._started
+        return led(lambda: time.monotonic() - self._started)
 
 
 def learning_rate(step: int, settings: Optimization) -> float:

@@ -14,6 +14,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.compress.distil.answers import Answers
 from edgeprune.compress.distil.course import Course, course
 from edgeprune.compress.distil.settings import DistilSettings, TrainSettings
+from edgeprune.compress.distil.together import add_up, check_alike, share, whole
 from edgeprune.compress.objectives.objective import Objective, objective_of
 from edgeprune.model.model import Model
 from edgeprune.text.batches import Batch
@@ -68,6 +69,7 @@ def distil(
     best_from: int = 0,
     minutes: float | None = None,
     answers: Answers | None = None,
+    watched: Sequence[Tensor] = (),
 ) -> dict[str, Any]:
     """Train `student` towards `original`; it is left with its best weights on held-out text.
 
@@ -77,12 +79,13 @@ def distil(
         best_from: the first step whose weights may be chosen (a pruner needs its last ones).
         minutes: how long to train, in place of the settings' steps.
         answers: the original's, where they are kept.
+        watched: leaves whose gradients watchers read, beside the weights that are trained.
 
     Returns:
         The trajectory: a row of step, loss and learning rate for every held-out check.
 
     Raises:
-        UserError: the loss is not a finite number.
+        UserError: the loss is not a finite number, or processes that train together cannot go on.
     """
     objective = objective_of(student)
     weights = list(trained_weights(student, settings))
@@ -106,6 +109,7 @@ def distil(
         _check_finite(loss.item(), f"The loss of {what}", step, steps)
         loss.backward(retain_graph=probe is not None)
         probed = probe(output, batch) if probe is not None else {}
+        add_up([*weights, *watched], probed)
         seen = [watcher.observe(probed) for watcher in watchers]
         if all(seen):
             nn.utils.clip_grad_norm_(dense, settings.clip_norm)
@@ -114,6 +118,7 @@ def distil(
         for watcher in watchers:
             watcher.after_step(optimizer)
         if steps.due():
+            check_alike(weights)
             held = held_out_loss(student, original, held_out, objective, settings, answers)
             _check_finite(held, f"The held-out loss of {what}", step, steps)
             history.append(
@@ -200,16 +205,16 @@ def _loss(
     settings: TrainSettings,
     answers: Answers | None,
 ) -> tuple[Tensor, Any]:
+    own = share(batch)
     if answers is not None:
         with precision(settings):
-            wanted = answers.of(batch)
-            output = student.run(batch)
+            wanted, output = whole((answers.of(own), student.run(own)), batch)
         return objective.loss_from(output, wanted, batch, settings), output
     hidden = {"output_hidden_states": objective.reads_hidden_states(settings)}
     with precision(settings):
         with torch.no_grad():
-            teacher = original.run(batch, **hidden)
-        output = student.run(batch, **hidden)
+            teacher = original.run(own, **hidden)
+        teacher, output = whole((teacher, student.run(own, **hidden)), batch)
     return objective.loss(output, teacher, batch, settings), output
 
 

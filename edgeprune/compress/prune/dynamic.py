@@ -89,6 +89,7 @@ def prune(
             watchers=[*watchers, *pruners],
             probe=make_probe(student, pruned, settings.probe, seed) if settings.probe else None,
             best_from=max(pruner.budget.steps[-1] for pruner in pruners),
+            watched=pruned,
         )
     for pruner in pruners:
         pruner.finish()

@@ -1,0 +1,87 @@
+"""A build by several processes, which accelerate starts and brings together.
+
+    accelerate launch --multi_gpu --num_processes 2 -m edgeprune build ...
+
+`--multi_gpu` is its name for a launch of several processes; no graphics card is needed. With MPI,
+`--cpu --mpirun_hostfile FILE` does the same. What the processes do alike stands in base/ranks.py
+and compress/distil/together.py.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+
+from edgeprune.base.errors import UserError
+from edgeprune.base.install import install
+from edgeprune.base.progress import console
+from edgeprune.base.ranks import ENDED, is_first, set_place
+
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables by which torch's and MPI's launchers tell the count of processes."""
+_LONGEST = timedelta(days=30)
+"""The others wait as long as this for what the first does alone; one that dies is noticed at
+once."""
+
+
+def asked() -> int:
+    """Processes that were started together, by what their launcher tells.
+
+    Raises:
+        UserError: several were asked for and one was started.
+    """
+    count = max(int(os.environ.get(name) or 1) for name in _COUNTS)
+    launched = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    if count == 1 and launched:
+        raise UserError(
+            "accelerate was asked for several processes and started one, as it does with --cpu and "
+            "no MPI: use `accelerate launch --multi_gpu --num_processes N`, which needs no "
+            "graphics card, or give --mpirun_hostfile."
+        )
+    return count
+
+
+def refuse_several(what: str, instead: str) -> None:
+    """Refuse processes that were started together for what they cannot share.
+
+    Raises:
+        UserError: there are several.
+    """
+    if asked() > 1:
+        raise UserError(f"{what} is not shared by processes of accelerate: {instead}.")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """The processes that were started together, in step for the length of the context; all but the
+    first are silent. One that was started alone stays alone.
+
+    Raises:
+        UserError: accelerate is not installed, or another of them has ended.
+    """
+    if asked() == 1:
+        yield
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in run.py; threads the launcher says
+    try:
+        from accelerate import PartialState
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"A build by several processes needs the package {error.name}: {install('cluster')}."
+        ) from None
+    state = PartialState(cpu=True, timeout=_LONGEST)
+    set_place(state.process_index, state.num_processes)
+    console.quiet = not is_first()
+    before = signal.signal(signal.SIGTERM, _end)  # how a launcher ends what a dead one left behind
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        set_place(0, 1)
+        state.destroy_process_group()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise UserError(ENDED)
