@@ -8,7 +8,7 @@ what lies on disk, the first looks up and the others are told.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edgeprune.base.errors import MISTAKE, UserError
 
@@ -82,7 +82,7 @@ def led(make: Callable[..., Value], *given: object) -> Value:
                 _told(_Failed())
             raise
         return _told(value)
-    found: Value | _Failed = _told(None)  # type: ignore[arg-type]
+    found: Any = _told(None)
     if isinstance(found, _Failed):
         raise SystemExit(MISTAKE)
     return found

@@ -33,8 +33,12 @@ def share(batch: Batch) -> Batch:
         return batch
     each = -(-len(batch.input_ids) // ranks.count())
     rows = np.arange(ranks.number() * each, (ranks.number() + 1) * each) % len(batch.input_ids)
-    parts = (batch.input_ids, batch.attention_mask, batch.labels, batch.token_type_ids)
-    return Batch(*(None if part is None else part[rows] for part in parts))
+    return Batch(
+        batch.input_ids[rows],
+        batch.attention_mask[rows],
+        None if batch.labels is None else batch.labels[rows],
+        None if batch.token_type_ids is None else batch.token_type_ids[rows],
+    )
 
 
 def whole(found: Outputs, batch: Batch) -> Outputs:
@@ -72,11 +76,15 @@ def add_up(leaves: Iterable[Tensor], probed: Mapping[Tensor, Tensor]) -> None:
     have one, and of others by their leaf."""
     if ranks.count() == 1:
         return
-    own = [leaf for leaf in dict.fromkeys(leaves) if leaf.grad is not None]
-    for leaf in (leaf for leaf in own if leaf.grad.is_sparse):
-        leaf.grad = leaf.grad.coalesce()
-        _add(leaf.grad)
-    dense = [leaf.grad for leaf in own if not leaf.grad.is_sparse] + list(probed.values())
+    dense = list(probed.values())
+    for leaf in dict.fromkeys(leaves):
+        if leaf.grad is None:
+            continue
+        if leaf.grad.is_sparse:
+            leaf.grad = leaf.grad.coalesce()
+            _add(leaf.grad)
+        else:
+            dense.append(leaf.grad)
     flat = torch.cat([gradient.flatten() for gradient in dense])
     _add(flat)
     sums = flat.split([gradient.numel() for gradient in dense])
