@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from edgeprune.runtime.bundle import Bundle
 
     Settings = TypeVar("Settings", bound=BaseModel)
-    Command = TypeVar("Command", bound=Callable[..., None])
+    Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class Command(click.Command):
+    """A command that -h explains too, in whichever context it is made."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **{"context_settings": _HELP, **options})
+
+
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class Commands(click.Group):
@@ -33,6 +43,8 @@ class Commands(click.Group):
 
     Any other error is EdgePrune's own fault and is left to __main__.py.
     """
+
+    command_class = Command
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> NoReturn:
         given = sys.argv[1:] if args is None else list(args)
@@ -176,7 +188,7 @@ _against_option = click.option(
 
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
     epilog="""\b
 A first look: `edgeprune doctor`, then `edgeprune build encoder --dry-run`.
 Completion, in ~/.bashrc: eval "$(_EDGEPRUNE_COMPLETE=bash_source edgeprune)"
@@ -645,7 +657,7 @@ def serve(bundle: str, variant: str | None, **options: Any) -> None:
     answer(_opened(bundle, variant), settings)
 
 
-def _recipe_options(command: "Command") -> "Command":
+def _recipe_options(command: "Function") -> "Function":
     """The recipe, its changed settings, the model and the text of what is built."""
     parts = (
         click.argument("recipe", type=RECIPE, required=False),

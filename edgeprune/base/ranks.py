@@ -62,7 +62,7 @@ def part() -> None:
 
 @dataclass(frozen=True)
 class _Failed:
-    """What the first process tells the others in place of a value that it could not make."""
+    """The first process tells the others this in place of a value that it could not make."""
 
 
 def led(make: Callable[..., Value], *given: object) -> Value:

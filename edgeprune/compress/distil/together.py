@@ -42,7 +42,7 @@ def share(batch: Batch) -> Batch:
 
 
 def whole(found: Outputs, batch: Batch) -> Outputs:
-    """What all processes found for their shares of a batch, in the batch's order.
+    """All that the processes found for their shares of a batch, in the batch's order.
 
     Args:
         found: tensors [texts of the share, ...], or outputs, tuples or lists of them; anything else
