@@ -102,6 +102,10 @@ class Losses:
     channels: tuple[Curve, ...]
     layers: tuple[Layers, ...]
 
+    def curve(self, kind: str, layer: int) -> Curve:
+        """The curve of a block."""
+        return (self.heads if kind == HEADS else self.channels)[layer]
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
@@ -160,7 +164,7 @@ class Leaving:
 
     linear: its last, by name. step: units that leave together at least. columns: of the linear that
     each unit writes [units, columns]. gone: the order in which they leave, with the squared errors.
-    seen: what the linear reads.
+    energy: of the linear's output, the sum of its squares. seen: what the linear reads.
     """
 
     layer: int
@@ -169,6 +173,7 @@ class Leaving:
     step: int
     columns: Tensor
     gone: Removal
+    energy: float
     seen: InputStatistics
 
     def without(self, weight: Tensor, bias: Tensor | None, left: int) -> tuple[Tensor, Tensor]:
@@ -203,22 +208,23 @@ def blocks_of(model: Model, statistics: Sequence[Batch], what: str) -> Iterator[
             together = max(1, len(columns) // _STEPS)
             gone = removal(linear.weight, hessian, columns, together)
             step = len(gate.value) // len(columns)
-            yield Leaving(block.index, kind, name, step, columns, gone, seen)
+            weight = linear.weight.double()
+            energy = float(((weight @ hessian) * weight).sum())
+            yield Leaving(block.index, kind, name, step, columns, gone, energy, seen)
         walk.advance(block)
 
 
 def _curve(model: Model, leaving: Leaving, judged: Sequence[Batch], whole: list[Tensor]) -> Curve:
     linear, gone = model.linear(leaving.linear), leaving.gone
     units, step = len(leaving.columns), leaving.step
-    hessian = hessian_of(leaving.seen, linear.bias is not None, _DAMPING)
-    energy = float(((linear.weight.double() @ hessian) * linear.weight.double()).sum())
+    energy = max(leaving.energy, _LEAST)
     curve = Curve(
         leaving.layer,
         leaving.kind,
         units * step,
         step,
         tuple(step * (units - left) for left in range(len(gone.costs))),
-        tuple(np.maximum.accumulate((gone.costs / max(energy, _LEAST)).tolist()).tolist()),
+        tuple(np.maximum.accumulate((gone.costs / energy).tolist()).tolist()),
         {},
     )
     levels = sorted({min(len(gone.order), max(1, round(share * units))) for share in _MEASURED})
