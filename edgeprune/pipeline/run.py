@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.base.cores import usable_cores
 from edgeprune.base.disk import telling_of_a_full_disk
+from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say, within
 from edgeprune.base.ranks import is_first, led, part
 from edgeprune.base.words import duration, size
@@ -98,7 +99,7 @@ def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
     branches = [variant.stages(context.streamed) for variant in variants]
     every = [stage.name for stages in (build.shared, *branches) for stage in stages]
     walk = _Walk(build, place, fresh, every)
-    at = At(context.checkpoint.folder, led(first_key, context))
+    at = At(context.checkpoint.folder, _shared_key(context))
     at, shared = walk.along(build.shared, context, at)
     part()
     contexts = [context, *(variant.context(context) for variant in variants[1:])]
@@ -109,6 +110,21 @@ def _run_variants(build: Build, place: Path, fresh: bool) -> list[Made]:
         made.append(Made(variant, own, {**({} if made else shared), **done}))
     walk.forget()
     return made
+
+
+def _shared_key(context: Context) -> str:
+    """`first_key`, which has to be every process's: each reads its share of the text itself.
+
+    Raises:
+        UserError: the first process has another.
+    """
+    own = first_key(context)
+    if led(lambda: own) != own:
+        raise UserError(
+            "A process that trains with others has another model or text than the first: give all "
+            "machines the same files."
+        )
+    return own
 
 
 @dataclass(frozen=True)

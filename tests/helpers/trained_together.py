@@ -6,7 +6,7 @@ that accelerate starts.
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,9 @@ from edgeprune.pipeline.joined import joined
 from edgeprune.text.batches import Batch
 from edgeprune.text.tags import IGNORED
 
-FAMILIES = ("bert", "classifier", "bert-tagger", "llama")
+FAMILIES = ("bert", "classifier", "bert-tagger", "llama", "mixtral")
+DECODERS = ("llama", "mixtral")
+ROWS = (5, 4, 1)
 QUIET = {"precision": "float32", "learning_rate": 1e-3, "checks": 2}
 Found = dict[str, Tensor]
 """Names -> losses, masks or weights."""
@@ -43,13 +45,13 @@ def make_models(place: Path) -> None:
             save_model(made, place / family / role)
 
 
-def batches(family: str, seed: int = 0, rows: tuple[int, ...] = (5, 4, 1)) -> list[Batch]:
+def batches(family: str, seed: int = 0, rows: tuple[int, ...] = ROWS) -> list[Batch]:
     """Batches of so many texts of different lengths: not all can be shared out evenly."""
     rng = np.random.default_rng(seed)
     made = []
     for count in rows:
         ids = rng.integers(5, VOCABULARY, (count, 8))
-        lengths = rng.integers(3, 9, count) if family != "llama" else np.full(count, 8)
+        lengths = rng.integers(3, 9, count) if family not in DECODERS else np.full(count, 8)
         mask = (np.arange(8) < lengths[:, None]).astype(np.int64)
         labels = None
         if family == "classifier":
@@ -64,20 +66,21 @@ def batches(family: str, seed: int = 0, rows: tuple[int, ...] = (5, 4, 1)) -> li
 def _trained(family: str, place: Path, answers: Path | None = None, **settings: object) -> Found:
     student, original = _pair(family, place)
     kept = Answers(answers, original, objective_of(original), 1) if answers else None
-    minutes = settings.pop("minutes", None)
+    minutes, rows = settings.pop("minutes", None), settings.pop("rows", ROWS)
     chosen = TrainSettings(**{"steps": 6, **QUIET, **settings})
     held = batches(family, seed=9)
-    found = distil(
-        student, original, _endless(family), held, chosen, "x", minutes=minutes, answers=kept
-    )
+    endless = itertools.cycle(batches(family, rows=rows))
+    found = distil(student, original, endless, held, chosen, "x", minutes=minutes, answers=kept)
     return {**_losses(found), **_weights(student)}
 
 
-def _pruned(place: Path, **settings: object) -> Found:
-    student, original = _pair("bert", place)
+def _pruned(
+    place: Path, family: str = "bert", rows: tuple[int, ...] = ROWS, **settings: object
+) -> Found:
+    student, original = _pair(family, place)
     chosen = PruneStageSettings(**{"steps": 12, "updates": 4, **QUIET, **settings})
-    held = batches("bert", seed=9)
-    pruners, found = prune(student, original, _endless("bert"), held, chosen, seed=0)
+    held, endless = batches(family, seed=9), itertools.cycle(batches(family, rows=rows))
+    pruners, found = prune(student, original, endless, held, chosen, seed=0)
     masks = {f"mask {n}": mask for pruner in pruners for n, mask in pruner.masks.items()}
     return {**_losses(found), **masks, **_weights(student)}
 
@@ -85,10 +88,6 @@ def _pruned(place: Path, **settings: object) -> Found:
 def _pair(family: str, place: Path) -> tuple[Model, Model]:
     student, original = (load_model(place / family / role) for role in ("student", "original"))
     return student, original
-
-
-def _endless(family: str) -> Iterator[Batch]:
-    return itertools.cycle(batches(family))
 
 
 def _losses(found: dict) -> Found:
@@ -112,6 +111,10 @@ CASES: dict[str, Callable[[Path], Found]] = {
     "labels of texts": lambda place: _trained("classifier", place, **LABELS),
     "labels of tokens": lambda place: _trained("bert-tagger", place, **LABELS),
     "next tokens": lambda place: _trained("llama", place, **LABELS),
+    "experts that few texts reach": lambda place: _trained("mixtral", place, rows=(2, 1)),
+    "gates of experts": lambda place: _pruned(
+        place, "mixtral", (2, 1), pattern="channels", sparsity=0.5
+    ),
 }
 TIMED = {"minutes": lambda place: _trained("bert", place, minutes=0.02)}
 """One that ends by the clock, so that no two are the same."""

@@ -21,7 +21,10 @@ from trained_together import CASES, TIMED
 
 from edgeprune.base.errors import UserError
 from edgeprune.cli import main
+from edgeprune.pipeline.build import prepare
 from edgeprune.pipeline.joined import joined
+from edgeprune.pipeline.recipe import read_recipe
+from edgeprune.pipeline.run import run
 
 with_accelerate = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None,
@@ -134,3 +137,12 @@ def test_a_search_is_not_shared_so(monkeypatch, tmp_path):
     found = CliRunner().invoke(main, ["search", "encoder", "--output", str(tmp_path / "out")])
     assert found.exit_code == 2
     assert "--workers" in found.stderr
+
+
+def test_a_process_with_another_text_is_refused(tmp_path, monkeypatch):
+    recipe = read_recipe(str(recipe_file(tmp_path / "recipe.yaml")))
+    model, text = model_folder(tmp_path / "model"), text_file(tmp_path / "text.txt")
+    build = prepare(recipe, str(model), (str(text),), tmp_path / "out")
+    monkeypatch.setattr("edgeprune.pipeline.run.led", lambda make, *given: "the first one's")
+    with pytest.raises(UserError, match="another model or text than the first"):
+        run(build)

@@ -72,14 +72,19 @@ def _gathered(found: Tensor, texts: int) -> Tensor:
 
 @torch.no_grad()
 def add_up(leaves: Iterable[Tensor], probed: Mapping[Tensor, Tensor]) -> None:
-    """Put the sums over all processes in the place of gradients: of those of `leaves`, where they
-    have one, and of others by their leaf."""
+    """Put the sums over all processes in the place of gradients: of those of `leaves`, and of
+    others by their leaf. A leaf that a process's texts do not reach, as an expert's, counts there
+    as 0; where none reaches it, it stays without."""
     if ranks.count() == 1:
         return
-    dense = list(probed.values())
-    for leaf in dict.fromkeys(leaves):
-        if leaf.grad is None:
+    dense, every = list(probed.values()), list(dict.fromkeys(leaves))
+    reached = torch.tensor([float(leaf.grad is not None) for leaf in every])
+    _add(reached)
+    for leaf, times in zip(every, reached, strict=True):
+        if not times:
             continue
+        if leaf.grad is None:
+            leaf.grad = torch.zeros_like(leaf)
         if leaf.grad.is_sparse:
             leaf.grad = leaf.grad.coalesce()
             _add(leaf.grad)

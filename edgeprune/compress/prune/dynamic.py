@@ -133,7 +133,10 @@ def make_probe(model: Model, pruned: Sequence[Tensor], strength: float, seed: in
     def probe(output: Any, batch: Batch) -> Gradients:
         loss = objective.probe(output, batch, generator)
         scale = strength / len(batch.input_ids) ** 0.5
-        gradients = torch.autograd.grad(scale * loss, list(pruned))
+        # No text may reach an expert.
+        gradients = torch.autograd.grad(
+            scale * loss, list(pruned), allow_unused=True, materialize_grads=True
+        )
         return dict(zip(pruned, gradients, strict=True))
 
     return probe
