@@ -18,13 +18,17 @@ from typing import Any
 
 import ray
 
-from edgeprune.base.errors import UserError
+from edgeprune.base.errors import UserError, reason
 from edgeprune.base.progress import say
 from edgeprune.search.prepare import Prepared
 from edgeprune.search.trial import Trial, Tried, try_out
 
 _ANSWERS = 10.0
 """Seconds in which a cluster takes a connection."""
+_LOOK_EVERY = 2.0
+"""Seconds after which the head is looked at again."""
+_CLIENT = "ray://"
+"""Before an address at which a cluster takes clients from outside."""
 _TRIES = 3
 """Times that a trial runs again whose worker died."""
 
@@ -73,7 +77,8 @@ def cluster(prepared: Prepared, workers: int | None, address: str | None) -> Ite
     Raises:
         UserError: the cluster does not answer.
     """
-    _refuse_silent(address)
+    if not _answers(address):
+        raise UserError(_no_cluster(address))
     try:
         started: Any = ray.init(
             address=address,
@@ -87,20 +92,23 @@ def cluster(prepared: Prepared, workers: int | None, address: str | None) -> Ite
     if url := getattr(started, "dashboard_url", None):
         say(f"[search] Ray's dashboard: http://{url}")
     try:
-        yield Workers(prepared)
+        client = (address or "").startswith(_CLIENT)
+        yield Workers(prepared, address if client else ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
 
 
-def _refuse_silent(address: str | None) -> None:
-    """Refuse an address at which nobody listens: Ray itself would wait for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+def _answers(address: str | None) -> bool:
+    """Whether somebody listens at an address: Ray itself would wait for a minute, and where it has
+    begun ends the process then. True of a name like auto, which Ray looks up."""
+    host, colon, port = (address or "").removeprefix(_CLIENT).rpartition(":")
     if not colon or not port.isdigit():
-        return  # a name like auto, which Ray looks up
+        return True
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWERS).close()
     except OSError:
-        raise UserError(_no_cluster(address)) from None
+        return False
+    return True
 
 
 def _no_cluster(address: str | None) -> str:
@@ -115,7 +123,9 @@ class Workers:
 
     alone = False
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, head: str | None) -> None:
+        """head: the address of the cluster's head."""
+        self._head = head
         recipe = prepared.base
         named = [str(recipe.model), *recipe.text.data]
         self._packed = {
@@ -126,21 +136,35 @@ class Workers:
         """All at once, as many as there are cores.
 
         Raises:
-            UserError: a trial failed again and again.
+            UserError: a trial failed again and again, or the cluster went away.
         """
         waiting = [_carry_out.remote(trial, list(self._packed.items())) for trial in trials]
         try:
-            found: list[dict[str, Any]] = ray.get(waiting)
+            found = self._results(waiting)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from None
             raise
         except ray.exceptions.RayError as error:
-            raise UserError(
-                f"The cluster went away: {error}. What was finished is kept; give the same command "
-                "again when it is back."
-            ) from None
+            raise UserError(_gone(reason(error))) from None
         return [Tried.model_validate(each) for each in found]
+
+    def _results(self, waiting: Sequence[Any]) -> list[dict[str, Any]]:
+        """The results of tasks, as long as the head is there."""
+        while True:
+            try:
+                found: list[dict[str, Any]] = ray.get(waiting, timeout=_LOOK_EVERY)
+                return found
+            except ray.exceptions.GetTimeoutError:
+                if not _answers(self._head):
+                    raise UserError(_gone(f"nobody answers at {self._head}")) from None
+
+
+def _gone(why: str) -> str:
+    return (
+        f"The cluster went away ({why}). What was finished is kept; give the same command again "
+        "when it is back."
+    )
 
 
 @ray.remote(num_cpus=1, max_retries=_TRIES)
