@@ -59,10 +59,10 @@ from edgeprune.pipeline.keys import (
     reads,
 )
 from edgeprune.pipeline.stages import STAGES
+from edgeprune.report.canvas import check_drawable
 
 if TYPE_CHECKING:
     from edgeprune.model.model import Model
-from edgeprune.report.canvas import check_drawable
 
 
 def run(build: Build, fresh: bool = False) -> Outcome:

@@ -26,7 +26,6 @@ from edgeprune.compress.quantize.rounding import reads_rounded, round_input
 from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.model.model import Model
-from edgeprune.model.restored import values_restored
 
 CLIP = "clip"
 """The parameter of a linear, (channels or groups,), while it is trained so."""
@@ -41,9 +40,7 @@ def trained_through(model: Model, context: Context, settings: QuantizeSettings) 
     Raises:
         UserError: smoothing would change the weights once more before they are rounded.
     """
-    weights = [model.linear(name).weight for name in model.anatomy.linears()]
-    with values_restored(weights):  # planning may fold smoothing in
-        outlook = look(context, model, settings)
+    outlook = look(context, model, settings)
     if outlook.treatment.smoothed:
         raise UserError(
             "recover.quantized trains for codes that stay, and this model's massive activations "
