@@ -208,7 +208,7 @@ def blocks_of(model: Model, statistics: Sequence[Batch], what: str) -> Iterator[
             together = max(1, len(columns) // _STEPS)
             gone = removal(linear.weight, hessian, columns, together)
             step = len(gate.value) // len(columns)
-            weight = linear.weight.double()
+            weight = linear.weight.detach().double()
             energy = float(((weight @ hessian) * weight).sum())
             yield Leaving(block.index, kind, name, step, columns, gone, energy, seen)
         walk.advance(block)
