@@ -12,7 +12,7 @@ from typing import Any
 from edgeprune.base.disk import telling_of_a_full_disk
 from edgeprune.base.places import called, without_places
 from edgeprune.compress.context import Context
-from edgeprune.compress.quantize.plan import SPARSE
+from edgeprune.compress.quantize.plan import QUANT, SPARSE
 from edgeprune.compress.quantize.row import QUANTIZE
 from edgeprune.export.client_files import ONNX
 from edgeprune.export.rewrite.row import REWRITE
@@ -183,6 +183,7 @@ def _products(plan: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     linears = [each for each in plan if each["format"] not in tables]
     int8 = {"int8", "int8-token", *SPARSE}
     bits = [each["bits"] for each in linears if each["format"] in int8]
+    bits += [8 for each in linears if each["format"] in QUANT.values()]  # by their functions
     counted = Counter(
         (form_name(each["format"], each.get("group")), each["shape"][1], each["shape"][0])
         for each in linears

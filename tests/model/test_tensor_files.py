@@ -6,13 +6,14 @@ from safetensors.torch import save_file
 
 from edgeprune.compress.quantize.grouped import round_groups
 from edgeprune.compress.quantize.int8 import round_rows
+from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.model.tensor_files import CODES, SCALES, ZERO_POINTS, Place, TensorFiles
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("columns", [64, 50])
 def test_groups_of_codes_are_read_as_their_values(symmetric, columns, tmp_path):
-    rounded = round_groups(torch.randn(24, columns), 4, 16, symmetric)
+    rounded = round_groups(torch.randn(24, columns), Scheme(4, 16, symmetric))
     parts = {CODES: rounded.codes, SCALES: rounded.scales, ZERO_POINTS: rounded.zero_points}
     file = tmp_path / "codes.safetensors"
     save_file({name: part.contiguous() for name, part in parts.items()}, file)

@@ -4,15 +4,16 @@ What rounding adds to a linear's outputs on the calibration text is least where 
 are still free move against it, by the same solver as SparseGPT's. Weights that a mask removed stay
 zero, and their neighbours make up for one another around them. A group's range is taken when its
 first column is reached, from weights that are by then corrected; in the order of the inputs'
-energy ("act-order"), where a group's columns are far apart, before the first.
+energy ("act-order"), where a group's columns are far apart, and where the scales of a row are
+multiples of one number, before the first.
 """
 
 import torch
 from torch import Tensor
 
 from edgeprune.compress.maths.obs import column_blocks, damped, inverse_factor, settle_columns
-from edgeprune.compress.quantize.grid import check_finite, fit_grid
-from edgeprune.compress.quantize.grouped import Grouped
+from edgeprune.compress.quantize.grid import Grid, check_finite, fit_grid
+from edgeprune.compress.quantize.grouped import Grouped, as_groups, by_group, settled
 from edgeprune.compress.quantize.int8 import Rounded
 from edgeprune.compress.quantize.scheme import Scheme
 
@@ -55,8 +56,8 @@ def gptq(
     work = weight.double()[:, order]
     gone = torch.zeros_like(work, dtype=torch.bool) if kept is None else ~kept.bool()[:, order]
     codes = torch.empty_like(weight)
-    fixed = act_order or scheme.group is None
-    grids = [fit_grid(part, scheme, clip) for part in weight.split(group, dim=1)] if fixed else []
+    fixed = act_order or scheme.group is None or scheme.multiples is not None
+    grids = grids_before(weight, scheme, clip) if fixed else []
 
     def wanted(columns: slice) -> Tensor:
         return work[:, columns].masked_fill(gone[:, columns], 0).float()
@@ -75,3 +76,11 @@ def gptq(
     if scheme.group is None:
         return Rounded.of(weight, codes, grids[0])
     return Grouped.of(weight, codes, grids, scheme.group)
+
+
+def grids_before(weight: Tensor, scheme: Scheme, clip: str) -> list[Grid]:
+    """The grid (rows,) of each group of columns, by the weight (rows, columns) as it is given."""
+    if scheme.group is None:
+        return [fit_grid(weight, scheme, clip)]
+    groups = as_groups(weight, scheme.group)
+    return by_group(settled(weight, groups, fit_grid(groups, scheme, clip), clip), len(weight))

@@ -14,6 +14,8 @@ from edgeprune.compress.quantize.scheme import Scheme
 
 # Share of the range at which a row may be clipped, searched from none to strong.
 _CLIPS = torch.linspace(1.0, 0.5, 26)
+# Bits of a number whose multiples of up to 4 bits are floats.
+_SHORT = 20
 # Fits of the scale to the codes and of the codes to the scale, from each neighbour of a zero point.
 _FITS = 3
 
@@ -63,6 +65,62 @@ def fit_grid(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Grid:
             grid = _fit_scales(weight, grid)
             best.offer(grid)
     return best.grid
+
+
+def in_multiples(weight: Tensor, grid: Grid, groups: int, clip: str) -> Grid:
+    """The grid with scales that are, within a row, whole multiples of one number.
+
+    That number is the row's largest scale over the largest multiple; each group takes the multiple
+    of least squared error, of either sign. The number has 20 bits, so that no multiple is rounded.
+
+    Args:
+        weight: (rows * groups, columns of a group).
+        grid: symmetric, a scale for each of these.
+        clip: "absmax" looks at the multiples next to a group's scale, "mse" at all.
+    """
+    most = grid.scheme.multiples
+    assert most is not None
+    sizes = torch.where((weight == 0).all(dim=1), 0.0, grid.scales.abs())
+    one = _nonzero(_shortened(sizes.reshape(-1, groups).amax(dim=1) / most))
+    one = one.repeat_interleave(groups)
+    nearest = (sizes / one).round()
+    best: _Best | None = None
+    offered = (nearest, nearest - 1, nearest + 1) if clip == "absmax" else range(1, most + 1)
+    for multiple in offered:
+        scales = torch.as_tensor(multiple).clamp(1, most) * one
+        for signed in (scales, -scales):
+            found = Grid(signed, grid.zero_points, grid.scheme)
+            best = best or _Best(weight, found)
+            best.offer(found)
+    assert best is not None
+    return best.grid
+
+
+def as_multiples(scales: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The numbers (rows,) of which a row's scales (rows, groups) are whole multiples, and these
+    int8 multiples (rows, groups).
+
+    Raises:
+        ValueError: the scales of a row are no whole multiples of one number.
+    """
+    largest = scales.abs().amax(dim=1)
+    ones, found = torch.zeros_like(largest), torch.zeros_like(scales)
+    missing = torch.ones_like(largest, dtype=torch.bool)
+    for multiple in range(most, 0, -1):
+        one = largest / multiple
+        multiples = (scales / one[:, None]).round()
+        fits = (multiples * one[:, None] == scales).all(dim=1) & missing
+        ones, found = torch.where(fits, one, ones), torch.where(fits[:, None], multiples, found)
+        missing &= ~fits
+    if missing.any():
+        raise ValueError("the scales of a row are no whole multiples of one number")
+    return ones, found.to(torch.int8)
+
+
+def _shortened(values: Tensor) -> Tensor:
+    """Values rounded to 20 bits."""
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp((mantissa * 2**_SHORT).round() / 2**_SHORT, exponent)
 
 
 def _beside(weight: Tensor, whole: Grid) -> Iterator[Grid]:

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from edgeprune.compress.quantize.grid import Grid, check_finite, fit_grid, rounding_errors
+from edgeprune.compress.quantize.grid import (
+    Grid,
+    check_finite,
+    fit_grid,
+    in_multiples,
+    rounding_errors,
+)
 from edgeprune.compress.quantize.scheme import Scheme
 
 
@@ -59,24 +65,36 @@ def dequantize_groups(codes: Tensor, scales: Tensor, zero_points: Tensor, group:
     return (codes.float() - zero.float()) * scale
 
 
-def round_groups(
-    weight: Tensor, bits: int = 4, group: int = 32, symmetric: bool = True, clip: str = "absmax"
-) -> Grouped:
+def round_groups(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Grouped:
     """Round each group of a row's columns to unsigned integers on a grid of its own.
 
     Args:
         weight: float32, (rows, columns).
-        bits: 4 or 8.
-        group: columns that share a scale; the runtime takes 16, 32, 64 and 128.
-        symmetric: the zero point is the middle code, 2^(bits-1); else it is chosen for each group.
+        scheme: one with groups.
         clip: how a group's range is chosen, as `fit_grid` says.
 
     Raises:
         ValueError: a weight is not finite.
     """
     check_finite(weight)
-    groups = as_groups(weight, group)
-    return from_groups(weight, groups, fit_grid(groups, Scheme(bits, group, symmetric), clip))
+    assert scheme.group is not None
+    groups = as_groups(weight, scheme.group)
+    return from_groups(
+        weight, groups, settled(weight, groups, fit_grid(groups, scheme, clip), clip)
+    )
+
+
+def settled(weight: Tensor, groups: Tensor, grid: Grid, clip: str) -> Grid:
+    """The grid of a weight's groups, (rows * groups,), with scales as its scheme stores them."""
+    if grid.scheme.multiples is None:
+        return grid
+    return in_multiples(groups, grid, len(groups) // len(weight), clip)
+
+
+def by_group(grid: Grid, rows: int) -> list[Grid]:
+    """A grid (rows * groups,) as one (rows,) for each group."""
+    scales, zeros = grid.scales.reshape(rows, -1).T, grid.zero_points.reshape(rows, -1).T
+    return [Grid(*each, grid.scheme) for each in zip(scales, zeros, strict=True)]
 
 
 def as_groups(weight: Tensor, group: int) -> Tensor:
@@ -94,6 +112,4 @@ def from_groups(weight: Tensor, groups: Tensor, grid: Grid) -> Grouped:
     """
     rows, columns = weight.shape
     codes = grid.codes(groups).reshape(rows, -1)[:, :columns]
-    scales, zeros = grid.scales.reshape(rows, -1).T, grid.zero_points.reshape(rows, -1).T
-    columnwise = [Grid(*each, grid.scheme) for each in zip(scales, zeros, strict=True)]
-    return Grouped.of(weight, codes, columnwise, groups.shape[1])
+    return Grouped.of(weight, codes, by_group(grid, rows), groups.shape[1])

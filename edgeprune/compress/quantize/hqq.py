@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.compress.quantize.grid import Grid, check_finite, fit_grid
-from edgeprune.compress.quantize.grouped import Grouped, as_groups, from_groups
+from edgeprune.compress.quantize.grouped import Grouped, as_groups, from_groups, settled
 from edgeprune.compress.quantize.int8 import Rounded
 from edgeprune.compress.quantize.scheme import Scheme
 
@@ -39,7 +39,8 @@ def hqq(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Rounded | Group
         grid = refine(weight, fit_grid(weight, scheme, clip))
         return Rounded.of(weight, grid.codes(weight), grid)
     groups = as_groups(weight, scheme.group)
-    return from_groups(weight, groups, refine(groups, fit_grid(groups, scheme, clip)))
+    grid = refine(groups, fit_grid(groups, scheme, clip))
+    return from_groups(weight, groups, settled(weight, groups, grid, clip))
 
 
 def refine(weight: Tensor, grid: Grid) -> Grid:

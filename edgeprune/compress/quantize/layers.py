@@ -58,7 +58,7 @@ def round_nearest(weight: Tensor, scheme: Scheme, clip: str = "absmax") -> Round
     def rounded(rows: Tensor) -> Rounded | Grouped:
         if scheme.group is None:
             return round_rows(rows, scheme.bits, clip)
-        return round_groups(rows, scheme.bits, scheme.group, scheme.symmetric, clip)
+        return round_groups(rows, scheme, clip)
 
     parts = [rounded(rows) for rows in weight.split(max(1, _AT_A_TIME // weight.shape[1]))]
     return parts[0] if len(parts) == 1 else joined(weight, parts)

@@ -67,7 +67,8 @@ def treat(
         plan_with: the plan with these formats for some linears.
     """
     every: dict[str, Format] = dict.fromkeys(model.anatomy.linears(), "int8-token")
-    asked = every if settings.activations == "token" else {}
+    token_wise = settings.activations == "token" or settings.operators
+    asked = every if token_wise else {}
     how = settings.massive_activations
     if settings.weights == "none" or (how == "none" and settings.smooth is None):
         return Treatment(formats=asked)
@@ -86,11 +87,11 @@ def treat(
             dict.fromkeys(massive, "int8-token") if settings.activations == "static" else every
         )
     alpha = settings.smooth
-    # Groups of weights take a token's activations in groups too: no range calls for smoothing.
+    # The runtime's groups take a token's activations in groups too: no range calls for smoothing.
     # A streamed model's weights are rounded as they lie in its files.
     if alpha is None and massive and how in ("auto", "smooth") and model.streamed is None:
-        per_tensor = settings.weights in ("int8", "mixed")
-        alpha = _ALPHA if per_tensor and smoothable(model.anatomy) else None
+        ranged = settings.weights in ("int8", "mixed") or settings.operators
+        alpha = _ALPHA if ranged and smoothable(model.anatomy) else None
     smoothed = fold_smoothing(model, ranges, alpha) if alpha is not None else []
     return Treatment(massive, smoothed, formats)
 

@@ -47,9 +47,10 @@ def choose_formats(
         UserError: a weight is not finite, the budget cannot be met, or it is one of time and the
             target's times are not measured.
     """
+    fewer: Format = "quant-int4" if settings.operators else "int4"
     entries = [entry for entry in plan if may_choose(entry, model)]
     formats = {
-        entry.name: [entry, in_format(entry, "int4", settings.group, settings.symmetric)]
+        entry.name: [entry, in_format(entry, fewer, settings.group, settings.symmetric)]
         for entry in entries
     }
     rounding = hqq if settings.method == "hqq" else round_nearest
@@ -138,4 +139,4 @@ def _time_budget(settings: QuantizeSettings, target: Target) -> _Budget:
 def may_choose(entry: Entry, model: Model) -> bool:
     """Linears that mixed precision decides on: INT8, but for tied heads and classifiers."""
     head = entry.role == "head" and (entry.tied_to is not None or not model.anatomy.causal)
-    return entry.format in ("int8", "int8-token") and not head
+    return entry.format in ("int8", "int8-token", "quant-int8") and not head

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.compress.quantize.settings import QuantizeSettings
-from edgeprune.kernels.formats import FORMATS
+from edgeprune.kernels.formats import FORMATS, MOST_MULTIPLIER
 from edgeprune.model.anatomy import Anatomy
 from edgeprune.targets.break_even import Choice
 
@@ -25,13 +25,17 @@ Format = Literal[
     "sparse-4x1",
     "sparse-4x16-token",
     "sparse-4x1-token",
+    "quant-int8",
+    "quant-int4",
 ]
 """float32: as it is. int8: symmetric weights per output channel, unsigned activations with one
 scale per tensor, dynamic but where the entry has one. int8-token: the same weights, activations
 with a scale per token. int8-rows: an embedding with a scale per row. int4, int8-groups: a scale
 per group of a row's columns, the activations as the runtime's MatMulNBits has them. sparse-KxN: the
 weights of int8, of which only blocks of K inputs by N outputs are stored, activations with one
-dynamic scale per tensor; -token as above."""
+dynamic scale per tensor; -token as above. quant-int8: as int8-token, by the operator library;
+quant-int4: with its activations, and weights in groups of a row's columns whose scales are whole
+multiples of one."""
 SPARSE: dict[Format, str] = {
     "sparse-4x16": "int8-4x16",
     "sparse-4x1": "int8-4x1",
@@ -41,6 +45,8 @@ SPARSE: dict[Format, str] = {
 """Formats of the operator library's, by their names in kernels/formats.py."""
 
 GROUPED: tuple[Format, ...] = ("int4", "int8-groups")
+QUANT: dict[Format, Format] = {"int8-token": "quant-int8", "int4": "quant-int4"}
+"""Formats of the runtime's products -> those that the operator library has for them."""
 # The second table of a two-row embedding would save nothing and cost an operator.
 _FEWEST_ROWS = 64
 
@@ -77,7 +83,8 @@ class Entry:
     @property
     def scheme(self) -> Scheme:
         """The integers that the weights become."""
-        return Scheme(self.bits, self.group, self.symmetric)
+        multiples = MOST_MULTIPLIER if self.format == "quant-int4" else None
+        return Scheme(self.bits, self.group, self.symmetric, multiples)
 
     @property
     def bytes(self) -> int:
@@ -153,19 +160,27 @@ def plan_formats(
         kind = _linear_format(anatomy, settings, role, shares=tied is not None)
         if kind == "int8":
             kind = overrides.get(name, kind)
+        if settings.operators and kind == "int8":
+            kind = "int8-token"
         shared = tied if name == anatomy.head and kind != "float32" else None
         made = entry(name, role, kind, shared)
         if shared is not None:
             made = replace(made, unpacked=settings.unpacked_head)
-        entries.append(_as_sparse(made, sparse[name]) if name in sparse else made)
+        if name in sparse:
+            made = _as_sparse(made, sparse[name])
+        if settings.operators and made.format in QUANT:
+            made = in_format(made, QUANT[made.format], settings.group, settings.symmetric)
+        entries.append(made)
     return Plan(tuple(entries))
 
 
 def in_format(entry: Entry, kind: Format, group: int, symmetric: bool) -> Entry:
     """An entry in another format; `group` and `symmetric` are for the formats with groups."""
-    if kind in GROUPED:
-        width = 4 if kind == "int4" else 8
+    if kind in GROUPED or kind == "quant-int4":
+        width = 8 if kind == "int8-groups" else 4
         return replace(entry, format=kind, bits=width, group=group, symmetric=symmetric)
+    if kind == "quant-int8":  # its products are exact on every processor
+        return replace(entry, format=kind, bits=8)
     return replace(entry, format=kind, bits=32 if kind == "float32" else entry.bits)
 
 

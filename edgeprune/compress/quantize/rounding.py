@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from edgeprune.compress.quantize.plan import GROUPED, SPARSE, Entry, Plan
+from edgeprune.compress.quantize.plan import GROUPED, QUANT, SPARSE, Entry, Plan
 from edgeprune.model.forward import Inputs, tensors, unpadded
 from edgeprune.model.model import Model
 
@@ -26,7 +26,7 @@ def round_input(values: Tensor, entry: Entry, by_text: bool = False) -> Tensor:
     """
     if entry.format in GROUPED:
         return _by_group(values, entry.group or 1)
-    if entry.format.endswith("-token"):
+    if entry.format.endswith("-token") or entry.format in QUANT.values():
         return _symmetric(values)
     if entry.input_scale is not None and entry.input_zero_point is not None:
         fixed = torch.tensor(entry.input_scale), torch.tensor(entry.input_zero_point)
@@ -43,7 +43,7 @@ def round_input(values: Tensor, entry: Entry, by_text: bool = False) -> Tensor:
 
 def reads_rounded(entry: Entry) -> bool:
     """A tensor is a linear that multiplies integers."""
-    return entry.format in ("int8", "int8-token", *SPARSE, *GROUPED)
+    return entry.format in ("int8", "int8-token", *SPARSE, *GROUPED, *QUANT.values())
 
 
 @torch.no_grad()

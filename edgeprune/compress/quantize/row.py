@@ -11,7 +11,7 @@ from edgeprune.compress.quantize.record import Quantized
 from edgeprune.compress.quantize.scheme import Scheme
 from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
 from edgeprune.compress.stage import Stage, objective
-from edgeprune.kernels.formats import FORMATS
+from edgeprune.kernels.formats import FORMATS, MOST_MULTIPLIER, QUANT_FORMATS
 from edgeprune.model.anatomy import FUSED_HEADS
 from edgeprune.model.rope import turns_whole_heads
 from edgeprune.targets.format_times import form_name
@@ -19,6 +19,7 @@ from edgeprune.targets.format_times import form_name
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
 }
+OPERATOR_GROUPS = tuple(sorted({form.group for form in QUANT_FORMATS.values() if form.bits == 4}))
 
 
 def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
@@ -30,8 +31,29 @@ def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
         facts.refuse_mixture("quantize", "weights: mixed")
         facts.refuse_convolutions("quantize", "weights: mixed")
         facts.refuse_repeats("quantize", "weights: mixed")
+    _refuse_operators(settings)
     _refuse_idle(settings, facts)
     _refuse_budget(settings, facts)
+
+
+def _refuse_operators(settings: QuantizeSettings) -> None:
+    """Refuse settings of formats that the operators have not."""
+    if not settings.operators:
+        return
+    has: dict[str, tuple[object, ...]] = {
+        "weights": ("int8", "int4", "mixed"),
+        "activations": ("dynamic", "token"),
+        "unpacked_head": (False,),
+    }
+    if settings.weights != "int8":
+        has |= {"group": OPERATOR_GROUPS, "symmetric": (True,)}
+    for name, values in has.items():
+        given = getattr(settings, name)
+        if given not in values:
+            named = " or ".join(str(value).lower() for value in values)
+            raise UserError(
+                f"quantize.operators needs quantize.{name} of {named}, not {str(given).lower()}."
+            )
 
 
 def _refuse_idle(settings: QuantizeSettings, facts: Facts) -> None:
@@ -104,7 +126,8 @@ def _refuse_budget(settings: QuantizeSettings, facts: Facts) -> None:
     pruning = (facts.settings.get("prune"), facts.settings.get("sparsify"))
     emptied = any(stage and not stage.gated for stage in pruning)
     columns = 2 * chosen.group  # the zero points of two groups fill a byte
-    least = 8 * Scheme(4, chosen.group, chosen.symmetric).bytes(1, columns) / columns
+    multiples = MOST_MULTIPLIER if chosen.operators else None
+    least = 8 * Scheme(4, chosen.group, chosen.symmetric, multiples).bytes(1, columns) / columns
     if chosen.average_bits < least and not (chosen.sparse and emptied):
         raise UserError(
             f"quantize.average_bits of {chosen.average_bits:g} cannot be met: INT4 in groups of "

@@ -107,6 +107,12 @@ class QuantizeSettings(Settings):
         "lost none, too. They run faster in the operators' layout, but slower and in more memory "
         "where the operator library is not installed.",
     )
+    operators: bool = Field(
+        False,
+        description="Write linears of INT8 and INT4 weights as operators of edgeprune.kernels, "
+        "with activations of a scale per token: what stands around them runs inside. Where the "
+        "library is not installed, the file's own functions take the runtime's INT8 products.",
+    )
     tokens: int = Field(
         128,
         ge=1,

@@ -32,6 +32,7 @@ def _agree(settings: RecoverSettings, others: Mapping[str, Any]) -> None:
         "symmetric": (True,),
         "smooth": (None,),
         "activations": ("dynamic", "token"),
+        "operators": (False, True) if quantize.weights == "int8" else (False,),
     }
     for name, values in fitting.items():
         given = getattr(quantize, name)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import _pybind_state as runtime
 
+from edgeprune.compress.quantize.grid import as_multiples
 from edgeprune.compress.quantize.grouped import round_groups
+from edgeprune.compress.quantize.scheme import Scheme
 
 torch.set_num_threads(1)
 
@@ -33,7 +35,7 @@ def test_codes_and_errors_keep_their_bounds(rows, columns, bits, group, symmetri
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     weight[:, ::3] += seed % 5
     weight[0] *= seed % 3
-    got = round_groups(weight, bits, group, symmetric, clip)
+    got = round_groups(weight, Scheme(bits, group, symmetric), clip)
     groups = -(-columns // group)
     assert got.codes.dtype == got.zero_points.dtype == torch.uint8
     assert got.codes.shape == weight.shape
@@ -51,6 +53,49 @@ def test_codes_and_errors_keep_their_bounds(rows, columns, bits, group, symmetri
         assert (error <= steps * (1 + 1e-4) + 1e-9).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 140),
+    group=st.sampled_from([16, 32]),
+    clip=st.sampled_from(["absmax", "mse"]),
+    scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e9]),
+    seed=st.integers(0, 9999),
+)
+def test_scales_of_a_row_are_whole_multiples_of_one(rows, columns, group, clip, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator) * scale
+    weight *= torch.rand(rows, 1, generator=generator) ** 4
+    weight[:, : seed % columns] *= 0
+    got = round_groups(weight, Scheme(4, group, multiples=15), clip)
+    ones, multiples = as_multiples(got.scales, 15)
+    assert multiples.dtype == torch.int8
+    assert 1 <= int(multiples.abs().min()) <= int(multiples.abs().max()) <= 15
+    assert torch.equal(ones[:, None] * multiples, got.scales)
+    # With all multiples looked at, each group has the best.
+    steps = ones[:, None, None, None] * torch.arange(1, 16)[:, None, None]
+    steps = torch.cat([steps, -steps], 1)
+    filled = torch.nn.functional.pad(weight, (0, -columns % group)).reshape(rows, 1, -1, group)
+    codes = (filled / steps).round().clamp(-8, 7)
+    least = (codes * steps - filled).square().sum(3).amin(1)
+    error = torch.nn.functional.pad(got.dequantize() - weight, (0, -columns % group))
+    error = error.reshape(rows, -1, group).square().sum(2)
+    if clip == "mse":
+        torch.testing.assert_close(error, least, rtol=1e-4, atol=0)
+
+
+def test_multiples_cost_little_of_a_groups_own_scale():
+    weight = laplace(256, 512)
+    own = round_groups(weight, Scheme(4, 32), "mse").relative_error
+    shared = round_groups(weight, Scheme(4, 32, multiples=15), "mse").relative_error
+    assert shared < 1.03 * own
+
+
+def test_scales_without_one_number_are_refused():
+    with pytest.raises(ValueError, match="no whole multiples"):
+        as_multiples(torch.tensor([[1.0, 1.03]]), 15)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_codes_are_those_of_the_runtimes_own_quantizer(symmetric):
     rows, columns, group = 24, 96, 32
@@ -62,7 +107,7 @@ def test_codes_are_those_of_the_runtimes_own_quantizer(symmetric):
         packed, weight.T.contiguous().numpy(), scales, zeros, group, rows, columns, symmetric
     )
     codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, columns)
-    got = round_groups(weight, 4, group, symmetric)
+    got = round_groups(weight, Scheme(4, group, symmetric))
     np.testing.assert_allclose(got.scales.numpy().ravel(), scales, rtol=1e-5)
     assert np.abs(got.codes.numpy().astype(int) - codes).max() <= 1  # half way: either is right
     assert (got.codes.numpy() == codes).mean() > 0.99
@@ -78,7 +123,7 @@ def test_the_runtimes_product_reads_them_as_we_do(bits, symmetric, group):
     """MatMulNBits without rounding of activations (accuracy level 0), a short last group too."""
     rows, columns = 8, 168
     weight = laplace(rows, columns)
-    got = round_groups(weight, bits, group, symmetric)
+    got = round_groups(weight, Scheme(bits, group, symmetric))
     groups = got.scales.shape[1]
     codes = np.zeros((rows, groups * group), np.uint8)
     codes[:, :columns] = got.codes.numpy()
@@ -120,8 +165,8 @@ def test_the_runtimes_product_reads_them_as_we_do(bits, symmetric, group):
 def test_searched_ranges_are_never_worse():
     weight = laplace(16, 512)
     for symmetric in (True, False):
-        plain = round_groups(weight, 4, 64, symmetric)
-        searched = round_groups(weight, 4, 64, symmetric, "mse")
+        plain = round_groups(weight, Scheme(4, 64, symmetric))
+        searched = round_groups(weight, Scheme(4, 64, symmetric), "mse")
         before = (plain.dequantize() - weight).square().reshape(16, -1, 64).sum(2)
         after = (searched.dequantize() - weight).square().reshape(16, -1, 64).sum(2)
         assert (after <= before).all()
@@ -132,9 +177,9 @@ def test_levels_far_from_zero_are_fitted_without_a_bias():
     """16 equal steps and zero 0.4 of one beside a level, as a format with a minimum has them: the
     range as it is moves every weight by 0.4, which a product with positive inputs adds up."""
     weight = (torch.arange(16.0).repeat(2) - 7 + torch.tensor([[-0.4], [0.4]])) * 0.01
-    plain = round_groups(weight, 4, 32, symmetric=False).dequantize() - weight
+    plain = round_groups(weight, Scheme(4, 32, False)).dequantize() - weight
     torch.testing.assert_close(plain[0], torch.full((32,), 0.004), atol=1e-5, rtol=0)
-    fitted = round_groups(weight, 4, 32, symmetric=False, clip="mse").dequantize() - weight
+    fitted = round_groups(weight, Scheme(4, 32, False), "mse").dequantize() - weight
     assert (fitted.norm(dim=1) < 0.75 * plain.norm(dim=1)).all()
     assert (fitted.mean(1).abs() < 0.2 * plain.mean(1).abs()).all()
 
@@ -143,13 +188,13 @@ def test_values_on_a_grid_come_back_exactly():
     codes = torch.arange(16.0).repeat(3, 2)
     scales = torch.tensor([0.25, -0.5, 2.0])[:, None]
     weight = (codes - 8) * scales
-    assert round_groups(weight, 4, 32).relative_error == 0
+    assert round_groups(weight, Scheme(4, 32)).relative_error == 0
     weight = (codes - 3) * scales.abs()
-    got = round_groups(weight, 4, 32, symmetric=False)
+    got = round_groups(weight, Scheme(4, 32, False))
     assert got.relative_error == 0
     assert (got.zero_points == 3).all()
 
 
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN"):
-        round_groups(torch.tensor([[1.0, float("nan")]]))
+        round_groups(torch.tensor([[1.0, float("nan")]]), Scheme(4, 32))
