@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from scipy.special import erf, expit
-from sparse_models import model_of
+from sparse_models import OPSET, model_of
 
 from edgeprune.kernels.formats import GATES, QUANT_FORMATS, WITH_RESIDUAL
 from edgeprune.kernels.node import Norm, make_quant_linear
@@ -56,10 +56,14 @@ def random_quant(format: str, K: int, N: int, seed: int = 0) -> QuantLinear:
 def random_norm(kind: str, size: int, seed: int = 0) -> Norm:
     rng = np.random.default_rng(seed)
     weight = rng.uniform(0.5, 1.5, size).astype(np.float32)
-    return Norm(kind, weight, 1e-5, rng.standard_normal(size, np.float32) if kind == "layer" else None)
+    return Norm(
+        kind, weight, 1e-5, rng.standard_normal(size, np.float32) if kind == "layer" else None
+    )
 
 
-def quant_model(linear: QuantLinear, fused: Fused | None = None) -> onnx.ModelProto:
+def quant_model(
+    linear: QuantLinear, fused: Fused | None = None, opset: int = OPSET
+) -> onnx.ModelProto:
     """x [rows, K], and other if the epilogue adds it, to y [rows, N]."""
     fused = fused or Fused()
     packed = pack_codes(linear.codes, linear.multipliers, linear.format)
@@ -78,7 +82,7 @@ def quant_model(linear: QuantLinear, fused: Fused | None = None) -> onnx.ModelPr
         norm_after=fused.norm_after,
     )
     outputs //= 2 if fused.epilogue in GATES else 1
-    return model_of([node], initializers, inputs, outputs, residual)
+    return model_of([node], initializers, inputs, outputs, residual, opset)
 
 
 def quant_expected(linear: QuantLinear, x: np.ndarray) -> np.ndarray:
