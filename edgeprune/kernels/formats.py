@@ -35,15 +35,15 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class QuantFormat:
-    """Dense codes of `bits` bits, with an integer multiplier for each `group` inputs of a column.
+    """Dense codes of `bits` bits, under a float32 scale for each column.
 
-    A weight is code * multiplier * scale: the code signed, the multiplier of at most 4 bits and a
-    sign, the float32 scale one for each column.
+    With a `group`, each that many inputs of a column have an integer multiplier of at most 4 bits
+    and a sign: a weight is code * multiplier * scale, and code * scale without.
     """
 
     name: str
     bits: int
-    group: int
+    group: int | None = None
 
     @property
     def lowest(self) -> int:
@@ -53,13 +53,16 @@ class QuantFormat:
     def bytes(self, K: int, N: int) -> int:
         """Bytes that pack.py stores for a matrix [K, N]: the codes and the multipliers."""
         columns = -(-N // 16) * 16
-        return columns * (-(-K // 32) * 4 * self.bits + -(-K // self.group))
+        groups = -(-K // self.group) if self.group else 0
+        return columns * (-(-K // 32) * 4 * self.bits + groups)
 
 
 QUANT_FORMATS = {
     made.name: made
     for made in (
-        QuantFormat(f"int{bits}-g{group}", bits, group) for bits in (4, 8) for group in (32, 128)
+        QuantFormat("int4-g32", 4, 32),
+        QuantFormat("int4-g128", 4, 128),
+        QuantFormat("int8", 8),
     )
 }
 MOST_MULTIPLIER = 15
@@ -85,11 +88,35 @@ INPUTS = {
 }
 
 
+# Quantized linears: the norm of x before it is quantized, and the beginning of the operator's name.
+NORMS = {"none": "", "rms": "RmsNorm", "layer": "LayerNorm"}
+# What follows the product and the bias, and the end of the operator's name. The gated ones have
+# columns [gate, up] and give activation(gate) * up, half as wide; "add-layer" is the LayerNorm of
+# the sum with other.
+QUANT_EPILOGUES = {
+    "none": "",
+    "gelu": "Gelu",
+    "gelu-tanh": "GeluTanh",
+    "add": "Add",
+    "add-layer": "AddLayerNorm",
+    "silu-gate": "SiluGate",
+    "gelu-gate": "GeluGate",
+    "gelu-tanh-gate": "GeluTanhGate",
+}
+GATES = ("silu-gate", "gelu-gate", "gelu-tanh-gate")
+WITH_RESIDUAL = ("add", "add-layer")
+
+
 def is_operator(name: str) -> bool:
-    """True for the type of a sparse operator."""
-    return name.startswith("SparseLinear")
+    """True for the type of a sparse or quantized operator."""
+    return name.startswith("SparseLinear") or "QuantLinearInt" in name
 
 
 def op_type(dtype: str, x: str, epilogue: str) -> str:
     """The operator for weights of a type, an input of INPUTS, and an epilogue."""
     return f"SparseLinear{INPUTS[dtype, x]}{EPILOGUES[epilogue]}"
+
+
+def quant_op_type(bits: int, norm: str, epilogue: str) -> str:
+    """The operator for codes of 4 or 8 bits, a norm of NORMS and one of QUANT_EPILOGUES."""
+    return f"{NORMS[norm]}QuantLinearInt{bits}{QUANT_EPILOGUES[epilogue]}"

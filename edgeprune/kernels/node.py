@@ -13,18 +13,31 @@ linear:
 (Every shape follows from the inputs' shapes: the runtime does not fold NonZero and its like.)
 
 With the library registered the operator is found first, and the function is ignored. One
-function has one body; that is why there is a type of operator for each epilogue and kind of input.
+function has one body (function.py); that is why there is a type of operator for each epilogue, norm
+and kind of input.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeprune.kernels.formats import DOMAIN, EPILOGUES, INPUTS, WITH_OTHER, is_operator, op_type
-from edgeprune.kernels.pack import Packed, PackedCodes
+from edgeprune.kernels.formats import (
+    DOMAIN,
+    EPILOGUES,
+    GATES,
+    QUANT_EPILOGUES,
+    WITH_OTHER,
+    WITH_RESIDUAL,
+    is_operator,
+    op_type,
+    quant_op_type,
+)
+from edgeprune.kernels.function import function
+from edgeprune.kernels.pack import Packed, PackedCodes, alternate_halves
 
 OLDEST_OPSET = 13
+OLDEST_OPSET_OF_LAYER_NORM = 17
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,20 @@ def make_sparse_linear(
     return node, initializers
 
 
+@dataclass(frozen=True)
+class Norm:
+    """A norm over a row: weight * x / sqrt(mean(x^2) + epsilon), or a LayerNorm.
+
+    kind: "rms" or "layer"; weight and bias: as many numbers as the row has. A LayerNorm's bias may
+    be left out, and a norm by mean squares has none.
+    """
+
+    kind: str
+    weight: np.ndarray
+    epsilon: float
+    bias: np.ndarray | None = None
+
+
 def make_quant_linear(
     name: str,
     x: str,
@@ -100,181 +127,101 @@ def make_quant_linear(
     packed: PackedCodes,
     scales: np.ndarray,
     bias: np.ndarray | None = None,
+    *,
+    norm: Norm | None = None,
+    epilogue: str = "none",
+    other: str | None = None,
+    norm_after: Norm | None = None,
 ) -> tuple[NodeProto, list[TensorProto]]:
-    """The node for y = x W + bias with quantized weights, and its initializers.
+    """The node for y = epilogue(norm(x) W + bias) with quantized weights, and its initializers.
 
-    The node runs only where the library is registered: it has no function.
+    `add_functions` completes a model that has such nodes.
 
     Args:
-        x: a float32 tensor [..., K]; the operator quantizes each of its rows.
+        x: a float32 tensor [..., K]; the operator quantizes each of its rows, after the norm.
         scales: [N], a scale for each column.
         bias: [N].
+        norm: of x, over K.
+        epilogue: one of QUANT_EPILOGUES but "add-layer", which is "add" with `norm_after`. The
+            gated ones take the columns [gate, up] and make y half as wide.
+        other: a float32 tensor of y's shape that "add" adds.
+        norm_after: a LayerNorm over y, after the addition.
 
     Raises:
-        ValueError: the scales or the bias are not N numbers.
+        ValueError: the arguments contradict each other.
     """
-    vectors = {"scales": scales, "bias": np.zeros(packed.N) if bias is None else bias}
-    for part, vector in vectors.items():
-        if np.shape(vector) != (packed.N,):
-            raise ValueError(f"{part} must have {packed.N} numbers")
-    tensors = {"codes": packed.codes, "multipliers": packed.multipliers}
-    tensors |= {part: np.asarray(vector, np.float32) for part, vector in vectors.items()}
-    initializers = [
-        numpy_helper.from_array(value, f"{name}/{part}") for part, value in tensors.items()
-    ]
-    node = helper.make_node(
-        f"QuantLinearInt{packed.format.bits}",
-        [x, *(tensor.name for tensor in initializers)],
-        [y],
-        name,
-        domain=DOMAIN,
-        K=packed.K,
-        N=packed.N,
-        group=packed.format.group,
+    if epilogue not in QUANT_EPILOGUES or epilogue == "add-layer":
+        raise ValueError(f"no epilogue {epilogue!r}")
+    if (epilogue in WITH_RESIDUAL) != (other is not None):
+        raise ValueError(f"epilogue {epilogue} {'needs' if other is None else 'takes no'} other")
+    if norm_after is not None and (epilogue != "add" or norm_after.kind != "layer"):
+        raise ValueError("a norm after the product is a LayerNorm that follows an addition")
+    if epilogue in GATES and packed.N % 2:
+        raise ValueError(f"{epilogue} needs as many columns of gates as of values, not {packed.N}")
+    if norm_after is not None:
+        epilogue = "add-layer"
+    outputs = packed.N // 2 if epilogue in GATES else packed.N
+    stored = alternate_halves(packed) if epilogue in GATES else packed
+    settings: dict[str, int | float] = {"K": packed.K, "N": outputs}
+    tensors: dict[str, np.ndarray] = {"codes": stored.codes}
+    if stored.multipliers is not None and packed.format.group is not None:
+        tensors["multipliers"] = stored.multipliers
+        settings["group"] = packed.format.group
+    tensors["scales"] = _vector("scales", scales, packed.N)
+    tensors["bias"] = _vector("bias", bias, packed.N)
+    if norm is not None:
+        tensors |= _norm_vectors("norm", norm, packed.K)
+        settings["epsilon"] = norm.epsilon
+    after = {} if norm_after is None else _norm_vectors("after", norm_after, outputs)
+    if norm_after is not None:
+        settings["epsilon_after"] = norm_after.epsilon
+    before, behind = (
+        [numpy_helper.from_array(value, f"{name}/{part}") for part, value in these.items()]
+        for these in (tensors, after)
     )
-    return node, initializers
+    inputs = [x, *(tensor.name for tensor in before)]
+    inputs += [other] if other else []
+    inputs += [tensor.name for tensor in behind]
+    kind = quant_op_type(packed.format.bits, norm.kind if norm else "none", epilogue)
+    node = helper.make_node(kind, inputs, [y], name, domain=DOMAIN, **settings)
+    return node, before + behind
+
+
+def _norm_vectors(part: str, norm: Norm, size: int) -> dict[str, np.ndarray]:
+    if norm.kind not in ("rms", "layer"):
+        raise ValueError(f"no norm {norm.kind!r}")
+    if norm.kind == "rms" and norm.bias is not None:
+        raise ValueError("a norm by mean squares has no bias")
+    vectors = {f"{part}_weight": _vector("the norm's weight", norm.weight, size)}
+    if norm.kind == "layer":
+        vectors[f"{part}_bias"] = _vector("the norm's bias", norm.bias, size)
+    return vectors
+
+
+def _vector(what: str, vector: np.ndarray | None, size: int) -> np.ndarray:
+    found = np.zeros(size, np.float32) if vector is None else np.asarray(vector, np.float32)
+    if found.shape != (size,):
+        raise ValueError(f"{what} must have {size} numbers")
+    return found
 
 
 def add_functions(model: ModelProto) -> None:
-    """Add the function of every sparse operator that the graph uses.
+    """Add the function of every operator of the library that the graph uses.
 
     Raises:
-        ValueError: the model's operator set is older than 13.
+        ValueError: the model's operator set is older than 13, or than 17 with a LayerNorm.
     """
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     kinds = {kind for kind in used if is_operator(kind)}
     kinds -= {function.name for function in model.functions if function.domain == DOMAIN}
+    oldest = max((_oldest_opset(kind) for kind in kinds), default=OLDEST_OPSET)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if kinds and opset < OLDEST_OPSET:
-        raise ValueError(f"sparse operators need operator set {OLDEST_OPSET}, and this is {opset}")
+    if kinds and opset < oldest:
+        raise ValueError(f"these operators need operator set {oldest}, and this is {opset}")
     model.functions.extend(function(kind, opset) for kind in sorted(kinds))
     if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
-def function(kind: str, opset: int) -> FunctionProto:
-    """The function of one operator type, in standard operators of `opset`."""
-    for dtype, x in INPUTS:
-        for epilogue in EPILOGUES:
-            if op_type(dtype, x, epilogue) == kind:
-                return parser.parse_function(_text(kind, opset, dtype, x, epilogue))
-    raise ValueError(f"there is no operator {DOMAIN}::{kind}")
-
-
-_DENSE = """
-    shifts = Constant <value = uint8[8] {{0, 1, 2, 3, 4, 5, 6, 7}}> ()
-    two = Constant <value = uint8[1] {{2}}> ()
-    last = Constant <value_ints = [2]> ()
-    flat = Constant <value_ints = [0, -1]> ()
-    first = Constant <value_ints = [1]> ()
-    third = Constant <value_ints = [3]> ()
-    fourth = Constant <value_ints = [4]> ()
-    rest = Constant <value_ints = [-1]> ()
-    start = Constant <value_int = 0> ()
-    origin = Constant <value_ints = [0, 0]> ()
-    bytes = Unsqueeze (mask, last)
-    shifted = BitShift <direction = "RIGHT"> (bytes, shifts)
-    bits = Mod (shifted, two)
-    places = Reshape (bits, flat)
-    grid = Shape (places)
-    line = Reshape (places, rest)
-    present = Cast <to = 6> (line)
-    number = CumSum (present, start)
-    chosen = Mul (number, present)
-    stored = Shape (values)
-    block = Slice (stored, first, third)
-    alone = Concat <axis = 0> (first, block)
-    zeros = ConstantOfShape <value = {dtype}[1] {{0}}> (alone)
-    table = Concat <axis = 0> (zeros, values)
-    gathered = Gather <axis = 0> (table, chosen)
-    size = Concat <axis = 0> (grid, block)
-    blocks = Reshape (gathered, size)
-    ordered = Transpose <perm = [1, 3, 0, 2]> (blocks)
-    order = Shape (ordered)
-    across = Slice (order, last, fourth)
-    columns = ReduceProd (across)
-    area = Concat <axis = 0> (rest, columns)
-    padded = Reshape (ordered, area)
-    inputs = Constant <value_int: int = @K> ()
-    outputs = Constant <value_int: int = @N> ()
-    height = Reshape (inputs, rest)
-    width = Reshape (outputs, rest)
-    end = Concat <axis = 0> (height, width)
-    weight = Slice (padded, origin, end)"""
-
-_QUANTIZE = """
-    x, x_scale, x_zero_point = DynamicQuantizeLinear (x_float)"""
-
-_PRODUCTS = {
-    "float32": """
-    product = MatMul (x, weight)""",
-    "int8": """
-    sums = MatMulInteger (x, weight, x_zero_point)
-    floats = Cast <to = 1> (sums)
-    scale = Mul (x_scale, scales)
-    product = Mul (floats, scale)""",
-    # The weights' scales first: the runtime fuses them with the product.
-    "rows": """
-    sums = MatMulInteger (x, weight, x_zero_point)
-    floats = Cast <to = 1> (sums)
-    columns_scaled = Mul (floats, scales)
-    product = Mul (columns_scaled, x_scale)""",
-}
-
-# The forms that ONNX Runtime fuses. A residual is a Sum, because the runtime would fuse an Add with
-# the norm after it, which is slow (rewrite/residual.py).
-_ENDS = {
-    "none": """
-    y = Add (product, bias)""",
-    "gelu": """
-    biased = Add (product, bias)
-    root = Constant <value = float {{1.4142135381698608}}> ()
-    one = Constant <value = float {{1}}> ()
-    half = Constant <value = float {{0.5}}> ()
-    divided = Div (biased, root)
-    erf = Erf (divided)
-    doubled = Add (erf, one)
-    whole = Mul (biased, doubled)
-    y = Mul (whole, half)""",
-    "gelu-tanh": """
-    biased = Add (product, bias)
-    three = Constant <value = float {{3}}> ()
-    small = Constant <value = float {{0.044715}}> ()
-    root = Constant <value = float {{0.7978845608}}> ()
-    one = Constant <value = float {{1}}> ()
-    half = Constant <value = float {{0.5}}> ()
-    cube = Pow (biased, three)
-    bent = Mul (cube, small)
-    curve = Add (biased, bent)
-    scaled = Mul (curve, root)
-    tanh = Tanh (scaled)
-    doubled = Add (tanh, one)
-    halved = Mul (biased, half)
-    y = Mul (halved, doubled)""",
-    "silu-mul": """
-    biased = Add (product, bias)
-    gate = Sigmoid (biased)
-    silu = Mul (biased, gate)
-    y = Mul (silu, other)""",
-    "add": """
-    biased = Add (product, bias)
-    y = Sum (biased, other)""",
-}
-
-
-def _text(kind: str, opset: int, dtype: str, x: str, epilogue: str) -> str:
-    int8 = dtype == "int8"
-    quantized = ["x", "x_scale", "x_zero_point"]
-    inputs = quantized if x != "plain" else ["x_float" if int8 else "x"]
-    inputs += ["mask", "values", *(["scales"] if int8 else []), "bias"]
-    inputs += ["other"] if epilogue in WITH_OTHER else []
-    quantize = _QUANTIZE if int8 and x == "plain" else ""
-    product = _PRODUCTS["rows" if x == "rows" else dtype]
-    body = (_DENSE + quantize + product + _ENDS[epilogue]).format(dtype=_TEXT_TYPES[dtype])
-    return (
-        f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>\n'
-        f"{kind} <K, N> ({', '.join(inputs)}) => (y) {{{body}\n}}"
-    )
-
-
-_TEXT_TYPES = {"float32": "float", "int8": "int8"}
+def _oldest_opset(kind: str) -> int:
+    return OLDEST_OPSET_OF_LAYER_NORM if "LayerNorm" in kind else OLDEST_OPSET

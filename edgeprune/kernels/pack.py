@@ -9,7 +9,7 @@ with units = ceil(K / inputs). A bit per block takes less space than an index pe
 A quantized matrix is stored whole, in strips of 16 columns and units of 4 inputs:
 
     codes        uint8 [ceil(N / 16), ceil(K / 32) * bits, 64]
-    multipliers  int8  [ceil(N / 16), ceil(K / group), 16]
+    multipliers  int8  [ceil(N / 16), ceil(K / group), 16]      of a format with groups
 
 Byte 4 n + i of 64 is column n and input i of a unit, and a code is stored plus 2^(bits - 1); with 4
 bits, the low half of a byte belongs to an even unit and the high half to the next one.
@@ -101,19 +101,19 @@ class PackedCodes:
     K: int
     N: int
     codes: np.ndarray
-    multipliers: np.ndarray
+    multipliers: np.ndarray | None
 
     @property
     def bytes(self) -> int:
-        return self.codes.nbytes + self.multipliers.nbytes
+        return self.codes.nbytes + (0 if self.multipliers is None else self.multipliers.nbytes)
 
 
-def pack_codes(codes: np.ndarray, multipliers: np.ndarray, name: str) -> PackedCodes:
+def pack_codes(codes: np.ndarray, multipliers: np.ndarray | None, name: str) -> PackedCodes:
     """Store signed codes in the layout of the quantized operators.
 
     Args:
         codes: [K, N] (inputs, outputs), int8: -8 to 7 for INT4, -128 to 127 for INT8.
-        multipliers: [ceil(K / group), N], int8, -15 to 15.
+        multipliers: [ceil(K / group), N], int8, -15 to 15; None for a format without groups.
         name: one of QUANT_FORMATS.
 
     Raises:
@@ -131,23 +131,9 @@ def pack_codes(codes: np.ndarray, multipliers: np.ndarray, name: str) -> PackedC
             f"{codes.dtype} {list(codes.shape)}."
         )
     K, N = codes.shape
-    expected = (-(-K // form.group), N)
-    if multipliers.shape != expected or multipliers.dtype != np.int8:
-        raise UserError(
-            f"{name} needs multipliers of int8 {list(expected)}, and these are "
-            f"{multipliers.dtype} {list(multipliers.shape)}."
-        )
     if codes.min() < form.lowest or codes.max() >= -form.lowest:
         raise UserError(f"{name} stores codes from {form.lowest} to {-form.lowest - 1}: clip them.")
-    sizes = np.abs(multipliers.astype(np.int64))
-    if sizes.max() > MOST_MULTIPLIER:
-        raise UserError(
-            f"{name} stores multipliers from {-MOST_MULTIPLIER} to {MOST_MULTIPLIER}: "
-            "move what is beyond into the column's scale."
-        )
-    # The largest sum of products with activations of -128, whole groups counted.
-    if sizes.sum(0).max() * form.group * 128 * -form.lowest >= 2**31:
-        raise UserError(f"Sums of {K} inputs in {name} can exceed 32 bits: use int4.")
+    _check_multipliers(multipliers, form, K, N)
     blocks = -(-K // BLOCK)
     strips = -(-N // STRIP)
     whole = np.pad(codes, ((0, blocks * BLOCK - K), (0, strips * STRIP - N)))
@@ -155,17 +141,42 @@ def pack_codes(codes: np.ndarray, multipliers: np.ndarray, name: str) -> PackedC
     units: np.ndarray = stored.reshape(-1, UNIT, strips, STRIP).transpose(2, 0, 3, 1)
     if form.bits == 4:
         units = units[:, 0::2] | units[:, 1::2] << 4
-    padded = np.pad(multipliers, ((0, 0), (0, strips * STRIP - N)))
-    return PackedCodes(
-        form,
-        K,
-        N,
-        np.ascontiguousarray(units).reshape(strips, blocks * form.bits, STRIP * UNIT),
-        np.ascontiguousarray(padded.reshape(-1, strips, STRIP).transpose(1, 0, 2)),
-    )
+    if multipliers is not None:
+        padded = np.pad(multipliers, ((0, 0), (0, strips * STRIP - N)))
+        stripped = padded.reshape(-1, strips, STRIP).transpose(1, 0, 2)
+        multipliers = np.ascontiguousarray(stripped)
+    vectors = np.ascontiguousarray(units).reshape(strips, blocks * form.bits, STRIP * UNIT)
+    return PackedCodes(form, K, N, vectors, multipliers)
 
 
-def unpack_codes(packed: PackedCodes) -> tuple[np.ndarray, np.ndarray]:
+def _check_multipliers(multipliers: np.ndarray | None, form: QuantFormat, K: int, N: int) -> None:
+    # The largest sum of products with activations of -128, whole groups counted.
+    inputs = np.array([K])
+    if form.group is None:
+        if multipliers is not None:
+            raise UserError(f"{form.name} has a scale for each column and no multipliers.")
+    else:
+        expected = (-(-K // form.group), N)
+        if multipliers is None or multipliers.shape != expected or multipliers.dtype != np.int8:
+            found = "there are none"
+            if multipliers is not None:
+                found = f"these are {multipliers.dtype} {list(multipliers.shape)}"
+            raise UserError(f"{form.name} needs multipliers of int8 {list(expected)}, and {found}.")
+        sizes = np.abs(multipliers.astype(np.int64))
+        if sizes.max() > MOST_MULTIPLIER:
+            raise UserError(
+                f"{form.name} stores multipliers from {-MOST_MULTIPLIER} to {MOST_MULTIPLIER}: "
+                "move what is beyond into the column's scale."
+            )
+        inputs = sizes.sum(0) * form.group
+    if inputs.max() * 128 * -form.lowest >= 2**31:
+        raise UserError(
+            f"Sums of {K} inputs in {form.name} can exceed 32 bits: "
+            "give the linear fewer inputs or smaller multipliers."
+        )
+
+
+def unpack_codes(packed: PackedCodes) -> tuple[np.ndarray, np.ndarray | None]:
     """The inverse of `pack_codes`: codes [K, N] and multipliers [ceil(K / group), N], int8."""
     strips = packed.codes.shape[0]
     units: np.ndarray = packed.codes.reshape(strips, -1, STRIP, UNIT)
@@ -173,5 +184,29 @@ def unpack_codes(packed: PackedCodes) -> tuple[np.ndarray, np.ndarray]:
         units = np.stack([units & 15, units >> 4], 2).reshape(strips, -1, STRIP, UNIT)
     stored = units.transpose(1, 3, 0, 2).reshape(-1, strips * STRIP)[: packed.K, : packed.N]
     codes = (stored.astype(np.int16) + packed.format.lowest).astype(np.int8)
+    if packed.multipliers is None:
+        return codes, None
     multipliers = packed.multipliers.transpose(1, 0, 2).reshape(-1, strips * STRIP)
     return codes, np.ascontiguousarray(multipliers[:, : packed.N])
+
+
+def alternate_halves(packed: PackedCodes) -> PackedCodes:
+    """Strips of the columns' halves in turns, each half padded to whole strips: 0, N/2, 16, ...
+
+    So one strip of a gated linear lies beside the one that it multiplies.
+    """
+    half = packed.N // 2
+    if half % STRIP:
+
+        def padded(matrix: np.ndarray) -> np.ndarray:
+            halves = [np.pad(part, ((0, 0), (0, -half % STRIP))) for part in np.split(matrix, 2, 1)]
+            return np.concatenate(halves, 1)
+
+        codes, multipliers = unpack_codes(packed)
+        multipliers = None if multipliers is None else padded(multipliers)
+        whole = pack_codes(padded(codes), multipliers, packed.format.name)
+    else:
+        whole = packed
+    order = np.arange(len(whole.codes)).reshape(2, -1).T.ravel()
+    multipliers = None if whole.multipliers is None else whole.multipliers[order]
+    return PackedCodes(packed.format, packed.K, packed.N, whole.codes[order], multipliers)

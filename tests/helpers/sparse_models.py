@@ -110,6 +110,7 @@ def model_of(
     inputs: int,
     outputs: int,
     other: bool = False,
+    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """A model of x, maybe other, to y, with the functions it needs."""
     values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", inputs])]
@@ -117,7 +118,7 @@ def model_of(
         values.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["rows", outputs]))
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", outputs])
     graph = helper.make_graph(nodes, "sparse", values, [result], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 8
     add_functions(model)
     onnx.checker.check_model(model)

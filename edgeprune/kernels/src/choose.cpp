@@ -27,10 +27,6 @@ const Kernels* choose_kernels() {
     return nullptr;
 }
 
-const QuantKernels* quant_kernels_of(const Kernels& kernels) {
-    return kernels.quant ? kernels.quant : plain_kernels.quant;
-}
-
 }  // namespace edgeprune
 
 // For `edgeprune inspect --system`: the chosen set's name, or null; the name of a set of this

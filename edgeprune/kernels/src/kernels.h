@@ -19,7 +19,7 @@ constexpr int64_t kAlignment = 64;
 typedef uint32_t __attribute__((may_alias)) Word;
 
 enum class Format { kInt8Rows, kInt8Columns, kFloatRows, kFloatColumns };  // 4x16 4x1 1x16 1x1
-enum class Epilogue { kNone, kGelu, kGeluTanh, kSiluMul, kAdd };
+enum class Epilogue { kNone, kGelu, kGeluTanh, kSiluMul, kAdd, kGeluMul, kGeluTanhMul };
 
 constexpr bool is_int8(Format f) { return f == Format::kInt8Rows || f == Format::kInt8Columns; }
 // Formats with 16 outputs per block, whose vectors run along the columns; others' run along the rows.
@@ -76,7 +76,7 @@ struct Kernels {
     void (*pack)(const Job&, int64_t row, int rows, void* packed, void* staging);
     void (*multiply)(const Job&, int64_t row, int rows, int64_t first_group, int64_t end_group,
                      const void* packed, void* panel);
-    const QuantKernels* quant;  // null: plain C++ serves quantized linears
+    const QuantKernels* quant;  // of quantized linears
 };
 
 // Null if a set is not of this architecture.
@@ -93,8 +93,5 @@ extern const Kernels* const all_kernels[];
 // The best set that this processor has, or the one that EDGEPRUNE_KERNELS names; null if the
 // processor lacks it.
 const Kernels* choose_kernels();
-
-// The functions of a set for quantized linears.
-const QuantKernels* quant_kernels_of(const Kernels&);
 
 }  // namespace edgeprune

@@ -3,6 +3,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 
 #include "ort_abi.h"
 #include "weights.h"
@@ -76,6 +77,54 @@ inline OrtStatus* constant(const OrtApi* api, const Operator& op, const OrtKerne
     TRY(ort::GetConstantInput::in(api)(info, index, &is_constant, &value));
     if (!is_constant || !value) return refuse(api, op, "%s must be an initializer", what);
     return read_tensor(api, op, value, &tensor->data, &tensor->type, &tensor->rank, tensor->dims, 4);
+}
+
+// The first input of a call, [..., width]: `count` rows.
+struct Rows {
+    const void* data;
+    int64_t count;
+    size_t rank;
+    int64_t dims[kMostRank];
+};
+
+inline OrtStatus* input_rows(const OrtApi* api, const Operator& op, const OrtKernelContext* context,
+                             int64_t width, Rows* rows) {
+    const OrtValue* value = nullptr;
+    int type;
+    TRY(ort::GetInput::in(api)(context, 0, &value));
+    TRY(read_tensor(api, op, value, &rows->data, &type, &rows->rank, rows->dims, kMostRank));
+    if (rows->rank < 1 || rows->dims[rows->rank - 1] != width)
+        return refuse(api, op, "x must end with a dimension of %lld", (long long)width);
+    rows->count = 1;
+    for (size_t i = 0; i + 1 < rows->rank; i++) rows->count *= rows->dims[i];
+    return nullptr;
+}
+
+// An input that must have the result's shape.
+inline OrtStatus* input_of_shape(const OrtApi* api, const Operator& op,
+                                 const OrtKernelContext* context, size_t index, const Rows& result,
+                                 const float** data) {
+    const OrtValue* value = nullptr;
+    const void* bytes = nullptr;
+    int type;
+    size_t rank = 0;
+    int64_t dims[kMostRank];
+    TRY(ort::GetInput::in(api)(context, index, &value));
+    TRY(read_tensor(api, op, value, &bytes, &type, &rank, dims, kMostRank));
+    if (rank != result.rank || std::memcmp(dims, result.dims, rank * sizeof *dims) != 0)
+        return refuse(api, op, "other must have the result's shape");
+    *data = static_cast<const float*>(bytes);
+    return nullptr;
+}
+
+inline OrtStatus* output_rows(const OrtApi* api, OrtKernelContext* context, const Rows& result,
+                              float** data) {
+    OrtValue* value = nullptr;
+    void* bytes = nullptr;
+    TRY(ort::GetOutput::in(api)(context, 0, result.dims, result.rank, &value));
+    TRY(ort::GetTensorMutableData::in(api)(value, &bytes));
+    *data = static_cast<float*>(bytes);
+    return nullptr;
 }
 
 // The best instruction set, or a refusal.

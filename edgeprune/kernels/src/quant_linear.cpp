@@ -1,6 +1,11 @@
-// QuantLinearInt4 and QuantLinearInt8: y = x W + bias, W in groups with integer multipliers (quant.h).
+// The quantized linears: y = epilogue(norm(x) W + bias) (quant.h).
 //
-// Inputs: x float32 [..., K]; codes, multipliers, scales, bias: initializers. Attributes: K, N, group.
+// As with the sparse linears there is an operator type for each function body: a norm, the bits of the
+// codes, an epilogue, in this order in its name. kNorms and kEnds are what can be combined.
+//
+// Inputs: x float32 [..., K]; codes, (multipliers of Int4,) scales, bias, (the norm's weight, (its
+// bias)): initializers; (other float32 [..., N]); (the weight and bias of the LayerNorm after it:
+// initializers). Attributes: K, N, (group of Int4), (epsilon), (epsilon_after).
 #include <new>
 
 #include "operator.h"
@@ -11,8 +16,36 @@ using namespace edgeprune;
 
 namespace {
 
+struct NormName {
+    NormKind kind;
+    const char* text;
+};
+constexpr NormName kNorms[] = {
+    {NormKind::kNone, ""}, {NormKind::kRms, "RmsNorm"}, {NormKind::kLayer, "LayerNorm"}};
+
+struct End {
+    Epilogue epilogue;
+    bool gated, normed;
+    const char* text;
+};
+constexpr End kEnds[] = {
+    {Epilogue::kNone, false, false, ""},
+    {Epilogue::kGelu, false, false, "Gelu"},
+    {Epilogue::kGeluTanh, false, false, "GeluTanh"},
+    {Epilogue::kAdd, false, false, "Add"},
+    {Epilogue::kAdd, false, true, "AddLayerNorm"},
+    {Epilogue::kSiluMul, true, false, "SiluGate"},
+    {Epilogue::kGeluMul, true, false, "GeluGate"},
+    {Epilogue::kGeluTanhMul, true, false, "GeluTanhGate"},
+};
+
 struct QuantLinear : Operator {
     int bits;
+    NormKind norm;
+    End end;
+
+    bool has_other() const { return end.epilogue == Epilogue::kAdd; }
+    size_t other_at() const { return inputs - (end.normed ? 3 : 1); }
 };
 
 struct Kernel {
@@ -20,27 +53,56 @@ struct Kernel {
     const QuantLinear* op;
     const QuantKernels* kernels;
     OwnedQuantWeights weights;
+    OwnedNorm before, after;
+
+    OrtStatus* read(const OrtKernelInfo* info);
+    OrtStatus* read_norm(const OrtKernelInfo* info, size_t at, NormKind kind, bool is_after,
+                         int64_t size, OwnedNorm& norm) const;
 };
+
+OrtStatus* Kernel::read_norm(const OrtKernelInfo* info, size_t at, NormKind kind, bool is_after,
+                             int64_t size, OwnedNorm& norm) const {
+    if (kind == NormKind::kNone) return nullptr;
+    float epsilon = 0;
+    TRY(ort::GetAttributeFloat::in(api)(info, is_after ? "epsilon_after" : "epsilon", &epsilon));
+    Tensor weight = {}, bias = {};
+    TRY(constant(api, *op, info, at, "the norm's weight", &weight));
+    if (kind == NormKind::kLayer)
+        TRY(constant(api, *op, info, at + 1, "the norm's bias", &bias));
+    const char* name = is_after ? "norm after the product" : "norm";
+    const char* wrong = norm.read(kind, name, epsilon, size, weight, bias);
+    return wrong ? refuse(api, *op, "%s", wrong) : nullptr;
+}
+
+OrtStatus* Kernel::read(const OrtKernelInfo* info) {
+    int64_t K = 0, N = 0, group = 0;
+    TRY(ort::GetAttributeInt::in(api)(info, "K", &K));
+    TRY(ort::GetAttributeInt::in(api)(info, "N", &N));
+    size_t at = 1;
+    Tensor codes = {}, multipliers = {}, scales = {}, bias = {};
+    TRY(constant(api, *op, info, at++, "the codes", &codes));
+    if (op->bits == 4) {
+        TRY(ort::GetAttributeInt::in(api)(info, "group", &group));
+        TRY(constant(api, *op, info, at++, "the multipliers", &multipliers));
+    }
+    TRY(constant(api, *op, info, at++, "the scales", &scales));
+    TRY(constant(api, *op, info, at++, "the bias", &bias));
+    if (const char* wrong = weights.read(op->bits, op->end.gated, K, N, group, codes, multipliers,
+                                         scales, bias))
+        return refuse(api, *op, "%s", wrong);
+    TRY(read_norm(info, at, op->norm, false, K, before));
+    const NormKind kind = op->end.normed ? NormKind::kLayer : NormKind::kNone;
+    return read_norm(info, op->inputs - 2, kind, true, N, after);
+}
 
 OrtStatus* create(const OrtCustomOp* custom, const OrtApi* api, const OrtKernelInfo* info,
                   void** made) {
     const QuantLinear& op = *static_cast<const QuantLinear*>(custom);
     const Kernels* kernels = nullptr;
     TRY(chosen(api, op, &kernels));
-    int64_t K = 0, N = 0, group = 0;
-    TRY(ort::GetAttributeInt::in(api)(info, "K", &K));
-    TRY(ort::GetAttributeInt::in(api)(info, "N", &N));
-    TRY(ort::GetAttributeInt::in(api)(info, "group", &group));
-    Tensor codes, multipliers, scales, bias;
-    TRY(constant(api, op, info, 1, "the codes", &codes));
-    TRY(constant(api, op, info, 2, "the multipliers", &multipliers));
-    TRY(constant(api, op, info, 3, "the scales", &scales));
-    TRY(constant(api, op, info, 4, "the bias", &bias));
-    Kernel* kernel = new (std::nothrow) Kernel{api, &op, quant_kernels_of(*kernels), {}};
-    if (!kernel) return refuse(api, op, "there is no memory for the weights");
-    if (const char* wrong =
-            kernel->weights.read(op.bits, K, N, group, codes, multipliers, scales, bias)) {
-        OrtStatus* status = refuse(api, op, "%s", wrong);
+    Kernel* kernel = new (std::nothrow) Kernel{api, &op, kernels->quant, {}, {}, {}};
+    if (!kernel) return refuse(api, op, kNoMemory);
+    if (OrtStatus* status = kernel->read(info)) {
         delete kernel;
         return status;
     }
@@ -53,50 +115,54 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
     const OrtApi* api = kernel.api;
     const QuantLinear& op = *kernel.op;
     const QuantWeights& weights = kernel.weights.get();
-    const OrtValue* value = nullptr;
-    const void* x = nullptr;
-    int type;
-    size_t rank = 0;
-    int64_t dims[kMostRank];
-    TRY(ort::GetInput::in(api)(context, 0, &value));
-    TRY(read_tensor(api, op, value, &x, &type, &rank, dims, kMostRank));
-    if (rank < 1 || dims[rank - 1] != weights.K)
-        return refuse(api, op, "x must end with a dimension of %lld", (long long)weights.K);
-    int64_t rows = 1;
-    for (size_t i = 0; i + 1 < rank; i++) rows *= dims[i];
-    dims[rank - 1] = weights.N;
-    OrtValue* result = nullptr;
-    TRY(ort::GetOutput::in(api)(context, 0, dims, rank, &result));
-    void* y = nullptr;
-    TRY(ort::GetTensorMutableData::in(api)(result, &y));
-    if (rows == 0) return nullptr;
     QuantJob job = {};
     job.weights = &weights;
-    job.x = static_cast<const float*>(x);
-    job.y = static_cast<float*>(y);
+    job.before = kernel.before.get();
+    job.after = kernel.after.get();
+    job.epilogue = op.end.epilogue;
+    Rows rows;
+    TRY(input_rows(api, op, context, weights.K, &rows));
+    job.x = static_cast<const float*>(rows.data);
+    rows.dims[rows.rank - 1] = weights.N;
+    if (op.has_other()) TRY(input_of_shape(api, op, context, op.other_at(), rows, &job.other));
+    TRY(output_rows(api, context, rows, &job.y));
+    if (rows.count == 0) return nullptr;
     Pool pool = {api, context, nullptr};
-    if (run_quant(*kernel.kernels, job, rows, {&pool, run_on_pool})) return nullptr;
+    if (run_quant(*kernel.kernels, job, rows.count, {&pool, run_on_pool})) return nullptr;
     return pool.status ? pool.status : refuse(api, op, "there is no memory left");
+}
+
+void define(QuantLinear& op, int bits, const NormName& norm, const End& end) {
+    op = QuantLinear{};
+    op.bits = bits;
+    op.norm = norm.kind;
+    op.end = end;
+    std::snprintf(op.name, sizeof op.name, "%sQuantLinearInt%d%s", norm.text, bits, end.text);
+    op.takes(ort::kFloat), op.takes(ort::kUint8);
+    if (bits == 4) op.takes(ort::kInt8);
+    op.takes(ort::kFloat), op.takes(ort::kFloat);
+    if (op.norm != NormKind::kNone) op.takes(ort::kFloat);
+    if (op.norm == NormKind::kLayer) op.takes(ort::kFloat);
+    if (op.has_other()) op.takes(ort::kFloat);
+    if (op.end.normed) op.takes(ort::kFloat), op.takes(ort::kFloat);
+    op.gives(ort::kFloat);
+    complete(op);
+    op.CreateKernelV2 = create;
+    op.KernelComputeV2 = compute;
+    op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
 }
 
 }  // namespace
 
 OrtStatus* edgeprune::add_quant_linears(const OrtApi* api, OrtCustomOpDomain* domain) {
-    static QuantLinear operators[2];
-    int bits = 4;
-    for (QuantLinear& op : operators) {
-        op = QuantLinear{};
-        op.bits = bits;
-        std::snprintf(op.name, sizeof op.name, "QuantLinearInt%d", bits);
-        op.takes(ort::kFloat), op.takes(ort::kUint8), op.takes(ort::kInt8);
-        op.takes(ort::kFloat), op.takes(ort::kFloat);
-        op.gives(ort::kFloat);
-        complete(op);
-        op.CreateKernelV2 = create;
-        op.KernelComputeV2 = compute;
-        op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
-        TRY(ort::CustomOpDomainAdd::in(api)(domain, &op));
-        bits *= 2;
-    }
+    constexpr size_t kNormCount = sizeof kNorms / sizeof *kNorms;
+    static QuantLinear operators[2 * kNormCount * (sizeof kEnds / sizeof *kEnds)];
+    QuantLinear* op = operators;
+    for (int bits : {4, 8})
+        for (const NormName& norm : kNorms)
+            for (const End& end : kEnds) {
+                define(*op, bits, norm, end);
+                TRY(ort::CustomOpDomainAdd::in(api)(domain, op++));
+            }
     return nullptr;
 }

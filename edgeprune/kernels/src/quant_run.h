@@ -1,4 +1,4 @@
-// One call of a quantized linear: quantize the rows, cut into tasks, multiply.
+// One call of a quantized linear: norm and quantize the rows, multiply in tasks, norm what is whole.
 #pragma once
 
 #include "quant.h"
@@ -6,7 +6,7 @@
 
 namespace edgeprune {
 
-// Fills job.y; the job's codes, shifts and scales are set here. False if memory is exhausted or the
+// Fills job.y; the job's codes, sums and scales are set here. False if memory is exhausted or the
 // threads failed.
 bool run_quant(const QuantKernels&, QuantJob job, int64_t rows, const Threads&);
 

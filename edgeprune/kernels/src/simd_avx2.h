@@ -124,7 +124,7 @@ inline Int no_products() { return _mm256_setzero_si256(); }
 #if defined(__AVXVNNI__)
 typedef Int Partial;
 constexpr bool kNarrow = false;
-constexpr int kQuantRows = 4;
+constexpr int64_t kUnpackRows = 12;
 inline void add_products(Int& sums, Int codes, Int x) {
     sums = _mm256_dpbusd_avx_epi32(sums, codes, x);
 }
@@ -133,14 +133,18 @@ inline Int total(Int sums) { return sums; }
 // Halves of a byte, so that 16 bits hold the sums: 8 * 2 * 15 * 128 is 30,720.
 typedef Int Partial;
 constexpr bool kNarrow = true;
-constexpr int kQuantRows = 4;
+constexpr int64_t kUnpackRows = INT64_MAX;  // a product of whole bytes takes more than of halves
 inline void add_products(Int& sums, Int codes, Int x) {
     sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, x));
 }
 inline Int total(Int sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 #endif
+constexpr int kQuantRows = 4, kDenseStrips = 1;
 inline Int low_halves(Int v) { return _mm256_and_si256(v, _mm256_set1_epi8(0x0f)); }
 inline Int high_halves(Int v) { return low_halves(_mm256_srli_epi16(v, 4)); }
+inline Int exclusive_or(Int a, Int b) { return _mm256_xor_si256(a, b); }
+inline Int sign_of(Int v) { return _mm256_srai_epi32(v, 31); }
+inline Int mul_words(Int a, Int b) { return _mm256_mullo_epi16(a, b); }
 inline Int widened(const int8_t* p) {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }

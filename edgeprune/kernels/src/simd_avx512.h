@@ -100,12 +100,16 @@ inline void transpose(Float (&rows)[16]) {
 // Quantized linears: 8 rows with two chains each and a sum, beside codes, in 32 registers.
 typedef Int Partial;
 constexpr bool kNarrow = false;
-constexpr int kQuantRows = 8;
+constexpr int kQuantRows = 8, kDenseStrips = 2;
+constexpr int64_t kUnpackRows = 12;
 inline Int no_products() { return _mm512_setzero_si512(); }
 inline void add_products(Int& sums, Int codes, Int x) { sums = _mm512_dpbusd_epi32(sums, codes, x); }
 inline Int total(Int sums) { return sums; }
 inline Int low_halves(Int v) { return _mm512_and_si512(v, _mm512_set1_epi8(0x0f)); }
 inline Int high_halves(Int v) { return low_halves(_mm512_srli_epi16(v, 4)); }
+inline Int exclusive_or(Int a, Int b) { return _mm512_xor_si512(a, b); }
+inline Int sign_of(Int v) { return _mm512_srai_epi32(v, 31); }
+inline Int mul_words(Int a, Int b) { return _mm512_mullo_epi16(a, b); }
 inline Int widened(const int8_t* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

@@ -81,6 +81,31 @@ inline void multiply_rows(Float (&sums)[Rows][4], const float* x, const float* v
     }
 }
 
+// Quantized linears.
+typedef Int Partial;
+constexpr bool kNarrow = false;
+constexpr int kQuantRows = 4, kDenseStrips = 1;
+constexpr int64_t kUnpackRows = 8;
+inline Int no_products() { return vdupq_n_s32(0); }
+inline void add_products(Int& sums, Int codes, Int x) {
+    sums = vdotq_s32(sums, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(x));
+}
+inline Int total(Int sums) { return sums; }
+inline Int low_halves(Int v) { return vandq_s32(v, vdupq_n_s32(0x0f0f0f0f)); }
+inline Int high_halves(Int v) {
+    return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(v), 4));
+}
+inline Int exclusive_or(Int a, Int b) { return veorq_s32(a, b); }
+inline Int sign_of(Int v) { return vshrq_n_s32(v, 31); }
+inline Int mul_words(Int a, Int b) {
+    return vreinterpretq_s32_u16(vmulq_u16(vreinterpretq_u16_s32(a), vreinterpretq_u16_s32(b)));
+}
+inline Int widened(const int8_t* p) {
+    int32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word)))));
+}
+
 inline void transpose(Float (&rows)[4]) {
     const Float a = vtrn1q_f32(rows[0], rows[1]), b = vtrn2q_f32(rows[0], rows[1]);
     const Float c = vtrn1q_f32(rows[2], rows[3]), d = vtrn2q_f32(rows[2], rows[3]);

@@ -136,13 +136,25 @@ inline void transpose(Float (&rows)[4]) {
 // Quantized linears.
 typedef Int Partial;
 constexpr bool kNarrow = false;
-constexpr int kQuantRows = 4;
+constexpr int kQuantRows = 4, kDenseStrips = 1;
+constexpr int64_t kUnpackRows = 8;
 inline Int no_products() { return splat(0); }
 inline void add_products(Int& sums, Int codes, Int x) { sums = dot(sums, codes, x); }
 inline Int total(Int sums) { return sums; }
 inline Int low_halves(Int v) { return each<Int>([&](int i) { return v.lane[i] & 0x0f0f0f0fu; }); }
 inline Int high_halves(Int v) {
     return each<Int>([&](int i) { return v.lane[i] >> 4 & 0x0f0f0f0fu; });
+}
+inline Int exclusive_or(Int a, Int b) {
+    return each<Int>([&](int i) { return a.lane[i] ^ b.lane[i]; });
+}
+inline Int sign_of(Int v) { return each<Int>([&](int i) { return 0u - (v.lane[i] >> 31); }); }
+// The products of 16 bits.
+inline Int mul_words(Int a, Int b) {
+    return each<Int>([&](int i) {
+        const uint32_t low = (a.lane[i] & 0xffff) * (b.lane[i] & 0xffff);
+        return (low & 0xffff) | (a.lane[i] >> 16) * (b.lane[i] >> 16) << 16;
+    });
 }
 inline Int widened(const int8_t* p) {
     return each<Int>([&](int i) { return uint32_t(int32_t(p[i])); });

@@ -113,18 +113,10 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
     const OrtApi* api = kernel.api;
     const SparseLinear& op = *kernel.op;
     const Weights& weights = kernel.weights.get();
-    const OrtValue* value = nullptr;
-    const void* x = nullptr;
-    int type;
-    size_t rank = 0;
-    int64_t dims[kMostRank];
-    TRY(ort::GetInput::in(api)(context, 0, &value));
-    TRY(read_tensor(api, op, value, &x, &type, &rank, dims, kMostRank));
-    if (rank < 1 || dims[rank - 1] != weights.K)
-        return refuse(api, op, "x must end with a dimension of %lld", (long long)weights.K);
-    int64_t rows = 1;
-    for (size_t i = 0; i + 1 < rank; i++) rows *= dims[i];
-
+    Rows rows;
+    TRY(input_rows(api, op, context, weights.K, &rows));
+    int64_t* dims = rows.dims;
+    const size_t rank = rows.rank;
     Job job = {};
     job.weights = &weights;
     job.epilogue = op.epilogue;
@@ -138,30 +130,17 @@ OrtStatus* compute(void* data, OrtKernelContext* context) {
             job.x_scale = *static_cast<const float*>(scale);
         }
         TRY(scalar(kernel, context, 2, &zero_point));
-        job.codes = static_cast<const uint8_t*>(x);
+        job.codes = static_cast<const uint8_t*>(rows.data);
         job.x_zero_point = *static_cast<const uint8_t*>(zero_point);
     } else {
-        job.x = static_cast<const float*>(x);
+        job.x = static_cast<const float*>(rows.data);
     }
     dims[rank - 1] = weights.N;
-    if (op.has_other()) {
-        const void* other = nullptr;
-        size_t other_rank = 0;
-        int64_t other_dims[kMostRank];
-        TRY(ort::GetInput::in(api)(context, op.inputs - 1, &value));
-        TRY(read_tensor(api, op, value, &other, &type, &other_rank, other_dims, kMostRank));
-        if (other_rank != rank || std::memcmp(dims, other_dims, rank * sizeof *dims) != 0)
-            return refuse(api, op, "the last input must have the result's shape");
-        job.other = static_cast<const float*>(other);
-    }
-    OrtValue* result = nullptr;
-    TRY(ort::GetOutput::in(api)(context, 0, dims, rank, &result));
-    void* y = nullptr;
-    TRY(ort::GetTensorMutableData::in(api)(result, &y));
-    job.y = static_cast<float*>(y);
-    if (rows == 0) return nullptr;
+    if (op.has_other()) TRY(input_of_shape(api, op, context, op.inputs - 1, rows, &job.other));
+    TRY(output_rows(api, context, rows, &job.y));
+    if (rows.count == 0) return nullptr;
     Pool pool = {api, context, nullptr};
-    if (run(*kernel.kernels, job, rows, {&pool, run_on_pool})) return nullptr;
+    if (run(*kernel.kernels, job, rows.count, {&pool, run_on_pool})) return nullptr;
     return pool.status ? pool.status : refuse(api, op, "there is no memory left");
 }
 

@@ -73,6 +73,8 @@ inline Float finish(Epilogue epilogue, Float value, const float* other) {
         case Epilogue::kGelu: return gelu(value);
         case Epilogue::kGeluTanh: return gelu_tanh(value);
         case Epilogue::kSiluMul: return sigmoid_times(mul(value, load(other)), value);
+        case Epilogue::kGeluMul: return mul(gelu(value), load(other));
+        case Epilogue::kGeluTanhMul: return mul(gelu_tanh(value), load(other));
         case Epilogue::kAdd: return add(value, load(other));
         case Epilogue::kNone: break;
     }

@@ -8,9 +8,6 @@
 namespace edgeprune {
 namespace {
 
-constexpr int64_t kMost = int64_t(1) << 31;
-constexpr const char* kNoMemory = "there is no memory for the weights";
-
 struct Shape {
     Format format;
     int type;
@@ -35,15 +32,6 @@ const Shape* shape_of(const Tensor& values) {
 
 bool is_vector(const Tensor& tensor, int64_t size) {
     return tensor.type == ort::kFloat && tensor.rank == 1 && tensor.dims[0] == size;
-}
-
-// A vector over the columns, zero-padded to whole groups.
-const float* padded(Buffer& buffer, const Tensor& tensor, int64_t columns) {
-    float* to = buffer.items<float>(columns);
-    if (!to) return nullptr;
-    std::memset(to, 0, columns * sizeof(float));
-    std::memcpy(to, tensor.data, tensor.dims[0] * sizeof(float));
-    return to;
 }
 
 // Calls visit(row, unit) for every set bit, in order.

@@ -2,6 +2,8 @@
 // kernel follows only what is built here, so no tensor can make it read out of bounds.
 #pragma once
 
+#include <cstring>
+
 #include "buffer.h"
 #include "kernels.h"
 
@@ -14,6 +16,18 @@ struct Tensor {
     size_t rank;
     int64_t dims[4];
 };
+
+constexpr int64_t kMost = int64_t(1) << 31;  // of K, N and blocks
+constexpr const char* kNoMemory = "there is no memory for the weights";
+
+// A float32 vector, zero-padded; null if memory is exhausted.
+inline const float* padded(Buffer& buffer, const Tensor& tensor, int64_t size) {
+    float* to = buffer.items<float>(size);
+    if (!to) return nullptr;
+    std::memset(to, 0, size * sizeof(float));
+    std::memcpy(to, tensor.data, tensor.dims[0] * sizeof(float));
+    return to;
+}
 
 class OwnedWeights {
   public:
