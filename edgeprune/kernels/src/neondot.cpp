@@ -1,9 +1,10 @@
 #include <sys/auxv.h>
 
 #include "simd_neon.h"
+#include "row_attention_tiles.h"
 #include "tiles.h"
 
 // HWCAP_ASIMDDP.
 static bool has_dot_product() { return getauxval(AT_HWCAP) >> 20 & 1; }
 
-EDGEPRUNE_KERNELS(neon_dot_kernels, "neondot", has_dot_product, nullptr)
+EDGEPRUNE_KERNELS(neon_dot_kernels, "neondot", has_dot_product, nullptr, &attention_kernels)
