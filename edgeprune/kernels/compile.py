@@ -26,6 +26,8 @@ COMMON: dict[str, tuple[str, ...]] = dict.fromkeys(
         "quant_linear",
         "quant_weights",
         "quant_run",
+        "row_attention",
+        "row_attention_run",
         "choose",
         "plain",
     ),
@@ -34,8 +36,8 @@ COMMON: dict[str, tuple[str, ...]] = dict.fromkeys(
 UNITS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         **COMMON,
-        "avx2": ("-mavx2", "-mfma"),
-        "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
+        "avxvnni": ("-mavx2", "-mfma", "-mf16c", "-mavxvnni"),
         "avx512vnni": (
             "-mavx512f",
             "-mavx512bw",

@@ -1,6 +1,7 @@
 #include "simd_avx512.h"
 
 #include "quant_tiles.h"
+#include "row_attention_tiles.h"
 #include "tiles.h"
 
 static bool has_avx512_vnni() {
@@ -9,4 +10,4 @@ static bool has_avx512_vnni() {
            __builtin_cpu_supports("avx512vnni");
 }
 
-EDGEPRUNE_KERNELS(avx512_vnni_kernels, "avx512vnni", has_avx512_vnni, &quant_kernels)
+EDGEPRUNE_KERNELS(avx512_vnni_kernels, "avx512vnni", has_avx512_vnni, &quant_kernels, &attention_kernels)

@@ -62,6 +62,7 @@ struct Scratch {
     size_t panel;     // while multiplying
 };
 
+struct AttentionKernels;
 struct QuantKernels;
 
 struct Kernels {
@@ -77,6 +78,7 @@ struct Kernels {
     void (*multiply)(const Job&, int64_t row, int rows, int64_t first_group, int64_t end_group,
                      const void* packed, void* panel);
     const QuantKernels* quant;  // of quantized linears
+    const AttentionKernels* attention;
 };
 
 // Null if a set is not of this architecture.

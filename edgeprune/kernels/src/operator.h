@@ -14,9 +14,9 @@ constexpr size_t kMostRank = 16;
 
 struct Operator : OrtCustomOp {
     char name[40];
-    int types[10];
+    int types[16];
     size_t inputs;
-    int results[3];
+    int results[6];
     size_t outputs;
 
     void takes(int type) { types[inputs++] = type; }
@@ -172,5 +172,6 @@ inline void complete(Operator& op) {
 // Add the operators of a file to the domain; each points to static memory.
 OrtStatus* add_sparse_linears(const OrtApi*, OrtCustomOpDomain*);
 OrtStatus* add_quant_linears(const OrtApi*, OrtCustomOpDomain*);
+OrtStatus* add_row_attention(const OrtApi*, OrtCustomOpDomain*);
 
 }  // namespace edgeprune

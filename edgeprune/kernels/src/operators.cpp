@@ -9,6 +9,7 @@ static OrtStatus* make_domain(const OrtApi* api, OrtCustomOpDomain** made) {
     TRY(ort::CreateCustomOpDomain::in(api)("edgeprune", &domain));
     TRY(add_sparse_linears(api, domain));
     TRY(add_quant_linears(api, domain));
+    TRY(add_row_attention(api, domain));
     *made = domain;
     return nullptr;
 }

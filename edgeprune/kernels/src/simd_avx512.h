@@ -114,4 +114,16 @@ inline Int widened(const int8_t* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
+// Attention: 24 sums, beside four vectors, in 32 registers.
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = 4;
+inline float highest(Float v) { return _mm512_reduce_max_ps(v); }
+inline Float load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void store_half(uint16_t* p, Float v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 }  // namespace

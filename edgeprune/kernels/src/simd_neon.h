@@ -115,4 +115,20 @@ inline void transpose(Float (&rows)[4]) {
     rows[3] = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
 }
 
+// Attention: 24 sums, beside four vectors, in 32 registers.
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = 4;
+inline float highest(Float v) { return vmaxvq_f32(v); }
+inline Float load_half(const uint16_t* p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+inline void store_half(uint16_t* p, Float v) {
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v)));
+}
+inline Int widened(const int8_t* p) {
+    int32_t word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(word)))));
+}
+
 }  // namespace

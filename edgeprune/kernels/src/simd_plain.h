@@ -160,4 +160,45 @@ inline Int widened(const int8_t* p) {
     return each<Int>([&](int i) { return uint32_t(int32_t(p[i])); });
 }
 
+// Attention.
+constexpr int kTileRows = 4;
+constexpr int kTileVectors = 2;
+inline float highest(Float v) {
+    float most = v.lane[0];
+    for (int i = 1; i < 4; i++) most = v.lane[i] > most ? v.lane[i] : most;
+    return most;
+}
+// Multiplying by 2^112 moves the exponent, numbers below the normal ones included.
+inline Float load_half(const uint16_t* p) {
+    return each<Float>([&](int i) {
+        const bool finite = (p[i] & 0x7c00) != 0x7c00;
+        const uint32_t word = uint32_t(p[i] & 0x7fff) << 13 | (finite ? 0u : 0x70000000u);
+        float size;
+        memcpy(&size, &word, sizeof size);
+        size *= finite ? 5.192296858534828e33f : 1.0f;
+        return p[i] & 0x8000 ? -size : size;
+    });
+}
+// To the nearest, and of two to the even one: adding a power of two 2^13 times as large as the last
+// bit of a half rounds there.
+inline void store_half(uint16_t* p, Float v) {
+    for (int i = 0; i < 4; i++) {
+        uint32_t word;
+        memcpy(&word, &v.lane[i], sizeof word);
+        const uint32_t sign = word >> 16 & 0x8000, size = word & 0x7fffffff;
+        if (size > 0x7f800000) p[i] = uint16_t(sign | 0x7e00);
+        else if (size >= 0x477ff000) p[i] = uint16_t(sign | 0x7c00);
+        else if (size < 0x38800000) {
+            float number;
+            memcpy(&number, &size, sizeof number);
+            number += 0.5f;  // whose last bit is the smallest half, 2^-24
+            memcpy(&word, &number, sizeof word);
+            p[i] = uint16_t(sign | (word - 0x3f000000));
+        } else {
+            const uint32_t odd = size >> 13 & 1;
+            p[i] = uint16_t(sign | ((size - 0x38000000 + 0xfff + odd) >> 13));
+        }
+    }
+}
+
 }  // namespace

@@ -31,7 +31,7 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
 
 // 2^x for x in [-126, 126]: the fraction by a polynomial with a relative error of at most 1.2e-7.
 inline Float power2(Float x) {
-    x = maximum(minimum(x, splat(126.0f)), splat(-126.0f));
+    x = maximum(splat(-126.0f), minimum(splat(126.0f), x));  // in this order a NaN stays one
     const Int whole = round_to_int(x);
     const Float rest = sub(x, to_float(whole));
     Float sum = splat(0.00132995042f);
@@ -492,8 +492,8 @@ void multiply(const Job& job, int64_t row, int rows, int64_t first_group, int64_
 
 }  // namespace
 
-#define EDGEPRUNE_KERNELS(variable, name, supported, quant)                              \
+#define EDGEPRUNE_KERNELS(variable, name, supported, quant, attention)                   \
     namespace edgeprune {                                                                \
     const Kernels variable = {name,  supported, tile_rows, scratch, range,               \
-                              quantize, pack,   multiply,  quant};                       \
+                              quantize, pack,   multiply,  quant,   attention};          \
     }
