@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,15 @@ class Graph:
         self.nodes.append(node)
         self._enter(node)
         return node.output[0]
+
+    def only_reader(self, tensor: str, op_types: Collection[str]) -> NodeProto | None:
+        """The only node that reads a tensor, if it is of these types and reads it once."""
+        readers = self.consumers.get(tensor, [])
+        if tensor in self.outputs or len(readers) != 1:
+            return None
+        [node] = readers
+        once = list(node.input).count(tensor) == 1
+        return node if once and node.op_type in op_types else None
 
     def replace_uses(self, old: str, new: str) -> None:
         """Let every reader of `old` read `new`; a graph output keeps its name."""

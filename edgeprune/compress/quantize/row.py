@@ -19,7 +19,7 @@ from edgeprune.targets.format_times import form_name
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
 }
-OPERATOR_GROUPS = tuple(sorted({form.group for form in QUANT_FORMATS.values() if form.bits == 4}))
+_OPERATOR_GROUPS = tuple(form.group for form in QUANT_FORMATS.values() if form.group)
 
 
 def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
@@ -46,7 +46,7 @@ def _refuse_operators(settings: QuantizeSettings) -> None:
         "unpacked_head": (False,),
     }
     if settings.weights != "int8":
-        has |= {"group": OPERATOR_GROUPS, "symmetric": (True,)}
+        has |= {"group": _OPERATOR_GROUPS, "symmetric": (True,)}
     for name, values in has.items():
         given = getattr(settings, name)
         if given not in values:

@@ -13,7 +13,7 @@ from edgeprune import kernels
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say, track
 from edgeprune.compress.quantize.model import Quantized
-from edgeprune.compress.quantize.plan import GROUPED, SPARSE, Entry, Format
+from edgeprune.compress.quantize.plan import GROUPED, QUANT, SPARSE, Entry, Format
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.attention import lay_out_attention
 from edgeprune.export.rewrite.constants import fold_constants
@@ -25,9 +25,11 @@ from edgeprune.export.rewrite.last_logits import choose_logits
 from edgeprune.export.rewrite.linears import check_turns
 from edgeprune.export.rewrite.outputs import Feed, Outputs
 from edgeprune.export.rewrite.packed_attention import pack_attention
+from edgeprune.export.rewrite.quant_fusions import fuse_quant_linears
+from edgeprune.export.rewrite.quant_linears import lower_quant_linears
 from edgeprune.export.rewrite.quantized_cache import quantize_cache
 from edgeprune.export.rewrite.residual import residuals_as_sums
-from edgeprune.export.rewrite.seams import seam_drift
+from edgeprune.export.rewrite.seams import seam_drift, step_drift
 from edgeprune.export.rewrite.sparse import lower_sparse_linears
 from edgeprune.export.rewrite.verify import largest_drift, mean_drift, run_graph
 from edgeprune.model.anatomy import Anatomy
@@ -123,6 +125,15 @@ def passes_for(
         ]
         formats = {entry.format for entry in quantized.plan}
         passes += [step for step in _lowerings(quantized) if formats & set(step.lowers)]
+        if formats & set(QUANT.values()):
+            passes.append(
+                Pass(
+                    "fuse linears",
+                    fuse_quant_linears,
+                    _ORDER_OF_SUMS,
+                    kernels=True,
+                )
+            )
         if anatomy.has_cache:
             passes.append(Pass("pack attention", pack_attention, 1e-3))
     return passes
@@ -171,6 +182,14 @@ def _lowerings(quantized: Quantized) -> list[Pass]:
             _ORDER_OF_SUMS,
             required=True,
             lowers=tuple(SPARSE),
+            kernels=True,
+        ),
+        Pass(
+            "quantized linears",
+            lambda graph: lower_quant_linears(graph, quantized),
+            _ORDER_OF_SUMS,
+            required=True,
+            lowers=tuple(QUANT.values()),
             kernels=True,
         ),
     ]
@@ -238,6 +257,8 @@ def rewrite(
                 entries = [entry for entry in quantized.plan if entry.format in lowered]
                 drift = at_seams(plain, graph, entries, batches, step.kernels)
                 rounding = mean_drift(before, after)
+            elif step.kernels:
+                drift = over_steps(saved, graph, batches) if changed else 0.0
             else:
                 drift = (mean_drift if step.quantizes else largest_drift)(before, after)
             reason = "" if drift <= step.tolerance else "the outputs drift too far"
@@ -294,6 +315,14 @@ def as_torch(emitted: Emitted, answers: Outputs) -> PassReport:
             f"beyond the tolerance of {EMITTED:g}"
         )
     return PassReport(emitted.by, nodes, nodes, drift, EMITTED, kept=True)
+
+
+def over_steps(before: Graph, after: Graph, batches: Sequence[Feed]) -> float:
+    """Drift of single operators, by functions and, if installed, by the operator library."""
+    drift = step_drift(before, after, batches)
+    if kernels.installed():
+        drift = max(drift, step_drift(before, after, batches, kernels=True))
+    return drift
 
 
 def at_seams(

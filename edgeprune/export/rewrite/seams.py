@@ -9,8 +9,9 @@ every seam the float graph is given the lowered graph's value, rounded as planne
 next seams and the outputs, it must compute what the lowered graph did, up to the order of sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from edgeprune.base.memory import trim
@@ -26,6 +27,7 @@ from edgeprune.export.rewrite.verify import (
     outputs_of,
     without_padding,
 )
+from edgeprune.kernels.formats import DOMAIN
 
 
 def seam_drift(
@@ -50,25 +52,69 @@ def seam_drift(
     linears = find_linears(plain, [entry.name for entry in entries])
     for entry in entries:
         for linear in linears[entry.name]:
-            given = f"{linear.input}/{entry.format}/{entry.input_scale}"
-            nodes[linear.product.name].input[0] = given
-            rounded[given] = linear.input, entry
+            read = f"{linear.input}/{entry.format}/{entry.input_scale}"
+            nodes[linear.product.name].input[0] = read
+            rounded[read] = linear.input, entry
+    given = {name: (seam, _rounded(entry)) for name, (seam, entry) in rounded.items()}
     seams = {seam: lowered.now(seam) for seam, _ in rounded.values()}
-    if not all(lowered.holds(name) for name in seams.values()):
+    return _apart(forced, exposed, given, seams, batches, kernels)
+
+
+def step_drift(
+    before: Graph, after: Graph, batches: Sequence[Feed], kernels: bool = False
+) -> float:
+    """The same between two lowered graphs, of which the second has operators of edgeprune.kernels
+    that do more: every step from one of their inputs or outputs to the next is computed by the
+    first graph from the values of the second."""
+    forced, exposed = before.snapshot(), after.snapshot()
+    touched = {
+        name
+        for node in after.nodes
+        if node.domain == DOMAIN
+        for name in (*node.input, *node.output)
+        if name in after.producers
+    }
+    seams = {name: now for name in before.producers if (now := after.now(name)) in touched}
+    given = {}
+    for seam in seams:
+        for node in forced.consumers.get(seam, []):
+            for place, name in enumerate(node.input):
+                if name == seam:
+                    node.input[place] = f"{seam}/given"
+                    given[f"{seam}/given"] = (seam, np.asarray)
+    return _apart(forced, exposed, given, seams, batches, kernels)
+
+
+Given = Mapping[str, tuple[str, Callable[[np.ndarray], np.ndarray]]]
+"""Input of the float graph -> the seam that it stands for, and what is done to that."""
+
+
+def _apart(
+    forced: Graph,
+    exposed: Graph,
+    given: Given,
+    seams: Mapping[str, str],
+    batches: Sequence[Feed],
+    kernels: bool,
+) -> float:
+    """The largest drift between what one graph computes from the other's values and these.
+
+    Args:
+        forced: reads `given`.
+        seams: tensor of `forced` -> the same of `exposed`.
+    """
+    if not all(exposed.holds(name) for name in seams.values()):
         return float("inf")
     for graph, names in ((forced, seams.keys()), (exposed, seams.values())):
         for name in names:
             graph.add_output(name)
-    for given in rounded:
-        forced.add_input(given)
+    for name in given:
+        forced.add_input(name)
     forced.index()
     answers = _made(exposed, batches, kernels)
     worst, reference = 0.0, opened(forced)
     for feed, got in answers:
-        inputs = {
-            given: round_input(torch.from_numpy(got[seams[seam]]), entry).numpy()
-            for given, (seam, entry) in rounded.items()
-        }
+        inputs = {name: change(got[seams[seam]]) for name, (seam, change) in given.items()}
         trim()  # what reading and rounding took
         wanted = outputs_of(reference, {**feed, **inputs})
         del inputs
@@ -77,6 +123,10 @@ def seam_drift(
             before, after = ([without_padding({name: each}, feed)] for each in (value, made))
             worst = max(worst, mean_drift(before, after))
     return worst
+
+
+def _rounded(entry: Entry) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda values: round_input(torch.from_numpy(values), entry).numpy()
 
 
 def _made(graph: Graph, batches: Sequence[Feed], kernels: bool) -> list[tuple[Kept, Kept]]:

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto, numpy_helper
+from onnx import numpy_helper
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import SPARSE, Entry
@@ -131,7 +131,7 @@ def _ending(graph: Graph, role: str, output: str) -> _Ending:
 
 def _residual(graph: Graph, output: str) -> _Ending | None:
     """The addition of the residual, if nothing else reads the product."""
-    node = _only_reader(graph, output, ("Add", "Sum"))
+    node = graph.only_reader(output, ("Add", "Sum"))
     if node is None or len(node.input) != 2:
         return None
     [other] = [name for name in node.input if name != output]
@@ -141,18 +141,8 @@ def _residual(graph: Graph, output: str) -> _Ending | None:
 
 def _gate(graph: Graph, activated: str) -> _Ending | None:
     """The product of SiLU(gate) and another linear's output."""
-    node = _only_reader(graph, activated, ("Mul",))
+    node = graph.only_reader(activated, ("Mul",))
     if node is None:
         return None
     [other] = [name for name in node.input if name != activated]
     return _Ending("silu-mul", node.output[0], other) if other in graph.producers else None
-
-
-def _only_reader(graph: Graph, tensor: str, op_types: tuple[str, ...]) -> NodeProto | None:
-    """The only node that reads a tensor, if it is of these types and reads it once."""
-    readers = graph.consumers.get(tensor, [])
-    if tensor in graph.outputs or len(readers) != 1:
-        return None
-    [node] = readers
-    once = list(node.input).count(tensor) == 1
-    return node if once and node.op_type in op_types else None
