@@ -12,6 +12,7 @@ namespace {
 
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLowest = -3.402823466e38f;
+constexpr int kNear = 2;  // of prefetched memory: the L2 cache
 constexpr float kMinusInfinity = -__builtin_inff();
 
 struct Half {
@@ -120,7 +121,10 @@ inline void products(const float* a, int64_t a_step, const float* b, int64_t b_s
             sums[i][v] = Fresh ? splat(0.0f) : load(c + i * c_step + v * kLanes);
     for (int64_t k = 0; k < count; k++, b += b_step) {
         Float with[Vectors];
-        for (int v = 0; v < Vectors; v++) with[v] = load(b + v * kLanes);
+        for (int v = 0; v < Vectors; v++) {
+            with[v] = load(b + v * kLanes);
+            if (!Fresh) __builtin_prefetch(b + v * kLanes + kKeys * b_step, 0, kNear);
+        }
         for (int i = 0; i < Rows; i++) {
             const Float value = splat(a[i * a_step + k]);
             for (int v = 0; v < Vectors; v++) sums[i][v] = fma(value, with[v], sums[i][v]);
@@ -224,53 +228,85 @@ void finish_row(const AttentionRows& rows, int64_t row, float* to) {
 
 // ---- Blocks of keys -----------------------------------------------------------------------------
 
-// Turns a block's keys into [size, kKeys]. Columns up to the next multiple of kLanes repeat the last.
+// A block of a head's keys or values.
 template <class Number>
-void read_keys(const AttentionRows& rows, const Number* keys, int64_t step, const float* scales) {
-    const int64_t last = rows.count - 1;
-    for (int64_t k = 0; k <= last; k += kLanes)
+struct Block {
+    const Number* data;
+    int64_t step;
+    const float* scales;
+    int64_t last;  // token
+};
+
+template <class Number>
+Block<Number> block_of(const AttentionRows& rows, const Source& source, int64_t sequence, int64_t head) {
+    const AttentionJob& job = *rows.job;
+    const int64_t scales = (sequence * job.key_heads + head) * job.room + rows.start;
+    return {static_cast<const Number*>(source.data) + sequence * source.sequence +
+                head * source.head + rows.start * source.token,
+            source.token, source.scales ? source.scales + scales : nullptr, rows.count - 1};
+}
+
+// Numbers [first, first + kLanes) of keys [key, key + kLanes), a vector for each number; the last key
+// stands for those beyond it. The next block is on its way meanwhile.
+template <class Number>
+inline void turn_keys(const Block<Number>& keys, int64_t key, int64_t first, int64_t count,
+                      Float (&turned)[kLanes]) {
+    for (int i = 0; i < kLanes; i++) {
+        const int64_t at = key + i < keys.last ? key + i : keys.last;
+        const Number* from = keys.data + at * keys.step + first;
+        __builtin_prefetch(from + kKeys * keys.step, 0, kNear);
+        turned[i] = as_float(from, count);
+        if (keys.scales) turned[i] = mul(turned[i], splat(keys.scales[at]));
+    }
+    transpose(turned);
+}
+
+// A block's keys, turned into [size, kKeys].
+template <class Number>
+void read_keys(const AttentionRows& rows, const Block<Number>& keys) {
+    for (int64_t k = 0; k <= keys.last; k += kLanes)
         for (int64_t d = 0; d < rows.size; d += kLanes) {
-            const int64_t left = rows.size - d;
+            const int64_t left = rows.size - d, count = left < kLanes ? left : kLanes;
             Float turned[kLanes];
-            for (int i = 0; i < kLanes; i++) {
-                const int64_t at = k + i < last ? k + i : last;
-                turned[i] = as_float(keys + at * step + d, left);
-                if (scales) turned[i] = mul(turned[i], splat(scales[at]));
-            }
-            transpose(turned);
-            const int64_t count = left < kLanes ? left : kLanes;
+            turn_keys(keys, k, d, left, turned);
             for (int64_t i = 0; i < count; i++) store(rows.keys + (d + i) * kKeys + k, turned[i]);
         }
 }
 
-template <class Number>
-void copy_values(const AttentionRows& rows, const Number* values, int64_t step, const float* scales) {
-    for (int64_t k = 0; k < rows.count; k++)
+// The scores of so few rows that turned keys are not worth keeping.
+template <int Rows, class Number>
+void score_few(const AttentionRows& rows, int64_t row, const Block<Number>& keys) {
+    const float* query = rows.queries + row * rows.size;
+    for (int64_t k = 0; k <= keys.last; k += kLanes) {
+        Float sums[Rows];
+        for (int r = 0; r < Rows; r++) sums[r] = splat(0.0f);
         for (int64_t d = 0; d < rows.size; d += kLanes) {
-            Float value = as_float(values + k * step + d, rows.size - d);
-            if (scales) value = mul(value, splat(scales[k]));
-            store(rows.copied + k * rows.width + d, value);
+            const int64_t left = rows.size - d;
+            Float turned[kLanes];
+            turn_keys(keys, k, d, left, turned);
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; i++)
+                if (i < left)
+                    for (int r = 0; r < Rows; r++)
+                        sums[r] = fma(splat(query[r * rows.size + d + i]), turned[i], sums[r]);
         }
+        for (int r = 0; r < Rows; r++) store(rows.weights + (row + r) * kKeys + k, sums[r]);
+    }
 }
 
 template <class Number>
-void read_block(AttentionRows& rows, int64_t sequence, int64_t head) {
-    const AttentionJob& job = *rows.job;
-    const auto start = [&](const Source& source) {
-        return static_cast<const Number*>(source.data) + sequence * source.sequence +
-               head * source.head + rows.start * source.token;
-    };
-    const auto scales = [&](const Source& source) {
-        const int64_t first = (sequence * job.key_heads + head) * job.room + rows.start;
-        return source.scales ? source.scales + first : nullptr;
-    };
-    read_keys(rows, start(job.keys), job.keys.token, scales(job.keys));
+void read_values(AttentionRows& rows, const Block<Number>& values) {
     if constexpr (sizeof(Number) == sizeof(float))
         if (rows.size == rows.width) {
-            rows.values = start(job.values), rows.value_step = job.values.token;
+            rows.values = values.data, rows.value_step = values.step;
             return;
         }
-    copy_values(rows, start(job.values), job.values.token, scales(job.values));
+    for (int64_t k = 0; k <= values.last; k++)
+        for (int64_t d = 0; d < rows.size; d += kLanes) {
+            Float value = as_float(values.data + k * values.step + d, rows.size - d);
+            if (values.scales) value = mul(value, splat(values.scales[k]));
+            store(rows.copied + k * rows.width + d, value);
+        }
     rows.values = rows.copied, rows.value_step = rows.width;
 }
 
@@ -334,8 +370,9 @@ inline void add_values(const AttentionRows& rows, int64_t row, int64_t first, in
                                    rows.contexts + row * rows.width, rows.width, rows.width);
 }
 
+// Adds a block to rows; their scores are there already if `scored`.
 template <int Rows>
-void attend_rows(const AttentionRows& rows, int64_t row) {
+void attend_rows(const AttentionRows& rows, int64_t row, bool scored) {
     int64_t first[Rows], end[Rows], start = 0, stop = rows.count, all = 0;
     for (int i = 0; i < Rows; i++) {
         const int64_t from = rows.first[row + i] - rows.start, to = rows.end[row + i] - rows.start;
@@ -344,22 +381,32 @@ void attend_rows(const AttentionRows& rows, int64_t row) {
         all = end[i] > all ? end[i] : all;
     }
     const int64_t columns = round_up(all, kGroup);
-    multiply_into<true, Rows>(rows.queries + row * rows.size, rows.size, rows.keys, kKeys, rows.size,
-                              rows.weights + row * kKeys, kKeys, columns);
+    if (!scored)
+        multiply_into<true, Rows>(rows.queries + row * rows.size, rows.size, rows.keys, kKeys,
+                                  rows.size, rows.weights + row * kKeys, kKeys, columns);
     for (int i = 0; i < Rows; i++) weigh(rows, row + i, first[i], end[i], columns);
     // A value that a row does not see is not even multiplied by zero: it may not be finite.
     if (start > stop) start = stop = kKeys;
     for (int i = 0; i < Rows; i++)
         add_values<1>(rows, row + i, first[i], end[i] < start ? end[i] : start);
     add_values<Rows>(rows, row, start, stop);
-    for (int i = 0; i < Rows; i++)
-        add_values<1>(rows, row + i, stop, end[i]);
+    for (int i = 0; i < Rows; i++) add_values<1>(rows, row + i, stop, end[i]);
 }
 
 template <int Rows = kTileRows>
-void attend_each(const AttentionRows& rows, int64_t row, int64_t end) {
-    for (; end - row >= Rows; row += Rows) attend_rows<Rows>(rows, row);
-    if constexpr (Rows > 1) attend_each<Rows - 1>(rows, row, end);
+void attend_many(const AttentionRows& rows, int64_t row, int64_t end) {
+    for (; end - row >= Rows; row += Rows) attend_rows<Rows>(rows, row, false);
+    if constexpr (Rows > 1) attend_many<Rows - 1>(rows, row, end);
+}
+
+template <class Number, int Rows = kTileRows>
+void attend_few(const AttentionRows& rows, int64_t row, int64_t count, const Block<Number>& keys) {
+    if (count == Rows) {
+        score_few<Rows>(rows, row, keys);
+        attend_rows<Rows>(rows, row, true);
+    } else if constexpr (Rows > 1) {
+        attend_few<Number, Rows - 1>(rows, row, count, keys);
+    }
 }
 
 template <class Number>
@@ -374,8 +421,14 @@ void attend_blocks(AttentionRows& rows, int64_t sequence, int64_t head, int64_t 
         while (low < high && rows.end[low] <= rows.start) low++;
         int64_t stop = low;
         while (stop < high && rows.first[stop] < rows.start + rows.count) stop++;
-        read_block<Number>(rows, sequence, head);
-        attend_each(rows, low, stop);
+        const Block<Number> keys = block_of<Number>(rows, rows.job->keys, sequence, head);
+        read_values(rows, block_of<Number>(rows, rows.job->values, sequence, head));
+        if (stop - low <= kTileRows) {
+            attend_few(rows, low, stop - low, keys);
+        } else {
+            read_keys(rows, keys);
+            attend_many(rows, low, stop);
+        }
     }
 }
 
