@@ -21,7 +21,7 @@ from results_file import add_result, ratio_text, read_results
 
 from edgeprune.kernels.formats import QUANT_FORMATS
 from edgeprune.kernels.library import system_facts
-from edgeprune.kernels.node import make_quant_linear
+from edgeprune.kernels.node import add_functions, make_quant_linear
 from edgeprune.kernels.pack import pack_codes
 from edgeprune.measure.bench.linears import Call
 from edgeprune.measure.bench.machine import machine_facts
@@ -85,14 +85,16 @@ def quantized(form: str, inputs: int, outputs: int, rng: np.random.Generator) ->
     """The operator with random codes and multipliers."""
     made = QUANT_FORMATS[form]
     codes = rng.integers(made.lowest, -made.lowest, (inputs, outputs)).astype(np.int8)
-    multipliers = rng.integers(-15, 16, (-(-inputs // made.group), outputs)).astype(np.int8)
+    multipliers = None
+    if made.group:
+        multipliers = rng.integers(-15, 16, (-(-inputs // made.group), outputs)).astype(np.int8)
     packed = pack_codes(codes, multipliers, form)
     scales = np.full(outputs, 0.01, np.float32)
     node, initializers = make_quant_linear("linear", "x", "y", packed, scales)
     model = model_of([], [], inputs, outputs)
     model.graph.node.append(node)
     model.graph.initializer.extend(initializers)
-    model.opset_import.append(onnx.helper.make_opsetid("edgeprune", 1))
+    add_functions(model)
     return model
 
 

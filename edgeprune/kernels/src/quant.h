@@ -51,11 +51,12 @@ struct QuantJob {
     const QuantWeights* weights;
     RowNorm before, after;  // of x, and of y when it is whole
     Epilogue epilogue;      // of a gated linear one that multiplies
+    int64_t rows;
     const float* x;         // [rows, K]
     const float* other;     // [rows, N]: the residual
     float* y;               // [rows, N]
     int8_t* codes;          // [rows, blocks * kBlock]
-    int32_t* sums;          // [rows, groups + 1]: of each group's codes of x, and of all
+    int32_t* sums;          // [rows, groups + 1]: of all codes of x, and of each group's
     float* scales;          // [rows]
 };
 

@@ -11,8 +11,7 @@ namespace {
 constexpr int64_t kEnoughTasks = 8;          // for the few cores of edge devices
 constexpr int64_t kLeastProducts = 1 << 17;  // fewer are not worth a second thread
 constexpr int64_t kLeastInputs = 1 << 15;    // the same, while rows are quantized or normed
-constexpr int64_t kTileCodes = 1 << 19;      // codes of rows that stay in the L2 cache
-constexpr int64_t kLeastTileRows = 64;
+constexpr int64_t kTileRows = 128;           // rows whose codes and results stay in the L2 cache
 
 // Each thread keeps this between calls.
 thread_local Buffer caller_codes, caller_sums, caller_scales;
@@ -22,7 +21,7 @@ struct Plan {
     const QuantKernels* kernels;
     QuantJob job;
     int64_t rows, parts;         // while quantizing and norming: ranges of rows
-    int64_t tile_rows, splits;   // while multiplying: ranges of rows, of strips
+    int64_t splits;              // while multiplying: ranges of strips
     std::atomic<bool> failed;
 
     template <class Visit>
@@ -62,10 +61,10 @@ void multiply_task(void* data, size_t index) {
             return;
         }
     }
-    const int64_t row = int64_t(index) / plan.splits * plan.tile_rows, split = index % plan.splits;
+    const int64_t row = int64_t(index) / plan.splits * kTileRows, split = index % plan.splits;
     const int64_t panels = (weights.strips + kPanelStrips - 1) / kPanelStrips;
     const int64_t first = panels * split / plan.splits, end = panels * (split + 1) / plan.splits;
-    plan.kernels->multiply(plan.job, row, std::min(plan.tile_rows, plan.rows - row),
+    plan.kernels->multiply(plan.job, row, std::min(kTileRows, plan.rows - row),
                            first * kPanelStrips, std::min(end * kPanelStrips, weights.strips),
                            unpacked);
 }
@@ -84,16 +83,15 @@ int64_t parts_of(int64_t rows, int64_t width) {
 
 bool run_quant(const QuantKernels& kernels, QuantJob job, int64_t rows, const Threads& threads) {
     const QuantWeights& weights = *job.weights;
+    job.rows = rows;
     job.codes = caller_codes.items<int8_t>(rows * weights.blocks * kBlock);
     job.sums = caller_sums.items<int32_t>(rows * (weights.groups + 1));
     job.scales = caller_scales.items<float>(rows);
     if (!job.codes || !job.sums || !job.scales) return false;
-    Plan plan = {&kernels, job, rows, parts_of(rows, weights.K), 0, 1, {false}};
+    Plan plan = {&kernels, job, rows, parts_of(rows, weights.K), 1, {false}};
     if (!run_tasks(threads, quantize_task, plan.parts, plan)) return false;
-    plan.tile_rows = std::max(kLeastTileRows, kTileCodes / (weights.blocks * kBlock));
-    const int64_t tiles = (rows + plan.tile_rows - 1) / plan.tile_rows;
-    const int64_t products =
-        std::min(rows, plan.tile_rows) * weights.K * weights.strips * kStrip;
+    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int64_t products = std::min(rows, kTileRows) * weights.K * weights.strips * kStrip;
     const int64_t panels = (weights.strips + kPanelStrips - 1) / kPanelStrips;
     const int64_t wanted = (kEnoughTasks + tiles - 1) / tiles;
     plan.splits = std::max<int64_t>(1, std::min({wanted, products / kLeastProducts, panels}));

@@ -82,6 +82,26 @@ uint32_t largest_bits(const float* x, int64_t count) {
     return uint32_t(most);
 }
 
+// Whether codes are multiplied as bytes, for which only the sum of a whole row is needed.
+inline bool as_bytes(const QuantJob& job) {
+    return job.weights->bits == 8 || job.rows >= kUnpackRows;
+}
+
+int32_t sum_of_codes(const int8_t* codes, int64_t count) {
+    constexpr int64_t kStep = 4 * kLanes;
+    Int sums = splat(0);
+    int64_t k = 0;
+    for (; k + kStep <= count; k += kStep) {
+        const Int four = load(reinterpret_cast<const Word*>(codes + k));
+        sums = dot(sums, splat(0x01010101), make_codes(four));
+    }
+    int32_t lanes[kLanes], sum = 0;
+    store(lanes, sums);
+    for (int lane = 0; lane < kLanes; lane++) sum += lanes[lane];
+    for (; k < count; k++) sum += codes[k];
+    return sum;
+}
+
 void quantize_row(const QuantJob& job, int64_t row, float* normed) {
     constexpr uint32_t kInfinity = 0x7f800000;
     const QuantWeights& weights = *job.weights;
@@ -106,15 +126,14 @@ void quantize_row(const QuantJob& job, int64_t row, float* normed) {
     }
     job.scales[row] = scale;
     int32_t* sums = job.sums + row * (weights.groups + 1);
-    int32_t all = 0;
+    sums[0] = sum_of_codes(codes, padded);
+    if (as_bytes(job)) return;
     for (int64_t g = 0; g < weights.groups; g++) {
         const int64_t end = (g + 1) * weights.group < padded ? (g + 1) * weights.group : padded;
         int32_t sum = 0;
         for (int64_t k = g * weights.group; k < end; k++) sum += codes[k];
-        sums[g] = sum;
-        all += sum;
+        sums[g + 1] = sum;
     }
-    sums[weights.groups] = all;
 }
 
 // ---- Products ------------------------------------------------------------------------------------
@@ -140,7 +159,7 @@ inline __attribute__((always_inline)) void few_sums(const QuantJob& job, int64_t
     for (int64_t g = 0; g < groups; g++) {
         Int group[Rows];
         for (int r = 0; r < Rows; r++)
-            group[r] = splat(-kZero * job.sums[(row + r) * (groups + 1) + g]);
+            group[r] = splat(-kZero * job.sums[(row + r) * (groups + 1) + g + 1]);
         const int64_t last = (g + 1) * group_blocks;
         const int64_t end = last < weights.blocks ? last : weights.blocks;
         for (int64_t b = g * group_blocks; b < end;) {
@@ -191,19 +210,17 @@ void unpack_strip(const QuantWeights& weights, int64_t strip, uint8_t* bytes) {
             const Int multiplier = widened(multipliers + g * kStrip + p * kLanes);
             const Int sign = sign_of(multiplier), minus = mul(sign, splat(-1));
             const Int size = add(exclusive_or(multiplier, sign), minus);
-            const Int words = mul(size, splat(0x00010001)), flip = low_halves(sign);
+            const Int words = mul(size, splat(0x00010001));
             // 128 less 8 times the size, or 7 times.
             const Int less = add(mul(size, splat(8)), mul(size, sign));
             const Int start = mul(add(splat(128), mul(less, splat(-1))), splat(0x01010101));
             const int64_t last = (g + 1) * group_vectors, end = last < vectors ? last : vectors;
             for (int64_t v = g * group_vectors; v < end; v++) {
                 const int64_t at = v * kVectorBytes + p * kLanes * 4;
-                const Int codes = load(reinterpret_cast<const Word*>(from + at));
+                const Int codes = exclusive_or(load(reinterpret_cast<const Word*>(from + at)), sign);
                 int32_t* to = reinterpret_cast<int32_t*>(bytes + at + v * kVectorBytes);
-                const Int low = exclusive_or(low_halves(codes), flip);
-                const Int high = exclusive_or(high_halves(codes), flip);
-                store(to, add(mul_words(low, words), start));
-                store(to + kVectorBytes / 4, add(mul_words(high, words), start));
+                store(to, add(mul_words(low_halves(codes), words), start));
+                store(to + kVectorBytes / 4, add(mul_words(high_halves(codes), words), start));
             }
         }
 }
@@ -220,7 +237,9 @@ void dense(const QuantJob& job, int64_t row, int64_t strip, const uint8_t* bytes
     const int8_t* x = job.codes + row * padded;
     Int sums[kChains][Rows][kVectors];
     for (int r = 0; r < Rows; r++) {
-        const int32_t all = job.sums[(row + r) * (weights.groups + 1) + weights.groups];
+        // Results that are not in a cache are under way while the sums are made.
+        for (int s = 0; s < Strips; s++) __builtin_prefetch(out + r * stride + s * kStrip, 1, 3);
+        const int32_t all = job.sums[(row + r) * (weights.groups + 1)];
         for (int v = 0; v < kVectors; v++) {
             sums[0][r][v] = splat(kFlip ? 0 : -128 * all);
             for (int c = 1; c < kChains; c++) sums[c][r][v] = splat(0);
@@ -320,7 +339,7 @@ void quant_multiply(const QuantJob& job, int64_t row, int64_t rows, int64_t firs
         const uint8_t* bytes = nullptr;
         if (weights.bits == 8) {
             bytes = weights.codes + strip * strip_bytes;
-        } else if (rows >= kUnpackRows) {
+        } else if (as_bytes(job)) {
             for (int64_t s = 0; s < strips; s++)
                 unpack_strip(weights, strip + s, unpacked + s * strip_bytes);
             bytes = unpacked;

@@ -101,7 +101,7 @@ inline void transpose(Float (&rows)[16]) {
 typedef Int Partial;
 constexpr bool kNarrow = false;
 constexpr int kQuantRows = 8, kDenseStrips = 2;
-constexpr int64_t kUnpackRows = 12;
+constexpr int64_t kUnpackRows = 8;
 inline Int no_products() { return _mm512_setzero_si512(); }
 inline void add_products(Int& sums, Int codes, Int x) { sums = _mm512_dpbusd_epi32(sums, codes, x); }
 inline Int total(Int sums) { return sums; }
