@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edgeprune.kernels.attention_function import attention_functions
 from edgeprune.kernels.formats import (
     DOMAIN,
     EPILOGUES,
@@ -219,6 +220,10 @@ def add_functions(model: ModelProto) -> None:
     if kinds and opset < oldest:
         raise ValueError(f"these operators need operator set {oldest}, and this is {opset}")
     model.functions.extend(function(kind, opset) for kind in sorted(kinds))
+    known = {function.name for function in model.functions}
+    for attention in attention_functions(model.graph.node, opset):
+        if attention.name not in known:
+            model.functions.append(attention)
     if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 

@@ -29,6 +29,7 @@ from edgeprune.export.rewrite.quant_fusions import fuse_quant_linears
 from edgeprune.export.rewrite.quant_linears import lower_quant_linears
 from edgeprune.export.rewrite.quantized_cache import quantize_cache
 from edgeprune.export.rewrite.residual import residuals_as_sums
+from edgeprune.export.rewrite.row_attention import take_row_attention
 from edgeprune.export.rewrite.seams import seam_drift, step_drift
 from edgeprune.export.rewrite.sparse import lower_sparse_linears
 from edgeprune.export.rewrite.verify import largest_drift, mean_drift, run_graph
@@ -136,6 +137,8 @@ def passes_for(
             )
         if anatomy.has_cache:
             passes.append(Pass("pack attention", pack_attention, 1e-3))
+        if formats & set(QUANT.values()):
+            passes.append(Pass("row attention", take_row_attention, _ORDER_OF_SUMS, kernels=True))
     return passes
 
 
