@@ -29,7 +29,8 @@ from edgeprune.measure.bench.stats import median, paired_ratio
 from edgeprune.search.times.linears import dense, model_of
 
 RESULTS = Path(__file__).parent / "results" / "quant_linear.jsonl"
-SHAPES = ((576, 1536), (1536, 576), (2048, 8192))
+SHAPES = ((384, 384), (384, 1536), (1536, 384), (576, 576), (576, 1536), (1536, 576))
+ROWS = (1, 16, 64, 128, 512)
 RIVALS = ("dense int4", "dense int8")
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     done = read_results(RESULTS)
     for inputs, outputs in SHAPES:
-        for rows in (1, 128):
+        for rows in ROWS:
             name = f"{inputs}x{outputs}, {rows} rows"
             if name not in done:
                 done[name] = cell(name, inputs, outputs, rows, rounds)
