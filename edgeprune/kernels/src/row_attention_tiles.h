@@ -5,6 +5,8 @@
 // so that every set adds in the same order.
 #pragma once
 
+#include <type_traits>
+
 #include "row_attention.h"
 #include "tiles.h"
 
@@ -111,10 +113,11 @@ void write_new(const AttentionJob& job, int64_t sequence, int64_t head) {
 
 // ---- Products -----------------------------------------------------------------------------------
 
-// c[Rows, Vectors lanes] = (c or, if Fresh, 0) + a[Rows, count] b[count, Vectors lanes].
-template <bool Fresh, int Rows, int Vectors>
-inline void products(const float* a, int64_t a_step, const float* b, int64_t b_step, int64_t count,
-                     float* c, int64_t c_step) {
+// c[Rows, Vectors lanes] = (c or, if Fresh, 0) + a[Rows, count] b[count, Vectors lanes]; b's rows are
+// times `scales`, unless that is null.
+template <bool Fresh, int Rows, int Vectors, class Number>
+inline void products(const float* a, int64_t a_step, const Number* b, int64_t b_step,
+                     const float* scales, int64_t count, float* c, int64_t c_step) {
     Float sums[Rows][Vectors];
     for (int i = 0; i < Rows; i++)
         for (int v = 0; v < Vectors; v++)
@@ -122,7 +125,8 @@ inline void products(const float* a, int64_t a_step, const float* b, int64_t b_s
     for (int64_t k = 0; k < count; k++, b += b_step) {
         Float with[Vectors];
         for (int v = 0; v < Vectors; v++) {
-            with[v] = load(b + v * kLanes);
+            with[v] = as_float(b + v * kLanes);
+            if (scales) with[v] = mul(with[v], splat(scales[k]));
             if (!Fresh) __builtin_prefetch(b + v * kLanes + kKeys * b_step, 0, kNear);
         }
         for (int i = 0; i < Rows; i++) {
@@ -135,14 +139,16 @@ inline void products(const float* a, int64_t a_step, const float* b, int64_t b_s
 }
 
 // The same for `columns` columns, a multiple of kLanes.
-template <bool Fresh, int Rows, int Vectors = kTileVectors>
-inline void multiply_into(const float* a, int64_t a_step, const float* b, int64_t b_step,
-                          int64_t count, float* c, int64_t c_step, int64_t columns) {
+template <bool Fresh, int Rows, int Vectors = kTileVectors, class Number>
+inline void multiply_into(const float* a, int64_t a_step, const Number* b, int64_t b_step,
+                          const float* scales, int64_t count, float* c, int64_t c_step,
+                          int64_t columns) {
     constexpr int64_t kStep = Vectors * kLanes;
     for (; columns >= kStep; columns -= kStep, b += kStep, c += kStep)
-        products<Fresh, Rows, Vectors>(a, a_step, b, b_step, count, c, c_step);
+        products<Fresh, Rows, Vectors>(a, a_step, b, b_step, scales, count, c, c_step);
     if constexpr (Vectors > 1)
-        multiply_into<Fresh, Rows, Vectors / 2>(a, a_step, b, b_step, count, c, c_step, columns);
+        multiply_into<Fresh, Rows, Vectors / 2>(a, a_step, b, b_step, scales, count, c, c_step,
+                                                columns);
 }
 
 // ---- Rows ---------------------------------------------------------------------------------------
@@ -160,8 +166,6 @@ struct AttentionRows {
     int64_t *first, *end;    // [rows]: the keys that a row sees
     float* keys;             // a block's keys [size, kKeys]
     float* copied;           // a block's values [kKeys, width], unless they are read in place
-    const float* values;
-    int64_t value_step;
     int64_t start, count;    // the block's keys
 };
 
@@ -294,20 +298,20 @@ void score_few(const AttentionRows& rows, int64_t row, const Block<Number>& keys
     }
 }
 
+// A block's values as they are, if they are whole vectors of floats, or copied.
 template <class Number>
-void read_values(AttentionRows& rows, const Block<Number>& values) {
-    if constexpr (sizeof(Number) == sizeof(float))
-        if (rows.size == rows.width) {
-            rows.values = values.data, rows.value_step = values.step;
-            return;
-        }
+Block<float> read_values(const AttentionRows& rows, const Block<Number>& values) {
+    if constexpr (std::is_same<Number, float>::value)
+        if (rows.size == rows.width) return values;
     for (int64_t k = 0; k <= values.last; k++)
         for (int64_t d = 0; d < rows.size; d += kLanes) {
-            Float value = as_float(values.data + k * values.step + d, rows.size - d);
+            const Number* from = values.data + k * values.step + d;
+            __builtin_prefetch(from + kKeys * values.step, 0, kNear);
+            Float value = as_float(from, rows.size - d);
             if (values.scales) value = mul(value, splat(values.scales[k]));
             store(rows.copied + k * rows.width + d, value);
         }
-    rows.values = rows.copied, rows.value_step = rows.width;
+    return {rows.copied, rows.width, nullptr, values.last};
 }
 
 // tanh x = 1 - 2 / (1 + e^(2 x)).
@@ -362,17 +366,19 @@ void weigh(const AttentionRows& rows, int64_t row, int64_t first, int64_t end, i
 }
 
 // Adds values [first, end) of the block.
-template <int Rows>
-inline void add_values(const AttentionRows& rows, int64_t row, int64_t first, int64_t end) {
+template <int Rows, class Number>
+inline void add_values(const AttentionRows& rows, int64_t row, int64_t first, int64_t end,
+                       const Block<Number>& values) {
     if (first < end)
         multiply_into<false, Rows>(rows.weights + row * kKeys + first, kKeys,
-                                   rows.values + first * rows.value_step, rows.value_step, end - first,
+                                   values.data + first * values.step, values.step,
+                                   values.scales ? values.scales + first : nullptr, end - first,
                                    rows.contexts + row * rows.width, rows.width, rows.width);
 }
 
 // Adds a block to rows; their scores are there already if `scored`.
-template <int Rows>
-void attend_rows(const AttentionRows& rows, int64_t row, bool scored) {
+template <int Rows, class Number>
+void attend_rows(const AttentionRows& rows, int64_t row, bool scored, const Block<Number>& values) {
     int64_t first[Rows], end[Rows], start = 0, stop = rows.count, all = 0;
     for (int i = 0; i < Rows; i++) {
         const int64_t from = rows.first[row + i] - rows.start, to = rows.end[row + i] - rows.start;
@@ -383,29 +389,31 @@ void attend_rows(const AttentionRows& rows, int64_t row, bool scored) {
     const int64_t columns = round_up(all, kGroup);
     if (!scored)
         multiply_into<true, Rows>(rows.queries + row * rows.size, rows.size, rows.keys, kKeys,
-                                  rows.size, rows.weights + row * kKeys, kKeys, columns);
+                                  nullptr, rows.size, rows.weights + row * kKeys, kKeys, columns);
     for (int i = 0; i < Rows; i++) weigh(rows, row + i, first[i], end[i], columns);
     // A value that a row does not see is not even multiplied by zero: it may not be finite.
     if (start > stop) start = stop = kKeys;
     for (int i = 0; i < Rows; i++)
-        add_values<1>(rows, row + i, first[i], end[i] < start ? end[i] : start);
-    add_values<Rows>(rows, row, start, stop);
-    for (int i = 0; i < Rows; i++) add_values<1>(rows, row + i, stop, end[i]);
+        add_values<1>(rows, row + i, first[i], end[i] < start ? end[i] : start, values);
+    add_values<Rows>(rows, row, start, stop, values);
+    for (int i = 0; i < Rows; i++) add_values<1>(rows, row + i, stop, end[i], values);
 }
 
 template <int Rows = kTileRows>
-void attend_many(const AttentionRows& rows, int64_t row, int64_t end) {
-    for (; end - row >= Rows; row += Rows) attend_rows<Rows>(rows, row, false);
-    if constexpr (Rows > 1) attend_many<Rows - 1>(rows, row, end);
+void attend_many(const AttentionRows& rows, int64_t row, int64_t end, const Block<float>& values) {
+    for (; end - row >= Rows; row += Rows) attend_rows<Rows>(rows, row, false, values);
+    if constexpr (Rows > 1) attend_many<Rows - 1>(rows, row, end, values);
 }
 
 template <class Number, int Rows = kTileRows>
-void attend_few(const AttentionRows& rows, int64_t row, int64_t count, const Block<Number>& keys) {
+void attend_few(const AttentionRows& rows, int64_t row, int64_t count, const Block<Number>& keys,
+                const Block<Number>& values) {
     if (count == Rows) {
         score_few<Rows>(rows, row, keys);
-        attend_rows<Rows>(rows, row, true);
+        if (rows.size == rows.width) attend_rows<Rows>(rows, row, true, values);
+        else attend_rows<Rows>(rows, row, true, read_values(rows, values));
     } else if constexpr (Rows > 1) {
-        attend_few<Number, Rows - 1>(rows, row, count, keys);
+        attend_few<Number, Rows - 1>(rows, row, count, keys, values);
     }
 }
 
@@ -422,12 +430,12 @@ void attend_blocks(AttentionRows& rows, int64_t sequence, int64_t head, int64_t 
         int64_t stop = low;
         while (stop < high && rows.first[stop] < rows.start + rows.count) stop++;
         const Block<Number> keys = block_of<Number>(rows, rows.job->keys, sequence, head);
-        read_values(rows, block_of<Number>(rows, rows.job->values, sequence, head));
+        const Block<Number> values = block_of<Number>(rows, rows.job->values, sequence, head);
         if (stop - low <= kTileRows) {
-            attend_few(rows, low, stop - low, keys);
+            attend_few(rows, low, stop - low, keys, values);
         } else {
             read_keys(rows, keys);
-            attend_many(rows, low, stop);
+            attend_many(rows, low, stop, read_values(rows, values));
         }
     }
 }
