@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgeprune.search.choice import Budget, Costs
+from edgeprune.search.costs import Budget, Costs
 from edgeprune.search.shape import Shape
 
 _FURTHEST = 4

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from tiny_builds import model_folder, recipe_file, text_file
 from edgeprune.cli import main
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.search import engine, measured, run
+from edgeprune.search import engine, measured
+from edgeprune.search.choosing import MARGIN
 from edgeprune.search.record import SearchRecord
+from edgeprune.search.speeds import Speeds
 from edgeprune.search.times.measure import model_name
 from edgeprune.search.trial import try_out
 from edgeprune.targets import NAMES, detect
@@ -70,9 +73,8 @@ def search(place: Path, output: str, *more: str):
 
 def half_as_long_is_twice_as_fast(patch: pytest.MonkeyPatch) -> None:
     """A tiny model in INT8 is no faster, and its times are noise."""
-    patch.setattr(run._Search, "_speedup", lambda self, seconds: 320e-6 / seconds)
-    patch.setattr(run._Search, "_learn", lambda self, shape, speedup: None)
-    patch.setattr(run._Search, "_budget", lambda self, goal: run.Budget(320e-6 / goal.speedup))
+    patch.setattr(Speeds, "original", 320e-6)
+    patch.setattr(Speeds, "learn", lambda self, shape, speedup: None)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_a_search_leaves_bundles_a_record_and_a_page(place, found):
     for each in record.models:
         assert (place / "out" / "models" / each.name / "bundle" / "edgeprune.json").is_file()
     made = record.models[1]
-    assert made.predicted == pytest.approx(2.2 * run._MARGIN, rel=0.15)
+    assert made.predicted == pytest.approx(2.2 * MARGIN, rel=0.15)
     assert made.shape is not None
     assert 1 <= len(made.shape["layers"]) <= 2
     assert {trial.of for trial in record.trials} == {"1-2.2x"}
@@ -212,6 +214,9 @@ def test_what_was_trained_elsewhere_is_timed_here(place, monkeypatch):
 
 
 def test_losses_are_kept_for_the_next_search(place, found, monkeypatch):
-    monkeypatch.setattr(measured, "_measure", lambda prepared: pytest.fail("measured again"))
-    kept = list((place / "out" / "search").glob("losses-*.json"))
-    assert len(kept) == 1
+    monkeypatch.setattr(measured, "measure_losses", lambda *_: pytest.fail("measured again"))
+    (kept,) = (place / "out" / "search").glob("losses-*.json")
+    (place / "next" / "search").mkdir(parents=True)
+    shutil.copy(kept, place / "next" / "search")
+    result = search(place, "next", "--megabytes", "1000", *QUICK)
+    assert result.exit_code == 0, result.output
