@@ -39,7 +39,7 @@ class Curve(Record):
     errors: Many[float]
     """The squared error of the block's output relative to its energy there, rising from 0."""
     measured: Many[LevelLoss]
-    """Where the loss itself was measured, falling in units kept."""
+    """Levels whose loss itself was measured, falling in units kept."""
 
     def loss(self, kept: int) -> float:
         """The loss with `kept` units: as measured, or between two measurements by the squared
