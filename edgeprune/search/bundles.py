@@ -25,6 +25,8 @@ from edgeprune.search.trial import (
     try_out,
 )
 
+WHOLE = "whole"
+"""The name of the original in the plan's formats, nothing cut."""
 _SECONDS, _LAUNCHES = 8.0, 4
 """The timing of a bundle that was trained briefly."""
 
@@ -33,15 +35,14 @@ _SECONDS, _LAUNCHES = 8.0, 4
 class Plan:
     """A model to make.
 
-    name: of its folder. predicted: its speedup. minutes: of its own training. steps: in their
-    place, where training is counted so. start: the folder of a larger model that it goes on from.
+    name: of its folder. predicted: its speedup. length: of its own training. start: the folder of a
+    larger model that it goes on from.
     """
 
     name: str
     shape: Shape
     predicted: float
-    minutes: float
-    steps: int | None
+    length: Length
     start: Path | None
 
 
@@ -55,7 +56,7 @@ class Bundles:
     def whole(self) -> Found:
         """The original in the plan's formats, nothing cut."""
         recipe = recipe_of(self._prepared.base, None, Length(), None, brief=False)
-        return self._found("whole", None, 1.0, None, 0.0, recipe)
+        return self._found(WHOLE, None, 1.0, None, 0.0, recipe)
 
     def long(self, plan: Plan, asked: float | None, minutes: float) -> Found:
         """A model of the front.
@@ -89,7 +90,7 @@ class Bundles:
         return recipe_of(
             prepared.base,
             plan.shape,
-            Length(plan.minutes) if plan.steps is None else Length(steps=plan.steps),
+            plan.length,
             plan.start,
             brief,
             prepared.group,
@@ -106,7 +107,7 @@ class Bundles:
             name=plan.name,
             of=of,
             shape=plain(plan.shape),
-            minutes=plan.minutes,
+            minutes=plan.length.minutes or 0.0,
             predicted=plan.predicted,
             speedup=speed.measures[self._prepared.work].ratio.value,
             held_out=results[plan.name].distance,

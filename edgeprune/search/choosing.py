@@ -1,7 +1,7 @@
 """The shapes for a goal: by sums of losses within the limits, then by the loss of whole shapes."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -50,30 +50,35 @@ class Choosing:
         """The best shape of every depth by the sums of losses, the least loss first."""
         return candidates(self._losses, self._speeds.times, self._sizes, self.budget(goal))
 
-    def again(self, name: str, goal: Goal, best: Candidate) -> Candidate:
+    def again(
+        self, name: str, goal: Goal, best: Candidate, enough: Callable[[], bool]
+    ) -> Candidate:
         """A candidate by the times as they are known now: as it was where it keeps them."""
         seconds, limit = self._speeds.times.of(best.shape), self.budget(goal).seconds
         if limit is None or seconds <= limit:
             return replace(best, seconds=seconds)
         chosen = [c for c in self.candidates(goal) if c.shape.layers == best.shape.layers]
-        return self.switched(f"{name} again", goal, chosen[0]) if chosen else best
+        return self.switched(f"{name} again", goal, chosen[0], enough) if chosen else best
 
-    def switched(self, name: str, goal: Goal, candidate: Candidate) -> Candidate:
+    def switched(
+        self, name: str, goal: Goal, candidate: Candidate, enough: Callable[[], bool]
+    ) -> Candidate:
         """A candidate, or one near it that loses less as a whole, on the text that chose it and on
         text that did not.
 
         Args:
             name: of the model that it is for.
+            enough: whether the time for that is over.
         """
         if not self._prepared.settings.switches:
             return candidate
         depth = len(candidate.shape.layers)
-        make = functools.partial(self._nearby, goal, candidate.shape)
+        make = functools.partial(self._nearby, goal, candidate.shape, enough)
         shape = self._journal.once(f"{name}, {depth} layers, switched", make, plain, shape_of)
         seconds, size = self._speeds.times.of(shape), self._sizes.of(shape)
         return replace(candidate, shape=shape, seconds=seconds, bytes=size)
 
-    def _nearby(self, goal: Goal, shape: Shape) -> Shape:
+    def _nearby(self, goal: Goal, shape: Shape, enough: Callable[[], bool]) -> Shape:
         say(f"[search] shapes near the choice of {len(shape.layers)} layers")
         stitched, texts = self._model.stitched, self._model.texts
         whole = stitched.references(texts.judged)
@@ -86,6 +91,7 @@ class Choosing:
             functools.partial(stitched.loss, batches=texts.judged, whole=whole),
             self._prepared.settings.switches,
             np.random.default_rng(self._prepared.base.seed),
+            enough,
         )
         whole = stitched.references(texts.proof)
         before, after = (stitched.loss(each, texts.proof, whole) for each in (shape, found))

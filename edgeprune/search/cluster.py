@@ -126,6 +126,7 @@ class Workers:
     def __init__(self, prepared: Prepared, head: str | None) -> None:
         """head: the address of the cluster's head."""
         self._head = head
+        self.together = max(1, int(ray.cluster_resources().get("CPU", 1)))
         recipe = prepared.base
         named = [str(recipe.model), *recipe.text.data]
         self._packed = {

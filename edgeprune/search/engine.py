@@ -19,6 +19,8 @@ class Engine(Protocol):
 
     alone: bool
     """Whether they run on this machine with nothing beside, so that their times hold."""
+    together: int
+    """Trials that run at once."""
 
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """The results, in the order of the trials."""
@@ -28,6 +30,7 @@ class Here:
     """This process, one after the other."""
 
     alone = True
+    together = 1
 
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """Each in turn."""

@@ -57,6 +57,13 @@ def _most_lost(found: Found) -> float:
     return found.loss_interval[1] if found.loss_interval else found.loss
 
 
+def planned(wish: Wish, settings: SearchRunSettings) -> int:
+    """The models that a search makes beside the whole one, at most."""
+    if wish.of_one and wish.max_drop is None:
+        return 1
+    return len(wish.speedup) if wish.speedup and wish.max_drop is None else settings.points - 1
+
+
 def next_goal(
     wish: Wish,
     settings: SearchRunSettings,

@@ -67,6 +67,8 @@ class SearchRecord(Record):
     seconds: float
     finished: bool
     """False: the search was stopped, and this is what it had."""
+    hours_over: bool = False
+    """Whether its hours were over before there were enough models."""
 
 
 def plain(shape: Shape) -> dict[str, Any]:

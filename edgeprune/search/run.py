@@ -10,10 +10,12 @@ original.
 For every model: the best shape of each depth by predicted loss within the time (choice.py), the
 best few trained briefly, the best of these by held-out text trained long. Its time is measured when
 it is brief, and corrects the table of times before the long training. Larger models come first, so
-that a smaller one goes on from what they have learned.
+that a smaller one goes on from what they have learned. Each has a share of the hours (hours.py).
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,26 +26,31 @@ from edgeprune.compress.recover.row import RECOVER
 from edgeprune.pipeline.keep import MARK as STAGES
 from edgeprune.pipeline.keep import locked
 from edgeprune.pipeline.keys import code_digest, digest
-from edgeprune.search.bundles import Bundles, Plan
+from edgeprune.search.bundles import WHOLE, Bundles, Plan
 from edgeprune.search.choice import Candidate
 from edgeprune.search.choosing import Choosing
 from edgeprune.search.engine import Engine
-from edgeprune.search.goals import Goal, next_goal
+from edgeprune.search.goals import Goal, next_goal, planned
+from edgeprune.search.hours import Hours, Share
 from edgeprune.search.journal import Journal
 from edgeprune.search.measured import measured_losses, measured_times
 from edgeprune.search.prepare import MARK, Prepared
 from edgeprune.search.record import Brief, Found, SearchRecord, shape_of
 from edgeprune.search.shape import Shape
 from edgeprune.search.speeds import Speeds
+from edgeprune.search.trial import Length
 from edgeprune.search.whole import Whole
 from edgeprune.search.written import write
 
-_OVERHEAD = 3.0
-"""Minutes that a model takes beside its training: built, measured, and its candidates too."""
 
+def search(
+    prepared: Prepared, engine: Engine, clock: Callable[[], float] = time.monotonic
+) -> SearchRecord:
+    """Search until there are enough models or the hours are over; what was found is written after
+    every model.
 
-def search(prepared: Prepared, engine: Engine) -> SearchRecord:
-    """Search until there are enough models; what was found is written after every one.
+    Args:
+        clock: by which the hours are counted, in seconds.
 
     Raises:
         UserError: another search is using the folder, or no shape keeps a limit.
@@ -51,99 +58,143 @@ def search(prepared: Prepared, engine: Engine) -> SearchRecord:
     folder = prepared.output / MARK
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
-        journal = Journal(folder / f"{_key(prepared)[:12]}.json")
-        return _Search(prepared, engine, journal).run()
+        journal = Journal(folder / f"{_key(prepared)[:12]}.json", clock)
+        table = measured_times(prepared)
+        say("[search] the original in the formats of the plan")
+        bundles = Bundles(prepared, engine, journal)
+        whole = bundles.whole()
+        hours = Hours(prepared.settings, journal, engine.together)
+        hours.whole_took(journal.took(WHOLE))
+        speeds = Speeds(table, whole.speedup.value, learns=prepared.settings.steps is None)
+        going = Search(prepared, journal, bundles, speeds, hours, whole)
+        going.write(finished=False)
+        if hours.left <= 0:
+            return going.write(finished=False, hours_over=True)
+        say(f"[search] losses of levels; {duration(hours.left)} left")
+        model = Whole(prepared)
+        losses = measured_losses(prepared, model)
+        return going.run(Choosing(prepared, journal, speeds, losses, model, whole))
 
 
 def _key(prepared: Prepared) -> str:
-    """The key of a search's decisions: all that they depend on."""
+    """The key of a search's decisions: all that they depend on. The hours are not in it, since a
+    search goes on with more of them: the time of each model is a decision of its own."""
     code = code_digest([f"{__name__}:search"])
-    return digest(prepared.common, prepared.wish, prepared.settings, code)
+    settings = prepared.settings.model_dump_json(exclude={"hours"})
+    return digest(prepared.common, prepared.wish, settings, code)
 
 
-class _Search:
-    def __init__(self, prepared: Prepared, engine: Engine, journal: Journal) -> None:
-        self._prepared, self._journal = prepared, journal
-        self._bundles = Bundles(prepared, engine, journal)
-        self._models: list[Found] = []
+class Search:
+    """The models of a search, made one after the other."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        journal: Journal,
+        bundles: Bundles,
+        speeds: Speeds,
+        hours: Hours,
+        whole: Found,
+    ) -> None:
+        """whole: the original in the plan's formats, nothing cut."""
+        self._prepared, self._journal, self._bundles = prepared, journal, bundles
+        self._speeds, self._hours = speeds, hours
+        self._models = [whole]
         self._trials: list[Brief] = []
-        table = measured_times(prepared)
-        self._say("the original in the formats of the plan")
-        self._whole = self._bundles.whole()
-        learns = prepared.settings.steps is None
-        self._speeds = Speeds(table, self._whole.speedup.value, learns)
 
-    def run(self) -> SearchRecord:
-        prepared, whole = self._prepared, self._whole
-        self._models.append(whole)
-        self._write(finished=False)
-        self._say("losses of levels")
-        model = Whole(prepared)
-        losses = measured_losses(prepared, model)
-        choosing = Choosing(prepared, self._journal, self._speeds, losses, model, whole)
-        while goal := next_goal(
-            prepared.wish, prepared.settings, whole, choosing.fastest, self._models[1:]
-        ):
-            self._models.append(self._make(goal, len(self._models), choosing))
-            self._write(finished=False)
-        return self._write(finished=True)
+    def run(self, choosing: Choosing) -> SearchRecord:
+        """Make models until there are enough, or the hours are over."""
+        wish, settings = self._prepared.wish, self._prepared.settings
+        whole = self._models[0]
+        while goal := next_goal(wish, settings, whole, choosing.fastest, self._models[1:]):
+            found = self._make(goal, len(self._models), choosing)
+            if found is None:
+                return self.write(finished=False, hours_over=True)
+            self._models.append(found)
+            self.write(finished=False)
+        return self.write(finished=True)
 
-    def _say(self, what: str) -> None:
-        left = 3600 * self._prepared.settings.hours - self._journal.seconds
-        say(f"[search] {what}; about {duration(max(0.0, left))} left")
+    def write(self, finished: bool, hours_over: bool = False) -> SearchRecord:
+        """Write the models that there are; returns the record."""
+        error, seconds = self._speeds.table.error, self._journal.seconds
+        models, trials = self._models, self._trials
+        return write(self._prepared, models, trials, error, seconds, finished, hours_over)
 
-    def _make(self, goal: Goal, number: int, choosing: Choosing) -> Found:
-        """A model for a goal: candidates trained briefly, the best of them long."""
+    def _make(self, goal: Goal, number: int, choosing: Choosing) -> Found | None:
+        """A model for a goal: candidates trained briefly, the best of them long. None where the
+        hours do not hold it."""
         wanted = "smallest loss" if goal.speedup is None else f"{goal.speedup:.3g}x"
         name = f"{number}-{wanted.replace(' ', '-')}"
-        self._say(f"model {number}: {wanted}")
-        minutes = self._journal.once(f"{name} minutes", lambda: self._minutes(number))
         chosen = choosing.candidates(goal)
         if not chosen:
             raise UserError(choosing.impossible(goal))
-        start = self._start(chosen)
-        settings = self._prepared.settings
-        few = [choosing.switched(name, goal, each) for each in chosen[: settings.candidates]]
-        share = settings.brief if len(few) > 1 else 0.0
-        if share:
-            best = self._best_of(name, few, minutes, share / len(few), start)
-            best = choosing.again(name, goal, best)
+        settings, hours, now = self._prepared.settings, self._hours, self._journal
+        models = max(1, planned(self._prepared.wish, settings) - number + 1)
+        most = min(settings.candidates, len(chosen)) if settings.brief else 1
+        share = now.once_there(
+            f"{name} share",
+            lambda: hours.share(models, most),
+            Share.to_json,
+            Share.model_validate,
+        )
+        if share is None:
+            return None
+        of = (
+            f"{duration(hours.left)} left, {duration(share.until - now.seconds)} of it for this one"
+        )
+        say(f"[search] model {number}: {wanted}; {'kept' if name in now else of}")
+        until = math.inf if settings.steps else hours.switching_until(share)
+
+        def enough() -> bool:
+            return now.seconds >= until
+
+        few = [choosing.switched(name, goal, c, enough) for c in chosen[: share.candidates]]
+        given, part, briefly = share, 1.0, 0.0
+        best = few[0]
+        if len(few) > 1:
+            part -= settings.brief
+            each = now.once(f"{name} brief minutes", lambda: hours.brief_minutes(given))
+            best = self._best_of(name, few, self._length(each, settings.brief / len(few)), chosen)
+            best = choosing.again(name, goal, best, enough)
             self._mark(name, best)
-        else:
-            best = few[0]
-        plan = self._plan(name, best, minutes, 1 - share, self._start([best]))
-        found = self._bundles.long(plan, goal.speedup, minutes)
+            briefly = each * len(few)
+        minutes = now.once_there(f"{name} minutes", lambda: hours.long_minutes(given, models))
+        if minutes is None:
+            return None
+        plan = self._plan(name, best, self._length(minutes, part), self._start([best]))
+        trained = plan.length.minutes or 0.0
+        found = self._bundles.long(plan, goal.speedup, trained and trained + briefly)
+        hours.long_took(now.took(name), trained)
         self._speeds.learn(best.shape, found.speedup.value)
         return found
 
-    def _plan(
-        self, name: str, candidate: Candidate, minutes: float, share: float, start: Path | None
-    ) -> Plan:
-        """A model that gets a share of a training."""
+    def _length(self, minutes: float, part: float) -> Length:
+        """Minutes, or a part of the steps where training is counted so."""
         steps = self._prepared.settings.steps
-        return Plan(
-            name,
-            candidate.shape,
-            self._speeds.predicted(candidate.shape),
-            share * minutes,
-            None if steps is None else max(1, round(share * steps)),
-            start,
-        )
+        if steps is None:
+            return Length(minutes)
+        return Length(steps=max(1, round(part * steps)))
+
+    def _plan(self, name: str, candidate: Candidate, length: Length, start: Path | None) -> Plan:
+        predicted = self._speeds.predicted(candidate.shape)
+        return Plan(name, candidate.shape, predicted, length, start)
 
     def _best_of(
-        self,
-        of: str,
-        few: Sequence[Candidate],
-        minutes: float,
-        share: float,
-        start: Path | None,
+        self, of: str, few: Sequence[Candidate], length: Length, chosen: Sequence[Candidate]
     ) -> Candidate:
-        """The candidate that loses least after a brief training; the times of all are learned."""
+        """The candidate that loses least after a brief training; the times of all are learned.
+
+        Args:
+            chosen: all that go on from the same larger model.
+        """
         named = {f"{of}-{len(each.shape.layers)}-layers": each for each in few}
-        plans = {
-            name: self._plan(name, each, minutes, share, start) for name, each in named.items()
-        }
+        start = self._start(chosen)
+        plans = {name: self._plan(name, each, length, start) for name, each in named.items()}
+        journal, entry = self._journal, f"{of} briefs"
+        began = journal.seconds
         trials = self._bundles.brief(of, plans)
+        took = journal.once(entry, lambda: journal.seconds - began)
+        self._hours.briefs_took(took, len(few), length.minutes or 0.0)
         self._trials += trials
         for trial in trials:
             self._speeds.learn(named[trial.name].shape, trial.speedup)
@@ -160,14 +211,6 @@ class _Search:
             for trial in self._trials
         ]
 
-    def _minutes(self, number: int) -> float:
-        """Minutes of training for the next model: an even share of the time that is left."""
-        settings, wish = self._prepared.settings, self._prepared.wish
-        planned = len(wish.speedup) or (1 if wish.latency or wish.megabytes or wish.memory else 0)
-        planned = settings.points - 1 if wish.max_drop or not planned else planned
-        left = 60 * settings.hours - self._journal.seconds / 60
-        return max(0.0, left / max(1, planned - number + 1) - _OVERHEAD)
-
     def _start(self, chosen: Sequence[Candidate]) -> Path | None:
         """The folder of the smallest model that was trained and holds all of these shapes."""
         for found in reversed(self._models):
@@ -178,10 +221,6 @@ class _Search:
                 stages = self._prepared.output / "models" / found.name / STAGES
                 return next(iter(sorted(stages.glob(f"{RECOVER.name}-*"))), None)
         return None
-
-    def _write(self, finished: bool) -> SearchRecord:
-        error, seconds = self._speeds.table.error, self._journal.seconds
-        return write(self._prepared, self._models, self._trials, error, seconds, finished)
 
 
 def _holds(larger: Shape, smaller: Shape) -> bool:

@@ -19,6 +19,7 @@ def write(
     table_error: float,
     seconds: float,
     finished: bool,
+    hours_over: bool = False,
 ) -> SearchRecord:
     """Write the models that there are, in place of an earlier state."""
     best, verdict = best_of(models, prepared.wish)
@@ -35,6 +36,7 @@ def write(
         verdict=tuple(verdict),
         seconds=seconds,
         finished=finished,
+        hours_over=hours_over,
     )
     record.write(prepared.output / "search.json")
     write_page(record, prepared.output)

@@ -30,7 +30,7 @@ quantize: {calibration_samples: 8}
 measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 ELSEWHERE = next(name for name in NAMES if name not in ("auto", detect().name))
-QUICK = ["--hours", "0.001", "--candidates", "2"]
+QUICK = ["--steps", "12", "--candidates", "2"]
 
 
 def table(model: Path) -> BlockTimes:
@@ -126,7 +126,7 @@ def test_a_build_with_a_speed_is_a_search_for_it(place, monkeypatch):
     half_as_long_is_twice_as_fast(monkeypatch)
     given = ["build", str(place / "recipe.yaml"), "--model", str(place / "model")]
     given += ["--data", str(place / "text.txt"), "--output", str(place / "built")]
-    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", "0.001"])
+    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", "0.03"])
     assert result.exit_code in (0, 1), result.stderr
     record = SearchRecord.read(place / "built" / "search.json", "")
     assert record.wish["speedup"] == [2.2]
@@ -135,6 +135,18 @@ def test_a_build_with_a_speed_is_a_search_for_it(place, monkeypatch):
         refused = CliRunner().invoke(main, [*given, *more])
         assert refused.exit_code == 2
         assert why in refused.stderr
+
+
+def test_a_search_whose_hours_are_over_ends_with_what_it_has_and_says_so(place):
+    result = search(place, "over", "--speedup", "40", "--hours", "0.0001")
+    assert result.exit_code == 1  # not so fast
+    told = " ".join(result.stdout.split())
+    assert "hours were over after 0 models beside the whole one" in told
+    assert "with more --hours the same command goes on" in told
+    assert (place / "over" / "best" / "edgeprune.json").is_file()
+    record = SearchRecord.read(place / "over" / "search.json", "")
+    assert record.hours_over
+    assert not record.finished
 
 
 @pytest.mark.parametrize(
