@@ -6,12 +6,16 @@ how often, or in which order.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Protocol
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
 from edgeprune.search.prepare import Prepared
 from edgeprune.search.trial import Trial, Tried, try_out
+
+CLIENT = "ray://"
+"""Before an address at which a cluster takes clients from outside."""
 
 
 class Engine(Protocol):
@@ -57,6 +61,9 @@ def engine(prepared: Prepared, workers: int | None, address: str | None) -> Iter
         )
     try:
         from edgeprune.search.cluster import cluster
+
+        if (address or "").startswith(CLIENT):
+            import_module("grpc")  # which Ray alone does not bring
     except ModuleNotFoundError as error:
         raise UserError(
             f"--workers and --cluster need the package {error.name}: {install('cluster')}."

@@ -4,7 +4,9 @@ import contextlib
 import itertools
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -149,6 +151,16 @@ def test_a_search_whose_hours_are_over_ends_with_what_it_has_and_says_so(place):
     assert not record.finished
 
 
+def test_rays_client_is_asked_for_before_a_cluster_is(place, monkeypatch):
+    """Ray itself comes without what speaks ray://."""
+    monkeypatch.setitem(sys.modules, "edgeprune.search.cluster", SimpleNamespace(cluster=None))
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    result = search(place, "refused", "--cluster", "ray://head:10001")
+    assert result.exit_code == 2
+    assert "package grpc" in result.stderr
+    assert "[cluster]" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -206,7 +218,7 @@ def test_what_was_trained_elsewhere_is_timed_here(place, monkeypatch):
     seen = []
 
     class Elsewhere:
-        alone = False
+        alone, together = False, 1
 
         def run(self, trials):
             seen.extend(trials)
