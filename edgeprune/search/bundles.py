@@ -164,6 +164,7 @@ class Bundles:
                 loss_of=loss.of,
                 loss_unit=loss.unit,
                 held_out=tried.distance,
+                judged_on=tried.judged_on,
             )
 
         return self._journal.once(name, make, Found.to_json, Found.model_validate)

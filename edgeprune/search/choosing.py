@@ -9,7 +9,7 @@ import numpy as np
 from edgeprune.base.progress import say
 from edgeprune.search.choice import Candidate, candidates, levels_of
 from edgeprune.search.costs import Budget, Costs, sizes_of
-from edgeprune.search.goals import Goal
+from edgeprune.search.goals import FASTEST, Goal
 from edgeprune.search.journal import Journal
 from edgeprune.search.losses import Losses
 from edgeprune.search.prepare import Prepared
@@ -115,12 +115,18 @@ class Choosing:
 
     def impossible(self, goal: Goal) -> str:
         """A sentence on a goal that no shape reaches, with the nearest that there is."""
-        size = self._sizes.of(self.smallest) / 1e6
+        limits, smallest = self.budget(goal), self.smallest
+        size, fastest = self._sizes.of(smallest), f"{self.fastest:.3g}x"
+        slow = limits.seconds is not None and self._speeds.times.of(smallest) > limits.seconds
+        large = limits.bytes is not None and size > limits.bytes
+        asked = {
+            f"{goal.speedup or 0:.3g}x as fast": slow or not large,
+            f"so small that its graph has {max(0.0, (limits.bytes or 0) / 1e6):.3g} MB": large,
+        }
         return (
-            f"No shape of this model is {goal.speedup:.3g}x as fast"
-            if goal.speedup is not None
-            else "No shape of this model is so small"
-        ) + (
-            f": the smallest, one layer deep, would be {self.fastest:.3g}x as fast, with "
-            f"{size:.1f} MB. Ask for less, or take a smaller model."
+            f"No shape of this model is {' and '.join(name for name in asked if asked[name])}: the "
+            f"smallest is {fastest} as fast with {size / 1e6:.3g} MB, one layer deep "
+            f"({smallest.heads[0]} heads, {smallest.channels[0]} channels), and loses nearly "
+            f"everything; a front's fastest would be {FASTEST * self.fastest:.3g}x. Ask for less, "
+            "or take a smaller model."
         )

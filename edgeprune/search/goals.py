@@ -11,7 +11,7 @@ _STEP = 1.6
 """By how much faster a search for the fastest model within a loss goes on, while it finds some."""
 _NEAR = 1.12
 """A fastest model within the loss and a slowest beyond it that are no further apart are enough."""
-_FASTEST = 0.85
+FASTEST = 0.85
 """Of the speed of the smallest shape, what a front's fastest has: the smallest loses everything."""
 _FRONT = 40.0
 """The fastest of a front, times faster than the original, where so much can be had."""
@@ -49,8 +49,23 @@ def missed(found: Found, wish: Wish) -> list[str]:
         lines.append(
             f"{found.loss:.2f}{found.loss_unit} of {found.loss_of} lost, at most "
             f"{_most_lost(found):.2f}, where {wish.max_drop:g} was asked"
+            + _too_few(found, wish.max_drop)
         )
     return lines
+
+
+def _too_few(found: Found, wished: float) -> str:
+    """Of a loss that may be small enough but for its interval: the rows that would show it, since
+    an interval is narrower by the root of how many more there are. Empty of any other."""
+    if found.loss_interval is None or found.judged_on is None or found.loss >= wished:
+        return ""
+    rows, count = found.judged_on
+    wide = found.loss_interval[1] - found.loss
+    needed = math.ceil(count * (wide / (wished - found.loss)) ** 2)
+    return (
+        f" ({count:,} {rows} tell losses apart by {wide:.2g} at best: about {needed:,} would show "
+        "whether this one is small enough)"
+    )
 
 
 def _most_lost(found: Found) -> float:
@@ -120,6 +135,8 @@ def _next_within_a_loss(
     if _most_lost(whole) > wish.max_drop or len(made) >= settings.points - 1:
         return None
     least = wish.speedup[0] if wish.speedup else None
+    if wish.latency is not None:
+        least = whole.original_ms / wish.latency
     inside = [each for each in (whole, *made) if _most_lost(each) <= wish.max_drop]
     good = max(each.speedup.value for each in inside)
     beyond = [each.speedup.value for each in made if _most_lost(each) > wish.max_drop]
@@ -132,5 +149,5 @@ def _next_within_a_loss(
 
 def front(slowest: float, fastest: float, count: int) -> list[float]:
     """Speedups of a front's models beside the slowest, in equal ratios."""
-    end = max(slowest * 1.05, min(_FRONT, _FASTEST * fastest))
+    end = max(slowest * 1.05, min(_FRONT, FASTEST * fastest))
     return [slowest * (end / slowest) ** (place / count) for place in range(1, count + 1)]
