@@ -39,6 +39,8 @@ class Choosing:
         self._prepared, self._journal = prepared, journal
         self._speeds, self._losses, self._model = speeds, losses, model
         self._sizes: Costs = sizes_of(prepared, whole.megabytes * 1e6)
+        limited, memory = prepared.wish.memory is not None, whole.memory_megabytes
+        self._beside = memory - whole.megabytes if limited and memory is not None else None
 
     def budget(self, goal: Goal) -> Budget:
         """The most that a shape for a goal may cost."""
@@ -119,14 +121,16 @@ class Choosing:
         size, fastest = self._sizes.of(smallest), f"{self.fastest:.3g}x"
         slow = limits.seconds is not None and self._speeds.times.of(smallest) > limits.seconds
         large = limits.bytes is not None and size > limits.bytes
-        asked = {
-            f"{goal.speedup or 0:.3g}x as fast": slow or not large,
-            f"so small that its graph has {max(0.0, (limits.bytes or 0) / 1e6):.3g} MB": large,
-        }
+        faster, smaller = f"{goal.speedup or 0:,.4g}x as fast", "so small"
+        if limits.bytes is not None:
+            smaller += f" that its graph has {max(0.0, limits.bytes / 1e6):,.4g} MB"
+        asked = {faster: slow or not large, smaller: large}
+        beside = ""
+        if large and self._beside is not None:
+            beside = f" A process takes about {self._beside:,.0f} MB of memory beside the graph."
         return (
             f"No shape of this model is {' and '.join(name for name in asked if asked[name])}: the "
-            f"smallest is {fastest} as fast with {size / 1e6:.3g} MB, one layer deep "
-            f"({smallest.heads[0]} heads, {smallest.channels[0]} channels), and loses nearly "
-            f"everything; a front's fastest would be {FASTEST * self.fastest:.3g}x. Ask for less, "
-            "or take a smaller model."
+            f"smallest (layers 1, heads {smallest.heads[0]}, channels {smallest.channels[0]}) is "
+            f"{fastest} as fast with {size / 1e6:.3g} MB, and loses nearly everything; a front "
+            f"ends at {FASTEST * self.fastest:.3g}x.{beside} Ask for less, or take a smaller model."
         )

@@ -55,17 +55,19 @@ def missed(found: Found, wish: Wish) -> list[str]:
 
 
 def _too_few(found: Found, wished: float) -> str:
-    """Of a loss that may be small enough but for its interval: the rows that would show it, since
-    an interval is narrower by the root of how many more there are. Empty of any other."""
-    if found.loss_interval is None or found.judged_on is None or found.loss >= wished:
+    """Of a loss whose interval has the wished one inside: how finely its rows tell losses apart,
+    and how many would do, since an interval is narrower by the root of how many more there are.
+    Empty of any other."""
+    if found.loss_interval is None or found.judged_on is None:
+        return ""
+    low, high = found.loss_interval
+    if not low < wished < high:
         return ""
     rows, count = found.judged_on
-    wide = found.loss_interval[1] - found.loss
-    needed = math.ceil(count * (wide / (wished - found.loss)) ** 2)
-    return (
-        f" ({count:,} {rows} tell losses apart by {wide:.2g} at best: about {needed:,} would show "
-        "whether this one is small enough)"
-    )
+    wide = (high - low) / 2
+    needed = math.ceil(count * (wide / wished) ** 2)
+    told = f"; {count:,} {rows} tell losses apart by {wide:.2g}"
+    return told + (f", and {wished:g} needs about {needed:,}" if needed > count else "")
 
 
 def _most_lost(found: Found) -> float:

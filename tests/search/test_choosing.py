@@ -44,14 +44,19 @@ def made(monkeypatch) -> Choosing:
         predicted=lambda shape: ORIGINAL / TIMES.of(shape),
         table=SimpleNamespace(channels=[SimpleNamespace(count=1)]),
     )
-    whole = SimpleNamespace(megabytes=2e-3)
-    return Choosing(SimpleNamespace(), None, speeds, LOSSES, None, whole)
+    whole = SimpleNamespace(megabytes=2e-3, memory_megabytes=80.0)
+    prepared = SimpleNamespace(wish=SimpleNamespace(memory=70.0))
+    return Choosing(prepared, None, speeds, LOSSES, None, whole)
 
 
 @pytest.mark.parametrize(
     ("goal", "of", "no"),
     [
-        (Goal(50, None), "50x as fast: the smallest is 11.4x", "so small"),
+        (
+            Goal(50, None),
+            "50x as fast: the smallest (layers 1, heads 1,",
+            "so small",
+        ),
         (Goal(None, 900.0), "so small that its graph has 0.0009 MB: the", "as fast and"),
         (Goal(5, 900.0), "so small that its graph has 0.0009 MB: the", "5x as fast and"),
         (
@@ -67,5 +72,6 @@ def test_a_goal_that_no_shape_reaches_names_its_limit_and_the_nearest(made, goal
     told = made.impossible(goal)
     assert f"No shape of this model is {of}" in told
     assert no not in told
-    assert "11.4x as fast with 0.00105 MB, one layer deep (1 heads, 1 channels)" in told
-    assert "a front's fastest would be 9.71x" in told
+    assert "11.4x as fast with 0.00105 MB" in told
+    assert "a front ends at 9.71x" in told
+    assert ("about 80 MB of memory beside the graph" in told) == (goal.bytes is not None)
