@@ -20,8 +20,8 @@ import ray
 
 from edgeprune.base.errors import UserError, reason
 from edgeprune.base.progress import say
-from edgeprune.search.engine import CLIENT
 from edgeprune.search.prepare import Prepared
+from edgeprune.search.settings import CLIENT
 from edgeprune.search.trial import Trial, Tried, try_out
 
 _ANSWERS = 10.0

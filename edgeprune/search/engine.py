@@ -12,10 +12,8 @@ from typing import Protocol
 from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
 from edgeprune.search.prepare import Prepared
+from edgeprune.search.settings import CLIENT
 from edgeprune.search.trial import Trial, Tried, try_out
-
-CLIENT = "ray://"
-"""Before an address at which a cluster takes clients from outside."""
 
 
 class Engine(Protocol):

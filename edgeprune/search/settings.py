@@ -11,6 +11,10 @@ from edgeprune.base.settings import Settings
 from edgeprune.measure.works import Work
 
 
+CLIENT = "ray://"
+"""Before an address at which a cluster takes clients from outside."""
+
+
 class Wish(Settings):
     """Limits. With none the search gives a front, from nearly lossless to very fast."""
 
