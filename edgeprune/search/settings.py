@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from edgeprune.base.settings import Settings
 from edgeprune.measure.works import Work
 
-
 CLIENT = "ray://"
 """Before an address at which a cluster takes clients from outside."""
 
