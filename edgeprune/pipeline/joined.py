@@ -21,6 +21,8 @@ from edgeprune.base.ranks import ENDED, is_first, set_place
 
 _COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which torch's and MPI's launchers tell the count of processes."""
+_NUMBERS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Variables by which they tell a process its number."""
 _LONGEST = timedelta(days=30)
 """The others wait as long as this for what the first does alone; one that dies is noticed at
 once."""
@@ -59,7 +61,8 @@ def joined() -> Iterator[None]:
     first are silent. One that was started alone stays alone.
 
     Raises:
-        UserError: accelerate is not installed, or another of them has ended.
+        UserError: accelerate is not installed, no launcher started them, or another of them has
+            ended.
     """
     if asked() == 1:
         yield
@@ -71,17 +74,37 @@ def joined() -> Iterator[None]:
         raise UserError(
             f"A build by several processes needs the package {error.name}: {install('cluster')}."
         ) from None
+    _refuse_unlaunched()
     state = PartialState(cpu=True, timeout=_LONGEST)
     set_place(state.process_index, state.num_processes)
     console.quiet = not is_first()
     before = signal.signal(signal.SIGTERM, _end)  # how a launcher ends what a dead one left behind
     try:
         yield
+    except BaseException:
+        # This process ends by itself now, and first says why: a launcher that ends it meanwhile
+        # would cut that short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         set_place(0, 1)
         state.destroy_process_group()
+    signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_unlaunched() -> None:
+    """Refuse a count of processes that no launcher gave: torch would wait for the others."""
+    missing = [] if os.environ.get("MASTER_ADDR") else ["MASTER_ADDR"]
+    missing += [] if any(os.environ.get(name) for name in _NUMBERS) else ["RANK"]
+    if missing:
+        name = next(name for name in _COUNTS if int(os.environ.get(name) or 1) > 1)
+        raise UserError(
+            f"{name} asks for {asked()} processes, and {missing[0]}, which a launcher sets as "
+            "well, is missing: start them with `accelerate launch --multi_gpu --num_processes "
+            f"{asked()} -m edgeprune build ...`, or unset {name} to build by this process alone."
+        )
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what follows is the way out
     raise UserError(ENDED)

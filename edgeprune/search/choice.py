@@ -7,10 +7,12 @@ choice fits. Sums of losses compare within a set; between depths they are a gues
 settles: so the best shape of every depth is given, not one.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.compress.maths.knapsack import Option, choose
+from edgeprune.search.costs import Budget, Costs
 from edgeprune.search.losses import Curve, Losses
 from edgeprune.search.shape import Shape
 
@@ -21,33 +23,6 @@ _MULTIPLIERS = 40
 _LEVELS = 48
 Levels = dict[int, float]
 """Units that a block may keep -> its loss with them, rising in units."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The costs of a shape, block by block, in seconds or bytes.
-
-    rest: everything outside the layers. layer: of each layer whatever its widths. heads, channels:
-    of a layer beyond that, by the units that it keeps.
-    """
-
-    rest: float
-    layer: float
-    heads: Callable[[int], float]
-    channels: Callable[[int], float]
-
-    def of(self, shape: Shape) -> float:
-        """The sum over a shape."""
-        widths = zip(shape.heads, shape.channels, strict=True)
-        return self.rest + sum(self.layer + self.heads(h) + self.channels(c) for h, c in widths)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most that a shape may cost; None is no limit."""
-
-    seconds: float | None = None
-    bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +55,9 @@ def candidates(losses: Losses, times: Costs, sizes: Costs, budget: Budget) -> li
 
 
 def _levels(curve: Curve) -> Levels:
-    """The loss of each level of a block."""
-    return {kept: curve.loss(kept) for kept in levels_of(curve)}
+    """The loss of each level of a block whose outputs are finite."""
+    losses = {kept: curve.loss(kept) for kept in levels_of(curve)}
+    return {kept: loss for kept, loss in losses.items() if math.isfinite(loss)}
 
 
 def _best(

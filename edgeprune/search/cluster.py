@@ -21,14 +21,13 @@ import ray
 from edgeprune.base.errors import UserError, reason
 from edgeprune.base.progress import say
 from edgeprune.search.prepare import Prepared
+from edgeprune.search.settings import CLIENT
 from edgeprune.search.trial import Trial, Tried, try_out
 
 _ANSWERS = 10.0
 """Seconds in which a cluster takes a connection."""
 _LOOK_EVERY = 2.0
 """Seconds after which the head is looked at again."""
-_CLIENT = "ray://"
-"""Before an address at which a cluster takes clients from outside."""
 _TRIES = 3
 """Times that a trial runs again whose worker died."""
 
@@ -92,7 +91,7 @@ def cluster(prepared: Prepared, workers: int | None, address: str | None) -> Ite
     if url := getattr(started, "dashboard_url", None):
         say(f"[search] Ray's dashboard: http://{url}")
     try:
-        client = (address or "").startswith(_CLIENT)
+        client = (address or "").startswith(CLIENT)
         yield Workers(prepared, address if client else ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
@@ -101,7 +100,7 @@ def cluster(prepared: Prepared, workers: int | None, address: str | None) -> Ite
 def _answers(address: str | None) -> bool:
     """Whether somebody listens at an address: Ray itself would wait for a minute, and where it has
     begun ends the process then. True of a name like auto, which Ray looks up."""
-    host, colon, port = (address or "").removeprefix(_CLIENT).rpartition(":")
+    host, colon, port = (address or "").removeprefix(CLIENT).rpartition(":")
     if not colon or not port.isdigit():
         return True
     try:
@@ -126,6 +125,7 @@ class Workers:
     def __init__(self, prepared: Prepared, head: str | None) -> None:
         """head: the address of the cluster's head."""
         self._head = head
+        self.together = max(1, int(ray.cluster_resources().get("CPU", 1)))
         recipe = prepared.base
         named = [str(recipe.model), *recipe.text.data]
         self._packed = {

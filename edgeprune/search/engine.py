@@ -6,11 +6,13 @@ how often, or in which order.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Protocol
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
 from edgeprune.search.prepare import Prepared
+from edgeprune.search.settings import CLIENT
 from edgeprune.search.trial import Trial, Tried, try_out
 
 
@@ -19,6 +21,8 @@ class Engine(Protocol):
 
     alone: bool
     """Whether they run on this machine with nothing beside, so that their times hold."""
+    together: int
+    """Trials that run at once."""
 
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """The results, in the order of the trials."""
@@ -28,6 +32,7 @@ class Here:
     """This process, one after the other."""
 
     alone = True
+    together = 1
 
     def run(self, trials: Sequence[Trial]) -> list[Tried]:
         """Each in turn."""
@@ -54,6 +59,9 @@ def engine(prepared: Prepared, workers: int | None, address: str | None) -> Iter
         )
     try:
         from edgeprune.search.cluster import cluster
+
+        if (address or "").startswith(CLIENT):
+            import_module("grpc")  # which Ray alone does not bring
     except ModuleNotFoundError as error:
         raise UserError(
             f"--workers and --cluster need the package {error.name}: {install('cluster')}."

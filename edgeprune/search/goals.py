@@ -11,7 +11,7 @@ _STEP = 1.6
 """By how much faster a search for the fastest model within a loss goes on, while it finds some."""
 _NEAR = 1.12
 """A fastest model within the loss and a slowest beyond it that are no further apart are enough."""
-_FASTEST = 0.85
+FASTEST = 0.85
 """Of the speed of the smallest shape, what a front's fastest has: the smallest loses everything."""
 _FRONT = 40.0
 """The fastest of a front, times faster than the original, where so much can be had."""
@@ -49,12 +49,36 @@ def missed(found: Found, wish: Wish) -> list[str]:
         lines.append(
             f"{found.loss:.2f}{found.loss_unit} of {found.loss_of} lost, at most "
             f"{_most_lost(found):.2f}, where {wish.max_drop:g} was asked"
+            + _too_few(found, wish.max_drop)
         )
     return lines
 
 
+def _too_few(found: Found, wished: float) -> str:
+    """Of a loss whose interval has the wished one inside: how finely its rows tell losses apart,
+    and how many would do, since an interval is narrower by the root of how many more there are.
+    Empty of any other."""
+    if found.loss_interval is None or found.judged_on is None:
+        return ""
+    low, high = found.loss_interval
+    if not low < wished < high:
+        return ""
+    rows, count = found.judged_on
+    wide = (high - low) / 2
+    needed = math.ceil(count * (wide / wished) ** 2)
+    told = f"; {count:,} {rows} tell losses apart by {wide:.2g}"
+    return told + (f", and {wished:g} needs about {needed:,}" if needed > count else "")
+
+
 def _most_lost(found: Found) -> float:
     return found.loss_interval[1] if found.loss_interval else found.loss
+
+
+def planned(wish: Wish, settings: SearchRunSettings) -> int:
+    """The models that a search makes beside the whole one, at most."""
+    if wish.of_one and wish.max_drop is None:
+        return 1
+    return len(wish.speedup) if wish.speedup and wish.max_drop is None else settings.points - 1
 
 
 def next_goal(
@@ -113,6 +137,8 @@ def _next_within_a_loss(
     if _most_lost(whole) > wish.max_drop or len(made) >= settings.points - 1:
         return None
     least = wish.speedup[0] if wish.speedup else None
+    if wish.latency is not None:
+        least = whole.original_ms / wish.latency
     inside = [each for each in (whole, *made) if _most_lost(each) <= wish.max_drop]
     good = max(each.speedup.value for each in inside)
     beyond = [each.speedup.value for each in made if _most_lost(each) > wish.max_drop]
@@ -125,5 +151,5 @@ def _next_within_a_loss(
 
 def front(slowest: float, fastest: float, count: int) -> list[float]:
     """Speedups of a front's models beside the slowest, in equal ratios."""
-    end = max(slowest * 1.05, min(_FRONT, _FASTEST * fastest))
+    end = max(slowest * 1.05, min(_FRONT, FASTEST * fastest))
     return [slowest * (end / slowest) ** (place / count) for place in range(1, count + 1)]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from edgeprune.base.record import Ends, Many, Record
 from edgeprune.measure.bench.record import Ratio
 from edgeprune.search.shape import Shape
@@ -32,6 +34,8 @@ class Found(Record):
     loss_unit: str
     held_out: float
     """The same on held-out text, by which candidates were told apart."""
+    judged_on: tuple[str, int] | None = Field(None, strict=False)
+    """The rows that judged: their name, and how many there were."""
 
 
 class Brief(Record):
@@ -67,6 +71,8 @@ class SearchRecord(Record):
     seconds: float
     finished: bool
     """False: the search was stopped, and this is what it had."""
+    hours_over: bool = False
+    """Whether its hours were over before there were enough models."""
 
 
 def plain(shape: Shape) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from edgeprune.base.settings import Settings
 from edgeprune.measure.works import Work
 
+CLIENT = "ray://"
+"""Before an address at which a cluster takes clients from outside."""
+
 
 class Wish(Settings):
     """Limits. With none the search gives a front, from nearly lossless to very fast."""
@@ -61,7 +64,10 @@ class SearchRunSettings(Settings):
     batch: int = Field(1, ge=1, le=256, description="texts in a timed call of an encoder")
     threads: int = Field(1, ge=1, le=256, description="threads of a timed session")
     hours: float = Field(
-        1.0, gt=0, le=1000, description="about how long the search may take, in all"
+        1.0,
+        gt=0,
+        le=1000,
+        description="how long the search may take, in all: it then ends with what it has",
     )
     steps: int | None = Field(
         None,

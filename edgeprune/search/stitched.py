@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgeprune.compress.calibrate.gates import CHANNELS, HEADS
 from edgeprune.compress.cut.depth import references
 from edgeprune.compress.cut.surgery import only_layers
 from edgeprune.model.model import Model
 from edgeprune.model.restored import values_restored
-from edgeprune.search.losses import CHANNELS, HEADS, Leaving, lost
+from edgeprune.search.blocks import Leaving
+from edgeprune.search.levels import lost
 from edgeprune.search.shape import Shape
 from edgeprune.text.batches import Batch
 

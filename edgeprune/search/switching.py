@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from edgeprune.search.choice import Budget, Costs
+from edgeprune.search.costs import Budget, Costs
 from edgeprune.search.shape import Shape
 
 _FURTHEST = 4
@@ -29,17 +29,21 @@ def switched(
     loss: Callable[[Shape], float],
     tries: int,
     rng: np.random.Generator,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Shape:
     """The best shape found from `start`, which keeps the budget; no worse than it.
 
     Args:
         levels: the units that a kind of block of a layer may keep, rising.
         loss: of a whole shape.
-        tries: shapes that are measured beside the first.
+        tries: shapes that are measured beside the first, at most.
+        enough: asked before each; where it says so, no more are measured.
     """
     best, least = start, loss(start)
     seen = {start}
     for _ in range(tries):
+        if enough():
+            break
         found = _neighbour(best, levels, times, sizes, budget, seen, rng)
         if found is None:
             return best

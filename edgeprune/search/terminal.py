@@ -74,6 +74,13 @@ def sentences(record: SearchRecord) -> list[str]:
     shown = next((each for each in record.models if each.name == record.best), record.models[-1])
     if more := outlook(record, shown):
         lines.append(more)
-    if not record.finished:
+    if record.hours_over:
+        made = len(record.models) - 1
+        lines.append(
+            f"Its {record.settings['hours']:g} hours were over after "
+            f"{made} {'model' if made == 1 else 'models'} beside the whole one: with more --hours "
+            "the same command goes on."
+        )
+    elif not record.finished:
         lines.append("Stopped before its end; the same command goes on.")
     return lines

@@ -77,6 +77,11 @@ class Tried(Record):
         return _loss(self.evaluations[-1])
 
     @property
+    def judged_on(self) -> tuple[str, int] | None:
+        """The rows of the last data: their name, and how many there are."""
+        return next(iter(self.evaluations[-1].conditions.items()), None)
+
+    @property
     def distance(self) -> float:
         """The loss on held-out text, of which there is more: it tells candidates apart."""
         return _loss(self.evaluations[0]).value

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,6 +21,7 @@ from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 from trained_together import CASES, TIMED
 
 from edgeprune.base.errors import UserError
+from edgeprune.base.progress import console
 from edgeprune.cli import main
 from edgeprune.pipeline.build import prepare
 from edgeprune.pipeline.joined import joined
@@ -122,6 +124,57 @@ def test_a_missing_accelerate_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match=r"package accelerate: .*\[cluster\]"), joined():
         pass
+
+
+@with_accelerate
+@pytest.mark.parametrize(
+    ("given", "missing"), [({}, "MASTER_ADDR"), ({"MASTER_ADDR": "127.0.0.1"}, "RANK")]
+)
+def test_a_stray_count_of_processes_is_one_sentence(monkeypatch, given, missing):
+    """As a shell of a cluster's job may have it: nobody else would ever come."""
+    for name in ("MASTER_ADDR", "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{missing}, which a launcher.*unset WORLD_SIZE"), joined():
+        pass
+
+
+class Group:
+    """accelerate's state of two processes, this one the second, without the first."""
+
+    process_index, num_processes = 1, 2
+
+    def __init__(self, **unused: object) -> None:
+        self.term = None
+
+    def destroy_process_group(self) -> None:
+        Group.term = signal.getsignal(signal.SIGTERM)
+
+
+@pytest.fixture
+def grouped(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "accelerate", SimpleNamespace(PartialState=Group))
+    monkeypatch.setattr(console, "quiet", console.quiet)
+    before = signal.getsignal(signal.SIGTERM)
+    yield before
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_process_that_is_ended_says_why_though_it_is_ended_again(grouped):
+    with pytest.raises(UserError, match="Another of the processes"), joined():
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # while the sentence is on its way: not heard
+    assert Group.term is signal.SIG_IGN
+
+
+def test_a_process_that_is_done_is_ended_as_before(grouped):
+    with joined():
+        assert signal.getsignal(signal.SIGTERM) is not grouped
+    assert signal.getsignal(signal.SIGTERM) is grouped
 
 
 def test_one_process_where_several_were_asked_for_is_refused(monkeypatch):

@@ -109,6 +109,25 @@ def test_a_limit_is_kept_by_the_whole_interval():
     assert not missed(found(5, lost=0.7), Wish(max_drop=1))
 
 
+@pytest.mark.parametrize("lost", [0.05, 0.15])
+def test_rows_too_few_to_show_a_loss_are_told_with_those_that_would(lost):
+    """Half an interval is 0.2 on 100 rows, and 0.1 on four times as many."""
+    few = found(5, lost=lost).model_copy(update={"judged_on": ("pairs", 100)})
+    (line,) = missed(few, Wish(max_drop=0.1))
+    assert line.endswith("; 100 pairs tell losses apart by 0.2, and 0.1 needs about 400")
+
+
+def test_rows_that_show_that_too_much_is_lost_are_enough():
+    clear = found(5, lost=0.5).model_copy(update={"judged_on": ("pairs", 100)})
+    (line,) = missed(clear, Wish(max_drop=0.1))
+    assert "pairs" not in line
+
+
+def test_the_fastest_within_a_loss_is_no_slower_than_the_latency():
+    (first, *_), _ = goals(Wish(max_drop=5, latency=2), lambda goal: found(goal.speedup, lost=9))
+    assert first.speedup == 15
+
+
 @pytest.mark.parametrize(
     ("limits", "why"),
     [

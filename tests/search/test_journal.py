@@ -22,11 +22,27 @@ def test_an_entry_is_made_once_and_read_by_the_next_session(tmp_path):
 
 
 def test_the_time_of_earlier_sessions_counts(tmp_path):
+    file, now = tmp_path / "journal.json", [50.0]
+    first = Journal(file, lambda: now[0])
+    now[0] += 100
+
+    def make():
+        now[0] += 7
+        return 1
+
+    first.once("a", make)
+    now[0] = 3.0  # another session's clock
+    second = Journal(file, lambda: now[0])
+    now[0] += 5
+    assert second.seconds == 112
+    assert second.took("a") == 7
+
+
+def test_nothing_is_no_entry(tmp_path):
     file = tmp_path / "journal.json"
-    first = Journal(file)
-    first._started -= 100
-    first.once("a", lambda: 1)
-    assert 100 <= Journal(file).seconds < 110
+    assert Journal(file).once_there("a", lambda: None) is None
+    assert Journal(file).once_there("a", lambda: 2) == 2
+    assert Journal(file).once_there("a", lambda: None) == 2
 
 
 def test_a_failure_leaves_no_entry(tmp_path):

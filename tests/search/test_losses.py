@@ -1,19 +1,21 @@
 """Losses of levels against models that are really cut, and of layers against models without."""
 
 import functools
-import json
 
 import pytest
 import torch
 from calibration_batches import batches_of
 from tiny_models import make_model
 
+from edgeprune.base.errors import UserError
 from edgeprune.compress.calibrate.walk import Walk
 from edgeprune.compress.cut.compensate import cut_channels, hessian_of, norm_weights
 from edgeprune.compress.cut.depth import references
 from edgeprune.compress.cut.surgery import keep_layers
 from edgeprune.compress.maths.structured import removal
-from edgeprune.search.losses import Losses, lost, measure_losses
+from edgeprune.search.blocks import blocks_of
+from edgeprune.search.levels import lost, measure_losses
+from edgeprune.search.losses import Losses
 
 STATISTICS, JUDGED = batches_of(3), batches_of(2, seed=50)
 
@@ -27,7 +29,7 @@ def measured(request, tmp_path_factory):
 
     before = made()
     state = {name: tensor.clone() for name, tensor in before.module.state_dict().items()}
-    losses = measure_losses(before, STATISTICS, JUDGED)
+    losses = measure_losses(before, blocks_of(before, STATISTICS), JUDGED)
     after = before.module.state_dict()
     assert all(torch.equal(state[name], after[name]) for name in state)  # it is left as it was
     return made, losses
@@ -42,7 +44,8 @@ def test_the_loss_of_a_level_of_channels_is_that_of_the_model_cut_so(measured):
     seen = Walk(model, STATISTICS).inputs(block, block.feed_forward.down, weigh)
     columns = torch.arange(curve.units)[:, None]
     order = removal(down.weight, hessian_of(seen, down.bias is not None, 0.01), columns).order
-    for kept, expected in curve.measured.items():
+    for level in curve.measured:
+        kept, expected = level.kept, level.loss
         one = made()
         masks = [torch.ones(part.channels) for part in one.anatomy.feed_forwards]
         masks[0][order[: curve.units - kept]] = 0
@@ -74,6 +77,16 @@ def test_heads_that_share_keys_leave_together(measured):
         assert all(kept % curve.step == 0 for kept in curve.kept)
 
 
-def test_losses_are_read_as_they_were_written(measured):
+def test_losses_are_read_as_they_were_written(measured, tmp_path):
     _, losses = measured
-    assert Losses.from_json(json.loads(json.dumps(losses.to_json()))) == losses
+    losses.write(tmp_path / "losses.json")
+    assert Losses.read(tmp_path / "losses.json", "") == losses
+
+
+def test_a_damaged_file_of_losses_is_named(measured, tmp_path):
+    _, losses = measured
+    losses.write(tmp_path / "losses.json")
+    text = (tmp_path / "losses.json").read_text()
+    (tmp_path / "losses.json").write_text(text.replace('"step": ', '"step": "many" or '))
+    with pytest.raises(UserError, match=r"losses\.json"):
+        Losses.read(tmp_path / "losses.json", "delete it")

@@ -3,7 +3,10 @@
 import contextlib
 import itertools
 import json
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -12,8 +15,10 @@ from tiny_builds import model_folder, recipe_file, text_file
 from edgeprune.cli import main
 from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.search import engine, measured, run
+from edgeprune.search import engine, measured
+from edgeprune.search.choosing import MARGIN
 from edgeprune.search.record import SearchRecord
+from edgeprune.search.speeds import Speeds
 from edgeprune.search.times.measure import model_name
 from edgeprune.search.trial import try_out
 from edgeprune.targets import NAMES, detect
@@ -27,7 +32,7 @@ quantize: {calibration_samples: 8}
 measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 ELSEWHERE = next(name for name in NAMES if name not in ("auto", detect().name))
-QUICK = ["--hours", "0.001", "--candidates", "2"]
+QUICK = ["--steps", "12", "--candidates", "2"]
 
 
 def table(model: Path) -> BlockTimes:
@@ -70,9 +75,8 @@ def search(place: Path, output: str, *more: str):
 
 def half_as_long_is_twice_as_fast(patch: pytest.MonkeyPatch) -> None:
     """A tiny model in INT8 is no faster, and its times are noise."""
-    patch.setattr(run._Search, "_speedup", lambda self, seconds: 320e-6 / seconds)
-    patch.setattr(run._Search, "_learn", lambda self, shape, speedup: None)
-    patch.setattr(run._Search, "_budget", lambda self, goal: run.Budget(320e-6 / goal.speedup))
+    patch.setattr(Speeds, "original", 320e-6)
+    patch.setattr(Speeds, "learn", lambda self, shape, speedup: None)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,7 @@ def test_a_search_leaves_bundles_a_record_and_a_page(place, found):
     for each in record.models:
         assert (place / "out" / "models" / each.name / "bundle" / "edgeprune.json").is_file()
     made = record.models[1]
-    assert made.predicted == pytest.approx(2.2 * run._MARGIN, rel=0.15)
+    assert made.predicted == pytest.approx(2.2 * MARGIN, rel=0.15)
     assert made.shape is not None
     assert 1 <= len(made.shape["layers"]) <= 2
     assert {trial.of for trial in record.trials} == {"1-2.2x"}
@@ -124,7 +128,7 @@ def test_a_build_with_a_speed_is_a_search_for_it(place, monkeypatch):
     half_as_long_is_twice_as_fast(monkeypatch)
     given = ["build", str(place / "recipe.yaml"), "--model", str(place / "model")]
     given += ["--data", str(place / "text.txt"), "--output", str(place / "built")]
-    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", "0.001"])
+    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", "0.03"])
     assert result.exit_code in (0, 1), result.stderr
     record = SearchRecord.read(place / "built" / "search.json", "")
     assert record.wish["speedup"] == [2.2]
@@ -133,6 +137,28 @@ def test_a_build_with_a_speed_is_a_search_for_it(place, monkeypatch):
         refused = CliRunner().invoke(main, [*given, *more])
         assert refused.exit_code == 2
         assert why in refused.stderr
+
+
+def test_a_search_whose_hours_are_over_ends_with_what_it_has_and_says_so(place):
+    result = search(place, "over", "--speedup", "40", "--hours", "0.0001")
+    assert result.exit_code == 1  # not so fast
+    told = " ".join(result.stdout.split())
+    assert "hours were over after 0 models beside the whole one" in told
+    assert "with more --hours the same command goes on" in told
+    assert (place / "over" / "best" / "edgeprune.json").is_file()
+    record = SearchRecord.read(place / "over" / "search.json", "")
+    assert record.hours_over
+    assert not record.finished
+
+
+def test_rays_client_is_asked_for_before_a_cluster_is(place, monkeypatch):
+    """Ray itself comes without what speaks ray://."""
+    monkeypatch.setitem(sys.modules, "edgeprune.search.cluster", SimpleNamespace(cluster=None))
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    result = search(place, "refused", "--cluster", "ray://head:10001")
+    assert result.exit_code == 2
+    assert "package grpc" in result.stderr
+    assert "[cluster]" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -192,7 +218,7 @@ def test_what_was_trained_elsewhere_is_timed_here(place, monkeypatch):
     seen = []
 
     class Elsewhere:
-        alone = False
+        alone, together = False, 1
 
         def run(self, trials):
             seen.extend(trials)
@@ -212,6 +238,9 @@ def test_what_was_trained_elsewhere_is_timed_here(place, monkeypatch):
 
 
 def test_losses_are_kept_for_the_next_search(place, found, monkeypatch):
-    monkeypatch.setattr(measured, "_measure", lambda prepared: pytest.fail("measured again"))
-    kept = list((place / "out" / "search").glob("losses-*.json"))
-    assert len(kept) == 1
+    monkeypatch.setattr(measured, "measure_losses", lambda *_: pytest.fail("measured again"))
+    (kept,) = (place / "out" / "search").glob("losses-*.json")
+    (place / "next" / "search").mkdir(parents=True)
+    shutil.copy(kept, place / "next" / "search")
+    result = search(place, "next", "--megabytes", "1000", *QUICK)
+    assert result.exit_code == 0, result.output

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_model
 
+from edgeprune.compress.calibrate.gates import CHANNELS
 from edgeprune.compress.cut.depth import references
 from edgeprune.compress.cut.surgery import keep_channels, keep_heads, keep_layers
-from edgeprune.search.choice import Budget, Costs
-from edgeprune.search.losses import CHANNELS, blocks_of, lost
+from edgeprune.search.blocks import blocks_of
+from edgeprune.search.costs import Budget, Costs
+from edgeprune.search.levels import lost
 from edgeprune.search.shape import Shape
 from edgeprune.search.stitched import Stitched
 from edgeprune.search.switching import switched
@@ -81,7 +83,7 @@ def test_a_loss_that_falls_evenly_is_followed_to_the_best_of_all():
 def stitched(request, tmp_path_factory):
     model = make_model(request.param, tmp_path_factory.mktemp(request.param), unequal=False)
     state = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    blocks = list(blocks_of(model, STATISTICS, "levels"))
+    blocks = blocks_of(model, STATISTICS)
     yield request.param, Stitched(model, blocks), blocks, tmp_path_factory
     after = model.module.state_dict()  # it is left as it was
     assert all(torch.equal(state[name], after[name]) for name in state)
