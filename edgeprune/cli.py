@@ -269,8 +269,8 @@ def run(
 ) -> None:
     """Do what the bundle is for: embed, classify, generate; - reads lines of input."""
     from edgeprune.runtime import terminal
-    from edgeprune.runtime.generate import Sampling
     from edgeprune.runtime.rows import text_rows
+    from edgeprune.runtime.sampling import Sampling
 
     sampling = _settings(
         Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed

@@ -18,8 +18,9 @@ from edgeprune.runtime.answer import Answerer, Wanted
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.entailment import TEMPLATE
 from edgeprune.runtime.fill import TOP_K, Filler
-from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.rows import answered_rows, whole_file
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.text.files import Row
 from edgeprune.text.pairs import Document, document_of, row_of
 

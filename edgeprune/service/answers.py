@@ -14,7 +14,8 @@ from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.chat import apply_chat_template
-from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.generate import Generator
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.service.batcher import Batcher, LineFull
 from edgeprune.service.metrics import Metrics
 from edgeprune.service.requests import Documents, Generation, Refused, Texts, parse

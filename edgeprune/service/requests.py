@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, from_json
 
 from edgeprune.model.tasks import TASKS
-from edgeprune.runtime.generate import Sampling
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.text.pairs import Document, document_of
 
 OPENAI = "/v1/"

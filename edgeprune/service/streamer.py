@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeprune.runtime.generate import Generator, Sampling, stream_text
+from edgeprune.runtime.generate import Generator, stream_text
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.service.requests import Stopping
 
 
