@@ -19,6 +19,7 @@ from edgeprune.runtime.names import (
     KEPT_LOGITS,
     PAST,
     PAST_CONVOLVED,
+    ROW_INVARIANT,
     SHARED_CACHE,
     is_past,
     present_of,
@@ -60,6 +61,8 @@ class Decoder:
         }
         metadata = session.get_modelmeta().custom_metadata_map
         self.shared = bool(self.past) and SHARED_CACHE in metadata
+        self.drafts = self.has_cache and self.cuts and ROW_INVARIANT in metadata
+        """Whether tokens that are drafted and read together get the logits that each has alone."""
         options = {node.name for node in session.get_overridable_initializers()}
         self.chooses_logits = KEPT_LOGITS in options
 
@@ -210,8 +213,13 @@ class _BoundCall:
                 tokens, np.ones((len(tokens), room), np.int64), 0, last_only
             ).items()
         }
-        for name, value in self._inputs.items():
-            self._binding.bind_cpu_input(name, value)
+        # What is bound must live as long as the binding, which holds no reference to it everywhere.
+        self._bound = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
+            for name, value in self._inputs.items()
+        }
+        for name, bound in self._bound.items():
+            self._binding.bind_ortvalue_input(name, bound)
         self._mask = self._inputs.pop("attention_mask", np.ones(0)).reshape(-1)
         self._steps = np.arange(tokens.shape[1])
         for name, buffer in cache.items():
@@ -225,7 +233,8 @@ class _BoundCall:
         if len(self._mask):
             rows, total = len(tokens), past + tokens.shape[1]
             mask = self._mask[: rows * total].reshape(rows, total)
-            self._binding.bind_cpu_input("attention_mask", mask)
+            self._bound["attention_mask"] = onnxruntime.OrtValue.ortvalue_from_numpy(mask)
+            self._binding.bind_ortvalue_input("attention_mask", self._bound["attention_mask"])
         for name, values in (("input_ids", tokens), ("position_ids", past + self._steps)):
             if name in self._inputs:
                 self._inputs[name][:] = values
@@ -235,8 +244,8 @@ class _BoundCall:
     def keep(self, logits: np.ndarray) -> None:
         """Let all further runs write into one array, of the shape that a run has given."""
         self._logits = np.empty_like(logits, order="C")
-        self._kept = onnxruntime.OrtValue.ortvalue_from_numpy(self._logits)
-        self._binding.bind_ortvalue_output("logits", self._kept)
+        self._bound["logits"] = onnxruntime.OrtValue.ortvalue_from_numpy(self._logits)
+        self._binding.bind_ortvalue_output("logits", self._bound["logits"])
 
 
 def _first(value: onnxruntime.OrtValue, length: int) -> onnxruntime.OrtValue:

@@ -1,10 +1,10 @@
 """Generate text with a decoder bundle: greedy or sampled, streamed as it comes."""
 
 from collections.abc import Generator as Steps
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.chat import apply_chat_template
 from edgeprune.runtime.finite import fault, finite_logits
 from edgeprune.runtime.logits import likeliest, log_probabilities
+from edgeprune.runtime.lookup import Lookup
 from edgeprune.runtime.reading import Reading
 from edgeprune.runtime.sampling import NotFinite, Sampler, Sampling, own_sampling
 from edgeprune.runtime.session import bundle_session
-from edgeprune.runtime.stops import Stops
 from edgeprune.runtime.tokenize import Tokenizer
 from edgeprune.text.chat_template import Message, chat_template
+from edgeprune.text.stops import Stops
 
 # A byte-level tokenizer decodes an incomplete character to this.
 _INCOMPLETE = "\ufffd"
@@ -92,10 +93,12 @@ class Generator:
         answer = self.answer(self.tokenizer.ids(text), sampling)
         return (piece.text for piece in answer)
 
-    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a chat up to the model's answer."""
+    def chat_ids(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """Token ids of a chat up to the model's answer; `tools` are those that it may call."""
         # The template writes the special tokens itself.
-        prompt = apply_chat_template(self.bundle, messages)
+        prompt = apply_chat_template(self.bundle, messages, tools)
         return self.tokenizer.ids(prompt, special_tokens=False)
 
     def chat_sampling(self, given: Sampling | None = None) -> Sampling:
@@ -147,18 +150,33 @@ class Generator:
         top_logprobs: int | None = None,
     ) -> Steps[Written, None, Reason]:
         """The tokens after a prompt as they are chosen, and why they end; see `answer`."""
-        room = self.room(prompt)
+        left = min(sampling.max_tokens, self.room(prompt))
         sampler = Sampler(sampling, prompt)
+        looks = sampling.lookup == "auto" and self.decoder.drafts
+        lookup = Lookup(prompt) if looks else None
         unread = list(prompt[reading.keep(prompt) :])
-        for _ in range(min(sampling.max_tokens, room)):
-            logits = reading.read(unread)[-1]
-            try:
-                chosen = sampler.choose(logits)
-            except NotFinite:
-                raise fault("logits", self.bundle) from None
-            if chosen in self.stop_ids:
-                return "stop"
-            yield _told(chosen, logits, top_logprobs)
+        while left:
+            drafted: list[int] = []
+            if lookup is not None and len(unread) == 1:
+                drafted = lookup.draft()[: left - 1]
+            rows = reading.read([*unread, *drafted], len(drafted) + 1)
+            # A row counts as long as all that was drafted before it is what was chosen.
+            for accepted, logits in enumerate(rows):
+                try:
+                    chosen = sampler.choose(logits)
+                except NotFinite:
+                    raise fault("logits", self.bundle) from None
+                if chosen in self.stop_ids:
+                    return "stop"
+                if lookup is not None:
+                    lookup.add(chosen)
+                left -= 1
+                yield _told(chosen, logits, top_logprobs)
+                if drafted[accepted : accepted + 1] != [chosen]:
+                    break
+            reading.cut(len(reading.ids) - len(drafted) + accepted)
+            if lookup is not None:
+                lookup.learn(len(drafted), accepted)
             unread = [chosen]
         return "length"
 
@@ -211,7 +229,7 @@ class Answer:
         self._reading = reading or Reading(model.decoder)
         self.prompt = prompt
         self.kept = min(self._reading.shared(prompt), len(prompt) - 1)
-        """How many of the prompt's tokens had been read before."""
+        """The number of the prompt's tokens that had been read before."""
         self.tokens = 0
         """Tokens generated so far."""
         self.reason: Reason | None = None
@@ -223,6 +241,10 @@ class Answer:
         Raises:
             ModelFault: the model returns NaN or infinity.
         """
+        return (piece for piece in self.pieces() if piece.text or piece.tokens)
+
+    def pieces(self) -> Iterator[Piece]:
+        """The same, with an empty piece for each token that adds nothing that may be shown yet."""
         self.reason = yield from self._pieces()
 
     def _pieces(self) -> Steps[Piece, None, Reason]:
@@ -238,8 +260,8 @@ class Answer:
             self.tokens += 1
             untold.append(written)
             shown = stops.shown(text.add(written.id))
+            yield Piece(shown, tuple(untold) if shown else ())
             if shown:
-                yield Piece(shown, tuple(untold))
                 untold = []
             if stops.found:
                 return "stop"
@@ -285,7 +307,7 @@ class _TextOfTokens:
         return piece
 
     def rest(self) -> str:
-        """What never became complete."""
+        """The text that never became complete."""
         return self._tokenizer.text(self._recent)[len(self._before) :]
 
 

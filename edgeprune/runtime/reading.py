@@ -21,7 +21,7 @@ class Reading:
         self.ids: list[int] = []
 
     def shared(self, ids: Sequence[int]) -> int:
-        """How many of a text's first tokens it holds."""
+        """The number of a text's first tokens that it holds."""
         most = min(len(self.ids), len(ids))
         return next((n for n in range(most) if self.ids[n] != ids[n]), most)
 
@@ -41,7 +41,10 @@ class Reading:
             self._decoding.cut(length)
             del self.ids[length:]
         else:
-            self._decoding, self.ids = self._decoder.start(), []
+            self._forget()
+
+    def _forget(self) -> None:
+        self._decoding, self.ids = self._decoder.start(), []
 
     def copy(self, length: int) -> Self:
         """Another one, of the first `length` tokens, of a decoder that `cuts`."""
@@ -59,8 +62,12 @@ class Reading:
         if not self._decoder.has_cache:  # every call takes all of the text
             self.ids += ids
             return self._decoding.step(self.ids, last_only=rows == 1)[0, -rows:]
-        for start in range(0, len(ids), _CHUNK):
-            chunk = ids[start : start + _CHUNK]
-            logits = self._decoding.step(chunk, last_only=rows == 1)
-            self.ids += chunk
+        try:
+            for start in range(0, len(ids), _CHUNK):
+                chunk = ids[start : start + _CHUNK]
+                logits = self._decoding.step(chunk, last_only=rows == 1)
+                self.ids += chunk
+        except BaseException:  # also Ctrl-C, after which nobody knows how much the cache holds
+            self._forget()
+            raise
         return logits[0, -rows:]

@@ -116,7 +116,7 @@ class Sampler:
         self._penalizes = bool(sampling.frequency_penalty or sampling.presence_penalty)
         self._repeats = sampling.repetition_penalty != 1
         self._counts = np.zeros(0, np.int32)
-        """How often each token of the vocabulary is in the answer."""
+        """The number of times that each token of the vocabulary is in the answer."""
         self._seen = np.zeros(0, np.bool_)
         """Whether it is in the prompt or the answer."""
 

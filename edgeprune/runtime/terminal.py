@@ -52,7 +52,8 @@ class Asked:
     chunk: bool = False
     """Embed a text beyond the model's maximum in parts."""
     top_k: int | None = None
-    """Fills of each masked token, or answers to a question; None: the usual number."""
+    """Fills of each masked token, answers to a question, or tokens to sample from; None: the usual
+    number."""
     targets: tuple[str, ...] = ()
     """The words that may fill; none: all tokens."""
 

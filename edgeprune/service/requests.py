@@ -12,12 +12,13 @@ from edgeprune.text.pairs import Document, document_of
 
 OPENAI = "/v1/"
 """The beginning of the paths in the form of OpenAI's, whose errors have their own form too."""
+CHAT, COMPLETIONS = f"{OPENAI}chat/completions", f"{OPENAI}completions"
 EMBEDDINGS, MODELS = f"{OPENAI}embeddings", f"{OPENAI}models"
 RERANK, RERANK_COHERE = "/rerank", f"{OPENAI}rerank"
 PREDICT, ZERO_SHOT = "/predict", "/zero-shot"
 PATHS = (
     *(task.path for task in TASKS.values()),
-    *(PREDICT, ZERO_SHOT, RERANK, RERANK_COHERE, EMBEDDINGS),
+    *(PREDICT, ZERO_SHOT, RERANK, RERANK_COHERE, EMBEDDINGS, CHAT, COMPLETIONS),
 )
 """The paths of all tasks, and theirs in other services' forms; a bundle answers on its task's."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class Stops:
-    """What of a text's pieces may be shown: all but what may yet become one of the strings."""
+    """The part of a text's pieces that may be shown: all but what may yet become a string."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = [each for each in strings if each]
@@ -13,7 +13,7 @@ class Stops:
         """Whether one of the strings came."""
 
     def shown(self, piece: str) -> str:
-        """What can be shown after one more piece."""
+        """More text that may be shown after one more piece."""
         text = self._held + piece
         places = [place for each in self._strings if (place := text.find(each)) >= 0]
         if places:
@@ -24,7 +24,7 @@ class Stops:
         return text[: len(text) - held]
 
     def rest(self) -> str:
-        """What was held back, at the end of the text."""
+        """The text that was held back, once there is no more."""
         held, self._held = self._held, ""
         return held
 

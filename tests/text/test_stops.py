@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.runtime.stops import Stops, beginning
+from edgeprune.text.stops import Stops, beginning
 
 SMALL = st.text("ab\n", max_size=30)
 
