@@ -99,7 +99,8 @@ class Generation(Sampling):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(**self.model_dump(include=set(Sampling.model_fields)))
+        asked = self.model_fields_set & set(Sampling.model_fields)
+        return Sampling(**self.model_dump(include=asked))
 
 
 Body = TypeVar("Body", bound=BaseModel)
