@@ -101,6 +101,11 @@ def _settings(kind: "type[Settings]", **options: Any) -> "Settings":
         raise UserError(f"--{name} {first['input']}: {first['msg']}.") from None
 
 
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; of one that may be given often, none is none."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
 def _own_names(fields: tuple[str, ...]) -> dict[str, str]:
     """The user's name of each field."""
     named = dict(field.partition("=")[::2] for field in fields)
@@ -186,6 +191,31 @@ _against_option = click.option(
 )
 
 
+def _sampling_options(command: "Function") -> "Function":
+    """Options by which a language model writes, for every command that lets one."""
+    options = (
+        click.option("--max-tokens", type=int, help="Maximum tokens to generate.  [default: 256]"),
+        click.option(
+            "--temperature", type=float, help="0 takes the likeliest token.  [default: the model's]"
+        ),
+        click.option("--top-p", type=float, help="Sample from the likeliest of this total."),
+        click.option("--min-p", type=float, help="Sample from this share of the likeliest's."),
+        click.option("--repetition-penalty", type=float, help="1.1 repeats less.  [default: 1]"),
+        click.option("--frequency-penalty", type=float, help="Less of what was written often."),
+        click.option("--presence-penalty", type=float, help="Less of what was written at all."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End before it; repeatable."),
+        click.option("--seed", type=int, help="The same seed gives the same text.  [default: 0]"),
+        click.option(
+            "--lookup",
+            type=click.Choice(["auto", "off"]),
+            help="Read what repeats several tokens at a time, where exact.  [default: auto]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.group(
     cls=Commands,
     context_settings=_HELP,
@@ -218,7 +248,9 @@ def main() -> None:
 )
 @click.option("--prompt", metavar="NAME", help="A sentence encoder's prompt before each text.")
 @click.option("--chunk", is_flag=True, help="Embed texts beyond the model's limit in parts.")
-@click.option("--top-k", type=int, help="Fills of a masked token, or answers.  [default: 5; 1]")
+@click.option(
+    "--top-k", type=int, help="Fills, answers, or tokens to sample from.  [default: 5; 1; all]"
+)
 @click.option("--target", "targets", multiple=True, metavar="WORD", help="A word that may fill.")
 @click.option(
     "--input",
@@ -236,10 +268,7 @@ def main() -> None:
     help="With --input: write the rows with their answers there.  [default: standard output]",
 )
 @click.option("--raw", is_flag=True, help="Continue plain text, without the chat template.")
-@click.option("--max-tokens", type=int, help="Maximum tokens to generate.  [default: 256]")
-@click.option("--temperature", type=float, help="0 takes the likeliest token.  [default: 0]")
-@click.option("--top-p", type=float, help="Sample from the likeliest only.  [default: 1]")
-@click.option("--seed", type=int, help="The same seed gives the same text.  [default: 0]")
+@_sampling_options
 @click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
 @_variant_option
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON, one object per line.")
@@ -259,22 +288,17 @@ def run(
     fields: tuple[str, ...],
     output: Path | None,
     raw: bool,
-    max_tokens: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int | None,
     threads: int | None,
     variant: str | None,
     as_json: bool,
+    **sampled: Any,
 ) -> None:
     """Do what the bundle is for: embed, classify, generate; - reads lines of input."""
     from edgeprune.runtime import terminal
-    from edgeprune.runtime.generate import Sampling
     from edgeprune.runtime.rows import text_rows
+    from edgeprune.runtime.sampling import Sampling
 
-    sampling = _settings(
-        Sampling, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
-    )
+    sampling = _settings(Sampling, top_k=top_k, **_given(sampled))
     ranked = tuple(row["text"] for row in text_rows(Path(documents), {})) if documents else ()
     if labels is not None and pair is not None:
         raise UserError("--labels pairs each text with its labels itself: leave --pair out.")
@@ -313,6 +337,29 @@ def run(
         )
     read = text_rows(Path(rows), _own_names(fields))
     terminal.run_rows(_opened(bundle, variant), read, output, asked, threads)
+
+
+@main.command(
+    epilog=_examples(
+        "chat small/bundle",
+        'chat small/bundle --system "Answer in one sentence." --temperature 0.7',
+    )
+)
+@click.argument("bundle", type=PLACE)
+@click.option("--system", metavar="TEXT", help="Told to the model before the first message.")
+@click.option("--top-k", type=int, help="Sample from so many of the likeliest tokens.")
+@_sampling_options
+@click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
+@_variant_option
+def chat(
+    bundle: str, system: str | None, threads: int | None, variant: str | None, **sampled: Any
+) -> None:
+    """Chat with a language model: a line is a message; /reset, /exit; Ctrl-C stops an answer."""
+    from edgeprune.runtime import dialogue
+    from edgeprune.runtime.sampling import Sampling
+
+    sampling = _settings(Sampling, **_given(sampled))
+    dialogue.chat(_opened(bundle, variant), sampling, system, threads)
 
 
 @main.command(
@@ -638,6 +685,7 @@ def doctor(needed: tuple[str, ...], json_file: str | None) -> None:
 @click.option("--max-texts", type=int, help="Texts per request.  [default: 64]")
 @click.option("--max-tokens", type=int, help="Tokens per text or prompt.  [default: 2048]")
 @click.option("--max-new-tokens", type=int, help="Tokens to generate.  [default: 1024]")
+@click.option("--kept-conversations", type=int, help="Caches kept for next turns.  [default: 4]")
 @click.option("--head-seconds", type=float, help="Time for a head to arrive.  [default: 10]")
 @click.option("--body-seconds", type=float, help="Time for a body to arrive.  [default: 10]")
 @click.option("--answer-seconds", type=float, help="Time for an answer to begin.  [default: 30]")

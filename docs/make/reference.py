@@ -98,7 +98,7 @@ def python() -> str:
         parts.append(f"For `{task.name}`:")
         parts.append(_members(f"{runtime.__module__}.{runtime.__name__}", asked))
     parts += ["`chat` and `complete` take how to choose the next token:"]
-    parts += ["::: edgeprune.runtime.generate.Sampling"]
+    parts += ["::: edgeprune.runtime.sampling.Sampling"]
     parts += ["## Errors"]
     parts += [f"::: edgeprune.base.errors.{error}" for error in ("UserError", "RequirementMissed")]
     return "\n\n".join(parts) + "\n"

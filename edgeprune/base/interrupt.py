@@ -27,6 +27,13 @@ def listen() -> None:
         signal.signal(signal.SIGINT, _press)  # else it is ignored, as in the background
 
 
+def stay() -> None:
+    """Take a Ctrl-C as answered, while its KeyboardInterrupt is handled: the process goes on."""
+    if _can_wait:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    pressed.clear()
+
+
 def leave() -> None:
     """Let Ctrl-C end the process at once: only Python's own shutdown is left."""
     if _can_wait:

@@ -286,7 +286,7 @@ _ROWS = (
         objective="edgeprune.compress.objectives.generation",
         runtime="edgeprune.runtime.generate:Generator",
         terminal="edgeprune.runtime.terminal:stream_texts",
-        service="edgeprune.service.answers:StreamedAnswers",
+        service="edgeprune.service.generating:GeneratedAnswers",
         path="/generate",
         answers="text",
         card="use-text-generation.md",
@@ -297,7 +297,11 @@ _ROWS = (
         logits_axes=3,
         needs_class=True,
         generates=True,
-        run_options=("--raw", "--max-tokens", "--temperature", "--top-p", "--seed"),
+        run_options=(
+            *("--raw", "--max-tokens", "--temperature", "--top-k", "--top-p", "--min-p"),
+            *("--repetition-penalty", "--frequency-penalty", "--presence-penalty", "--stop"),
+            *("--seed", "--lookup"),
+        ),
     ),
 )
 

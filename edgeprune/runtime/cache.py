@@ -19,6 +19,7 @@ from edgeprune.runtime.names import (
     KEPT_LOGITS,
     PAST,
     PAST_CONVOLVED,
+    ROW_INVARIANT,
     SHARED_CACHE,
     is_past,
     present_of,
@@ -27,6 +28,8 @@ from edgeprune.runtime.session import input_types, running, token_inputs
 
 # Spare tokens of a shared buffer, beyond those that it is created for.
 _ROOM = 256
+# Calls of so many tokens at most stay bound: a token, and those that are drafted with it.
+_FEW = 8
 
 Tensors = dict[str, onnxruntime.OrtValue]
 
@@ -58,12 +61,28 @@ class Decoder:
         }
         metadata = session.get_modelmeta().custom_metadata_map
         self.shared = bool(self.past) and SHARED_CACHE in metadata
+        self.drafts = self.has_cache and self.cuts and ROW_INVARIANT in metadata
+        """Whether tokens that are drafted and read together get the logits that each has alone."""
         options = {node.name for node in session.get_overridable_initializers()}
         self.chooses_logits = KEPT_LOGITS in options
 
     @property
     def has_cache(self) -> bool:
         return bool(self.past)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a sequence can forget its last tokens: a convolution's state tells of all."""
+        return not self.convolved
+
+    def inputs(
+        self, tokens: np.ndarray, mask: np.ndarray, past: int, last_only: bool
+    ) -> dict[str, np.ndarray]:
+        """Inputs other than the cache for tokens [batch, tokens] after `past` others."""
+        inputs = token_inputs(self.types, tokens, mask, past=past)
+        if self.chooses_logits:
+            inputs[KEPT_LOGITS] = np.array(int(last_only), np.int64)
+        return inputs
 
     def start(self, batch: int = 1) -> "Decoding":
         """A new sequence, or a batch of them, with an empty cache."""
@@ -77,6 +96,8 @@ class Decoding:
         self.length = 0
         self._decoder, self._batch = decoder, batch
         self._cache = self._buffers(0)
+        self._calls: dict[tuple[int, bool], _BoundCall] = {}
+        """Calls of few tokens into the present shared buffers."""
 
     def mark(self) -> tuple[int, Tensors]:
         """The current position, to return to with `rewind`; costs nothing."""
@@ -85,7 +106,26 @@ class Decoding:
     def rewind(self, mark: tuple[int, Tensors]) -> None:
         """Return to a mark and forget what was fed after it."""
         # A shared buffer is never read beyond its length, so nothing need be undone.
-        self.length, self._cache = mark
+        self.length, cache = mark
+        self._take(cache)
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` tokens, of a decoder that `cuts`."""
+        if length < self.length and self._decoder.has_cache:
+            if not self._decoder.shared:
+                self._take({name: _first(value, length) for name, value in self._cache.items()})
+            self.length = length
+
+    def copy(self, length: int) -> "Decoding":
+        """A sequence of its own that begins with the first `length` tokens of this one; of a
+        decoder that `cuts`."""
+        other = Decoding(self._decoder, self._batch)
+        if self._decoder.shared:
+            other._cache = self._buffers(length + _ROOM, self._cache, length)
+        else:
+            other._cache = {name: _first(value, length) for name, value in self._cache.items()}
+        other.length = length
+        return other
 
     def feed(self, ids: Sequence[int] | np.ndarray, last_only: bool = False) -> np.ndarray:
         """Append tokens ([tokens] or [batch, tokens]) and return their logits.
@@ -93,58 +133,125 @@ class Decoding:
         Returns [batch, tokens, vocabulary]; with `last_only`, [batch, 1, vocabulary] from a graph
         that can skip the others.
         """
-        decoder = self._decoder
+        logits = self.step(ids, last_only)
+        # Only calls of few tokens have a buffer that the next one writes.
+        return logits.copy() if logits.shape[1] <= _FEW else logits
+
+    def step(self, ids: Sequence[int] | np.ndarray, last_only: bool = False) -> np.ndarray:
+        """The same without a copy: the logits are the caller's until the next call."""
         tokens = np.asarray(ids, np.int64).reshape(self._batch, -1)
+        with running():
+            run = self._run_shared if self._decoder.shared else self._run
+            logits = run(tokens, last_only)
+        if self._decoder.has_cache:
+            self.length += tokens.shape[1]
+        return logits
+
+    def _run(self, tokens: np.ndarray, last_only: bool) -> np.ndarray:
+        decoder = self._decoder
         mask = np.ones((self._batch, self.length + tokens.shape[1]), np.int64)
-        inputs = token_inputs(decoder.types, tokens, mask, past=self.length)
-        if decoder.chooses_logits:
-            inputs[KEPT_LOGITS] = np.array(int(last_only), np.int64)
+        inputs = decoder.inputs(tokens, mask, self.length, last_only)
         feeds = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
             for name, value in inputs.items()
         }
-        with running():
-            logits = (self._run_shared if decoder.shared else self._run)(feeds, tokens.shape[1])
-        if decoder.has_cache:
-            self.length += tokens.shape[1]
-        return logits
-
-    def _run(self, feeds: Tensors, tokens: int) -> np.ndarray:
-        decoder = self._decoder
         results = decoder.session.run_with_ort_values(decoder.outputs, feeds | self._cache)
         self._cache = dict(zip(decoder.past, results[1:], strict=True))
         return results[0].numpy()
 
-    def _run_shared(self, feeds: Tensors, tokens: int) -> np.ndarray:
-        self._make_room(self.length + tokens)
-        binding = self._decoder.session.io_binding()
-        for name, value in feeds.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, buffer in self._cache.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(present_of(name), buffer)
-        binding.bind_output("logits")
-        self._decoder.session.run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy()
+    def _run_shared(self, tokens: np.ndarray, last_only: bool) -> np.ndarray:
+        self._make_room(self.length + tokens.shape[1])
+        which = tokens.shape[1], last_only
+        call = self._calls.get(which)
+        if call is not None:
+            return call.run(tokens, self.length)
+        call = _BoundCall(self._decoder, self._cache, tokens, last_only)
+        logits = call.run(tokens, self.length)
+        if tokens.shape[1] <= _FEW:
+            call.keep(logits)
+            self._calls[which] = call
+        return logits
+
+    def _take(self, cache: Tensors) -> None:
+        if cache is not self._cache:
+            self._cache, self._calls = cache, {}
 
     def _make_room(self, length: int) -> None:
         """Grow the shared buffers to hold `length` tokens, copying their contents."""
         held = next(iter(self._cache.values())).shape()[2]
         if length > held:
-            self._cache = self._buffers(length + _ROOM, self._cache)
+            self._take(self._buffers(length + _ROOM, self._cache, self.length))
 
-    def _buffers(self, tokens: int, start: Tensors | None = None) -> Tensors:
-        """A cache for `tokens` tokens: the contents of `start`, then zeros."""
+    def _buffers(self, tokens: int, start: Tensors | None = None, length: int = 0) -> Tensors:
+        """A cache for `tokens` tokens: the first `length` of `start`, then zeros."""
         buffers = {}
         for name, (heads, size) in self._decoder.shapes.items():
             buffer = np.zeros((self._batch, heads, tokens, size), self._decoder.types[name])
             if start is not None:
-                buffer[:, :, : self.length] = start[name].numpy()[:, :, : self.length]
+                buffer[:, :, :length] = start[name].numpy()[:, :, :length]
             buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)
         for name, sizes in self._decoder.convolved.items():
             empty = np.zeros((self._batch, *sizes), self._decoder.types[name])
             buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(empty)
         return buffers
+
+
+class _BoundCall:
+    """A call with so many new tokens, whose inputs, cache and logits are bound once: 60 tensors of
+    a cache need not pass through Python at every token."""
+
+    def __init__(
+        self, decoder: Decoder, cache: Tensors, tokens: np.ndarray, last_only: bool
+    ) -> None:
+        self._session, self._cache = decoder.session, cache
+        self._binding = decoder.session.io_binding()
+        room = next(iter(cache.values())).shape()[2]
+        # Position 0 and a mask of the whole buffer: both are replaced at every run.
+        self._inputs = {
+            name: np.array(value, order="C")
+            for name, value in decoder.inputs(
+                tokens, np.ones((len(tokens), room), np.int64), 0, last_only
+            ).items()
+        }
+        # What is bound must live as long as the binding, which holds no reference to it everywhere.
+        self._bound = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
+            for name, value in self._inputs.items()
+        }
+        for name, bound in self._bound.items():
+            self._binding.bind_ortvalue_input(name, bound)
+        self._mask = self._inputs.pop("attention_mask", np.ones(0)).reshape(-1)
+        self._steps = np.arange(tokens.shape[1])
+        for name, buffer in cache.items():
+            self._binding.bind_ortvalue_input(name, buffer)
+            self._binding.bind_ortvalue_output(present_of(name), buffer)
+        self._binding.bind_output("logits")
+        self._logits: np.ndarray | None = None
+
+    def run(self, tokens: np.ndarray, past: int) -> np.ndarray:
+        """Logits of tokens [batch, tokens] after `past` others; if kept, until the next run."""
+        if len(self._mask):
+            rows, total = len(tokens), past + tokens.shape[1]
+            mask = self._mask[: rows * total].reshape(rows, total)
+            self._bound["attention_mask"] = onnxruntime.OrtValue.ortvalue_from_numpy(mask)
+            self._binding.bind_ortvalue_input("attention_mask", self._bound["attention_mask"])
+        for name, values in (("input_ids", tokens), ("position_ids", past + self._steps)):
+            if name in self._inputs:
+                self._inputs[name][:] = values
+        self._session.run_with_iobinding(self._binding)
+        return self._binding.get_outputs()[-1].numpy() if self._logits is None else self._logits
+
+    def keep(self, logits: np.ndarray) -> None:
+        """Let all further runs write into one array, of the shape that a run has given."""
+        self._logits = np.empty_like(logits, order="C")
+        self._bound["logits"] = onnxruntime.OrtValue.ortvalue_from_numpy(self._logits)
+        self._binding.bind_ortvalue_output("logits", self._bound["logits"])
+
+
+def _first(value: onnxruntime.OrtValue, length: int) -> onnxruntime.OrtValue:
+    """The first tokens of one tensor of the cache [batch, heads, tokens, size]."""
+    kept = np.ascontiguousarray(value.numpy()[:, :, :length])
+    return onnxruntime.OrtValue.ortvalue_from_numpy(kept)
 
 
 def _cache_shape(shape: Sequence[int | str | None], config: Mapping[str, Any]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ def finite(values: np.ndarray, what: str, bundle: Bundle) -> np.ndarray:
         ModelFault: one of them is NaN or infinite.
     """
     if not np.isfinite(values).all():
-        raise _fault(what, bundle)
+        raise fault(what, bundle)
     return values
 
 
@@ -24,11 +24,12 @@ def finite_logits(logits: np.ndarray, bundle: Bundle) -> np.ndarray:
         ModelFault: no token is the likeliest.
     """
     if not np.isfinite(logits.max(axis=-1)).all():
-        raise _fault("logits", bundle)
+        raise fault("logits", bundle)
     return logits
 
 
-def _fault(what: str, bundle: Bundle) -> ModelFault:
+def fault(what: str, bundle: Bundle) -> ModelFault:
+    """The error of a model whose outputs, by their name, are not finite."""
     return ModelFault(
         f"The model {bundle.folder.resolve().name} produced NaN or infinite {what}: its weights "
         "are damaged or overflow; build it again, or use another model."

@@ -1,44 +1,52 @@
 """Generate text with a decoder bundle: greedy or sampled, streamed as it comes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator as Steps
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
 
 from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say
-from edgeprune.base.settings import Settings
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.chat import apply_chat_template
-from edgeprune.runtime.finite import finite_logits
-from edgeprune.runtime.logits import softmax
+from edgeprune.runtime.finite import fault, finite_logits
+from edgeprune.runtime.logits import likeliest, log_probabilities
+from edgeprune.runtime.lookup import Lookup
+from edgeprune.runtime.reading import Reading
+from edgeprune.runtime.sampling import NotFinite, Sampler, Sampling, own_sampling
 from edgeprune.runtime.session import bundle_session
 from edgeprune.runtime.tokenize import Tokenizer
 from edgeprune.text.chat_template import Message, chat_template
+from edgeprune.text.stops import Stops
 
 # A byte-level tokenizer decodes an incomplete character to this.
 _INCOMPLETE = "\ufffd"
 
+Reason = Literal["stop", "length"]
+"""Why an answer ended: by the model or a stop string; or at `max_tokens` or the model's maximum."""
 
-class Sampling(Settings):
-    """The choice of the next token, and when to stop."""
 
-    max_tokens: int = Field(default=256, ge=1, description="most tokens to generate")
-    temperature: float = Field(
-        default=0.0,
-        ge=0.0,
-        le=100.0,
-        description="0 takes the likeliest token; higher is more random",
-    )
-    top_p: float = Field(
-        default=1.0,
-        gt=0.0,
-        le=1.0,
-        description="sample from the likeliest tokens of this total only",
-    )
-    seed: int = Field(default=0, ge=0, description="the same seed gives the same text")
+@dataclass(frozen=True)
+class Written:
+    """A token of an answer."""
+
+    id: int
+    log_probability: float | None = None
+    """In nats, of the model's own distribution; None unless it was asked for."""
+    likeliest: tuple[tuple[int, float], ...] = ()
+    """As many of the likeliest tokens as were asked for, with theirs."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of an answer's text, and the tokens that brought it."""
+
+    text: str
+    tokens: tuple[Written, ...]
 
 
 class Generator:
@@ -73,14 +81,53 @@ class Generator:
         return chat_template(self.bundle.folder, self.bundle.tokenizer_config) is not None
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[str]:
-        """Answer a chat, piece by piece, through the model's chat template."""
-        # The template writes the special tokens itself.
-        prompt = apply_chat_template(self.bundle, messages)
-        return self._stream(self.tokenizer.ids(prompt, special_tokens=False), sampling)
+        """Answer a chat, piece by piece, through the model's chat template.
+
+        What `sampling` leaves open is as the model's generation_config.json has it.
+        """
+        answer = self.answer(self.chat_ids(messages), self.chat_sampling(sampling))
+        return (piece.text for piece in answer)
 
     def complete(self, text: str, sampling: Sampling | None = None) -> Iterator[str]:
         """Continue plain text, piece by piece."""
-        return self._stream(self.tokenizer.ids(text), sampling)
+        answer = self.answer(self.tokenizer.ids(text), sampling)
+        return (piece.text for piece in answer)
+
+    def chat_ids(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """Token ids of a chat up to the model's answer; `tools` are those that it may call."""
+        # The template writes the special tokens itself.
+        prompt = apply_chat_template(self.bundle, messages, tools)
+        return self.tokenizer.ids(prompt, special_tokens=False)
+
+    def chat_sampling(self, given: Sampling | None = None) -> Sampling:
+        """The settings that were given, and the model's own where they leave any open.
+
+        Raises:
+            UserError: generation_config.json has a value that is none.
+        """
+        source = self.bundle.folder / "generation_config.json"
+        return own_sampling(self.bundle.generation_config, given, source)
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling | None = None,
+        reading: Reading | None = None,
+        top_logprobs: int | None = None,
+    ) -> "Answer":
+        """The text that follows a prompt's token ids, to be iterated over.
+
+        Args:
+            reading: what was read before: of the prompt only the rest is read, and it goes on with
+                the answer.
+            top_logprobs: tell the log-probability of each token, and of so many of the likeliest.
+
+        Raises:
+            UserError: the prompt is empty or fills the model's maximum.
+        """
+        return Answer(self, prompt, sampling or Sampling(), reading, top_logprobs)
 
     def generate_ids(
         self, prompt: Sequence[int], sampling: Sampling | None = None
@@ -91,20 +138,47 @@ class Generator:
             UserError: the prompt is empty or fills the model's maximum.
             ModelFault: the model returns NaN or infinity.
         """
-        sampling = sampling or Sampling()
-        room = self._room(prompt)
-        random = np.random.default_rng(sampling.seed)
-        decoding = self.decoder.start()
-        ids, fed = list(prompt), 0
-        for _ in range(min(sampling.max_tokens, room)):
-            # Without a cache, every step feeds the whole sequence.
-            logits = decoding.feed(ids[fed:], last_only=True)[0, -1]
-            fed = len(ids) if self.decoder.has_cache else 0
-            chosen = choose(finite_logits(logits, self.bundle), sampling, random)
-            if chosen in self.stop_ids:
-                return
-            ids.append(chosen)
-            yield chosen
+        reading = Reading(self.decoder)
+        for written in self.steps(prompt, sampling or Sampling(), reading):
+            yield written.id
+
+    def steps(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        reading: Reading,
+        top_logprobs: int | None = None,
+    ) -> Steps[Written, None, Reason]:
+        """The tokens after a prompt as they are chosen, and why they end; see `answer`."""
+        left = min(sampling.max_tokens, self.room(prompt))
+        sampler = Sampler(sampling, prompt)
+        looks = sampling.lookup == "auto" and self.decoder.drafts
+        lookup = Lookup(prompt) if looks else None
+        unread = list(prompt[reading.keep(prompt) :])
+        while left:
+            drafted: list[int] = []
+            if lookup is not None and len(unread) == 1:
+                drafted = lookup.draft()[: left - 1]
+            rows = reading.read([*unread, *drafted], len(drafted) + 1)
+            # A row counts as long as all that was drafted before it is what was chosen.
+            for accepted, logits in enumerate(rows):
+                try:
+                    chosen = sampler.choose(logits)
+                except NotFinite:
+                    raise fault("logits", self.bundle) from None
+                if chosen in self.stop_ids:
+                    return "stop"
+                if lookup is not None:
+                    lookup.add(chosen)
+                left -= 1
+                yield _told(chosen, logits, top_logprobs)
+                if drafted[accepted : accepted + 1] != [chosen]:
+                    break
+            reading.cut(len(reading.ids) - len(drafted) + accepted)
+            if lookup is not None:
+                lookup.learn(len(drafted), accepted)
+            unread = [chosen]
+        return "length"
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits of every token of a sequence, [tokens, vocabulary] float32.
@@ -113,18 +187,18 @@ class Generator:
             UserError: the sequence is longer than the model takes, or the graph returns only the
                 last token's logits.
         """
-        self._room(ids, more=0)
+        self.room(ids, more=0)
         logits = self.decoder.start().feed(ids)[0]
         if len(logits) != len(ids):
             raise UserError(f"{self.bundle.folder} gives logits of the last token only.")
         return finite_logits(logits, self.bundle)
 
-    def _stream(self, prompt: Sequence[int], sampling: Sampling | None) -> Iterator[str]:
-        self._room(prompt)  # refuse a prompt that is too long before printing anything
-        return stream_text(self.tokenizer, self.generate_ids(prompt, sampling))
+    def room(self, prompt: Sequence[int], more: int = 1) -> int:
+        """The number of tokens that may follow the prompt.
 
-    def _room(self, prompt: Sequence[int], more: int = 1) -> int:
-        """The number of tokens that may follow the prompt."""
+        Raises:
+            UserError: the prompt is empty, or fewer than `more` may.
+        """
         if not len(prompt):
             raise UserError("The prompt is empty: give the model some text.")
         if self.bundle.max_length is None:
@@ -138,40 +212,108 @@ class Generator:
         return room
 
 
-def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
-    """The next token's id from its logits [vocabulary].
+class Answer:
+    """The text that follows a prompt: iterate over its pieces; each is generated when it is asked
+    for."""
 
-    Above temperature 0 it is drawn from the smallest set of likeliest tokens whose probability
-    reaches top_p (nucleus sampling, Holtzman et al., 2020).
-    """
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    scores = logits.astype(np.float64)
-    probabilities = softmax((scores - scores.max()) / sampling.temperature)
-    order = np.argsort(-probabilities, kind="stable")
-    reached = np.cumsum(probabilities[order])
-    kept = order[: int(np.searchsorted(reached, sampling.top_p * reached[-1])) + 1]
-    weights = probabilities[kept] / probabilities[kept].sum()
-    return int(random.choice(kept, p=weights))
+    def __init__(
+        self,
+        model: Generator,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        reading: Reading | None = None,
+        top_logprobs: int | None = None,
+    ) -> None:
+        model.room(prompt)  # refuse a prompt that is too long before printing anything
+        self._model, self._sampling, self._top_logprobs = model, sampling, top_logprobs
+        self._reading = reading or Reading(model.decoder)
+        self.prompt = prompt
+        self.kept = min(self._reading.shared(prompt), len(prompt) - 1)
+        """The number of the prompt's tokens that had been read before."""
+        self.tokens = 0
+        """Tokens generated so far."""
+        self.reason: Reason | None = None
+        """Why it ended; None before it has."""
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Pieces in which every character is complete and none begins a stop string.
+
+        Raises:
+            ModelFault: the model returns NaN or infinity.
+        """
+        return (piece for piece in self.pieces() if piece.text or piece.tokens)
+
+    def pieces(self) -> Iterator[Piece]:
+        """The same, with an empty piece for each token that adds nothing that may be shown yet."""
+        self.reason = yield from self._pieces()
+
+    def _pieces(self) -> Steps[Piece, None, Reason]:
+        text, stops = _TextOfTokens(self._model.tokenizer), Stops(self._sampling.stop)
+        untold: list[Written] = []
+        steps = self._model.steps(self.prompt, self._sampling, self._reading, self._top_logprobs)
+        while True:
+            try:
+                written = next(steps)
+            except StopIteration as end:
+                reason: Reason = end.value
+                break
+            self.tokens += 1
+            untold.append(written)
+            shown = stops.shown(text.add(written.id))
+            yield Piece(shown, tuple(untold) if shown else ())
+            if shown:
+                untold = []
+            if stops.found:
+                return "stop"
+        rest = stops.shown(text.rest())
+        if stops.found:
+            reason = "stop"
+        rest += stops.rest()
+        if rest or (untold and self._top_logprobs is not None):
+            yield Piece(rest, tuple(untold))
+        return reason
 
 
-def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Pieces of text as tokens arrive; a character of several tokens waits until it is complete.
+def _told(chosen: int, logits: np.ndarray, top: int | None) -> Written:
+    if top is None:
+        return Written(chosen)
+    ids = np.array([chosen, *(likeliest(logits, top) if top else ())])
+    own, *others = log_probabilities(logits, ids).tolist()
+    return Written(chosen, own, tuple(zip(ids[1:].tolist(), others, strict=True)))
+
+
+class _TextOfTokens:
+    """Text as tokens arrive; a character of several tokens waits until it is complete.
 
     Each piece is the text that its tokens add to a few earlier ones, because tokenizers decode a
     token differently at the start of a text. The cost per token does not grow with the text.
     """
-    recent: list[int] = []  # tokens of the last piece, then those not yet written
-    written = 0  # how many of `recent` belong to the last piece
-    for token in ids:
-        recent.append(token)
-        piece = _gain(tokenizer, recent, written)
-        if piece and not piece.endswith(_INCOMPLETE):
-            yield piece
-            recent, written = recent[written:], len(recent) - written
-    if rest := _gain(tokenizer, recent, written):
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._recent: list[int] = []  # tokens of the last piece, then those not yet written
+        self._written = 0  # how many of them belong to the last piece
+        self._before = ""  # the text of these
+
+    def add(self, token: int) -> str:
+        """The text that is complete with one more token, which may be none."""
+        self._recent.append(token)
+        piece = self._tokenizer.text(self._recent)[len(self._before) :]
+        if not piece or piece.endswith(_INCOMPLETE):
+            return ""
+        self._recent = self._recent[self._written :]
+        self._written = len(self._recent)
+        self._before = self._tokenizer.text(self._recent)
+        return piece
+
+    def rest(self) -> str:
+        """The text that never became complete."""
+        return self._tokenizer.text(self._recent)[len(self._before) :]
+
+
+def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """Pieces of text as tokens arrive, in each of which every character is complete."""
+    text = _TextOfTokens(tokenizer)
+    yield from filter(None, map(text.add, ids))
+    if rest := text.rest():
         yield rest
-
-
-def _gain(tokenizer: Tokenizer, ids: Sequence[int], written: int) -> str:
-    return tokenizer.text(ids)[len(tokenizer.text(ids[:written])) :]

@@ -18,8 +18,9 @@ from edgeprune.runtime.answer import Answerer, Wanted
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.entailment import TEMPLATE
 from edgeprune.runtime.fill import TOP_K, Filler
-from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.rows import answered_rows, whole_file
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.text.files import Row
 from edgeprune.text.pairs import Document, document_of, row_of
 
@@ -51,7 +52,8 @@ class Asked:
     chunk: bool = False
     """Embed a text beyond the model's maximum in parts."""
     top_k: int | None = None
-    """Fills of each masked token, or answers to a question; None: the usual number."""
+    """Fills of each masked token, answers to a question, or tokens to sample from; None: the usual
+    number."""
     targets: tuple[str, ...] = ()
     """The words that may fill; none: all tokens."""
 

@@ -1,26 +1,20 @@
-"""Answer requests with the model: many texts at once, or generated text as it comes."""
+"""Answer requests with the model, many texts at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from edgeprune.base.errors import ModelFault
 from edgeprune.model.tasks import TASKS
 from edgeprune.runtime.answering import Answering
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.chat import apply_chat_template
-from edgeprune.runtime.generate import Generator, Sampling
 from edgeprune.service.batcher import Batcher, LineFull
 from edgeprune.service.metrics import Metrics
-from edgeprune.service.requests import Documents, Generation, Refused, Texts, parse
-from edgeprune.service.responses import event, json_response
+from edgeprune.service.requests import Documents, Refused, Texts, parse
+from edgeprune.service.responses import json_response
 from edgeprune.service.settings import ServiceSettings
-from edgeprune.service.streamer import End, Streamer
 from edgeprune.text.batches import Tokens
 from edgeprune.text.pairs import Document
 
@@ -59,7 +53,7 @@ class TextAnswers:
         self._model, self._settings, self._metrics = model, settings, metrics
         task = TASKS[model.bundle.task]
         self._name, self._path, self._pairs = task.answers, task.path, task.pairs
-        self._longest = _longest(model.bundle, settings)
+        self._longest = longest(model.bundle, settings)
         # Texts that would change each other's results are batched only on request.
         asked = "max_batch" in settings.model_fields_set
         self.max_batch = settings.max_batch if asked else model.default_batch or settings.max_batch
@@ -113,7 +107,7 @@ class TextAnswers:
     async def _answered(self, request: Request, encoded: Sequence[Tokens]) -> list[Any]:
         """An answer for each tokenized text, in its turn."""
         for number, tokens in enumerate(encoded, start=1):
-            _check_length(f"Text {number}", len(tokens.ids), self._longest)
+            check_length(f"Text {number}", len(tokens.ids), self._longest)
         try:
             return await within(
                 self._settings.answer_seconds, request, self._batcher.answers(encoded)
@@ -128,96 +122,6 @@ class TextAnswers:
     def _count(self, batch: Sequence[Tokens]) -> None:
         self._metrics.batches.observe(len(batch))
         self._metrics.tokens.labels("read").inc(sum(len(tokens.ids) for tokens in batch))
-
-
-class StreamedAnswers:
-    """Generated text: one text at a time, streamed as server-sent events or whole."""
-
-    def __init__(self, model: Generator, settings: ServiceSettings, metrics: Metrics) -> None:
-        self._model, self._settings, self._metrics = model, settings, metrics
-        self._longest = _longest(model.bundle, settings)
-        task = TASKS[model.bundle.task]
-        self._name, self._path = task.answers, task.path
-        self._streamer = Streamer(model)
-        self.close, self.stop = self._streamer.close, self._streamer.stop
-
-    @property
-    def waiting(self) -> int:
-        return self._streamer.waiting
-
-    @property
-    def paths(self) -> dict[str, Handler]:
-        return {self._path: self.answer}
-
-    def warm_up(self) -> None:
-        list(self._model.generate_ids([0], Sampling(max_tokens=1)))
-
-    def start(self) -> None:
-        """The thread starts with the first text."""
-
-    async def answer(self, request: Request) -> Response:
-        asked = parse(Generation, await read_body(request, self._settings))
-        sampling = self._sampling(asked)
-        prompt = await asyncio.to_thread(self._prompt, asked)
-        _check_length("The prompt", len(prompt), self._longest)
-        self._metrics.tokens.labels("read").inc(len(prompt))
-        pieces = self._streamer.pieces(prompt, sampling, self._settings.generate_seconds)
-        # A failure before the first word still has its own status.
-        first = await within(self._settings.answer_seconds, request, anext(pieces))
-        if asked.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return StreamingResponse(
-                self._events(first, pieces), media_type="text/event-stream", headers=headers
-            )
-        return await within(self._settings.generate_seconds, request, self._whole(first, pieces))
-
-    def _sampling(self, asked: Generation) -> Sampling:
-        most = self._settings.max_new_tokens
-        if asked.max_tokens <= most:
-            return asked.sampling
-        if "max_tokens" in asked.model_fields_set:
-            raise Refused(400, f"max_tokens is {asked.max_tokens}; one request may have {most}.")
-        return asked.sampling.model_copy(update={"max_tokens": most})
-
-    def _prompt(self, asked: Generation) -> list[int]:
-        tokenizer = self._model.tokenizer
-        if asked.messages is None:
-            return tokenizer.ids(asked.prompt or "")
-        messages = [message.model_dump() for message in asked.messages]
-        # The template writes the special tokens itself.
-        text = apply_chat_template(self._model.bundle, messages)
-        return tokenizer.ids(text, special_tokens=False)
-
-    async def _events(
-        self, first: str | End, pieces: AsyncGenerator[str | End, None]
-    ) -> AsyncGenerator[bytes, None]:
-        """`data: {"text": ...}` for each piece, then `event: end` with the count and the reason, or
-        `event: error` with a sentence if the model fails midway."""
-        item = first
-        try:
-            async with aclosing(pieces):
-                while not isinstance(item, End):
-                    yield event({self._name: item})
-                    item = await anext(pieces)
-        except ModelFault as error:
-            self._metrics.faults.inc()
-            yield event({"error": str(error)}, "error")
-            return
-        self._count(item)
-        yield event(asdict(item), "end")
-
-    async def _whole(self, first: str | End, pieces: AsyncGenerator[str | End, None]) -> Response:
-        text: list[str] = []
-        item = first
-        async with aclosing(pieces):
-            while not isinstance(item, End):
-                text.append(item)
-                item = await anext(pieces)
-        self._count(item)
-        return json_response({self._name: "".join(text), **asdict(item)})
-
-    def _count(self, end: End) -> None:
-        self._metrics.tokens.labels("written").inc(end.tokens)
 
 
 async def read_body(request: Request, settings: ServiceSettings) -> bytes:
@@ -269,12 +173,22 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _longest(bundle: Bundle, settings: ServiceSettings) -> int:
+def longest(bundle: Bundle, settings: ServiceSettings) -> int:
+    """The most tokens of a text or a prompt."""
     return min(settings.max_tokens, bundle.max_length or settings.max_tokens)
 
 
-def _check_length(what: str, tokens: int, most: int) -> None:
+def check_length(what: str, tokens: int, most: int) -> None:
+    """Refuse a text of more tokens, or of none.
+
+    Raises:
+        Refused: 400.
+    """
     if tokens > most:
-        raise Refused(400, f"{what} has {tokens:,} tokens and may have {most:,}: shorten it.")
+        raise Refused(
+            400,
+            f"{what} has {tokens:,} tokens and may have {most:,}: shorten it.",
+            code="context_length_exceeded",
+        )
     if not tokens:
         raise Refused(400, f"{what} has no tokens: give the model some text.")

@@ -7,17 +7,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, from_json
 
 from edgeprune.model.tasks import TASKS
-from edgeprune.runtime.generate import Sampling
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.text.pairs import Document, document_of
 
 OPENAI = "/v1/"
 """The beginning of the paths in the form of OpenAI's, whose errors have their own form too."""
+CHAT, COMPLETIONS = f"{OPENAI}chat/completions", f"{OPENAI}completions"
 EMBEDDINGS, MODELS = f"{OPENAI}embeddings", f"{OPENAI}models"
 RERANK, RERANK_COHERE = "/rerank", f"{OPENAI}rerank"
 PREDICT, ZERO_SHOT = "/predict", "/zero-shot"
 PATHS = (
     *(task.path for task in TASKS.values()),
-    *(PREDICT, ZERO_SHOT, RERANK, RERANK_COHERE, EMBEDDINGS),
+    *(PREDICT, ZERO_SHOT, RERANK, RERANK_COHERE, EMBEDDINGS, CHAT, COMPLETIONS),
 )
 """The paths of all tasks, and theirs in other services' forms; a bundle answers on its task's."""
 
@@ -98,7 +99,8 @@ class Generation(Sampling):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(**self.model_dump(include=set(Sampling.model_fields)))
+        asked = self.model_fields_set & set(Sampling.model_fields)
+        return Sampling(**self.model_dump(include=asked))
 
 
 Body = TypeVar("Body", bound=BaseModel)

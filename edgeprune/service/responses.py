@@ -18,12 +18,17 @@ def refusal(status: int, sentence: str, path: str, code: str | None = None) -> R
     """`{"error": sentence}`, in OpenAI's form on its paths; with Retry-After for 503."""
     error: Any = sentence
     if path.startswith(OPENAI):
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        error = {"message": sentence, "type": kind, "param": None, "code": code}
+        error = openai_error(status, sentence, code)
     response = json_response({"error": error}, status)
     if status == 503:
         response.headers["Retry-After"] = str(_RETRY_SECONDS)
     return response
+
+
+def openai_error(status: int, sentence: str, code: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"message": sentence, "type": kind, "param": None, "code": code}
 
 
 def event(content: Any, name: str | None = None) -> bytes:

@@ -69,6 +69,13 @@ class ServiceSettings(Settings):
     max_new_tokens: int = Field(
         default=1024, ge=1, le=1_048_576, description="tokens that one request may generate"
     )
+    kept_conversations: int = Field(
+        default=4,
+        ge=0,
+        le=10_000,
+        description="caches of generated texts that are kept, so that what goes on from one of "
+        "them is not read again; each holds up to a prompt and its answer",
+    )
     head_seconds: float = Field(
         default=10.0, gt=0.0, le=3600.0, description="for a request's head to arrive"
     )

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeprune.runtime.generate import Generator, Sampling, stream_text
+from edgeprune.runtime.generate import Generator, Piece
+from edgeprune.runtime.reading import Reading
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.service.requests import Stopping
 
 
@@ -18,13 +20,15 @@ class End:
 
     tokens: int
     reason: Literal["stop", "length", "time", "shutdown"]
+    kept: int = 0
+    """Tokens of the prompt that a kept cache held."""
 
 
 class Streamer:
     """A decoder's thread. A text that nobody waits for ends at the next token."""
 
-    def __init__(self, model: Generator) -> None:
-        self._model = model
+    def __init__(self, model: Generator, kept_conversations: int = 0) -> None:
+        self._model, self._readings = model, Readings(model, kept_conversations)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.waiting = 0
         """Texts that have not begun."""
@@ -48,12 +52,17 @@ class Streamer:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def pieces(
-        self, prompt: Sequence[int], sampling: Sampling, seconds: float
-    ) -> AsyncGenerator[str | End, None]:
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        seconds: float,
+        top_logprobs: int | None = None,
+    ) -> AsyncGenerator[Piece | End, None]:
         """The pieces of text that follow a prompt's token ids, then its `End`.
 
         Args:
             seconds: for the whole text, including the time in the queue.
+            top_logprobs: tell the log-probability of each token, and of so many of the likeliest.
 
         Raises:
             Stopping: the streamer was closed before the text began.
@@ -62,7 +71,7 @@ class Streamer:
             raise Stopping
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        text = _Text(self._model, prompt, sampling)
+        text = _Text(self._model, prompt, sampling, top_logprobs)
 
         def begin() -> None:
             text.begun = True
@@ -70,13 +79,13 @@ class Streamer:
 
         def generate() -> None:
             loop.call_soon_threadsafe(begin)
-            for item in text.items():
+            for item in text.items(self._readings):
                 loop.call_soon_threadsafe(text.arrived.put_nowait, item)
 
         self.waiting += 1
         self._asked.append(text)
         running = self._thread.submit(generate)
-        item: str | End | Exception = ""
+        item: Piece | End | Exception = Piece("", ())
         try:
             while not isinstance(item, End):
                 try:
@@ -86,7 +95,8 @@ class Streamer:
                     item = End(text.tokens, "time")
                 if isinstance(item, Exception):
                     raise item
-                yield item
+                if isinstance(item, End) or item.text or item.tokens:
+                    yield item
         finally:
             self._asked.remove(text)
             text.given_up.set()
@@ -94,33 +104,57 @@ class Streamer:
                 begin()
 
 
+class Readings:
+    """Caches of the texts before, the last used last: one that goes on, or begins alike, does not
+    begin anew. For the decoder's thread alone."""
+
+    def __init__(self, model: Generator, most: int) -> None:
+        self._model, self._most = model, most
+        self._kept: list[Reading] = []
+
+    def take(self, prompt: Sequence[int]) -> Reading:
+        """What was read of a prompt: a kept text that it goes on from, which leaves the store, or a
+        copy of the beginning that it shares with another."""
+        best = max(self._kept, key=lambda each: each.shared(prompt), default=None)
+        if best is None or not (shared := best.shared(prompt)):
+            return Reading(self._model.decoder)
+        if shared == len(best.ids):
+            self._kept.remove(best)
+            return best
+        if not self._model.decoder.cuts:
+            return Reading(self._model.decoder)
+        return best.copy(shared)
+
+    def give(self, reading: Reading) -> None:
+        """Keep a text, and let go of those that were used longest ago."""
+        if self._most:
+            self._kept = [*self._kept, reading][-self._most :]
+
+
 class _Text:
     """One text that the decoder's thread is generating; `given_up` ends it from outside."""
 
-    def __init__(self, model: Generator, prompt: Sequence[int], sampling: Sampling) -> None:
-        self.arrived: asyncio.Queue[str | End | Exception] = asyncio.Queue()
+    def __init__(
+        self, model: Generator, prompt: Sequence[int], sampling: Sampling, top: int | None
+    ) -> None:
+        self.arrived: asyncio.Queue[Piece | End | Exception] = asyncio.Queue()
         self.begun = False
         self.given_up = threading.Event()
         self.tokens = 0
-        self._model, self._prompt, self._sampling = model, prompt, sampling
+        self._model, self._prompt, self._sampling, self._top = model, prompt, sampling, top
 
-    def items(self) -> Iterator[str | End | Exception]:
+    def items(self, readings: Readings) -> Iterator[Piece | End | Exception]:
+        reading = readings.take(self._prompt)
         try:
-            yield from stream_text(self._model.tokenizer, self._ids())
-            yield End(self.tokens, "length" if self._full() else "stop")
+            answer = self._model.answer(self._prompt, self._sampling, reading, self._top)
+            # Pieces without text come too: between them a text is given up at its next token.
+            for piece in answer.pieces():
+                self.tokens = answer.tokens
+                yield piece
+                if self.given_up.is_set():
+                    return
+            yield End(answer.tokens, answer.reason or "stop", answer.kept)
         except Exception as error:  # becomes the answer to its request
             yield error
-
-    def _ids(self) -> Iterator[int]:
-        for token in self._model.generate_ids(self._prompt, self._sampling):
-            self.tokens += 1
-            yield token
-            if self.given_up.is_set():
-                return
-
-    def _full(self) -> bool:
-        longest = self._model.bundle.max_length
-        whole = len(self._prompt) + self.tokens
-        return self.tokens == self._sampling.max_tokens or (
-            longest is not None and whole >= longest
-        )
+        finally:
+            readings.give(reading)

@@ -12,11 +12,12 @@ MAX_TEMPLATE_CHARACTERS = 256 * 1024
 Message = Mapping[str, Any]
 
 
-def chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+def chat_template(folder: Path, settings: Mapping[str, Any], tools: bool = False) -> str | None:
     """A model's chat template: chat_template.jinja, else tokenizer_config.json's; or None.
 
     Args:
         settings: the contents of tokenizer_config.json.
+        tools: the one for tools, where there are several.
 
     Raises:
         UserError: it is too long, or not UTF-8.
@@ -35,7 +36,7 @@ def chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         if isinstance(template, list):  # named templates; "default" is for plain chat
             entries = [entry for entry in template if isinstance(entry, dict)]
             named = {entry.get("name"): entry.get("template") for entry in entries}
-            template = named.get("default")
+            template = (named.get("tool_use") if tools else None) or named.get("default")
     if not isinstance(template, str):
         return None
     if len(template) > MAX_TEMPLATE_CHARACTERS:
@@ -58,9 +59,12 @@ def rendered(
     Raises:
         UserError: the model has no template, or the template fails or exceeds its limits.
     """
-    template = chat_template(folder, settings)
+    tools = bool(options.get("tools"))
+    template = chat_template(folder, settings, tools)
     if template is None:
         raise UserError(f"{folder} has no chat template: use --raw to continue plain text.")
+    if tools and "tools" not in template:
+        raise UserError(f"{folder} has a chat template that tells no tools: leave them out.")
     variables = {
         **_special_tokens(settings),
         "messages": [dict(message) for message in messages],

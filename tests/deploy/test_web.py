@@ -68,7 +68,7 @@ def test_the_page_answers_as_the_runtime(task, built):
         ranked = sorted(found.probabilities.items(), key=lambda each: -each[1])[:5]
         names, values = [label for label, _ in ranked], [score for _, score in ranked]
     else:
-        from edgeprune.runtime.generate import Sampling
+        from edgeprune.runtime.sampling import Sampling
 
         text = "".join(model.complete(TEXTS[0], Sampling(max_tokens=32)))
         assert answered["answer"].endswith(text)

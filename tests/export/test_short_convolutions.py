@@ -25,7 +25,8 @@ from edgeprune.model.model import Model
 from edgeprune.model.store import load_model, save_model
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
-from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.generate import Generator
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.targets import find
 
 torch.set_num_threads(1)

@@ -36,7 +36,8 @@ from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.projection import unit_length
 from edgeprune.runtime import cache, session
 from edgeprune.runtime.embed import Embedder
-from edgeprune.runtime.generate import Generator, Sampling, choose, stream_text
+from edgeprune.runtime.generate import Generator, stream_text
+from edgeprune.runtime.sampling import Sampling, choose
 from edgeprune.runtime.session import open_session
 from edgeprune.runtime.tokenize import Tokenizer
 
@@ -222,7 +223,7 @@ def test_an_answer_that_is_given_up_keeps_no_memory_and_disturbs_no_other(
     for count in range(1, 9):
         left = model.generate_ids([1, 5, 6, 7], Sampling(max_tokens=20))
         assert [next(left) for _ in range(count)] == greedy([1, 5, 6, 7], count)
-        alive = weakref.ref(left.gi_frame.f_locals["decoding"])  # type: ignore[attr-defined]
+        alive = weakref.ref(left.gi_frame.f_locals["reading"])  # type: ignore[attr-defined]
         assert alive() is not None
         del left
         assert alive() is None

@@ -23,7 +23,7 @@ from onnx_models import (
 from starlette.testclient import TestClient
 
 from edgeprune import runtime
-from edgeprune.runtime.generate import Sampling
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.service.app import make_app
 from edgeprune.service.callers import Callers
 from edgeprune.service.settings import ServiceSettings

@@ -7,7 +7,8 @@ from edgeprune.measure.evaluate.choice import read_items, score
 from edgeprune.measure.evaluate.data import Data
 from edgeprune.measure.evaluate.result import Quality, Scores, percentages
 from edgeprune.runtime.bundle import Bundle
-from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.generate import Generator
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.text.files import text_of
 
 

@@ -33,7 +33,8 @@ from edgeprune.model.model import Model
 from edgeprune.model.store import save_model
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
-from edgeprune.runtime.generate import Generator, Sampling
+from edgeprune.runtime.generate import Generator
+from edgeprune.runtime.sampling import Sampling
 from edgeprune.runtime.session import open_session
 from edgeprune.targets import find
 
