@@ -38,6 +38,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _ENDS = {signal.SIGKILL: {-9}, signal.SIGTERM: {-15}, signal.SIGINT: {130, -2}}
 """Exit codes that a signal may lead to: Ctrl-C's own, or the system's."""
 _MOST_SECONDS = 300
+_NEVER = {"stage": "nowhere", "kind": "files"}
 # The same moments in each process: no file of Python's own is written, and one thread computes.
 _SURROUNDINGS = {
     "OMP_NUM_THREADS": "1",
@@ -97,14 +98,13 @@ class Place:
             recipe_file(aside / "tiny.yaml", site.recipe)
             aside.rename(folder)
         (self.text,) = folder.glob("text.*")
-        self._reference(folder / "earlier", "--set", "recover.steps=4")
-        self._reference(folder / "whole")
+        self._reference(folder / "earlier", _NEVER, "--set", "recover.steps=4")
+        self._reference(folder / "whole", {"count": str(folder / "whole.json")})
         self.earlier, self.whole = essence(folder / "earlier"), essence(folder / "whole")
         self.counts: dict[str, int] = json.loads((folder / "whole.json").read_text())
 
-    def _reference(self, output: Path, *options: str) -> None:
+    def _reference(self, output: Path, plan: dict[str, Any], *options: str) -> None:
         if not (output / "report.json").is_file():
-            plan = {"count": str(output.with_suffix(".json"))}
             ended, said = self.build(output, plan, *options)
             if ended:
                 raise RuntimeError(f"a build that nobody killed ends with {ended}: {said}")
@@ -185,7 +185,7 @@ def run_chain(place: Place, number: int, seconds: float | None = None) -> Chain:
                 if ended not in _ENDS[which]:
                     chain.wrong.append(f"{where}: ended with {ended}: {said[-600:]}")
             chain.wrong += [f"{where}: {fault}" for fault in faults(place, output, said)]
-        ended, said = place.build(output, {"stage": "nowhere", "kind": "files"})
+        ended, said = place.build(output, _NEVER)
         if ended:
             chain.wrong.append(f"the last start ends with {ended}: {said[-600:]}")
         elif essence(output) != place.whole:

@@ -233,7 +233,11 @@ def test_a_folder_with_one_graph_has_no_variants(tmp_path):
         ),
         (lambda found: found["variants"][0].update(measured=[1]), "damaged where it names"),
     ],
-    ids=["outside", "nameless", "shapes", "no list", "no object", "no measurement"],
+    ids=[
+        *("outside", "nameless", "shapes", "no list", "no object"),
+        *("bytes in a list", "fewer than no bytes", "bits without end", "linears without end"),
+        "no measurement",
+    ],
 )
 def test_a_damaged_manifest_is_refused(bundle, change, said):
     with pytest.raises(UserError, match=said):
