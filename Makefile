@@ -10,6 +10,8 @@
 # make mutation   plant small faults into the numerics and count those that the tests notice
 # make docs    the site of docs/ into build/site; a warning or a link to nowhere is an error
 # make docs-slow   the pages' commands again, on the real models of which packages are there
+# make campaign   kill builds, mutate inputs, load the service: PIECES of each, where they are not done yet
+# make campaign-quick   two minutes of it
 # make claims   print every figure of the texts with what measured it, and whether that code is as now
 # make release   refuse figures of other code, run the suite, build the wheel into dist, rehearse
 # make rehearse   build wheel and sdist, and run each as a device installs it
@@ -21,7 +23,7 @@ BIN := $(VENV)/bin
 # Tests that want real text read the folder EDGEPRUNE_DATA; they skip, saying so, where it is unset.
 
 .PHONY: demo test test-slow test-clients test-cluster test-masked coverage golden mutation usage gate lint \
-	docs docs-slow lint-workflows claims release rehearse clean
+	docs docs-slow lint-workflows campaign campaign-quick claims release rehearse clean
 
 # A process a core, each of one thread: tiny models are slower on many.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -83,6 +85,16 @@ usage: $(VENV)/.test
 
 gate: $(VENV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/gate.py
+
+PIECES ?= 1
+campaign: $(VENV)/.test
+	$(ONE_THREAD) $(BIN)/python benchmarks/campaign.py --pieces $(PIECES)
+
+# Two processes: kills take as long as all else.
+campaign-quick: $(VENV)/.test
+	$(ONE_THREAD) $(BIN)/python benchmarks/campaign.py --quick kills & kills=$$!; \
+	$(ONE_THREAD) $(BIN)/python benchmarks/campaign.py --quick --folder build/campaign-inputs \
+		inputs service && wait $$kills
 
 claims: $(VENV)/.test
 	$(BIN)/python benchmarks/claims.py

@@ -674,12 +674,20 @@ def doctor(needed: tuple[str, ...], json_file: str | None) -> None:
     metavar="NAME",
     help="Another name that clients use; repeatable.  [default: its own]",
 )
+@click.option(
+    "--allowed-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web page's origin that may call it; repeatable.  [default: none]",
+)
+@click.option("--token-file", type=PLACE, metavar="FILE", help="Ask every request for its token.")
 @click.option("--served-name", help="OpenAI's clients' name for it.  [default: its folder's]")
 @click.option("--max-batch", type=int, help="Texts per call (dynamic INT8: 1).  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens per call.  [default: 256]")
 @click.option("--max-wait-ms", type=float, help="Wait for more texts.  [default: 0]")
 @click.option("--max-waiting", type=int, help="Queued texts; then 503.  [default: 256]")
 @click.option("--max-concurrent", type=int, help="Concurrent requests; then 503.  [default: 64]")
+@click.option("--max-per-client", type=int, help="Of one address; then 429.  [default: no limit]")
 @click.option("--max-connections", type=int, help="Open connections.  [default: 512]")
 @click.option("--max-body-bytes", type=int, help="Bytes per request.  [default: 524288]")
 @click.option("--max-texts", type=int, help="Texts per request.  [default: 64]")

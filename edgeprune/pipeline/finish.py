@@ -26,7 +26,7 @@ from edgeprune.model.settings import max_positions
 from edgeprune.model.tasks import TASKS
 from edgeprune.pipeline.build import Build
 from edgeprune.pipeline.command import command_of
-from edgeprune.pipeline.keep import MARK, RECORD, Done
+from edgeprune.pipeline.keep import GRAPHS, MARK, RECORD, Done
 from edgeprune.pipeline.keys import model_digest, reads, versions
 from edgeprune.pipeline.measure.row import MEASURE
 from edgeprune.pipeline.variants import Variant
@@ -86,7 +86,7 @@ def finish(build: Build, made: Sequence[Made]) -> Outcome:
     variants = facts.pop("variants")
     manifest = {**shared, **facts, **_kernels(first.graph), "stages": stages, "variants": variants}
     bundle = context.output / "bundle"
-    with TemporaryDirectory(prefix=".graphs-", dir=context.output) as scratch:
+    with TemporaryDirectory(prefix=GRAPHS, dir=context.output) as scratch:
         graphs = shared_data(
             {each.variant.file: each.graph for each in made},
             [each.variant.file for each in made if each.variant.shares],

@@ -24,6 +24,8 @@ from edgeprune.runtime.bundle import check_replaceable, sweep
 MARK = "stages"
 RECORD = "stage.json"
 LOCK = ".lock"
+GRAPHS = ".graphs-"
+"""The beginning of the name of a folder, beside the stages', in which graphs are put together."""
 _BUNDLES = ("bundle", "original")
 
 
@@ -171,6 +173,8 @@ def sweep_stages(stages: Path) -> None:
     for aside in stages.glob(".*"):
         if aside.name != LOCK:
             shutil.rmtree(aside, ignore_errors=True)
+    for aside in stages.parent.glob(f"{GRAPHS}*"):
+        shutil.rmtree(aside, ignore_errors=True)
     for name in _BUNDLES:
         sweep(stages.parent / name)
 

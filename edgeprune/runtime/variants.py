@@ -30,6 +30,8 @@ class Variant:
     hub: str | None = None
     """The processors that it was made for, as names of files on the hub have them."""
     minimum_onnxruntime: str | None = None
+    bytes: int = 0
+    """Of its graph and data."""
     int8_bits: int | None = None
     """The most bits of a weight in an INT8 product; None where it has no such product."""
     linears: tuple[tuple[str, int, int, int], ...] = ()
@@ -56,9 +58,10 @@ class Variant:
             file=_text(entry["file"]),
             hub=entry.get("hub"),
             minimum_onnxruntime=_text(entry["minimum_onnxruntime"]),
-            int8_bits=None if bits is None else int(bits),
+            bytes=_count(entry["bytes"]),
+            int8_bits=None if bits is None else _count(bits),
             linears=tuple(
-                (str(form), int(inputs), int(outputs), int(count))
+                (str(form), _count(inputs), _count(outputs), _count(count))
                 for form, inputs, outputs, count in entry.get("linears", ())
             ),
             processor=measured.get("processor"),
@@ -168,4 +171,10 @@ def _mean(values: Sequence[float]) -> float:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is no name")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
     return value

@@ -10,6 +10,7 @@ import onnxruntime
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +20,7 @@ from edgeprune.base.registry import load_function
 from edgeprune.base.version import __version__
 from edgeprune.model.tasks import TASKS
 from edgeprune.service.answers import Answers
+from edgeprune.service.callers import HEALTH, Callers
 from edgeprune.service.limits import LEFT, LimitsMiddleware
 from edgeprune.service.logs import LOGGERS
 from edgeprune.service.metrics import Metrics
@@ -32,8 +34,20 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
     """The ASGI application that serves one bundle; its model has run once when this returns.
 
     Call `close` of its `state.answers` at a stop, before the server waits for running requests.
+
+    Raises:
+        UserError: the file of the token cannot be read, or holds none.
     """
-    metrics = Metrics()
+    metrics, callers = Metrics(), Callers(settings)
+    # A browser asks beforehand, without the token; it is answered only where origins were named.
+    origins = [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    ] * bool(settings.allowed_origin)
     task = TASKS[model.bundle.task]
     answers: Answers = load_function(task.service)(model, settings, metrics)
     answers.warm_up()
@@ -71,10 +85,13 @@ def make_app(model: Any, settings: ServiceSettings) -> Starlette:
         routes=[
             *(Route(path, answers.paths.get(path, elsewhere), methods=["POST"]) for path in PATHS),
             *model_routes(model.bundle, settings),
-            Route("/health", health),
+            Route(HEALTH, health),
             Route("/metrics", measured),
         ],
-        middleware=[Middleware(LimitsMiddleware, settings=settings, metrics=metrics)],
+        middleware=[
+            *origins,
+            Middleware(LimitsMiddleware, settings=settings, metrics=metrics, callers=callers),
+        ],
         exception_handlers={**_HANDLERS, ModelFault: faulty},
         lifespan=lifespan,
     )

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections import Counter
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeprune.service.callers import Callers
@@ -19,9 +21,12 @@ class LimitsMiddleware:
     """Admission and time limits. /health and /metrics are exempt, so that a busy service can be
     told from a dead one."""
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ServiceSettings, metrics: Metrics, callers: Callers
+    ) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._callers, self._running = Callers(settings), 0
+        self._callers, self._running = callers, 0
+        self._by_client: Counter[str] = Counter()
         # The app has its own, shorter limits; this one also ends a client that reads nothing.
         self._longest = settings.body_seconds + settings.answer_seconds + settings.generate_seconds
 
@@ -40,15 +45,26 @@ class LimitsMiddleware:
 
         started = time.monotonic()
         try:
-            if refused is None and self._running >= self._settings.max_concurrent:
-                refused = refusal(503, "The service is busy: try again later.", scope["path"])
+            refused = refused or self._crowded(scope)
             await (refused or self._admit)(scope, receive, noting)
         finally:
             self._metrics.requests.labels(scope["path"], status).inc()
             self._metrics.seconds.labels(scope["path"]).observe(time.monotonic() - started)
 
+    def _crowded(self, scope: Scope) -> Response | None:
+        """The refusal of a request for which there is no place; None if there is."""
+        most = self._settings.max_per_client
+        if most is not None and self._by_client.get(_client(scope), 0) >= most:
+            sentence = f"{most} of your requests are being answered: send the next one after them."
+            return refusal(429, sentence, scope["path"])
+        if self._running >= self._settings.max_concurrent:
+            return refusal(503, "The service is busy: try again later.", scope["path"])
+        return None
+
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = _client(scope)
         self._running += 1
+        self._by_client[client] += 1
         self._metrics.running.set(self._running)
         try:
             async with asyncio.timeout(self._longest) as limit:
@@ -58,5 +74,13 @@ class LimitsMiddleware:
             if not limit.expired():
                 raise
         finally:
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
             self._running -= 1
             self._metrics.running.set(self._running)
+
+
+def _client(scope: Scope) -> str:
+    """A client's address; "" where the server is told none, as over a socket file."""
+    return (scope.get("client") or ("",))[0]

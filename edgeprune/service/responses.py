@@ -15,12 +15,12 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def refusal(status: int, sentence: str, path: str, code: str | None = None) -> Response:
-    """`{"error": sentence}`, in OpenAI's form on its paths; with Retry-After for 503."""
+    """`{"error": sentence}`, in OpenAI's form on its paths; with Retry-After for 429 and 503."""
     error: Any = sentence
     if path.startswith(OPENAI):
         error = openai_error(status, sentence, code)
     response = json_response({"error": error}, status)
-    if status == 503:
+    if status in (429, 503):
         response.headers["Retry-After"] = str(_RETRY_SECONDS)
     return response
 

@@ -1,5 +1,6 @@
 """The service's address, batching and limits."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -19,6 +20,16 @@ class ServiceSettings(Settings):
         default=(),
         description="names that clients may call the service by, in addition to its addresses, "
         "localhost and the machine's own name",
+    )
+    allowed_origin: tuple[Annotated[str, Field(pattern=r"^https?://[^\s/*]+$")], ...] = Field(
+        default=(),
+        description="origins of web pages that may call the service from a browser, such as "
+        "https://example.org; none by default",
+    )
+    token_file: Path | None = Field(
+        default=None,
+        description="file with the token that every request but those for /health must bear; none "
+        "by default",
     )
     served_name: str = Field(
         default="",
@@ -48,6 +59,13 @@ class ServiceSettings(Settings):
     )
     max_concurrent: int = Field(
         default=64, ge=1, le=10_000, description="concurrent requests; beyond it the answer is 503"
+    )
+    max_per_client: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="concurrent requests from one address; beyond it the answer is 429. No limit "
+        "by default: behind a proxy all clients have its address",
     )
     max_connections: int = Field(
         default=512,

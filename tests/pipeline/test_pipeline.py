@@ -306,10 +306,13 @@ def test_a_failed_stage_leaves_nothing_and_is_run_again(site, output, untimed, m
     aside = copy / "stages" / ".recover-0123456789ab.999"
     aside.mkdir()
     (aside / "stage.json").write_text("{}")
+    graphs = copy / ".graphs-abcd1234"
+    graphs.mkdir()
     result = site.build("failed", "--set", "recover.steps=5")
     assert result.exit_code == 0
     assert result.stderr.count(KEPT) == 4
     assert not aside.exists()
+    assert not graphs.exists()
     assert Bundle.open(copy / "bundle").manifest["recipe"]["recover"]["steps"] == 5
 
 

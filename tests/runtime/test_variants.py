@@ -224,9 +224,20 @@ def test_a_folder_with_one_graph_has_no_variants(tmp_path):
         (lambda found: found["variants"][1].update(linears=[[1]]), "damaged where it names"),
         (lambda found: found.update(variants=3), "damaged where it names"),
         (lambda found: found["variants"].append("arm64"), "damaged where it names"),
+        (lambda found: found["variants"][0].update(bytes=[1]), "damaged where it names"),
+        (lambda found: found["variants"][0].update(bytes=-1), "damaged where it names"),
+        (lambda found: found["variants"][0].update(int8_bits=float("inf")), "damaged where it"),
+        (
+            lambda found: found["variants"][0].update(linears=[["int8", 1, 1, float("inf")]]),
+            "damaged where it names",
+        ),
         (lambda found: found["variants"][0].update(measured=[1]), "damaged where it names"),
     ],
-    ids=["outside", "nameless", "shapes", "no list", "no object", "no measurement"],
+    ids=[
+        *("outside", "nameless", "shapes", "no list", "no object"),
+        *("bytes in a list", "fewer than no bytes", "bits without end", "linears without end"),
+        "no measurement",
+    ],
 )
 def test_a_damaged_manifest_is_refused(bundle, change, said):
     with pytest.raises(UserError, match=said):
