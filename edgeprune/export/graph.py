@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, shape_inference
 
 from edgeprune.export.tensors import Shelf, bytes_of, to_proto, values_of, write_model
 from edgeprune.kernels.node import add_functions
@@ -383,6 +383,14 @@ class Graph:
                 )
                 outline.graph.input.append(value)
         return outline
+
+    def types(self) -> dict[str, int]:
+        """The element type of every tensor of which it follows from stock operators."""
+        inferred = shape_inference.infer_shapes(self.outline())
+        values = [*inferred.graph.value_info, *inferred.graph.input]
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {name: tensor.dtype.value for name, tensor in self.initializers.items()}
+        return {name: kind for name, kind in types.items() if kind != TensorProto.UNDEFINED}
 
     @property
     def opsets(self) -> list[onnx.OperatorSetIdProto]:

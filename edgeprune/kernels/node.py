@@ -18,6 +18,7 @@ and kind of input.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -163,7 +164,7 @@ def make_quant_linear(
         epilogue = "add-layer"
     outputs = packed.N // 2 if epilogue in GATES else packed.N
     stored = alternate_halves(packed) if epilogue in GATES else packed
-    settings: dict[str, int | float] = {"K": packed.K, "N": outputs}
+    settings: dict[str, Any] = {"K": packed.K, "N": outputs}
     tensors: dict[str, np.ndarray] = {"codes": stored.codes}
     if stored.multipliers is not None and packed.format.group is not None:
         tensors["multipliers"] = stored.multipliers

@@ -67,7 +67,7 @@ class _Body(_Strict):
     """The field that an error about the length of an answer names."""
 
     def sampling(self, most: int) -> Sampling:
-        """What was asked for; a seed is drawn where none is, as clients expect."""
+        """The sampling that was asked for; a seed is drawn where none is, as clients expect."""
         given = {name: getattr(self, name) for name in _SAMPLED}
         given["stop"] = (self.stop,) if isinstance(self.stop, str) else self.stop
         seed = secrets.randbits(_SEED_BITS) if self.seed is None else self.seed

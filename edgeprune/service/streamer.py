@@ -113,8 +113,8 @@ class Readings:
         self._kept: list[Reading] = []
 
     def take(self, prompt: Sequence[int]) -> Reading:
-        """What was read of a prompt: a kept text that it goes on from, which leaves the store, or a
-        copy of the beginning that it shares with another."""
+        """The part of a prompt that was read: a kept text that it goes on from, which leaves the
+        store, or a copy of the beginning that it shares with another."""
         best = max(self._kept, key=lambda each: each.shared(prompt), default=None)
         if best is None or not (shared := best.shared(prompt)):
             return Reading(self._model.decoder)

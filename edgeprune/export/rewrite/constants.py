@@ -6,7 +6,7 @@ hundreds of nodes in a decoder, each with its overhead in every run.
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx import NodeProto, helper, numpy_helper, shape_inference
 
 from edgeprune.export.graph import Graph, attribute
 from edgeprune.export.tensors import to_proto
@@ -116,7 +116,7 @@ def _single(node: NodeProto, graph: Graph) -> onnx.ModelProto:
 
 def _drop_noop_casts(graph: Graph) -> int:
     """Remove casts of a tensor to its own type."""
-    types = _types(graph)
+    types = graph.types()
     dropped = 0
     for node in list(graph.nodes):
         if (
@@ -127,11 +127,3 @@ def _drop_noop_casts(graph: Graph) -> int:
             graph.replace_uses(node.output[0], node.input[0])
             dropped += 1
     return dropped
-
-
-def _types(graph: Graph) -> dict[str, int]:
-    inferred = shape_inference.infer_shapes(graph.outline())
-    values = [*inferred.graph.value_info, *inferred.graph.input]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types |= {name: tensor.dtype.value for name, tensor in graph.initializers.items()}
-    return {name: kind for name, kind in types.items() if kind != TensorProto.UNDEFINED}

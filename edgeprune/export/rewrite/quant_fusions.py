@@ -48,7 +48,7 @@ class _Before:
 
 @dataclass(frozen=True)
 class _After:
-    """What follows a product: its epilogue, and the tensor that results."""
+    """The epilogue that follows a product, and the tensor that results."""
 
     epilogue: str
     output: str

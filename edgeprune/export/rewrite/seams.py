@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from onnx import TensorProto
 
 from edgeprune.base.memory import trim
 from edgeprune.compress.quantize.plan import Entry
@@ -28,6 +29,8 @@ from edgeprune.export.rewrite.verify import (
     without_padding,
 )
 from edgeprune.kernels.formats import DOMAIN
+
+_FLOAT = TensorProto.FLOAT
 
 
 def seam_drift(
@@ -74,7 +77,12 @@ def step_drift(
         for name in (*node.input, *node.output)
         if name in after.producers
     }
-    seams = {name: now for name in before.producers if (now := after.now(name)) in touched}
+    types = before.types()
+    seams = {
+        name: now
+        for name in before.producers
+        if (now := after.now(name)) in touched and types.get(name, _FLOAT) == _FLOAT
+    }
     given = {}
     for seam in seams:
         for node in forced.consumers.get(seam, []):
