@@ -338,10 +338,13 @@ class Graph:
             if model.graph.output[place].name not in self.outputs:
                 del model.graph.output[place]
         helper.set_model_props(model, self.metadata)
+        self._import_domains(model)
+        return model
+
+    def _import_domains(self, model: onnx.ModelProto) -> None:
         known = {entry.domain for entry in model.opset_import}
         for domain in sorted({node.domain for node in self.nodes} - known - {""}):
             model.opset_import.append(helper.make_opsetid(domain, 1))
-        return model
 
     def save(self, path: Path) -> list[Path]:
         """Write the model, with a separate file of weights beyond 2 GB; return the files. One
@@ -369,6 +372,7 @@ class Graph:
         outline.functions.extend(source.functions)
         outline.graph.name = "outline"
         outline.graph.node.extend(self.nodes)
+        self._import_domains(outline)
         outline.graph.input.extend(source.graph.input)
         for output in source.graph.output:
             # Only the type: the tracer's shape of an output is a claim, not a proof.

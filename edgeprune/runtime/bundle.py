@@ -290,7 +290,7 @@ class Bundle:
 def oldest_onnxruntime(outline: Outline) -> str:
     """The oldest ONNX Runtime that runs a graph, by its operators and their attributes."""
     groups = (f"MatMulNBits of {bits} bits" for bits in outline.bits)
-    used = {*outline.operators, *outline.attributes, *groups}
+    used = {*outline.operators, *outline.functions, *outline.attributes, *groups}
     releases = [MINIMUM_ONNXRUNTIME, *(FIRST_RELEASES[name] for name in used & set(FIRST_RELEASES))]
     return max(releases, key=lambda release: tuple(map(int, release.split("."))))
 

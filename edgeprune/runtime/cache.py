@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from edgeprune import kernels
 from edgeprune.base.errors import UserError
 from edgeprune.runtime.names import (
     KEPT_LOGITS,
@@ -61,7 +62,8 @@ class Decoder:
         }
         metadata = session.get_modelmeta().custom_metadata_map
         self.shared = bool(self.past) and SHARED_CACHE in metadata
-        self.drafts = self.has_cache and self.cuts and ROW_INVARIANT in metadata
+        invariant = ROW_INVARIANT in metadata and kernels.installed()
+        self.drafts = self.has_cache and self.cuts and invariant
         """Whether tokens that are drafted and read together get the logits that each has alone."""
         options = {node.name for node in session.get_overridable_initializers()}
         self.chooses_logits = KEPT_LOGITS in options

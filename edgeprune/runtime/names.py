@@ -32,8 +32,8 @@ PER_TOKEN = ("start_logits", "end_logits")
 SHARED_CACHE = "edgeprune.shared_cache"
 """An entry of the graph's metadata: past and present may be one buffer, longer than the tokens."""
 ROW_INVARIANT = "edgeprune.row_invariant"
-"""An entry of the graph's metadata: a token's logits have the same bits, however many others are
-computed in its call."""
+"""An entry of the graph's metadata: by the operator library, a token's logits have the same bits,
+however many others are computed in its call."""
 KEPT_LOGITS = "num_logits_to_keep"
 """An optional input: the number of last tokens whose logits are wanted; 0 for all."""
 FUSED_ATTENTION = "GroupQueryAttention"

@@ -4,7 +4,8 @@
     q, k, v ─> heads ─> products, mask, softmax ─> merged    becomes    q, k, v ─> RowAttention
 
 Its rows do not depend on each other: a token's answer is the same to the bit in a prompt cut
-anywhere, among others or alone. A Split that feeds nothing else goes with it.
+anywhere, among others or alone, and where that holds of all products the graph says so. A Split
+that feeds nothing else goes with it.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import NodeProto, helper
 from edgeprune.export.graph import Graph, attribute
 from edgeprune.kernels.attention import make_row_attention
 from edgeprune.kernels.formats import DOMAIN
-from edgeprune.runtime.names import FUSED_ATTENTION
+from edgeprune.runtime.names import FUSED_ATTENTION, ROW_INVARIANT
 
 _HEADS_FIRST = [0, 2, 1, 3]
 _TURNED = [0, 2, 3, 1]
@@ -30,7 +31,30 @@ def take_row_attention(graph: Graph) -> int:
             changed += _written_out(graph, node)
     graph.index()
     graph.sweep()
+    if changed and all(map(_by_row, graph.nodes)):
+        graph.metadata[ROW_INVARIANT] = "yes"
     return changed
+
+
+def _by_row(node: NodeProto) -> bool:
+    """Whether what a node gives a token does not depend on what it computes beside it."""
+    if node.domain == DOMAIN:
+        return node.op_type == _FUSED or "QuantLinear" in node.op_type
+    return node.op_type not in _TOGETHER
+
+
+_TOGETHER = {
+    "Conv",
+    "DynamicQuantizeLinear",
+    "Gemm",
+    "MatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    FUSED_ATTENTION,
+    "Softmax",
+}
+"""Stock operators whose sums over a token's values depend on the number of tokens."""
 
 
 def _retyped(node: NodeProto) -> bool:

@@ -111,9 +111,14 @@ class PassReport:
 
 
 def passes_for(
-    anatomy: Anatomy, quantized: Quantized | None, target: Target, emitted: bool = False
+    anatomy: Anatomy,
+    quantized: Quantized | None,
+    target: Target,
+    emitted: bool = False,
+    quantized_cache: bool = False,
 ) -> list[Pass]:
-    """The passes for a model, in order; an emitted graph needs fewer."""
+    """The passes for a model, in order; an emitted graph needs fewer. A cache in integers has the
+    runtime's attention."""
     passes = [] if emitted else _traced_passes(anatomy, target)
     if quantized is not None and quantized.plan.quantized:
         passes += [
@@ -137,7 +142,7 @@ def passes_for(
             )
         if anatomy.has_cache:
             passes.append(Pass("pack attention", pack_attention, 1e-3))
-        if formats & set(QUANT.values()):
+        if formats & set(QUANT.values()) and not quantized_cache:
             passes.append(Pass("row attention", take_row_attention, _ORDER_OF_SUMS, kernels=True))
     return passes
 
@@ -233,7 +238,7 @@ def rewrite(
     reports = [as_torch(emitted, before)] if emitted else []
     before = before[: len(batches)]
     written = emitted is not None and emitted.by == "emit"
-    passes = passes_for(anatomy, quantized, target, written)
+    passes = passes_for(anatomy, quantized, target, written, cache_bits is not None)
     if cache_bits is not None:  # last: later passes would see a cache of integers
         passes.append(
             Pass(

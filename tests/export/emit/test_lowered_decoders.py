@@ -1,12 +1,10 @@
 """Emitted decoders go through the passes that traced ones go through, to the same operators."""
 
-from collections import Counter
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from lowered_graphs import BATCH, FEED, VNNI, emission, operators
 from sparse_models import library_for_tests
 from tiny_builds import model_folder, recipe_file, text_file
 from tiny_models import (
@@ -16,32 +14,25 @@ from tiny_models import (
     FUSED_POST_NORMED,
     MIXTURES,
     POST_NORMED,
-    make_batch,
     make_model,
 )
 
 from edgeprune.cli import main
 from edgeprune.compress.quantize.model import Quantized, quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
-from edgeprune.export.emit.emitted import emitted
-from edgeprune.export.emit.reference import padded_prompts, torch_outputs
+from edgeprune.export.emit.reference import padded_prompts
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.run import Emitted, RewriteError, rewrite
+from edgeprune.export.rewrite.run import RewriteError, rewrite
 from edgeprune.export.trace import export_onnx
 from edgeprune.kernels import library
 from edgeprune.model.model import Model
-from edgeprune.model.store import save_model
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.generate import Generator
 from edgeprune.runtime.sampling import Sampling
 from edgeprune.runtime.session import open_session
-from edgeprune.targets import find
 
 torch.set_num_threads(1)
-VNNI = replace(find("x86-avx512-vnni"), name="unmeasured")
-BATCH = make_batch(rows=2)
-FEED = {name: value.numpy() for name, value in BATCH.items()}
 FORMATS = {
     "int8": QuantizeSettings(massive_activations="none"),
     "a scale per token": QuantizeSettings(activations="token"),
@@ -56,18 +47,6 @@ OPERATORS = (
     *("Softmax", "Split", "Sigmoid", "Relu", "Tanh", "SparseLinearInt8Add"),
     *("SparseLinearInt8SiluMul", "SparseLinearInt8"),
 )
-
-
-def operators(graph: Graph) -> Counter[str]:
-    return Counter(node.op_type for node in graph.nodes)
-
-
-def emission(model: Model, folder) -> Emitted:
-    save_model(model, folder)
-    graph = emitted(folder, plain_sums=True)
-    assert graph is not None
-    prompts = padded_prompts([FEED])
-    return Emitted(graph, torch_outputs(model, [FEED, *prompts]), prompts)
 
 
 def lowered(
