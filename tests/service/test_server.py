@@ -443,8 +443,15 @@ def test_the_command_line_offers_every_setting_with_its_default():
     places = ("bundle", "variant")  # what is served; the settings say how
     options = {option.name: option for option in serve.params if option.name not in places}
     assert options.keys() == ServiceSettings.model_fields.keys()
+    unset = {
+        "allowed_host": "its own",
+        "allowed_origin": "none",
+        "token_file": "none",
+        "served_name": "its folder's",
+        "threads": "all cores",
+        "max_per_client": "no limit",
+    }
     for name, field in ServiceSettings.model_fields.items():
-        words = {None: "all cores", (): "its own", "": "its folder's"}
-        default = words.get(field.default, field.default)
+        default = unset[name] if field.default in (None, (), "") else field.default
         shown = f"{default:g}" if isinstance(default, float) else str(default)
         assert options[name].help.endswith(f"[default: {shown}]"), name
