@@ -680,7 +680,9 @@ def doctor(needed: tuple[str, ...], json_file: str | None) -> None:
     metavar="ORIGIN",
     help="A web page's origin that may call it; repeatable.  [default: none]",
 )
-@click.option("--token-file", type=PLACE, metavar="FILE", help="Ask every request for its token.")
+@click.option(
+    "--token-file", type=PLACE, metavar="FILE", help="Ask for this token.  [default: none]"
+)
 @click.option("--served-name", help="OpenAI's clients' name for it.  [default: its folder's]")
 @click.option("--max-batch", type=int, help="Texts per call (dynamic INT8: 1).  [default: 16]")
 @click.option("--max-batch-tokens", type=int, help="Tokens per call.  [default: 256]")
