@@ -129,7 +129,7 @@ _CHAT = replace(
     _DECODER,
     name="chat",
     asked=a.chatted,
-    options=("--max-tokens", str(WRITTEN)),
+    options=("--max-tokens", str(WRITTEN), "--temperature", "0"),
     saved=(f.in_half(torch.bfloat16), f.with_chat, f.in_shards),
 )
 _WAYS: Mapping[str, tuple[Way, ...]] = {
