@@ -3,8 +3,9 @@
     query, key, value ─> RowAttention (rotary, cache, product, softmax, product) ─> context
 
 The node has the inputs of ONNX Runtime's GroupQueryAttention and takes its place, but gives a row
-the same bits whether it comes alone, among others, in a prompt cut anywhere or in a batch. It runs
-only where the library is registered: it has no function.
+the same bits whether it comes alone, among others, in a prompt cut anywhere or in a batch. With a
+float32 cache it has a function (attention_function.py); the others run only where the library is
+registered.
 """
 
 from collections.abc import Sequence

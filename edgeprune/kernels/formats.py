@@ -67,6 +67,12 @@ QUANT_FORMATS = {
 }
 MOST_MULTIPLIER = 15
 
+
+def quant_format(group: int | None) -> QuantFormat:
+    """INT4 in groups of so many inputs, or INT8 without."""
+    return next(form for form in QUANT_FORMATS.values() if form.group == group)
+
+
 # The operation after the product and the bias, and the end of the operator's name.
 EPILOGUES = {
     "none": "",

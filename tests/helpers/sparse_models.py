@@ -17,6 +17,7 @@ from edgeprune.kernels.node import Quantized, add_functions, make_sparse_linear
 from edgeprune.kernels.pack import pack
 
 OPSET = 17
+SETS = ("plain", "avx2", "avxvnni", "avx512vnni", "neondot")
 
 
 def library_for_tests(folder: Path) -> Path:

@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as npst
 from onnx import helper, numpy_helper
 from scipy.special import erf, expit
 from sparse_models import (
+    SETS,
     Linear,
-    library_for_tests,
     model_of,
     open_sparse,
     open_stock,
@@ -38,20 +38,6 @@ from edgeprune.kernels.pack import pack, unpack
 ROWS = (1, 7, 16, 33, 64, 128, 200)
 UNIT = 133  # two steps of the widest set's quantization, and some values left over
 INT8 = [name for name, form in FORMATS.items() if form.dtype == "int8"]
-SETS = ("plain", "avx2", "avxvnni", "avx512vnni", "neondot")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library_for_tests(tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture(scope="module", params=SETS)
-def set_name(request: pytest.FixtureRequest, built: Path) -> str:
-    loaded = ctypes.CDLL(str(built))
-    if not loaded.edgeprune_supports(request.param.encode()):
-        pytest.skip(f"this processor has no {request.param}")
-    return request.param
 
 
 def x_of(rows: int, inputs: int, seed: int = 1) -> np.ndarray:

@@ -1,4 +1,3 @@
-import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,28 +20,15 @@ from quant_models import (
     random_norm,
     random_quant,
 )
-from sparse_models import library_for_tests, open_sparse, open_stock
+from sparse_models import open_sparse, open_stock
 
 from edgeprune.base.errors import UserError
 from edgeprune.kernels.formats import QUANT_EPILOGUES, QUANT_FORMATS, WITH_RESIDUAL
 from edgeprune.kernels.node import Norm, make_quant_linear
 from edgeprune.kernels.pack import alternate_halves, pack_codes, unpack_codes
 
-SETS = ("plain", "avx2", "avxvnni", "avx512vnni", "neondot")
 FORMATS = sorted(QUANT_FORMATS)
 ROWS = (1, 2, 3, 8, 15, 64, 65)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library_for_tests(tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture(scope="module", params=SETS)
-def set_name(request: pytest.FixtureRequest, built: Path) -> str:
-    if not ctypes.CDLL(str(built)).edgeprune_supports(request.param.encode()):
-        pytest.skip(f"this processor has no {request.param}")
-    return request.param
 
 
 def x_of(rows: int, inputs: int, seed: int = 1) -> np.ndarray:

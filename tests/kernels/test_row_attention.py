@@ -23,11 +23,10 @@ from attention_models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from sparse_models import library_for_tests, open_sparse, open_stock
+from sparse_models import SETS, open_sparse, open_stock
 
 from edgeprune.kernels.attention import make_row_attention
 
-SETS = ("plain", "avx2", "avxvnni", "avx512vnni", "neondot")
 SHAPES = {
     "grouped": Shape(9, 3, 64, turned=64),
     "one head": Shape(1, 1, 8, turned=8),
@@ -44,18 +43,6 @@ SHAPES = {
 # float32 sums against float64 ones; a step of the cache's type is part of the oracle already, but
 # a number next to a half may round the other way.
 TOLERANCE = {"float32": 3e-6, "float16": 2e-4, "int8": 2e-3}
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library_for_tests(tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture(scope="module", params=SETS)
-def set_name(request: pytest.FixtureRequest, built: Path) -> str:
-    if not ctypes.CDLL(str(built)).edgeprune_supports(request.param.encode()):
-        pytest.skip(f"this processor has no {request.param}")
-    return request.param
 
 
 def bias_of(shape: Shape, batch: int, tokens: int, seed: int = 3) -> np.ndarray | None:

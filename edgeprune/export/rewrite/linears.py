@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import Entry, Format
@@ -211,3 +211,9 @@ def distribute(
     graph.add("Split", [product, split], f"{path}/Split", outputs=names, axis=-1)
     for linear, name in zip(linears, names, strict=True):
         graph.replace_uses(linear.output, name)
+
+
+def store(graph: Graph, initializers: Sequence[TensorProto]) -> None:
+    """Put a node's tensors into the graph."""
+    for tensor in initializers:
+        graph.add_constant(tensor.name, numpy_helper.to_array(tensor))

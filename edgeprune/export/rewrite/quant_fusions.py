@@ -5,9 +5,9 @@
     product ─> Split ─> act(gate) * up    the gate,
     product ─> + residual (─> norm)       the residual and the norm of the sum
 
-A layer then has five parts: an encoder's q, k, v; attention; output,
-residual, norm; up, GELU; down, residual, norm. A decoder's: norm, q, k, v; attention; output,
-residual; norm, gate, up; down, residual.
+A layer then has five parts: an encoder's q, k, v; attention; output, residual, norm; up, GELU;
+down, residual, norm. A decoder's: norm, q, k, v; attention; output, residual; norm, gate, up; down,
+residual.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from onnx import NodeProto
 
 from edgeprune.export.graph import Graph, attribute
 from edgeprune.export.rewrite.activation import find_activation
-from edgeprune.export.rewrite.quant_linears import store
-from edgeprune.kernels.formats import DOMAIN, GATES, QUANT_FORMATS, quant_op_type
+from edgeprune.export.rewrite.linears import store
+from edgeprune.kernels.formats import DOMAIN, GATES, quant_format, quant_op_type
 from edgeprune.kernels.node import Norm, make_quant_linear
 from edgeprune.kernels.pack import PackedCodes
 
-_PLAIN = {quant_op_type(bits, "none", "none"): bits for bits in (4, 8)}
+_PLAIN = {quant_op_type(bits, "none", "none") for bits in (4, 8)}
 _SUMS = ("Add", "Sum")
 _LAYER_NORM = "LayerNormalization"
 
@@ -90,10 +90,9 @@ def _content(graph: Graph, node: NodeProto) -> tuple[PackedCodes, np.ndarray, np
     values = [graph.constant(name) for name in node.input[1:]]
     found: list[np.ndarray] = [value for value in values if value is not None]
     group = attribute(node, "group", None)
-    name = "int8" if group is None else f"int4-g{group}"
     sizes = attribute(node, "K", 0), attribute(node, "N", 0)
     multipliers = None if group is None else found[1]
-    return PackedCodes(QUANT_FORMATS[name], *sizes, found[0], multipliers), found[-2], found[-1]
+    return PackedCodes(quant_format(group), *sizes, found[0], multipliers), found[-2], found[-1]
 
 
 def _after(graph: Graph, node: NodeProto) -> _After | None:

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
 
 from edgeprune.compress.quantize.grid import as_multiples
 from edgeprune.compress.quantize.model import Quantized
@@ -26,13 +25,13 @@ from edgeprune.export.rewrite.linears import (
     merged_path,
     nodes_path,
     planned_linears,
+    store,
 )
-from edgeprune.kernels.formats import MOST_MULTIPLIER
+from edgeprune.kernels.formats import MOST_MULTIPLIER, quant_format
 from edgeprune.kernels.node import make_quant_linear
 from edgeprune.kernels.pack import PackedCodes, pack_codes
 
 _FAMILIES = {**dict.fromkeys(TOGETHER, "attention"), "gate": "gated", "up": "gated"}
-_MIDDLE = 8
 
 
 def lower_quant_linears(graph: Graph, quantized: Quantized) -> int:
@@ -77,16 +76,10 @@ def packed_codes(entries: Sequence[Entry], quantized: Quantized) -> tuple[Packed
     codes = np.concatenate([quantized.codes[name].numpy() for name in names]).T
     if entries[0].group is None:
         scales = np.concatenate([quantized.scales[name].numpy() for name in names])
-        return pack_codes(codes, None, "int8"), scales
+        return pack_codes(codes, None, quant_format(None).name), scales
     found = [as_multiples(quantized.scales[name], MOST_MULTIPLIER) for name in names]
     multiples = np.concatenate([multiple.numpy() for _, multiple in found]).T
     scales = np.concatenate([one.numpy() for one, _ in found])
-    signed = (codes.astype(np.int16) - _MIDDLE).astype(np.int8)
-    name = f"int4-g{entries[0].group}"
-    return pack_codes(signed, np.ascontiguousarray(multiples), name), scales
-
-
-def store(graph: Graph, initializers: Sequence[TensorProto]) -> None:
-    """Put a node's tensors into the graph."""
-    for tensor in initializers:
-        graph.add_constant(tensor.name, numpy_helper.to_array(tensor))
+    signed = (codes.astype(np.int16) - entries[0].scheme.middle).astype(np.int8)
+    form = quant_format(entries[0].group).name
+    return pack_codes(signed, np.ascontiguousarray(multiples), form), scales

@@ -12,13 +12,13 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from edgeprune.export.graph import Graph, attribute
-from edgeprune.kernels.attention import make_row_attention
+from edgeprune.kernels.attention import ROW_ATTENTION, make_row_attention
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.runtime.names import FUSED_ATTENTION, ROW_INVARIANT
 
 _HEADS_FIRST = [0, 2, 1, 3]
 _TURNED = [0, 2, 3, 1]
-_FUSED = "RowAttention"
+_FUSED = ROW_ATTENTION["float32"]
 
 
 def take_row_attention(graph: Graph) -> int:
@@ -26,7 +26,8 @@ def take_row_attention(graph: Graph) -> int:
     changed = 0
     for node in list(graph.nodes):
         if node.op_type == FUSED_ATTENTION:
-            changed += _retyped(node)
+            _retype(node)
+            changed += 1
         elif node.op_type == "Softmax":
             changed += _written_out(graph, node)
     graph.index()
@@ -57,14 +58,13 @@ _TOGETHER = {
 """Stock operators whose sums over a token's values depend on the number of tokens."""
 
 
-def _retyped(node: NodeProto) -> bool:
+def _retype(node: NodeProto) -> None:
     node.op_type, node.domain = _FUSED, DOMAIN
     given = {entry.name for entry in node.attribute}
     defaults = {"softcap": 0.0, "local_window_size": -1, "causal": 1}
     node.attribute.extend(
         helper.make_attribute(name, value) for name, value in defaults.items() if name not in given
     )
-    return True
 
 
 def _written_out(graph: Graph, softmax: NodeProto) -> bool:
@@ -98,10 +98,11 @@ def _written_out(graph: Graph, softmax: NodeProto) -> bool:
     heads = int(width[-1]) // int(size or 1)
     names = [name for name, _ in read]
     query, key, value = _packed(graph, names)
+    name = f"{merged.name.rpartition('/')[0]}/{_FUSED}"
     node = make_row_attention(
-        f"{merged.name.rpartition('/')[0]}/{_FUSED}",
+        name,
         query,
-        f"{merged.name.rpartition('/')[0]}/{_FUSED}_output_0",
+        f"{name}_output_0",
         num_heads=heads,
         kv_num_heads=heads,
         key=key,

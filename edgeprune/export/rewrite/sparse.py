@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import numpy_helper
 
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import SPARSE, Entry
@@ -30,6 +29,7 @@ from edgeprune.export.rewrite.linears import (
     merged_path,
     nodes_path,
     planned_linears,
+    store,
 )
 from edgeprune.kernels.formats import FORMATS
 from edgeprune.kernels.node import Quantized as QuantizedTensor
@@ -94,8 +94,7 @@ def _lower(
         other=ending.other,
     )
     node.name = f"{path}/SparseLinear"
-    for tensor in initializers:
-        graph.add_constant(tensor.name, numpy_helper.to_array(tensor))
+    store(graph, initializers)
     result = graph.insert(node)
     if len(linears) == 1:
         graph.replace_uses(ending.output, result)
