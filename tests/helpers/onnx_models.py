@@ -249,6 +249,17 @@ def _assets(folder: Path, config: dict[str, Any], opens: bool = True) -> Path:
     return folder
 
 
+def chatting_folder(folder: Path, template: str, **config: Any) -> Path:
+    """`decoder_folder` with a chat template, and a tokenizer that puts nothing around a text, as
+    those of chat models."""
+    decoder_folder(folder, shared=True, **config)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = None
+    write_json(folder / "tokenizer.json", tokenizer)
+    write_json(folder / "tokenizer_config.json", {"chat_template": template})
+    return folder
+
+
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")

@@ -1,7 +1,6 @@
 """Chats of several turns: what is read anew, what is remembered, and the terminal."""
 
 import io
-import json
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from onnx_models import classifier_folder, decoder_folder, write_json
+from onnx_models import chatting_folder, classifier_folder, decoder_folder, write_json
 
 from edgeprune import runtime
 from edgeprune.base import interrupt
@@ -24,13 +23,7 @@ FEW = Sampling(max_tokens=4)
 
 
 def chat_folder(folder: Path, template: str = TEMPLATE, **config: object) -> Path:
-    decoder_folder(folder, shared=True, **{"max_position_embeddings": 200, **config})
-    # A tokenizer that puts nothing around a text, as those of chat models.
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["post_processor"] = None
-    write_json(folder / "tokenizer.json", tokenizer)
-    write_json(folder / "tokenizer_config.json", {"chat_template": template})
-    return folder
+    return chatting_folder(folder, template, **{"max_position_embeddings": 200, **config})
 
 
 @pytest.fixture(scope="module")

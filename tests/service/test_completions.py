@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the service's extra is not installed")
 
-from onnx_models import VOCABULARY, decoder_folder, decoder_logits, write_json
+from onnx_models import VOCABULARY, chatting_folder, decoder_logits
 from services import process
 from starlette.testclient import TestClient
 
@@ -29,12 +29,7 @@ TOOLS = [{"type": "function", "function": {"name": "dog", "parameters": {"type":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = decoder_folder(tmp_path_factory.mktemp("served") / "tiny", shared=True)
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["post_processor"] = None
-    write_json(folder / "tokenizer.json", tokenizer)
-    write_json(folder / "tokenizer_config.json", {"chat_template": TEMPLATE})
-    return folder
+    return chatting_folder(tmp_path_factory.mktemp("served") / "tiny", TEMPLATE)
 
 
 @pytest.fixture(scope="module")
