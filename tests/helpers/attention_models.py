@@ -154,6 +154,18 @@ class Attending:
             feeds["bias"] = bias
         return self.run(feeds)
 
+    def stored(self) -> tuple[np.ndarray, ...]:
+        """Keys and values [B, T, H, D] as the cache gives them back, float64; padding is zero."""
+        parts = [buffer.numpy() for buffer in self.buffers] if self.room else self.cache
+        numbers = [x.astype(np.float64) for x in parts[:2]]
+        if self.shape.cache == "int8":
+            numbers = [x * scale[..., None] for x, scale in zip(numbers, parts[2:], strict=True)]
+        real = np.arange(self.lengths.max()) < self.lengths[:, None]
+        return tuple(
+            np.where(real[..., None, None], x[:, :, : real.shape[1]].transpose(0, 2, 1, 3), 0)
+            for x in numbers
+        )
+
     def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         if not self.room:
             pasts = {f"past_{i}": value for i, value in enumerate(self.cache)}
@@ -177,15 +189,6 @@ def random_rows(shape: Shape, batch: int, tokens: int, seed: int = 0) -> list[np
     return [rng.standard_normal((batch, tokens, width)).astype(np.float32) for width in widths]
 
 
-def cached(x: np.ndarray, cache: str) -> np.ndarray:
-    """Numbers [..., D] as a cache gives them back, float64."""
-    if cache == "int8":
-        scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
-        codes = np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0))
-        return codes.astype(np.float64) * scale
-    return x.astype(TYPES[cache]).astype(np.float64)
-
-
 def turn(x: np.ndarray, shape: Shape) -> np.ndarray:
     """Heads [B, T, H, D] turned by their place."""
     half = shape.turned // 2
@@ -196,6 +199,21 @@ def turn(x: np.ndarray, shape: Shape) -> np.ndarray:
     return np.concatenate([a * cosines - b * sines, b * cosines + a * sines, rest], -1)
 
 
+def written(shape: Shape, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turned keys and values [B, T, H, D] of whole sequences [B, T, ...], float64, not rounded."""
+    heads = [x.reshape(*x.shape[:2], shape.key_heads, -1).astype(np.float64) for x in (key, value)]
+    return turn(heads[0], shape), heads[1]
+
+
+def step(x: np.ndarray, cache: str) -> np.ndarray:
+    """How far numbers [..., D] may be from what a cache of this type holds of them."""
+    largest = np.abs(x).max(-1, keepdims=True)
+    own = 2e-6 * (1 + np.abs(x))  # float32 turns beside float64 ones
+    if cache == "int8":
+        return own + 0.51 * largest / 127
+    return own + (0.51 * np.spacing(np.abs(x).astype(np.float16)) if cache == "float16" else 0)
+
+
 def expected(
     shape: Shape,
     query: np.ndarray,
@@ -203,16 +221,18 @@ def expected(
     value: np.ndarray,
     bias: np.ndarray | None = None,
     lengths: Sequence[int] | None = None,
+    stored: tuple[np.ndarray, ...] = (),
 ) -> np.ndarray:
-    """The context of whole sequences [B, T, ...] in float64; padding's is zero."""
+    """The context of whole sequences [B, T, ...] in float64; padding's is zero.
+
+    `stored`: keys and values that a cache holds of them, in place of those of the arguments: the
+    operator looks at what it has rounded, and a number beside a half may round either way.
+    """
     batch, tokens, _ = query.shape
     q = turn(query.reshape(batch, tokens, shape.heads, -1).astype(np.float64), shape)
-    k = turn(key.reshape(batch, tokens, shape.key_heads, -1).astype(np.float64), shape)
-    v = value.reshape(batch, tokens, shape.key_heads, -1)
-    if shape.cached:
-        k, v = (cached(x.astype(np.float32), shape.cache) for x in (k, v))
+    k, v = stored or written(shape, key, value)
     group = shape.heads // shape.key_heads
-    k, v = k.repeat(group, 2), v.repeat(group, 2).astype(np.float64)
+    k, v = k.repeat(group, 2), v.repeat(group, 2)
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) * (shape.scale or shape.size**-0.5)
     if shape.softcap:
         scores = shape.softcap * np.tanh(scores / shape.softcap)
