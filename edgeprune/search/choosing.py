@@ -128,6 +128,11 @@ class Choosing:
         beside = ""
         if large and self._beside is not None:
             beside = f" A process takes about {self._beside:,.0f} MB of memory beside the graph."
+        if large and self._prepared.may_trim:
+            beside += (
+                f" {self._sizes.rest / 1e6:.3g} MB of it are no layer's, most of them rows of the "
+                "vocabulary: --set vocabulary.min_count=1 drops those that your text does not use."
+            )
         return (
             f"No shape of this model is {' and '.join(name for name in asked if asked[name])}: the "
             f"smallest (layers 1, heads {smallest.heads[0]}, channels {smallest.channels[0]}) is "

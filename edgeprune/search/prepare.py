@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
+from edgeprune.base.files import read_json
 from edgeprune.base.words import listed
 from edgeprune.compress.context import Context
+from edgeprune.compress.cut.tokenizer import vocabulary
+from edgeprune.compress.cut.vocabulary_row import VOCABULARY
 from edgeprune.measure.works import WORKS, Work
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.tasks import TASKS
@@ -59,9 +62,19 @@ class Prepared:
     def common(self) -> str:
         """The key of what every search on this model and text has in common."""
         checkpoint = self.checkpoint
-        text = self.context.text.digest
-        inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), text)
+        text = self.context.text
+        texts = [each.digest for each in (text, text.vocabulary) if each]
+        inputs = (model_digest(checkpoint), assets_digest(checkpoint.folder), *texts)
         return digest(*inputs, self.base.model_dump_json(exclude={"measure"}))
+
+    @property
+    def may_trim(self) -> bool:
+        """Whether tokens could leave that do not leave yet."""
+        file = self.checkpoint.assets / "tokenizer.json"
+        try:
+            return self.base.vocabulary is None and bool(vocabulary(read_json(file)))
+        except UserError:
+            return False
 
     @property
     def group(self) -> int:
@@ -123,6 +136,8 @@ def prepare(
             **content.get("text", {}),
             "data": [_absolute(each) for each in data],
         }
+    if VOCABULARY.name in content and (further := content[VOCABULARY.name].get("data")):
+        content[VOCABULARY.name]["data"] = [_absolute(each) for each in further]
     settings = _with_work(settings, recipe)
     work = {name: getattr(settings, name) for name in _WORK}
     judged: dict[str, Any] = {}

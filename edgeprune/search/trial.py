@@ -21,8 +21,8 @@ from edgeprune.pipeline.recipe import SECTIONS, Recipe, validate
 from edgeprune.pipeline.run import run
 from edgeprune.search.shape import Shape
 
-_LEFT_OUT = ("prune", "sparsify", "cut", "vocabulary")
-"""Stages of the recipe whose work the shape does; a vocabulary stays whole."""
+_LEFT_OUT = ("prune", "sparsify", "cut")
+"""Stages of the recipe whose work the shape does."""
 _BETWEEN = 1 / 6
 """Share of the training that comes between the cuts."""
 _ROUNDS = 4

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from edgeprune.compress.cut.vocabulary_row import VOCABULARY
 from edgeprune.compress.load.row import LOAD
 from edgeprune.model.model import Model
 from edgeprune.model.store import TRAINING_ATTENTION, load_model
+from edgeprune.pipeline.recipe import stages_of
 from edgeprune.search.blocks import Leaving, blocks_of
 from edgeprune.search.prepare import Prepared
 from edgeprune.search.stitched import Stitched
@@ -29,7 +31,7 @@ class Texts:
 
 
 class Whole:
-    """The uncompressed model, read when it is first asked for."""
+    """The uncompressed model with the tokens that stay, read when it is first asked for."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
@@ -58,10 +60,14 @@ class Whole:
     def _read(self) -> tuple[Model, Texts]:
         settings = self._prepared.settings
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as name:
-            folder = Path(name)
             context = replace(self._prepared.context)  # what it learns of the model goes with it
-            LOAD.load()(context, context.checkpoint.folder, folder, context.settings.get(LOAD.name))
-            context.given = {"reference": folder, "model": folder}
+            folder = context.checkpoint.folder
+            for stage in stages_of(context.settings):
+                if stage in (LOAD, VOCABULARY):
+                    source, folder = folder, Path(name) / stage.name
+                    folder.mkdir()
+                    stage.load()(context, source, folder, context.settings.get(stage.name))
+                    context.given = {"reference": folder, "model": folder}
             count = settings.samples + 2 * settings.judged
             drawn = context.calibration(count, _TOGETHER)
             part = max(1, round(len(drawn) * settings.judged / count))

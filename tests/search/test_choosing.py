@@ -45,7 +45,7 @@ def made(monkeypatch) -> Choosing:
         table=SimpleNamespace(channels=[SimpleNamespace(count=1)]),
     )
     whole = SimpleNamespace(megabytes=2e-3, memory_megabytes=80.0)
-    prepared = SimpleNamespace(wish=SimpleNamespace(memory=70.0))
+    prepared = SimpleNamespace(wish=SimpleNamespace(memory=70.0), may_trim=True)
     return Choosing(prepared, None, speeds, LOSSES, None, whole)
 
 
@@ -74,4 +74,5 @@ def test_a_goal_that_no_shape_reaches_names_its_limit_and_the_nearest(made, goal
     assert no not in told
     assert "11.4x as fast with 0.00105 MB" in told
     assert "a front ends at 9.71x" in told
+    assert ("vocabulary.min_count=1" in told) == (goal.bytes is not None)
     assert ("about 80 MB of memory beside the graph" in told) == (goal.bytes is not None)

@@ -28,6 +28,7 @@ RECIPE = """
 name: tiny
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 recover: {checks: 2, precision: float32}
+vocabulary: {min_count: 40}
 quantize: {calibration_samples: 8}
 measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
@@ -60,7 +61,7 @@ def table(model: Path) -> BlockTimes:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("search")
-    model = model_folder(folder / "model")
+    model = model_folder(folder / "model", pieces=True)
     text_file(folder / "text.txt", 80)
     recipe_file(folder / "recipe.yaml", RECIPE)
     table(model).keep()
@@ -104,6 +105,15 @@ def test_a_search_leaves_bundles_a_record_and_a_page(place, found):
     assert sum(trial.chosen for trial in record.trials) == 1
     assert (place / "out" / "best" / "edgeprune.json").is_file()
     assert "<html" in (place / "out" / "search.html").read_text()
+
+
+def test_tokens_that_the_text_does_not_use_leave_every_model(place, found):
+    whole = json.loads((place / "model" / "config.json").read_text())["vocab_size"]
+    configs = sorted(place.glob("out/models/*/bundle/config.json"))
+    sizes = {json.loads(each.read_text())["vocab_size"] for each in configs}
+    assert len(configs) == 2
+    assert len(sizes) == 1
+    assert sizes.pop() < whole
 
 
 def test_the_manifest_of_a_model_has_the_shape_that_the_record_has(place, found):
