@@ -118,15 +118,19 @@ TOLD: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
+def with_one_mask(text: str) -> str:
+    before, mask, after = text.partition("[MASK]")
+    return before + mask + after.replace("[MASK]", "it")
+
+
 @needs_node
 @pytest.mark.parametrize("task", TOLD)
 def test_its_pipeline_answers_as_the_runtime(task, built, tmp_path) -> None:
     folder, rows = built(task)
     ours, theirs = TOLD[task]
     if task == "fill-mask":  # its pipeline fills the first of several
-        rows = [row for row in rows if row["text"].count("[MASK]") == 1]
+        rows = [{"text": with_one_mask(row["text"])} for row in rows]
     model = runtime.load(folder)
-    assert rows
     answers = in_node(tmp_path / "run.mjs", SCRIPT, str(folder), task, rows, LABELS)
     for row, found in zip(rows, answers, strict=True):
         (words, numbers), (said, scores) = ours(model, row), theirs(found)
