@@ -3,6 +3,7 @@
 Where a model's weights hold their planned values, this is the function that lowering has to keep.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -48,8 +49,11 @@ def reads_rounded(entry: Entry) -> bool:
 
 @torch.no_grad()
 def output_drift(model: Model, plan: Plan, batches: Sequence[Inputs]) -> float:
-    """||f(x) - g(x)|| / ||f(x)|| over the answers to real tokens; g reads inputs rounded."""
+    """||f(x) - g(x)|| / ||f(x)|| over the answers to real tokens; g reads inputs rounded. Not
+    finite where the answers are not."""
     plain = [_answer(model, batch) for batch in batches]
+    if not any(map(reads_rounded, plan)):
+        return 0.0 if all(bool(answer.isfinite().all()) for answer in plain) else math.nan
     with _rounding(model, plan):
         rounded = [_answer(model, batch) for batch in batches]
     lost = sum(float((a - b).square().sum()) for a, b in zip(plain, rounded, strict=True))

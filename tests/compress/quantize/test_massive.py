@@ -1,5 +1,7 @@
 """Massive activations: found in every model, treated by itself, told before the work."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from tiny_models import add_massive_activations, make_batch, make_model
 from edgeprune.base.errors import UserError
 from edgeprune.compress.quantize.massive import MOST_DRIFT, refuse_drift
 from edgeprune.compress.quantize.model import quantize_model
-from edgeprune.compress.quantize.plan import Entry
+from edgeprune.compress.quantize.plan import Entry, Plan
 from edgeprune.compress.quantize.rounding import output_drift, round_input
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.targets import find
@@ -111,6 +113,20 @@ def test_drift_is_that_of_the_rounded_model(tmp_path):
             hook.remove()
     expected = float((before - after).norm() / before.norm())
     assert output_drift(model, plan, [batch]) == pytest.approx(expected, rel=0.3)
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_inputs_that_nothing_rounds_drift_by_nothing_and_run_once(spoilt, monkeypatch, tmp_path):
+    model = make_model("bert", tmp_path)
+    plan = Plan(tuple(Entry(name, "up", (1, 1), "float32") for name in model.anatomy.linears()))
+    if spoilt:
+        model.linear(plan.entries[0].name).weight.data[0, 0] = math.nan
+    calls = []
+    run = model.run
+    monkeypatch.setattr(model, "run", lambda batch: calls.append(batch) or run(batch))
+    drift = output_drift(model, plan, [make_batch(1, 20)])
+    assert len(calls) == 1
+    assert math.isnan(drift) if spoilt else drift == 0.0
 
 
 @runs(max_examples=60, deadline=None)
