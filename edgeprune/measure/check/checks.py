@@ -81,8 +81,9 @@ def same_source(candidate: Identity, baseline: Identity) -> Check:
             verdict="pass",
             sentence=f"both were made from {candidate.source[:12]}",
         )
-    nameless = " and ".join(side.name for side in (candidate, baseline) if not side.source)
-    return skipped("source model", f"{nameless} does not say what model it was made from")
+    silent = [side.name for side in (candidate, baseline) if not side.source]
+    of = "neither model says" if len(silent) > 1 else f"{silent[0]} does not say"
+    return skipped("source model", f"{of} what it was made from")
 
 
 def size(candidate: Figures, baseline: Figures, limits: Limits) -> Check:
@@ -217,8 +218,9 @@ def as_built(candidate: Figures, baseline: Figures, limits: Limits) -> list[Chec
     """Parity with the original on held-out text, as each build measured and its manifest tells."""
     name = "parity as built"
     if not candidate.as_built or not baseline.as_built:
-        nameless = " and ".join(side.name for side in (candidate, baseline) if not side.as_built)
-        return [skipped(name, f"no build of edgeprune measured {nameless}")]
+        silent = [side.name for side in (candidate, baseline) if not side.as_built]
+        of = "either model" if len(silent) > 1 else silent[0]
+        return [skipped(name, f"no build of edgeprune measured {of}")]
     before = {(each.task, each.digest): each for each in baseline.as_built}
     pairs = [
         (each, before[each.task, each.digest])
