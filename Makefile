@@ -1,6 +1,7 @@
 # make demo   install and build the default recipe: a bundle, a table, a report
 # make test   install with test tools and run the suite, in random order on every core
 # make coverage   the suite again, to count the lines and branches that it runs
+# make test-slow   what takes minutes, then every property with many times the examples
 # make test-clients  optimum, sentence-transformers 5, onnxruntime-genai, and transformers.js in Node
 #                    and in a browser (Debian's chromium, or EDGEPRUNE_CHROMIUM) open what was built,
 #                    and optimum's exporter writes what is built on
@@ -57,6 +58,7 @@ test-clients: $(VENV)/.test $(CLIENTS)/.made $(NODE)/.made
 
 test-slow: $(VENV)/.models
 	$(PYTEST) -m slow
+	$(PYTEST) -m "hypothesis and not slow" --hypothesis-profile=thorough
 
 test-cluster: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cluster]'

@@ -2,19 +2,38 @@
 
 import importlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 import short_turns
 
 from edgeprune.measure.bench import rounds
+from edgeprune.report import canvas
 
 # A busy machine makes all slow; times say nothing about what is tested.
 hypothesis.settings.register_profile(
     "no-deadline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("no-deadline")
+
+# Many more examples than a test asks for: `make test-slow` looks with it for the rare ones.
+THOROUGH = 30
+hypothesis.settings.register_profile("thorough", hypothesis.settings.get_profile("no-deadline"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A profile knows no factor, and what a test asks for itself stands above any profile."""
+    if hypothesis.settings.get_current_profile_name() != "thorough":
+        return
+    functions = {getattr(item, "function", None) for item in items}
+    for function in functions:
+        if getattr(function, "is_hypothesis_test", False):
+            own = function._hypothesis_internal_use_settings
+            more = hypothesis.settings(own, max_examples=own.max_examples * THOROUGH)
+            function._hypothesis_internal_use_settings = more
+
 
 # A shell's background job is started deaf to Ctrl-C, and would hand that on to what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,10 +66,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _undrawn() -> Iterator[None]:
-    """Pictures are painted and not rendered, which takes longest; only the report's tests look."""
+    """A page has empty pictures: they take longest of it. Only the report's tests look."""
     empty = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+    painted: set[str] = set()
+    drawn = canvas._drawn
+
+    def once(name: str, height: float, paint: Callable[[Any], None]) -> str:
+        """Each picture is painted the first time, without being rendered."""
+        if paint.__module__ not in painted:
+            painted.add(paint.__module__)
+            drawn(name, height, paint)
+        return empty
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgeprune.report.canvas._render", lambda _figure: empty)
+        patch.setattr(canvas, "_render", lambda _figure: empty)
+        patch.setattr(canvas, "_drawn", once)
         yield
 
 

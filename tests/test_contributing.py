@@ -92,7 +92,7 @@ def files(example: str) -> set[str]:
 
 def applied(place: Path, *examples: str) -> Path:
     """A folder with a copy of the package that has the files of these examples."""
-    ignored = shutil.ignore_patterns("__pycache__")
+    ignored = shutil.ignore_patterns("*.pyc.*")  # that another process is writing
     shutil.copytree(PACKAGE, place / "edgeprune", ignore=ignored)
     for example in examples:
         for block in blocks(example, GUIDE.read_text(encoding="utf-8")):

@@ -128,8 +128,15 @@ def processor_digest() -> str:
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
     """Python's version, and that of every library."""
-    found = {name: importlib.metadata.version(name) for name in sorted(libraries)}
-    return {"python": platform.python_version(), **found}
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in sorted(libraries)},
+    }
+
+
+@functools.cache
+def _version(library: str) -> str:
+    return importlib.metadata.version(library)
 
 
 @functools.cache

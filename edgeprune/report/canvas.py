@@ -101,6 +101,11 @@ def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]
         UserError: matplotlib is missing.
     """
     check_drawable()
+    return _inline(_drawn(name, height, paint), name, label)
+
+
+def _drawn(name: str, height: float, paint: Callable[["Figure"], None]) -> str:
+    """A painted figure as an SVG file."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -110,7 +115,7 @@ def draw(name: str, label: str, height: float, paint: Callable[["Figure"], None]
         matplotlib.rcParams.update(settings)
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         paint(figure)
-        return _inline(_render(figure), name, label)
+        return _render(figure)
 
 
 def _render(figure: "Figure") -> str:

@@ -124,8 +124,8 @@ def test_a_new_import_counts_wherever_it_stands(before, package):
 def test_another_version_of_a_library_runs_what_imports_it(library, changed, before, monkeypatch):
     version = importlib.metadata.version
     monkeypatch.setattr(
-        keys.importlib.metadata,
-        "version",
+        keys,
+        "_version",
         lambda name: "0.0.test" if name == library else version(name),
     )
     assert differing(before, codes()) == changed

@@ -32,7 +32,7 @@ from edgeprune.measure.check.figures import measured_as_built, read_figures
 from edgeprune.measure.check.settings import Limits
 from edgeprune.measure.evaluate.result import Evaluation
 from edgeprune.measure.inspect import describe, inspect_table
-from edgeprune.report.canvas import SERIES, _render
+from edgeprune.report.canvas import SERIES, _drawn, _render
 from edgeprune.report.figures import comparison, faster
 from edgeprune.report.headline import headline
 from edgeprune.report.made import made, model_name
@@ -75,8 +75,9 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _drawn() -> Iterator[None]:
+def _pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.report.canvas._drawn", _drawn)
         patch.setattr("edgeprune.report.canvas._render", _render)
         yield
 

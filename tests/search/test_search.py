@@ -17,6 +17,7 @@ from edgeprune.model.checkpoint import open_checkpoint
 from edgeprune.runtime.bundle import Bundle
 from edgeprune.search import engine, measured
 from edgeprune.search.choosing import MARGIN
+from edgeprune.search.prepare import prepare
 from edgeprune.search.record import SearchRecord
 from edgeprune.search.speeds import Speeds
 from edgeprune.search.times.measure import model_name
@@ -134,19 +135,42 @@ def test_the_same_command_takes_what_there_is(place, found):
     assert "recover" not in again.stderr  # nothing was built
 
 
-def test_a_build_with_a_speed_is_a_search_for_it(place, monkeypatch):
-    half_as_long_is_twice_as_fast(monkeypatch)
+def built(place: Path, output: str, hours: str):
+    """What a build for a speed of 2.2 says, and the command without that speed."""
     given = ["build", str(place / "recipe.yaml"), "--model", str(place / "model")]
-    given += ["--data", str(place / "text.txt"), "--output", str(place / "built")]
-    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", "0.03"])
+    given += ["--data", str(place / "text.txt"), "--output", str(place / output)]
+    result = CliRunner().invoke(main, [*given, "--speedup", "2.2", "--hours", hours])
     assert result.exit_code in (0, 1), result.stderr
-    record = SearchRecord.read(place / "built" / "search.json", "")
+    record = SearchRecord.read(place / output / "search.json", "")
     assert record.wish["speedup"] == [2.2]
-    assert Bundle.open(place / "built" / "best").task == "feature-extraction"
+    assert record.settings["hours"] == float(hours)
+    assert Bundle.open(place / output / "best").task == "feature-extraction"
+    return result, given
+
+
+def test_a_build_with_a_speed_is_a_search_for_it(place, found, monkeypatch):
+    """The same one: it takes what the search has made."""
+    half_as_long_is_twice_as_fast(monkeypatch)
+
+    def few_steps(*given):
+        *same, settings, output = given
+        brief = settings.model_copy(update={"steps": 12, "candidates": 2})
+        return prepare(*same, brief, output)
+
+    monkeypatch.setattr("edgeprune.search.prepare.prepare", few_steps)
+    result, given = built(place, "out", "2")
+    assert "recover" not in result.stderr
     for more, why in ((["--speedup", "2", "--dry-run"], "leave one"), (["--hours", "1"], "add --")):
         refused = CliRunner().invoke(main, [*given, *more])
         assert refused.exit_code == 2
         assert why in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_build_with_a_speed_takes_its_hours(place, monkeypatch):
+    half_as_long_is_twice_as_fast(monkeypatch)
+    result, _ = built(place, "built", "0.03")
+    assert "recover" in result.stderr
 
 
 def test_a_search_whose_hours_are_over_ends_with_what_it_has_and_says_so(place):
