@@ -1,5 +1,5 @@
-"""What a device does with an installed edgeprune, on a tiny encoder: every command that needs no
-torch. Ends with 1 at the first that fails.
+"""What a device does with an installed edgeprune, on what the first release built: every command
+that needs neither torch nor onnx. Ends with 1 at the first that fails.
 
     python .ci/device.py     with the Python of the environment that edgeprune was installed into
 """
@@ -11,13 +11,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-HELPERS = Path(__file__).resolve().parents[1] / "tests" / "helpers"
-sys.path.insert(0, str(HELPERS))
-
-from onnx_models import encoder_folder  # noqa: E402
-
-TEXTS = "the cat\na dog ran far\n" * 8
-HEAVY = ("torch", "transformers")
+FIRST = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "first_release" / "encoder"
+HEAVY = ("torch", "transformers", "onnx")
 
 
 def main() -> None:
@@ -27,18 +22,17 @@ def main() -> None:
         assert "site-packages" in str(importlib.util.find_spec("edgeprune").origin)
         for name in HEAVY:
             assert importlib.util.find_spec(name) is None, f"{name} is here: this is no device"
-        model = encoder_folder(Path("model"))
-        Path("texts.txt").write_text(TEXTS)
-        cosine = ("--task", "cosine", "--data", "texts.txt", "--against", model)
+        model, original = FIRST / "bundle", FIRST / "original"
+        cosine = ("--task", "cosine", "--data", FIRST / "texts.txt", "--against", original)
         brief = ("--tokens", "16", "--time-limit", "1", "--launches", "2")
         edgeprune("--version")
         edgeprune("doctor")
         edgeprune("recipes", "encoder")
         edgeprune("inspect", model)
-        edgeprune("run", model, "the cat")
-        edgeprune("bench", model, "--against", model, *brief)
+        edgeprune("run", model, "w001 w002")
+        edgeprune("bench", model, "--against", original, *brief)
         edgeprune("evaluate", model, *cosine)
-        edgeprune("check", model, "--against", model, *brief, "--max-slowdown", "1000%")
+        edgeprune("check", model, "--against", original, *brief, "--max-slowdown", "1000%")
 
 
 def edgeprune(*arguments: object) -> None:

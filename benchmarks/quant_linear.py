@@ -57,7 +57,10 @@ def cell(name: str, inputs: int, outputs: int, rows: int, rounds: int) -> dict[s
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
     models = {rival: dense(rival, inputs, outputs, rng) for rival in RIVALS}
     models |= {form: quantized(form, inputs, outputs, rng) for form in QUANT_FORMATS}
-    calls = {key: Call(models[key], x, outputs, 1, key in QUANT_FORMATS) for key in models}
+    calls = {
+        key: Call(model.SerializeToString(), x, outputs, 1, key in QUANT_FORMATS)
+        for key, model in models.items()
+    }
     times: dict[str, list[float]] = {key: [] for key in calls}
     order, draw = list(calls), random.Random(0)
     for turn in range(rounds + 5):

@@ -52,7 +52,7 @@ def main() -> None:
             contestants[f"{name} {share:.0%}"] = sparse(name, inputs, outputs, share, rng)
     x = rng.standard_normal((given.rows, inputs)).astype(np.float32)
     calls = {
-        name: Call(model, x, outputs, given.threads, library="%" in name)
+        name: Call(model.SerializeToString(), x, outputs, given.threads, library="%" in name)
         for name, model in contestants.items()
     }
     times = interleaved(calls, given.rounds)
@@ -85,7 +85,7 @@ def call_only(name: str, times: int, inputs: int, outputs: int, rows: int) -> No
         else dense(name, inputs, outputs, rng)
     )
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
-    call = Call(model, x, outputs, threads=1, library=is_sparse)
+    call = Call(model.SerializeToString(), x, outputs, threads=1, library=is_sparse)
     for _ in range(times):
         call.time()
 

@@ -11,12 +11,15 @@ from tiny_builds import model_folder, text_file
 
 from edgeprune.model.families import known_model_types
 
+FIRST = Path(__file__).parent / "fixtures" / "first_release" / "encoder"
+
 # Law 1 -----------------------------------------------------------------------------------------
 
 
 def test_the_refusal_refuses():
-    code = "try:\n    import torch\nexcept ImportError as e:\n    print(e)"
-    assert on_a_device(code) == "torch is not installed on a device\n"
+    for name in ("torch", "transformers", "onnx"):
+        code = f"try:\n    import {name}\nexcept ImportError as e:\n    print(e)"
+        assert on_a_device(code) == f"{name} is not installed on a device\n"
 
 
 def test_what_a_device_needs_imports_without_torch():
@@ -90,6 +93,44 @@ for command in {commands!r}:
     assert "massive activations are looked for where" in " ".join(shown.split())
     assert "holds no model" in shown
     assert not (tmp_path / "out").exists()
+
+
+def test_commands_of_a_device_work_without_torch_and_onnx(tmp_path):
+    """On what the first release built: nothing here has made a graph."""
+    bundle = FIRST / "bundle"
+    graph, saved = bundle / "onnx" / "model.onnx", tmp_path / "saved.json"
+    brief = ["--tokens", "12", "--time-limit", "0.1", "--launches", "1"]
+    cosine = ["--task", "cosine", "--data", FIRST / "texts.txt", "--against", FIRST / "original"]
+    commands = [
+        ["doctor"],
+        ["inspect", bundle],
+        ["run", bundle, "w001 w002"],
+        ["bench", graph, *brief],
+        ["check", bundle, "--save", saved, *brief],
+        ["evaluate", bundle, *cosine],
+    ]
+    words = [[str(word) for word in command] for command in commands]
+    code = f"""
+from pathlib import Path
+from click.testing import CliRunner
+import edgeprune
+from edgeprune.cli import main
+from edgeprune.measure.bench.beside import time_beside
+from edgeprune.measure.bench.settings import BenchSettings
+for command in {words!r}:
+    result = CliRunner().invoke(main, command)
+    print("<" + command[0], result.exit_code, result.stderr)
+settings = BenchSettings(tokens=12, launches=1, time_limit=0.1, turn_seconds=0.01, min_rounds=2)
+timed = time_beside([Path({str(graph)!r})], settings, None)
+print("<calibrate", int(timed.seconds[0] <= 0))
+print("<load", edgeprune.load({str(bundle)!r}).embed(["w001"]).shape[1] - 32)
+print("<", *({{"torch", "transformers", "onnx"}} & set(sys.modules)))
+"""
+    shown = on_a_device(code)
+    names = ("doctor", "inspect", "run", "bench", "check", "evaluate", "calibrate", "load")
+    found = re.findall(r"^<(\w+) (\d+)", shown, re.M)
+    assert found == [(name, "0") for name in names], shown
+    assert shown.endswith("<\n")
 
 
 def test_a_real_build_says_what_is_missing(model, tmp_path):

@@ -21,7 +21,9 @@ HEAVY = (
     "accelerate",
     "datasets",
     "matplotlib",
+    "onnx",
     "onnx_ir",
+    "onnxscript",
 )
 
 

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import onnx
-
 from edgeprune.base.errors import UserError
 from edgeprune.base.files import leaves_folder, read_json
-from edgeprune.export.rewrite.order import read_model
 from edgeprune.measure.bench.subject import (
     CACHED_DECODER,
     DECODER,
@@ -18,8 +15,10 @@ from edgeprune.measure.bench.subject import (
     onnx_load,
     own_command,
 )
+from edgeprune.measure.graph import read_ordered
 from edgeprune.model.tasks import task_doing
-from edgeprune.runtime.onnx_file import read_outline
+from edgeprune.runtime.onnx_file import outline_of
+from edgeprune.runtime.onnx_graph import Graph
 
 ASSUMED_VOCABULARY = 1000
 # What may stand between a table and the operator that looks rows up in it.
@@ -39,7 +38,8 @@ def of_graph_file(path: Path) -> Subject:
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
-    outline = read_outline(path)
+    model = read_ordered(path)
+    outline = outline_of(model)
     files = [path]
     for location in sorted(outline.external_files):
         if leaves_folder(location):
@@ -49,7 +49,7 @@ def of_graph_file(path: Path) -> Subject:
         files.append(path.parent / location)
         if not files[-1].is_file():
             raise UserError(f"{path} needs the file {files[-1]}, which is missing.")
-    graph = read_model(path).graph
+    graph = model.graph
     vocabulary = embedding_rows(graph)
     kinds = ENCODER
     if has_cache(outline.inputs):
@@ -76,7 +76,7 @@ def of_graph_file(path: Path) -> Subject:
     )
 
 
-def embedding_rows(graph: onnx.GraphProto) -> int | None:
+def embedding_rows(graph: Graph) -> int | None:
     """The number of rows of the table in which `input_ids` are looked up; None where none is
     found."""
     producers = {output: node for node in graph.node for output in node.output}
@@ -90,12 +90,12 @@ def embedding_rows(graph: onnx.GraphProto) -> int | None:
                 while (maker := producers.get(name)) and maker.op_type in _KEEP_ROWS:
                     name = next(iter(maker.input), "")
                 if len(tables.get(name, ())) == 2:
-                    return int(tables[name][0])
+                    return tables[name][0]
     return None
 
 
-def _last_size(graph: onnx.GraphProto, output: str) -> int | None:
+def _last_size(graph: Graph, output: str) -> int | None:
     for value in graph.output:
-        if value.name == output and value.type.tensor_type.shape.dim:
-            return value.type.tensor_type.shape.dim[-1].dim_value
+        if value.name == output and value.sizes:
+            return value.sizes[-1]
     return None

@@ -9,17 +9,16 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 import onnxruntime
 
 from edgeprune.kernels.library import register
 
 
 class Call:
-    """A session with its input and output bound."""
+    """A session of an ONNX model's bytes with its input and output bound."""
 
     def __init__(
-        self, model: onnx.ModelProto, x: np.ndarray, outputs: int, threads: int, library: bool
+        self, model: bytes, x: np.ndarray, outputs: int, threads: int, library: bool
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -28,7 +27,7 @@ class Call:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if library:
             register(options)
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        self._session = onnxruntime.InferenceSession(model, options)
         self._y = np.empty((len(x), outputs), np.float32)
         self._binding = self._session.io_binding()
         self._binding.bind_cpu_input("x", x)

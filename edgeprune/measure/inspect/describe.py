@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgeprune.base.errors import UserError
-from edgeprune.export.rewrite.order import read_model
 from edgeprune.kernels.formats import DOMAIN
 from edgeprune.kernels.library import system_facts
+from edgeprune.measure.graph import read_ordered
 from edgeprune.measure.inspect.layers import BrokenNode, stored_bytes, stored_layers
 from edgeprune.measure.inspect.record import (
     Kernels,
@@ -60,7 +60,7 @@ def _describe_onnx(folder: Path, variant: str | None) -> OnnxFolder:
     bundle = Bundle.open(folder, variant)
     bundle.verify()
     _check_manifest(bundle)
-    model = read_model(bundle.model_path)
+    model = read_ordered(bundle.model_path)
     try:
         layers = stored_layers(model.graph)
         in_graph = stored_bytes(model.graph)

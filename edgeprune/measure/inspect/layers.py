@@ -4,11 +4,19 @@ import math
 import re
 from typing import Literal
 
-import onnx
-
-from edgeprune.export.rewrite.order import told
 from edgeprune.kernels.formats import DOMAIN
+from edgeprune.measure.graph import told
 from edgeprune.measure.inspect.record import Layer
+from edgeprune.runtime.onnx_graph import (
+    INT,
+    INT64,
+    TENSOR_BITS,
+    Graph,
+    Node,
+    Tensor,
+    all_graphs,
+    stored_tensors,
+)
 
 Kind = Literal["linear", "embedding"]
 _PASS_THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear", "QuantizeLinear", "Reshape")
@@ -27,30 +35,13 @@ _LINEAR_WEIGHT = {
     "QAttention": 1,
 }
 _EMBEDDING_WEIGHT = {"Gather": 0, "GatherBlockQuantized": 0}
-_TYPE_BITS = {
-    "FLOAT": 32,
-    "DOUBLE": 64,
-    "FLOAT16": 16,
-    "BFLOAT16": 16,
-    "INT64": 64,
-    "UINT64": 64,
-    "INT32": 32,
-    "UINT32": 32,
-    "INT16": 16,
-    "UINT16": 16,
-    "INT8": 8,
-    "UINT8": 8,
-    "BOOL": 8,
-    "INT4": 4,
-    "UINT4": 4,
-}
 
 
 class BrokenNode(Exception):
     """A node or a tensor that is none of its kind; a sentence without its end."""
 
 
-def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
+def stored_layers(graph: Graph) -> list[Layer]:
     """The linears and embeddings of a graph without circles, in its order.
 
     Raises:
@@ -59,7 +50,7 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].t and node.output:
             tensors[node.output[0]] = node.attribute[0].t
     found: list[Layer] = []
     seen: set[tuple[Kind, str]] = set()
@@ -74,7 +65,7 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
                 continue
             tensor, transposed = _weight(node.input[place], tensors, makers)
             # Gather also picks from small lists of shapes and constants.
-            if tensor is None or len(tensor.dims) < 2 or tensor.data_type == onnx.TensorProto.INT64:
+            if tensor is None or len(tensor.dims) < 2 or tensor.data_type == INT64:
                 continue
             layer = _layer(node, kind, tensor, transposed)
         except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -91,8 +82,8 @@ def stored_layers(graph: onnx.GraphProto) -> list[Layer]:
 
 
 def _weight(
-    name: str, tensors: dict[str, onnx.TensorProto], makers: dict[str, onnx.NodeProto]
-) -> tuple[onnx.TensorProto | None, bool]:
+    name: str, tensors: dict[str, Tensor], makers: dict[str, Node]
+) -> tuple[Tensor | None, bool]:
     """The stored tensor behind an input, and whether it is transposed on the way."""
     transposed = False
     while name not in tensors:
@@ -104,9 +95,8 @@ def _weight(
     return tensors[name], transposed
 
 
-def _layer(node: onnx.NodeProto, kind: Kind, tensor: onnx.TensorProto, transposed: bool) -> Layer:
-    given = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-    settings = {name: value for name, value in given.items() if isinstance(value, int)}
+def _layer(node: Node, kind: Kind, tensor: Tensor, transposed: bool) -> Layer:
+    settings = {item.name: item.i for item in node.attribute if item.type == INT}
     bits = _bits(tensor)
     shape, group = tuple(tensor.dims), None
     if node.op_type == "MatMulNBits":
@@ -132,7 +122,7 @@ def _layer(node: onnx.NodeProto, kind: Kind, tensor: onnx.TensorProto, transpose
     )
 
 
-def _sparse_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> Layer:
+def _sparse_layer(node: Node, tensors: dict[str, Tensor]) -> Layer:
     """A linear of edgeprune.kernels: its first two stored tensors are the mask and the blocks."""
     mask, values = [tensors[name] for name in node.input if name in tensors][:2]
     settings = {item.name: item.i for item in node.attribute}
@@ -150,7 +140,7 @@ def _sparse_layer(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) ->
     )
 
 
-def _layer_name(node: onnx.NodeProto, tensor: onnx.TensorProto) -> str:
+def _layer_name(node: Node, tensor: Tensor) -> str:
     """The layer's path from the node's name ("/encoder/layer.0/query/MatMul"), or from its weight's
     where that is a parameter's name."""
     parts = [part for part in node.name.split("/") if part]
@@ -159,26 +149,21 @@ def _layer_name(node: onnx.NodeProto, tensor: onnx.TensorProto) -> str:
     return re.sub(r"[._](weight|MatMul|quantized)\b.*$", "", tensor.name) or node.name
 
 
-def stored_bytes(graph: onnx.GraphProto) -> int:
+def stored_bytes(graph: Graph) -> int:
     """Bytes of all tensors that a graph stores, in its nodes and inner graphs too."""
-    total = sum(_bytes(tensor) for tensor in graph.initializer)
-    for node in graph.node:
-        for item in node.attribute:
-            total += _bytes(item.t) if item.HasField("t") else 0
-            total += stored_bytes(item.g) if item.HasField("g") else 0
-    return total
+    return sum(_bytes(tensor) for each in all_graphs(graph) for tensor in stored_tensors(each))
 
 
-def _bytes(tensor: onnx.TensorProto) -> int:
+def _bytes(tensor: Tensor) -> int:
     return (math.prod(tensor.dims) * _bits(tensor) + 7) // 8
 
 
-def _bits(tensor: onnx.TensorProto) -> int:
-    """Of one value; 8 for those of types without a size of their own."""
-    if tensor.data_type not in onnx.TensorProto.DataType.values():
+def _bits(tensor: Tensor) -> int:
+    """Of one value."""
+    if tensor.data_type not in TENSOR_BITS:
         raise BrokenNode(
             f"the tensor {tensor.name} is of the type {tensor.data_type}, unknown here"
         )
     if any(size < 0 for size in tensor.dims):
-        raise BrokenNode(f"the tensor {tensor.name} has the shape {list(tensor.dims)}")
-    return _TYPE_BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 8)
+        raise BrokenNode(f"the tensor {tensor.name} has the shape {tensor.dims}")
+    return TENSOR_BITS[tensor.data_type]

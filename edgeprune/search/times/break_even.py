@@ -61,10 +61,11 @@ def point(inputs: int, outputs: int, rows: int, rounds: int) -> dict[str, Any]:
     """Median microseconds of one shape, dense and sparse."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, inputs)).astype(np.float32)
-    calls = {_DENSE: Call(dense(_DENSE, inputs, outputs, rng), x, outputs, 1, library=False)}
+    stock = dense(_DENSE, inputs, outputs, rng).SerializeToString()
+    calls = {_DENSE: Call(stock, x, outputs, 1, library=False)}
     for name in FORMATS:
         for share in SPARSITIES:
-            model = sparse(name, inputs, outputs, share, rng)
+            model = sparse(name, inputs, outputs, share, rng).SerializeToString()
             calls[f"{name} {share}"] = Call(model, x, outputs, 1, library=True)
     times = {name: median(found) * 1e6 for name, found in interleaved(calls, rounds).items()}
     return {

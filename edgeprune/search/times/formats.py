@@ -67,7 +67,7 @@ def point(inputs: int, outputs: int, rows: int, bits: int, rounds: int) -> dict[
     x = np.random.default_rng(0).standard_normal((rows, inputs)).astype(np.float32)
     calls = {}
     for kind, group in FORMS:
-        model = linear(inputs, outputs, kind, group, bits)
+        model = linear(inputs, outputs, kind, group, bits).SerializeToString()
         calls[form_name(kind, group)] = Call(model, x, outputs, threads=1, library=False)
     times = interleaved(calls, rounds)
     return {name: round(median(found) * 1e6, 2) for name, found in times.items()}

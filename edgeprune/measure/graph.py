@@ -1,23 +1,19 @@
-"""Read an ONNX model without its weights' files, for code that follows its tensors."""
+"""Read a graph that can run, for code that follows its tensors."""
 
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import onnx
-
 from edgeprune.base.errors import UserError
+from edgeprune.runtime.onnx_graph import Model, Node, read_graph
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """Read a model, leaving external data in its files.
+def read_ordered(path: Path) -> Model:
+    """Read a model.
 
     Raises:
-        UserError: onnx cannot read it, or its nodes form a cycle.
+        UserError: it is none, or its nodes form a circle.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's errors are of several kinds
-        raise UserError(f"{path} is not an ONNX model that can be read: {error}.") from None
+    model = read_graph(path)
     makers = {
         output: place for place, node in enumerate(model.graph.node) for output in node.output
     }
@@ -36,6 +32,6 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def told(node: onnx.NodeProto) -> str:
+def told(node: Node) -> str:
     """A node's name for messages: its name, else its first output, with its operator."""
     return f"{node.name or next(iter(node.output), 'without a name')} ({node.op_type})"
