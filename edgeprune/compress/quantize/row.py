@@ -20,6 +20,7 @@ _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
 }
 _MOST_INTEGER_BITS = 8
+_LONG = 1 << 20
 _OPERATOR_GROUPS = tuple(form.group for form in QUANT_FORMATS.values() if form.group)
 
 
@@ -143,7 +144,8 @@ def _refuse_budget(settings: QuantizeSettings, facts: Facts) -> None:
         return
     pruning = (facts.settings.get("prune"), facts.settings.get("sparsify"))
     emptied = any(stage and not stage.gated for stage in pruning)
-    columns = 2 * chosen.group  # the zero points of two groups fill a byte
+    # The zero points of two groups fill a byte; a scale that a whole row shares counts for nothing.
+    columns = 2 * chosen.group * _LONG
     multiples = MOST_MULTIPLIER if chosen.operators else None
     least = 8 * Scheme(4, chosen.group, chosen.symmetric, multiples).bytes(1, columns) / columns
     if chosen.average_bits < least and not (chosen.sparse and emptied):
