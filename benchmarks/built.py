@@ -14,6 +14,7 @@ _KEPT = ("conditions", "values", "original", "difference", "difference_interval"
 
 _BARELY_MEASURED = (
     "measure.seconds=1",
+    "measure.launches=1",
     "measure.profile=false",
     "measure.curve=[]",
     "measure.stages=false",

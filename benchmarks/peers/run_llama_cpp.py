@@ -105,7 +105,15 @@ def main() -> None:
         write_nats(given.nats, runner.logits)
         return
     commands = {"load": runner.load, "prompt": runner.prompt, "decode": runner.decode}
-    serve(name, commands, files=[str(path)])
+    serve(f"{name}; {_build()}", commands, files=[str(path)])
+
+
+def _build() -> str:
+    """The instruction sets that the library was compiled for."""
+    import llama_cpp
+
+    told = llama_cpp.llama_print_system_info().decode()
+    return told.rpartition("CPU : ")[2].replace(" = 1", "").replace(" | ", " ").strip(" |")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 The node has the inputs of ONNX Runtime's GroupQueryAttention and takes its place, but gives a row
 the same bits whether it comes alone, among others, in a prompt cut anywhere or in a batch. With a
-float32 cache it has a function (attention_function.py); the others run only where the library is
-registered.
+float32 or float16 cache it has a function (attention_function.py); with int8 it runs only where the
+library is registered.
 """
 
 from collections.abc import Sequence

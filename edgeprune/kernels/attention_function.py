@@ -1,20 +1,22 @@
 """The function that stands for RowAttention where the library is not installed.
 
-A decoder's is the runtime's GroupQueryAttention, which the operator takes the place of; what sees
-the whole text is written out. A function has one body, so that all attention of a model has one
-form.
+A decoder's is the runtime's GroupQueryAttention, which the operator takes the place of; a cache in
+float16 is turned to float32 for it, and back. What sees the whole text is written out. A function
+has one body, so that all attention of a model has one form.
 """
 
 from collections.abc import Sequence
 
-from onnx import FunctionProto, NodeProto, helper, parser
+from onnx import FunctionProto, NodeProto, TensorProto, helper, parser
 
 from edgeprune.kernels.attention import ROW_ATTENTION
 from edgeprune.kernels.formats import DOMAIN
 
 CONTRIB = "com.microsoft"
-_ROW_ATTENTION = ROW_ATTENTION["float32"]
+_ROW_ATTENTION, _HALF = ROW_ATTENTION["float32"], ROW_ATTENTION["float16"]
+_PAST, _PRESENT = (3, 4), (1, 2)
 _QUERY, _KEY, _VALUE, _BIAS, _INPUTS, _OUTPUTS = 0, 1, 2, 10, 11, 3
+_FLOAT, _FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 _ATTRIBUTES = ("num_heads", "kv_num_heads", "scale", "softcap", "local_window_size", "do_rotary")
 
 _WHOLE = """
@@ -47,9 +49,16 @@ def attention_functions(nodes: Sequence[NodeProto], opset: int) -> list[Function
     Raises:
         ValueError: the nodes have several forms, or one that no function has.
     """
-    nodes = [node for node in nodes if node.domain == DOMAIN and node.op_type == _ROW_ATTENTION]
+    nodes = [
+        node for node in nodes if node.domain == DOMAIN and node.op_type in (_ROW_ATTENTION, _HALF)
+    ]
     if not nodes:
         return []
+    kinds = {node.op_type for node in nodes}
+    if _HALF in kinds:
+        if len(kinds) > 1 or not all(_has(node, _PAST[0]) for node in nodes):
+            raise ValueError("attention of one model with a cache in float16 and without")
+        return [_as_grouped(opset, half=True)]
     forms = {(_is_causal(node), _has(node, _KEY)) for node in nodes}
     if len(forms) > 1:
         raise ValueError("attention of one model that sees the whole text and that does not")
@@ -63,16 +72,24 @@ def attention_functions(nodes: Sequence[NodeProto], opset: int) -> list[Function
     return [_written_out(opset, apart)]
 
 
-def _as_grouped(opset: int) -> FunctionProto:
+def _as_grouped(opset: int, half: bool = False) -> FunctionProto:
     inputs, outputs = _names(_INPUTS, "input"), _names(_OUTPUTS, "output")
-    node = helper.make_node("GroupQueryAttention", inputs, outputs, domain=CONTRIB)
+    read, written, before, after = list(inputs), list(outputs), [], []
+    for place in _PAST if half else ():
+        read[place] = f"{inputs[place]}_float"
+        before.append(helper.make_node("Cast", [inputs[place]], [read[place]], to=_FLOAT))
+    for place in _PRESENT if half else ():
+        written[place] = f"{outputs[place]}_float"
+        after.append(helper.make_node("Cast", [written[place]], [outputs[place]], to=_FLOAT16))
+    node = helper.make_node("GroupQueryAttention", read, written, domain=CONTRIB)
     for name in _ATTRIBUTES:
         kind = "FLOAT" if name in ("scale", "softcap") else "INT"
         attribute = node.attribute.add(name=name, ref_attr_name=name)
         attribute.type = attribute.AttributeType.Value(kind)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(CONTRIB, 1)]
     named = [*_ATTRIBUTES, "causal"]
-    return helper.make_function(DOMAIN, _ROW_ATTENTION, inputs, outputs, [node], imports, named)
+    kind, nodes = _HALF if half else _ROW_ATTENTION, [*before, node, *after]
+    return helper.make_function(DOMAIN, kind, inputs, outputs, nodes, imports, named)
 
 
 def _written_out(opset: int, apart: bool) -> FunctionProto:

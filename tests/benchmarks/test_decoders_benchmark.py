@@ -40,8 +40,9 @@ def _result(decoders, row, ratio):
 
 def test_every_row_has_a_name_of_its_own(decoders):
     names = [row.name for row in decoders.rows()]
-    assert len(set(names)) == len(names) == 2 * 2 * 3 * len(decoders.ARRANGEMENTS)
+    assert len(set(names)) == len(names) == 2 * 3 * (3 * len(decoders.ARRANGEMENTS) + 1)
     assert "int8, llama.cpp Q4_0, 1 thread, prompt of 128" in names
+    assert "int4 in operators, int4 of 32, 2 threads, prompt of 1024" in names
 
 
 def test_it_goes_on_after_the_rows_that_are_there(decoders, monkeypatch, capsys, tmp_path):
@@ -55,6 +56,7 @@ def test_it_goes_on_after_the_rows_that_are_there(decoders, monkeypatch, capsys,
         return _result(decoders, row, 1.25)
 
     monkeypatch.setattr(decoders, "measure", measure)
+    monkeypatch.setattr(decoders, "is_missing", lambda environment: False)
     monkeypatch.setenv("EDGEPRUNE_DATA", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["decoders.py", "--only", "int8, llama"])
     with pytest.raises(KeyboardInterrupt):
@@ -67,6 +69,34 @@ def test_it_goes_on_after_the_rows_that_are_there(decoders, monkeypatch, capsys,
     table = capsys.readouterr().out
     assert table.count("1.25x (1.15 to 1.35)") == 2 * len(wanted)
     assert "| 200 to 160 | 23.40, 24.50, 25.10 |" in table
+
+
+def test_processor_time_is_told_where_the_machine_was_loud(decoders):
+    row = next(decoders.rows())
+    result = _result(decoders, row, 1.25)
+    decoding = result["speed"]["measures"]["decode"]
+    loud = {**decoding, "processor_ratio": {"value": 1.5, "low": 1.4, "high": 1.6}}
+    result["speed"]["measures"]["decode"] = loud
+    told = "| 1.25x (1.15 to 1.35) | 1.25x (1.15 to 1.35); of processor time 1.50x (1.40 to 1.60) |"
+    assert told in decoders.table({row.name: result})
+
+
+@pytest.mark.parametrize(("tokens", "room"), [(128, 1024), (512, 1024), (1024, 2048)])
+def test_llama_cpp_has_room_for_the_prompt_and_every_step(decoders, tokens, room):
+    peer = decoders.CONTESTANTS["llama.cpp Q4_0"]
+    assert peer.words(decoders.HERE, tokens)[-2:] == ("--context", str(room))
+    assert room > tokens + decoders.STEPS
+
+
+def test_a_row_whose_peer_was_not_made_is_left_out(decoders, monkeypatch):
+    monkeypatch.setattr(decoders, "is_missing", lambda environment: environment == "llama.cpp")
+    lacking = {row.peer: decoders.lacking(row) for row in decoders.rows()}
+    assert lacking == {
+        "llama.cpp Q4_0": "llama.cpp",
+        "GenAI INT4": "",
+        "GenAI INT8": "",
+        decoders.FROZEN: "",
+    }
 
 
 def test_what_the_arrangements_tell_a_recipe_is_valid(decoders):

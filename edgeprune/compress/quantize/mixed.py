@@ -6,8 +6,12 @@ What each linear's rounding costs the outputs is predicted or measured (sensitiv
 tensor; the choice of least total cost within the budget is exact (knapsack.py). That costs
 add up is an assumption, and only the weights' rounding is counted, not the activations'. The idea
 of precision by sensitivity is that of many tools; costs and solver are our own choice.
+
+In the operator library's formats, query, key and value of a layer are chosen together, as are its
+gate and up: the file has one product for each such set, and only if they have one format.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -73,19 +77,40 @@ def choose_formats(
     if not entries:  # all that could be chosen is sparse
         return {}, {}
     costs = COSTS[settings.sensitivity](model, values, batches, seed)
+    products = _products(entries) if settings.operators else [[entry] for entry in entries]
     items = [
         [
-            Option(size, costs[name][entry.format])
-            for size, entry in zip(sizes[name], options, strict=True)
+            Option(
+                sum(sizes[entry.name][place] for entry in product),
+                sum(costs[entry.name][formats[entry.name][place].format] for entry in product),
+            )
+            for place in range(2)
         ]
-        for name, options in formats.items()
+        for product in products
     ]
     chosen = choose(items, budget.most - taken)
     picked = {
-        name: options[index].format
-        for (name, options), index in zip(formats.items(), chosen, strict=True)
+        entry.name: formats[entry.name][place].format
+        for product, place in zip(products, chosen, strict=True)
+        for entry in product
     }
     return picked, costs
+
+
+_TOGETHER = {
+    **dict.fromkeys(("query", "key", "value"), "attention"),
+    "gate": "gated",
+    "up": "gated",
+}
+
+
+def _products(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The linears that the operator library multiplies as one, in order."""
+    products: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        layer, _, own = entry.name.rpartition(".")
+        products[layer, _TOGETHER.get(entry.role, own)].append(entry)
+    return list(products.values())
 
 
 @dataclass(frozen=True)

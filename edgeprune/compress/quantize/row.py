@@ -9,7 +9,7 @@ from edgeprune.compress.facts import Facts
 from edgeprune.compress.quantize.plan import Plan, plan_formats
 from edgeprune.compress.quantize.record import Quantized
 from edgeprune.compress.quantize.scheme import Scheme
-from edgeprune.compress.quantize.settings import QuantizeSettings, preferred
+from edgeprune.compress.quantize.settings import HALF_BITS, QuantizeSettings, preferred
 from edgeprune.compress.stage import Stage, objective
 from edgeprune.kernels.formats import FORMATS, MOST_MULTIPLIER, QUANT_FORMATS
 from edgeprune.model.anatomy import FUSED_HEADS
@@ -19,6 +19,8 @@ from edgeprune.targets.format_times import form_name
 _SPARSE_BLOCKS = {
     f"{form.inputs}x{form.outputs}" for form in FORMATS.values() if form.dtype == "int8"
 }
+_MOST_INTEGER_BITS = 8
+_LONG = 1 << 20
 _OPERATOR_GROUPS = tuple(form.group for form in QUANT_FORMATS.values() if form.group)
 
 
@@ -32,6 +34,7 @@ def _refuse(settings: QuantizeSettings, facts: Facts) -> None:
         facts.refuse_convolutions("quantize", "weights: mixed")
         facts.refuse_repeats("quantize", "weights: mixed")
     _refuse_operators(settings)
+    _refuse_cache(settings)
     _refuse_idle(settings, facts)
     _refuse_budget(settings, facts)
 
@@ -54,6 +57,22 @@ def _refuse_operators(settings: QuantizeSettings) -> None:
             raise UserError(
                 f"quantize.operators needs quantize.{name} of {named}, not {str(given).lower()}."
             )
+
+
+def _refuse_cache(settings: QuantizeSettings) -> None:
+    """Refuse a cache that is neither of integers nor in float16."""
+    bits = settings.cache_bits
+    if bits is None or bits <= _MOST_INTEGER_BITS:
+        return
+    if bits != HALF_BITS:
+        raise UserError(
+            f"quantize.cache_bits is from 4 to {_MOST_INTEGER_BITS}, or {HALF_BITS}, not {bits:g}."
+        )
+    if not settings.operators:
+        raise UserError(
+            f"quantize.cache_bits of {HALF_BITS} is for the operator library's attention: set "
+            "quantize.operators to true."
+        )
 
 
 def _refuse_idle(settings: QuantizeSettings, facts: Facts) -> None:
@@ -125,7 +144,8 @@ def _refuse_budget(settings: QuantizeSettings, facts: Facts) -> None:
         return
     pruning = (facts.settings.get("prune"), facts.settings.get("sparsify"))
     emptied = any(stage and not stage.gated for stage in pruning)
-    columns = 2 * chosen.group  # the zero points of two groups fill a byte
+    # The zero points of two groups fill a byte; a scale that a whole row shares counts for nothing.
+    columns = 2 * chosen.group * _LONG
     multiples = MOST_MULTIPLIER if chosen.operators else None
     least = 8 * Scheme(4, chosen.group, chosen.symmetric, multiples).bytes(1, columns) / columns
     if chosen.average_bits < least and not (chosen.sparse and emptied):
@@ -164,7 +184,8 @@ def _would(settings: QuantizeSettings, facts: Facts) -> list[str]:
             f"until {budget}"
         )
     if settings.cache_bits:
-        lines.append(f"cached keys and values take {settings.cache_bits:g} bits on average")
+        average = "" if settings.cache_bits == HALF_BITS else " on average"
+        lines.append(f"cached keys and values take {settings.cache_bits:g} bits{average}")
     return lines + _sparse_lines(settings, facts)
 
 

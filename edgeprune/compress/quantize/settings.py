@@ -6,6 +6,9 @@ from pydantic import Field
 
 from edgeprune.base.settings import Settings
 
+HALF_BITS = 16
+"""`cache_bits` of a cache in float16."""
+
 
 class QuantizeSettings(Settings):
     """Rounding of weights to integers, and treatment of the activations that resist it."""
@@ -143,10 +146,10 @@ class QuantizeSettings(Settings):
     cache_bits: float | None = Field(
         None,
         ge=4,
-        le=8,
+        le=16,
         description="Decoders with fused attention: bits of a cached key or value, 8 or 4, or "
-        "between for as many layers in 4 bits as that takes, those that lose least; none: float32, "
-        "which other clients of the bundle expect.",
+        "between for as many layers in 4 bits as that takes, those that lose least; 16, with "
+        "operators: float16; none: float32, which other clients of the bundle expect.",
     )
 
     @property

@@ -1,6 +1,7 @@
 """Let the operator library's quantized products take in what stands around them.
 
     norm ─> product                       the norm runs inside, where products alone read it
+    norm ─> last tokens ─> product        which a decoder's head does, for the tokens that it wants
     product ─> GELU                       and so does the activation,
     product ─> Split ─> act(gate) * up    the gate,
     product ─> + residual (─> norm)       the residual and the norm of the sum
@@ -147,6 +148,27 @@ def _norm_before(graph: Graph, tensor: str) -> _Before | None:
     readers = graph.consumers.get(tensor, [])
     if tensor in graph.outputs or any(each.op_type not in _PLAIN for each in readers):
         return None
+    maker = graph.producers.get(tensor)
+    if maker is not None and maker.op_type == "Slice":
+        return _norm_of_chosen(graph, maker)
+    return _norm(graph, tensor)
+
+
+def _norm_of_chosen(graph: Graph, choice: NodeProto) -> _Before | None:
+    """The norm of tokens that were chosen after it, which are chosen before it instead: it looks at
+    each alone."""
+    tensor, *places = choice.input
+    axes = graph.constant(places[2]) if len(places) > 2 else None
+    alone = graph.only_reader(tensor, ("Slice",)) is not None
+    before = _norm(graph, tensor) if alone and axes is not None and axes.tolist() == [1] else None
+    if before is None:
+        return None
+    rows = graph.add("Slice", [before.input, *places], f"{choice.name}BeforeNorm")
+    return _Before(before.norm, rows)
+
+
+def _norm(graph: Graph, tensor: str) -> _Before | None:
+    """The norm that made a tensor."""
     maker = graph.producers.get(tensor)
     if maker is None:
         return None

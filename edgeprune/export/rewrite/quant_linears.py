@@ -53,12 +53,12 @@ def lower_quant_linears(graph: Graph, quantized: Quantized) -> int:
 
 
 def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -> None:
-    stored, path = merged_path(linears), nodes_path(linears)
     entries = [quantized.plan[linear.name] for linear in linears]
+    stored, path = entries[0].tied_to or merged_path(linears), nodes_path(linears)
     sizes = [entry.shape[0] for entry in entries]
     packed, scales = packed_codes(entries, quantized)
     node, initializers = make_quant_linear(
-        f"{stored}/QuantLinear",
+        stored_at(stored),
         linears[0].product.input[0],
         f"{path}/QuantLinear_output_0",
         packed,
@@ -68,6 +68,12 @@ def _lower(graph: Graph, linears: Sequence[LinearNodes], quantized: Quantized) -
     node.name = f"{path}/QuantLinear"
     store(graph, initializers)
     distribute(graph, linears, graph.insert(node), sizes)
+
+
+def stored_at(path: str) -> str:
+    """The beginning of the names of what is stored of a product, by its path; by the embedding's
+    name where they share their codes."""
+    return f"{path}/QuantLinear"
 
 
 def packed_codes(entries: Sequence[Entry], quantized: Quantized) -> tuple[PackedCodes, np.ndarray]:

@@ -14,12 +14,14 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say, track
 from edgeprune.compress.quantize.model import Quantized
 from edgeprune.compress.quantize.plan import GROUPED, QUANT, SPARSE, Entry, Format
+from edgeprune.compress.quantize.settings import HALF_BITS
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.attention import lay_out_attention
 from edgeprune.export.rewrite.constants import fold_constants
 from edgeprune.export.rewrite.embeddings import lower_embeddings
 from edgeprune.export.rewrite.grouped_attention import fuse_attention
 from edgeprune.export.rewrite.groups import lower_groups
+from edgeprune.export.rewrite.half_cache import halve_cache
 from edgeprune.export.rewrite.int8 import lower_linears
 from edgeprune.export.rewrite.last_logits import choose_logits
 from edgeprune.export.rewrite.linears import check_turns
@@ -219,8 +221,8 @@ def rewrite(
         source: the file of a traced graph, or an emitted one.
         quantized: the plan and its values; None leaves every weight as it is.
         batches: real text as input_ids and attention_mask, to check each pass on.
-        cache_bits: bits of a decoder's key-value cache, see quantized_cache.py; None leaves it in
-            float32.
+        cache_bits: bits of a decoder's key-value cache, see quantized_cache.py, and half_cache.py
+            for 16; None leaves it in float32.
         cache_batches: more text, from which such a cache's scales are taken; None: the batches.
 
     Returns:
@@ -238,12 +240,17 @@ def rewrite(
     reports = [as_torch(emitted, before)] if emitted else []
     before = before[: len(batches)]
     written = emitted is not None and emitted.by == "emit"
-    passes = passes_for(anatomy, quantized, target, written, cache_bits is not None)
-    if cache_bits is not None:  # last: later passes would see a cache of integers
+    integers = cache_bits is not None and cache_bits < HALF_BITS
+    passes = passes_for(anatomy, quantized, target, written, integers)
+    if cache_bits is not None:  # last: later passes would see a cache of another type
         passes.append(
             Pass(
-                "quantize cache",
-                lambda graph: quantize_cache(graph, cache_batches or batches, cache_bits),
+                "quantize cache" if integers else "halve cache",
+                lambda graph: (
+                    quantize_cache(graph, cache_batches or batches, cache_bits)
+                    if integers
+                    else halve_cache(graph)
+                ),
                 _CACHE_ROUNDING,
                 required=True,
                 quantizes=True,

@@ -27,11 +27,12 @@ def measure_cache(
     """
     # The passes need the build install, and a dry run on a device imports this file.
     from edgeprune.export.graph import Graph
+    from edgeprune.export.rewrite.half_cache import whole_cache
     from edgeprune.export.rewrite.quantized_cache import cache_bytes, float_cache
 
     graph = Graph.load(source / "onnx" / "model.onnx")
     small = cache_bytes(graph)
-    if not float_cache(graph):
+    if not (whole_cache(graph) or float_cache(graph)):
         return None
     twin = scratch / "float-cache"
     try:

@@ -54,6 +54,25 @@ def test_a_plan_counts_the_bytes_that_are_stored(tmp_path):
             assert entry.bytes == outputs * (groups * 16 + groups + 4)
 
 
+def test_mixed_precision_chooses_a_whole_product(tmp_path):
+    model = make_model("llama-fused", tmp_path / "hf")
+    options = QuantizeSettings(operators=True, weights="mixed", average_bits=6.5)
+    result = quantize_model(model, [make_batch()], options, VNNI)
+    linears = model.anatomy.block_linears()
+    whole = {name: result.plan[name].format for name in linears}
+    for block in model.anatomy.blocks:
+        attention, forward = block.attention, block.feed_forward
+        for product in (
+            (attention.query, attention.key, attention.value),
+            (forward.gate, forward.up),
+        ):
+            assert len({whole[name] for name in product}) == 1
+    assert set(whole.values()) == {"quant-int8", "quant-int4"}
+    entries = [result.plan[name] for name in linears]
+    weights = sum(entry.shape[0] * entry.shape[1] for entry in entries)
+    assert 8 * sum(entry.bytes for entry in entries) <= 6.5 * weights
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("operators")
@@ -80,6 +99,12 @@ def build(place, quantize, output="out", **more):
         ({"activations": "static"}, "quantize.activations of dynamic or token, not static"),
         ({"weights": "int4", "group": 64}, "quantize.group of 32 or 128, not 64"),
         ({"weights": "int4", "symmetric": False}, "quantize.symmetric of true, not false"),
+        ({"cache_bits": 12}, "quantize.cache_bits is from 4 to 8, or 16, not 12"),
+        ({"cache_bits": 16, "operators": False}, "is for the operator library's attention"),
+        (
+            {"weights": "mixed", "average_bits": 4.2},
+            "average_bits of 4.2 cannot be met: INT4 in groups of 32 takes 4.25 bits",
+        ),
     ],
 )
 def test_formats_that_no_operator_has_are_refused(place, settings, named):

@@ -77,6 +77,7 @@ def test_a_decoders_layer_has_five_nodes(family, kind, tmp_path):
         assert counts["linear"] == 4 * layers + 1
         assert counts["RowAttention"] == changed["row attention"] == layers
         assert graph.metadata[ROW_INVARIANT] == "yes"
+        assert not {"ReduceMean", "Sqrt", "Pow"} & counts.keys(), "a norm stands outside"
     assert not {"MatMulInteger", "MatMulNBits", "DynamicQuantizeLinear"} & counts.keys()
 
 
