@@ -2,13 +2,18 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from tiny_models import make_batch
+from onnx_models import decoder_folder
+from tiny_models import make_batch, make_model
 
+from edgeprune.compress.quantize.model import quantize_model
+from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.export.emit.emitted import emitted
 from edgeprune.export.emit.reference import padded_prompts, torch_outputs
 from edgeprune.export.graph import Graph
-from edgeprune.export.rewrite.run import Emitted
+from edgeprune.export.rewrite.run import Emitted, rewrite
 from edgeprune.model.model import Model
 from edgeprune.model.store import save_model
 from edgeprune.targets import find
@@ -28,3 +33,16 @@ def emission(model: Model, folder) -> Emitted:
     assert graph is not None
     prompts = padded_prompts([FEED])
     return Emitted(graph, torch_outputs(model, [FEED, *prompts]), prompts)
+
+
+def operators_folder(folder: Path, **config: Any) -> Path:
+    """A tiny Llama by the operator library beside `decoder_folder`'s tokenizer, whose words are the
+    first of its 131 tokens; no token ends a text. `config` adds to its settings."""
+    usual = {"max_position_embeddings": 96, "eos_token_id": 130}
+    decoder_folder(folder, **(usual | config))
+    model = make_model("llama-fused", folder / "hf", layers=2)
+    quantized = quantize_model(model, [BATCH], QuantizeSettings(operators=True), VNNI)
+    source = emission(model, folder / "stage")
+    reports = rewrite(source, folder / "model.onnx", model.anatomy, quantized, [FEED], VNNI)
+    assert all(report.kept for report in reports), [each for each in reports if not each.kept]
+    return folder
