@@ -45,6 +45,23 @@ def write_graph(
     Raises:
         UserError: models of this family have no graph that is emitted.
     """
+    settings = QuantizeSettings(**QUANTIZE[form])
+    return write_quantized(original, shape, settings, target, folder, seed)
+
+
+def write_quantized(
+    original: Model,
+    shape: Shape,
+    settings: QuantizeSettings,
+    target: Target,
+    folder: Path,
+    seed: int = 0,
+) -> Path:
+    """The same of a model that is quantized by these settings.
+
+    Raises:
+        UserError: models of this family have no graph that is emitted.
+    """
     model = copy.copy(original)
     model.module = copy.deepcopy(original.module)
     model.config = dict(original.config)
@@ -56,7 +73,6 @@ def write_graph(
         if heads < model.anatomy.blocks[place].attention.num_heads:
             keep_heads(model, place, units(heads))
         keep_channels(model, place, range(channels))
-    settings = QuantizeSettings(**QUANTIZE[form])
     quantized = quantize_model(model, [_random_batch(model, seed)], settings, target)
     save_model(model, folder)
     graph = emitted(folder, target.skip_layer_norm_harmful)
