@@ -104,15 +104,15 @@ def round_layers(
     """
     planned = {entry.name: entry for entry in plan.quantized if entry.tied_to is None}
     by_inputs = set(model.anatomy.block_linears()) if settings.method == "gptq" else set()
-    for name, entry in planned.items():
-        if name not in by_inputs:
-            method = hqq if settings.method == "hqq" else round_nearest
-            with naming(name), model.opened(name):
-                weight = _weight(model, name)
-                rounded = method(weight, entry.scheme, settings.clip)
-                if model.streamed is None:
-                    weight.copy_(rounded.dequantize())
-            yield entry, LayerValues(rounded)
+    alone = [entry for name, entry in planned.items() if name not in by_inputs]
+    method = hqq if settings.method == "hqq" else round_nearest
+    for entry in track(alone, "rounding tensors", len(alone)):
+        with naming(entry.name), model.opened(entry.name):
+            weight = _weight(model, entry.name)
+            rounded = method(weight, entry.scheme, settings.clip)
+            if model.streamed is None:
+                weight.copy_(rounded.dequantize())
+        yield entry, LayerValues(rounded)
     if by_inputs & planned.keys():
         yield from _round_blocks(model, planned, batches, settings, masks)
 
