@@ -46,6 +46,8 @@ CONTEXT = 1024
 
 GPTQ = ("quantize.weights=int4", "quantize.method=gptq", "quantize.clip=mse")
 INT4 = (*GPTQ, "quantize.symmetric=false")
+OPERATORS = ("quantize.group=32", "quantize.operators=true", "quantize.cache_bits=16")
+MIXED = ("quantize.weights=mixed", "quantize.average_bits=4.5")
 ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int8": ("quantize.weights=int8",),
     "int8 in blocks": ("quantize.weights=int8", "quantize.sparse=whole", "quantize.tokens=1"),
@@ -53,7 +55,8 @@ ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "int4 of 128": (*INT4, "quantize.group=128"),
     "int8 groups of 32": ("quantize.weights=int8-groups", "quantize.group=32"),
     "int8 groups of 128": ("quantize.weights=int8-groups", "quantize.group=128"),
-    "int4 in operators": (*GPTQ, "quantize.group=32", "quantize.operators=true"),
+    "int4 in operators": (*GPTQ, *OPERATORS),
+    "mixed in operators": (*GPTQ[1:], *OPERATORS, *MIXED),
 }
 """What a recipe is told: per-channel INT8 is made for prompts, groups for decoding; in blocks is
 every linear that the operators are faster for, whole; in operators are all, as the operator

@@ -98,7 +98,12 @@ def rows(work: Path) -> list[Row]:
             fields=("label=category",),
         )
     )
-    decoders = {"decoder": "one-shot Fisher", "decoder-int4": "GPTQ", "decoder-sparse": "SparseGPT"}
+    decoders = {
+        "decoder": "one-shot Fisher",
+        "decoder-int4": "GPTQ",
+        "decoder-fast": "GPTQ",
+        "decoder-sparse": "SparseGPT",
+    }
     for recipe, variant in decoders.items():
         valid = "text/wikitext2.valid.txt"
         made.append(Row(recipe, recipe, WIKI, "perplexity", valid, variant, limit=64))

@@ -52,6 +52,31 @@ def test_the_start_is_light() -> None:
     assert not set(found.stdout.split()) & {"numpy", "onnxruntime", "onnx", "pydantic", "rich"}
 
 
+def test_run_imports_what_it_uses_and_no_more() -> None:
+    """Time passes differently everywhere: what is loaded is what a start costs."""
+    bundle = Path(__file__).parent / "fixtures" / "first_release" / "encoder" / "bundle"
+    code = f"""
+import sys
+before = set(sys.modules)
+sys.argv = ["edgeprune", "run", {str(bundle)!r}, "w001", "--json"]
+from edgeprune.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(*(set(sys.modules) - before))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(found.stdout.splitlines()[-1].split())
+    ours = {name.split(".")[1] for name in loaded if name.startswith("edgeprune.")}
+    rooms = {"base", "kernels", "model", "runtime", "targets", "text"}
+    assert {"runtime", "model"} <= ours <= rooms | {"__main__", "cli"}
+    # Of numpy, onnxruntime, tokenizers, click and pydantic nothing is ours to leave out.
+    heavy = {"psutil", "yaml", "jinja2", "pygments", "sentencex", "cpuinfo", "huggingface_hub"}
+    assert not heavy & {name.partition(".")[0] for name in loaded}
+    assert not {"rich.progress", "rich.markdown", "multiprocessing", "asyncio"} & loaded
+
+
 def test_help_names_every_command() -> None:
     result = edgeprune("--help")
     assert result.exit_code == 0

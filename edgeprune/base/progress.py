@@ -7,19 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import psutil
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 from edgeprune.base.console import Terminal
 from edgeprune.base.words import duration, size
 
@@ -63,6 +50,8 @@ def all_told(left: float | None) -> str:
     Args:
         left: seconds until the part that is under way ends: the whole takes no less.
     """
+    import psutil
+
     memory = size(psutil.Process().memory_info().rss)
     if not _ends:
         return memory
@@ -70,28 +59,12 @@ def all_told(left: float | None) -> str:
     return f"{duration(whole)} left in all, {memory}"
 
 
-class _Whole(ProgressColumn):
-    """`all_told` behind a bar."""
-
-    max_refresh = 1.0
-
-    def render(self, task: Task) -> Text:
-        return Text(all_told(task.time_remaining))
-
-
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     """Yield `items` under a progress bar; off a terminal, print a plain line now and then."""
     if sys.stderr.isatty():
-        columns = (
-            TextColumn("  {task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            _Whole(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
+        from edgeprune.base.bar import progress_bar
+
+        with progress_bar(console, all_told, counted=True) as bar:
             yield from bar.track(items, total=total, description=what)
         return
     started = printed = time.monotonic()
@@ -109,15 +82,9 @@ def passing(seconds: float, what: str) -> Iterator[float]:
     terminal, print a plain line now and then."""
     started = printed = time.monotonic()
     if sys.stderr.isatty():
-        columns = (
-            TextColumn("  {task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            _Whole(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
+        from edgeprune.base.bar import progress_bar
+
+        with progress_bar(console, all_told, counted=False) as bar:
             task = bar.add_task(what, total=seconds)
             while True:
                 now = time.monotonic() - started

@@ -9,7 +9,7 @@ import pytest
 from tiny_builds import RECIPE, model_folder, recipe_file, text_file
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "optimum", "safetensors")
+HEAVY = ("torch", "transformers", "onnx", "optimum", "safetensors")
 
 
 @pytest.mark.slow

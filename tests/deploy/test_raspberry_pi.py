@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "raspberry-pi"
 INSTALLER, UNIT = DEPLOY / "install.sh", DEPLOY / "edgeprune.service"
-HEAVY = ("torch", "transformers", "optimum", "safetensors")
+HEAVY = ("torch", "transformers", "onnx", "optimum", "safetensors")
 
 
 def install(*words: object, **settings: str) -> subprocess.CompletedProcess[str]:

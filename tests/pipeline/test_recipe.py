@@ -36,6 +36,7 @@ from edgeprune.pipeline.stages import STAGES
 SHIPPED = (
     "classifier",
     "decoder",
+    "decoder-fast",
     "decoder-int4",
     "decoder-sparse",
     "embedder",
@@ -98,6 +99,10 @@ def test_a_shipped_recipe_prunes_as_it_says(name):
     if name in ("encoder-int8", "decoder-int4"):
         assert (recipe.prune, recipe.cut, recipe.recover) == (None, None, None)
         assert recipe.quantize.weights == name.rpartition("-")[-1]
+    elif name == "decoder-fast":
+        assert (recipe.prune, recipe.cut, recipe.recover) == (None, None, None)
+        assert (recipe.quantize.weights, recipe.quantize.cache_bits) == ("mixed", 16)
+        assert recipe.quantize.operators
     elif name == "decoder":
         assert recipe.prune is None
         assert recipe.cut.channels > 0

@@ -225,6 +225,20 @@ void unpack_strip(const QuantWeights& weights, int64_t strip, uint8_t* bytes) {
         }
 }
 
+// A tile of results, and what is added to it, are on their way to the cache while the sums are made.
+// (Inlined in any case: a call of what only prefetches is left out by GCC.)
+template <int Rows, int Strips>
+inline __attribute__((always_inline)) void expect_results(const QuantJob& job, int64_t row, int64_t strip) {
+    const bool gated = job.weights->gated;
+    const int64_t N = job.weights->N, column = (gated ? strip / 2 : strip) * kStrip;
+    for (int r = 0; r < Rows; r++)
+        for (int s = 0; s < (gated ? 1 : Strips); s++) {
+            const int64_t place = (row + r) * N + column + s * kStrip;
+            __builtin_prefetch(job.y + place, 1, 3);
+            if (job.other) __builtin_prefetch(job.other + place, 0, 3);
+        }
+}
+
 // The products of Rows rows and Strips strips of bytes. With few of them several units are summed
 // separately, because a chain of dependent products would wait for each.
 template <int Rows, int Strips>
@@ -236,15 +250,15 @@ void dense(const QuantJob& job, int64_t row, int64_t strip, const uint8_t* bytes
     const int64_t units = weights.blocks * 8, padded = weights.blocks * kBlock;
     const int8_t* x = job.codes + row * padded;
     Int sums[kChains][Rows][kVectors];
+    expect_results<Rows, Strips>(job, row, strip);
     for (int r = 0; r < Rows; r++) {
-        // Results that are not in a cache are under way while the sums are made.
-        for (int s = 0; s < Strips; s++) __builtin_prefetch(out + r * stride + s * kStrip, 1, 3);
         const int32_t all = job.sums[(row + r) * (weights.groups + 1)];
         for (int v = 0; v < kVectors; v++) {
             sums[0][r][v] = splat(kFlip ? 0 : -128 * all);
             for (int c = 1; c < kChains; c++) sums[c][r][v] = splat(0);
         }
     }
+#pragma GCC unroll 4
     for (int64_t u = 0; u < units; u += kChains)
         for (int c = 0; c < kChains; c++) {
             Int codes[kVectors];
@@ -322,12 +336,26 @@ void panel_rows(const QuantJob& job, int64_t row, int64_t strip, int64_t strips,
     if (!whole) finish_panel(job, row, Rows, strip, strips, values);
 }
 
+// The next panel's weights, which are fetched a share with every tile of rows.
+struct Ahead {
+    const uint8_t* from;
+    int64_t bytes, share;
+
+    void fetch() {
+        const int64_t count = share < bytes ? share : bytes;
+        for (int64_t at = 0; at < count; at += kVectorBytes) __builtin_prefetch(from + at, 0, 2);
+        from += count, bytes -= count;
+    }
+};
+
 template <int Rows>
 void panel(const QuantJob& job, int64_t row, int64_t rows, int64_t strip, int64_t strips,
-           const uint8_t* bytes) {
-    for (; rows >= Rows; row += Rows, rows -= Rows)
+           const uint8_t* bytes, Ahead& next) {
+    for (; rows >= Rows; row += Rows, rows -= Rows) {
+        next.fetch();
         panel_rows<Rows>(job, row, strip, strips, bytes);
-    if constexpr (Rows > 1) panel<Rows / 2>(job, row, rows, strip, strips, bytes);
+    }
+    if constexpr (Rows > 1) panel<Rows / 2>(job, row, rows, strip, strips, bytes, next);
 }
 
 void quant_multiply(const QuantJob& job, int64_t row, int64_t rows, int64_t first_strip,
@@ -337,14 +365,18 @@ void quant_multiply(const QuantJob& job, int64_t row, int64_t rows, int64_t firs
     for (int64_t strip = first_strip; strip < end_strip; strip += kPanelStrips) {
         const int64_t left = end_strip - strip, strips = left < kPanelStrips ? left : kPanelStrips;
         const uint8_t* bytes = nullptr;
+        Ahead next = {};
         if (weights.bits == 8) {
             bytes = weights.codes + strip * strip_bytes;
+            const int64_t after = (left - strips) * strip_bytes, most = strips * strip_bytes;
+            next = {bytes + most, after < most ? after : most, 0};
+            next.share = round_up(next.bytes * kQuantRows / rows, kVectorBytes);
         } else if (as_bytes(job)) {
             for (int64_t s = 0; s < strips; s++)
                 unpack_strip(weights, strip + s, unpacked + s * strip_bytes);
             bytes = unpacked;
         }
-        panel<kQuantRows>(job, row, rows, strip, strips, bytes);
+        panel<kQuantRows>(job, row, rows, strip, strips, bytes, next);
     }
 }
 
