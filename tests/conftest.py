@@ -8,6 +8,7 @@ from typing import Any
 import hypothesis
 import pytest
 import short_turns
+from forked_workers import fork_workers, start_workers
 
 from edgeprune.measure.bench import rounds
 from edgeprune.report import canvas
@@ -90,6 +91,7 @@ def _short_turns() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in short_turns.SHORT.items():
             patch.setattr(rounds, name, value)
+        fork_workers(patch)
         yield
 
 
@@ -98,3 +100,4 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns as a user's are, after warming up."""
     for name, value in short_turns.LONG.items():
         monkeypatch.setattr(rounds, name, value)
+    start_workers(monkeypatch)

@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 
 
-def few(cases: Iterable[Any], *kept: Any) -> list[Any]:
-    """All cases, those but the kept ones marked slow."""
-    cases = list(cases)
-    assert set(kept) <= set(cases), kept
-    return [case if case in kept else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+def few(cases: Iterable[Any], kept: Iterable[Any]) -> list[Any]:
+    """All cases, each a value or a tuple of values; those but the kept ones are marked slow."""
+    cases, kept = list(cases), set(kept)
+    assert kept <= set(cases), kept
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else [case]),
+            marks=[] if case in kept else pytest.mark.slow,
+        )
+        for case in cases
+    ]

@@ -1,9 +1,12 @@
 """Emitted decoders go through the passes that traced ones go through, to the same operators."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from few import few
 from lowered_graphs import BATCH, FEED, VNNI, emission, operators
 from sparse_models import library_for_tests
 from tiny_builds import model_folder, recipe_file, text_file
@@ -64,8 +67,15 @@ def lowered(
 BOTH_WAYS = ("gemma3_text-encoder", "modernbert", "modernbert-classifier")
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("family", [*DECODERS, *FUSED_DECODERS])
+# A family's graph is its own, a format's passes are the same for all.
+EVERY = [*itertools.product((*DECODERS, *FUSED_DECODERS), FORMATS)]
+ONE_OF_EACH = [
+    *((family, kind) for family, kind in EVERY if kind == "int8"),
+    *((family, kind) for family, kind in EVERY if family in (DECODERS[0], FUSED_DECODERS[0])),
+]
+
+
+@pytest.mark.parametrize(("family", "kind"), few(EVERY, ONE_OF_EACH))
 def test_lowered_to_the_same_operators_as_a_trace(family, kind, tmp_path):
     model = make_model(family, tmp_path / "hf")
     quantized = quantize_model(model, [BATCH], FORMATS[kind], VNNI)
