@@ -36,7 +36,7 @@ RECIPE = """
 name: tiny
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

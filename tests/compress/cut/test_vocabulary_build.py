@@ -24,7 +24,7 @@ RECIPE = """
 name: tiny
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 vocabulary: {}
-measure: {tokens: 12, seconds: 0.1, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.1, launches: 1, profile: false, curve: [], stages: false}
 """
 USED = 30
 

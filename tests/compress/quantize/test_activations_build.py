@@ -27,14 +27,14 @@ BRIEF = """
 name: brief
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 quantize: {calibration_samples: 8, activations: ACTIVATIONS}
-measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 TRAINED = """
 name: trained
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 recover: {steps: 2, checks: 1, precision: float32}
 quantize: {calibration_samples: 32}
-measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
 
 

@@ -141,7 +141,7 @@ name: mixture
 text: {max_tokens: 16, batch_tokens: 256, held_out: 0.2, held_out_samples: 16}
 cut: {experts: 0.25}
 quantize: {calibration_samples: 8}
-measure: {tokens: 12, seconds: 0.2, profile: false, curve: [], stages: false}
+measure: {tokens: 12, seconds: 0.2, launches: 1, profile: false, curve: [], stages: false}
 """
     given = ["--model", model_folder(tmp_path / "hf", "mixtral")]
     given += ["--data", text_file(tmp_path / "t.txt"), "--output", tmp_path / "out"]

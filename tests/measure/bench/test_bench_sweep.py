@@ -14,7 +14,7 @@ from edgeprune.measure.bench.record import Sweep
 
 
 def bench(*arguments: object) -> Result:
-    options = ("--time-limit", 0.1, "--no-compressed", "--json", "-")
+    options = ("--time-limit", 0.1, "--launches", 2, "--no-compressed", "--json", "-")
     return CliRunner().invoke(main, ["bench", *map(str, arguments), *map(str, options)])
 
 
