@@ -10,7 +10,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 def oldest() -> list[str]:
     """name==version of the least version that each dependency names."""
     asked = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
-    found = [re.fullmatch(r"([\w.-]+)>=([\d.]+)", each) for each in asked]
+    found = [re.fullmatch(r"([\w.-]+)>=([\d.]+)(,!=.*)?", each) for each in asked]
     return [f"{each[1]}=={each[2]}" for each in found if each]
 
 

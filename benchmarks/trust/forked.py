@@ -12,9 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from trust.patience import IDLE, WORK, Patience
+
+_LONGEST_PAUSE = 0.1
 MEGABYTES = 6144
 """Of addresses: this process has 2 GB of them already, in libraries."""
-SECONDS = 10
 LISTED = (0, 1, 2)
 """Exit codes that a command may end with here; 70 is a fault of edgeprune's, 130 a Ctrl-C."""
 
@@ -27,13 +31,14 @@ class Ended:
     """Below 0: by this signal."""
     said: str
     """What it wrote on standard output and error."""
-    hung: bool
+    hung: str | None = None
+    """Why it was ended; None where it ended by itself."""
 
     @property
     def fault(self) -> str | None:
         """Why this may not be; None where it may."""
         if self.hung:
-            return f"no end within {SECONDS} s"
+            return self.hung
         if self.code < 0:
             return f"ended by {signal.Signals(-self.code).name}"
         if self.code not in LISTED:
@@ -45,20 +50,25 @@ class Ended:
         return None
 
 
-def forked(command: Callable[[], None], seconds: float = SECONDS) -> Ended:
-    """Run a function in a process of its own."""
+def forked(command: Callable[[], None], idle: float = IDLE, work: float = WORK) -> Ended:
+    """Run a function in a process of its own.
+
+    Args:
+        idle: seconds in which it may do nothing.
+        work: CPU seconds that it may take.
+    """
     with tempfile.TemporaryFile() as said:
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if not child:
             _in_child(command, said.fileno())
-        code, hung = _wait(child, seconds)
+        code, hung = _wait(child, idle, work)
         said.seek(0)
         return Ended(code, said.read(1 << 20).decode(errors="replace"), hung)
 
 
-def edgeprune(arguments: Sequence[str], folder: Path, seconds: float = SECONDS) -> Ended:
+def edgeprune(arguments: Sequence[str], folder: Path) -> Ended:
     """Run a command of edgeprune's in a folder."""
 
     def run() -> None:
@@ -69,7 +79,7 @@ def edgeprune(arguments: Sequence[str], folder: Path, seconds: float = SECONDS) 
         sys.argv = ["edgeprune", *arguments]
         main()
 
-    return forked(run, seconds)
+    return forked(run)
 
 
 def _in_child(command: Callable[[], None], said: int) -> None:
@@ -101,19 +111,18 @@ def _in_child(command: Callable[[], None], said: int) -> None:
         os._exit(code)
 
 
-def _wait(child: int, seconds: float) -> tuple[int, bool]:
-    """The exit code of a child, and whether it had to be ended; so is what it has started."""
-    end, hung, pause = time.monotonic() + seconds, False, 0.002
+def _wait(child: int, idle: float, work: float) -> tuple[int, str | None]:
+    """The exit code of a child, and why it had to be ended; so is what it has started."""
+    patience, hung, pause = Patience(psutil.Process(child), idle, work), None, 0.002
     while True:
         found, status = os.waitpid(child, 0 if hung else os.WNOHANG)
         if found:
             break
-        if time.monotonic() > end:
-            hung = True
+        if pause == _LONGEST_PAUSE and (hung := patience.lost()):
             os.kill(child, signal.SIGKILL)
         else:
             time.sleep(pause)
-            pause = min(2 * pause, 0.05)
+            pause = min(2 * pause, _LONGEST_PAUSE)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(status), hung

@@ -1,6 +1,6 @@
 """Builds that are killed, again and again, and what they come to in the end.
 
-A chain is one `edgeprune build` of a tiny model that is killed once in every stage, each time at
+A chain is one `edgeprune build` of a tiny model that is killed in every stage, each time at
 another moment and by another signal, and each time started again; the last start is let run. After
 every kill, what stands in the output folder as a bundle has to be a whole one: an earlier build's,
 which half of the chains begin with, or that of this build. In the end the bundle has to be the one
@@ -16,9 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ import psutil
 
 from edgeprune.base.errors import UserError
 from edgeprune.runtime.bundle import MANIFEST, Bundle
+from trust.patience import Patience, ended
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "helpers"))
@@ -37,7 +39,8 @@ from tiny_builds import RECIPE, model_folder, recipe_file, text_file  # noqa: E4
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _ENDS = {signal.SIGKILL: {-9}, signal.SIGTERM: {-15}, signal.SIGINT: {130, -2}}
 """Exit codes that a signal may lead to: Ctrl-C's own, or the system's."""
-_MOST_SECONDS = 300
+_WORK = 300.0
+"""CPU seconds that a build may take: ten times what the longest here takes."""
 _NEVER = {"stage": "nowhere", "kind": "files"}
 # The same moments in each process: no file of Python's own is written, and one thread computes.
 _SURROUNDINGS = {
@@ -45,6 +48,10 @@ _SURROUNDINGS = {
     "EDGEPRUNE_TRACEBACK": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+MIDDLE = ("prune", "cut", "recover", "quantize")
+"""The stages that change a model."""
+_TIMES_MET = {"cut": 2}
+"""Kills of a chain in a stage, where it is not one: half of the recipes cut nothing."""
 _TIMES = {"seconds", "peak_megabytes"}
 _TRAINED = """  pattern: channels+heads
   sparsity: 0.5
@@ -105,24 +112,26 @@ class Place:
 
     def _reference(self, output: Path, plan: dict[str, Any], *options: str) -> None:
         if not (output / "report.json").is_file():
-            ended, said = self.build(output, plan, *options)
-            if ended:
-                raise RuntimeError(f"a build that nobody killed ends with {ended}: {said}")
+            code, said = self.build(output, plan, *options)
+            if code:
+                raise RuntimeError(f"a build that nobody killed ends with {code}: {said}")
 
     def build(self, output: Path, plan: dict[str, Any], *options: str) -> tuple[int, str]:
         """The exit code of a build, and what it wrote on standard error."""
         given = ["--model", "model", "--data", self.text.name, "--output", str(output), *options]
         command = [sys.executable, str(HERE / "killed.py"), json.dumps(plan)]
-        ended = subprocess.run(
-            [*command, "build", "tiny.yaml", *given],
-            cwd=self.folder,
-            env=os.environ | _SURROUNDINGS,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=_MOST_SECONDS,
-        )
-        return ended.returncode, ended.stderr
+        with tempfile.TemporaryFile("w+") as said:
+            process = psutil.Popen(
+                [*command, "build", "tiny.yaml", *given],
+                cwd=self.folder,
+                env=os.environ | _SURROUNDINGS,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
+            lost = ended(process, work=_WORK)
+            said.seek(0)
+            return process.returncode, said.read() + (f"\nit was killed: {lost}" if lost else "")
 
     def stages(self) -> list[str]:
         """The stages of this build in their order, with what comes before and behind."""
@@ -154,15 +163,20 @@ def _untimed(value: Any) -> Any:
     return [_untimed(each) for each in value] if isinstance(value, list) else value
 
 
-def run_chain(place: Place, number: int, seconds: float | None = None) -> Chain:
+def run_chain(
+    place: Place, number: int, seconds: float | None = None, only: Collection[str] = ()
+) -> Chain:
     """One chain of kills; the same number always plans the same moments.
 
-    seconds: after them no other kill is begun.
+    Args:
+        seconds: after them no other kill is begun.
+        only: stages that are met; none named: all.
     """
     draw, chain = random.Random(number), Chain()
     end = None if seconds is None else time.monotonic() + seconds
+    met = [stage for stage in place.stages() if not only or stage in only]
     with _output(place, number) as output:
-        for index, stage in enumerate(place.stages()):
+        for index, stage in enumerate(each for each in met for _ in range(_TIMES_MET.get(each, 1))):
             if end is not None and time.monotonic() > end:
                 break
             # Each stage meets every signal in turn, and both kinds of moments.
@@ -174,20 +188,20 @@ def run_chain(place: Place, number: int, seconds: float | None = None) -> Chain:
                 "number": draw.randint(1, place.counts[f"{stage} {kind}"]),
                 "signal": int(which),
             }
-            ended, said = place.build(output, plan)
+            code, said = place.build(output, plan)
             where = f"{which.name} in {stage} at {kind} {plan['number']}"
-            if ended == 0:
+            if code == 0:
                 chain.late.append(where)
                 for each in (output / "stages").iterdir():  # for the next stages to run at all
                     shutil.rmtree(each)
             else:
                 chain.kills[f"{stage} {which.name}"] += 1
-                if ended not in _ENDS[which]:
-                    chain.wrong.append(f"{where}: ended with {ended}: {said[-600:]}")
+                if code not in _ENDS[which]:
+                    chain.wrong.append(f"{where}: ended with {code}: {said[-600:]}")
             chain.wrong += [f"{where}: {fault}" for fault in faults(place, output, said)]
-        ended, said = place.build(output, _NEVER)
-        if ended:
-            chain.wrong.append(f"the last start ends with {ended}: {said[-600:]}")
+        code, said = place.build(output, _NEVER)
+        if code:
+            chain.wrong.append(f"the last start ends with {code}: {said[-600:]}")
         elif essence(output) != place.whole:
             chain.wrong.append(f"another result: {_apart(essence(output), place.whole)}")
         elif left := [file.name for file in output.rglob(".*")]:
@@ -240,8 +254,13 @@ def _at_work(output: Path) -> list[str]:
         if any(str(output) in word for word in process.info["cmdline"] or ())
         and process.pid != os.getpid()
     ]
-    _, alive = psutil.wait_procs(found, timeout=10)
-    return [" ".join(process.info["cmdline"]) for process in alive]
+    patience = [(process, Patience(process)) for process in found]
+    while patience:
+        patience = [(process, each) for process, each in patience if process.is_running()]
+        if patience and all(each.lost() for _, each in patience):
+            break
+        time.sleep(0.1)
+    return [" ".join(process.info["cmdline"]) for process, _ in patience]
 
 
 def _apart(one: dict[str, str], other: dict[str, str]) -> list[str]:

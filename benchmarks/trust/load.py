@@ -1,8 +1,8 @@
 """The service as others meet it: requests that are mutated, and load of all kinds with faults.
 
-Every request goes over a connection of its own, as bytes. A fault is an answer of 500, none within
-10 seconds, one that is no HTTP, another vector for the same text, a process that has ended, a
-traceback in its log, or memory that grows.
+Every request goes over a connection of its own, as bytes. A fault is an answer of 500, none from a
+service that hangs (patience.py), one that is no HTTP, another vector for the same text, a process
+that has ended, a traceback in its log, or memory that grows.
 """
 
 import json
@@ -25,17 +25,21 @@ import numpy as np
 import psutil
 
 from trust import mutate
+from trust.patience import IDLE, Patience, ended
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
 from onnx_models import WORDS, encoder_folder
 
-SECONDS = 10.0
+LOOKS = 1.0
+"""Seconds between two looks at a service that does not answer."""
 CLIENTS = 8
 _LIMITS = ("--head-seconds", "2", "--body-seconds", "2", "--threads", "1")
 _ADDRESS = re.compile(r"http://([\d.]+):(\d+)/")
 _GROWTH, _SETTLED = 1.1, 0.3
 """The most that memory may grow from the time when this share of the seconds has gone by."""
+_WARM = 100
+"""Requests before which memory has not settled."""
 _BODIES: tuple[tuple[str, Any], ...] = (
     ("/embed", {"texts": ["the cat", "a dog ran"]}),
     ("/v1/embeddings", {"model": "encoder", "input": ["the cat"], "encoding_format": "float"}),
@@ -51,12 +55,15 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-m", "edgeprune", "serve", str(folder), "--port", "0", *_LIMITS]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = psutil.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self._listening = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
-        if not self._listening.wait(120):
-            raise RuntimeError(f"the service does not listen: {self.log}")
+        patience = Patience(self.process)
+        while not self._listening.wait(LOOKS):
+            if self.process.poll() is not None or patience.lost():
+                self.process.kill()
+                raise RuntimeError(f"the service does not listen: {self.log}")
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -72,20 +79,18 @@ class Served:
         leaves: the client goes away before it has read the answer.
 
         Raises:
-            TimeoutError: there is none in time.
+            TimeoutError: there is none, and the service does not work on one.
             ValueError: it is no HTTP.
         """
-        end = time.monotonic() + SECONDS
-        with socket.create_connection(self.address, timeout=SECONDS) as connection:
+        patience = Patience(self.process, IDLE)
+        with socket.create_connection(self.address, timeout=LOOKS) as connection:
             found = b""
             try:
                 connection.sendall(request)
                 if leaves:
                     return 0, b""
-                while piece := connection.recv(1 << 16):
+                while piece := _received(connection, patience):
                     found += piece
-                    if time.monotonic() > end:
-                        raise TimeoutError
             except (ConnectionResetError, BrokenPipeError):  # closed on an endless request
                 pass
         if not found:
@@ -106,6 +111,17 @@ class Served:
         ended = self.process.poll()
         found = [] if ended is None else [f"the service has ended with {ended}"]
         return found + [line.strip() for line in self.log if "Traceback" in line]
+
+
+def _received(connection: socket.socket, patience: Patience) -> bytes:
+    """The next piece of an answer; b"" at its end."""
+    while True:
+        lost = patience.lost()
+        try:
+            return connection.recv(1 << 16)
+        except TimeoutError:
+            if lost:
+                raise TimeoutError(lost) from None
 
 
 @contextmanager
@@ -191,9 +207,13 @@ def run_load(number: int, seconds: float) -> dict[str, Any]:
         settled = 0
         while any(each.is_alive() for each in clients):
             asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            if (status := service.ask(asked)[0]) != 200:
-                wrong.append(f"/health answers with {status}")
-            if not settled and time.monotonic() > end - (1 - _SETTLED) * seconds:
+            try:
+                if (status := service.ask(asked)[0]) != 200:
+                    wrong.append(f"/health answers with {status}")
+            except (TimeoutError, ValueError, OSError) as error:
+                wrong.append(f"/health: {error!r}")
+            warm = time.monotonic() > end - (1 - _SETTLED) * seconds and counts.total() > _WARM
+            if not settled and warm:
                 settled = service.memory
             time.sleep(0.1)
         last = service.memory
@@ -201,12 +221,10 @@ def run_load(number: int, seconds: float) -> dict[str, Any]:
             wrong.append(f"memory grows from {settled / 1e6:.0f} to {last / 1e6:.0f} MB")
         wrong += service.faults()
         service.process.send_signal(signal.SIGTERM)
-        try:
-            ended: int | None = service.process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            ended = None
-        if ended not in (0, -signal.SIGTERM):
-            wrong.append(f"SIGTERM: ended with {ended}")
+        if lost := ended(service.process):
+            wrong.append(f"SIGTERM: {lost}")
+        elif service.process.returncode not in (0, -signal.SIGTERM):
+            wrong.append(f"SIGTERM: ended with {service.process.returncode}")
     return {
         "requests": counts.total(),
         "seconds": seconds,

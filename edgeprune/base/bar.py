@@ -1,4 +1,4 @@
-"""A bar of progress on a terminal: apart, since to load it takes longer than all that says a line."""
+"""A bar of progress on a terminal: apart, since it takes longer to load than what says lines."""
 
 from collections.abc import Callable
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from edgeprune.base import processor
 from edgeprune.base.cores import all_cores, usable_cores
+from edgeprune.base.disk import disk_is_full
 from edgeprune.base.errors import UserError
 from edgeprune.base.install import install
 from edgeprune.base.limits import usable_memory
@@ -198,7 +199,17 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    places = {"here": Path.cwd(), "temporary": Path(tempfile.gettempdir()), "cache": cache_folder()}
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except OSError as error:  # a system that is read-only, as a container's may be
+        return Finding(
+            part="disk",
+            state="missing",
+            found="no folder for temporary files may be written",
+            costs="build, search, bench and check need one; run and serve do not",
+            do=disk_is_full(error) or "name one by TMPDIR",
+        )
+    places = {"here": Path.cwd(), "temporary": temporary, "cache": cache_folder()}
     free = {}
     for name, place in places.items():
         there = next((each for each in (place, *place.parents) if each.exists()), place)

@@ -6,10 +6,11 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("fcntl")  # it needs Linux
@@ -22,7 +23,7 @@ def trust(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import trust
 
-    for name in ("forked", "killed", "kills", "load", "mutate"):
+    for name in ("forked", "killed", "kills", "load", "mutate", "patience"):
         importlib.import_module(f"trust.{name}")
     return trust
 
@@ -49,6 +50,11 @@ def _forever() -> None:
         pass
 
 
+def _waiting() -> None:
+    """For a sign that does not come, as an answer of a process that is gone."""
+    signal.pause()
+
+
 @pytest.mark.parametrize(
     ("command", "fault"),
     [
@@ -56,14 +62,51 @@ def _forever() -> None:
         (_raise, "a traceback"),
         (_silent, "no sentence"),
         (_fault, "ended with 70"),
-        (_forever, "no end within"),
+        (_forever, "no end within 0.3 s of work"),
+        (_waiting, "idle for 0.3 s"),
         (lambda: print("fine"), None),
     ],
 )
 def test_what_may_not_be_is_a_fault(trust, command, fault):
-    ended = trust.forked.forked(command, seconds=0.5 if command is _forever else 10)
+    bounds = {_forever: {"work": 0.3}, _waiting: {"idle": 0.3}}.get(command, {})
+    ended = trust.forked.forked(command, **bounds)
     assert fault == ended.fault or fault in ended.fault
-    assert ended.hung == (command is _forever)
+    assert bool(ended.hung) == bool(bounds)
+
+
+def test_work_is_no_hang_and_neither_is_a_wait_for_a_core(trust, monkeypatch):
+    """Of a process that no clock would have been patient with."""
+    seconds = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(trust.patience.time, "monotonic", lambda: next(seconds))
+    process, spent = object(), [0.0]
+    monkeypatch.setattr(trust.patience, "_tree", lambda each: [each])
+    monkeypatch.setattr(trust.patience, "_cpu_seconds", lambda _: spent[0])
+    monkeypatch.setattr(trust.patience, "_is_waiting", lambda _: waits)
+    patience, waits = trust.patience.Patience(process), False
+    for _ in range(5):
+        spent[0] += 1
+        assert patience.lost() is None
+    waits = True
+    for _ in range(5):
+        assert patience.lost() is None
+    waits = False
+    assert patience.lost() == "idle for 10 s"
+    spent[0] += 1000
+    assert patience.lost() == "no end within 120 s of work"
+
+
+def test_the_work_of_what_a_process_started_is_its_own(trust):
+    """While it runs, and when it has ended."""
+    work = "sum(range(20_000_000))"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{work}']); input()"
+    with psutil.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        seen = trust.patience.Patience(process, work=0.2)
+        while not (lost := seen.lost()):
+            assert process.poll() is None
+        process.kill()
+    assert lost == "no end within 0.2 s of work"
+    with psutil.Popen([sys.executable, "-c", ""]) as process:
+        assert trust.patience.ended(process) is None
 
 
 def test_a_command_has_no_more_memory_than_it_may(trust):
@@ -166,11 +209,13 @@ def test_an_endless_answer_is_not_waited_for(trust, monkeypatch):
     """A service that takes a connection and says nothing."""
     import socket
 
-    monkeypatch.setattr(trust.load, "SECONDS", 0.2)
+    monkeypatch.setattr(trust.load, "LOOKS", 0.1)
+    monkeypatch.setattr(trust.load, "IDLE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         service = object.__new__(trust.load.Served)
         service.address = silent.getsockname()
-        started = time.monotonic()
-        with pytest.raises(TimeoutError):
-            service.ask(b"GET / HTTP/1.1\r\n\r\n")
-        assert time.monotonic() - started < 30
+        waits = [sys.executable, "-c", "input()"]
+        with psutil.Popen(waits, stdin=subprocess.PIPE) as service.process:
+            with pytest.raises(TimeoutError, match="idle for"):
+                service.ask(b"GET / HTTP/1.1\r\n\r\n")
+            service.process.kill()

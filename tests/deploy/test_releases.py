@@ -32,6 +32,19 @@ def steps(file: Path) -> list[dict[str, Any]]:
     return [step for job in jobs for step in job["steps"]]
 
 
+# the oldest packages -------------------------------------------------------------------------
+
+
+def test_the_oldest_release_of_every_package_is_tried():
+    """The job that installs them names each, whatever releases are left out."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    told = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "oldest.py"], check=True, capture_output=True, text=True
+    )
+    names = [line.partition("==")[0] for line in told.stdout.splitlines()]
+    assert names == [re.split("[<>=!]", each)[0] for each in asked]
+
+
 # the version ---------------------------------------------------------------------------------
 
 
