@@ -48,8 +48,8 @@ SHAPES = {
     "10x": Shape((0, 2, 4, 5), (5, 2, 2, 12), (32, 32, 608, 1216)),
     "20x": Shape((0, 2, 4), (3, 1, 10), (32, 32, 32)),
 }
-"""The whole model; what `encoder` left of it; `encoder-fast`'s cut without its training; and two that
-a search would take for as many times the original's speed."""
+"""The whole model; what `encoder` left of it; `encoder-fast`'s cut without its training; and two of
+the kind that a search takes for as many times the original's speed."""
 GOALS = {"nothing cut": 1.15, "encoder": 1.35, "encoder-fast": 1.5, "10x": 1.5, "20x": 1.5}
 GOAL_STOCK = 0.9
 """How many times the dense file's speed the operators are to reach, and their file without them."""

@@ -333,11 +333,11 @@ class Graph:
         self.sort()
         model = _header(self._model)
         model.graph.node.extend(self.nodes)
+        helper.set_model_props(model, self.metadata)
         add_functions(model)
         for place in reversed(range(len(model.graph.output))):
             if model.graph.output[place].name not in self.outputs:
                 del model.graph.output[place]
-        helper.set_model_props(model, self.metadata)
         self._import_domains(model)
         return model
 

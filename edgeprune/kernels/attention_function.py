@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from onnx import FunctionProto, NodeProto, TensorProto, helper, parser
 
 from edgeprune.kernels.attention import ROW_ATTENTION
-from edgeprune.kernels.formats import DOMAIN
+from edgeprune.kernels.formats import CONTRIB, DOMAIN
 
-CONTRIB = "com.microsoft"
 _ROW_ATTENTION, _HALF = ROW_ATTENTION["float32"], ROW_ATTENTION["float16"]
 _PAST, _PRESENT = (3, 4), (1, 2)
 _QUERY, _KEY, _VALUE, _BIAS, _INPUTS, _OUTPUTS = 0, 1, 2, 10, 11, 3

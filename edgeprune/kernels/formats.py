@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 
 DOMAIN = "edgeprune"
+CONTRIB = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+VNNI = "edgeprune.vnni"
+"""An entry of the graph's metadata: the functions of quantized linears are for processors with
+VNNI."""
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ INT8 weight when it loads the file. Every shape follows from the inputs' shapes,
 does not fold NonZero and its like.
 
 A quantized linear is bit-equal to its operator: the same codes, exact sums, the same three
-roundings. Its weight is uint8 with a zero point, as ONNX Runtime's products of unsigned by signed
-bytes saturate on processors without VNNI. Norms and activations are as close as their own roundings
-allow.
+roundings. Norms and activations are as close as their own roundings allow. ONNX Runtime's products
+of unsigned by signed bytes are its fastest, and saturate on processors without VNNI: so a quantized
+linear's weight is int8 in a file for processors with it, and uint8 with a zero point in others.
 """
 
 import numpy as np
 from onnx import FunctionProto, helper, numpy_helper, parser
 
 from edgeprune.kernels.formats import (
+    CONTRIB,
     DOMAIN,
     EPILOGUES,
     GATES,
@@ -28,8 +29,12 @@ from edgeprune.kernels.formats import (
 )
 
 
-def function(kind: str, opset: int) -> FunctionProto:
+def function(kind: str, opset: int, vnni: bool = False) -> FunctionProto:
     """The function of one operator type, in standard operators of `opset`.
+
+    Args:
+        vnni: the processor that runs it has VNNI, for which a quantized linear takes the runtime's
+            own MatMulIntegerToFloat.
 
     Raises:
         ValueError: there is no such operator.
@@ -42,7 +47,7 @@ def function(kind: str, opset: int) -> FunctionProto:
         for norm in NORMS:
             for epilogue in QUANT_EPILOGUES:
                 if quant_op_type(bits, norm, epilogue) == kind:
-                    return _quant(kind, opset, bits, norm, epilogue)
+                    return _quant(kind, opset, bits, norm, epilogue, vnni)
     raise ValueError(f"there is no operator {DOMAIN}::{kind}")
 
 
@@ -84,9 +89,10 @@ def _activation(name: str, a: str, b: str) -> str:
 
 
 # From `product` to `y`. A residual is a Sum, because the runtime would fuse an Add with the norm
-# after it, which is slow (rewrite/residual.py).
+# after it, which is slow (rewrite/residual.py), and so is a bias before GELU: its BiasGelu takes
+# longer than the two.
 _BIASED = """
-    biased = Add (product, bias)"""
+    biased = Sum (product, bias)"""
 _ENDS = {
     "none": """
     y = Add (product, bias)""",
@@ -222,21 +228,24 @@ _NORMS = {
         (x_float, norm_weight, norm_bias)""",
 }
 
+# A row of zeros has whatever codes, and the scale 0.
 _QUANTIZE_ROWS = """
     unit = Constant <value = float {{1}}> ()
-    zero = Constant <value = float {{0}}> ()
     most = Constant <value = float {{127}}> ()
     middle = Constant <value = uint8 {{128}}> ()
     sizes = Abs ({x})
     largest = {largest}
     x_scale = Div (largest, most)
-    empty = Equal (x_scale, zero)
-    divisor = Where (empty, unit, x_scale)
-    levels = Div ({x}, divisor)
+    levels = Div ({x}, x_scale)
     x = QuantizeLinear (levels, unit, middle)"""
 
-# Codes to `ordered`, uint8 [blocks, ..., parts, strips of a part, 16], plus 128. The strips of a
-# gated linear are of its two parts in turns.
+# Codes plus 128 to int8, by a table.
+_SIGNED = """
+    places_of_codes = Cast <to = 6> (codes)
+    signed_codes = Gather <axis = 0> (table, places_of_codes)"""
+
+# Codes to `ordered`, [blocks, ..., parts, strips of a part, 16]: uint8 and plus 128, or int8. The
+# strips of a gated linear are of its two parts in turns.
 _ORDERED = {
     # A byte of two codes, and a multiplier, to two weights: by a table, in the least memory.
     4: """
@@ -271,7 +280,7 @@ _ORDERED = {
     count = Slice (shape, first, second)
     block = Constant <value_ints = [16, 4]> ()
     stripped = Concat <axis = 0> (rest, parts, count, block)
-    strips = Reshape (codes, stripped)
+    strips = Reshape ({codes}, stripped)
     ordered = Transpose <perm = [2, 4, 1, 0, 3]> (strips)""",
 }
 
@@ -299,23 +308,34 @@ _WEIGHT = """
     matrix = Constant <value_ints = [0, -1]> ()
     weight = Reshape (cut, matrix)"""
 
-_PRODUCT_OF_ROWS = """
+_PRODUCTS_OF_ROWS = {
+    False: """
     sums = MatMulInteger (x, weight, middle, middle)
     floats = Cast <to = 1> (sums)
     of_columns = Mul (floats, scales)
-    product = Mul (of_columns, x_scale)"""
+    product = Mul (of_columns, x_scale)""",
+    True: f"""
+    of_columns = {CONTRIB}.MatMulIntegerToFloat (x, weight, unit, scales, middle)
+    product = Mul (of_columns, x_scale)""",
+}
 
 
-def _quant(kind: str, opset: int, bits: int, norm: str, epilogue: str) -> FunctionProto:
+def _quant(kind: str, opset: int, bits: int, norm: str, epilogue: str, vnni: bool) -> FunctionProto:
     parts = 2 if epilogue in GATES else 1
     reduced = "{0} ({1}, rest)" if opset >= 18 else "{0} <axes = [-1]> ({1})"
-    ordered = _ORDERED[bits].replace("MOST", str(MOST_MULTIPLIER)).format(parts=parts)
+    by_table = vnni and bits == 8
+    ordered = _SIGNED if by_table else ""
+    ordered += (
+        _ORDERED[bits]
+        .replace("MOST", str(MOST_MULTIPLIER))
+        .format(parts=parts, codes="signed_codes" if by_table else "codes")
+    )
     body = _WEIGHT.format(parts=parts, ordered=ordered)
     body += _NORMS[norm].format(mean=reduced.format("ReduceMean", "squares"))
     body += _QUANTIZE_ROWS.format(
         x="x_float" if norm == "none" else "normed", largest=reduced.format("ReduceMax", "sizes")
     )
-    body += _PRODUCT_OF_ROWS + _ENDS[epilogue]
+    body += _PRODUCTS_OF_ROWS[vnni] + _ENDS[epilogue]
     inputs = ["x_float", "codes", *(["multipliers"] if bits == 4 else []), "scales", "bias"]
     inputs += {"none": [], "rms": ["norm_weight"], "layer": ["norm_weight", "norm_bias"]}[norm]
     inputs += ["other"] if epilogue in WITH_RESIDUAL else []
@@ -324,14 +344,21 @@ def _quant(kind: str, opset: int, bits: int, norm: str, epilogue: str) -> Functi
     attributes += [] if norm == "none" else ["epsilon"]
     attributes += ["epsilon_after"] if epilogue == "add-layer" else []
     made = parser.parse_function(_text(kind, opset, attributes, inputs, body))
-    if bits == 4:
-        table = numpy_helper.from_array(_weights_of_bytes())
+    if vnni:
+        made.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    if bits == 4 or by_table:
+        table = numpy_helper.from_array(_weights_of_bytes(bits, vnni))
         made.node.insert(0, helper.make_node("Constant", [], ["table"], value=table))
     return made
 
 
-def _weights_of_bytes() -> np.ndarray:
-    """Two weights plus 128, uint8 [31 * 256, 2]: of each multiplier, of each byte of two codes."""
-    multipliers = np.arange(-MOST_MULTIPLIER, MOST_MULTIPLIER + 1)[:, None, None]
-    codes = np.arange(256)[:, None] >> np.array([0, 4]) & 15
-    return ((codes - 8) * multipliers + 128).astype(np.uint8).reshape(-1, 2)
+def _weights_of_bytes(bits: int, signed: bool) -> np.ndarray:
+    """The weights that a byte stands for, int8, or plus 128 and uint8: [256] of codes of 8 bits;
+    [31 * 256, 2] of two of 4, for each multiplier."""
+    if bits == 8:
+        weights = np.arange(256) - 128
+    else:
+        multipliers = np.arange(-MOST_MULTIPLIER, MOST_MULTIPLIER + 1)[:, None, None]
+        codes = np.arange(256)[:, None] >> np.array([0, 4]) & 15
+        weights = ((codes - 8) * multipliers).reshape(-1, 2)
+    return weights.astype(np.int8) if signed else (weights + 128).astype(np.uint8)

@@ -25,10 +25,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgeprune.kernels.attention_function import attention_functions
 from edgeprune.kernels.formats import (
+    CONTRIB,
     DOMAIN,
     EPILOGUES,
     GATES,
     QUANT_EPILOGUES,
+    VNNI,
     WITH_OTHER,
     WITH_RESIDUAL,
     is_operator,
@@ -208,7 +210,8 @@ def _vector(what: str, vector: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def add_functions(model: ModelProto) -> None:
-    """Add the function of every operator of the library that the graph uses.
+    """Add the function of every operator of the library that the graph uses, for processors with
+    VNNI where the model's metadata say so.
 
     Raises:
         ValueError: the model's operator set is older than 13, or than 17 with a LayerNorm.
@@ -220,13 +223,17 @@ def add_functions(model: ModelProto) -> None:
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if kinds and opset < oldest:
         raise ValueError(f"these operators need operator set {oldest}, and this is {opset}")
-    model.functions.extend(function(kind, opset) for kind in sorted(kinds))
+    vnni = any(entry.key == VNNI for entry in model.metadata_props)
+    model.functions.extend(function(kind, opset, vnni) for kind in sorted(kinds))
     known = {function.name for function in model.functions}
     for attention in attention_functions(model.graph.node, opset):
         if attention.name not in known:
             model.functions.append(attention)
-    if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    domains = [DOMAIN] if used else []
+    domains += [CONTRIB] if vnni and used else []
+    for domain in domains:
+        if domain not in {entry.domain for entry in model.opset_import}:
+            model.opset_import.append(helper.make_opsetid(domain, 1))
 
 
 def _oldest_opset(kind: str) -> int:

@@ -41,6 +41,11 @@ class Target:
     """Entry -> the measurement behind it, or "unmeasured"."""
 
     @property
+    def vnni(self) -> bool:
+        """Whether products of bytes are summed in 32 bits, as VNNI does."""
+        return any("vnni" in flag for flag in self.flags)
+
+    @property
     def break_even(self) -> BreakEven:
         """The sparsity from which a sparse linear pays, by shape and rows."""
         return break_even(self.name)

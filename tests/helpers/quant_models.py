@@ -7,7 +7,7 @@ import onnx
 from scipy.special import erf, expit
 from sparse_models import OPSET, model_of
 
-from edgeprune.kernels.formats import GATES, QUANT_FORMATS, WITH_RESIDUAL
+from edgeprune.kernels.formats import GATES, QUANT_FORMATS, VNNI, WITH_RESIDUAL
 from edgeprune.kernels.node import Norm, make_quant_linear
 from edgeprune.kernels.pack import pack_codes
 
@@ -62,9 +62,10 @@ def random_norm(kind: str, size: int, seed: int = 0) -> Norm:
 
 
 def quant_model(
-    linear: QuantLinear, fused: Fused | None = None, opset: int = OPSET
+    linear: QuantLinear, fused: Fused | None = None, opset: int = OPSET, vnni: bool = False
 ) -> onnx.ModelProto:
-    """x [rows, K], and other if the epilogue adds it, to y [rows, N]."""
+    """x [rows, K], and other if the epilogue adds it, to y [rows, N]; with functions for processors
+    with VNNI if asked for."""
     fused = fused or Fused()
     packed = pack_codes(linear.codes, linear.multipliers, linear.format)
     inputs, outputs = linear.codes.shape
@@ -82,7 +83,8 @@ def quant_model(
         norm_after=fused.norm_after,
     )
     outputs //= 2 if fused.epilogue in GATES else 1
-    return model_of([node], initializers, inputs, outputs, residual, opset)
+    metadata = {VNNI: "yes"} if vnni else {}
+    return model_of([node], initializers, inputs, outputs, residual, opset, metadata)
 
 
 def quant_expected(linear: QuantLinear, x: np.ndarray) -> np.ndarray:

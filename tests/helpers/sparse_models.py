@@ -1,6 +1,7 @@
 """Models of one sparse linear, its library, and sessions with a chosen instruction set."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,7 @@ def model_of(
     outputs: int,
     other: bool = False,
     opset: int = OPSET,
+    metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """A model of x, maybe other, to y, with the functions it needs."""
     values = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", inputs])]
@@ -121,6 +123,7 @@ def model_of(
     graph = helper.make_graph(nodes, "sparse", values, [result], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 8
+    helper.set_model_props(model, dict(metadata or {}))
     add_functions(model)
     onnx.checker.check_model(model)
     return model

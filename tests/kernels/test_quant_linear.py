@@ -26,6 +26,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.kernels.formats import QUANT_EPILOGUES, QUANT_FORMATS, WITH_RESIDUAL
 from edgeprune.kernels.node import Norm, make_quant_linear
 from edgeprune.kernels.pack import alternate_halves, pack_codes, unpack_codes
+from edgeprune.targets import detect
 
 FORMATS = sorted(QUANT_FORMATS)
 ROWS = (1, 2, 3, 8, 15, 64, 65)
@@ -330,27 +331,42 @@ def test_a_row_of_any_fusion_does_not_depend_on_the_rows_beside_it(
 # Where the library is not ----------------------------------------------------------------------
 
 
+VNNI_OR_NOT = [
+    False,
+    pytest.param(True, marks=pytest.mark.skipif(not detect().vnni, reason="needs VNNI")),
+]
+
+
+@pytest.mark.parametrize("vnni", VNNI_OR_NOT)
 @given(linear=quantized(), rows=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30)
 def test_a_stock_runtime_answers_the_same_bits(
-    linear: QuantLinear, rows: int, seed: int, built: Path
+    vnni: bool, linear: QuantLinear, rows: int, seed: int, built: Path
 ) -> None:
-    model = quant_model(linear)
+    model = quant_model(linear, vnni=vnni)
     x = x_of(rows, len(linear.codes), seed) * np.float32(10.0 ** (seed % 30 - 20))
     x[0] = 0
+    x[rows // 2, 0] = (1, np.nan, np.inf)[seed % 3]
     y = open_sparse(model, built).run(None, {"x": x})[0]
     np.testing.assert_array_equal(open_stock(model).run(None, {"x": x})[0], y)
 
 
+@pytest.mark.parametrize("vnni", VNNI_OR_NOT)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_stock_runtime_folds_the_function_to_one_product(name: str, tmp_path: Path) -> None:
-    open_stock(quant_model(random_quant(name, 101, 77)), tmp_path / "optimized.onnx")
+def test_a_stock_runtime_folds_the_function_to_one_product(
+    name: str, vnni: bool, tmp_path: Path
+) -> None:
+    linear = random_quant(name, 101, 77)
+    open_stock(quant_model(linear, vnni=vnni), tmp_path / "optimized.onnx")
     graph = onnx.load(tmp_path / "optimized.onnx").graph
     kept = [node.op_type for node in graph.node]
-    assert kept[-5:] == ["MatMulInteger", "Cast", "Mul", "Mul", "Add"]
-    assert not {"Gather", "Transpose", "Reshape", "Slice"} & set(kept)
+    products = ["MatMulIntegerToFloat"] if vnni else ["MatMulInteger", "Cast", "Mul"]
+    quantized = ["Abs", "ReduceMax", "Div", "Div", "QuantizeLinear"]
+    assert kept == [*quantized, *products, "Mul", "Add"]
     [weight] = [t for t in graph.initializer if list(t.dims) == [101, 77]]
-    assert weight.data_type == onnx.TensorProto.UINT8
+    assert weight.data_type == (onnx.TensorProto.INT8 if vnni else onnx.TensorProto.UINT8)
+    stored = numpy_helper.to_array(weight).astype(np.int64)
+    np.testing.assert_array_equal(stored - (0 if vnni else 128), linear.whole)
 
 
 @pytest.mark.parametrize("opset", [17, 18, 21])
@@ -360,10 +376,10 @@ def test_every_function_answers_as_its_operator(
     end: str, norm: str | None, opset: int, built: Path
 ) -> None:
     """INT8 rounding amplifies a last bit of a norm to a step of one code."""
-    for name in ("int4-g32", "int8"):
+    for name, vnni in (("int4-g32", False), ("int8", detect().vnni)):
         linear = random_quant(name, 60, 40)
         fused = fused_of(norm, end, 60, 40)
-        model = quant_model(linear, fused, opset)
+        model = quant_model(linear, fused, opset, vnni)
         feed = feed_of(fused, x_of(9, 60), 40)
         y, stock = (s.run(None, feed)[0] for s in (open_sparse(model, built), open_stock(model)))
         steps = 2e-2 if norm else 1e-5

@@ -27,15 +27,18 @@ from edgeprune.export.rewrite.linears import (
     planned_linears,
     store,
 )
-from edgeprune.kernels.formats import MOST_MULTIPLIER, quant_format
+from edgeprune.kernels.formats import MOST_MULTIPLIER, VNNI, quant_format
 from edgeprune.kernels.node import make_quant_linear
 from edgeprune.kernels.pack import PackedCodes, pack_codes
 
 _FAMILIES = {**dict.fromkeys(TOGETHER, "attention"), "gate": "gated", "up": "gated"}
 
 
-def lower_quant_linears(graph: Graph, quantized: Quantized) -> int:
+def lower_quant_linears(graph: Graph, quantized: Quantized, vnni: bool = False) -> int:
     """Replace every linear planned so with its operator; return how many.
+
+    Args:
+        vnni: the target has VNNI, and so the file's functions may need it.
 
     Raises:
         ValueError: a planned linear is not in the graph, or holds values other than planned.
@@ -48,6 +51,8 @@ def lower_quant_linears(graph: Graph, quantized: Quantized) -> int:
     for linears in products.values():
         linears.sort(key=lambda linear: quantized.plan[linear.name].role == "up")
         _lower(graph, linears, quantized)
+    if planned and vnni:
+        graph.metadata[VNNI] = "yes"
     graph.sweep()
     return len(planned)
 

@@ -132,7 +132,7 @@ def passes_for(
             ),
         ]
         formats = {entry.format for entry in quantized.plan}
-        passes += [step for step in _lowerings(quantized) if formats & set(step.lowers)]
+        passes += [step for step in _lowerings(quantized, target) if formats & set(step.lowers)]
         if formats & set(QUANT.values()):
             passes.append(
                 Pass(
@@ -169,7 +169,7 @@ def _traced_passes(anatomy: Anatomy, target: Target) -> list[Pass]:
     return passes
 
 
-def _lowerings(quantized: Quantized) -> list[Pass]:
+def _lowerings(quantized: Quantized, target: Target) -> list[Pass]:
     """The passes that write integer products, each with its formats."""
     return [
         Pass(
@@ -196,7 +196,7 @@ def _lowerings(quantized: Quantized) -> list[Pass]:
         ),
         Pass(
             "quantized linears",
-            lambda graph: lower_quant_linears(graph, quantized),
+            lambda graph: lower_quant_linears(graph, quantized, target.vnni),
             _ORDER_OF_SUMS,
             required=True,
             lowers=tuple(QUANT.values()),

@@ -17,6 +17,7 @@ from tiny_models import (
 from edgeprune.compress.quantize.model import quantize_model
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.export.graph import Graph
+from edgeprune.export.rewrite.quant_linears import lower_quant_linears
 from edgeprune.export.rewrite.run import rewrite
 from edgeprune.export.rewrite.seams import step_drift
 from edgeprune.export.trace import export_onnx
@@ -25,6 +26,7 @@ from edgeprune.model.model import Model
 from edgeprune.runtime.cache import Decoder
 from edgeprune.runtime.names import ROW_INVARIANT
 from edgeprune.runtime.session import open_session
+from edgeprune.targets import find
 
 torch.set_num_threads(1)
 FORMATS = {
@@ -100,6 +102,18 @@ def test_an_encoders_layer_has_five_nodes(family, tmp_path):
         kinds = operators(graph)
         assert kinds["QuantLinearInt8AddLayerNorm"] == 2 * layers
         assert sum(kinds[name] for name in kinds if name.endswith("Gelu")) == layers
+
+
+def test_a_target_without_vnni_gets_functions_that_do_not_need_it(tmp_path):
+    model = make_model("bert", tmp_path / "hf")
+    products = {}
+    for name in ("x86-avx512-vnni", "x86-avx2"):
+        quantized = quantize_model(model, [BATCH], FORMATS["int8"], find(name))
+        graph = emission(model, tmp_path / name).graph
+        lower_quant_linears(graph, quantized, find(name).vnni)
+        [function] = graph.model().functions
+        products[name] = {node.op_type for node in function.node if "MatMul" in node.op_type}
+    assert products == {"x86-avx512-vnni": {"MatMulIntegerToFloat"}, "x86-avx2": {"MatMulInteger"}}
 
 
 def test_a_traced_graph_ends_in_them_too(tmp_path):
