@@ -150,7 +150,9 @@ def measure(row: Row, data: Path, work: Path, seconds: float) -> dict[str, Any]:
     )
     speed = compare(output / "bundle", baseline, settings).to_json()
     for side, name in (("candidate", row.arrangement), ("baseline", row.peer)):
-        speed[side]["name"] = name  # not where it lies on this machine
+        # Not where it lies on this machine.
+        notes = [note.replace(f"{work.absolute()}/", "") for note in speed[side]["notes"]]
+        speed[side] |= {"name": name, "notes": notes}
     return {
         "name": row.name,
         "row": asdict(row),
