@@ -4,7 +4,7 @@
 
 The real process over loopback, on one thread, with rows of a call for all chats and for one
 (--max-batch 1), in turns. In each turn the chats of chat/mt_bench are asked at once and answered
-greedily with 48 tokens each, without drafts; both must give the same texts. Then, beside all but
+greedily with 128 tokens each, without drafts; both must give the same texts. Then, beside all but
 one that are being written, another begins: the time to its first token is taken.
 
 The service's own processor time is what counts, so that another process's load does not; wall times
@@ -32,7 +32,8 @@ from serving import Service, serving
 from edgeprune.measure.bench.stats import paired_ratio
 
 RESULTS = Path(__file__).parent / "results" / "conversations.jsonl"
-TOKENS, LONG = 48, 400
+TOKENS, LONG = 128, 400
+PATIENT = ("--answer-seconds", "600", "--generate-seconds", "3600")
 
 
 def main() -> None:
@@ -48,8 +49,8 @@ def main() -> None:
         sys.exit("Point EDGEPRUNE_DATA at the folder with the texts (see the README).")
     prompts = prompts_of(Path(data) / "chat" / "mt_bench.jsonl")
     with (
-        serving(given.bundle, "--max-batch", str(given.chats)) as together,
-        serving(given.bundle, "--max-batch", "1") as alone,
+        serving(given.bundle, "--max-batch", str(given.chats), *PATIENT) as together,
+        serving(given.bundle, "--max-batch", "1", *PATIENT) as alone,
     ):
         sides = {"together": together, "one by one": alone}
         rates: dict[str, list[float]] = {side: [] for side in sides}

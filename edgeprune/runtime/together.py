@@ -17,7 +17,7 @@ from edgeprune.runtime.generate import Answer, Generator, Piece
 _PART, _WHOLE = 128, 512
 
 Outcome = list[Piece] | Exception
-"""What a round brought an answer: pieces, or why it failed."""
+"""A round's pieces of an answer, or the reason why it failed."""
 
 
 class Together:
@@ -95,7 +95,7 @@ class Together:
     def _done(
         self, answer: Answer, act: Callable[[], list[Piece] | None]
     ) -> list[tuple[Answer, Outcome]]:
-        """What an act on one answer brought; if it was the last, the answer leaves."""
+        """An act on one answer, and its outcome; if it was the last, the answer leaves."""
         try:
             outcome: Outcome = act() or []
         except Exception as error:  # it is that answer's alone

@@ -206,7 +206,7 @@ class _Text:
         self._prompt, self._sampling, self._top = prompt, sampling, top
 
     def answer(self, model: Generator, readings: Readings) -> Answer:
-        """What is generated.
+        """The text to be generated, by what is held of its prompt.
 
         Raises:
             UserError: the prompt is empty or fills the model's maximum.

@@ -41,7 +41,7 @@ def test_texts_at_once_are_those_of_the_runtime(model, monkeypatch):
     async def leaves(streamer: Streamer) -> None:
         pieces = streamer.pieces([8, 8, 8], Sampling(max_tokens=80), 60, 0)
         asking = asyncio.ensure_future(anext(pieces))
-        await asyncio.sleep(0.05)
+        await ids_of(streamer, prompts[3])
         asking.cancel()
 
     async def fails(streamer: Streamer) -> None:
