@@ -17,12 +17,11 @@ import asyncio
 import json
 import random
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import psutil
+from serving import Service, serving
 
 from edgeprune import runtime
 from edgeprune.measure.bench.machine import machine_facts
@@ -58,7 +58,6 @@ CHECKED = 0.1
 """Of the timed answers, the rest are thrown away: the clients' time is not what is measured."""
 LENGTHS = {"short": (3, 12), "long": (50, 60), "mixed": (3, 60)}
 """Words of a text."""
-_LISTENING = re.compile(r"answers at (http://\S+:\d+)/")
 
 
 def main() -> None:
@@ -91,40 +90,6 @@ def main() -> None:
     given.json.parent.mkdir(exist_ok=True)
     given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     sys.exit(1 if result["soak"]["failures"] else 0)
-
-
-# The process --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Service:
-    """The running service."""
-
-    process: subprocess.Popen[str]
-    address: str
-
-    @property
-    def port(self) -> int:
-        return int(self.address.rsplit(":", 1)[1])
-
-
-@contextmanager
-def serving(bundle: Path, *options: str, pin: bool = False) -> Iterator[Service]:
-    """`edgeprune serve` with one thread at a free port."""
-    command = [sys.executable, "-m", "edgeprune", "serve", bundle, "--port", "0", "--threads", "1"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    try:
-        if pin:
-            psutil.Process(process.pid).cpu_affinity([1])
-        assert process.stderr is not None
-        for line in process.stderr:
-            if found := _LISTENING.search(line):
-                yield Service(process, found[1])
-                return
-        raise SystemExit(f"the service ended with {process.wait()}")
-    finally:
-        process.kill()
-        process.wait()
 
 
 # Texts and their right answers --------------------------------------------------------------------

@@ -347,19 +347,31 @@ def run(
 )
 @click.argument("bundle", type=PLACE)
 @click.option("--system", metavar="TEXT", help="Told to the model before the first message.")
+@click.option(
+    "--context-budget",
+    type=click.IntRange(min=2),
+    metavar="TOKENS",
+    help="Most tokens of a turn with its answer: the oldest rounds are forgotten.  [default: the "
+    "model's maximum, at which the chat is refused]",
+)
 @click.option("--top-k", type=int, help="Sample from so many of the likeliest tokens.")
 @_sampling_options
 @click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: all cores]")
 @_variant_option
 def chat(
-    bundle: str, system: str | None, threads: int | None, variant: str | None, **sampled: Any
+    bundle: str,
+    system: str | None,
+    context_budget: int | None,
+    threads: int | None,
+    variant: str | None,
+    **sampled: Any,
 ) -> None:
     """Chat with a language model: a line is a message; /reset, /exit; Ctrl-C stops an answer."""
     from edgeprune.runtime import dialogue
     from edgeprune.runtime.sampling import Sampling
 
     sampling = _settings(Sampling, **_given(sampled))
-    dialogue.chat(_opened(bundle, variant), sampling, system, threads)
+    dialogue.chat(_opened(bundle, variant), sampling, system, threads, context_budget)
 
 
 @main.command(

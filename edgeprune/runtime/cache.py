@@ -21,6 +21,7 @@ from edgeprune.runtime.names import (
     PAST,
     PAST_CONVOLVED,
     ROW_INVARIANT,
+    ROW_LENGTHS,
     SHARED_CACHE,
     is_past,
     present_of,
@@ -65,6 +66,8 @@ class Decoder:
         invariant = ROW_INVARIANT in metadata and kernels.installed()
         self.drafts = self.has_cache and self.cuts and invariant
         """Whether tokens that are drafted and read together get the logits that each has alone."""
+        self.together = self.shared and self.cuts and ROW_LENGTHS in metadata
+        """Whether a call may read a token each of sequences of different lengths."""
         options = {node.name for node in session.get_overridable_initializers()}
         self.chooses_logits = KEPT_LOGITS in options
 
@@ -89,6 +92,82 @@ class Decoder:
     def start(self, batch: int = 1) -> "Decoding":
         """A new sequence, or a batch of them, with an empty cache."""
         return Decoding(self, batch)
+
+
+class Rows:
+    """Sequences of different lengths side by side in one cache [most, kv_heads, tokens, head_dim],
+    of which a call reads a token each; for a decoder that reads them `together`.
+
+    The first rows are in use: where one leaves, the last one takes its place. Memory that no token
+    was written to is not taken from the system.
+    """
+
+    def __init__(self, decoder: Decoder, most: int) -> None:
+        self._decoder, self._most = decoder, most
+        self._buffers: dict[str, np.ndarray] = {}
+        self._calls: dict[int, _BoundCall] = {}
+        """By the number of rows that they read."""
+        self.lengths: list[int] = []
+        """Tokens of each row."""
+
+    def join(self, decoding: "Decoding") -> None:
+        """Move a sequence here, as the last row; it must not be read before `leave`."""
+        self._make_room(decoding.length)
+        row = len(self.lengths)
+        for name, held in decoding.held().items():
+            self._buffers[name][row, :, : decoding.length] = held[0]
+        decoding.drop()
+        self.lengths.append(decoding.length)
+
+    def leave(self, row: int, decoding: "Decoding | None") -> None:
+        """Move a row back to its sequence, or to nobody."""
+        length, last = self.lengths[row], len(self.lengths) - 1
+        if decoding is not None:
+            held = {name: each[row : row + 1, :, :length] for name, each in self._buffers.items()}
+            decoding.take(held, length)
+        end = self.lengths.pop()
+        if row != last:
+            for buffer in self._buffers.values():
+                buffer[row, :, :end] = buffer[last, :, :end]
+            self.lengths[row] = end
+        if not self.lengths:
+            self.clear()
+
+    def clear(self) -> None:
+        """Hold no row any more."""
+        self.lengths, self._buffers, self._calls = [], {}, {}
+
+    def step(self, ids: Sequence[int]) -> np.ndarray:
+        """Append a token to each row; their logits [rows, vocabulary], the caller's until the next
+        call.
+
+        Raises:
+            ModelFault: the graph fails.
+        """
+        self._make_room(max(self.lengths) + 1)
+        count, past = len(ids), np.array(self.lengths)
+        tokens = np.array(ids, np.int64).reshape(count, 1)
+        with running():
+            call = self._calls.get(count)
+            if call is None:
+                cache = {name: _bound(buffer[:count]) for name, buffer in self._buffers.items()}
+                call = self._calls[count] = _BoundCall(self._decoder, cache, tokens, True)
+                call.keep(call.run(tokens, past))
+            logits = call.run(tokens, past)
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits[:, 0]
+
+    def _make_room(self, length: int) -> None:
+        held = next(iter(self._buffers.values())).shape[2] if self._buffers else 0
+        if length <= held:
+            return
+        self._calls = {}
+        for name, (heads, size) in self._decoder.shapes.items():
+            kind = self._decoder.types[name]
+            buffer = np.zeros((self._most, heads, length + _ROOM, size), kind)
+            for row, tokens in enumerate(self.lengths):
+                buffer[row, :, :tokens] = self._buffers[name][row, :, :tokens]
+            self._buffers[name] = buffer
 
 
 class Decoding:
@@ -118,12 +197,26 @@ class Decoding:
                 self._take({name: _first(value, length) for name, value in self._cache.items()})
             self.length = length
 
+    def held(self) -> dict[str, np.ndarray]:
+        """The tokens of a shared cache, [batch, kv_heads, tokens, head_dim]: its own memory, gone
+        with `drop` or when it grows."""
+        return {name: value.numpy()[:, :, : self.length] for name, value in self._cache.items()}
+
+    def drop(self) -> None:
+        """Hold no tokens, until `take`."""
+        self._take({})
+
+    def take(self, held: Mapping[str, np.ndarray], length: int) -> None:
+        """Hold a copy of tokens, shaped as `held` gives them."""
+        self._take(self._buffers(length + _ROOM, held, length))
+        self.length = length
+
     def copy(self, length: int) -> "Decoding":
         """A sequence of its own that begins with the first `length` tokens of this one; of a
         decoder that `cuts`."""
         other = Decoding(self._decoder, self._batch)
         if self._decoder.shared:
-            other._cache = self._buffers(length + _ROOM, self._cache, length)
+            other._cache = self._buffers(length + _ROOM, self.held(), length)
         else:
             other._cache = {name: _first(value, length) for name, value in self._cache.items()}
         other.length = length
@@ -182,15 +275,17 @@ class Decoding:
         """Grow the shared buffers to hold `length` tokens, copying their contents."""
         held = next(iter(self._cache.values())).shape()[2]
         if length > held:
-            self._take(self._buffers(length + _ROOM, self._cache, self.length))
+            self._take(self._buffers(length + _ROOM, self.held(), self.length))
 
-    def _buffers(self, tokens: int, start: Tensors | None = None, length: int = 0) -> Tensors:
+    def _buffers(
+        self, tokens: int, start: Mapping[str, np.ndarray] | None = None, length: int = 0
+    ) -> Tensors:
         """A cache for `tokens` tokens: the first `length` of `start`, then zeros."""
         buffers = {}
         for name, (heads, size) in self._decoder.shapes.items():
             buffer = np.zeros((self._batch, heads, tokens, size), self._decoder.types[name])
             if start is not None:
-                buffer[:, :, :length] = start[name].numpy()[:, :, :length]
+                buffer[:, :, :length] = start[name][:, :, :length]
             buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(buffer)
         for name, sizes in self._decoder.convolved.items():
             empty = np.zeros((self._batch, *sizes), self._decoder.types[name])
@@ -230,14 +325,18 @@ class _BoundCall:
         self._binding.bind_output("logits")
         self._logits: np.ndarray | None = None
 
-    def run(self, tokens: np.ndarray, past: int) -> np.ndarray:
-        """Logits of tokens [batch, tokens] after `past` others; if kept, until the next run."""
+    def run(self, tokens: np.ndarray, past: int | np.ndarray) -> np.ndarray:
+        """Logits of tokens [batch, tokens] after `past` others, of all rows or of each [batch]; if
+        kept, until the next run."""
+        lengths = np.reshape(past, (-1, 1))
         if len(self._mask):
-            rows, total = len(tokens), past + tokens.shape[1]
+            rows, total = len(tokens), int(lengths.max()) + tokens.shape[1]
             mask = self._mask[: rows * total].reshape(rows, total)
+            if len(lengths) > 1:
+                mask[:] = np.arange(total) < lengths + tokens.shape[1]
             self._bound["attention_mask"] = onnxruntime.OrtValue.ortvalue_from_numpy(mask)
             self._binding.bind_ortvalue_input("attention_mask", self._bound["attention_mask"])
-        for name, values in (("input_ids", tokens), ("position_ids", past + self._steps)):
+        for name, values in (("input_ids", tokens), ("position_ids", lengths + self._steps)):
             if name in self._inputs:
                 self._inputs[name][:] = values
         self._session.run_with_iobinding(self._binding)
@@ -248,6 +347,11 @@ class _BoundCall:
         self._logits = np.empty_like(logits, order="C")
         self._bound["logits"] = onnxruntime.OrtValue.ortvalue_from_numpy(self._logits)
         self._binding.bind_ortvalue_output("logits", self._bound["logits"])
+
+
+def _bound(value: np.ndarray) -> onnxruntime.OrtValue:
+    """A tensor in an array's own memory, where that lies in order."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
 
 
 def _first(value: onnxruntime.OrtValue, length: int) -> onnxruntime.OrtValue:

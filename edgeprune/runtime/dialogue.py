@@ -21,8 +21,13 @@ def chat(
     sampling: Sampling,
     system: str | None = None,
     threads: int | None = None,
+    context_budget: int | None = None,
 ) -> None:
     """Chat with a bundle on standard input and output until either ends.
+
+    Args:
+        context_budget: tokens that a turn may have with its answer; the oldest rounds are
+            forgotten.
 
     Raises:
         UserError: the bundle cannot be run, or has no chat template.
@@ -36,7 +41,7 @@ def chat(
             f"{model.bundle.folder} has no chat template: `edgeprune run --raw` continues text."
         )
     model.chat_sampling(sampling)  # refuse a setting before the first message
-    conversation = Conversation(model, system)
+    conversation = Conversation(model, system, context_budget)
     people = sys.stdin.isatty()
     if people:
         with suppress(ImportError):  # not there everywhere; where it is, lines are edited by it
@@ -62,6 +67,7 @@ def _line(prompt: str) -> str | None:
 
 
 def _answer(conversation: Conversation, text: str, sampling: Sampling) -> None:
+    before = conversation.forgotten
     try:
         with closing(conversation.say(text, sampling)) as pieces:  # type: ignore[type-var]
             for piece in pieces:
@@ -71,3 +77,5 @@ def _answer(conversation: Conversation, text: str, sampling: Sampling) -> None:
     except UserError as error:
         say(str(error))
     print(flush=True)
+    if count := conversation.forgotten - before:
+        say(f"To stay within the budget, the {count} oldest messages were forgotten.")

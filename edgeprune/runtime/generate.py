@@ -77,6 +77,12 @@ class Generator:
         return frozenset()
 
     @property
+    def default_batch(self) -> int | None:
+        """The texts that are generated at once unless a caller says more: one where they could
+        change each other's tokens; None: as many as there are."""
+        return None if self.decoder.together and self.decoder.drafts else 1
+
+    @property
     def has_chat_template(self) -> bool:
         return chat_template(self.bundle.folder, self.bundle.tokenizer_config) is not None
 
@@ -150,35 +156,11 @@ class Generator:
         top_logprobs: int | None = None,
     ) -> Steps[Written, None, Reason]:
         """The tokens after a prompt as they are chosen, and why they end; see `answer`."""
-        left = min(sampling.max_tokens, self.room(prompt))
-        sampler = Sampler(sampling, prompt)
-        looks = sampling.lookup == "auto" and self.decoder.drafts
-        lookup = Lookup(prompt) if looks else None
-        unread = list(prompt[reading.keep(prompt) :])
-        while left:
-            drafted: list[int] = []
-            if lookup is not None and len(unread) == 1:
-                drafted = lookup.draft()[: left - 1]
-            rows = reading.read([*unread, *drafted], len(drafted) + 1)
-            # A row counts as long as all that was drafted before it is what was chosen.
-            for accepted, logits in enumerate(rows):
-                try:
-                    chosen = sampler.choose(logits)
-                except NotFinite:
-                    raise fault("logits", self.bundle) from None
-                if chosen in self.stop_ids:
-                    return "stop"
-                if lookup is not None:
-                    lookup.add(chosen)
-                left -= 1
-                yield _told(chosen, logits, top_logprobs)
-                if drafted[accepted : accepted + 1] != [chosen]:
-                    break
-            reading.cut(len(reading.ids) - len(drafted) + accepted)
-            if lookup is not None:
-                lookup.learn(len(drafted), accepted)
-            unread = [chosen]
-        return "length"
+        writing = Writing(self, prompt, sampling, top_logprobs)
+        writing.begin(reading)
+        while writing.reason is None:
+            yield from writing.advance(reading)
+        return writing.reason
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits of every token of a sequence, [tokens, vocabulary] float32.
@@ -212,6 +194,74 @@ class Generator:
         return room
 
 
+class Writing:
+    """The tokens after a prompt: which are read next, and which is chosen after them. Whoever reads
+    them may do it alone (`advance`) or together with those of others (`choose`)."""
+
+    def __init__(
+        self,
+        model: Generator,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        top_logprobs: int | None = None,
+    ) -> None:
+        self._model, self._prompt, self._top_logprobs = model, prompt, top_logprobs
+        self._left = min(sampling.max_tokens, model.room(prompt))
+        self._sampler = Sampler(sampling, prompt)
+        looks = sampling.lookup == "auto" and model.decoder.drafts
+        self._lookup = Lookup(prompt) if looks else None
+        self.unread: list[int] = []
+        """Tokens to be read before the next choice."""
+        self.reason: Reason | None = None
+        """Why the text ended; None before it has."""
+
+    def begin(self, reading: Reading) -> None:
+        """Leave of the prompt only what is not held."""
+        self.unread = list(self._prompt[reading.keep(self._prompt) :])
+
+    def advance(self, reading: Reading) -> list[Written]:
+        """Read what is unread, with drafts where they pay, in one call; the tokens chosen.
+
+        Raises:
+            ModelFault: the graph fails, or returns NaN or infinity.
+        """
+        drafted: list[int] = []
+        if self._lookup is not None and len(self.unread) == 1:
+            drafted = self._lookup.draft()[: self._left - 1]
+        rows = reading.read([*self.unread, *drafted], len(drafted) + 1)
+        found: list[Written] = []
+        # A row counts as long as all that was drafted before it is what was chosen.
+        for accepted, logits in enumerate(rows):
+            found += self.choose(logits)
+            if self.reason == "stop" or drafted[accepted : accepted + 1] != self.unread:
+                break
+        reading.cut(len(reading.ids) - len(drafted) + accepted)
+        if self._lookup is not None:
+            self._lookup.learn(len(drafted), accepted)
+        return found
+
+    def choose(self, logits: np.ndarray) -> list[Written]:
+        """The token after all that was read, by its logits [vocabulary]; none at the text's end.
+
+        Raises:
+            ModelFault: they are NaN or infinite.
+        """
+        try:
+            chosen = self._sampler.choose(logits)
+        except NotFinite:
+            raise fault("logits", self._model.bundle) from None
+        self.unread = [chosen]
+        if chosen in self._model.stop_ids:
+            self.reason = "stop"
+            return []
+        if self._lookup is not None:
+            self._lookup.add(chosen)
+        self._left -= 1
+        if not self._left:
+            self.reason = "length"
+        return [_told(chosen, logits, self._top_logprobs)]
+
+
 class Answer:
     """The text that follows a prompt: iterate over its pieces; each is generated when it is asked
     for."""
@@ -224,11 +274,14 @@ class Answer:
         reading: Reading | None = None,
         top_logprobs: int | None = None,
     ) -> None:
-        model.room(prompt)  # refuse a prompt that is too long before printing anything
-        self._model, self._sampling, self._top_logprobs = model, sampling, top_logprobs
-        self._reading = reading or Reading(model.decoder)
+        # Refuses a prompt that is too long before anything is printed.
+        self._writing = Writing(model, prompt, sampling, top_logprobs)
+        self._text, self._stops = _TextOfTokens(model.tokenizer), Stops(sampling.stop)
+        self._untold: list[Written] = []
+        self._tells = top_logprobs is not None
+        self.reading = reading or Reading(model.decoder)
         self.prompt = prompt
-        self.kept = min(self._reading.shared(prompt), len(prompt) - 1)
+        self.kept = min(self.reading.shared(prompt), len(prompt) - 1)
         """The number of the prompt's tokens that had been read before."""
         self.tokens = 0
         """Tokens generated so far."""
@@ -245,33 +298,64 @@ class Answer:
 
     def pieces(self) -> Iterator[Piece]:
         """The same, with an empty piece for each token that adds nothing that may be shown yet."""
-        self.reason = yield from self._pieces()
+        self._writing.begin(self.reading)
+        while self.reason is None:
+            yield from self.advance()
 
-    def _pieces(self) -> Steps[Piece, None, Reason]:
-        text, stops = _TextOfTokens(self._model.tokenizer), Stops(self._sampling.stop)
-        untold: list[Written] = []
-        steps = self._model.steps(self.prompt, self._sampling, self._reading, self._top_logprobs)
-        while True:
-            try:
-                written = next(steps)
-            except StopIteration as end:
-                reason: Reason = end.value
-                break
+    def begin(self) -> None:
+        """Find what of the prompt is to be read, for those that read it in parts."""
+        self._writing.begin(self.reading)
+
+    @property
+    def unread(self) -> list[int]:
+        """Tokens to be read before the next is chosen."""
+        return self._writing.unread
+
+    def prepare(self, tokens: int) -> None:
+        """Read the first so many of those that are unread, of which more are left.
+
+        Raises:
+            ModelFault: the graph fails.
+        """
+        self.reading.read(self.unread[:tokens])
+        self._writing.unread = self.unread[tokens:]
+
+    def advance(self) -> list[Piece]:
+        """One call of the model: the pieces that it brings, the last of them at the text's end.
+
+        Raises:
+            ModelFault: the graph fails, or returns NaN or infinity.
+        """
+        return self._pieces(self._writing.advance(self.reading))
+
+    def choose(self, logits: np.ndarray) -> list[Piece]:
+        """The same of what was read elsewhere, by the last token's logits [vocabulary]."""
+        return self._pieces(self._writing.choose(logits))
+
+    def _pieces(self, chosen: Sequence[Written]) -> list[Piece]:
+        found = []
+        for written in chosen:
             self.tokens += 1
-            untold.append(written)
-            shown = stops.shown(text.add(written.id))
-            yield Piece(shown, tuple(untold) if shown else ())
-            if shown:
-                untold = []
-            if stops.found:
-                return "stop"
-        rest = stops.shown(text.rest())
-        if stops.found:
-            reason = "stop"
-        rest += stops.rest()
-        if rest or (untold and self._top_logprobs is not None):
-            yield Piece(rest, tuple(untold))
-        return reason
+            self._untold.append(written)
+            shown = self._stops.shown(self._text.add(written.id))
+            found.append(self._piece(shown))
+            if self._stops.found:
+                self.reason = "stop"
+                return found
+        if self._writing.reason is not None:
+            rest = self._stops.shown(self._text.rest())
+            self.reason = "stop" if self._stops.found else self._writing.reason
+            rest += self._stops.rest()
+            if rest or (self._untold and self._tells):
+                found.append(Piece(rest, tuple(self._untold)))
+        return found
+
+    def _piece(self, shown: str) -> Piece:
+        """Text, with the tokens that brought it."""
+        if not shown:
+            return Piece("", ())
+        told, self._untold = tuple(self._untold), []
+        return Piece(shown, told)
 
 
 def _told(chosen: int, logits: np.ndarray, top: int | None) -> Written:

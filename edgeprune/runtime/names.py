@@ -34,6 +34,9 @@ SHARED_CACHE = "edgeprune.shared_cache"
 ROW_INVARIANT = "edgeprune.row_invariant"
 """An entry of the graph's metadata: by the operator library, a token's logits have the same bits,
 however many others are computed in its call."""
+ROW_LENGTHS = "edgeprune.row_lengths"
+"""An entry of the graph's metadata: each row of a call counts its own tokens, up to the last that
+attention_mask has of it, so that rows of different lengths share a cache in place."""
 KEPT_LOGITS = "num_logits_to_keep"
 """An optional input: the number of last tokens whose logits are wanted; 0 for all."""
 FUSED_ATTENTION = "GroupQueryAttention"

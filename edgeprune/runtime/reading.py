@@ -17,7 +17,7 @@ class Reading:
 
     def __init__(self, decoder: Decoder, decoding: Decoding | None = None) -> None:
         self._decoder = decoder
-        self._decoding = decoding or decoder.start()
+        self.decoding = decoding or decoder.start()
         self.ids: list[int] = []
 
     def shared(self, ids: Sequence[int]) -> int:
@@ -38,17 +38,18 @@ class Reading:
         if length >= len(self.ids):
             return
         if self._decoder.cuts:
-            self._decoding.cut(length)
+            self.decoding.cut(length)
             del self.ids[length:]
         else:
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
-        self._decoding, self.ids = self._decoder.start(), []
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self.decoding, self.ids = self._decoder.start(), []
 
     def copy(self, length: int) -> Self:
         """Another one, of the first `length` tokens, of a decoder that `cuts`."""
-        other = type(self)(self._decoder, self._decoding.copy(length))
+        other = type(self)(self._decoder, self.decoding.copy(length))
         other.ids = self.ids[:length]
         return other
 
@@ -61,13 +62,13 @@ class Reading:
         """
         if not self._decoder.has_cache:  # every call takes all of the text
             self.ids += ids
-            return self._decoding.step(self.ids, last_only=rows == 1)[0, -rows:]
+            return self.decoding.step(self.ids, last_only=rows == 1)[0, -rows:]
         try:
             for start in range(0, len(ids), _CHUNK):
                 chunk = ids[start : start + _CHUNK]
-                logits = self._decoding.step(chunk, last_only=rows == 1)
+                logits = self.decoding.step(chunk, last_only=rows == 1)
                 self.ids += chunk
         except BaseException:  # also Ctrl-C, after which nobody knows how much the cache holds
-            self._forget()
+            self.forget()
             raise
         return logits[0, -rows:]

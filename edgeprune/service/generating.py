@@ -1,4 +1,4 @@
-"""Generated text: one text at a time, streamed or whole, in this service's form (/generate) and in
+"""Generated text, streamed or whole, in this service's form (/generate) and in
 OpenAI's (/v1/chat/completions, /v1/completions)."""
 
 import asyncio
@@ -32,7 +32,10 @@ class GeneratedAnswers:
         self._longest = longest(model.bundle, settings)
         task = TASKS[model.bundle.task]
         self._name, self._path = task.answers, task.path
-        self._streamer = Streamer(model, settings.kept_conversations)
+        # Texts that would change each other's tokens are generated at once only on request.
+        asked = "max_batch" in settings.model_fields_set
+        most = settings.max_batch if asked else model.default_batch or settings.max_batch
+        self._streamer = Streamer(model, settings.kept_conversations, most)
         self.close, self.stop = self._streamer.close, self._streamer.stop
 
     @property

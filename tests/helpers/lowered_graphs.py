@@ -38,7 +38,7 @@ def emission(model: Model, folder) -> Emitted:
 def operators_folder(folder: Path, **config: Any) -> Path:
     """A tiny Llama by the operator library beside `decoder_folder`'s tokenizer, whose words are the
     first of its 131 tokens; no token ends a text. `config` adds to its settings."""
-    usual = {"max_position_embeddings": 96, "eos_token_id": 130}
+    usual = {"max_position_embeddings": 96, "eos_token_id": 131}
     decoder_folder(folder, **(usual | config))
     model = make_model("llama-fused", folder / "hf", layers=2)
     quantized = quantize_model(model, [BATCH], QuantizeSettings(operators=True), VNNI)

@@ -1,6 +1,7 @@
 """Chats of several turns: what is read anew, what is remembered, and the terminal."""
 
 import io
+import itertools
 import os
 import signal
 import sys
@@ -63,6 +64,37 @@ def test_a_template_that_rewrites_turns_is_followed(tmp_path) -> None:
     assert second == "".join(rewritten)
 
 
+def test_the_oldest_rounds_are_forgotten_within_a_budget(folder) -> None:
+    model, budget = runtime.load(folder, 1), 40
+    chat = Conversation(model, "the mat", budget)
+    forgot = []
+    for number in range(20):
+        before, gone = list(chat.messages), chat.forgotten
+        text = " ".join(["cat", "sat", "dog"][: 1 + number % 3])
+        said = "".join(chat.say(text, FEW))
+        *earlier, asked, answered = chat.messages
+        prompt = model.chat_ids([*earlier, asked])
+        assert len(prompt) + 4 <= budget
+        # The same as of a chat that never had more.
+        assert said == answered["content"] == "".join(model.chat([*earlier, asked], FEW))
+        assert earlier[0] == {"role": "system", "content": "the mat"}
+        count = chat.forgotten - gone
+        assert earlier[1:] == before[1 + count :]
+        assert count % 2 == 0
+        if count:
+            forgot.append(number)
+            assert len(prompt) + 4 <= budget // 2
+            one_more = [before[0], *before[count - 1 :], asked]
+            assert len(model.chat_ids(one_more)) + 4 > budget // 2
+    # More is forgotten at once than a turn brings, so that most turns read only what is new.
+    assert len(forgot) > 1
+    assert min(b - a for a, b in itertools.pairwise(forgot)) > 1
+    kept = list(chat.messages)
+    with pytest.raises(UserError, match="the budget is 40"):
+        list(chat.say("cat " * 50, FEW))
+    assert chat.messages == kept
+
+
 def test_an_answer_that_is_stopped_is_kept_and_a_turn_that_fails_is_not(folder) -> None:
     chat = Conversation(runtime.load(folder, 1))
     pieces = chat.say("cat sat", Sampling(max_tokens=50))
@@ -104,6 +136,9 @@ def test_the_terminal_answers_line_by_line(folder) -> None:
     found = run_chat(folder, "cat sat\n\ndog ran\n/reset\ndog ran\n/exit\nthe\n")
     assert found.exit_code == 0, found.stderr
     assert found.stdout.splitlines() == expected
+    bounded = run_chat(folder, "cat sat\ndog ran\n", "--context-budget", "8")
+    assert bounded.stdout.splitlines() == [expected[0], expected[2]]
+    assert "the 2 oldest messages were forgotten" in " ".join(bounded.stderr.split())
     long = run_chat(folder, f"{'cat ' * 300}\ndog ran\n")
     assert long.stdout.splitlines() == ["", expected[2]]
     assert "the model takes 200" in " ".join(long.stderr.split())

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from edgeprune import runtime
 from edgeprune.runtime.generate import Generator
-from edgeprune.runtime.sampling import Sampling
+from edgeprune.runtime.sampling import Sampler, Sampling
 from edgeprune.service.app import make_app
 from edgeprune.service.settings import ServiceSettings
 from edgeprune.service.streamer import Readings
@@ -194,15 +194,13 @@ def saying(folder, monkeypatch):
     def make(*words: str) -> TestClient:
         model = runtime.load(folder, threads=1)
 
-        def steps_of(prompt, sampling, reading, top=None):
-            from edgeprune.runtime.generate import Written
-
-            for token in (5, 6, 7):
-                yield Written(token)
-            return "stop"
+        def next_of(self, logits):
+            self.said = getattr(self, "said", 4) + 1
+            return self.said
 
         app = make_app(model, ServiceSettings())
-        monkeypatch.setattr(model, "steps", steps_of)
+        monkeypatch.setattr(Sampler, "choose", next_of)  # 5, 6, 7, and the end
+        monkeypatch.setattr(model, "stop_ids", frozenset({8}))
         said = [""] * 5 + [*words] + [""] * 9
         monkeypatch.setattr(model, "tokenizer", Saying(model.tokenizer, said))
         return TestClient(app, base_url="http://localhost")

@@ -35,7 +35,7 @@ from edgeprune.model.anatomy import Anatomy, Block
 from edgeprune.model.decoder_function import HeadLayers
 from edgeprune.model.decoders import Decoder, read_decoder
 from edgeprune.model.tasks import Task
-from edgeprune.runtime.names import KEPT_LOGITS, PAST, PRESENT, SHARED_CACHE
+from edgeprune.runtime.names import KEPT_LOGITS, PAST, PRESENT, ROW_LENGTHS, SHARED_CACHE
 
 _END = np.iinfo(np.int64).max
 # Names of open sizes, as the hub has them.
@@ -68,7 +68,7 @@ def emit_decoder(
         return None
     fused = decoder.has_cache and can_fuse(anatomy, rotary)
     if fused:
-        writer.graph.metadata[SHARED_CACHE] = "yes"
+        writer.graph.metadata |= {SHARED_CACHE: "yes", ROW_LENGTHS: "yes"}
     positions = Positions(
         writer, decoder.takes_positions and decoder.has_cache, decoder.bidirectional
     )

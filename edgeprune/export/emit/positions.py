@@ -1,10 +1,10 @@
 """The positions of a run's tokens, and which of them see which: shared by all layers.
 
 S tokens are new, T are known with them, and the cache may have room for more; so every size is read
-off attention_mask (B,T) and input_ids (B,S).
+off attention_mask (B,T) and input_ids (B,S). A row ends at its last real token: rows of a call may
+be of different lengths, padded on the left, or on the right up to the longest.
 """
 
-import numpy as np
 from onnx import TensorProto
 
 from edgeprune.export.attention_nodes import MASKED
@@ -30,21 +30,17 @@ class Positions:
         if self._given:
             return "position_ids"
         if "ids" not in self._made:
-            _, new = self._numbers()
-            shape = self._graph.add("Shape", ["input_ids"], "/positions/Shape")
-            self._made["ids"] = self._graph.add("Expand", [new, shape], "/positions")
+            self._made["ids"] = self._new()
         return self._made["ids"]
 
     def lengths(self) -> tuple[str, str]:
         """GroupQueryAttention's: tokens minus one of each row (B,), and all tokens (1,), int32."""
         if "last" not in self._made:
             graph, path = self._graph, "/attention"
-            total = graph.add("Cast", [self._total()], f"{path}/total_int32", to=TensorProto.INT32)
-            one = graph.add_constant(f"{path}/one", np.array([1], np.int32))
-            last = graph.add("Sub", [total, one], f"{path}/last")
-            rows = graph.add("Shape", ["input_ids"], f"{path}/batch", start=0, end=1)
-            self._made["last"] = graph.add("Expand", [last, rows], f"{path}/last_of_rows")
-            self._made["all"] = total
+            rows = graph.add("Squeeze", [self._counts(), self._writer.integers(1)], f"{path}/rows")
+            last = graph.add("Sub", [rows, self._writer.integer(1)], f"{path}/last")
+            for name, of in (("last", last), ("all", self._total())):
+                self._made[name] = graph.add("Cast", [of], f"{of}_int32", to=TensorProto.INT32)
         return self._made["last"], self._made["all"]
 
     def mask(self, window: int | None) -> str:
@@ -59,7 +55,7 @@ class Positions:
             path = "/mask" if window is None else f"/mask_{window}"
             seen = self._seen()
             if window is not None:
-                keys, queries = self._numbers()
+                keys, queries = self._known(), self._new()
                 first = graph.add("Sub", [queries, writer.integer(window)], f"{path}/Before")
                 near = graph.add("Greater", [keys, self._column(first)], f"{path}/Near")
                 seen = graph.add("And", [seen, near], f"{path}/Within")
@@ -76,14 +72,15 @@ class Positions:
         if self._bidirectional:
             return self._real()
         if "seen" not in self._made:
-            keys, queries = self._numbers()
-            before = self._graph.add("LessOrEqual", [keys, self._column(queries)], "/seen/NotAfter")
+            queries = self._column(self._new())
+            before = self._graph.add("LessOrEqual", [self._known(), queries], "/seen/NotAfter")
             self._made["seen"] = self._graph.add("And", [self._real(), before], "/seen")
         return self._made["seen"]
 
     def _column(self, numbers: str) -> str:
+        """(B,S) -> (B,1,S,1)."""
         return self._graph.add(
-            "Unsqueeze", [numbers, self._writer.integers(1)], f"{numbers}/Column"
+            "Unsqueeze", [numbers, self._writer.integers(1, 3)], f"{numbers}/Column"
         )
 
     def _real(self) -> str:
@@ -94,18 +91,38 @@ class Positions:
             self._made["real"] = self._graph.add("Unsqueeze", [real, axes], "/real")
         return self._made["real"]
 
-    def _numbers(self) -> tuple[str, str]:
-        """0 to T - 1, and T - S to T - 1."""
+    def _known(self) -> str:
+        """0 to T - 1, (T,)."""
         if "known" not in self._made:
-            graph, path = self._graph, "/numbers"
-            zero, one = self._writer.integer(0), self._writer.integer(1)
-            total = graph.add("Squeeze", [self._total()], f"{path}/total")
-            new = graph.add("Shape", ["input_ids"], f"{path}/Shape", start=1, end=2)
-            new = graph.add("Squeeze", [new], f"{path}/count")
-            start = graph.add("Sub", [total, new], f"{path}/start")
-            self._made["known"] = graph.add("Range", [zero, total, one], f"{path}/known")
-            self._made["new"] = graph.add("Range", [start, total, one], f"{path}/new")
-        return self._made["known"], self._made["new"]
+            total = self._graph.add("Squeeze", [self._total()], "/known/total")
+            self._made["known"] = self._count(total, "/known")
+        return self._made["known"]
+
+    def _new(self) -> str:
+        """The places of a row's new tokens, (B,S): the last S that are known of it, or all that are
+        known."""
+        if "new" not in self._made:
+            graph, path, zero = self._graph, "/new", self._writer.integer(0)
+            size = graph.add("Shape", ["input_ids"], f"{path}/Shape", start=1, end=2)
+            size = graph.add("Squeeze", [size], f"{path}/size")
+            start = graph.add("Sub", [self._counts(), size], f"{path}/Sub")
+            start = graph.add("Max", [start, zero], f"{path}/start")
+            steps = self._count(size, f"{path}/steps")
+            self._made["new"] = graph.add("Add", [start, steps], path)
+        return self._made["new"]
+
+    def _count(self, number: str, path: str) -> str:
+        zero, one = self._writer.integer(0), self._writer.integer(1)
+        return self._graph.add("Range", [zero, number, one], path)
+
+    def _counts(self) -> str:
+        """The place after each row's last real token, (B,1)."""
+        if "counts" not in self._made:
+            graph, path = self._graph, "/counts"
+            ends = graph.add("Add", [self._known(), self._writer.integer(1)], f"{path}/ends")
+            real = graph.add("Mul", ["attention_mask", ends], f"{path}/real")
+            self._made["counts"] = graph.add("ReduceMax", [real], path, axes=[1], keepdims=1)
+        return self._made["counts"]
 
     def _total(self) -> str:
         """T, (1,)."""
