@@ -19,6 +19,10 @@ more, a layer's output no longer fits into a core's caches (benchmarks/README.md
 call")."""
 
 
+GIVES_BACK = "memory.enable_memory_arena_shrinkage"
+"""The runtime's setting of one run: which devices' memory goes back to the system behind it."""
+
+
 def check_number(name: str, number: object) -> None:
     """Refuse a number of things that is no whole number of at least 1.
 
@@ -60,13 +64,16 @@ def run_batches(
     texts' indices in `encoded`, [batch]; `mask` is [batch, tokens]; of several outputs each is a
     column of the last axis. Sorting by length keeps padding
     small, and running the longest first reaches the memory peak at once.
+
+    If a batch of several texts was beyond CALL_TOKENS, the last one gives the memory of all back:
+    the runtime would keep it in pieces of the shapes that it met, and need more for the next.
     """
     if batch_size is not None:
         check_number("batch_size", batch_size)
     types = input_types(session)
     past = {node.name: node.shape for node in session.get_inputs() if is_past(node.name)}
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")
-    start = 0
+    start, large = 0, False
     while start < len(order):
         longest = len(encoded[order[start]].ids)
         size = batch_size or max(1, CALL_TOKENS // max(1, longest))
@@ -75,10 +82,18 @@ def run_batches(
         feeds = token_inputs(types, ids, mask, type_ids)
         for name, shape in past.items():  # nothing comes before a text
             feeds[name] = np.zeros(empty_cache(shape, len(rows)), types[name])
+        large |= len(rows) > 1 and ids.size > CALL_TOKENS
+        options = _giving_back() if large and start + size >= len(order) else None
         with running():
             if isinstance(output, str):
-                [values] = session.run([output], feeds)
+                [values] = session.run([output], feeds, options)
             else:
-                values = np.stack(session.run(list(output), feeds), axis=-1)
+                values = np.stack(session.run(list(output), feeds, options), axis=-1)
         yield rows, values, mask
         start += size
+
+
+def _giving_back() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(GIVES_BACK, "cpu:0")
+    return options

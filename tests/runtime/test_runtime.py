@@ -1,4 +1,5 @@
 import math
+import os
 import string
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.base.progress import say_once
 from edgeprune.measure.evaluate.measures import MEASURES
 from edgeprune.model.projection import unit_length
-from edgeprune.runtime import cache, session
+from edgeprune.runtime import batches, cache, session
 from edgeprune.runtime.embed import Embedder
 from edgeprune.runtime.generate import Generator, stream_text
 from edgeprune.runtime.sampling import Sampling, choose
@@ -80,9 +81,11 @@ def test_texts_share_a_call_as_far_as_its_tokens_allow(
         def __init__(self, session: onnxruntime.InferenceSession) -> None:
             self.get_inputs, self._run = session.get_inputs, session.run
 
-        def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        def run(
+            self, names: list[str], feeds: dict[str, np.ndarray], options: Any
+        ) -> list[np.ndarray]:
             shapes.append(feeds["input_ids"].shape)
-            return self._run(names, feeds)
+            return self._run(names, feeds, options)
 
     one_by_one = embedder.embed(texts, batch_size=1)
     embedder.session = Watched(embedder.session)  # type: ignore[assignment]
@@ -91,6 +94,54 @@ def test_texts_share_a_call_as_far_as_its_tokens_allow(
     assert all(rows == 1 or rows * longest <= most for rows, longest in shapes)
     assert any(rows > 1 for rows, _ in shapes)
     assert all(rows == max(1, most // longest) for rows, longest in shapes[:-1])
+
+
+def memory_after_batches(folder: Path, without: bool) -> float:
+    """Megabytes by which batches of several shapes leave a process larger than one text did."""
+    code = f"""
+import psutil
+from edgeprune import runtime
+from edgeprune.runtime import batches
+if {without}:
+    batches._giving_back = lambda: None
+embedder = runtime.load({str(folder)!r}, threads=1)
+process = psutil.Process()
+embedder.embed(["the cat"])
+before = process.memory_info().rss
+embedder.embed(["cat " * words for words in (60, 50, 40, 30, 20, 1) for _ in range(200)], 200)
+print((process.memory_info().rss - before) / 1e6)
+"""
+    # What the C library keeps for itself is no part of it.
+    around = os.environ | {"MALLOC_MMAP_THRESHOLD_": "100000", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=around
+    )
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is Linux's")
+def test_large_batches_give_their_memory_back(tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path, depth=3, width=256)
+    states = 200 * 62 * 256 * 4 / 1e6  # of one layer
+    kept, given_back = (memory_after_batches(folder, without) for without in (True, False))
+    assert kept > 2 * states
+    assert given_back < 0.7 * kept
+
+
+@pytest.mark.parametrize(("texts", "size", "given"), [(1, 1, 0), (2, 1, 0), (2, 2, 1), (5, 2, 1)])
+def test_only_batches_beyond_the_usual_give_memory_back_once(
+    texts: int, size: int, given: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = runtime.load(pooled_folder(tmp_path, "mean"), threads=1)
+    made: list[onnxruntime.RunOptions] = []
+    whole = batches._giving_back
+    monkeypatch.setattr(batches, "_giving_back", lambda: made.append(whole()) or made[-1])
+    monkeypatch.setattr(batches, "CALL_TOKENS", 7)
+    embedder.embed(["the cat"] * texts, batch_size=size)  # 4 tokens each
+    assert len(made) == given
+    embedder.embed(["the cat"] * texts)  # as many as fit
+    assert len(made) == given
+    assert {each.get_run_config_entry(batches.GIVES_BACK) for each in made} <= {"cpu:0"}
 
 
 def test_cls_pooling_takes_the_first_token(tmp_path: Path) -> None:
