@@ -14,6 +14,8 @@ IDLE = 10.0
 """Seconds in which a process that is not waiting for a core or the disk uses less than MOVES."""
 MOVES = 0.1
 """CPU seconds."""
+LOOKS = 1.0
+"""Seconds between two looks, which cost a walk over all processes."""
 WORK = 120.0
 """CPU seconds that a command may take: the longest here takes a tenth of that."""
 _WAITING = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
@@ -38,11 +40,14 @@ class Patience:
     def __init__(self, process: psutil.Process, idle: float = IDLE, work: float = WORK) -> None:
         self._process, self._idle, self._work = process, idle, work
         self._begun = self._moved = _cpu_seconds(process)
-        self._since = time.monotonic()
+        self._since = self._looked = time.monotonic()
 
     def lost(self) -> str | None:
         """Why there is none left; None where there is."""
-        spent, now = _cpu_seconds(self._process), time.monotonic()
+        now = time.monotonic()
+        if now - self._looked < min(LOOKS, self._idle / 3):
+            return None
+        self._looked, spent = now, _cpu_seconds(self._process)
         if spent - self._begun > self._work:
             return f"no end within {self._work:g} s of work"
         if spent - self._moved > MOVES or any(_is_waiting(each) for each in _tree(self._process)):
