@@ -19,21 +19,25 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("no-deadline")
 
-# Many more examples than a test asks for: `make test-slow` looks with it for the rare ones.
-THOROUGH = 30
-hypothesis.settings.register_profile("thorough", hypothesis.settings.get_profile("no-deadline"))
+# How many times the examples that a test asks for: `make test-slow` looks for the rare ones, and a
+# sanitizer's library takes so much longer.
+FACTORS = {"thorough": 30.0, "sanitized": 0.1}
+for _name in FACTORS:
+    hypothesis.settings.register_profile(_name, hypothesis.settings.get_profile("no-deadline"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A profile knows no factor, and what a test asks for itself stands above any profile."""
-    if hypothesis.settings.get_current_profile_name() != "thorough":
+    factor = FACTORS.get(hypothesis.settings.get_current_profile_name())
+    if factor is None:
         return
     functions = {getattr(item, "function", None) for item in items}
     for function in functions:
         if getattr(function, "is_hypothesis_test", False):
             own = function._hypothesis_internal_use_settings
-            more = hypothesis.settings(own, max_examples=own.max_examples * THOROUGH)
-            function._hypothesis_internal_use_settings = more
+            count = max(1, round(own.max_examples * factor))
+            changed = hypothesis.settings(own, max_examples=count)
+            function._hypothesis_internal_use_settings = changed
 
 
 # A shell's background job is started deaf to Ctrl-C, and would hand that on to what it starts.
