@@ -42,8 +42,8 @@ class ServiceSettings(Settings):
         default=16,
         ge=1,
         le=1024,
-        description="texts in one call of the model; by default one if a graph of dynamic INT8 "
-        "would let them change each other's results",
+        description="texts in one call of the model; by default one if the graph would let them "
+        "change each other's results",
     )
     max_batch_tokens: int = Field(
         default=CALL_TOKENS, ge=1, le=1_048_576, description="tokens in one call, padding included"
