@@ -132,8 +132,21 @@ class Streamer:
             return None
 
     def _run(self) -> None:
-        """In the thread: generate all texts until none is left."""
-        together, texts = Together(self._model, self._most, self._keeps), dict[Answer, _Text]()
+        """In the thread: generate all texts until none is left. What fails beside an answer, as a
+        cache for which there is no memory, ends all that are under way, and no other."""
+        texts: dict[Answer, _Text] = {}
+        try:
+            self._generate(texts)
+        except Exception as error:  # becomes the answer to their requests
+            for text in texts.values():
+                text.tell(error)
+            with self._lock:
+                self._runs = bool(self._line)
+                if self._runs:
+                    self._thread.submit(self._run)
+
+    def _generate(self, texts: "dict[Answer, _Text]") -> None:
+        together = Together(self._model, self._most, self._keeps)
         while True:
             while (text := self._next(len(texts))) is not None:
                 text.loop.call_soon_threadsafe(self._begin, text)

@@ -63,3 +63,32 @@ def test_texts_at_once_are_those_of_the_runtime(model, monkeypatch):
     for ids, prompt in zip(found, [*prompts, prompts[0]], strict=True):
         assert ids == list(model.generate_ids(prompt, few))
     assert max(rows) == 4
+
+
+def test_no_memory_for_a_cache_ends_the_texts_that_are_under_way_alone(model, monkeypatch):
+    long = Sampling(max_tokens=60)
+    joins = []
+
+    def join(self: Rows, decoding: object) -> None:
+        joins.append(decoding)
+        raise MemoryError("no room for a row")
+
+    async def ask(streamer: Streamer, prompt: list[int]) -> str:
+        try:
+            return [item async for item in streamer.pieces(prompt, long, 60)][-1].reason
+        except MemoryError:
+            return "no memory"
+
+    async def run() -> tuple[list[str], str]:
+        streamer = Streamer(model, 0, most=4)
+        with monkeypatch.context() as patch:
+            patch.setattr(Rows, "join", join)
+            together = await asyncio.gather(*(ask(streamer, [3 + n, 4, 9]) for n in range(2)))
+        after = await ask(streamer, [8, 4, 9])
+        await streamer.stop()
+        return together, after
+
+    together, after = asyncio.run(run())
+    assert joins
+    assert together == ["no memory"] * 2
+    assert after == "length"
