@@ -1,6 +1,9 @@
 """Run texts through an encoder's graph in batches of similar length."""
 
-from collections.abc import Iterator, Sequence
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +68,20 @@ def run_batches(
     column of the last axis. Sorting by length keeps padding
     small, and running the longest first reaches the memory peak at once.
 
-    If a batch of several texts was beyond CALL_TOKENS, the last one gives the memory of all back:
+    If a batch of several texts was beyond CALL_TOKENS, the memory of all is given back in the end:
     the runtime would keep it in pieces of the shapes that it met, and need more for the next.
     """
     if batch_size is not None:
         check_number("batch_size", batch_size)
     types = input_types(session)
     past = {node.name: node.shape for node in session.get_inputs() if is_past(node.name)}
+
+    def feeds_of(ids: np.ndarray, mask: np.ndarray, type_ids: np.ndarray) -> dict[str, np.ndarray]:
+        feeds = token_inputs(types, ids, mask, type_ids)
+        for name, shape in past.items():  # nothing comes before a text
+            feeds[name] = np.zeros(empty_cache(shape, len(ids)), types[name])
+        return feeds
+
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")
     start, large = 0, False
     while start < len(order):
@@ -79,21 +89,33 @@ def run_batches(
         size = batch_size or max(1, CALL_TOKENS // max(1, longest))
         rows = order[start : start + size]
         ids, mask, type_ids = tokenizer.pad([encoded[row] for row in rows])
-        feeds = token_inputs(types, ids, mask, type_ids)
-        for name, shape in past.items():  # nothing comes before a text
-            feeds[name] = np.zeros(empty_cache(shape, len(rows)), types[name])
+        feeds = feeds_of(ids, mask, type_ids)
         large |= len(rows) > 1 and ids.size > CALL_TOKENS
-        options = _giving_back() if large and start + size >= len(order) else None
+        start += size
         with running():
             if isinstance(output, str):
-                [values] = session.run([output], feeds, options)
+                [values] = session.run([output], feeds)
             else:
-                values = np.stack(session.run(list(output), feeds, options), axis=-1)
+                values = np.stack(session.run(list(output), feeds), axis=-1)
+            if large and start >= len(order):
+                values = values.copy()  # else the piece of memory in which it lies would stay
+                _give_back(session, feeds_of(*(each[:1, :1] for each in (ids, mask, type_ids))))
         yield rows, values, mask
-        start += size
 
 
-def _giving_back() -> onnxruntime.RunOptions:
+def _give_back(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> None:
+    """Run one token, behind which all memory that is free goes back to the system: the runtime's,
+    and what GNU's C library holds of texts and encodings that are gone."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry(GIVES_BACK, "cpu:0")
-    return options
+    session.run(None, feeds, options)
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    """The C library's malloc_trim; None on a system whose library has none."""
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)

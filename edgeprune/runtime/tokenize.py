@@ -32,6 +32,13 @@ class Part:
 
 _PROBE = "a"
 """A text of no special token."""
+_AT_ONCE = 256
+"""Texts that are encoded at once: an encoding takes a hundred bytes a token."""
+
+
+def _parted(texts: Sequence[Text]) -> Iterator[Sequence[Text]]:
+    for start in range(0, max(1, len(texts)), _AT_ONCE):
+        yield texts[start : start + _AT_ONCE]
 
 
 class Tokenizer:
@@ -68,17 +75,20 @@ class Tokenizer:
         """
         if self.max_length is not None:
             self.cut_at(self.max_length, first_only)
+        found, cut = list[Tokens](), 0
         try:
-            encodings, first = self._encoded(texts, prompt)
+            for some in _parted(texts):
+                encodings, first = self._encoded(some, prompt)
+                cut += sum(bool(encoding.overflowing) for encoding in encodings)
+                found += self._tokens(encodings, first)
         finally:
             self.rust.no_truncation()
-        cut = sum(bool(encoding.overflowing) for encoding in encodings)
         self.bundle.cut_texts += cut
         if self._counted is None:
-            self._warn_of_cut(cut, len(encodings), "")
+            self._warn_of_cut(cut, len(found), "")
         else:
-            self._counted = [self._counted[0] + cut, self._counted[1] + len(encodings)]
-        return self._tokens(encodings, first)
+            self._counted = [self._counted[0] + cut, self._counted[1] + len(found)]
+        return found
 
     @contextmanager
     def counting(self, remedy: str = "") -> Iterator[None]:
@@ -108,8 +118,10 @@ class Tokenizer:
 
     def whole(self, texts: Sequence[Text], prompt: str | None = None) -> list[Tokens]:
         """The same of each text, however long; several threads may call this at once."""
-        encodings, first = self._encoded(texts, prompt)
-        return self._tokens(encodings, first)
+        found = list[Tokens]()
+        for some in _parted(texts):
+            found += self._tokens(*self._encoded(some, prompt))
+        return found
 
     def _tokens(self, encodings: Sequence[Encoding], first: int) -> list[Tokens]:
         return [
