@@ -88,33 +88,24 @@ def _activation(name: str, a: str, b: str) -> str:
     return _ACTIVATIONS[name].format(a=a, b=b)
 
 
-# From `product` to `y`. A residual is a Sum, because the runtime would fuse an Add with the norm
-# after it, which is slow (rewrite/residual.py), and so is a bias before GELU: its BiasGelu takes
-# longer than the two.
-_BIASED = """
-    biased = Sum (product, bias)"""
+# From `biased` to `y`. A residual is a Sum, because the runtime would fuse an Add with the norm
+# after it, which is slow (rewrite/residual.py).
 _ENDS = {
-    "none": """
-    y = Add (product, bias)""",
-    "gelu": _BIASED + _activation("gelu", "biased", "y"),
-    "gelu-tanh": _BIASED + _activation("gelu-tanh", "biased", "y"),
-    "silu-mul": _BIASED
-    + _activation("silu", "biased", "silu")
+    "gelu": _activation("gelu", "biased", "y"),
+    "gelu-tanh": _activation("gelu-tanh", "biased", "y"),
+    "silu-mul": _activation("silu", "biased", "silu")
     + """
     y = Mul (silu, other)""",
-    "add": _BIASED
-    + """
+    "add": """
     y = Sum (biased, other)""",
-    "add-layer": _BIASED
-    + """
+    "add-layer": """
     summed = Sum (biased, other)
     y = LayerNormalization <axis = -1, epsilon: float = @epsilon_after>
         (summed, after_weight, after_bias)""",
 }
 for _gate in GATES:
     _ENDS[_gate] = (
-        _BIASED
-        + """
+        """
     columns_out = Constant <value_int: int = @N> ()
     one_half = Reshape (columns_out, rest)
     halves = Concat <axis = 0> (one_half, one_half)
@@ -123,6 +114,17 @@ for _gate in GATES:
         + """
     y = Mul (active, up)"""
     )
+
+
+def _end(epilogue: str, added_by: str) -> str:
+    """From `product` to `y`, with the operator that adds the bias: an Add, which the runtime fuses
+    with the product before it or the activation after it, or a Sum, which stays alone."""
+    if epilogue == "none":
+        return """
+    y = Add (product, bias)"""
+    return f"""
+    biased = {added_by} (product, bias){_ENDS[epilogue]}"""
+
 
 # ---- Sparse linears -----------------------------------------------------------------------------
 
@@ -195,7 +197,8 @@ def _sparse(kind: str, opset: int, dtype: str, x: str, epilogue: str) -> str:
     inputs += ["other"] if epilogue in WITH_OTHER else []
     quantize = _QUANTIZE if int8 and x == "plain" else ""
     product = _PRODUCTS["rows" if x == "rows" else dtype]
-    body = (_DENSE + quantize + product).format(dtype=_TEXT_TYPES[dtype]) + _ENDS[epilogue]
+    body = (_DENSE + quantize + product).format(dtype=_TEXT_TYPES[dtype])
+    body += _end(epilogue, "Add")
     return _text(kind, opset, ["K", "N"], inputs, body)
 
 
@@ -335,7 +338,8 @@ def _quant(kind: str, opset: int, bits: int, norm: str, epilogue: str, vnni: boo
     body += _QUANTIZE_ROWS.format(
         x="x_float" if norm == "none" else "normed", largest=reduced.format("ReduceMax", "sizes")
     )
-    body += _PRODUCTS_OF_ROWS[vnni] + _ENDS[epilogue]
+    # Fused with GELU a bias takes longer than alone.
+    body += _PRODUCTS_OF_ROWS[vnni] + _end(epilogue, "Sum")
     inputs = ["x_float", "codes", *(["multipliers"] if bits == 4 else []), "scales", "bias"]
     inputs += {"none": [], "rms": ["norm_weight"], "layer": ["norm_weight", "norm_bias"]}[norm]
     inputs += ["other"] if epilogue in WITH_RESIDUAL else []

@@ -91,7 +91,8 @@ class Hours:
         return -(-candidates // self._together)
 
     def _around(self, candidates: int) -> float:
-        """Seconds that a model takes beside its training."""
+        """Seconds that a model takes beside its training: what is not yet known of it, as long as
+        the original took."""
         brief = self._brief or self._whole
-        long = self._long or self._whole + self._brief
+        long = self._long or self._whole + brief
         return long + (self._rounds(candidates) * brief if candidates > 1 else 0.0)
