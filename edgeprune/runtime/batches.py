@@ -75,13 +75,6 @@ def run_batches(
         check_number("batch_size", batch_size)
     types = input_types(session)
     past = {node.name: node.shape for node in session.get_inputs() if is_past(node.name)}
-
-    def feeds_of(ids: np.ndarray, mask: np.ndarray, type_ids: np.ndarray) -> dict[str, np.ndarray]:
-        feeds = token_inputs(types, ids, mask, type_ids)
-        for name, shape in past.items():  # nothing comes before a text
-            feeds[name] = np.zeros(empty_cache(shape, len(ids)), types[name])
-        return feeds
-
     order = np.argsort([-len(tokens.ids) for tokens in encoded], kind="stable")
     start, large = 0, False
     while start < len(order):
@@ -89,28 +82,26 @@ def run_batches(
         size = batch_size or max(1, CALL_TOKENS // max(1, longest))
         rows = order[start : start + size]
         ids, mask, type_ids = tokenizer.pad([encoded[row] for row in rows])
-        feeds = feeds_of(ids, mask, type_ids)
+        feeds = token_inputs(types, ids, mask, type_ids)
+        for name, shape in past.items():  # nothing comes before a text
+            feeds[name] = np.zeros(empty_cache(shape, len(rows)), types[name])
         large |= len(rows) > 1 and ids.size > CALL_TOKENS
         start += size
+        options = _giving_back() if large and start >= len(order) else None
         with running():
             if isinstance(output, str):
-                [values] = session.run([output], feeds)
+                [values] = session.run([output], feeds, options)
             else:
-                values = np.stack(session.run(list(output), feeds), axis=-1)
-            if large and start >= len(order):
-                values = values.copy()  # else the piece of memory in which it lies would stay
-                _give_back(session, feeds_of(*(each[:1, :1] for each in (ids, mask, type_ids))))
+                values = np.stack(session.run(list(output), feeds, options), axis=-1)
+        if options and (trim := _trim()):
+            trim(0)  # what the C library holds of texts and encodings that are gone
         yield rows, values, mask
 
 
-def _give_back(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> None:
-    """Run one token, behind which all memory that is free goes back to the system: the runtime's,
-    and what GNU's C library holds of texts and encodings that are gone."""
+def _giving_back() -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry(GIVES_BACK, "cpu:0")
-    session.run(None, feeds, options)
-    if (trim := _trim()) is not None:
-        trim(0)
+    return options
 
 
 @functools.cache

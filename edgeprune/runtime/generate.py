@@ -1,6 +1,5 @@
 """Generate text with a decoder bundle: greedy or sampled, streamed as it comes."""
 
-from collections.abc import Generator as Steps
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,18 +148,13 @@ class Generator:
             yield written.id
 
     def steps(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        reading: Reading,
-        top_logprobs: int | None = None,
-    ) -> Steps[Written, None, Reason]:
-        """The tokens after a prompt as they are chosen, and why they end; see `answer`."""
-        writing = Writing(self, prompt, sampling, top_logprobs)
+        self, prompt: Sequence[int], sampling: Sampling, reading: Reading
+    ) -> Iterator[Written]:
+        """The tokens after a prompt as they are chosen; see `answer`."""
+        writing = Writing(self, prompt, sampling)
         writing.begin(reading)
         while writing.reason is None:
             yield from writing.advance(reading)
-        return writing.reason
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Logits of every token of a sequence, [tokens, vocabulary] float32.
@@ -298,7 +292,7 @@ class Answer:
 
     def pieces(self) -> Iterator[Piece]:
         """The same, with an empty piece for each token that adds nothing that may be shown yet."""
-        self._writing.begin(self.reading)
+        self.begin()
         while self.reason is None:
             yield from self.advance()
 

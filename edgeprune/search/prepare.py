@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.base.errors import UserError
-from edgeprune.base.files import read_json
 from edgeprune.base.words import listed
 from edgeprune.compress.context import Context
-from edgeprune.compress.cut.tokenizer import vocabulary
-from edgeprune.compress.cut.vocabulary_row import VOCABULARY
+from edgeprune.compress.cut.vocabulary_row import VOCABULARY, refuse_untrimmable
 from edgeprune.measure.works import WORKS, Work
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.tasks import TASKS
@@ -70,11 +68,11 @@ class Prepared:
     @property
     def may_trim(self) -> bool:
         """Whether tokens could leave that do not leave yet."""
-        file = self.checkpoint.assets / "tokenizer.json"
         try:
-            return self.base.vocabulary is None and bool(vocabulary(read_json(file)))
+            refuse_untrimmable(self.checkpoint.assets)
         except UserError:
             return False
+        return self.base.vocabulary is None
 
     @property
     def group(self) -> int:

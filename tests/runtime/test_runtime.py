@@ -81,9 +81,11 @@ def test_texts_share_a_call_as_far_as_its_tokens_allow(
         def __init__(self, session: onnxruntime.InferenceSession) -> None:
             self.get_inputs, self._run = session.get_inputs, session.run
 
-        def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        def run(
+            self, names: list[str], feeds: dict[str, np.ndarray], options: Any
+        ) -> list[np.ndarray]:
             shapes.append(feeds["input_ids"].shape)
-            return self._run(names, feeds)
+            return self._run(names, feeds, options)
 
     one_by_one = embedder.embed(texts, batch_size=1)
     embedder.session = Watched(embedder.session)  # type: ignore[assignment]
@@ -101,7 +103,7 @@ import psutil
 from edgeprune import runtime
 from edgeprune.runtime import batches
 if {without}:
-    batches._give_back = lambda session, feeds: None
+    batches._giving_back = lambda: None
 embedder = runtime.load({str(folder)!r}, threads=1)
 process = psutil.Process()
 embedder.embed(["the cat"])
@@ -131,20 +133,15 @@ def test_only_batches_beyond_the_usual_give_memory_back_once(
     texts: int, size: int, given: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = runtime.load(pooled_folder(tmp_path, "mean"), threads=1)
-    made: list[tuple[int, ...]] = []
-    whole = batches._give_back
-
-    def give_back(session: Any, feeds: dict[str, np.ndarray]) -> None:
-        made.append(feeds["input_ids"].shape)
-        whole(session, feeds)
-
-    monkeypatch.setattr(batches, "_give_back", give_back)
+    made: list[onnxruntime.RunOptions] = []
+    whole = batches._giving_back
+    monkeypatch.setattr(batches, "_giving_back", lambda: made.append(whole()) or made[-1])
     monkeypatch.setattr(batches, "CALL_TOKENS", 7)
     embedder.embed(["the cat"] * texts, batch_size=size)  # 4 tokens each
     assert len(made) == given
     embedder.embed(["the cat"] * texts)  # as many as fit
     assert len(made) == given
-    assert set(made) <= {(1, 1)}
+    assert {each.get_run_config_entry(batches.GIVES_BACK) for each in made} <= {"cpu:0"}
 
 
 def test_cls_pooling_takes_the_first_token(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The row of the vocabulary stage, by which tokens leave the tokenizer and the tables."""
 
+from pathlib import Path
+
 from edgeprune.base.files import read_json
 from edgeprune.compress.context import Context
 from edgeprune.compress.cut.tokenizer import vocabulary
@@ -10,12 +12,23 @@ from edgeprune.compress.stage import Stage
 from edgeprune.text.tokenizer_file import open_tokenizer
 
 
-def _refuse(settings: VocabularySettings, facts: Facts) -> None:
-    """Refuse a tokenizer that cannot be trimmed."""
-    file = facts.checkpoint.assets / "tokenizer.json"
+def refuse_untrimmable(assets: Path) -> None:
+    """Refuse a tokenizer that cannot be trimmed.
+
+    Args:
+        assets: the folder that holds it.
+
+    Raises:
+        UserError: naming its kind, or what is wrong with its file.
+    """
+    file = assets / "tokenizer.json"
     if file.exists():
         open_tokenizer(file)
         vocabulary(read_json(file))
+
+
+def _refuse(settings: VocabularySettings, facts: Facts) -> None:
+    refuse_untrimmable(facts.checkpoint.assets)
 
 
 def _would(settings: VocabularySettings, facts: Facts) -> list[str]:

@@ -22,7 +22,7 @@ from edgeprune.base.errors import UserError
 from edgeprune.compress.maths.knapsack import Option, choose
 from edgeprune.compress.quantize.hqq import hqq
 from edgeprune.compress.quantize.layers import naming, round_nearest
-from edgeprune.compress.quantize.plan import SPARSE, Entry, Format, Plan, in_format
+from edgeprune.compress.quantize.plan import PRODUCTS, SPARSE, Entry, Format, Plan, in_format
 from edgeprune.compress.quantize.sensitivity import COSTS
 from edgeprune.compress.quantize.settings import QuantizeSettings
 from edgeprune.model.forward import Inputs
@@ -97,19 +97,12 @@ def choose_formats(
     return picked, costs
 
 
-_TOGETHER = {
-    **dict.fromkeys(("query", "key", "value"), "attention"),
-    "gate": "gated",
-    "up": "gated",
-}
-
-
 def _products(entries: Sequence[Entry]) -> list[list[Entry]]:
     """The linears that the operator library multiplies as one, in order."""
     products: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         layer, _, own = entry.name.rpartition(".")
-        products[layer, _TOGETHER.get(entry.role, own)].append(entry)
+        products[layer, PRODUCTS.get(entry.role, own)].append(entry)
     return list(products.values())
 
 

@@ -51,6 +51,14 @@ QUANT: dict[Format, Format] = {"int8-token": "quant-int8", "int4": "quant-int4"}
 _FEWEST_ROWS = 64
 
 
+PRODUCTS = {
+    **dict.fromkeys(("query", "key", "value"), "attention"),
+    **dict.fromkeys(("gate", "up"), "gated"),
+}
+"""The roles of a layer's linears that the operator library multiplies as one product, if they have
+one format, by the product's name."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """The plan for one linear or embedding."""

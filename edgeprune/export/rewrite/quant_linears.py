@@ -15,10 +15,9 @@ import numpy as np
 
 from edgeprune.compress.quantize.grid import as_multiples
 from edgeprune.compress.quantize.model import Quantized
-from edgeprune.compress.quantize.plan import QUANT, Entry
+from edgeprune.compress.quantize.plan import PRODUCTS, QUANT, Entry
 from edgeprune.export.graph import Graph
 from edgeprune.export.rewrite.linears import (
-    TOGETHER,
     LinearNodes,
     distribute,
     merged_bias,
@@ -30,8 +29,6 @@ from edgeprune.export.rewrite.linears import (
 from edgeprune.kernels.formats import MOST_MULTIPLIER, VNNI, quant_format
 from edgeprune.kernels.node import make_quant_linear
 from edgeprune.kernels.pack import PackedCodes, pack_codes
-
-_FAMILIES = {**dict.fromkeys(TOGETHER, "attention"), "gate": "gated", "up": "gated"}
 
 
 def lower_quant_linears(graph: Graph, quantized: Quantized, vnni: bool = False) -> int:
@@ -46,7 +43,7 @@ def lower_quant_linears(graph: Graph, quantized: Quantized, vnni: bool = False) 
     products: dict[tuple[object, ...], list[LinearNodes]] = defaultdict(list)
     planned = planned_linears(graph, quantized, tuple(QUANT.values()))
     for entry, linear in planned:
-        merged = _FAMILIES.get(entry.role, entry.name)
+        merged = PRODUCTS.get(entry.role, entry.name)
         products[linear.input, linear.turn, merged, entry.format, entry.group].append(linear)
     for linears in products.values():
         linears.sort(key=lambda linear: quantized.plan[linear.name].role == "up")
